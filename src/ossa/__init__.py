@@ -1,0 +1,3 @@
+"""Ossa: which backbone should my detector have?"""
+
+__version__ = "0.1.0"

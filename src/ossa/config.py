@@ -1,0 +1,233 @@
+"""The configuration of a run: schema, strict loading, resolved dump and hash.
+
+A recipe is a YAML file with the sections train, loss and augment; it may name another as `base`.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ossa.errors import ConfigError, suggestion
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ModelConfig(_Section):
+    """Which detector is built and from which weights it starts."""
+
+    name: str
+    """A preset (yolov5n to yolov5x), cspdarknet_n to _x, or any timm architecture."""
+    neck: Literal["own", "n", "s", "m", "l", "x"] = "s"
+    """Scale of YOLOv5's neck; `own` for presets."""
+    context: Literal["none", "sppf"] = "none"
+    """`sppf` puts YOLOv5's pooling pyramid behind the coarsest lateral of the neck."""
+    strides: tuple[int, ...] = (8, 16, 32)
+    anchors_wh: tuple[tuple[tuple[float, float], ...], ...] | None = None
+    """Per level, in pixels of the network input; None for YOLOv5's."""
+    pretrained: bool = False
+    """Take timm's weights for the backbone (from the hub or its cache)."""
+    backbone_weights: str | None = None
+    """A safetensors file in timm's key names."""
+    backbone_mean: tuple[float, float, float] | None = None
+    backbone_std: tuple[float, float, float] | None = None
+    backbone_args: dict[str, Any] | None = None
+    """Arguments of timm's constructor; the file's metadata where not given."""
+    weights: str | None = None
+    """A whole detector: our checkpoint or an official yolov5*.pt."""
+
+
+class TrainConfig(_Section):
+    """Optimisation. The defaults are YOLOv5's."""
+
+    epochs: int = Field(default=300, ge=1)
+    imgsz: int = Field(default=640, ge=32)
+    """Side of the square network input in pixels; a multiple of the largest stride."""
+    batch: int = Field(default=16, ge=1)
+    nominal_batch: int = Field(default=64, ge=1)
+    """Gradients are accumulated until about so many images were seen."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(default=0.01, gt=0)
+    momentum: float = Field(default=0.937, ge=0, lt=1)
+    """Nesterov momentum of sgd; the first beta of adamw."""
+    weight_decay: float = Field(default=5e-4, ge=0)
+    """Per nominal batch, on weights only (not on norms, not on biases)."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    final_lr_fraction: float = Field(default=0.01, gt=0, le=1)
+    """Learning rate that the schedule falls to, as a fraction of `lr`."""
+    warmup_epochs: float = Field(default=3.0, ge=0)
+    warmup_min_batches: int = Field(default=100, ge=0)
+    warmup_momentum: float = Field(default=0.8, ge=0, lt=1)
+    warmup_bias_lr: float = Field(default=0.1, ge=0)
+    clip_norm: float = Field(default=10.0, gt=0)
+    """Largest global norm of the gradients."""
+    ema_decay: float = Field(default=0.9999, ge=0, lt=1)
+    ema_ramp: float = Field(default=2000.0, gt=0)
+    """Updates over which the decay of the average grows to `ema_decay`."""
+    patience: int = Field(default=100, ge=1)
+    """Epochs without a better AP after which training stops."""
+
+
+class LossConfig(_Section):
+    """Gains as YOLOv5 states them: for 3 levels, 80 classes and 640 px; rescaled to the run."""
+
+    box: float = Field(default=0.05, ge=0)
+    objectness: float = Field(default=1.0, ge=0)
+    classes: float = Field(default=0.5, ge=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    anchor_ratio: float = Field(default=4.0, gt=1)
+    """A truth belongs to an anchor when neither side differs by more than this factor."""
+
+
+class AugmentConfig(_Section):
+    """How training images are changed. Probabilities and fractions of the image side."""
+
+    mosaic: float = Field(default=1.0, ge=0, le=1)
+    mixup: float = Field(default=0.0, ge=0, le=1)
+    translate: float = Field(default=0.1, ge=0, le=0.5)
+    scale: float = Field(default=0.5, ge=0, lt=1)
+    flip: float = Field(default=0.5, ge=0, le=1)
+    hue: float = Field(default=0.015, ge=0, le=1)
+    saturation: float = Field(default=0.7, ge=0, le=1)
+    value: float = Field(default=0.4, ge=0, le=1)
+
+
+class EvaluateConfig(_Section):
+    """How raw predictions become detections."""
+
+    confidence: float = Field(default=0.001, ge=0, lt=1)
+    nms_iou: float = Field(default=0.6, gt=0, le=1)
+    max_detections: int = Field(default=300, ge=1)
+    max_candidates: int = Field(default=30_000, ge=1)
+    """The best boxes of an image that enter non-maximum suppression."""
+
+
+class RunConfig(_Section):
+    """Everything that decides what a run computes."""
+
+    model: ModelConfig
+    data: str
+    """A data.yaml, or the folder that holds one."""
+    recipe: str = "yolov5-low"
+    seed: int = Field(default=0, ge=0)
+    train: TrainConfig = TrainConfig()
+    loss: LossConfig = LossConfig()
+    augment: AugmentConfig = AugmentConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    def digest(self) -> str:
+        """Returns the sha256 of the canonical JSON of all settings."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def recipe_names() -> list[str]:
+    """Returns the recipes that are shipped with the package."""
+    folder = resources.files("ossa") / "recipes"
+    return sorted(
+        Path(str(entry)).stem for entry in folder.iterdir() if str(entry).endswith("yaml")
+    )
+
+
+def load_recipe(name: str) -> dict[str, Any]:
+    """Returns the sections of a recipe, those of its `base` underneath.
+
+    Args:
+        name: a shipped recipe, or the path of a YAML file.
+
+    Raises:
+        ConfigError: no such recipe, not YAML, or not sections of settings.
+    """
+    if name in recipe_names():
+        text, where = (resources.files("ossa") / "recipes" / f"{name}.yaml").read_text(), name
+    elif Path(name).suffix in (".yaml", ".yml") and Path(name).is_file():
+        text, where = Path(name).read_text(), name
+    else:
+        hint = suggestion(name, recipe_names()) or f" There are {', '.join(recipe_names())}."
+        raise ConfigError(f"no recipe named {name!r} and no such YAML file.{hint}")
+    try:
+        content = yaml.safe_load(text) or {}
+    except yaml.YAMLError as problem:
+        raise ConfigError(f"recipe {where} is not YAML: {' '.join(str(problem).split())}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"recipe {where}: expected sections of settings, found {content!r}")
+    base = content.pop("base", None)
+    return merge(load_recipe(base), content) if base else content
+
+
+def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns `under` with the values of `over` in their place, section by section."""
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            value = merge(below, value)
+        merged[key] = value
+    return merged
+
+
+def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
+    """Returns nested sections from `train.lr=0.005` and the like.
+
+    Raises:
+        ConfigError: a setting without an equals sign or a value that is not YAML.
+    """
+    sections: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise ConfigError(
+                f"expected SECTION.KEY=VALUE (such as train.lr=0.005), found {setting!r}"
+            )
+        try:
+            value: Any = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"the value of {key} is not YAML: {text!r}") from None
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        sections = merge(sections, value)
+    return sections
+
+
+def build_config(settings: Mapping[str, Any], *, where: str = "the settings") -> RunConfig:
+    """Returns the checked configuration.
+
+    Raises:
+        ConfigError: naming the first key that is misspelt, missing or out of range.
+    """
+    try:
+        config = RunConfig.model_validate(settings)
+    except ValidationError as problems:
+        raise ConfigError(f"{where}: {_first_problem(problems)}") from None
+    stride = max(config.model.strides)
+    if config.train.imgsz % stride:
+        below = config.train.imgsz // stride * stride
+        raise ConfigError(
+            f"imgsz must be a multiple of the largest stride, {stride}, found "
+            f"{config.train.imgsz}: use {below or stride} or {below + stride}"
+        )
+    return config
+
+
+def _first_problem(problems: ValidationError) -> str:
+    problem = problems.errors()[0]
+    path = [str(part) for part in problem["loc"]]
+    key = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        known = [name for name, _ in _fields_of_section(path[:-1])]
+        return f"there is no setting {key!r}.{suggestion(path[-1], known)}"
+    return f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {problem['input']!r}"
+
+
+def _fields_of_section(path: list[str]) -> Iterable[tuple[str, Any]]:
+    section: Any = RunConfig
+    for part in path:
+        section = section.model_fields[part].annotation
+    return section.model_fields.items()

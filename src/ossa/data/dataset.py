@@ -1,0 +1,82 @@
+"""Samples and letterboxed images of an index, as functions of position and seed."""
+
+from typing import NamedTuple
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from ossa.config import AugmentConfig
+from ossa.data.augment import training_sample
+from ossa.data.decode import decode_image
+from ossa.data.index import DatasetIndex
+from ossa.data.letterbox import letterbox, resize_long_side
+from ossa.types import Letterbox, Sample
+
+
+class Draw(NamedTuple):
+    """Which image in which epoch: with the seed, all that decides an augmented sample."""
+
+    epoch: int
+    position: int
+    """Of the image in the index."""
+
+
+class TrainingDataset(Dataset[tuple[Sample, int]]):
+    """Maps a `Draw` to an augmented sample and its image id.
+
+    The sample depends on (seed, epoch, position) alone, never on workers or their number.
+    """
+
+    def __init__(
+        self, index: DatasetIndex, *, imgsz: int, augment: AugmentConfig, seed: int
+    ) -> None:
+        self.index = index
+        self.imgsz = imgsz
+        self.augment = augment
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, draw: Draw) -> tuple[Sample, int]:
+        sample = training_sample(
+            draw.position,
+            load=self._load,
+            num_images=len(self.index),
+            imgsz=self.imgsz,
+            augment=self.augment,
+            generator=np.random.default_rng((self.seed, draw.epoch, draw.position)),
+        )
+        return sample, int(self.index.image_ids[draw.position])
+
+    def _load(self, position: int) -> Sample:
+        """Returns the image with its longer side of `imgsz` pixels, and the truths that train."""
+        width, height = (int(side) for side in self.index.sizes_wh[position])
+        image = decode_image(
+            self.index.image_path(position), reduce_to=self.imgsz, size_wh=(width, height)
+        )
+        image = resize_long_side(image, self.imgsz)
+        scale_xy = np.array([image.shape[1] / width, image.shape[0] / height] * 2)
+        rows = self.index.training_truths(position)
+        boxes_xyxy = (self.index.boxes_xyxy[rows] * scale_xy).astype(np.float32)
+        return Sample(image, boxes_xyxy, self.index.labels[rows])
+
+
+class LetterboxedDataset(Dataset[tuple[Sample, int, Letterbox]]):
+    """Maps a position to the image on a square of `imgsz` pixels, its id and its placement."""
+
+    def __init__(self, index: DatasetIndex, *, imgsz: int) -> None:
+        self.index = index
+        self.imgsz = imgsz
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, position: int) -> tuple[Sample, int, Letterbox]:
+        width, height = (int(side) for side in self.index.sizes_wh[position])
+        image = decode_image(self.index.image_path(position))
+        square, placement = letterbox(image, self.imgsz, original_wh=(width, height))
+        rows = self.index.training_truths(position)
+        boxes = placement.boxes_to_network(self.index.boxes_xyxy[rows].astype(np.float32))
+        sample = Sample(square, boxes, self.index.labels[rows])
+        return sample, int(self.index.image_ids[position]), placement

@@ -1,0 +1,221 @@
+"""The data.yaml: where the images and annotations of a data set lie, and what its classes are.
+
+Keys (those of a YOLOv5 data.yaml work as they are):
+
+    format: yolo              # coco | voc | yolo; told by the entries where it is missing
+    path: ../datasets/cells   # root, relative to the yaml's folder; default: that folder
+    train: images/train       # relative to the root; one entry or a list of entries
+    val: val.txt
+    test:                     # may be empty or missing
+    names: [RBC, WBC]         # or {0: RBC, 1: WBC}; optional for coco
+    nc: 2                     # optional; must agree with names
+    download: ...             # ignored, as is roboflow
+
+An entry is, by format:
+
+    yolo   a folder of images (searched with its subfolders) or a txt list of images
+    voc    a list of stems, ImageSets/Main/train.txt, beside Annotations and JPEGImages
+    coco   {images: train2017, annotations: annotations/instances_train2017.json}, or only the
+           JSON file: its images then lie in the folder of the top-level key `images`, or, without
+           that key, in the folder of the JSON file
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os.path import abspath
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from ossa.errors import ConfigError, DataError, suggestion
+
+SPLITS: Final = ("train", "val", "test")
+_FORMATS: Final = ("coco", "voc", "yolo")
+_KEYS: Final = ("format", "path", *SPLITS, "names", "nc", "images", "download", "roboflow")
+
+
+@dataclass(frozen=True)
+class SplitSource:
+    """The files of one split."""
+
+    sources: tuple[Path, ...]
+    """Existing folders and lists of images (yolo), lists of stems (voc), one JSON file (coco)."""
+    images: Path | None = None
+    """Folder that the file names in a COCO file are relative to; None for the other formats."""
+
+
+@dataclass(frozen=True)
+class DataDescription:
+    """What a data.yaml says, with paths made absolute and checked."""
+
+    file: Path
+    root: Path
+    format: str
+    """'coco', 'voc' or 'yolo'."""
+    names: tuple[str, ...] | None
+    """K class names; None where only the COCO files know them."""
+    splits: Mapping[str, SplitSource]
+    """Those of 'train', 'val' and 'test' that the file names."""
+
+
+def read_description(path: Path | str) -> DataDescription:
+    """Returns what a data.yaml, or the data.yaml in a folder, says of a data set.
+
+    Raises:
+        ConfigError: bad YAML, or a key that is unknown, missing, malformed or contradicts another.
+        DataError: the file, or a folder or file that it names, does not exist.
+    """
+    file = Path(abspath(path))
+    if file.is_dir():
+        file = file / "data.yaml"
+    content = _load_yaml(file)
+    root = Path(abspath(file.parent / _text(content, "path", file=file, default=".")))
+    if not root.is_dir():
+        raise DataError(f"Expected the folder of key 'path' of {file} at {root}, found none there.")
+    entries = {split: content[split] for split in SPLITS if content.get(split) is not None}
+    if not entries:
+        raise ConfigError(f"Expected a key train, val or test in {file}, found none of them.")
+    data_format = _format(content, entries, root=root, file=file)
+    if content.get("images") is not None and data_format != "coco":
+        raise ConfigError(f"Expected key 'images' of {file} only for coco, found {data_format}.")
+    read = _coco_source if data_format == "coco" else _list_source
+    splits = {
+        split: read(entry, content, root=root, where=f"key '{split}' of {file}")
+        for split, entry in entries.items()
+    }
+    names = _names(content, file=file, required=data_format != "coco")
+    return DataDescription(file, root, data_format, names, splits)
+
+
+def _load_yaml(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = yaml.safe_load(text)
+    except OSError as error:
+        raise DataError(
+            f"Expected the description of a data set at {file}, found none there; "
+            "give a data.yaml or a folder that holds one."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"Expected UTF-8 text in {file}, found another byte at {error.start}."
+        ) from error
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = file if mark is None else f"{file}:{mark.line + 1}"
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigError(f"Expected YAML, found a syntax error at {place}: {problem}.") from error
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(f"Expected keys such as train, val and names in {file}, found none.")
+    _check_keys(node, file=file)
+    return content
+
+
+def _check_keys(node: yaml.MappingNode, *, file: Path) -> None:
+    seen = set()
+    for key_node, _ in node.value:
+        key, place = key_node.value, f"{file}:{key_node.start_mark.line + 1}"
+        if key not in _KEYS:
+            raise ConfigError(
+                f"Expected a key of a data.yaml, found '{key}' at {place}.{suggestion(key, _KEYS)}"
+            )
+        if key in seen:
+            raise ConfigError(f"Expected every key once, found '{key}' again at {place}.")
+        seen.add(key)
+
+
+def _text(content: dict[str, Any], key: str, *, file: Path, default: str) -> str:
+    value = content.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, str):
+        raise ConfigError(f"Expected a text as key '{key}' of {file}, found {value!r}.")
+    return value
+
+
+def _format(content: dict[str, Any], entries: dict[str, Any], *, root: Path, file: Path) -> str:
+    told = _text(content, "format", file=file, default="").lower()
+    if told and told not in _FORMATS:
+        raise ConfigError(
+            f"Expected coco, voc or yolo as key 'format' of {file}, found '{told}'."
+            f"{suggestion(told, _FORMATS)}"
+        )
+    if told:
+        return told
+    flat = [str(part) for e in entries.values() for part in (e if isinstance(e, list) else [e])]
+    if any(isinstance(e, dict) for e in entries.values()) or any(f.endswith(".json") for f in flat):
+        return "coco"
+    has_voc_folders = (root / "Annotations").is_dir() and (root / "JPEGImages").is_dir()
+    return "voc" if has_voc_folders or any("ImageSets" in Path(f).parts for f in flat) else "yolo"
+
+
+def _list_source(entry: Any, _content: dict[str, Any], *, root: Path, where: str) -> SplitSource:
+    entries = entry if isinstance(entry, list) else [entry]
+    if not entries:
+        raise ConfigError(f"Expected a folder or a list file as {where}, found an empty list.")
+    return SplitSource(tuple(_existing(one, root=root, where=where) for one in entries))
+
+
+def _coco_source(entry: Any, content: dict[str, Any], *, root: Path, where: str) -> SplitSource:
+    fields = entry if isinstance(entry, dict) else {"annotations": entry}
+    for key in fields:
+        if key not in ("images", "annotations"):
+            near = suggestion(str(key), ("images", "annotations"))
+            raise ConfigError(f"Expected images and annotations in {where}, found '{key}'.{near}")
+    if "annotations" not in fields:
+        raise ConfigError(f"Expected annotations: <JSON file> in {where}, found none.")
+    annotations = _existing(fields["annotations"], root=root, where=where)
+    images = fields.get("images", content.get("images"))
+    folder = annotations.parent if images is None else _existing(images, root=root, where=where)
+    if annotations.is_dir() or not folder.is_dir():
+        raise DataError(
+            f"Expected a JSON file and a folder of images as {where}, "
+            f"found {annotations} and {folder}."
+        )
+    return SplitSource((annotations,), images=folder)
+
+
+def _existing(entry: Any, *, root: Path, where: str) -> Path:
+    if not isinstance(entry, str):
+        raise ConfigError(f"Expected a path as {where}, found {entry!r}.")
+    candidates = [Path(abspath(root / entry))]
+    if entry.startswith("../"):  # exports of Roboflow mean '../train/images' from the root itself
+        candidates.append(Path(abspath(root / entry[3:])))
+    for path in candidates:
+        if path.exists():
+            return path
+    raise DataError(f"Expected a folder or file at {candidates[0]}, as {where} says, found none.")
+
+
+def _names(content: dict[str, Any], *, file: Path, required: bool) -> tuple[str, ...] | None:
+    value = content.get("names")
+    if value is None:
+        if required or content.get("nc") is not None:
+            raise ConfigError(f"Expected the class names as key 'names' of {file}, found none.")
+        return None
+    if isinstance(value, dict):
+        if set(value) != set(range(len(value))):
+            raise ConfigError(
+                f"Expected the numbers 0 to {len(value) - 1} before the names of {file}, "
+                f"found {', '.join(map(str, value))}."
+            )
+        value = [value[number] for number in range(len(value))]
+    if not isinstance(value, list) or not value:
+        raise ConfigError(
+            f"Expected a list of class names as key 'names' of {file}, found {value!r}."
+        )
+    for name in value:
+        if isinstance(name, bool) or not isinstance(name, str | int):
+            raise ConfigError(f"Expected texts as names of {file}, found {name!r}; quote it.")
+    names = tuple(str(name) for name in value)
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise ConfigError(f"Expected every class name once in {file}, found '{repeated}' twice.")
+    count = content.get("nc")
+    if count is not None and count != len(names):
+        raise ConfigError(
+            f"Expected as many names as key 'nc' of {file} says, {count}, found {len(names)}."
+        )
+    return names

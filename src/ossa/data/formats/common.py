@@ -1,0 +1,206 @@
+"""What the readers of all formats share: columns, rules for boxes, finding images.
+
+Dimensions: I images, N truths, K classes.
+"""
+
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from os.path import abspath
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from ossa.data.decode import read_image_size
+from ossa.data.index import DatasetIndex
+from ossa.data.problems import ProblemLog
+from ossa.errors import DataError
+
+IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+
+Box = tuple[float, float, float, float]
+"""xyxy in pixels of the original image."""
+
+# Rounding to whole pixels and counting from 1 put a box up to one pixel outside its image;
+# the rest is for decimals that were rounded themselves.
+_ROUNDING_PIXELS: Final = 1.01
+
+
+@dataclass
+class Columns:
+    """The columns of a DatasetIndex while they grow, one image after the other."""
+
+    files: list[str] = field(default_factory=list)
+    image_ids: list[int] = field(default_factory=list)
+    sizes_wh: list[tuple[int, int]] = field(default_factory=list)
+    truth_counts: list[int] = field(default_factory=list)
+    boxes_xyxy: list[Box] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    areas: list[float] = field(default_factory=list)
+    crowd: list[bool] = field(default_factory=list)
+    difficult: list[bool] = field(default_factory=list)
+    annotation_ids: list[int] = field(default_factory=list)
+
+    def add_image(self, file: str, size_wh: tuple[int, int]) -> None:
+        """Begins an image; the truths added next are its own. `file` is absolute."""
+        self.files.append(file)
+        self.sizes_wh.append(size_wh)
+        self.truth_counts.append(0)
+
+    def add_truth(
+        self,
+        box_xyxy: Box,
+        label: int,
+        *,
+        area: float | None = None,
+        crowd: bool = False,
+        difficult: bool = False,
+    ) -> None:
+        """Adds a truth to the image begun last; its area is width x height where not given."""
+        x0, y0, x1, y1 = box_xyxy
+        self.truth_counts[-1] += 1
+        self.boxes_xyxy.append(box_xyxy)
+        self.labels.append(label)
+        self.areas.append((x1 - x0) * (y1 - y0) if area is None else area)
+        self.crowd.append(crowd)
+        self.difficult.append(difficult)
+
+    def to_index(
+        self, root: Path, names: tuple[str, ...], category_ids: Iterable[int] | None = None
+    ) -> DatasetIndex:
+        """Returns the columns as arrays.
+
+        Classes without ids of their own are numbered from 0, truths from 1, and images by their
+        stems where all of these are different numbers, else from 1.
+        """
+        ids = list(range(len(names))) if category_ids is None else list(category_ids)
+        count = len(self.boxes_xyxy)
+        return DatasetIndex(
+            root=root,
+            names=names,
+            category_ids=np.array(ids, np.int64),
+            file_names=np.array([_relative(file, root) for file in self.files], np.str_),
+            image_ids=np.array(self.image_ids or _ids_from_stems(self.files), np.int64),
+            sizes_wh=np.array(self.sizes_wh, np.int32).reshape(-1, 2),
+            truth_offsets=np.concatenate(([0], np.cumsum(self.truth_counts))).astype(np.int64),
+            boxes_xyxy=np.array(self.boxes_xyxy, np.float64).reshape(-1, 4),
+            labels=np.array(self.labels, np.int64),
+            areas=np.array(self.areas, np.float64),
+            crowd=np.array(self.crowd, np.bool_),
+            difficult=np.array(self.difficult, np.bool_),
+            annotation_ids=np.array(self.annotation_ids or range(1, count + 1), np.int64),
+        )
+
+
+def fault_of_box(box_xyxy: Box, size_wh: tuple[int, int]) -> str | None:
+    """Returns why a box cannot be used, or None when it can."""
+    x0, y0, x1, y1 = box_xyxy
+    width, height = size_wh
+    if not all(math.isfinite(number) for number in box_xyxy):
+        return "box with a coordinate that is not a number"
+    if x1 <= x0 or y1 <= y0:
+        return f"box of no area, {x1 - x0:g} x {y1 - y0:g} pixels"
+    if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
+        return f"box {shown(box_xyxy)} outside the image of {width}x{height} pixels"
+    return None
+
+
+def overhang(box_xyxy: Box, size_wh: tuple[int, int]) -> str | None:
+    """Returns how far a box reaches out of its image, or None within one pixel of rounding."""
+    x0, y0, x1, y1 = box_xyxy
+    beyond = max(-x0, -y0, x1 - size_wh[0], y1 - size_wh[1])
+    if beyond <= _ROUNDING_PIXELS:
+        return None
+    return f"box {shown(box_xyxy)} reaches {beyond:.3g} pixels out of the image"
+
+
+def clipped(box_xyxy: Box, size_wh: tuple[int, int]) -> Box:
+    """Returns the part of a box that lies in the image."""
+    x0, y0, x1, y1 = box_xyxy
+    width, height = size_wh
+    return max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))
+
+
+def usable_box(
+    box_xyxy: Box, size_wh: tuple[int, int], *, log: ProblemLog, file: Path, line: int | None
+) -> Box | None:
+    """Returns a box clipped to its image, or None where it had to be dropped; reports both."""
+    fault = fault_of_box(box_xyxy, size_wh)
+    if fault is not None:
+        log.report(file, line, fault, action="box dropped")
+        return None
+    beyond = overhang(box_xyxy, size_wh)
+    if beyond is not None:
+        log.report(file, line, beyond, action="box clipped")
+    return clipped(box_xyxy, size_wh)
+
+
+def shown(box_xyxy: Box) -> str:
+    """Returns a box as text: (x0, y0, x1, y1)."""
+    return f"({', '.join(f'{number:.6g}' for number in box_xyxy)})"
+
+
+def size_or_report(file: str, *, log: ProblemLog) -> tuple[int, int] | None:
+    """Returns width and height of an image, or None, reported, where it cannot be read."""
+    path = Path(file)
+    try:
+        return read_image_size(path)
+    except DataError as error:
+        reason = str(error).rpartition(", found ")[2].rstrip(".")
+        log.report(path, None, f"unreadable image: {reason}", action="image left out")
+        return None
+
+
+def numbered_lines(file: Path) -> list[tuple[int, str]]:
+    """Returns number, from 1, and stripped text of the lines of a UTF-8 file that are not empty."""
+    lines = enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1)
+    return [(number, line.strip()) for number, line in lines if line.strip()]
+
+
+def listed_lines(file: Path) -> list[tuple[int, str]]:
+    """Returns the numbered lines of a list that a split cannot do without.
+
+    Raises:
+        DataError: the file cannot be read as text.
+    """
+    try:
+        return numbered_lines(file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"Expected a list in UTF-8 at {file}, found {error}.") from error
+
+
+def images_under(folder: Path) -> list[str]:
+    """Returns the absolute paths of all images in a folder and its subfolders, sorted."""
+    found = []
+    for parent, _, names in os.walk(folder, followlinks=True):
+        found += [os.path.join(parent, name) for name in names if is_image(name)]
+    return sorted(found)
+
+
+def is_image(name: str) -> bool:
+    """Returns whether a file has the suffix of an image and is not hidden."""
+    # Hidden files such as '._0001.jpg' are left on foreign disks by macOS.
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
+
+
+def _relative(file: str, root: Path) -> str:
+    prefix = f"{root}{os.sep}"
+    relative = file[len(prefix) :] if file.startswith(prefix) else os.path.relpath(file, root)
+    return relative.replace(os.sep, "/")
+
+
+def _ids_from_stems(files: list[str]) -> list[int]:
+    stems = [os.path.splitext(os.path.basename(file))[0] for file in files]
+    # 18 digits fit an int64; isdecimal alone accepts digits of other scripts.
+    if all(stem.isascii() and stem.isdecimal() and len(stem) <= 18 for stem in stems):
+        ids = [int(stem) for stem in stems]
+        if len(set(ids)) == len(ids):
+            return ids
+    return list(range(1, len(files) + 1))
+
+
+def absolute(path: str, folder: Path) -> str:
+    """Returns a path, relative to `folder` where not absolute, without '..'."""
+    return abspath(os.path.join(folder, path))

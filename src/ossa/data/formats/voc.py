@@ -1,0 +1,196 @@
+"""PASCAL VOC: lists of stems in ImageSets, boxes in Annotations/*.xml, images in JPEGImages.
+
+Coordinates count pixels from 1 and include the last: a box from `xmin` to `xmax` covers the
+pixels xmin..xmax, which is xmin - 1 to xmax in coordinates that count edges from 0. A box whose
+corners are one and the same point or line (xmax <= xmin) is no one pixel wide object but a slip
+of the mouse, and is reported.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from xml.parsers import expat
+
+from ossa.data.description import DataDescription
+from ossa.data.formats.common import (
+    Box,
+    Columns,
+    is_image,
+    listed_lines,
+    size_or_report,
+    usable_box,
+)
+from ossa.data.index import DatasetIndex
+from ossa.data.problems import ProblemLog
+from ossa.errors import DataError, suggestion
+
+_CORNERS: Final = ("xmin", "ymin", "xmax", "ymax")
+
+
+def read(description: DataDescription, split: str, *, log: ProblemLog) -> DatasetIndex:
+    """Returns the index of a split; see `ossa.data.reading.read_index`."""
+    names = description.names or ()
+    columns = Columns()
+    seen = set()
+    for source in description.splits[split].sources:
+        root = _voc_root(source, default=description.root)
+        images = _images_by_stem(root / "JPEGImages")
+        for line, stem in _stems(source):
+            image = images.get(stem) or images.get(os.path.splitext(stem)[0])
+            if image is None:
+                what = f"no image '{stem}' in {root / 'JPEGImages'}"
+                log.report(source, line, what, action="image left out")
+            elif image in seen:
+                log.report(source, line, f"'{stem}' is listed twice", action="read once")
+            else:
+                seen.add(image)
+                _add_image(columns, image, root / "Annotations", names=names, log=log)
+    return columns.to_index(description.root, names)
+
+
+def _voc_root(source: Path, *, default: Path) -> Path:
+    if source.is_dir():
+        raise DataError(
+            f"Expected a list of stems such as ImageSets/Main/train.txt, found the folder {source}."
+        )
+    root = next((p.parent for p in source.parents if p.name == "ImageSets"), default)
+    for folder in ("Annotations", "JPEGImages"):
+        if not (root / folder).is_dir():
+            raise DataError(f"Expected the folders of PASCAL VOC in {root}, found no {folder}.")
+    return root
+
+
+def _images_by_stem(folder: Path) -> dict[str, str]:
+    names = sorted(entry.name for entry in os.scandir(folder) if is_image(entry.name))
+    return {os.path.splitext(name)[0]: os.path.join(folder, name) for name in names}
+
+
+def _stems(source: Path) -> Iterator[tuple[int, str]]:
+    for line, text in listed_lines(source):
+        stem, *flag = text.split()
+        if flag != ["-1"]:  # the lists of one class mark so the images without it
+            yield line, stem
+
+
+def _add_image(
+    columns: Columns, image: str, annotations: Path, *, names: tuple[str, ...], log: ProblemLog
+) -> None:
+    size_wh = size_or_report(image, log=log)
+    if size_wh is None:
+        return
+    file = annotations / f"{os.path.splitext(os.path.basename(image))[0]}.xml"
+    try:
+        annotation = _parse(file)
+    except FileNotFoundError:
+        log.report(file, None, "no annotation file", action="image left out")
+        return
+    except (expat.ExpatError, _ForbiddenXmlError, OSError) as error:
+        # Without its boxes it would train as background.
+        line = getattr(error, "lineno", None)
+        log.report(file, line, f"unreadable XML: {error}", action="image left out")
+        return
+    _report_other_size(annotation, size_wh, file=file, log=log)
+    columns.add_image(image, size_wh)
+    truths = set()
+    for thing in annotation.objects:
+        truth = _truth(thing, size_wh, names=names, file=file, log=log)
+        if truth is not None and truth in truths:
+            log.report(file, thing.line, "box stated twice", action="kept once")
+        elif truth is not None:
+            truths.add(truth)
+            label, box_xyxy = truth
+            difficult = thing.fields.get("difficult") == "1"
+            columns.add_truth(box_xyxy, label, difficult=difficult)
+
+
+def _report_other_size(
+    annotation: "_Annotation", size_wh: tuple[int, int], *, file: Path, log: ProblemLog
+) -> None:
+    stated = annotation.size.get("width", "0"), annotation.size.get("height", "0")
+    if stated in (("0", "0"), tuple(map(str, size_wh))):  # some tools write 0 x 0
+        return
+    what = f"size {'x'.join(stated)} stated, but the image has {size_wh[0]}x{size_wh[1]} pixels"
+    log.report(file, annotation.size_line, what, action="boxes kept as they are")
+
+
+def _truth(
+    thing: "_Object",
+    size_wh: tuple[int, int],
+    *,
+    names: tuple[str, ...],
+    file: Path,
+    log: ProblemLog,
+) -> tuple[int, Box] | None:
+    name = thing.fields.get("name")
+    if name not in names:
+        what = f"class '{name}' unknown.{suggestion(name or '', names)}".removesuffix(".")
+        log.report(file, thing.line, what, action="box dropped")
+        return None
+    try:
+        x0, y0, x1, y1 = (float(thing.fields[f"bndbox/{key}"]) for key in _CORNERS)
+    except KeyError as error:
+        log.report(file, thing.line, f"object without {error}", action="box dropped")
+        return None
+    except ValueError as error:
+        log.report(file, thing.line, f"box that is not numbers: {error}", action="box dropped")
+        return None
+    if x1 <= x0 or y1 <= y0:
+        what = f"box of no area, from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g})"
+        log.report(file, thing.line, what, action="box dropped")
+        return None
+    box_xyxy = usable_box((x0 - 1, y0 - 1, x1, y1), size_wh, log=log, file=file, line=thing.line)
+    return None if box_xyxy is None else (names.index(name), box_xyxy)
+
+
+@dataclass
+class _Object:
+    line: int
+    fields: dict[str, str] = field(default_factory=dict)
+    """Text by path below <object>, such as 'name' and 'bndbox/xmin'."""
+
+
+@dataclass
+class _Annotation:
+    objects: list[_Object] = field(default_factory=list)
+    size: dict[str, str] = field(default_factory=dict)
+    size_line: int | None = None
+
+
+class _ForbiddenXmlError(Exception):
+    """A DOCTYPE: no annotation needs one, and entities can be made to fill the memory."""
+
+
+def _parse(file: Path) -> _Annotation:
+    annotation = _Annotation()
+    path: list[str] = []
+    texts: list[str] = []
+    parser = expat.ParserCreate()
+
+    def start(tag: str, _attributes: dict[str, str]) -> None:
+        path.append(tag)
+        texts.clear()
+        if path[1:] == ["object"]:
+            annotation.objects.append(_Object(parser.CurrentLineNumber))
+        elif path[1:] == ["size"]:
+            annotation.size_line = parser.CurrentLineNumber
+
+    def end(_tag: str) -> None:
+        text = "".join(texts).strip()
+        texts.clear()
+        if path[1:2] == ["object"] and len(path) > 2:
+            annotation.objects[-1].fields["/".join(path[2:])] = text
+        elif path[1:2] == ["size"] and len(path) == 3:
+            annotation.size[path[2]] = text
+        path.pop()
+
+    def refuse(*_: object) -> None:
+        raise _ForbiddenXmlError("DOCTYPE is not allowed")
+
+    parser.StartElementHandler = start
+    parser.EndElementHandler = end
+    parser.CharacterDataHandler = texts.append
+    parser.StartDoctypeDeclHandler = refuse
+    parser.Parse(file.read_bytes(), True)
+    return annotation

@@ -1,0 +1,69 @@
+"""The index of a data set split: every image and truth as columns of arrays.
+
+No Python object exists per image or box, so that worker processes share the memory.
+Dimensions: I images, N truths, K classes.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class DatasetIndex:
+    """One split of a data set."""
+
+    root: Path
+    """Folder that `file_names` are relative to."""
+    names: tuple[str, ...]
+    """K class names; a label is a position in it."""
+    category_ids: NDArray[np.int64]
+    """(K,) the ids by which the data set's own files call the classes."""
+    file_names: NDArray[np.str_]
+    """(I,) image files relative to `root`, with forward slashes."""
+    image_ids: NDArray[np.int64]
+    """(I,) unique."""
+    sizes_wh: NDArray[np.int32]
+    """(I, 2) width and height in pixels, after the EXIF orientation is applied."""
+    truth_offsets: NDArray[np.int64]
+    """(I + 1,): the truths of image i are rows truth_offsets[i] to truth_offsets[i + 1]."""
+    boxes_xyxy: NDArray[np.float64]
+    """(N, 4) in pixels of the original image."""
+    labels: NDArray[np.int64]
+    """(N,) in 0..K-1."""
+    areas: NDArray[np.float64]
+    """(N,) the annotation's own area where it has one (segmentation), else width x height."""
+    crowd: NDArray[np.bool_]
+    """(N,) COCO's iscrowd."""
+    difficult: NDArray[np.bool_]
+    """(N,) VOC's difficult."""
+    annotation_ids: NDArray[np.int64]
+    """(N,) unique."""
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def image_path(self, position: int) -> Path:
+        """Returns the file of the image at `position` in 0..I-1."""
+        return self.root / str(self.file_names[position])
+
+    def truths(self, position: int) -> slice:
+        """Returns the rows of the truths of the image at `position`."""
+        return slice(int(self.truth_offsets[position]), int(self.truth_offsets[position + 1]))
+
+    def training_truths(self, position: int) -> NDArray[np.int64]:
+        """Returns the rows that train: those of the image that are neither crowd nor difficult."""
+        rows = np.arange(self.truth_offsets[position], self.truth_offsets[position + 1])
+        return rows[~(self.crowd[rows] | self.difficult[rows])]
+
+    def fingerprint(self) -> str:
+        """Returns a sha256 over names, files, sizes and truths: what a run was trained on."""
+        digest = hashlib.sha256("\0".join(self.names).encode())
+        digest.update("\0".join(self.file_names.tolist()).encode())
+        columns = (self.image_ids, self.sizes_wh, self.truth_offsets, self.boxes_xyxy)
+        for column in (*columns, self.labels, self.areas, self.crowd, self.difficult):
+            digest.update(np.ascontiguousarray(column).tobytes())
+        return digest.hexdigest()

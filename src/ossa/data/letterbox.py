@@ -1,0 +1,50 @@
+"""Bringing images of any size to the size that the network sees."""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ossa.types import Letterbox
+
+FILL = 114
+"""Grey value of YOLOv5's padding."""
+
+
+def resize_long_side(image: NDArray[np.uint8], imgsz: int) -> NDArray[np.uint8]:
+    """Returns the image (H, W, 3) with its longer side of `imgsz` pixels, its shape kept."""
+    height, width = image.shape[:2]
+    ratio = imgsz / max(height, width)
+    if ratio == 1.0:
+        return image
+    size_wh = (max(round(width * ratio), 1), max(round(height * ratio), 1))
+    # Averaging avoids aliasing where many pixels become one.
+    method = cv2.INTER_AREA if ratio < 0.5 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, size_wh, interpolation=method), dtype=np.uint8)
+
+
+def letterbox(
+    image: NDArray[np.uint8], imgsz: int, *, original_wh: tuple[int, int] | None = None
+) -> tuple[NDArray[np.uint8], Letterbox]:
+    """Returns the image centred on a grey square of `imgsz` pixels, and its placement.
+
+    Args:
+        image: (H, W, 3).
+        imgsz: side of the square.
+        original_wh: width and height of the image that detections shall go home to, where
+            `image` was decoded at a reduced size; by default those of `image`.
+    """
+    width, height = original_wh or (image.shape[1], image.shape[0])
+    resized = resize_long_side(image, imgsz)
+    new_height, new_width = resized.shape[:2]
+    left, top = (imgsz - new_width) // 2, (imgsz - new_height) // 2
+    canvas = np.full((imgsz, imgsz, 3), FILL, dtype=np.uint8)
+    canvas[top : top + new_height, left : left + new_width] = resized
+    placement = Letterbox(
+        scale_x=new_width / width,
+        scale_y=new_height / height,
+        pad_left=left,
+        pad_top=top,
+        width=width,
+        height=height,
+    )
+    return canvas, placement

@@ -1,0 +1,108 @@
+"""Batches for training and evaluation."""
+
+import signal
+from collections.abc import Iterator, Sequence
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from ossa.data.dataset import Draw, LetterboxedDataset, TrainingDataset
+from ossa.types import Batch, Letterbox, Sample
+
+
+class EpochBatches(Sampler[list[Draw]]):
+    """Yields the batches of all epochs in a row, so that workers never wait for an epoch's end.
+
+    The order of an epoch is a permutation drawn from (seed, epoch).
+    """
+
+    def __init__(
+        self, num_images: int, *, batch: int, seed: int, epochs: int, start_batch: int = 0
+    ) -> None:
+        self.num_images = num_images
+        self.batch = batch
+        self.seed = seed
+        self.epochs = epochs
+        self.start_batch = start_batch
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return -(-self.num_images // self.batch)
+
+    def __len__(self) -> int:
+        return self.batches_per_epoch * self.epochs - self.start_batch
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        start_epoch, skipped = divmod(self.start_batch, self.batches_per_epoch)
+        for epoch in range(start_epoch, self.epochs):
+            order = np.random.default_rng((self.seed, epoch)).permutation(self.num_images)
+            start = skipped * self.batch if epoch == start_epoch else 0
+            for first in range(start, self.num_images, self.batch):
+                members = order[first : first + self.batch].tolist()
+                yield [Draw(epoch, position) for position in members]
+
+
+def training_loader(
+    dataset: TrainingDataset, batches: EpochBatches, *, workers: int, pin_memory: bool = False
+) -> DataLoader[Batch]:
+    """Returns a loader over all batches of all epochs; batches have no letterboxes."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,  # type: ignore[arg-type] - draws stand for positions
+        num_workers=workers,
+        collate_fn=_collate_training,
+        worker_init_fn=_start_worker,
+        pin_memory=pin_memory,
+    )
+
+
+def evaluation_loader(
+    dataset: LetterboxedDataset, *, batch: int, workers: int, pin_memory: bool = False
+) -> DataLoader[Batch]:
+    """Returns a loader over the images of the index in their order."""
+    return DataLoader(
+        dataset,  # type: ignore[arg-type] - collated to batches
+        batch_size=batch,
+        num_workers=workers,
+        collate_fn=_collate_letterboxed,
+        worker_init_fn=_start_worker,
+        pin_memory=pin_memory,
+    )
+
+
+def make_batch(
+    samples: Sequence[Sample],
+    image_ids: Sequence[int],
+    letterboxes: Sequence[Letterbox] = (),
+) -> Batch:
+    """Returns samples of one size as tensors; the images lie channels-last in memory."""
+    counts = [len(sample.labels) for sample in samples]
+    images = torch.from_numpy(np.stack([sample.image for sample in samples]))
+    return Batch(
+        images=images.permute(0, 3, 1, 2),
+        boxes_xyxy=torch.from_numpy(np.concatenate([s.boxes_xyxy for s in samples])),
+        labels=torch.from_numpy(np.concatenate([s.labels for s in samples])),
+        image_index=torch.repeat_interleave(torch.arange(len(samples)), torch.tensor(counts)),
+        image_ids=tuple(image_ids),
+        letterboxes=tuple(letterboxes),
+    )
+
+
+def _collate_training(items: list[tuple[Sample, int]]) -> Batch:
+    samples, image_ids = zip(*items, strict=True)
+    return make_batch(samples, image_ids)
+
+
+def _collate_letterboxed(items: list[tuple[Sample, int, Letterbox]]) -> Batch:
+    samples, image_ids, letterboxes = zip(*items, strict=True)
+    return make_batch(samples, image_ids, letterboxes)
+
+
+def _start_worker(_: int) -> None:
+    # Ctrl-C is for the main process, which saves before it lets the workers go.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # One process a core: OpenCV's own threads would only compete.
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)

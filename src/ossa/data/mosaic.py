@@ -1,0 +1,140 @@
+"""Mosaic and affine change in one step: each source goes straight to its part of the output.
+
+YOLOv5 pastes four images onto a canvas of twice the size and then warps the canvas. Without
+rotation the affine map takes every tile to a rectangle, so here each rectangle of the output is
+sampled once from its source and the canvas never exists.
+
+Frames: source (pixels of a tile's image), canvas (2 x imgsz for a mosaic), output (imgsz).
+Coordinates are continuous: the pixel of index i covers i to i + 1.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ossa.config import AugmentConfig
+from ossa.data.letterbox import FILL
+from ossa.types import Sample
+
+_MIN_SIDE = 2.0
+"""Pixels of the output that a box must exceed in width and height."""
+_MIN_AREA_KEPT = 0.1
+_MAX_ASPECT = 100.0
+
+
+class Tile(NamedTuple):
+    """A source image and where its upper left corner lies on the canvas."""
+
+    sample: Sample
+    left: int
+    top: int
+
+
+class CanvasView(NamedTuple):
+    """output = (canvas - centre) * scale + target, for both axes."""
+
+    canvas: int
+    """Side of the square canvas in pixels."""
+    scale: float
+    target_x: float
+    """Where the canvas centre lands, in pixels of the output."""
+    target_y: float
+
+
+def mosaic_tiles(
+    samples: Sequence[Sample], imgsz: int, generator: np.random.Generator
+) -> list[Tile]:
+    """Returns four samples around a random inner corner of a canvas of 2 x `imgsz` pixels."""
+    corner_x, corner_y = generator.integers(imgsz // 2, imgsz + imgsz // 2, size=2, endpoint=True)
+    tiles = []
+    for place, sample in enumerate(samples):
+        height, width = sample.image.shape[:2]
+        left = int(corner_x) - (width if place in (0, 2) else 0)
+        top = int(corner_y) - (height if place in (0, 1) else 0)
+        tiles.append(Tile(sample, left, top))
+    return tiles
+
+
+def centred_tile(sample: Sample, imgsz: int) -> Tile:
+    """Returns one sample in the middle of a canvas of `imgsz` pixels."""
+    height, width = sample.image.shape[:2]
+    return Tile(sample, (imgsz - width) // 2, (imgsz - height) // 2)
+
+
+def random_view(
+    canvas: int, imgsz: int, augment: AugmentConfig, *, generator: np.random.Generator
+) -> CanvasView:
+    """Returns a random scale about the canvas centre and a random place for that centre."""
+    scale = generator.uniform(1.0 - augment.scale, 1.0 + augment.scale)
+    target_x, target_y = imgsz * generator.uniform(
+        0.5 - augment.translate, 0.5 + augment.translate, size=2
+    )
+    return CanvasView(canvas, scale, target_x, target_y)
+
+
+def render(tiles: Sequence[Tile], view: CanvasView, imgsz: int) -> Sample:
+    """Returns the output of `imgsz` x `imgsz` pixels with the boxes that remain visible.
+
+    A box remains when it is wider and taller than 2 px, keeps more than a tenth of its scaled
+    area, and is not longer than 100 times its breadth.
+    """
+    image = np.full((imgsz, imgsz, 3), FILL, dtype=np.uint8)
+    boxes, labels = [], []
+    for tile in tiles:
+        _paint(image, tile, view)
+        tile_boxes, keep = _project_boxes(tile, view, imgsz)
+        boxes.append(tile_boxes[keep])
+        labels.append(tile.sample.labels[keep])
+    return Sample(image, np.concatenate(boxes), np.concatenate(labels))
+
+
+def _paint(image: NDArray[np.uint8], tile: Tile, view: CanvasView) -> None:
+    """Samples the tile into the rectangle of `image` (the output under construction) it covers."""
+    height, width = tile.sample.image.shape[:2]
+    columns = _covered(tile.left, width, view.target_x, view=view, imgsz=image.shape[1])
+    rows = _covered(tile.top, height, view.target_y, view=view, imgsz=image.shape[0])
+    if columns.stop <= columns.start or rows.stop <= rows.start:
+        return
+    centre = view.canvas / 2
+    # Output pixel i of the rectangle has its middle at start + i + 0.5.
+    shift_x = (columns.start + 0.5 - view.target_x) / view.scale + centre - tile.left - 0.5
+    shift_y = (rows.start + 0.5 - view.target_y) / view.scale + centre - tile.top - 0.5
+    to_source = np.array([[1 / view.scale, 0, shift_x], [0, 1 / view.scale, shift_y]])
+    image[rows, columns] = cv2.warpAffine(
+        tile.sample.image,
+        to_source,
+        (columns.stop - columns.start, rows.stop - rows.start),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+
+
+def _covered(origin: int, length: int, target: float, *, view: CanvasView, imgsz: int) -> slice:
+    """Returns the output pixels whose middle lies on the tile (along one axis) and the canvas."""
+    centre = view.canvas / 2
+    first = (max(origin, 0) - centre) * view.scale + target
+    last = (min(origin + length, view.canvas) - centre) * view.scale + target
+    return slice(max(int(np.ceil(first - 0.5)), 0), min(int(np.ceil(last - 0.5)), imgsz))
+
+
+def _project_boxes(
+    tile: Tile, view: CanvasView, imgsz: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Returns the tile's boxes (n, 4) in the output, clipped to it, and which remain (n,)."""
+    origin = np.array([tile.left, tile.top] * 2, dtype=np.float32)
+    on_canvas = np.clip(tile.sample.boxes_xyxy + origin, 0, view.canvas)
+    target = np.array([view.target_x, view.target_y] * 2, dtype=np.float32)
+    whole = (on_canvas - np.float32(view.canvas / 2)) * np.float32(view.scale) + target
+    boxes = np.clip(whole, 0, imgsz)
+    whole_wh = whole[:, 2:] - whole[:, :2]
+    sizes_wh = boxes[:, 2:] - boxes[:, :2]
+    aspect = sizes_wh.max(axis=1, initial=0) / np.maximum(sizes_wh.min(axis=1, initial=1e9), 1e-9)
+    keep = (
+        (sizes_wh > _MIN_SIDE).all(axis=1)
+        & (sizes_wh.prod(axis=1) > _MIN_AREA_KEPT * whole_wh.prod(axis=1))
+        & (aspect < _MAX_ASPECT)
+    )
+    return boxes, keep

@@ -1,0 +1,225 @@
+"""Composes one scene: background, distractors, then one object after another."""
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ossa.data.scenes.texture import distracted, painted, random_texture
+from ossa.types import Sample
+
+NAMES = ("disc", "triangle", "cross", "ring")
+
+# The difficulty: lengths are fractions of the picture's side, colours are in 0..255.
+SMALL_SHARE = 0.33
+SMALL_SIDES = (0.066, 0.09)
+LARGE_SIDES = (0.115, 0.36)
+OVERLAP_SHARE = 0.15
+VISIBLE_SHARE = 0.65
+CONTRAST = 80.0
+SLANT = 0.75
+
+_SUPERSAMPLING = 4
+_SUBPIXEL_BITS = 4
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """A picture and the objects in it, the later ones before the earlier."""
+
+    canvas: NDArray[np.float64]
+    """(H, W, 3) RGB in 0..255."""
+    owners: NDArray[np.int64]
+    """(H, W) the object seen at each pixel, as a position in `labels`; -1 for background."""
+    boxes_xyxy: NDArray[np.int64]
+    """(N, 4) tight around the pixels of which the whole shape covers at least half."""
+    labels: NDArray[np.int64]
+    """(N,) in 0..K-1."""
+    areas: NDArray[np.int64]
+    """(N,) how many pixels those are, hidden or not."""
+
+
+def draw_scene(generator: np.random.Generator, imgsz: int) -> Sample:
+    """Returns one scene of `imgsz` x `imgsz` pixels; boxes enclose the whole shapes exactly.
+
+    A box encloses the pixels that its shape, hidden parts included, covers by at least half; its
+    right and bottom edges are the far edges of the last pixels, so every coordinate is whole.
+    """
+    scene = _compose(generator, imgsz)
+    image = np.rint(scene.canvas).astype(np.uint8)
+    return Sample(image, scene.boxes_xyxy.astype(np.float32), scene.labels)
+
+
+def _compose(generator: np.random.Generator, imgsz: int) -> _Scene:
+    tones = _background_tones(generator)
+    canvas = distracted(generator, painted(random_texture(generator, imgsz), tones))
+    scene = _Scene(
+        canvas,
+        owners=np.full((imgsz, imgsz), -1, dtype=np.int64),
+        boxes_xyxy=np.zeros((0, 4), dtype=np.int64),
+        labels=np.zeros(0, dtype=np.int64),
+        areas=np.zeros(0, dtype=np.int64),
+    )
+    count = int(generator.integers(3, 9))
+    # A shape that finds no place is drawn anew; the limit only keeps the loop finite.
+    for _ in range(20 * count):
+        label = int(generator.integers(len(NAMES)))
+        coverage = _coverage(generator, NAMES[label], _longer_side(generator) * imgsz)
+        corner = _free_corner(generator, scene, coverage >= 0.5)
+        if corner is not None:
+            scene = _with_object(generator, scene, label, coverage, corner, tones)
+        if len(scene.labels) == count:
+            break
+    return scene
+
+
+def _background_tones(generator: np.random.Generator) -> NDArray[np.float64]:
+    """Returns two colours (2, 3), rather greyish so that objects may be bright."""
+    first = generator.uniform(50, 205) + generator.uniform(-40, 40, 3)
+    return np.stack([first, first + generator.uniform(-45, 45, 3)]).clip(0, 255)
+
+
+def _with_object(
+    generator: np.random.Generator,
+    scene: _Scene,
+    label: int,
+    coverage: NDArray[np.float64],
+    corner: tuple[int, int],
+    background_tones: NDArray[np.float64],
+) -> _Scene:
+    """Returns the scene with one more object on top, its coverage placed at `corner`."""
+    x, y = corner
+    inside = coverage >= 0.5
+    window = np.s_[y : y + coverage.shape[0], x : x + coverage.shape[1]]
+    canvas, owners = scene.canvas.copy(), scene.owners.copy()
+    canvas[window] = _covered(generator, canvas[window], coverage, background_tones)
+    owners[window][inside] = len(scene.labels)
+    return _Scene(
+        canvas,
+        owners,
+        boxes_xyxy=np.vstack([scene.boxes_xyxy, _box_at(x, y, inside)]),
+        labels=np.append(scene.labels, label),
+        areas=np.append(scene.areas, inside.sum()),
+    )
+
+
+def _longer_side(generator: np.random.Generator) -> float:
+    """Returns the longer side of an object as a fraction of the picture's side."""
+    low, high = SMALL_SIDES if generator.random() < SMALL_SHARE else LARGE_SIDES
+    return float(low * (high / low) ** generator.random())
+
+
+def _box_at(x: int, y: int, inside: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """Returns the tight box of a mask that has an empty margin of one pixel, placed at (x, y)."""
+    return x + 1, y + 1, x + inside.shape[1] - 1, y + inside.shape[0] - 1
+
+
+def _free_corner(
+    generator: np.random.Generator, scene: _Scene, inside: NDArray[np.bool_]
+) -> tuple[int, int] | None:
+    """Returns a left top corner for the mask `inside`, or None where it found no place.
+
+    A share of the objects is laid over an earlier one and hides none by more than it may; the
+    boxes of all others keep clear of each other.
+    """
+    shape_wh = np.array(inside.shape[::-1])
+    limit = np.array(scene.owners.shape[::-1]) - shape_wh
+    low, high = np.zeros(2, dtype=np.int64), limit
+    overlap = len(scene.labels) > 0 and generator.random() < OVERLAP_SHARE
+    if overlap:
+        partner = scene.boxes_xyxy[generator.integers(len(scene.labels))]
+        low = np.clip(partner[:2] - shape_wh + 2, 0, limit)
+        high = np.clip(partner[2:] - 2, low, limit)
+    for x, y in generator.integers(low, high, (20, 2), endpoint=True).tolist():
+        if overlap and _leaves_all_visible(scene, x, y, inside):
+            return x, y
+        if not overlap and not _touches(_box_at(x, y, inside), scene.boxes_xyxy):
+            return x, y
+    return None
+
+
+def _leaves_all_visible(scene: _Scene, x: int, y: int, inside: NDArray[np.bool_]) -> bool:
+    owners = scene.owners.copy()
+    owners[y : y + inside.shape[0], x : x + inside.shape[1]][inside] = -1
+    visible = np.bincount(owners[owners >= 0], minlength=len(scene.labels))
+    return bool(np.all(visible >= VISIBLE_SHARE * scene.areas))
+
+
+def _touches(box_xyxy: tuple[int, int, int, int], boxes_xyxy: NDArray[np.int64]) -> bool:
+    x0, y0, x1, y1 = box_xyxy
+    apart_x = (boxes_xyxy[:, 2] <= x0) | (boxes_xyxy[:, 0] >= x1)
+    apart_y = (boxes_xyxy[:, 3] <= y0) | (boxes_xyxy[:, 1] >= y1)
+    return not bool(np.all(apart_x | apart_y))
+
+
+def _contours(name: str) -> list[NDArray[np.float64]]:
+    """Returns closed contours (M, 2) about the origin; a second one is a hole."""
+    circle = _regular_polygon(64)
+    if name == "disc":
+        return [circle]
+    if name == "ring":
+        return [circle, 0.52 * circle]
+    if name == "triangle":
+        return [_regular_polygon(3)]
+    arm = 0.32
+    quarter = np.array([(arm, arm), (arm, 1.0), (-arm, 1.0)])
+    turns = (quarter, quarter[:, ::-1] * (-1, 1), -quarter, quarter[:, ::-1] * (1, -1))
+    return [np.concatenate(turns)]
+
+
+def _regular_polygon(corners: int) -> NDArray[np.float64]:
+    angles = 2 * math.pi * np.arange(corners) / corners
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _coverage(generator: np.random.Generator, name: str, longer_side: float) -> NDArray[np.float64]:
+    """Returns the fraction 0..1 of each pixel that a shape covers, turned and slanted at random.
+
+    The array is as large as the pixels covered by half or more, and one more pixel on each side.
+    """
+    angle, slant_angle = generator.uniform(0, 2 * math.pi, 2)
+    squeeze = np.diag([1.0, generator.uniform(SLANT, 1.0)])
+    contours = [line @ _turn(angle) @ squeeze @ _turn(slant_angle) for line in _contours(name)]
+    low, high = contours[0].min(axis=0), contours[0].max(axis=0)
+    scale = longer_side / float((high - low).max())
+    side = math.ceil(longer_side) + 4
+    centre = side / 2 + generator.uniform(-0.5, 0.5, 2)
+
+    unit = _SUPERSAMPLING * 2**_SUBPIXEL_BITS
+    points = [
+        np.rint(((line - (low + high) / 2) * scale + centre) * unit).astype(np.int32)
+        for line in contours
+    ]
+    fine = np.zeros((side * _SUPERSAMPLING,) * 2, dtype=np.uint8)
+    cv2.fillPoly(fine, points, 1, shift=_SUBPIXEL_BITS)  # even-odd: the second contour is a hole
+    coverage = fine.reshape(side, _SUPERSAMPLING, side, _SUPERSAMPLING).mean(axis=(1, 3))
+    rows = np.flatnonzero((coverage >= 0.5).any(axis=1))
+    columns = np.flatnonzero((coverage >= 0.5).any(axis=0))
+    return coverage[rows[0] - 1 : rows[-1] + 2, columns[0] - 1 : columns[-1] + 2]
+
+
+def _turn(angle: float) -> NDArray[np.float64]:
+    return np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+
+
+def _covered(
+    generator: np.random.Generator,
+    behind: NDArray[np.float64],
+    coverage: NDArray[np.float64],
+    background_tones: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Returns the patch `behind` (h, w, 3) with a textured object laid over it."""
+    hidden = behind[coverage >= 0.5].mean(axis=0)
+    avoided = np.vstack([background_tones, background_tones.mean(axis=0), hidden])
+    candidates = generator.uniform(0, 255, (32, 3))
+    distances = np.linalg.norm(candidates[:, None] - avoided, axis=2).min(axis=1)
+    # The first that stands out enough, not the one that does so most: colours stay varied.
+    enough = np.flatnonzero(distances >= CONTRAST)
+    tone = candidates[enough[0] if len(enough) else distances.argmax()]
+    tones = np.stack([tone, np.clip(tone + generator.uniform(-45, 45, 3), 0, 255)])
+    fill = painted(random_texture(generator, max(coverage.shape)), tones)
+    fill = fill[: coverage.shape[0], : coverage.shape[1]]
+    alpha = coverage[..., None]
+    return behind * (1 - alpha) + fill * alpha

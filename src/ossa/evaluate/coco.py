@@ -1,0 +1,314 @@
+"""COCO's evaluation and file formats. The one module that knows hotcoco, which does the matching.
+
+Dimensions: I images, N truths or detections, K classes; COCO's arrays have 10 IoU thresholds
+(.50 to .95), 101 recalls, 4 areas (all, small, medium, large) and 3 limits of detections per image
+and class (1, 10, 100).
+
+A truth that is `difficult` (VOC) counts as crowd: COCO's protocol has no other way to ignore one.
+VOC's own protocol differs: there a difficult truth is overlapped by IoU and absorbs one detection.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hotcoco
+import numpy as np
+from numpy.typing import NDArray
+
+from ossa.boxes import xywh_to_xyxy, xyxy_to_xywh
+from ossa.data.index import DatasetIndex
+from ossa.errors import DataError
+from ossa.types import Detections
+
+_ALL_AREAS = [0.0, 1e5**2]
+
+
+@dataclass(frozen=True)
+class CocoScores:
+    """COCO's accumulated arrays (-1: no truth to find) and its matching at IoU 0.5."""
+
+    precision: NDArray[np.float64]
+    """(10, 101, K, 4) with at most 100 detections per image and class."""
+    recall: NDArray[np.float64]
+    """(10, K, 4, 3)."""
+    match_scores: NDArray[np.float64]
+    """(N,) of the detections that count: all areas, the best 100, none matched to a crowd."""
+    match_labels: NDArray[np.int64]
+    """(N,) in 0..K-1."""
+    match_hits: NDArray[np.bool_]
+    """(N,) whether the detection found a truth at IoU 0.5."""
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Checked detections of all images, one row each."""
+
+    image_positions: NDArray[np.int64]
+    """(N,) positions of the images in the index."""
+    boxes_xywh: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    labels: NDArray[np.int64]
+
+
+def score_as_coco(index: DatasetIndex, detections: Mapping[int, Detections]) -> CocoScores:
+    """Returns what pycocotools' COCOeval ('bbox') computes, without its printing.
+
+    Args:
+        index: the truths.
+        detections: by image id; an image that is absent has none.
+
+    Raises:
+        DataError: a detection of an unknown image or class, or with an impossible score or box.
+    """
+    columns = _checked_columns(index, detections)
+    # hotcoco sees ranks for image ids (float64 rows cannot carry every int64) and labels for
+    # category ids (so its class axis is ours). Ranks keep the order by id, which settles ties.
+    image_ranks = np.argsort(np.argsort(index.image_ids))
+    truths = _truths_for_hotcoco(index, image_ranks)
+    rows = np.column_stack(
+        (image_ranks[columns.image_positions], columns.boxes_xywh, columns.scores, columns.labels)
+    )
+    found = truths.load_res(rows)
+    evaluator = hotcoco.COCOeval(truths, found, "bbox")
+    evaluator.evaluate()
+    evaluator.accumulate()
+    arrays = evaluator.eval or {}
+    scores, labels, hits = _matches_at_half(truths, found)
+    return CocoScores(arrays["precision"][..., -1], arrays["recall"], scores, labels, hits)
+
+
+def truths_as_coco_dict(index: DatasetIndex) -> dict[str, Any]:
+    """Returns the truths as the content of a COCO instances file, in plain Python numbers.
+
+    Annotation ids are counted from 1: pycocotools takes the id 0 for 'matched nothing'.
+    """
+    columns = zip(
+        index.image_ids[_image_positions(index)].tolist(),
+        index.category_ids[index.labels].tolist(),
+        xyxy_to_xywh(index.boxes_xyxy).tolist(),
+        index.areas.tolist(),
+        (index.crowd | index.difficult).astype(int).tolist(),
+        strict=True,
+    )
+    keys = ("image_id", "category_id", "bbox", "area", "iscrowd")
+    images = zip(
+        index.image_ids.tolist(), index.file_names.tolist(), index.sizes_wh.tolist(), strict=True
+    )
+    return {
+        "info": {},
+        "images": [{"id": i, "file_name": f, "width": w, "height": h} for i, f, (w, h) in images],
+        "categories": [
+            {"id": category_id, "name": name}
+            for category_id, name in zip(index.category_ids.tolist(), index.names, strict=True)
+        ],
+        "annotations": [
+            {"id": number, **dict(zip(keys, row, strict=True))}
+            for number, row in enumerate(columns, start=1)
+        ],
+    }
+
+
+def detections_as_coco_results(
+    index: DatasetIndex, detections: Mapping[int, Detections]
+) -> list[dict[str, Any]]:
+    """Returns the detections as the content of a COCO results file (bbox is x, y, width, height).
+
+    Raises:
+        DataError: a detection of an unknown image or class, or with an impossible score or box.
+    """
+    columns = _checked_columns(index, detections)
+    rows = zip(
+        index.image_ids[columns.image_positions].tolist(),
+        index.category_ids[columns.labels].tolist(),
+        columns.boxes_xywh.tolist(),
+        columns.scores.tolist(),
+        strict=True,
+    )
+    return [
+        {"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": score}
+        for image_id, category_id, bbox, score in rows
+    ]
+
+
+def read_coco_results(path: Path, index: DatasetIndex) -> dict[int, Detections]:
+    """Returns the detections of a COCO results file by image id, best first.
+
+    Raises:
+        DataError: the file is missing, is not a COCO results file or does not fit the index.
+    """
+    entries = _read_json_list(path)
+    labels = {category_id: label for label, category_id in enumerate(index.category_ids.tolist())}
+    image_ids = set(index.image_ids.tolist())
+    rows: dict[int, list[tuple[float, ...]]] = {}
+    for position, entry in enumerate(entries):
+        image_id, category_id, row = _parse_entry(entry, f"{path}, entry {position}")
+        if image_id not in image_ids:
+            raise _unknown_image(image_id, index, f"{path}, entry {position}")
+        if category_id not in labels:
+            raise DataError(
+                f"{path}, entry {position}: expected a category_id of the data set "
+                f"({_shortened(labels)}), found {category_id}; use the ids of its annotation file."
+            )
+        rows.setdefault(image_id, []).append((*row, labels[category_id]))
+    return {image_id: _best_first(np.array(found)) for image_id, found in rows.items()}
+
+
+def _truths_for_hotcoco(index: DatasetIndex, image_ranks: NDArray[np.int64]) -> hotcoco.COCO:
+    ranks_and_sizes = zip(image_ranks.tolist(), index.sizes_wh.tolist(), strict=True)
+    return hotcoco.COCO.from_arrays(
+        [{"id": rank, "width": w, "height": h} for rank, (w, h) in ranks_and_sizes],
+        [{"id": label, "name": name} for label, name in enumerate(index.names)],
+        image_ranks[_image_positions(index)],
+        index.labels,
+        xyxy_to_xywh(index.boxes_xyxy),
+        area=index.areas,
+        iscrowd=(index.crowd | index.difficult).astype(np.int64),
+    )
+
+
+def _matches_at_half(
+    truths: hotcoco.COCO, found: hotcoco.COCO
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Returns scores, labels and hits of the detections that count at IoU 0.5, all areas.
+
+    An evaluator of its own, because reading the matches of all areas and thresholds takes 20
+    times longer than matching these once more.
+    """
+    evaluator = hotcoco.COCOeval(truths, found, "bbox")
+    evaluator.params.iou_thrs = [0.5]
+    evaluator.params.area_rng = [_ALL_AREAS]
+    evaluator.params.area_rng_lbl = ["all"]
+    evaluator.params.max_dets = [100]
+    evaluator.evaluate()
+    cells = [cell for cell in evaluator.eval_imgs if cell is not None and cell["dtScores"]]
+    lengths = [len(cell["dtScores"]) for cell in cells]
+    labels = np.repeat(np.array([cell["category_id"] for cell in cells], np.int64), lengths)
+    scores = np.concatenate([[], *(cell["dtScores"] for cell in cells)])
+    hits = np.concatenate([[], *(cell["dtMatched"][0] for cell in cells)]).astype(bool)
+    counts = ~np.concatenate([[], *(cell["dtIgnore"][0] for cell in cells)]).astype(bool)
+    return scores[counts], labels[counts], hits[counts]
+
+
+def _image_positions(index: DatasetIndex) -> NDArray[np.int64]:
+    """Returns (N,) the position of the image of every truth."""
+    return np.repeat(np.arange(len(index)), np.diff(index.truth_offsets))
+
+
+def _checked_columns(index: DatasetIndex, detections: Mapping[int, Detections]) -> _Columns:
+    positions = {image_id: position for position, image_id in enumerate(index.image_ids.tolist())}
+    for image_id, found in detections.items():
+        if image_id not in positions:
+            raise _unknown_image(image_id, index, "detections")
+        _check_detections(found, len(index.names), f"image {image_id}")
+    if not detections:
+        empty = np.empty(0)
+        return _Columns(empty.astype(np.int64), np.empty((0, 4)), empty, empty.astype(np.int64))
+    per_image = list(detections.values())
+    lengths = [len(found) for found in per_image]
+    # float64 before any arithmetic: widths in float32 would move the IoU of large boxes.
+    boxes_xyxy = np.concatenate([found.boxes_xyxy for found in per_image]).astype(np.float64)
+    return _Columns(
+        np.repeat(np.array([positions[image_id] for image_id in detections], np.int64), lengths),
+        xyxy_to_xywh(boxes_xyxy),
+        np.concatenate([found.scores for found in per_image]).astype(np.float64),
+        np.concatenate([found.labels for found in per_image]).astype(np.int64),
+    )
+
+
+def _check_detections(found: Detections, num_classes: int, where: str) -> None:
+    boxes, scores, labels = found.boxes_xyxy, found.scores, found.labels
+    count = len(scores)
+    if (boxes.shape, scores.shape, labels.shape) != ((count, 4), (count,), (count,)):
+        raise DataError(
+            f"{where}: expected boxes (N, 4), scores (N,) and labels (N,), found {boxes.shape}, "
+            f"{scores.shape} and {labels.shape}; give every detection one of each."
+        )
+    wrong_labels = labels[(labels < 0) | (labels >= num_classes)]
+    if wrong_labels.size:
+        raise DataError(
+            f"{where}: expected labels in 0..{num_classes - 1}, found {wrong_labels[0]}; "
+            "evaluate with the data set whose classes the detector was trained on."
+        )
+    wrong_scores = scores[~((scores >= 0) & (scores <= 1))]  # so written, NaN is wrong too
+    if wrong_scores.size:
+        raise DataError(
+            f"{where}: expected scores in 0..1, found {wrong_scores[0]}; "
+            "give confidences, and look for NaN in the network's outputs."
+        )
+    upright = (boxes[:, 2:] >= boxes[:, :2]).all(axis=1) & np.isfinite(boxes).all(axis=1)
+    if not upright.all():
+        raise DataError(
+            f"{where}: expected finite boxes with x0 <= x1 and y0 <= y1, "
+            f"found {boxes[~upright][0].tolist()}; give boxes as xyxy in pixels of the image."
+        )
+
+
+def _unknown_image(image_id: int, index: DatasetIndex, where: str) -> DataError:
+    return DataError(
+        f"{where}: expected image ids of the data set at {index.root}, found {image_id}, "
+        f"which is none of its {len(index)}; evaluate on the split that was predicted."
+    )
+
+
+def _shortened(values: Mapping[int, int]) -> str:
+    listed = [str(value) for value in values]
+    return ", ".join(listed if len(listed) <= 6 else [*listed[:3], "...", listed[-1]])
+
+
+def _read_json_list(path: Path) -> list[Any]:
+    expected = "expected a COCO results file (a JSON list of detections)"
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}, line {error.lineno}: {expected}, found what is not JSON ({error.msg}); "
+            "write the file again."
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: {expected}, found none ({error}); check the path.") from error
+    if not isinstance(entries, list):
+        raise DataError(
+            f"{path}: {expected}, found a JSON {type(entries).__name__}; "
+            "give the results, not the annotation file."
+        )
+    return entries
+
+
+def _parse_entry(entry: Any, where: str) -> tuple[int, int, tuple[float, ...]]:
+    """Returns image id, category id and (x0, y0, x1, y1, score) of one detection of a file."""
+    try:
+        image_id, category_id = entry["image_id"], entry["category_id"]
+        numbers = [*entry["bbox"], entry["score"]]
+    except (TypeError, KeyError) as error:
+        raise DataError(
+            f"{where}: expected an object with image_id, category_id, bbox and score, found "
+            f"{json.dumps(entry)[:120]}; write COCO's bbox results."
+        ) from error
+    # type() rather than isinstance(): JSON's true is an int to Python.
+    ids_are_whole = type(image_id) is int and type(category_id) is int
+    if not ids_are_whole or len(numbers) != 5 or {type(n) for n in numbers} - {int, float}:
+        raise DataError(
+            f"{where}: expected whole numbers for image_id and category_id, four numbers for bbox "
+            f"and one for score, found {json.dumps(entry)[:120]}; write COCO's bbox results."
+        )
+    x, y, width, height, score = numbers
+    finite = all(abs(number) < 1e38 for number in numbers)  # also once they are float32
+    if not (finite and width >= 0 and height >= 0 and 0 <= score <= 1):
+        raise DataError(
+            f"{where}: expected a finite bbox [x, y, width, height] without negative sizes and a "
+            f"score in 0..1, found {json.dumps(entry)[:120]}; correct or drop the detection."
+        )
+    return image_id, category_id, (x, y, width, height, score)
+
+
+def _best_first(rows: NDArray[np.float64]) -> Detections:
+    """Returns the detections of one image from rows (x, y, width, height, score, label)."""
+    rows = rows[np.argsort(-rows[:, 4], kind="stable")]
+    return Detections(
+        xywh_to_xyxy(rows[:, :4]).astype(np.float32),
+        rows[:, 4].astype(np.float32),
+        rows[:, 5].astype(np.int64),
+    )

@@ -1,0 +1,82 @@
+"""Running a detector over a split and scoring what it found."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ossa.config import EvaluateConfig
+from ossa.data.dataset import LetterboxedDataset
+from ossa.data.index import DatasetIndex
+from ossa.data.loader import evaluation_loader
+from ossa.evaluate.metrics import Metrics, evaluate_detections
+from ossa.models.loss import DetectionLoss, LossTerms
+from ossa.models.postprocess import detect
+from ossa.types import Detections
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a detector found in a split, and how good that is."""
+
+    metrics: Metrics
+    detections: dict[int, Detections]
+    """By image id, in pixels of the original images."""
+    losses: dict[str, float] | None
+    """box, objectness, classes: means over images; None where no loss was given."""
+    seconds: float
+    """Of loading, network, suppression and scoring together."""
+
+
+@torch.no_grad()
+def evaluate(
+    detector: nn.Module,
+    index: DatasetIndex,
+    *,
+    imgsz: int,
+    config: EvaluateConfig,
+    batch: int = 16,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    loss: DetectionLoss | None = None,
+    on_images: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Scores a detector on every image of a split, letterboxed to a square of `imgsz` pixels.
+
+    The detector is in evaluation mode during the call and in its former mode after it.
+
+    Args:
+        detector: maps images to `RawPredictions`.
+        index: the split.
+        imgsz: side of the network input in pixels.
+        config: confidence, suppression and limits.
+        batch: images in one forward; decides speed, not results.
+        device: where the detector's weights lie.
+        workers: processes that load images.
+        loss: computed on the same predictions, where given.
+        on_images: called with the number of images done and their total.
+    """
+    started = time.perf_counter()
+    loader = evaluation_loader(LetterboxedDataset(index, imgsz=imgsz), batch=batch, workers=workers)
+    was_training = detector.training
+    detector.eval()
+    found: dict[int, Detections] = {}
+    sums = dict.fromkeys(LossTerms._fields, 0.0)
+    for images in loader:
+        on_device = images.to(device)
+        raw = detector(on_device.images)
+        found.update(zip(images.image_ids, detect(raw, images.letterboxes, config), strict=True))
+        if loss is not None:
+            for name, value in loss(raw, on_device)._asdict().items():
+                sums[name] += value.item() * len(images.image_ids)
+        if on_images is not None:
+            on_images(len(found), len(index))
+    detector.train(was_training)
+    return Evaluation(
+        metrics=evaluate_detections(index, found),
+        detections=found,
+        losses=None if loss is None else {name: s / len(index) for name, s in sums.items()},
+        seconds=time.perf_counter() - started,
+    )

@@ -1,0 +1,133 @@
+"""Files that are either complete or not there: atomic writes, hashes, folders of one's own."""
+
+import errno
+import hashlib
+import itertools
+import json
+import math
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ossa.errors import CheckpointError
+
+_CLAIM = ".claimed"
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def sha256_of(path: Path | str) -> str:
+    """Returns the SHA-256 of a file's bytes, 64 hexadecimal digits.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"could not read {path}: {_reason(error)}") from error
+
+
+def write_atomically(path: Path | str, content: bytes | Callable[[BinaryIO], object]) -> None:
+    """Writes a file whole: until the last byte is on the disk, `path` keeps what it held before.
+
+    Args:
+        path: in a folder that exists.
+        content: the bytes, or a function that writes them to the open file it is given.
+
+    Raises:
+        CheckpointError: the disk is full or cannot be written; nothing half-written stays.
+    """
+    path = Path(path)
+    # In the same folder, since a rename is atomic only within one file system.
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        with _os_errors_told(path):
+            with temporary.open("xb") as file:
+                if isinstance(content, bytes):
+                    file.write(content)
+                else:
+                    content(file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text_atomically(path: Path | str, text: str) -> None:
+    """Writes `text` as UTF-8 like `write_atomically`."""
+    write_atomically(path, text.encode())
+
+
+def write_json_atomically(path: Path | str, value: Any) -> None:
+    """Writes `value` as indented JSON like `write_atomically`; NaN and infinities become null.
+
+    JSON has no word for them, and readers other than Python's refuse the file that has.
+    """
+    text = json.dumps(_without_nan(value), indent=2, allow_nan=False)
+    write_text_atomically(path, text + "\n")
+
+
+def new_folder(path: Path | str) -> Path:
+    """Returns a folder that is this process's alone: `path`, or the first free of path-2, path-3...
+
+    An existing empty folder is free. A hidden file `.claimed` marks the folder as taken, so that
+    two runs which start at the same moment never write into one.
+
+    Raises:
+        CheckpointError: the folder cannot be made.
+    """
+    path = Path(path)
+    numbered = (Path(f"{path}-{number}") for number in itertools.count(2))
+    with _os_errors_told(path):
+        return next(folder for folder in itertools.chain([path], numbered) if _claim(folder))
+
+
+def _claim(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            return False
+        (folder / _CLAIM).touch(exist_ok=False)
+    except FileExistsError:  # a file of that name, or another process was faster
+        return False
+    return True
+
+
+@contextmanager
+def _os_errors_told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # torch.save turns an OSError of the file into a RuntimeError of its own.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        advice = (
+            "free some space and start again (a training continues with --resume)"
+            if cause.errno in _NO_SPACE
+            else "choose a folder that can be written"
+        )
+        raise CheckpointError(
+            f"could not write {path}: {_reason(cause)}; what was there before is untouched; "
+            f"{advice}"
+        ) from error
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return value

@@ -1,0 +1,337 @@
+"""Any timm model as a backbone: levels chosen by stride and verified at the real image size."""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from ossa.errors import CheckpointError, ConfigError, UnsupportedBackbone, suggestion
+from ossa.models.blocks import InputNormalization
+from ossa.types import Level
+
+_NOT_NETWORK_KEYS = ("classifier", "head", "fc")
+
+
+@dataclass(frozen=True)
+class BackboneWeights:
+    """Weights of a backbone with what must travel with them."""
+
+    file: str
+    """A safetensors file with timm's key names."""
+    mean: tuple[float, ...]
+    """(3,) of the input in 0..1."""
+    std: tuple[float, ...]
+    build_args: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of timm's constructor that the weights were trained with."""
+
+
+class TimmBackbone(nn.Module):
+    """A timm model whose feature maps lie at the strides asked for.
+
+    Maps uint8 (B, 3, H, W) to one (B, C_l, ceil(H / s_l), ceil(W / s_l)) a level. Maps that a
+    model returns a little too small (unpadded convolutions) are padded by replication.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        levels: tuple[Level, ...],
+        channels_last: bool,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ) -> None:
+        super().__init__()
+        self.normalize = InputNormalization(mean, std)
+        self.network = network
+        self.levels = levels
+        self.channels_last = channels_last
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        height, width = images.shape[-2:]
+        maps = []
+        for level, features in zip(self.levels, self.network(self.normalize(images)), strict=True):
+            if self.channels_last:
+                features = features.permute(0, 3, 1, 2).contiguous()
+            maps.append(_pad_to(features, -(-height // level.stride), -(-width // level.stride)))
+        return tuple(maps)
+
+
+def create_timm_backbone(
+    name: str,
+    *,
+    strides: Sequence[int],
+    imgsz: int,
+    pretrained: bool = False,
+    weights: BackboneWeights | None = None,
+) -> TimmBackbone:
+    """Builds timm's `name` with feature maps at `strides`, verified at `imgsz` x `imgsz` pixels.
+
+    Args:
+        name: architecture, with a tag (`convnext_tiny.fb_in1k`) or without.
+        strides: input pixels per cell, fine to coarse.
+        imgsz: side of the input at which the real map sizes are compared with the declared ones.
+        pretrained: take timm's weights from the hub or its local cache.
+        weights: take them from a file instead.
+
+    Raises:
+        ConfigError: timm knows no such model.
+        UnsupportedBackbone: no feature maps at these strides.
+        CheckpointError: weights that cannot be had or do not belong to the model.
+    """
+    _check_name(name)
+    if weights is not None:
+        check_backbone_weights(name, weights)
+    build_args = weights.build_args if weights else {}
+    probe = _probe_any_size(name, strides=strides, imgsz=imgsz, build_args=build_args)
+    network = _build(
+        name,
+        {**probe.build_args, "out_indices": probe.indices, **_source(pretrained, weights)},
+    )
+    mean, std = _input_statistics(name, pretrained, weights)
+    return TimmBackbone(
+        network, levels=probe.levels, channels_last=probe.channels_last, mean=mean, std=std
+    )
+
+
+def known_architectures() -> list[str]:
+    """Returns every architecture name of the installed timm."""
+    return timm.list_models()
+
+
+def read_backbone_weights(
+    file: str,
+    *,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    build_args: Mapping[str, Any] | None = None,
+) -> tuple[BackboneWeights, dict[str, str]]:
+    """Returns the weights with their input statistics, and the file's metadata.
+
+    Raises:
+        CheckpointError: the file cannot be read, or neither it nor the arguments say which mean
+            and deviation its weights were trained with.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as archive:
+            metadata = archive.metadata() or {}
+    except (OSError, SafetensorError) as problem:
+        raise CheckpointError(
+            f"expected a safetensors file at {file}, found none that can be read ({problem})"
+        ) from None
+    try:
+        mean = mean or tuple(json.loads(metadata["mean"]))
+        std = std or tuple(json.loads(metadata["std"]))
+        arguments = json.loads(metadata.get("model_args", "{}"))
+    except KeyError as missing:
+        raise CheckpointError(
+            f"{file} does not say with which input {missing.args[0]} its weights were trained: "
+            "give --backbone-mean and --backbone-std (three numbers each, for pixels in 0..1)"
+        ) from None
+    except json.JSONDecodeError as problem:
+        raise CheckpointError(f"the metadata of {file} is not JSON: {problem}") from None
+    if len(mean) != 3 or len(std) != 3:
+        raise CheckpointError(f"{file}: expected three means and deviations, found {mean}, {std}")
+    if build_args is not None:
+        arguments = dict(build_args)
+    return BackboneWeights(file, mean, std, arguments), metadata
+
+
+def check_backbone_weights(name: str, weights: BackboneWeights) -> None:
+    """Raises CheckpointError unless the file's keys and shapes are those of the architecture.
+
+    The classifier does not count: it is not part of a detector.
+    """
+    from safetensors import safe_open
+
+    with torch.device("meta"):
+        try:
+            expected = timm.create_model(name, **weights.build_args).state_dict()
+        except TypeError:
+            raise CheckpointError(
+                f"{weights.file} was made with the arguments {dict(weights.build_args)}, "
+                f"which {name} does not take: it holds the weights of another architecture"
+            ) from None
+    with safe_open(weights.file, "pt") as archive:
+        found = {key: tuple(archive.get_slice(key).get_shape()) for key in archive.keys()}  # noqa: SIM118
+    wanted = {key: tuple(value.shape) for key, value in expected.items() if _in_network(key)}
+    missing = sorted(set(wanted) - set(found))
+    unexpected = sorted(key for key in set(found) - set(expected) if _in_network(key))
+    misshapen = [key for key in wanted if key in found and found[key] != wanted[key]]
+    if missing or unexpected or misshapen:
+        raise CheckpointError(
+            f"{weights.file} does not hold the weights of {name}: "
+            f"{_listed('missing', missing)}; {_listed('unexpected', unexpected)}; "
+            f"{_listed('of another shape', misshapen)}"
+        )
+
+
+def _listed(what: str, keys: list[str]) -> str:
+    shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+    return f"{len(keys)} {what}" + (f" ({shown})" if keys else "")
+
+
+def _in_network(key: str) -> bool:
+    return key.split(".")[0] not in _NOT_NETWORK_KEYS
+
+
+def _check_name(name: str) -> None:
+    architecture = name.split(".")[0]
+    if not timm.is_model(architecture):
+        hint = suggestion(architecture, known_architectures())
+        raise ConfigError(f"timm has no model named {architecture!r}.{hint}")
+
+
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """Keeps timm from warning of the classifier's keys, which a detector has no use for."""
+    logger = logging.getLogger("timm.models._builder")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _build(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    try:
+        with _without_log():
+            return timm.create_model(name, features_only=True, **arguments)
+    except (RuntimeError, AttributeError, AssertionError, NotImplementedError) as problem:
+        if arguments.get("pretrained"):
+            raise CheckpointError(f"the weights of {name} could not be loaded: {problem}") from None
+        raise UnsupportedBackbone(
+            f"{name} gives no feature maps: timm says {str(problem) or type(problem).__name__!r}"
+        ) from None
+    except TypeError as problem:
+        raise ConfigError(f"{name} does not take these arguments: {problem}") from None
+    except OSError as problem:
+        raise CheckpointError(
+            f"the pretrained weights of {name} could not be fetched "
+            f"({str(problem).splitlines()[0]}): give a file with --backbone-weights"
+        ) from None
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """What a model really returns at one image size."""
+
+    build_args: dict[str, Any]
+    indices: tuple[int, ...]
+    """timm's `out_indices` of the chosen maps."""
+    levels: tuple[Level, ...]
+    channels_last: bool
+
+
+def _probe_any_size(
+    name: str, *, strides: Sequence[int], imgsz: int, build_args: Mapping[str, Any]
+) -> _Probe:
+    """Returns the probe of the model as it is or, failing that, of one built for `imgsz`.
+
+    Windowed transformers are built for one image size, which timm calls `img_size`.
+    """
+    try:
+        return _probe(name, strides=strides, imgsz=imgsz, build_args=build_args)
+    except UnsupportedBackbone as as_it_is:
+        sized = {**build_args, "img_size": imgsz}
+        try:
+            return _probe(name, strides=strides, imgsz=imgsz, build_args=sized)
+        except (UnsupportedBackbone, ConfigError):
+            raise as_it_is from None
+
+
+def _probe(
+    name: str, *, strides: Sequence[int], imgsz: int, build_args: Mapping[str, Any]
+) -> _Probe:
+    with torch.device("meta"):
+        indices, levels = _choose_levels(name, _build(name, build_args), strides)
+        network = _build(name, {**build_args, "out_indices": indices})
+        channels_last = _verify(name, network, levels=levels, imgsz=imgsz)
+    return _Probe(dict(build_args), indices, levels, channels_last)
+
+
+def _choose_levels(
+    name: str, network: nn.Module, strides: Sequence[int]
+) -> tuple[tuple[int, ...], tuple[Level, ...]]:
+    """Returns, for each stride, the deepest feature map that declares it, and its level."""
+    info: Any = network.feature_info
+    reductions, channels = info.reduction(), info.channels()
+    positions = {stride: i for i, stride in enumerate(reductions)}
+    absent = [stride for stride in strides if stride not in positions]
+    if absent:
+        raise UnsupportedBackbone(
+            f"{name} declares feature maps at strides {reductions}, "
+            f"but strides {list(strides)} were asked for: {absent} are missing"
+        )
+    chosen = [positions[stride] for stride in strides]
+    levels = tuple(Level(s, channels[i]) for s, i in zip(strides, chosen, strict=True))
+    return tuple(info.out_indices[i] for i in chosen), levels
+
+
+@torch.no_grad()
+def _verify(name: str, network: nn.Module, *, levels: Sequence[Level], imgsz: int) -> bool:
+    """Returns whether the maps are NHWC, having compared their real sizes with the levels."""
+    try:
+        maps = network.eval()(torch.zeros(1, 3, imgsz, imgsz, device="meta"))
+    except (RuntimeError, AssertionError, ValueError) as problem:
+        reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+        raise UnsupportedBackbone(
+            f"{name} cannot take {imgsz} x {imgsz} pixels: {reason}"
+        ) from None
+    output_format = getattr(network, "output_fmt", None)
+    channels_last = str(getattr(output_format, "value", output_format)).upper() == "NHWC"
+    for level, features in zip(levels, maps, strict=True):
+        shape = tuple(features.shape)
+        height, width, channels = shape[1:] if channels_last else (shape[2], shape[3], shape[1])
+        expected = -(-imgsz // level.stride)
+        # Unpadded stems lose a few cells; more than an eighth means that the stride is another.
+        tolerated = max(2, expected // 8)
+        if channels != level.channels or not (expected - tolerated <= height <= expected):
+            raise UnsupportedBackbone(
+                f"{name} declares stride {level.stride} with {level.channels} channels, "
+                f"a map of {expected} x {expected} at {imgsz} px, "
+                f"but returns {height} x {width} with {channels}"
+            )
+    return channels_last
+
+
+def _source(pretrained: bool, weights: BackboneWeights | None) -> dict[str, Any]:
+    """Returns the arguments by which timm loads the weights while it builds the model."""
+    if weights is not None:
+        overlay = {"file": weights.file, "custom_load": False}
+        return {"pretrained": True, "pretrained_cfg_overlay": overlay}
+    return {"pretrained": pretrained}
+
+
+def _input_statistics(
+    name: str, pretrained: bool, weights: BackboneWeights | None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and deviation of the input in 0..1 as the weights were trained with.
+
+    Without pretrained weights all backbones see pixel / 255, as YOLOv5 does.
+    """
+    if weights is not None:
+        return weights.mean, weights.std
+    config = timm.get_pretrained_cfg(name) if pretrained else None
+    if config is None:
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    return tuple(config.mean), tuple(config.std)
+
+
+def _pad_to(features: Tensor, height: int, width: int) -> Tensor:
+    """Returns the map (B, C, h, w) brought to (B, C, height, width) by repeating its border."""
+    missing_h, missing_w = height - features.shape[-2], width - features.shape[-1]
+    if missing_h == 0 and missing_w == 0:
+        return features
+    top, left = missing_h // 2, missing_w // 2
+    return pad(features, (left, missing_w - left, top, missing_h - top), mode="replicate")

@@ -1,0 +1,149 @@
+"""From a name or a configuration to a detector."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from ossa.config import ModelConfig
+from ossa.errors import ConfigError, suggestion
+from ossa.models.backbones.cspdarknet import SCALES, CSPDarknet
+from ossa.models.backbones.timm import (
+    BackboneWeights,
+    create_timm_backbone,
+    known_architectures,
+    read_backbone_weights,
+)
+from ossa.models.detector import Detector
+from ossa.models.head import AnchorHead
+from ossa.models.neck import PAFPN
+from ossa.models.presets import (
+    CSPDARKNETS,
+    PRESETS,
+    cspdarknet_scale,
+    neck_plan,
+    preset_scale,
+)
+
+DEFAULT_STRIDES = (8, 16, 32)
+
+
+def create_backbone(
+    name: str,
+    *,
+    strides: Sequence[int] = DEFAULT_STRIDES,
+    imgsz: int = 640,
+    pretrained: bool = False,
+    weights: BackboneWeights | None = None,
+) -> nn.Module:
+    """Returns a backbone with one feature map at each of `strides`, fine to coarse.
+
+    Args:
+        name: `cspdarknet_n` to `cspdarknet_x`, or any timm architecture.
+        strides: input pixels per cell.
+        imgsz: side of the input at which the real map sizes are verified, in pixels.
+        pretrained: take timm's weights (from the hub or its local cache).
+        weights: take them from a file instead (`ossa.models.read_backbone_weights`).
+
+    Raises:
+        ConfigError: no such model.
+        UnsupportedBackbone: no feature maps at these strides or this size.
+        CheckpointError: weights that cannot be had or do not belong to the model.
+    """
+    scale = cspdarknet_scale(name)
+    if scale is None:
+        _check_name(name)
+        return create_timm_backbone(
+            name, strides=strides, imgsz=imgsz, pretrained=pretrained, weights=weights
+        )
+    if tuple(strides) != DEFAULT_STRIDES:
+        raise ConfigError(f"{name} has strides {DEFAULT_STRIDES}, found {tuple(strides)}")
+    if pretrained or weights is not None:
+        raise ConfigError(
+            f"{name} has no pretrained backbone weights: start from a whole detector with --weights"
+        )
+    return CSPDarknet(scale)
+
+
+def create_detector(
+    name: str,
+    *,
+    num_classes: int,
+    neck: str = "s",
+    pretrained: bool = False,
+    imgsz: int = 640,
+) -> Detector:
+    """Returns a detector with random neck and head.
+
+    Args:
+        name: a preset (`yolov5n` to `yolov5x`), or a backbone's name.
+        num_classes: K.
+        neck: scale of YOLOv5's neck, n to x; a preset always brings its own.
+        pretrained: start the backbone from timm's weights.
+        imgsz: side of the input in pixels at which the backbone is verified.
+    """
+    own = preset_scale(name) is not None
+    config = ModelConfig(name=name, neck="own" if own else neck, pretrained=pretrained)  # type: ignore[arg-type]
+    return build_detector(config, num_classes=num_classes, imgsz=imgsz)
+
+
+def build_detector(config: ModelConfig, *, num_classes: int, imgsz: int) -> Detector:
+    """Returns the detector of a configuration; `config.weights` (a whole detector) is not read.
+
+    Raises:
+        ConfigError, UnsupportedBackbone, CheckpointError: as `create_backbone`.
+    """
+    preset = preset_scale(config.name)
+    if (preset is None) == (config.neck == "own"):
+        raise ConfigError(
+            f"{config.name} brings its own neck: leave --neck out, or take "
+            f"cspdarknet_{preset} as the backbone of a study"
+            if preset
+            else f"{config.name} is a backbone: choose its neck with --neck n, s, m, l or x"
+        )
+    weights = None
+    if config.backbone_weights is not None:
+        weights, _ = read_backbone_weights(
+            config.backbone_weights,
+            mean=config.backbone_mean,
+            std=config.backbone_std,
+            build_args=config.backbone_args,
+        )
+    backbone = create_backbone(
+        f"cspdarknet_{preset}" if preset else config.name,
+        strides=config.strides,
+        imgsz=imgsz,
+        pretrained=config.pretrained,
+        weights=weights,
+    )
+    plan = neck_plan(preset or config.neck)
+    levels = backbone.levels
+    assert isinstance(levels, tuple)
+    neck = PAFPN(
+        levels,
+        widths=plan.widths,
+        depth=plan.depth,
+        # CSPDarknet ends with an SPPF of its own.
+        context=config.context == "sppf" and not isinstance(backbone, CSPDarknet),
+    )
+    anchors_wh = None if config.anchors_wh is None else torch.tensor(config.anchors_wh)
+    head = AnchorHead(neck.levels, num_classes=num_classes, anchors_wh=anchors_wh)
+    return Detector(backbone, neck, head)
+
+
+def known_models() -> list[str]:
+    """Returns every name that `create_detector` may take: presets, CSPDarknets, timm's."""
+    return [*PRESETS, *CSPDARKNETS, *known_architectures()]
+
+
+def _check_name(name: str) -> None:
+    known = known_models()
+    architecture = name.split(".")[0]
+    if architecture not in known:
+        raise ConfigError(f"there is no model named {name!r}.{suggestion(architecture, known)}")
+    if architecture in PRESETS:
+        scale = preset_scale(architecture)
+        raise ConfigError(f"{name} is a whole detector; its backbone is cspdarknet_{scale}")
+
+
+__all__ = ["DEFAULT_STRIDES", "SCALES", "build_detector", "create_backbone", "create_detector"]

@@ -1,0 +1,267 @@
+"""Weights of whole detectors: our checkpoints, and the official YOLOv5 files.
+
+A checkpoint is a safetensors file; its metadata hold the configuration of the model, the class
+names and where the weights came from, as JSON, so that nothing else is needed to use it.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ossa.config import ModelConfig
+from ossa.errors import CheckpointError
+from ossa.files import sha256_of, write_atomically
+from ossa.models.backbones.cspdarknet import SCALES
+from ossa.models.build import build_detector
+from ossa.models.detector import Detector
+from ossa.models.safe_pickle import ArchivedCheckpoint, read_torch_archive
+
+_FORMAT = "ossa-detector-1"
+_OFFICIAL_LICENCE = "AGPL-3.0"
+_COCO_IMGSZ = 640
+
+_OFFICIAL_LAYERS = {
+    0: "backbone.stem",
+    1: "backbone.stages.0.0",
+    2: "backbone.stages.0.1",
+    3: "backbone.stages.1.0",
+    4: "backbone.stages.1.1",
+    5: "backbone.stages.2.0",
+    6: "backbone.stages.2.1",
+    7: "backbone.stages.3.0",
+    8: "backbone.stages.3.1",
+    9: "backbone.context",
+    10: "neck.reduce.1",
+    13: "neck.top_down.1",
+    14: "neck.reduce.0",
+    17: "neck.top_down.0",
+    18: "neck.downsample.0",
+    20: "neck.bottom_up.0",
+    21: "neck.downsample.1",
+    23: "neck.bottom_up.1",
+}
+"""Our name of each numbered layer of YOLOv5 v6/v7."""
+_OFFICIAL_HEAD = 24
+_C3_PARTS = {"cv1": "enter", "cv2": "bypass", "cv3": "merge", "m": "bottlenecks"}
+_SPPF_PARTS = {"cv1": "enter", "cv2": "merge"}
+_BOTTLENECK_PARTS = {"cv1": "pointwise", "cv2": "spatial"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole detector as it was saved."""
+
+    model: ModelConfig
+    names: tuple[str, ...]
+    """K class names."""
+    imgsz: int
+    """Side of the square input in pixels that it was trained at."""
+    tensors: dict[str, Tensor]
+    """In our names."""
+    origin: dict[str, Any]
+    """file, sha256, pretraining, licence: what a record says of initial weights."""
+    details: dict[str, Any]
+    """Whatever else was saved with it: epoch, metrics, the run's configuration."""
+
+
+def read_checkpoint(path: Path | str) -> Checkpoint:
+    """Reads a checkpoint of ours, or an official `yolov5*.pt`, without running code of either.
+
+    Raises:
+        CheckpointError: missing, damaged, of another program, or unsafe.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"expected a weights file at {path}, found none")
+    if path.suffix == ".safetensors":
+        return _read_ours(path)
+    return _from_official(path, read_torch_archive(path))
+
+
+def detector_from(checkpoint: Checkpoint, *, imgsz: int | None = None) -> Detector:
+    """Returns the detector of a checkpoint in evaluation mode.
+
+    Args:
+        checkpoint: from `read_checkpoint`.
+        imgsz: side of the input in pixels; that of the training where not given.
+
+    Raises:
+        CheckpointError: its tensors are not those of its model.
+    """
+    # The architecture alone: the weights that it once started from are not needed again.
+    bare = checkpoint.model.model_copy(
+        update={"pretrained": False, "backbone_weights": None, "weights": None}
+    )
+    detector = build_detector(
+        bare, num_classes=len(checkpoint.names), imgsz=imgsz or checkpoint.imgsz
+    )
+    load_tensors(detector, checkpoint.tensors, where=checkpoint.origin["file"])
+    return detector.eval()
+
+
+def start_from(detector: Detector, checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Loads a checkpoint into a detector that may have other classes; returns what was left out.
+
+    Where the number of classes differs the head's predictions stay as they were initialised.
+
+    Raises:
+        CheckpointError: backbone and neck are not those of the checkpoint.
+    """
+    own = detector.state_dict()
+    fitting = {
+        key: tensor
+        for key, tensor in checkpoint.tensors.items()
+        if not key.startswith("head.predict.") or own[key].shape == tensor.shape
+    }
+    left_out = tuple(sorted(set(checkpoint.tensors) - set(fitting)))
+    kept = {key: own[key] for key in left_out}
+    load_tensors(detector, {**fitting, **kept}, where=checkpoint.origin["file"])
+    return left_out
+
+
+def save_checkpoint(
+    path: Path,
+    detector: Detector,
+    *,
+    model: ModelConfig,
+    names: tuple[str, ...],
+    imgsz: int,
+    details: dict[str, Any],
+) -> None:
+    """Writes a detector's weights with all that is needed to use them; the file is whole or old.
+
+    Raises:
+        CheckpointError: the file cannot be written (a full disk, say); what was there remains.
+    """
+    tensors = {
+        key: value.detach().cpu().contiguous() for key, value in detector.state_dict().items()
+    }
+    metadata = {
+        "format": _FORMAT,
+        "model": model.model_dump_json(),
+        "names": json.dumps(names),
+        "imgsz": json.dumps(imgsz),
+        "details": json.dumps(details),
+    }
+    write_atomically(path, save(tensors, metadata))
+
+
+def load_tensors(detector: Detector, tensors: dict[str, Tensor], *, where: str) -> None:
+    """Loads every tensor of a detector; all must be there and fit.
+
+    Raises:
+        CheckpointError: listing the first that are missing, unexpected or of another shape.
+    """
+    own = {key: tuple(value.shape) for key, value in detector.state_dict().items()}
+    missing = sorted(set(own) - set(tensors))
+    unexpected = sorted(set(tensors) - set(own))
+    misshapen = [
+        f"{key} {tuple(tensors[key].shape)} instead of {shape}"
+        for key, shape in own.items()
+        if key in tensors and tuple(tensors[key].shape) != shape
+    ]
+    if missing or unexpected or misshapen:
+        faults = "; ".join(
+            f"{len(keys)} {what} ({', '.join(keys[:3])})"
+            for what, keys in (
+                ("missing", missing),
+                ("unexpected", unexpected),
+                ("of another shape", misshapen),
+            )
+            if keys
+        )
+        raise CheckpointError(f"{where} does not fit this detector: {faults}")
+    detector.load_state_dict(tensors)
+
+
+def _read_ours(path: Path) -> Checkpoint:
+    try:
+        with safe_open(str(path), "pt") as archive:
+            metadata = archive.metadata() or {}
+            tensors = {key: archive.get_tensor(key) for key in archive.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as problem:
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {problem}") from None
+    if metadata.get("format") != _FORMAT:
+        raise CheckpointError(
+            f"{path} is no whole detector of this program (format {metadata.get('format')!r}, "
+            f"expected {_FORMAT!r}); weights of a backbone go to --backbone-weights"
+        )
+    details = json.loads(metadata["details"])
+    return Checkpoint(
+        model=ModelConfig.model_validate_json(metadata["model"]),
+        names=tuple(json.loads(metadata["names"])),
+        imgsz=json.loads(metadata["imgsz"]),
+        tensors=tensors,
+        origin={
+            "file": str(path),
+            "sha256": sha256_of(path),
+            "pretraining": details.get("pretraining"),
+            "licence": details.get("licence"),
+        },
+        details=details,
+    )
+
+
+def _from_official(path: Path, archive: ArchivedCheckpoint) -> Checkpoint:
+    """Returns an official YOLOv5 file in our names and in single precision."""
+    stem = archive.tensors.get("model.0.conv.weight")
+    widths = {scale.channels(64): name for name, scale in SCALES.items()}
+    scale = None if stem is None or stem.ndim != 4 else widths.get(stem.shape[0])
+    anchors = archive.tensors.get(f"model.{_OFFICIAL_HEAD}.anchors")
+    if scale is None or anchors is None or archive.names is None:
+        raise CheckpointError(
+            f"{path} holds no YOLOv5 v6/v7 detector: expected layers model.0 to model.24 with "
+            f"anchors and class names, found {', '.join(sorted(archive.tensors)[:3])}, ..."
+        )
+    tensors = {
+        _our_name(key): tensor.float() if tensor.is_floating_point() else tensor
+        for key, tensor in archive.tensors.items()
+        if not key.startswith(f"model.{_OFFICIAL_HEAD}.anchor")
+    }
+    strides = (8, 16, 32)
+    anchors_wh = anchors.float() * anchors.new_tensor(strides).float().view(3, 1, 1)
+    tensors["head.anchors_wh"] = anchors_wh
+    for key in ("mean", "std"):
+        value = 0.0 if key == "mean" else 1.0
+        tensors[f"backbone.normalize.{key}"] = anchors_wh.new_full((1, 3, 1, 1), value)
+    return Checkpoint(
+        model=ModelConfig(name=f"yolov5{scale}", neck="own", strides=strides),
+        names=archive.names,
+        imgsz=_COCO_IMGSZ,
+        tensors=tensors,
+        origin={
+            "file": str(path),
+            "sha256": sha256_of(path),
+            "pretraining": "coco" if len(archive.names) == 80 else None,
+            "licence": archive.meta.get("license") or _OFFICIAL_LICENCE,
+        },
+        details={},
+    )
+
+
+def _our_name(official: str) -> str:
+    """Returns our name of an official tensor: model.4.m.0.cv1.bn.bias and the like.
+
+    A name that has no counterpart comes back as it is, and is then reported as unexpected.
+    """
+    match = re.fullmatch(r"model\.(\d+)\.(.+)", official)
+    if match is None:
+        return official
+    layer, rest = int(match[1]), match[2].split(".")
+    if layer == _OFFICIAL_HEAD:
+        return ".".join(["head.predict", *rest[1:]])
+    if layer not in _OFFICIAL_LAYERS:
+        return official
+    if rest[0] in _C3_PARTS:
+        parts = _SPPF_PARTS if layer == 9 else _C3_PARTS
+        rest[0] = parts.get(rest[0], rest[0])
+        if rest[0] == "bottlenecks" and len(rest) > 2:
+            rest[2] = _BOTTLENECK_PARTS.get(rest[2], rest[2])
+    rest = ["norm" if part == "bn" else part for part in rest]
+    return ".".join([_OFFICIAL_LAYERS[layer], *rest])

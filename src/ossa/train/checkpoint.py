@@ -1,0 +1,104 @@
+"""The state of a training from which it goes on exactly as if it had never stopped."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from ossa.errors import CheckpointError
+from ossa.files import write_atomically
+from ossa.models.loss import LossTerms
+from ossa.train.ema import ModelAverage
+
+STATE_FILE = "last.state.pt"
+
+
+@dataclass
+class Progress:
+    """Where a training stands. Changes with every batch."""
+
+    batch_number: int = 0
+    """Batches done since the start of the training."""
+    last_step_batch: int = -1
+    """Number of the batch behind which the optimiser last stepped."""
+    best_fitness: float = -1.0
+    best_epoch: int = -1
+    train_seconds: float = 0.0
+    """Without evaluation."""
+    evaluate_seconds: float = 0.0
+    epoch_seconds: float = 0.0
+    """Of the epoch in progress, without evaluation."""
+    loss_sums: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(LossTerms._fields, 0.0)
+    )
+    """Of the epoch in progress, over images."""
+    images_seen: int = 0
+    """In the epoch in progress."""
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """'last' and 'best': flat metrics."""
+
+
+def save_state(
+    folder: Path,
+    *,
+    progress: Progress,
+    detector: nn.Module,
+    optimizer: Optimizer,
+    average: ModelAverage[Any],
+    identity: dict[str, str],
+) -> None:
+    """Writes the training state whole; gradients still waiting for a step are part of it.
+
+    Args:
+        folder: of the run.
+        identity: what must be the same when the run is resumed (hashes of settings and data).
+    """
+    state = {
+        "identity": identity,
+        "progress": vars(progress),
+        "detector": detector.state_dict(),
+        "gradients": {n: p.grad for n, p in detector.named_parameters() if p.grad is not None},
+        "optimizer": optimizer.state_dict(),
+        "average": average.network.state_dict(),
+        "average_updates": average.updates,
+    }
+    write_atomically(folder / STATE_FILE, lambda file: torch.save(state, file))
+
+
+def load_state(
+    folder: Path,
+    *,
+    detector: nn.Module,
+    optimizer: Optimizer,
+    average: ModelAverage[Any],
+    identity: dict[str, str],
+) -> Progress:
+    """Brings detector, optimiser and average to where they were, and returns the progress.
+
+    Raises:
+        CheckpointError: no state, a damaged one, or one of other settings or data.
+    """
+    file = folder / STATE_FILE
+    if not file.is_file():
+        raise CheckpointError(f"expected the state of a run to resume at {file}, found none")
+    device = next(detector.parameters()).device
+    try:
+        state = torch.load(file, map_location=device, weights_only=True)
+    except Exception as damage:
+        raise CheckpointError(f"{file} is damaged and cannot be resumed from: {damage}") from None
+    for what, expected in identity.items():
+        if state["identity"].get(what) != expected:
+            raise CheckpointError(
+                f"{file} was saved with other {what} than are given now: "
+                "resume with what the run started with, or start a new run"
+            )
+    detector.load_state_dict(state["detector"])
+    for name, parameter in detector.named_parameters():
+        parameter.grad = state["gradients"].get(name)
+    optimizer.load_state_dict(state["optimizer"])
+    average.network.load_state_dict(state["average"])
+    average.updates = state["average_updates"]
+    return Progress(**state["progress"])

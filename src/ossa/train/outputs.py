@@ -1,0 +1,105 @@
+"""The folder of a run: what is written, under which names, and when."""
+
+import gzip
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ossa.config import RunConfig, build_config
+from ossa.data.index import DatasetIndex
+from ossa.errors import ConfigError
+from ossa.evaluate.coco import detections_as_coco_results
+from ossa.files import sha256_of, write_atomically, write_text_atomically
+from ossa.models.detector import Detector
+from ossa.models.weights import save_checkpoint
+from ossa.train.record import write_record
+from ossa.types import Detections, Record
+
+CONFIG_FILE = "config.yaml"
+LOG_FILE = "log.jsonl"
+LAST_WEIGHTS = "last.safetensors"
+BEST_WEIGHTS = "best.safetensors"
+DETECTIONS_FILE = "val-detections.json.gz"
+
+
+class RunFolder:
+    """Writes a run's configuration, log, weights, detections and record."""
+
+    def __init__(self, folder: Path, *, config: RunConfig, names: tuple[str, ...]) -> None:
+        self.folder = folder
+        self.config = config
+        self.names = names
+
+    def start(self, *, epochs_kept: int) -> None:
+        """Writes the resolved configuration, and keeps the first epochs of an existing log."""
+        settings = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
+        write_text_atomically(self.folder / CONFIG_FILE, settings)
+        log = self.folder / LOG_FILE
+        lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+        write_text_atomically(log, "".join(lines[:epochs_kept]))
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Appends one line to `log.jsonl`."""
+        with (self.folder / LOG_FILE).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def save_weights(
+        self,
+        detector: Detector,
+        *,
+        row: Mapping[str, Any],
+        initial_weights: Mapping[str, Any],
+        best: bool,
+    ) -> None:
+        """Writes `last.safetensors`, and `best.safetensors` where this is the best epoch."""
+        for name in (LAST_WEIGHTS, BEST_WEIGHTS) if best else (LAST_WEIGHTS,):
+            save_checkpoint(
+                self.folder / name,
+                detector,
+                model=self.config.model,
+                names=self.names,
+                imgsz=self.config.train.imgsz,
+                details={
+                    "run": self.config.model_dump(mode="json"),
+                    "epoch": row["epoch"],
+                    "metrics": {key: row[key] for key in ("ap", "ap50", "precision", "recall")},
+                    "pretraining": initial_weights["pretraining"],
+                    "licence": initial_weights["licence"],
+                },
+            )
+
+    def finish(
+        self, record: Record, index: DatasetIndex, detections: Mapping[int, Detections]
+    ) -> Record:
+        """Writes the last weights' detections on val and then, last of all, the record."""
+        results = json.dumps(detections_as_coco_results(index, detections))
+        write_atomically(self.folder / DETECTIONS_FILE, gzip.compress(results.encode(), mtime=0))
+        files = {name: sha256_of(self.folder / name) for name in (LOG_FILE, DETECTIONS_FILE)}
+        record = replace(record, files=files)
+        write_record(record, self.folder)
+        return record
+
+
+def read_config(folder: Path) -> RunConfig:
+    """Returns the configuration that a run was started with.
+
+    Raises:
+        ConfigError: the folder holds no run.
+    """
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise ConfigError(f"expected a run to resume in {folder}, found no {CONFIG_FILE} there")
+    try:
+        settings = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as problem:
+        raise ConfigError(f"{file} is not YAML: {' '.join(str(problem).split())}") from None
+    return build_config(settings, where=str(file))
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """Returns the epochs that a run has logged."""
+    return [json.loads(line) for line in (folder / LOG_FILE).read_text().splitlines()]

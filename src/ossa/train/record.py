@@ -1,0 +1,72 @@
+"""Writing and reading the record of a run."""
+
+import json
+import os
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import timm
+import torch
+
+from ossa.errors import DataError
+from ossa.files import write_json_atomically
+from ossa.types import Record
+
+RECORD_SCHEMA = 1
+RECORD_FILE = "record.json"
+
+
+def write_record(record: Record, folder: Path) -> None:
+    """Writes `record.json` whole into the run's folder."""
+    write_json_atomically(folder / RECORD_FILE, asdict(record))
+
+
+def read_record(folder: Path) -> Record:
+    """Returns the record of a run's folder.
+
+    Raises:
+        DataError: there is none, or it is not a record of a known schema.
+    """
+    file = folder / RECORD_FILE
+    try:
+        content: dict[str, Any] = json.loads(file.read_text())
+        schema = content["schema"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(f"expected the record of a run at {file}, found none") from None
+    if schema != RECORD_SCHEMA:
+        raise DataError(
+            f"{file} is a record of schema {schema}, this version reads {RECORD_SCHEMA}: "
+            "update ossa"
+        )
+    return Record(**content)
+
+
+def environment() -> dict[str, str]:
+    """Returns what a result depends on beside the configuration: hardware and versions."""
+    from ossa import __version__
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {
+        "ossa": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "opencv": cv2.__version__,
+        "cpu": _cpu_name(),
+        "cpu_count": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "gpu": gpu,
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

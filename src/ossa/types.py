@@ -1,0 +1,149 @@
+"""The nouns that carry everything through the package, with their shapes and units.
+
+Dimensions: B images, N boxes, K classes, L levels, A anchors, H W pixels or cells.
+Boxes are xyxy in absolute pixels everywhere; each field says of which image.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class Level(NamedTuple):
+    """What one feature map promises."""
+
+    stride: int
+    """Input pixels per cell."""
+    channels: int
+
+
+class Letterbox(NamedTuple):
+    """How an image was placed in the network's input: x_network = x_image * scale_x + pad_left."""
+
+    scale_x: float
+    scale_y: float
+    pad_left: int
+    pad_top: int
+    width: int
+    """Width of the original image in pixels."""
+    height: int
+
+    def boxes_to_network(self, boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns boxes (N, 4), given in pixels of the image, in pixels of the network input."""
+        scale = np.array([self.scale_x, self.scale_y] * 2, dtype=np.float32)
+        shift = np.array([self.pad_left, self.pad_top] * 2, dtype=np.float32)
+        return boxes_xyxy * scale + shift
+
+    def boxes_to_image(self, boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns boxes (N, 4) of the network input in pixels of the image, clipped to it."""
+        scale = np.array([self.scale_x, self.scale_y] * 2, dtype=np.float32)
+        shift = np.array([self.pad_left, self.pad_top] * 2, dtype=np.float32)
+        limit = np.array([self.width, self.height] * 2, dtype=np.float32)
+        return np.clip((boxes_xyxy - shift) / scale, 0.0, limit)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with the truths that train. Ignored truths (crowd, difficult) are not in it."""
+
+    image: NDArray[np.uint8]
+    """(H, W, 3) RGB."""
+    boxes_xyxy: NDArray[np.float32]
+    """(N, 4) in pixels of `image`."""
+    labels: NDArray[np.int64]
+    """(N,) in 0..K-1."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one size with their truths, ready for the device."""
+
+    images: Tensor
+    """uint8 (B, 3, H, W) RGB."""
+    boxes_xyxy: Tensor
+    """float32 (N, 4) in pixels of the network input."""
+    labels: Tensor
+    """int64 (N,) in 0..K-1."""
+    image_index: Tensor
+    """int64 (N,): to which of the B images each box belongs."""
+    image_ids: tuple[int, ...]
+    """B ids of the data set's index."""
+    letterboxes: tuple[Letterbox, ...]
+    """B placements; empty for augmented batches, whose boxes have no way home."""
+
+    def to(self, device: Any) -> "Batch":
+        """Returns the same batch with its tensors on `device` (asynchronously where pinned)."""
+        return Batch(
+            images=self.images.to(device, non_blocking=True),
+            boxes_xyxy=self.boxes_xyxy.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+            image_index=self.image_index.to(device, non_blocking=True),
+            image_ids=self.image_ids,
+            letterboxes=self.letterboxes,
+        )
+
+
+class RawPredictions(NamedTuple):
+    """What the network returns, the same in training and evaluation."""
+
+    logits: tuple[Tensor, ...]
+    """L tensors (B, A, H_l, W_l, 5 + K): x, y, w, h, objectness, classes, before any sigmoid."""
+    anchors_wh: Tensor
+    """(L, A, 2) width and height in pixels of the network input."""
+    strides: tuple[int, ...]
+    """L strides in pixels of the network input per cell."""
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found in one image, best first."""
+
+    boxes_xyxy: NDArray[np.float32]
+    """(N, 4) in pixels of the original image."""
+    scores: NDArray[np.float32]
+    """(N,) in 0..1, descending."""
+    labels: NDArray[np.int64]
+    """(N,) in 0..K-1."""
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def above(self, confidence: float) -> "Detections":
+        """Returns the detections whose score is at least `confidence`."""
+        keep = self.scores >= confidence
+        return Detections(self.boxes_xyxy[keep], self.scores[keep], self.labels[keep])
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished or failed run: everything that a comparison needs to know of it.
+
+    Written once, last, as JSON; `schema` counts the versions of this layout and a reader exists
+    for each (`ossa.train.record`).
+    """
+
+    schema: int
+    model: str
+    status: str
+    """'done', 'stopped' (Ctrl-C) or 'failed'."""
+    reason: str | None
+    """Why it failed, in one sentence; None otherwise."""
+    config: dict[str, Any]
+    """The resolved configuration."""
+    config_hash: str
+    seed: int
+    initial_weights: dict[str, Any]
+    """tag or file, sha256, pretraining data, licence; all null when from scratch."""
+    cost: dict[str, Any]
+    """Parameters, FLOPs and MACs of backbone, neck, head and in total, at the run's image size."""
+    metrics: dict[str, Any]
+    """'last' and 'best': flat metrics of `ossa.evaluate` on the evaluation split."""
+    times: dict[str, float]
+    """Seconds: train (without evaluation), evaluate."""
+    environment: dict[str, str]
+    data_fingerprint: str
+    files: dict[str, str] = field(default_factory=dict)
+    """sha256 of what lies beside the record: the epoch log, the compressed detections on val."""

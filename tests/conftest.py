@@ -1,0 +1,16 @@
+"""Fixtures shared by all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real data and weights: $OSSA_SHARED, or `shared` beside the checkout."""
+    default = Path(__file__).resolve().parents[2] / "shared"
+    folder = Path(os.environ.get("OSSA_SHARED", default))
+    if not (folder / "data" / "README.md").is_file():
+        pytest.skip(f"no real data at {folder} (set OSSA_SHARED)")
+    return folder

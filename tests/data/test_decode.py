@@ -1,0 +1,191 @@
+"""From files to RGB pixels: every kind of image, turned upright, or one clear sentence."""
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from dataset_files import gradient
+from PIL import Image, ImageOps
+
+from ossa.data.decode import decode_image, read_image_size
+from ossa.errors import DataError
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def saved(tmp_path: Path, image: Image.Image, kind: str = "PNG", **options: Any) -> Path:
+    """Returns a file without suffix: kinds are told by content."""
+    path = tmp_path / "image"
+    path.write_bytes(encoded(image, kind, **options))
+    return path
+
+
+RGB = gradient()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("PNG", {}), ("BMP", {}), ("WEBP", {"lossless": True}), ("TIFF", {})],
+)
+def test_lossless_kinds_decode_to_the_very_pixels(
+    tmp_path: Path, kind: str, options: dict[str, Any]
+) -> None:
+    decoded = decode_image(saved(tmp_path, Image.fromarray(RGB), kind, **options))
+    assert decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, RGB)
+
+
+def test_a_jpeg_decodes_as_pillow_decodes_it_in_rgb(tmp_path: Path) -> None:
+    path = saved(tmp_path, Image.fromarray(RGB), "JPEG", quality=95)
+    expected = np.array(Image.open(path)).astype(int)
+    assert np.abs(decode_image(path) - expected).max() <= 2
+    assert np.abs(decode_image(path) - RGB.astype(int)).mean() < 3
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_cmyk_becomes_the_colours_pillow_sees(tmp_path: Path, kind: str) -> None:
+    # Pillow writes CMYK JPEGs inverted, as Adobe does.
+    path = saved(tmp_path, Image.fromarray(RGB).convert("CMYK"), kind)
+    expected = np.array(Image.open(path).convert("RGB")).astype(int)
+    assert np.abs(decode_image(path) - expected).max() <= 2
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "LA"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_grey_and_palette_images_become_rgb(tmp_path: Path, mode: str, kind: str) -> None:
+    image = Image.fromarray(RGB).convert("L").convert(mode)
+    expected = np.array(image.convert("RGB"))
+    np.testing.assert_array_equal(decode_image(saved(tmp_path, image, kind)), expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("PNG", {}), ("WEBP", {"lossless": True, "exact": True}), ("TIFF", {})]
+)
+def test_alpha_is_dropped_and_the_colours_stay_as_stored(
+    tmp_path: Path, kind: str, options: dict[str, Any]
+) -> None:
+    alpha = np.arange(96, dtype=np.uint8)[None].repeat(64, axis=0)
+    image = Image.fromarray(np.dstack([RGB, alpha]))
+    np.testing.assert_array_equal(decode_image(saved(tmp_path, image, kind, **options)), RGB)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_sixteen_bits_keep_their_high_byte(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"deep{suffix}"
+    cv2.imwrite(str(path), RGB[..., ::-1].astype(np.uint16) * 256 + 200)
+    np.testing.assert_array_equal(decode_image(path), RGB)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_grey_of_sixteen_bits_is_scaled_not_clipped(tmp_path: Path, kind: str) -> None:
+    path = saved(tmp_path, Image.fromarray(np.array([[0, 256, 65535]], np.uint16)), kind)
+    np.testing.assert_array_equal(decode_image(path)[0, :, 0], [0, 1, 255])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_the_exif_orientation_is_applied_to_pixels_and_size(
+    tmp_path: Path, kind: str, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path, Image.fromarray(RGB), kind, exif=exif)
+    with Image.open(path) as image:
+        expected = np.array(ImageOps.exif_transpose(image).convert("RGB")).astype(int)
+    decoded = decode_image(path)
+    assert decoded.shape == expected.shape
+    assert np.abs(decoded - expected).max() <= 2
+    assert read_image_size(path) == (decoded.shape[1], decoded.shape[0])
+
+
+@pytest.mark.parametrize(
+    ("reduce_to", "size_wh"),
+    # 801 / 2, / 4 and / 8, rounded up, are 401, 201 and 101.
+    [(402, (801, 501)), (401, (401, 251)), (201, (201, 126)), (101, (101, 63)), (10, (101, 63))],
+)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_jpeg_is_reduced_while_its_long_side_keeps_what_is_asked(
+    tmp_path: Path, reduce_to: int, size_wh: tuple[int, int], orientation: int
+) -> None:
+    size_full = (801, 501)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    big = Image.fromarray(cv2.resize(RGB, size_full))
+    path = saved(tmp_path, big, "JPEG", quality=95, exif=exif)
+    decoded = decode_image(path, reduce_to=reduce_to, size_wh=read_image_size(path))
+    width, height = size_wh if orientation == 1 else size_wh[::-1]
+    assert decoded.shape == (height, width, 3)
+    expected = cv2.resize(decode_image(path), (width, height), interpolation=cv2.INTER_AREA)
+    assert np.abs(decoded - expected.astype(int)).mean() < 3
+
+
+def test_only_jpegs_are_reduced(tmp_path: Path) -> None:
+    path = saved(tmp_path, Image.fromarray(RGB), "PNG")
+    assert decode_image(path, reduce_to=10, size_wh=(96, 64)).shape == (64, 96, 3)
+
+
+def test_an_image_of_another_size_than_its_annotation_says_is_an_error(tmp_path: Path) -> None:
+    path = saved(tmp_path, Image.fromarray(RGB), "JPEG")
+    with pytest.raises(DataError, match=r"Expected 64x96 pixels in .*image, found 96x64"):
+        decode_image(path, size_wh=(64, 96))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("missing", [2, 20, 500, 3000])
+def test_a_jpeg_that_is_cut_short_is_an_error(
+    tmp_path: Path, missing: int, progressive: bool
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    data = encoded(Image.fromarray(noise), "JPEG", quality=90, progressive=progressive)
+    path = tmp_path / "cut.jpg"
+    path.write_bytes(data[:-missing])
+    assert read_image_size(path) == (96, 64)
+    with pytest.raises(DataError, match=r"cut\.jpg, found a damaged one"):
+        decode_image(path)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "WEBP", "TIFF"])
+def test_half_a_file_of_any_kind_is_an_error(tmp_path: Path, kind: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    data = encoded(Image.fromarray(noise), kind)
+    path = tmp_path / "half"
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(DataError, match="half"):
+        decode_image(path)
+
+
+@pytest.mark.parametrize("function", [decode_image, read_image_size])
+def test_missing_empty_and_other_files_are_one_sentence(tmp_path: Path, function: Any) -> None:
+    other = tmp_path / "other.jpg"
+    other.write_text("<html>404</html>")
+    empty = tmp_path / "empty.jpg"
+    empty.write_bytes(b"")
+    folder = tmp_path / "folder.jpg"
+    folder.mkdir()
+    for path, found in (
+        (tmp_path / "none.jpg", "no such file"),
+        (other, "no image"),
+        (empty, "no image"),
+        (folder, "is a directory"),
+    ):
+        with pytest.raises(DataError, match=rf"{path.name}, found {found}"):
+            function(path)
+
+
+def test_real_valued_pixels_are_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path, Image.fromarray(np.ones((4, 4), np.float32)), "TIFF")
+    with pytest.raises(DataError, match="unknown kind"):
+        decode_image(path)
+
+
+def test_bytes_behind_the_end_of_a_jpeg_do_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "long.jpg"
+    path.write_bytes(encoded(Image.fromarray(RGB), "JPEG") + b"\0" * 100)
+    assert decode_image(path).shape == (64, 96, 3)

@@ -1,0 +1,125 @@
+"""The data.yaml: what is understood, and what is refused with which words."""
+
+from pathlib import Path
+
+import pytest
+from dataset_files import write_coco, write_image, write_text, write_voc, write_yolo
+
+from ossa.data.description import DataDescription, read_description
+from ossa.errors import ConfigError, DataError
+
+
+def describe(folder: Path, text: str) -> DataDescription:
+    """Writes an image folder `images` and a data.yaml, and reads the description."""
+    write_image(folder / "images" / "1.jpg")
+    return read_description(write_text(folder / "data.yaml", text))
+
+
+def test_a_folder_is_read_by_its_data_yaml(tmp_path: Path) -> None:
+    describe(tmp_path, "train: images\nnames: [a, b]\n")
+    description = read_description(tmp_path)
+    assert description.file == tmp_path / "data.yaml"
+    assert description.root == tmp_path
+    assert description.names == ("a", "b")
+    assert description.splits["train"].sources == (tmp_path / "images",)
+
+
+def test_names_may_be_numbered_from_zero_in_any_order(tmp_path: Path) -> None:
+    description = describe(tmp_path, "train: images\nnames: {1: b, 0: a}\nnc: 2\n")
+    assert description.names == ("a", "b")
+
+
+def test_a_root_is_relative_to_the_folder_of_the_yaml(tmp_path: Path) -> None:
+    write_image(tmp_path / "cells" / "images" / "1.jpg")
+    file = write_text(
+        tmp_path / "configs" / "cells.yaml", "path: ../cells\ntrain: images\nnames: [a]\n"
+    )
+    assert read_description(file).root == tmp_path / "cells"
+
+
+def test_a_split_may_be_a_list_and_an_empty_split_is_none(tmp_path: Path) -> None:
+    write_image(tmp_path / "more" / "2.jpg")
+    description = describe(
+        tmp_path, "train: [images, more]\nval: images\ntest:  # optional\nnames: [a]\ndownload: x\n"
+    )
+    assert description.splits["train"].sources == (tmp_path / "images", tmp_path / "more")
+    assert set(description.splits) == {"train", "val"}
+
+
+def test_a_path_from_the_folder_above_is_looked_for_in_the_root_as_well(tmp_path: Path) -> None:
+    description = describe(tmp_path, "train: ../images\nnames: [a]\nroboflow: {version: 1}\n")
+    assert description.splits["train"].sources == (tmp_path / "images",)
+
+
+def test_the_format_is_told_by_the_entries(tmp_path: Path) -> None:
+    voc = write_voc(tmp_path / "v", {"x": []})
+    coco = write_coco(tmp_path / "c", [])
+    yolo = write_yolo(tmp_path / "y", {"1.jpg": ""})
+    assert [read_description(f).format for f in (voc, coco, yolo)] == ["voc", "coco", "yolo"]
+
+
+def test_a_coco_file_alone_takes_its_images_from_the_key_images_or_its_own_folder(
+    tmp_path: Path,
+) -> None:
+    write_coco(tmp_path, [])
+    beside = read_description(write_text(tmp_path / "a.yaml", "train: train.json\n"))
+    keyed = read_description(write_text(tmp_path / "b.yaml", "train: train.json\nimages: photos\n"))
+    assert beside.splits["train"].images == tmp_path
+    assert keyed.splits["train"].images == tmp_path / "photos"
+    assert keyed.names is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: images\nname: [a]\n", "'name' at .*data.yaml:2.* Did you mean names"),
+        ("train: images\nnames: [a]\ntrain: images\n", "'train' again at .*data.yaml:3"),
+        ("train: images\nnames: [a\nval: images\n", "syntax error at .*data.yaml:3"),
+        ("train: images\nnames: !!python/name:os.system x\n", "syntax error at .*data.yaml:2"),
+        ("train: images\n", "class names as key 'names'"),
+        ("names: [a]\n", "train, val or test"),
+        ("", "found none"),
+        ("train: images\nnames: [a, b]\nnc: 3\n", "3, found 2"),
+        ("train: images\nnames: {1: a, 2: b}\n", "numbers 0 to 1 .* found 1, 2"),
+        ("train: images\nnames: {'0': a}\n", "numbers 0 to 0"),
+        ("train: images\nnames: [a, b, a]\n", "'a' twice"),
+        ("train: images\nnames: [yes, no]\n", "found True; quote it"),
+        ("train: images\nnames: []\n", "list of class names"),
+        ("train: images\nnames: [a]\nformat: yollo\n", "'yollo'. Did you mean yolo"),
+        ("train: 5\nnames: [a]\n", "path as key 'train' of .*data.yaml, found 5"),
+        ("train: []\nnames: [a]\n", "found an empty list"),
+        ("train: images\nnames: [a]\nimages: images\n", "'images' of .* only for coco"),
+        ("train: {image: images, annotations: a.json}\n", "'image'. Did you mean images"),
+        ("train: {images: images}\n", "annotations: <JSON file> in key 'train'"),
+    ],
+)
+def test_a_bad_key_or_value_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        describe(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: pictures\nnames: [a]\n", "pictures, as key 'train' of .*data.yaml says"),
+        ("path: nowhere\ntrain: images\nnames: [a]\n", "key 'path' of .*data.yaml at .*nowhere"),
+        ("train: {images: none, annotations: images/1.jpg}\n", "none, as key 'train'"),
+        ("format: coco\ntrain: images\n", "a JSON file and a folder"),
+    ],
+)
+def test_what_the_yaml_names_and_is_missing_is_an_error(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        describe(tmp_path, text)
+
+
+def test_a_missing_yaml_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"description of a data set at .*data\.yaml, found none"):
+        read_description(tmp_path)
+
+
+def test_a_yaml_of_other_bytes_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_bytes(b"names: [\xff]\n")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        read_description(tmp_path)

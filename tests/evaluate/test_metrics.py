@@ -1,0 +1,493 @@
+"""Metrics: hand-made scenes, and random problems against pycocotools and a plain loop."""
+
+import contextlib
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from ossa.data.index import DatasetIndex
+from ossa.errors import DataError
+from ossa.evaluate.coco import (
+    detections_as_coco_results,
+    read_coco_results,
+    truths_as_coco_dict,
+)
+from ossa.evaluate.metrics import evaluate_detections
+from ossa.types import Detections
+
+COCO_NUMBERS = (
+    *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
+    *("ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large"),
+)
+SQUARE = (10.0, 10.0, 20.0, 20.0)
+ELSEWHERE = (50.0, 50.0, 60.0, 60.0)
+
+
+def an_index(
+    truths: list[list[tuple[int, tuple[float, ...]]]],
+    *,
+    names: tuple[str, ...] = ("cat", "dog"),
+    **columns: Any,
+) -> DatasetIndex:
+    """Returns an index of 100 x 80 images with ids 1, 2, ... from their (label, box) lists."""
+    rows = [truth for image in truths for truth in image]
+    boxes_xyxy = np.array([box for _, box in rows], np.float64).reshape(-1, 4)
+    index = DatasetIndex(
+        root=Path("photos"),
+        names=names,
+        category_ids=np.arange(len(names)) * 10 + 3,
+        file_names=np.array([f"{i}.jpg" for i in range(len(truths))], np.str_),
+        image_ids=np.arange(1, len(truths) + 1),
+        sizes_wh=np.tile(np.array([[100, 80]], np.int32), (len(truths), 1)),
+        truth_offsets=np.cumsum([0, *map(len, truths)]),
+        boxes_xyxy=boxes_xyxy,
+        labels=np.array([label for label, _ in rows], np.int64),
+        areas=np.prod(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], axis=1),
+        crowd=np.zeros(len(rows), bool),
+        difficult=np.zeros(len(rows), bool),
+        annotation_ids=np.arange(len(rows)),
+    )
+    return replace(index, **columns)
+
+
+def found(*rows: tuple[float, int, tuple[float, ...]]) -> Detections:
+    """Returns detections of one image from (score, label, box)."""
+    return Detections(
+        np.array([box for _, _, box in rows], np.float32).reshape(-1, 4),
+        np.array([score for score, _, _ in rows], np.float32),
+        np.array([label for _, label, _ in rows], np.int64),
+    )
+
+
+# Scenes with known answers
+
+
+def test_one_truth_found_perfectly_scores_one_everywhere() -> None:
+    metrics = evaluate_detections(an_index([[(0, SQUARE)]]), {1: found((0.9, 0, SQUARE))})
+    assert (metrics.ap, metrics.ap50, metrics.ap75) == pytest.approx((1, 1, 1))
+    assert (metrics.ar_1, metrics.ar_10, metrics.ar_100) == (1, 1, 1)
+    assert (metrics.precision, metrics.recall, metrics.f1) == (1, 1, 1)
+    assert metrics.best_confidence == 0, "the lowest of equally good confidences"
+    assert (metrics.num_images, metrics.num_truths, metrics.num_detections) == (1, 1, 1)
+
+
+def test_a_second_detection_of_a_truth_is_false_and_cut_off_by_the_best_confidence() -> None:
+    twice = found((0.9, 0, SQUARE), (0.6, 0, SQUARE))
+    metrics = evaluate_detections(an_index([[(0, SQUARE)]]), {1: twice})
+    assert metrics.ap == pytest.approx(1), "the full recall is reached before the second"
+    assert (metrics.precision, metrics.recall) == (1, 1)
+    assert metrics.best_confidence == 0.601
+
+
+def test_a_false_detection_above_the_true_one_halves_the_precision() -> None:
+    wrong_first = found((0.9, 0, ELSEWHERE), (0.8, 0, SQUARE))
+    metrics = evaluate_detections(an_index([[(0, SQUARE)]]), {1: wrong_first})
+    assert metrics.ap == pytest.approx(0.5)
+    assert (metrics.precision, metrics.recall) == (0.5, 1)
+    assert metrics.f1 == pytest.approx(2 / 3)
+    assert metrics.pr50() == pytest.approx([0.5] * 101)
+
+
+def test_half_of_the_truths_found_covers_51_of_101_recalls() -> None:
+    index = an_index([[(0, SQUARE)], [(0, SQUARE)]])
+    metrics = evaluate_detections(index, {2: found((0.9, 0, SQUARE))})
+    assert metrics.ap == pytest.approx(51 / 101)
+    assert metrics.pr50() == pytest.approx([1] * 51 + [0] * 50)
+    assert (metrics.precision, metrics.recall) == (1, 0.5), "image 1 is missing: nothing found"
+
+
+def test_a_detection_of_iou_one_half_counts_at_the_first_of_ten_thresholds() -> None:
+    upper_half = found((0.9, 0, (10, 10, 20, 15)))
+    metrics = evaluate_detections(an_index([[(0, SQUARE)]]), {1: upper_half})
+    assert (metrics.ap50, metrics.ap75) == pytest.approx((1, 0))
+    assert metrics.ap == pytest.approx(0.1)
+
+
+def test_sizes_follow_the_area_of_the_annotation_not_of_its_box() -> None:
+    box = (0, 0, 100, 100)  # 10,000 square pixels would be large
+    index = an_index([[(0, box)]], areas=np.array([500.0]))
+    metrics = evaluate_detections(index, {1: found((0.9, 0, box))})
+    assert metrics.ap_small == pytest.approx(1)
+    assert (metrics.ap_medium, metrics.ap_large, metrics.ar_large) == (None, None, None)
+
+
+@pytest.mark.parametrize("kind", ["crowd", "difficult"])
+def test_any_number_of_detections_of_an_ignored_truth_are_neither_true_nor_false(kind: str) -> None:
+    ignored = {kind: np.array([False, True])}
+    index = replace(an_index([[(0, SQUARE), (0, ELSEWHERE)]]), **ignored)  # type: ignore[arg-type]
+    inside = (52, 52, 56, 56)
+    detections = found((0.9, 0, ELSEWHERE), (0.8, 0, inside), (0.7, 0, SQUARE))
+    metrics = evaluate_detections(index, {1: detections})
+    assert (metrics.ap, metrics.precision, metrics.recall) == pytest.approx((1, 1, 1))
+    assert metrics.num_truths == 1
+    assert (metrics.per_class[0].num_truths, metrics.per_class[0].num_images) == (1, 1)
+
+
+def test_a_class_without_truths_has_no_metrics_and_does_not_lower_the_means() -> None:
+    detections = found((0.9, 0, SQUARE), (0.8, 1, ELSEWHERE))
+    metrics = evaluate_detections(an_index([[(0, SQUARE)]]), {1: detections})
+    assert (metrics.ap, metrics.precision) == pytest.approx((1, 1))
+    cat, dog = metrics.rows()
+    assert (cat["name"], cat["num_truths"], cat["num_images"]) == ("cat", 1, 1)
+    assert (cat["ap"], cat["ap50"], cat["ap75"]) == pytest.approx((1, 1, 1))
+    assert dog == {
+        **{"name": "dog", "num_truths": 0, "num_images": 0},
+        **dict.fromkeys(("ap", "ap50", "ap75", "precision", "recall")),
+    }
+
+
+def test_one_confidence_is_chosen_for_all_classes() -> None:
+    # cats: true at 0.9, false at 0.5; dogs: true at 0.4. F1 means: (2/3 + 1) / 2 at 0.400,
+    # (2/3 + 0) / 2 at 0.500 and (1 + 0) / 2 at 0.900.
+    index = an_index([[(0, SQUARE), (1, SQUARE)]])
+    detections = found((0.9, 0, SQUARE), (0.5, 0, ELSEWHERE), (0.4, 1, SQUARE))
+    metrics = evaluate_detections(index, {1: detections})
+    assert metrics.f1 == pytest.approx(5 / 6)
+    assert [row.precision for row in metrics.per_class] == [0.5, 1]
+    assert (metrics.precision, metrics.recall, metrics.best_confidence) == (0.75, 1, 0)
+
+
+def test_the_best_confidence_keeps_a_score_that_float32_rounds_just_below_it() -> None:
+    detections = found((0.7, 0, SQUARE), (0.6995, 0, ELSEWHERE))
+    assert float(detections.scores[0]) < 0.7
+    metrics = evaluate_detections(an_index([[(0, SQUARE)]]), {1: detections})
+    assert (metrics.best_confidence, metrics.precision, metrics.recall) == (0.7, 1, 1)
+    assert len(detections.above(0.7)) == 1
+
+
+def test_only_the_best_hundred_detections_of_an_image_and_class_count() -> None:
+    false = [(0.9, 0, ELSEWHERE)] * 100
+    metrics = evaluate_detections(
+        an_index([[(0, SQUARE)]]), {1: found(*false, (0.8, 0, SQUARE), (0.7, 1, ELSEWHERE))}
+    )
+    assert (metrics.ap, metrics.recall, metrics.num_detections) == (0, 0, 102)
+
+
+# Nothing to count
+
+
+def test_without_detections_everything_is_zero_and_no_confidence_is_best() -> None:
+    index = an_index([[(0, SQUARE)], []])
+    for detections in ({}, {1: found(), 2: found()}):
+        metrics = evaluate_detections(index, detections)
+        assert (metrics.ap, metrics.ar_100) == (0, 0)
+        assert (metrics.precision, metrics.recall, metrics.f1) == (0, 0, 0)
+        assert metrics.best_confidence is None
+
+
+@pytest.mark.parametrize("num_images", [0, 2])
+def test_without_truths_everything_is_undefined(num_images: int) -> None:
+    detections = {1: found((0.9, 0, SQUARE))} if num_images else {}
+    metrics = evaluate_detections(an_index([[]] * num_images), detections)
+    counts = {"num_images": num_images, "num_truths": 0, "num_detections": len(detections)}
+    undefined = (*COCO_NUMBERS, "precision", "recall", "f1", "best_confidence")
+    assert metrics.flat() == {**dict.fromkeys(undefined), **counts}
+    assert metrics.pr50() is None
+
+
+def test_metrics_flatten_to_json_without_the_classes() -> None:
+    metrics = evaluate_detections(an_index([[(0, SQUARE)]]), {1: found((0.9, 0, SQUARE))})
+    assert json.loads(json.dumps(metrics.flat())) == metrics.flat()
+    counts = ("num_images", "num_truths", "num_detections")
+    operating = ("precision", "recall", "f1", "best_confidence")
+    assert tuple(metrics.flat()) == (*COCO_NUMBERS, *operating, *counts)
+
+
+# Identity, order, silence
+
+
+def test_image_ids_that_no_float_can_tell_apart_are_told_apart() -> None:
+    first, second = 2**53, 2**53 + 1
+    assert float(first) == float(second)
+    index = an_index([[(0, SQUARE)], [(0, ELSEWHERE)]], image_ids=np.array([first, second]))
+    right = {first: found((0.9, 0, SQUARE)), second: found((0.9, 0, ELSEWHERE))}
+    wrong = {first: right[second], second: right[first]}
+    assert evaluate_detections(index, right).ap == pytest.approx(1)
+    assert evaluate_detections(index, wrong).ap == 0
+
+
+def test_the_order_of_the_mapping_does_not_matter() -> None:
+    index, detections = a_problem(7)
+    backwards = dict(reversed(detections.items()))
+    assert list(backwards) != list(detections)
+    assert evaluate_detections(index, backwards) == evaluate_detections(index, detections)
+
+
+def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    evaluate_detections(*a_problem(1))
+    assert capfd.readouterr() == ("", "")
+
+
+# Against pycocotools and a plain loop
+
+
+def a_problem(seed: int) -> tuple[DatasetIndex, dict[int, Detections]]:
+    """Returns random truths and detections with everything that can go wrong in them.
+
+    Crowds, difficult truths, own areas, shuffled ids, empty images, images that are absent from
+    the mapping, classes without truths, equal scores, IoUs at the very thresholds (whole
+    coordinates), boxes without area and, in one image, more than 100 detections of a class.
+    """
+    rng = np.random.default_rng(seed)
+    num_images, num_classes = 6, 4
+    decimals = 0 if seed % 2 else 3
+    counts = rng.integers(0, 7, num_images) * (rng.random(num_images) < 0.8)
+    total = int(counts.sum())
+    starts = rng.uniform(0, 150, (total, 2))
+    sizes = 10 ** rng.uniform(0.7, 2.3, (total, 2))
+    boxes_xyxy = np.round(np.concatenate((starts, starts + sizes), axis=1), decimals)
+    labels = rng.integers(0, num_classes - 1, total)  # the last class has none
+    index = DatasetIndex(
+        root=Path("photos"),
+        names=tuple("abcd"),
+        category_ids=rng.permutation(100)[:num_classes],
+        file_names=np.array([f"{i}.jpg" for i in range(num_images)], np.str_),
+        image_ids=rng.permutation(1000)[:num_images] + 2**24,
+        sizes_wh=np.full((num_images, 2), 400, np.int32),
+        truth_offsets=np.cumsum([0, *counts]),
+        boxes_xyxy=boxes_xyxy,
+        labels=labels,
+        areas=np.prod(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], axis=1) * rng.uniform(0.3, 1, total),
+        crowd=rng.random(total) < 0.15,
+        difficult=rng.random(total) < 0.1,
+        annotation_ids=np.arange(total),
+    )
+    detections = {}
+    for position, image_id in enumerate(index.image_ids.tolist()):
+        if rng.random() < 0.85:
+            many = 420 if position == 0 else int(rng.integers(0, 25))
+            detections[image_id] = _guesses(index, position, many=many, rng=rng, decimals=decimals)
+    return index, detections
+
+
+def _guesses(
+    index: DatasetIndex, position: int, *, many: int, rng: np.random.Generator, decimals: int
+) -> Detections:
+    truths = index.truths(position)
+    boxes = np.concatenate((index.boxes_xyxy[truths], rng.uniform(0, 300, (2, 4))))
+    labels = np.concatenate((index.labels[truths], [3, 0]))
+    chosen = rng.integers(0, len(boxes), many)
+    moved = np.round(boxes[chosen] + rng.normal(0, 6, (many, 4)), decimals)
+    moved[:, 2:] = np.maximum(moved[:, 2:], moved[:, :2])  # some are left without area
+    scores = np.sort(np.round(rng.random(many), 2))[::-1]  # two decimals: many are equal
+    return Detections(moved.astype(np.float32), scores.astype(np.float32), labels[chosen])
+
+
+def _pycocotools(index: DatasetIndex, detections: dict[int, Detections]) -> COCOeval:
+    """Returns pycocotools' finished evaluation of the same problem."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truths: Any = COCO()  # its stubs know only files
+        truths.dataset = truths_as_coco_dict(index)
+        truths.createIndex()
+        results = truths.loadRes(detections_as_coco_results(index, detections))
+        evaluator = COCOeval(truths, results, "bbox")
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    return evaluator
+
+
+def _or_minus_one(value: float | None) -> float:
+    return -1 if value is None else value
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_all_coco_numbers_equal_those_of_pycocotools(seed: int) -> None:
+    index, detections = a_problem(seed)
+    oracle = _pycocotools(index, detections)
+    metrics = evaluate_detections(index, detections)
+    ours = [_or_minus_one(getattr(metrics, name)) for name in COCO_NUMBERS]
+    np.testing.assert_allclose(ours, oracle.stats, rtol=0, atol=1e-9)
+    places = {category_id: place for place, category_id in enumerate(oracle.params.catIds)}
+    for label, row in enumerate(metrics.per_class):
+        precision = oracle.eval["precision"][:, :, places[index.category_ids[label]], 0, 2]
+        expected = [precision.mean(), precision[0].mean(), precision[5].mean()]
+        ours = [_or_minus_one(value) for value in (row.ap, row.ap50, row.ap75)]
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-9)
+        if row.pr50 is not None:
+            np.testing.assert_allclose(row.pr50, precision[0], rtol=0, atol=1e-9)
+
+
+def _counted_by_a_loop(index: DatasetIndex, oracle: COCOeval) -> tuple[float | None, ...]:
+    """Returns precision, recall, F1 and confidence from pycocotools' matches, one by one."""
+    judged: dict[int, list[tuple[float, bool]]] = {k: [] for k in index.category_ids.tolist()}
+    truths = dict.fromkeys(judged, 0)
+    for cell in oracle.evalImgs:
+        if cell is None or cell["aRng"] != oracle.params.areaRng[0]:
+            continue
+        truths[int(cell["category_id"])] += int((np.array(cell["gtIgnore"]) == 0).sum())
+        rows = zip(cell["dtScores"], cell["dtMatches"][0], cell["dtIgnore"][0], strict=True)
+        kept = [(score, match > 0) for score, match, ignored in rows if not ignored]
+        judged[int(cell["category_id"])].extend(kept)
+    best: tuple[Any, ...] = (0, 0, 0, None) if any(truths.values()) else (None,) * 4
+    for step in range(1001):
+        precisions, recalls, f1s = [], [], []
+        for class_id in (k for k in judged if truths[k]):
+            above = [hit for score, hit in judged[class_id] if score >= np.float32(step / 1000)]
+            precisions.append(sum(above) / len(above) if above else 0)
+            recalls.append(sum(above) / truths[class_id])
+            f1s.append(2 * sum(above) / (len(above) + truths[class_id]))
+        if f1s and np.mean(f1s) > best[2] + 1e-12:
+            best = (np.mean(precisions), np.mean(recalls), np.mean(f1s), step / 1000)
+    return best
+
+
+@pytest.mark.parametrize("seed", range(100, 112))
+def test_precision_recall_and_f1_equal_those_of_a_plain_loop(seed: int) -> None:
+    index, detections = a_problem(seed)
+    metrics = evaluate_detections(index, detections)
+    expected = _counted_by_a_loop(index, _pycocotools(index, detections))
+    ours = (metrics.precision, metrics.recall, metrics.f1, metrics.best_confidence)
+    assert ours == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_random_problems_contain_what_they_promise() -> None:
+    problems = [a_problem(seed) for seed in range(40)]
+    assert all(len(index.labels) and 3 not in index.labels for index, _ in problems)
+    assert all(index.annotation_ids[0] == 0 for index, _ in problems)
+    assert any(max(map(len, detections.values())) == 420 for _, detections in problems)
+    assert any(len(detections) < len(index) for index, detections in problems)
+    assert any((np.diff(index.truth_offsets) == 0).any() for index, _ in problems)
+    assert any(index.crowd.any() and index.difficult.any() for index, _ in problems)
+    flats = [evaluate_detections(*problem).flat() for problem in problems]
+    assert all(any((flat[name] or 0) > 0.1 for flat in flats) for name in COCO_NUMBERS)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("image_id", "detection", "parts"),
+    [
+        (9, (0.9, 0, SQUARE), ("image ids of the data set at photos", "found 9")),
+        (1, (0.9, 2, SQUARE), ("image 1", "labels in 0..1", "found 2")),
+        (1, (0.9, -1, SQUARE), ("image 1", "labels in 0..1", "found -1")),
+        (1, (float("nan"), 0, SQUARE), ("image 1", "scores in 0..1", "found nan")),
+        (1, (float("inf"), 0, SQUARE), ("image 1", "scores in 0..1", "found inf")),
+        (1, (0.9, 0, (10, 10, float("nan"), 20)), ("image 1", "finite boxes", "nan")),
+        (1, (0.9, 0, (10, 10, float("inf"), 20)), ("image 1", "finite boxes", "inf")),
+        (1, (0.9, 0, (10, 20, 20, 10)), ("image 1", "y0 <= y1", "[10.0, 20.0, 20.0, 10.0]")),
+    ],
+)
+def test_an_impossible_detection_is_refused_with_its_image(
+    image_id: int, detection: tuple[float, int, tuple[float, ...]], parts: tuple[str, ...]
+) -> None:
+    index = an_index([[(0, SQUARE)]])
+    detections = {image_id: found((0.9, 0, SQUARE), detection)}
+    for use in (evaluate_detections, detections_as_coco_results):
+        with pytest.raises(DataError) as caught:
+            use(index, detections)
+        assert all(part in str(caught.value) for part in parts), str(caught.value)
+
+
+def test_columns_of_different_lengths_are_refused() -> None:
+    lopsided = replace(found((0.9, 0, SQUARE)), scores=np.ones(2, np.float32))
+    with pytest.raises(
+        DataError, match=r"image 1: expected boxes \(N, 4\).*found \(1, 4\), \(2,\)"
+    ):
+        evaluate_detections(an_index([[(0, SQUARE)]]), {1: lopsided})
+
+
+# COCO's files
+
+
+def test_truths_become_a_coco_instances_file_with_ids_from_one() -> None:
+    index = an_index(
+        [[], [(1, (10, 20, 40, 60))]], difficult=np.array([True]), areas=np.array([7.5])
+    )
+    assert truths_as_coco_dict(index) == {
+        "info": {},
+        "images": [
+            {"id": 1, "file_name": "0.jpg", "width": 100, "height": 80},
+            {"id": 2, "file_name": "1.jpg", "width": 100, "height": 80},
+        ],
+        "categories": [{"id": 3, "name": "cat"}, {"id": 13, "name": "dog"}],
+        "annotations": [
+            {
+                **{"id": 1, "image_id": 2, "category_id": 13, "iscrowd": 1},
+                **{"bbox": [10.0, 20.0, 30.0, 40.0], "area": 7.5},
+            }
+        ],
+    }
+
+
+def test_detections_become_coco_results_with_the_ids_of_the_data_set() -> None:
+    results = detections_as_coco_results(
+        an_index([[(0, SQUARE)]]), {1: found((0.5, 1, (10, 20, 40, 60)))}
+    )
+    expected = {"image_id": 1, "category_id": 13, "bbox": [10.0, 20.0, 30.0, 40.0], "score": 0.5}
+    assert results == [expected]
+
+
+def test_detections_survive_the_way_through_a_results_file(tmp_path: Path) -> None:
+    index, detections = a_problem(2)
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(detections_as_coco_results(index, detections)))
+    back = read_coco_results(path, index)
+    assert set(back) == {image_id for image_id, found in detections.items() if len(found)}
+    for image_id, found_again in back.items():
+        for column in ("boxes_xyxy", "scores", "labels"):
+            mine, original = getattr(found_again, column), getattr(detections[image_id], column)
+            np.testing.assert_array_equal(mine, original)
+            assert mine.dtype == original.dtype
+    assert evaluate_detections(index, back) == evaluate_detections(index, detections)
+
+
+def test_results_are_read_best_first(tmp_path: Path) -> None:
+    rows = [
+        {"image_id": 1, "category_id": 3, "bbox": [0, 0, 1, 2], "score": 0.25},
+        {"image_id": 1, "category_id": 13, "bbox": [0, 0, 3, 4], "score": 1},
+    ]
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(rows))
+    (detections,) = read_coco_results(path, an_index([[]])).values()
+    assert detections.scores.tolist() == [1, 0.25]
+    assert detections.labels.tolist() == [1, 0]
+    assert detections.boxes_xyxy.tolist() == [[0, 0, 3, 4], [0, 0, 1, 2]]
+
+
+GOOD = {"image_id": 1, "category_id": 3, "bbox": [0, 0, 1, 2], "score": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[\n{,", "line 2: .* found what is not JSON"),
+        ('{"annotations": []}', "found a JSON dict; give the results, not the annotation file"),
+        (json.dumps([GOOD, 7]), "entry 1: expected an object .* found 7"),
+        (json.dumps([{"image_id": 1}]), "entry 0: expected an object with .* category_id"),
+        (json.dumps([GOOD, {**GOOD, "image_id": 8}]), "entry 1: expected image ids .* found 8"),
+        (json.dumps([{**GOOD, "category_id": 1}]), r"category_id .*\(3, 13\), found 1"),
+        (json.dumps([{**GOOD, "image_id": "1"}]), "entry 0: expected whole numbers"),
+        (json.dumps([{**GOOD, "bbox": [0, 0, 1]}]), "four numbers for bbox"),
+        (json.dumps([{**GOOD, "bbox": "0012"}]), "four numbers for bbox"),
+        (json.dumps([{**GOOD, "score": True}]), "one for score"),
+        (json.dumps([{**GOOD, "score": 50}]), r"a score in 0\.\.1"),
+        (json.dumps([{**GOOD, "score": float("nan")}]), r"a score in 0\.\.1"),
+        (json.dumps([{**GOOD, "bbox": [0, 0, -1, 2]}]), "without negative sizes"),
+        (json.dumps([{**GOOD, "bbox": [0, 0, 1e39, 2]}]), "a finite bbox"),
+        (json.dumps([{**GOOD, "bbox": [10**400, 0, 1, 2]}]), "a finite bbox"),
+    ],
+)
+def test_a_wrong_results_file_is_refused_with_the_place(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message) as caught:
+        read_coco_results(path, an_index([[]]))
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_results_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"absent\.json: expected a COCO results file .* found none"
+    ):
+        read_coco_results(tmp_path / "absent.json", an_index([[]]))

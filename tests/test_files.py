@@ -1,0 +1,169 @@
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from ossa.errors import CheckpointError
+from ossa.files import (
+    new_folder,
+    sha256_of,
+    write_atomically,
+    write_json_atomically,
+    write_text_atomically,
+)
+
+
+def test_the_hash_of_a_file_is_the_published_one_of_abc(tmp_path: Path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    # The example of FIPS 180-2, appendix B.1.
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256_of(tmp_path / "abc") == expected
+
+
+def test_the_hash_of_a_missing_file_is_an_error_that_names_it(tmp_path: Path):
+    with pytest.raises(CheckpointError, match=r"gone\.pt: no such file"):
+        sha256_of(tmp_path / "gone.pt")
+
+
+def test_bytes_and_writers_give_the_same_file_and_leave_nothing_else(tmp_path: Path):
+    write_atomically(tmp_path / "a", b"bones")
+    write_atomically(tmp_path / "b", lambda file: file.write(b"bones"))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a": b"bones", "b": b"bones"}
+
+
+def test_a_new_file_has_the_permissions_of_any_other(tmp_path: Path):
+    write_atomically(tmp_path / "atomic", b"")
+    (tmp_path / "plain").write_bytes(b"")
+    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_writer_that_fails_half_way_leaves_the_old_file(tmp_path: Path):
+    (tmp_path / "last.pt").write_bytes(b"old")
+
+    def write_half(file):
+        file.write(b"ne")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_atomically(tmp_path / "last.pt", write_half)
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("last.pt", b"old")]
+
+
+_WRITE_MORE_THAN_THE_LIMIT = """
+import resource, sys
+from ossa.errors import CheckpointError
+from ossa.files import write_atomically
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+{writer}
+try:
+    write_atomically(sys.argv[1], writer)
+except CheckpointError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    "writer",
+    [
+        "writer = bytes(200_000)",
+        "import torch; writer = lambda file: torch.save({'a': torch.zeros(50_000)}, file)",
+    ],
+    ids=["bytes", "torch.save"],
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_a_write_that_the_system_refuses_half_way_leaves_the_old_file(tmp_path: Path, writer: str):
+    target = tmp_path / "last.pt"
+    target.write_bytes(b"old")
+    program = _WRITE_MORE_THAN_THE_LIMIT.format(writer=writer)
+    run = subprocess.run([sys.executable, "-c", program, target], capture_output=True, text=True)
+    assert f"could not write {target}: file too large; what was there before" in run.stdout
+    assert "--resume" in run.stdout
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("last.pt", b"old")]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_told_in_one_sentence(tmp_path: Path):
+    def write_to_full_disk(file):
+        with open("/dev/full", "wb", buffering=0) as full:
+            full.write(b"new")
+
+    with pytest.raises(CheckpointError, match=r"no space left on device; what was .* free some"):
+        write_atomically(tmp_path / "last.pt", write_to_full_disk)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_missing_or_a_file_is_told(tmp_path: Path):
+    (tmp_path / "file").touch()
+    for folder in ("missing", "file"):
+        with pytest.raises(CheckpointError, match=f"could not write .*{folder}.x: n"):
+            write_atomically(tmp_path / folder / "x", b"")
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32" or os.geteuid() == 0, reason="root may write into any folder"
+)
+def test_a_folder_that_may_not_be_written_is_told(tmp_path: Path):
+    tmp_path.chmod(0o555)
+    with pytest.raises(CheckpointError, match=r"permission denied.*choose a folder"):
+        write_atomically(tmp_path / "x", b"")
+
+
+def test_a_runtime_error_of_the_writer_itself_is_not_called_a_full_disk(tmp_path: Path):
+    def fail(file):
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        write_atomically(tmp_path / "x", fail)
+
+
+def test_text_is_utf8(tmp_path: Path):
+    write_text_atomically(tmp_path / "x", "é")
+    assert (tmp_path / "x").read_bytes() == b"\xc3\xa9"
+
+
+def test_json_has_null_for_what_is_not_finite_and_the_value_stays_as_it_was(tmp_path: Path):
+    value = {"ap": math.nan, "rows": [(1.5, math.inf), -math.inf], "name": "é"}
+    write_json_atomically(tmp_path / "x.json", value)
+    text = (tmp_path / "x.json").read_text()
+    assert json.loads(text) == {"ap": None, "rows": [[1.5, None], None], "name": "é"}
+    assert text.endswith("}\n")
+    assert math.isnan(value["ap"])
+
+
+def test_a_folder_gets_the_next_free_number(tmp_path: Path):
+    wanted = tmp_path / "runs" / "first"
+    assert [new_folder(wanted).name for _ in range(3)] == ["first", "first-2", "first-3"]
+
+
+def test_an_empty_folder_is_used_and_one_with_a_file_is_not(tmp_path: Path):
+    for name in ("empty", "full"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "full" / "a").touch()
+    (tmp_path / "file").touch()
+    assert new_folder(tmp_path / "empty") == tmp_path / "empty"
+    assert new_folder(tmp_path / "full") == tmp_path / "full-2"
+    assert new_folder(tmp_path / "file") == tmp_path / "file-2"
+
+
+def test_runs_that_start_at_once_get_folders_of_their_own(tmp_path: Path):
+    with ThreadPoolExecutor(16) as pool:
+        folders = list(pool.map(lambda _: new_folder(tmp_path / "run"), range(64)))
+    assert len(set(folders)) == 64
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match="not a directory"):
+        new_folder(tmp_path / "file" / "run")
+
+
+def test_a_large_file_is_hashed_like_its_bytes(tmp_path: Path):
+    content = bytes(range(256)) * 4096
+    write_atomically(tmp_path / "large", content)
+    assert sha256_of(tmp_path / "large") == hashlib.sha256(content).hexdigest()
