@@ -117,6 +117,12 @@ class Detections:
         return Detections(self.boxes_xyxy[keep], self.scores[keep], self.labels[keep])
 
 
+NOTHING_FOUND = Detections(
+    np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)
+)
+"""The detections of an image in which there are none."""
+
+
 @dataclass(frozen=True)
 class Record:
     """One finished or failed run: everything that a comparison needs to know of it.

@@ -39,7 +39,8 @@ def keep_decodable(
     index = report.index
     log = ProblemLog(strict=strict)
     good = np.ones(len(index), dtype=np.bool_)
-    with ThreadPoolExecutor(threads) as pool:
+    pool = ThreadPoolExecutor(threads)
+    try:
         faults = pool.map(lambda position: _fault(index, position), range(len(index)))
         for position, fault in enumerate(faults):
             if fault is not None:
@@ -47,8 +48,13 @@ def keep_decodable(
                 log.report(index.image_path(position), None, fault, action="image left out")
             if on_image is not None:
                 on_image(position + 1, len(index))
+    finally:
+        pool.shutdown(cancel_futures=True)  # the first fault or Ctrl-C waits for no other image
     if not good.any():
-        raise DataError(f"none of the {len(index)} images in {index.root} can be decoded")
+        raise DataError(
+            f"Expected images that can be decoded in {index.root}, found none among {len(index)}; "
+            f"the first: {log.problems[0]}."
+        )
     problems: tuple[Problem, ...] = (*report.problems, *log.problems)
     return IndexReport(index if good.all() else take_images(index, good), problems)
 
@@ -79,5 +85,6 @@ def _fault(index: DatasetIndex, position: int) -> str | None:
     try:
         decode_image(path, reduce_to=_SMALLEST_DECODE, size_wh=(width, height))
     except DataError as fault:
-        return str(fault)
+        # The problem names the file itself.
+        return str(fault).replace(f" at {path}", "").replace(f" in {path}", "").rstrip(".")
     return None

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from ossa.config import AugmentConfig
@@ -57,9 +58,8 @@ class TrainingDataset(Dataset[tuple[Sample, int]]):
         )
         image = resize_long_side(image, self.imgsz)
         scale_xy = np.array([image.shape[1] / width, image.shape[0] / height] * 2)
-        rows = self.index.training_truths(position)
-        boxes_xyxy = (self.index.boxes_xyxy[rows] * scale_xy).astype(np.float32)
-        return Sample(image, boxes_xyxy, self.index.labels[rows])
+        boxes_xyxy, labels = _training_boxes(self.index, position)
+        return Sample(image, (boxes_xyxy * scale_xy).astype(np.float32), labels)
 
 
 class LetterboxedDataset(Dataset[tuple[Sample, int, Letterbox]]):
@@ -74,9 +74,19 @@ class LetterboxedDataset(Dataset[tuple[Sample, int, Letterbox]]):
 
     def __getitem__(self, position: int) -> tuple[Sample, int, Letterbox]:
         width, height = (int(side) for side in self.index.sizes_wh[position])
-        image = decode_image(self.index.image_path(position))
-        square, placement = letterbox(image, self.imgsz, original_wh=(width, height))
-        rows = self.index.training_truths(position)
-        boxes = placement.boxes_to_network(self.index.boxes_xyxy[rows].astype(np.float32))
-        sample = Sample(square, boxes, self.index.labels[rows])
+        image = decode_image(self.index.image_path(position), size_wh=(width, height))
+        square, placement = letterbox(image, self.imgsz)
+        boxes_xyxy, labels = _training_boxes(self.index, position)
+        boxes = placement.boxes_to_network(boxes_xyxy.astype(np.float32))
+        sample = Sample(square, boxes, labels)
         return sample, int(self.index.image_ids[position]), placement
+
+
+def _training_boxes(
+    index: DatasetIndex, position: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Returns boxes (n, 4), clipped to the image, and labels (n,) of the truths that train."""
+    rows = index.training_truths(position)
+    # COCO's boxes may reach out of their image; on a mosaic they would cover their neighbours.
+    limits = np.tile(index.sizes_wh[position], 2)
+    return np.clip(index.boxes_xyxy[rows], 0, limits), index.labels[rows]

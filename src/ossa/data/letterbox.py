@@ -33,18 +33,43 @@ def letterbox(
         original_wh: width and height of the image that detections shall go home to, where
             `image` was decoded at a reduced size; by default those of `image`.
     """
-    width, height = original_wh or (image.shape[1], image.shape[0])
+    return _centred(
+        resize_long_side(image, imgsz),
+        (imgsz, imgsz),
+        original_wh=original_wh or (image.shape[1], image.shape[0]),
+    )
+
+
+def letterbox_rectangular(
+    image: NDArray[np.uint8], imgsz: int, *, stride: int
+) -> tuple[NDArray[np.uint8], Letterbox]:
+    """Returns the image centred on the smallest grey rectangle that holds it, and its placement.
+
+    Args:
+        image: (H, W, 3).
+        imgsz: longer side of the rectangle, a multiple of `stride`.
+        stride: the shorter side is a multiple of it too.
+    """
     resized = resize_long_side(image, imgsz)
+    height, width = resized.shape[:2]
+    canvas_wh = (-(-width // stride) * stride, -(-height // stride) * stride)
+    return _centred(resized, canvas_wh, original_wh=(image.shape[1], image.shape[0]))
+
+
+def _centred(
+    resized: NDArray[np.uint8], canvas_wh: tuple[int, int], *, original_wh: tuple[int, int]
+) -> tuple[NDArray[np.uint8], Letterbox]:
+    """Returns a grey canvas with the image in its middle, and the placement of the original."""
     new_height, new_width = resized.shape[:2]
-    left, top = (imgsz - new_width) // 2, (imgsz - new_height) // 2
-    canvas = np.full((imgsz, imgsz, 3), FILL, dtype=np.uint8)
+    left, top = (canvas_wh[0] - new_width) // 2, (canvas_wh[1] - new_height) // 2
+    canvas = np.full((canvas_wh[1], canvas_wh[0], 3), FILL, dtype=np.uint8)
     canvas[top : top + new_height, left : left + new_width] = resized
     placement = Letterbox(
-        scale_x=new_width / width,
-        scale_y=new_height / height,
+        scale_x=new_width / original_wh[0],
+        scale_y=new_height / original_wh[1],
         pad_left=left,
         pad_top=top,
-        width=width,
-        height=height,
+        width=original_wh[0],
+        height=original_wh[1],
     )
     return canvas, placement

@@ -8,6 +8,7 @@ A truth that is `difficult` (VOC) counts as crowd: COCO's protocol has no other 
 VOC's own protocol differs: there a difficult truth is overlapped by IoU and absorbs one detection.
 """
 
+import gzip
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -134,7 +135,7 @@ def detections_as_coco_results(
 
 
 def read_coco_results(path: Path, index: DatasetIndex) -> dict[int, Detections]:
-    """Returns the detections of a COCO results file by image id, best first.
+    """Returns the detections of a COCO results file (.json or .json.gz) by image id, best first.
 
     Raises:
         DataError: the file is missing, is not a COCO results file or does not fit the index.
@@ -261,13 +262,16 @@ def _shortened(values: Mapping[int, int]) -> str:
 def _read_json_list(path: Path) -> list[Any]:
     expected = "expected a COCO results file (a JSON list of detections)"
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+        entries = json.loads(content)
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path}, line {error.lineno}: {expected}, found what is not JSON ({error.msg}); "
             "write the file again."
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: {expected}, found none ({error}); check the path.") from error
     if not isinstance(entries, list):
         raise DataError(

@@ -85,6 +85,9 @@ def line_figure(
         legend = axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
         for text in legend.get_texts():
             text.set(color=_INK, fontsize=9.5)
+    # Laid out once and for all: every further drawing would move things by a fraction of a pixel.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
     return figure
 
 

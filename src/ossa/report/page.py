@@ -7,7 +7,6 @@ a light or dark screen.
 
 import base64
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from jinja2 import Environment, StrictUndefined, Template
+
+from ossa.files import write_text_atomically
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,14 @@ class Table:
     caption: str = ""
     note: str = ""
     """Small print below."""
+
+    def __post_init__(self) -> None:
+        for number, row in enumerate(self.rows, start=1):
+            if len(row) != len(self.columns):
+                raise ValueError(
+                    f"expected {len(self.columns)} cells, one a column, in every row of "
+                    f"'{self.caption}', found {len(row)} in row {number}"
+                )
 
 
 @dataclass(frozen=True)
@@ -135,12 +144,7 @@ def write_page(page: Page, path: Path) -> Path:
     """Writes the page to `path` in one step, so that readers never see half a page; returns it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(render_page(page), encoding="utf-8")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_text_atomically(path, render_page(page))
     return path
 
 

@@ -14,12 +14,12 @@ NAMES = ("disc", "triangle", "cross", "ring")
 
 # The difficulty: lengths are fractions of the picture's side, colours are in 0..255.
 SMALL_SHARE = 0.33
-SMALL_SIDES = (0.066, 0.09)
+SMALL_SIDES = (0.078, 0.09)
 LARGE_SIDES = (0.115, 0.36)
 OVERLAP_SHARE = 0.15
 VISIBLE_SHARE = 0.65
-CONTRAST = 80.0
-SLANT = 0.75
+CONTRAST = 100.0
+SLANT = 0.82
 
 _SUPERSAMPLING = 4
 _SUBPIXEL_BITS = 4
@@ -163,7 +163,7 @@ def _contours(name: str) -> list[NDArray[np.float64]]:
         return [circle, 0.52 * circle]
     if name == "triangle":
         return [_regular_polygon(3)]
-    arm = 0.32
+    arm = 0.3
     quarter = np.array([(arm, arm), (arm, 1.0), (-arm, 1.0)])
     turns = (quarter, quarter[:, ::-1] * (-1, 1), -quarter, quarter[:, ::-1] * (1, -1))
     return [np.concatenate(turns)]
@@ -218,7 +218,7 @@ def _covered(
     # The first that stands out enough, not the one that does so most: colours stay varied.
     enough = np.flatnonzero(distances >= CONTRAST)
     tone = candidates[enough[0] if len(enough) else distances.argmax()]
-    tones = np.stack([tone, np.clip(tone + generator.uniform(-45, 45, 3), 0, 255)])
+    tones = np.stack([tone, np.clip(tone + generator.uniform(-35, 35, 3), 0, 255)])
     fill = painted(random_texture(generator, max(coverage.shape)), tones)
     fill = fill[: coverage.shape[0], : coverage.shape[1]]
     alpha = coverage[..., None]

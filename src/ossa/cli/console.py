@@ -1,0 +1,149 @@
+"""How a command tells on stderr what it is doing: one calm live line, and a line an epoch."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import rich.console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.text import Text
+
+from ossa.cli.output import duration, fraction
+
+_REFRESHES_PER_SECOND = 4
+_BAR_WIDTH = 24
+_PROBLEMS_SHOWN = 5
+
+
+class Console:
+    """A watcher of trainings (`ossa.train.events.Watcher`) that writes to the terminal.
+
+    Where stderr is no terminal there is no live line and no control code. Leaving the `with`
+    takes the live line away; so does the end of the last epoch.
+    """
+
+    def __init__(self, place: str = "") -> None:
+        """`place` is told when a training starts, such as 'in runs/yolov5n on cpu'."""
+        self._place = place
+        self._err = rich.console.Console(stderr=True, highlight=False, soft_wrap=True)
+        self._live: Progress | None = None
+        self._task = TaskID(0)
+        self._epochs = 0
+        self._batches_per_epoch = 0
+        self._pace: _Pace | None = None
+        self._loss = ""
+        self._ap = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    def note(self, sentence: str) -> None:
+        """Prints a line, above the live one."""
+        self._err.print(Text(sentence))
+
+    def problems(self, problems: Sequence[object]) -> None:
+        """Prints the first faults of a data set, and how many more there are."""
+        for problem in problems[:_PROBLEMS_SHOWN]:
+            self.note(str(problem))
+        if len(problems) > _PROBLEMS_SHOWN:
+            self.note(f"{len(problems) - _PROBLEMS_SHOWN} more problems of the data")
+
+    @contextmanager
+    def progress(self, doing: str) -> Iterator[Callable[[int, int], None]]:
+        """Yields a function of the number done and the number in all, shown while it is called."""
+        if not self._err.is_interactive:
+            self.note(doing)
+        try:
+            yield lambda done, total: self._show(doing, done=done, total=total)
+        finally:
+            self._close()
+
+    def started(self, *, model: str, epochs: int, batches_per_epoch: int) -> None:
+        what = " ".join(filter(None, ("training", model, self._place)))
+        self.note(f"{what} (epochs: {epochs}, batches in each: {batches_per_epoch})")
+        self._epochs = epochs
+        self._batches_per_epoch = batches_per_epoch
+        self._pace, self._loss, self._ap = None, "", ""
+
+    def batch_done(self, *, epoch: int, batch: int, loss: float) -> None:
+        position = epoch + batch / self._batches_per_epoch
+        self._pace = self._pace or _Pace(position)
+        left = self._pace.seconds_left(position, self._epochs)
+        self._loss = f"loss {loss:.4f}"
+        told = (self._loss, self._ap, "" if left is None else f"{duration(left)} left")
+        self._show(
+            f"epoch {epoch + 1}/{self._epochs} training",
+            done=batch,
+            total=self._batches_per_epoch,
+            detail="  ".join(filter(None, told)),
+        )
+
+    def evaluating(self, *, epoch: int, done: int, total: int) -> None:
+        self._show(
+            f"epoch {epoch + 1}/{self._epochs} evaluating",
+            done=done,
+            total=total,
+            detail="  ".join(filter(None, (self._loss, self._ap))),
+        )
+
+    def epoch_done(self, row: dict[str, Any]) -> None:
+        loss, val_loss = (
+            sum(row[f"{split}_{name}"] for name in ("box", "objectness", "classes"))
+            for split in ("train", "val")
+        )
+        self._ap = f"AP {fraction(row['ap'])}"
+        number = str(row["epoch"] + 1).rjust(len(str(self._epochs)))
+        self.note(
+            f"epoch {number}/{self._epochs}  loss {loss:.4f}  val loss {val_loss:.4f}  "
+            f"{self._ap}  AP50 {fraction(row['ap50'])}  "
+            f"{duration(row['train_seconds'] + row['evaluate_seconds'])}"
+        )
+        if row["epoch"] + 1 == self._epochs:
+            self._close()
+
+    def _show(self, doing: str, *, done: int, total: int, detail: str = "") -> None:
+        if not self._err.is_interactive:
+            return
+        if self._live is None:
+            self._live = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(_BAR_WIDTH),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[detail]}", markup=False),
+                console=self._err,
+                refresh_per_second=_REFRESHES_PER_SECOND,
+                transient=True,
+            )
+            self._task = self._live.add_task(doing, total=total, detail=detail)
+            self._live.start()
+        self._live.update(self._task, description=doing, completed=done, total=total, detail=detail)
+
+    def _close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+class _Pace:
+    """How fast a training advances, in epochs, since it was first asked."""
+
+    def __init__(self, position: float) -> None:
+        self._start = position
+        self._started = time.monotonic()
+
+    def seconds_left(self, position: float, epochs: int) -> float | None:
+        """Returns the seconds to the end at the pace so far; None where nothing is known yet."""
+        if position <= self._start:
+            return None
+        pace = (time.monotonic() - self._started) / (position - self._start)
+        return pace * (epochs - position)

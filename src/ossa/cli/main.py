@@ -1,0 +1,101 @@
+"""The entry point `ossa`: its commands, and how each of them ends.
+
+Exit codes: 0 done; 1 failed or stopped; 2 bad input, a misspelt option included.
+"""
+
+import functools
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from ossa import __version__
+from ossa.errors import OssaError, RunFailed
+
+_COMMANDS = ("train", "val", "predict", "cost", "demo")
+"""Each a function in the module `ossa.cli` of the same name, in the order of the help."""
+
+_DONE, _FAILED, _BAD_INPUT = 0, 1, 2
+
+
+def _ending_in_words(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the command with its errors told in one sentence on stderr, and an exit code."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **options: Any) -> Any:
+        try:
+            return command(*args, **options)
+        except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
+            raise
+        except OssaError as error:
+            _tell(_sentence(error))
+            raise typer.Exit(_FAILED if isinstance(error, RunFailed) else _BAD_INPUT) from None
+        except KeyboardInterrupt:
+            _tell("stopped before it was done")
+            raise typer.Exit(_FAILED) from None
+        except Exception as error:
+            _tell(
+                f"{type(error).__name__}: {_sentence(error)} (not foreseen, so perhaps a fault of "
+                "ossa: OSSA_DEBUG=1 shows the traceback)"
+            )
+            raise typer.Exit(_FAILED) from None
+
+    return run
+
+
+def _tell(sentence: str) -> None:
+    if os.environ.get("OSSA_DEBUG"):
+        traceback.print_exc()
+    print(f"error: {sentence}", file=sys.stderr)
+
+
+def _sentence(error: Exception) -> str:
+    """Returns what an error says, on one line."""
+    lines = str(error).strip().splitlines()
+    if "Original Traceback (most recent call last):" in lines:
+        # From a process that loads images: the traceback is its text, the message its last line.
+        return lines[-1].removeprefix(f"{type(error).__module__}.{type(error).__qualname__}: ")
+    return " ".join(line.strip() for line in lines) or "no further word"
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ossa {__version__}")
+        raise typer.Exit(_DONE)
+
+
+app = typer.Typer(
+    name="ossa",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _ossa(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Which backbone should my detector have?
+
+    A YOLOv5-class detector in which any timm backbone is one argument.
+    """
+
+
+for _name in _COMMANDS:
+    _command = getattr(importlib.import_module(f"ossa.cli.{_name}"), _name)
+    app.command(_name)(_ending_in_words(_command))
+
+
+def main() -> None:
+    """Runs the command of `sys.argv` and ends the process with its exit code."""
+    app(prog_name="ossa")

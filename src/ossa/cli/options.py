@@ -1,0 +1,83 @@
+"""Options that commands share, so that each has one name, one meaning and one help text."""
+
+import os
+from typing import Annotated, Literal, TypeAlias
+
+import typer
+
+from ossa.errors import ConfigError
+
+MACHINE_PANEL = "Machine and output"
+_MOST_WORKERS = 8
+
+NeckScale: TypeAlias = Literal["n", "s", "m", "l", "x"]
+
+IMGSZ_NAMES = ("--imgsz", "--img", "--img-size")
+BATCH_NAMES = ("--batch", "--batch-size")
+
+Data = Annotated[
+    str,
+    typer.Option("--data", help="A data.yaml, or the folder that holds one.", metavar="PATH"),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        help="cpu, cuda, or the number of a GPU. The first GPU where there is one.",
+        metavar="NAME",
+        rich_help_panel=MACHINE_PANEL,
+        show_default=False,
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=0,
+        metavar="N",
+        help="Processes that load images; they change the speed, never the result. "
+        f"Half the processors, at least 1 and at most {_MOST_WORKERS}.",
+        rich_help_panel=MACHINE_PANEL,
+        show_default=False,
+    ),
+]
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print one JSON document on stdout and everything else on stderr.",
+        rich_help_panel=MACHINE_PANEL,
+    ),
+]
+
+
+def choose_device(wanted: str | None) -> str:
+    """Returns 'cpu' or 'cuda:N': what is wanted, or the first GPU where there is one.
+
+    Raises:
+        ConfigError: no such device on this machine.
+    """
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted is None:
+        return "cuda:0" if gpus else "cpu"
+    if wanted == "cpu":
+        return wanted
+    number = "0" if wanted == "cuda" else wanted.removeprefix("cuda:")
+    if not number.isdecimal():
+        raise ConfigError(f"expected --device cpu, cuda or the number of a GPU, found {wanted!r}")
+    if int(number) >= gpus:
+        raise ConfigError(
+            f"--device {wanted}: this machine has {gpus or 'no'} CUDA "
+            f"device{'s, counted from 0' if gpus > 1 else ''}"
+            + ("" if gpus else " that PyTorch can use; leave --device out or take cpu")
+        )
+    return f"cuda:{number}"
+
+
+def choose_workers(wanted: int | None) -> int:
+    """Returns what is wanted, or half the processors: the rest computes."""
+    if wanted is not None:
+        return wanted
+    return max(1, min(_MOST_WORKERS, (os.cpu_count() or 1) // 2))

@@ -1,0 +1,124 @@
+"""What the commands print on stdout: JSON with the same keys everywhere, and tables for people."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+KEYS: Final = (
+    "model",
+    "imgsz",
+    "ap",
+    "ap50",
+    "ap75",
+    "ap_small",
+    "ap_medium",
+    "ap_large",
+    "ar_1",
+    "ar_10",
+    "ar_100",
+    "precision",
+    "recall",
+    "params",
+    "flops",
+    "macs",
+    "ms_per_image",
+    "images_per_second",
+    "train_seconds",
+)
+"""Of every object that states metrics; null where undefined. Metrics are fractions in 0..1, FLOPs
+and MACs are those of one image of `imgsz` x `imgsz` pixels."""
+
+_WIDTH_OF_FILES = 160
+
+
+def row_of(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns all of `KEYS`, None where unknown, and behind them whatever else is known."""
+    return {**dict.fromkeys(KEYS), **known}
+
+
+def print_json(value: Any) -> None:
+    """Prints one JSON document on stdout; NaN and infinities, for which it has no word, as null."""
+    plain = json.loads(json.dumps(value), parse_constant=lambda _: None)
+    print(json.dumps(plain, indent=2))
+
+
+def with_unit(number: float) -> str:
+    """Returns three significant digits with a unit: 1,872,157 is '1.87 M', 4.468e9 is '4.47 G'."""
+    for factor, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        # Rounded first, so that 999,999 becomes 1.00 M and not 1000 k.
+        if float(f"{number:.3g}") >= factor:
+            return f"{_three_digits(number / factor)}{unit}"
+    return f"{number:g}"
+
+
+def duration(seconds: float) -> str:
+    """Returns '12.3 s', '4 min 05 s' or '2 h 07 min'."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def fraction(value: float | None) -> str:
+    """Returns three decimals, a dash for None."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def print_metrics_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints rows as `row_of` makes them on stdout: a line a figure, a column a model.
+
+    Figures that no row knows are left out.
+    """
+    table = new_table("", *(str(row["model"]) for row in rows))
+    for key, title, told in _FIGURES:
+        values = [row.get(key) for row in rows]
+        if any(value is not None for value in values):
+            table.add_row(title, *("–" if value is None else told(value) for value in values))
+    print_table(table)
+
+
+def new_table(first: str, *others: str) -> Table:
+    """Returns an empty table: a column of names, and columns of figures aligned to the right."""
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column(first, overflow="fold")
+    for title in others:
+        table.add_column(title, justify="right", overflow="fold")
+    return table
+
+
+def print_table(table: Table) -> None:
+    """Prints a table on stdout, wide enough for its contents where stdout is a file or a pipe."""
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, width=_WIDTH_OF_FILES)
+    console.print(table)
+
+
+def _three_digits(number: float) -> str:
+    decimals = 2 if number < 9.995 else 1 if number < 99.95 else 0
+    return f"{number:.{decimals}f}"
+
+
+_FIGURES: Final[tuple[tuple[str, str, Callable[[Any], str]], ...]] = (
+    ("imgsz", "image side", lambda pixels: f"{pixels} px"),
+    ("ap", "AP50-95", fraction),
+    ("ap50", "AP50", fraction),
+    ("ap75", "AP75", fraction),
+    ("ap_small", "AP small", fraction),
+    ("ap_medium", "AP medium", fraction),
+    ("ap_large", "AP large", fraction),
+    ("ar_100", "AR, 100 boxes", fraction),
+    ("precision", "precision", fraction),
+    ("recall", "recall", fraction),
+    ("params", "parameters", with_unit),
+    ("flops", "FLOPs", with_unit),
+    ("macs", "MACs", with_unit),
+    ("ms_per_image", "per image", lambda milliseconds: f"{milliseconds:.1f} ms"),
+    ("images_per_second", "images per second", lambda rate: f"{rate:.1f}"),
+    ("train_seconds", "training", duration),
+)

@@ -1,0 +1,204 @@
+"""`ossa val`: how good a detector is on a data set."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ossa.cli import options
+from ossa.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ossa.cli.console import Console
+    from ossa.config import RunConfig
+    from ossa.data.index import DatasetIndex
+    from ossa.evaluate.metrics import Metrics
+    from ossa.evaluate.run import Evaluation
+    from ossa.models.weights import Checkpoint
+
+
+def val(
+    data: options.Data,
+    weights: Annotated[
+        Path,
+        typer.Option(
+            help="A checkpoint of ossa, or an official yolov5*.pt.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ],
+    split: Annotated[str, typer.Option("--split", "--task", help="val, test or train.")] = "val",
+    imgsz: Annotated[
+        int | None,
+        typer.Option(
+            *options.IMGSZ_NAMES,
+            metavar="PIXELS",
+            help="Side of the square input in pixels.",
+            show_default="that of the training",
+        ),
+    ] = None,
+    batch: Annotated[
+        int, typer.Option(*options.BATCH_NAMES, min=1, help="Images in one forward.")
+    ] = 16,
+    conf: Annotated[
+        float, typer.Option("--conf", "--conf-thres", help="Detections below it do not count.")
+    ] = 0.001,
+    iou: Annotated[
+        float,
+        typer.Option(
+            "--iou", "--iou-thres", help="Of two boxes of a class that overlap more, one stays."
+        ),
+    ] = 0.6,
+    max_det: Annotated[int, typer.Option(help="Most detections of an image.")] = 300,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Show every class, too.")] = False,
+    save_predictions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the detections as COCO results.", metavar="FILE.json", show_default=False
+        ),
+    ] = None,
+    device: options.Device = None,
+    workers: options.Workers = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Score a detector on a data set with COCO's metrics.
+
+    Precision and recall are those at IoU 0.5 and the confidence of the best mean F1. The time of an
+    image is that of the whole evaluation: loading, network, suppression and scoring.
+
+    [bold]Examples[/bold]
+
+      ossa val --weights runs/yolov5n/best.safetensors --data bccd
+
+      ossa val --weights yolov5n.pt --data coco128 --split train --iou 0.65
+    """
+    from ossa.cli.console import Console
+    from ossa.cli.output import print_json, print_metrics_table
+    from ossa.config import build_config
+    from ossa.models.weights import read_checkpoint
+
+    if save_predictions is not None and not save_predictions.parent.is_dir():
+        raise ConfigError(f"there is no folder {save_predictions.parent} for --save-predictions")
+    checkpoint = read_checkpoint(weights)
+    config = build_config(
+        {
+            "model": checkpoint.model.model_dump(),
+            "data": data,
+            "train": {"imgsz": checkpoint.imgsz if imgsz is None else imgsz, "batch": batch},
+            "evaluate": {"confidence": conf, "nms_iou": iou, "max_detections": max_det},
+        }
+    )
+    device = options.choose_device(device)
+    with Console() as console:
+        index = _read_split(config, split, checkpoint, console)
+        row, evaluation = _evaluate(
+            checkpoint,
+            index,
+            config,
+            device=device,
+            workers=options.choose_workers(workers),
+            console=console,
+        )
+        row |= {"data": data, "split": split, "weights": str(weights)}
+        if save_predictions is not None:
+            _save(evaluation, index, save_predictions)
+            console.note(f"detections written to {save_predictions}")
+    if as_json:
+        classes = {"per_class": evaluation.metrics.rows()} if per_class else {}
+        print_json({**row, **classes})
+    else:
+        print_metrics_table([row])
+        if per_class:
+            _print_classes(evaluation.metrics)
+
+
+def _read_split(
+    config: "RunConfig", split: str, checkpoint: "Checkpoint", console: "Console"
+) -> "DatasetIndex":
+    """Returns the split, whose classes must be as many as the checkpoint's."""
+    from ossa.data.check import keep_decodable
+    from ossa.data.description import read_description
+    from ossa.data.reading import read_index
+
+    report = keep_decodable(read_index(read_description(config.data), split))
+    console.problems(report.problems)
+    names, known = report.index.names, checkpoint.names
+    if len(names) != len(known):
+        raise ConfigError(
+            f"{checkpoint.origin['file']} knows {len(known)} classes and {config.data} has "
+            f"{len(names)}: give the data set that the weights were trained on, or train on this "
+            "one with --weights"
+        )
+    renamed = [pair for pair in zip(known, names, strict=True) if pair[0] != pair[1]]
+    if renamed:
+        console.note(
+            f"note: {len(renamed)} of {len(names)} classes have other names in the data set, such "
+            f"as {renamed[0][1]!r} for {renamed[0][0]!r}: classes are matched by their order"
+        )
+    return report.index
+
+
+def _evaluate(
+    checkpoint: "Checkpoint",
+    index: "DatasetIndex",
+    config: "RunConfig",
+    *,
+    device: str,
+    workers: int,
+    console: "Console",
+) -> "tuple[dict[str, Any], Evaluation]":
+    """Returns the flat object of --json and the evaluation."""
+    import torch
+
+    from ossa.cli.output import row_of
+    from ossa.evaluate.run import evaluate
+    from ossa.models.count import count_cost
+    from ossa.models.weights import detector_from
+
+    imgsz = config.train.imgsz
+    detector = detector_from(checkpoint, imgsz=imgsz)
+    cost = count_cost(detector, imgsz).total
+    # As in training, so that the same weights give the same numbers to the last digit.
+    detector.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with console.progress("evaluating") as on_images:
+        evaluation = evaluate(
+            detector,
+            index,
+            imgsz=imgsz,
+            config=config.evaluate,
+            batch=config.train.batch,
+            device=device,
+            workers=workers,
+            on_images=on_images,
+        )
+    row = row_of(
+        {
+            "model": checkpoint.model.name,
+            "imgsz": imgsz,
+            **evaluation.metrics.flat(),
+            "params": cost.params,
+            "flops": cost.flops,
+            "macs": cost.macs,
+            "ms_per_image": 1000.0 * evaluation.seconds / len(index),
+            "images_per_second": len(index) / evaluation.seconds,
+        }
+    )
+    return row, evaluation
+
+
+def _save(evaluation: "Evaluation", index: "DatasetIndex", file: Path) -> None:
+    from ossa.evaluate.coco import detections_as_coco_results
+    from ossa.files import write_json_atomically
+
+    write_json_atomically(file, detections_as_coco_results(index, evaluation.detections))
+
+
+def _print_classes(metrics: "Metrics") -> None:
+    from ossa.cli.output import fraction, new_table, print_table
+
+    table = new_table("class", "truths", "images", "AP50-95", "AP50", "AP75", "precision", "recall")
+    for row in metrics.per_class:
+        figures = (row.ap, row.ap50, row.ap75, row.precision, row.recall)
+        counts = (f"{row.num_truths:,}", f"{row.num_images:,}")
+        table.add_row(row.name, *counts, *map(fraction, figures))
+    print_table(table)

@@ -1,0 +1,1 @@
+"""Detectors put to use: pictures in, detections, annotated pictures and result files out."""

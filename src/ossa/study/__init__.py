@@ -1,0 +1,1 @@
+"""Several models under the same conditions, side by side."""

@@ -1,0 +1,70 @@
+"""Training from Python with a name, a data set and a few settings."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ossa.config import RunConfig, build_config, load_recipe, merge
+from ossa.errors import ConfigError
+from ossa.models.presets import preset_scale
+from ossa.train.events import Watcher
+from ossa.train.loop import train
+from ossa.types import Record
+
+
+def run_config(
+    *,
+    data: Path | str,
+    model: str,
+    recipe: str = "yolov5-low",
+    settings: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """Returns the checked configuration of a run.
+
+    Args:
+        data: a data.yaml, or the folder that holds one.
+        model: a preset (`yolov5n` to `yolov5x`), which brings its own neck, or any backbone,
+            which gets YOLOv5's neck of scale s unless the settings name another.
+        recipe: a shipped recipe, or the path of a YAML file.
+        settings: laid over the recipe, such as {'train': {'epochs': 50}, 'seed': 1}.
+
+    Raises:
+        ConfigError: no such recipe, or a setting that is misspelt or out of range.
+    """
+    neck = "s" if preset_scale(model) is None else "own"
+    basis = {"data": str(data), "recipe": recipe, "model": {"name": model, "neck": neck}}
+    return build_config(merge(merge(load_recipe(recipe), basis), settings or {}))
+
+
+def train_detector(
+    *,
+    data: Path | str,
+    model: str,
+    folder: Path | str,
+    recipe: str = "yolov5-low",
+    settings: Mapping[str, Any] | None = None,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    watcher: Watcher | None = None,
+) -> Record:
+    """Trains a detector and returns its record; the weights lie in `folder`, best.safetensors.
+
+    Args:
+        data, model, recipe, settings: as `run_config`.
+        folder: of the run; a new or an empty one.
+        device: 'cpu', 'cuda', 'cuda:1', ...
+        workers: processes that load images; they change the speed, never the result.
+        watcher: is told how it goes.
+
+    Raises:
+        ConfigError: settings as for `run_config`, or a folder that holds something.
+        OssaError: as `ossa.train.loop.train`.
+    """
+    config = run_config(data=data, model=model, recipe=recipe, settings=settings)
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"expected a new or empty folder for the run, found {folder} in use")
+    folder.mkdir(parents=True, exist_ok=True)
+    return train(config, folder, device=device, workers=workers, watcher=watcher)

@@ -1,0 +1,259 @@
+"""Colour, mirror and mixture by hand, and the sequence that makes a training sample."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pytest
+from dataset_files import gradient
+
+from ossa.config import AugmentConfig
+from ossa.data.augment import change_colour, flip_horizontally, mix, training_sample
+from ossa.data.letterbox import letterbox
+from ossa.types import Sample
+
+STILL = AugmentConfig(mosaic=0, mixup=0, translate=0, scale=0, flip=0, hue=0, saturation=0, value=0)
+
+
+def with_(**changes: float) -> AugmentConfig:
+    return STILL.model_copy(update=changes)
+
+
+def painted(value: int | tuple[int, int, int], *, label: int = 0) -> Sample:
+    """Returns a 64x64 image of one colour with a box of 40x40 in its middle."""
+    image = np.full((64, 64, 3), value, dtype=np.uint8)
+    return Sample(image, np.array([[12, 12, 52, 52]], np.float32), np.array([label]))
+
+
+def drawn(
+    augment: AugmentConfig, seed: int, load: Callable[[int], Sample], *, num_images: int = 5
+) -> Sample:
+    """Returns the training sample of 64x64 pixels of the image at position 0."""
+    return training_sample(
+        0,
+        load=load,
+        num_images=num_images,
+        imgsz=64,
+        augment=augment,
+        generator=np.random.default_rng(seed),
+    )
+
+
+def assert_same(sample: Sample, other: Sample) -> None:
+    np.testing.assert_array_equal(sample.image, other.image)
+    np.testing.assert_array_equal(sample.boxes_xyxy, other.boxes_xyxy)
+    np.testing.assert_array_equal(sample.labels, other.labels)
+
+
+# ---- colour
+
+
+@pytest.mark.parametrize(
+    ("rgb", "gains_hsv", "expected"),
+    [
+        ((0, 0, 255), (1.5, 1, 1), (255, 0, 0)),  # 120 x 1.5 = 180, which is 0: red
+        ((0, 0, 255), (0.5, 1, 1), (0, 255, 0)),  # 60: green
+        ((0, 0, 255), (1.75, 1, 1), (255, 255, 0)),  # 210 modulo 180 = 30: yellow
+        ((255, 0, 0), (1.9, 1, 1), (255, 0, 0)),  # red is 0 whatever the gain
+        ((90, 90, 90), (1.3, 1.7, 1), (90, 90, 90)),  # grey has neither hue nor saturation
+        ((100, 100, 100), (1, 1, 1.4), (140, 140, 140)),
+        ((200, 200, 200), (1, 1, 1.4), (255, 255, 255)),  # 280 is clipped
+        ((101, 101, 101), (1, 1, 0.5), (50, 50, 50)),  # 50.5 is cut to 50
+        ((255, 0, 0), (1, 0, 1), (255, 255, 255)),
+        ((255, 51, 51), (1, 1.3, 1), (255, 0, 0)),  # saturation 204 x 1.3 is clipped at 255
+    ],
+)
+def test_colours_change_as_calculated_by_hand(
+    rgb: tuple[int, ...], gains_hsv: tuple[float, ...], expected: tuple[int, ...]
+) -> None:
+    image = np.array([[rgb]], dtype=np.uint8)
+    assert change_colour(image, np.array(gains_hsv)).tolist() == [[list(expected)]]
+
+
+def test_colours_change_as_in_a_loop_over_pixels() -> None:
+    generator = np.random.default_rng(0)
+    image = generator.integers(0, 256, (12, 17, 3), dtype=np.uint8)
+    for _ in range(20):
+        gains = generator.uniform(0, 2, 3)
+        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+        for pixel in hsv.reshape(-1, 3):
+            hue, saturation, value = (
+                float(part) * gain for part, gain in zip(pixel, gains, strict=True)
+            )
+            pixel[:] = int(hue % 180), int(min(saturation, 255)), int(min(value, 255))
+        expected = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+        np.testing.assert_array_equal(change_colour(image, gains), expected)
+
+
+def test_gains_of_one_leave_all_but_the_rounding_of_hues_to_two_degrees() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    before = image.copy()
+    difference = np.abs(change_colour(image, np.ones(3)) - image.astype(int))
+    # Half a hue step of 2 degrees moves a channel by up to 1/60 of 255, and rounding by 1 or 2.
+    assert difference.max() <= 6
+    assert difference.mean() < 0.6
+    np.testing.assert_array_equal(image, before)
+
+
+# ---- mirror and mixture
+
+
+def test_left_becomes_right_for_pixels_and_boxes() -> None:
+    image = gradient(96, 64)
+    boxes = np.array([[10, 5, 30, 25], [0, 0, 96, 64]], dtype=np.float32)
+    flipped = flip_horizontally(Sample(image, boxes, np.array([1, 2])))
+    np.testing.assert_array_equal(flipped.image, image[:, ::-1])
+    np.testing.assert_array_equal(flipped.boxes_xyxy, [[66, 5, 86, 25], [0, 0, 96, 64]])
+    np.testing.assert_array_equal(flipped.labels, [1, 2])
+    assert flipped.boxes_xyxy.dtype == np.float32
+    assert flipped.image.flags.c_contiguous
+
+
+def test_two_mirrors_are_none() -> None:
+    sample = Sample(gradient(), np.array([[10, 5, 30.5, 25]], np.float32), np.array([1]))
+    assert_same(flip_horizontally(flip_horizontally(sample)), sample)
+
+
+def test_an_image_without_boxes_is_mirrored() -> None:
+    sample = Sample(gradient(), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    assert flip_horizontally(sample).boxes_xyxy.shape == (0, 4)
+
+
+def test_mixup_blends_by_weight_and_keeps_the_boxes_of_both() -> None:
+    mixed = mix(painted(200, label=1), painted(100, label=2), weight=0.25)
+    assert (mixed.image == 125).all()  # 0.25 x 200 + 0.75 x 100
+    np.testing.assert_array_equal(mixed.boxes_xyxy, [[12, 12, 52, 52]] * 2)
+    np.testing.assert_array_equal(mixed.labels, [1, 2])
+
+
+# ---- the sequence
+
+
+def test_without_augmentation_a_sample_is_the_letterboxed_image() -> None:
+    source = Sample(gradient(64, 40), np.array([[8, 4, 32, 40]], np.float32), np.array([3]))
+    sample = drawn(STILL, 0, lambda _: source)
+    square, placement = letterbox(source.image, 64)
+    # The way through hue, saturation and value costs a little even where nothing changes.
+    assert np.abs(sample.image - square.astype(int)).max() <= 6
+    assert (sample.image[:12] == 114).all()
+    expected = placement.boxes_to_network(source.boxes_xyxy)
+    np.testing.assert_array_equal(sample.boxes_xyxy, expected)
+    np.testing.assert_array_equal(sample.labels, [3])
+
+
+def test_a_mosaic_is_of_the_image_and_three_drawn_from_all() -> None:
+    partners, repeated = Counter(), 0
+    for seed in range(1000):
+        loaded: list[int] = []
+
+        def load(position: int, loaded: list[int] = loaded) -> Sample:
+            loaded.append(position)
+            return painted(0)
+
+        drawn(with_(mosaic=1), seed, load, num_images=5)
+        assert len(loaded) == 4
+        repeated += len(set(loaded)) < 4
+        loaded.remove(0)
+        partners.update(loaded)
+    # 3000 partners, 600 +- 22 of each image, the image itself among them.
+    assert all(abs(partners[position] - 600) < 80 for position in range(5))
+    # 4 x 3 x 2 of 125 draws repeat neither 0 nor each other: 19 %, so 81 +- 1.2 % repeat one.
+    assert repeated / 1000 == pytest.approx(0.808, abs=0.05)
+
+
+def test_the_image_takes_every_place_of_its_mosaic_alike() -> None:
+    def load(position: int) -> Sample:
+        whole = np.array([[0, 0, 64, 64]], dtype=np.float32)
+        return Sample(np.zeros((64, 64, 3), np.uint8), whole, np.array([position]))
+
+    places = Counter()
+    for seed in range(800):  # among a million images it is never its own partner
+        sample = drawn(with_(mosaic=1), seed, load, num_images=1_000_000)
+        for (x0, y0, _, _), label in zip(sample.boxes_xyxy, sample.labels, strict=True):
+            if label == 0:
+                places[bool(x0 > 0), bool(y0 > 0)] += 1  # right or lower tiles begin within
+    assert len(places) == 4
+    assert places.total() > 600  # less where too little of it is seen
+    assert all(abs(count / places.total() - 0.25) < 0.06 for count in places.values())
+
+
+@pytest.mark.parametrize("mosaic", [0.0, 0.3, 1.0])
+def test_mosaic_is_a_probability(mosaic: float) -> None:
+    loads = []
+
+    def load(position: int) -> Sample:
+        loads.append(position)
+        return painted(0)
+
+    for seed in range(1000):
+        drawn(with_(mosaic=mosaic), seed, load)
+    assert (len(loads) - 1000) / 3000 == pytest.approx(mosaic, abs=0 if mosaic in (0, 1) else 0.05)
+
+
+def test_mixup_mixes_two_about_equally() -> None:
+    def load(position: int) -> Sample:
+        return painted(250 if position == 0 else 50, label=position)
+
+    weights = []
+    for seed in range(400):
+        sample = drawn(with_(mixup=1), seed, load, num_images=1_000_000)
+        assert sample.labels[0] == 0
+        assert len(sample.labels) == 2
+        weights.append((sample.image[0, 0, 0] - 50.0) / 200)
+    # Beta(32, 32): mean 0.5, standard deviation 1 / sqrt(4 x 65) = 0.062.
+    assert np.mean(weights) == pytest.approx(0.5, abs=0.012)
+    assert np.std(weights) == pytest.approx(0.062, abs=0.008)
+
+
+def test_mixup_is_a_probability() -> None:
+    mixed = [
+        len(drawn(with_(mixup=0.1), seed, lambda _: painted(9)).labels) for seed in range(1000)
+    ]
+    assert np.mean(mixed) - 1 == pytest.approx(0.1, abs=0.035)
+
+
+def test_flip_is_drawn_last_and_mirrors_the_sample_that_was() -> None:
+    source = Sample(gradient(64, 64), np.array([[8, 4, 32, 40]], np.float32), np.array([3]))
+    busy = {"mosaic": 1, "mixup": 0.5, "scale": 0.5, "translate": 0.1, "hue": 0.5, "value": 0.4}
+    for seed in range(20):
+        plain = drawn(with_(**busy, flip=0), seed, lambda _: source)
+        mirrored = drawn(with_(**busy, flip=1), seed, lambda _: source)
+        assert_same(mirrored, flip_horizontally(plain))
+
+
+def test_half_of_the_samples_are_mirrored() -> None:
+    source = Sample(gradient(64, 64), np.array([[0, 0, 20, 20]], np.float32), np.array([0]))
+    lefts = [
+        drawn(with_(flip=0.5), seed, lambda _: source).boxes_xyxy[0, 0] for seed in range(1000)
+    ]
+    assert set(lefts) == {0, 44}
+    assert np.mean(lefts) / 44 == pytest.approx(0.5, abs=0.05)
+
+
+def test_colours_vary_within_their_gains() -> None:
+    grey = painted(100)
+    values = [
+        drawn(with_(value=0.4), seed, lambda _: grey).image[32, 32, 0] for seed in range(1000)
+    ]
+    assert (min(values), max(values)) == (60, 139)  # 100 x (1 +- 0.4), cut to whole numbers
+    assert np.mean(values) == pytest.approx(99.5, abs=2)
+
+
+def test_the_colour_of_the_border_changes_with_the_image() -> None:
+    """Colours change after the mosaic is made, so that 114 is not the padding's alone."""
+    sample = drawn(with_(value=0.4), 3, lambda _: Sample(gradient(64, 30), *no_boxes()))
+    assert len(np.unique(sample.image[:10])) == 1
+    assert sample.image[0, 0, 0] != 114
+
+
+def no_boxes() -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+
+
+def test_the_sources_are_left_as_they_were() -> None:
+    source = Sample(gradient(64, 64), np.array([[8, 4, 32, 40]], np.float32), np.array([3]))
+    before = Sample(source.image.copy(), source.boxes_xyxy.copy(), source.labels.copy())
+    for seed in range(10):
+        drawn(AugmentConfig(mixup=0.5), seed, lambda _: source)
+    assert_same(source, before)

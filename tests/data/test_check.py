@@ -1,0 +1,168 @@
+"""Images that cannot be decoded are left out with their truths and named, or refused."""
+
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dataset_files import gradient, write_text, write_yolo
+from PIL import Image
+
+from ossa.data import check
+from ossa.data.check import keep_decodable, take_images
+from ossa.data.decode import decode_image
+from ossa.data.description import read_description
+from ossa.data.index import DatasetIndex
+from ossa.data.reading import IndexReport, read_index
+from ossa.errors import DataError
+
+
+def read(tmp_path: Path, *, count: int = 4) -> IndexReport:
+    """Returns images 0.jpg, 1.jpg, ... of 100x50 pixels with 0, 1, 2, ... boxes."""
+    boxes = [f"{k % 2} 0.5 0.5 0.{k + 1} 0.5\n" for k in range(8)]
+    labels = {f"{i}.jpg": "".join(boxes[:i]) for i in range(count)}
+    return read_index(read_description(write_yolo(tmp_path, labels)), "train")
+
+
+def cut_short(report: IndexReport, *positions: int) -> list[Path]:
+    """Cuts the files of images to half; their headers stay readable. Returns their paths."""
+    paths = [report.index.image_path(position) for position in positions]
+    for path in paths:
+        Image.fromarray(gradient(100, 50)).save(path, quality=95)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return paths
+
+
+def test_nothing_is_changed_where_every_image_decodes(tmp_path: Path) -> None:
+    report = read(tmp_path)
+    checked = keep_decodable(report)
+    assert checked.index is report.index
+    assert checked.problems == ()
+
+
+def test_a_damaged_image_is_left_out_and_named_once(tmp_path: Path) -> None:
+    report = read(tmp_path)
+    (path,) = cut_short(report, 2)
+    checked = keep_decodable(report)
+    assert checked.index.file_names.tolist() == [f"images/train/{name}.jpg" for name in (0, 1, 3)]
+    assert len(checked.index.labels) == 0 + 1 + 3
+    (problem,) = checked.problems
+    assert (problem.file, problem.line, problem.action) == (path, None, "image left out")
+    assert str(problem).startswith(f"{path}: Expected an image, found a damaged one")
+    assert str(problem).count(str(path)) == 1
+
+
+def test_problems_of_reading_stay_in_front(tmp_path: Path) -> None:
+    data_yaml = write_yolo(tmp_path, {"0.jpg": "0 0.5 0.5 0 0.5\n", "1.jpg": ""})
+    report = read_index(read_description(data_yaml), "train")
+    cut_short(report, 1)
+    whats = [problem.what for problem in keep_decodable(report).problems]
+    assert len(whats) == 2
+    assert "no area" in whats[0]
+    assert "damaged" in whats[1]
+
+
+def test_strict_raises_at_the_first_damaged_image_in_one_sentence(tmp_path: Path) -> None:
+    report = read(tmp_path)
+    first, second = cut_short(report, 1, 3)
+    with pytest.raises(DataError) as caught:
+        keep_decodable(report, strict=True)
+    assert str(caught.value).startswith(f"{first}: Expected an image, found a damaged one")
+    assert str(second) not in str(caught.value)
+    assert ".;" not in str(caught.value)
+
+
+def test_strict_does_not_decode_the_rest_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = read(tmp_path, count=8)
+    cut_short(report, 0)
+    decoded = []
+
+    def slowly(path: Path, **options: int) -> np.ndarray:
+        decoded.append(path)
+        if len(decoded) > 1:
+            time.sleep(0.1)
+        return decode_image(path)
+
+    monkeypatch.setattr(check, "decode_image", slowly)
+    with pytest.raises(DataError):
+        keep_decodable(report, strict=True, threads=1)
+    assert len(decoded) < 8
+
+
+def test_no_image_left_is_an_error_that_names_the_first(tmp_path: Path) -> None:
+    report = read(tmp_path, count=2)
+    first, _ = cut_short(report, 0, 1)
+    with pytest.raises(DataError, match="found none among 2; the first: ") as caught:
+        keep_decodable(report)
+    assert str(first) in str(caught.value)
+
+
+def test_an_image_of_another_size_than_its_index_says_is_left_out(tmp_path: Path) -> None:
+    report = read(tmp_path)
+    path = report.index.image_path(1)
+    Image.fromarray(gradient(200, 100)).save(path)
+    checked = keep_decodable(report)
+    assert len(checked.index) == 3
+    assert "Expected 100x50 pixels, found 200x100" in str(checked.problems[0])
+
+
+def test_a_file_that_is_gone_or_no_image_is_left_out(tmp_path: Path) -> None:
+    report = read(tmp_path)
+    report.index.image_path(0).unlink()
+    write_text(report.index.image_path(2), "<html>404</html>")
+    checked = keep_decodable(report)
+    assert [problem.what.partition(";")[0] for problem in checked.problems] == [
+        "Expected an image, found no such file",
+        "Expected an image, found no image",
+    ]
+    assert len(checked.index) == 2
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_progress_and_problems_come_in_the_order_of_the_index(tmp_path: Path, threads: int) -> None:
+    report = read(tmp_path, count=6)
+    paths = cut_short(report, 1, 2, 5)
+    calls = []
+    checked = keep_decodable(
+        report, threads=threads, on_image=lambda done, total: calls.append((done, total))
+    )
+    assert calls == [(done, 6) for done in range(1, 7)]
+    assert [problem.file for problem in checked.problems] == paths
+
+
+def test_images_are_taken_with_their_own_truths() -> None:
+    index = DatasetIndex(
+        root=Path(),
+        names=("a",),
+        category_ids=np.array([1]),
+        file_names=np.array(["p", "q", "r", "s"]),
+        image_ids=np.array([40, 30, 20, 10]),
+        sizes_wh=np.array([[1, 2], [3, 4], [5, 6], [7, 8]], dtype=np.int32),
+        truth_offsets=np.array([0, 2, 2, 3, 6]),
+        boxes_xyxy=np.arange(24.0).reshape(6, 4),
+        labels=np.zeros(6, dtype=np.int64),
+        areas=np.arange(6.0),
+        crowd=np.arange(6) == 5,
+        difficult=np.arange(6) == 2,
+        annotation_ids=np.arange(100, 106),
+    )
+    taken = take_images(index, np.array([False, True, True, True]))
+    assert taken.file_names.tolist() == ["q", "r", "s"]
+    assert taken.image_ids.tolist() == [30, 20, 10]
+    assert taken.sizes_wh.tolist() == [[3, 4], [5, 6], [7, 8]]
+    assert taken.truth_offsets.tolist() == [0, 0, 1, 4]
+    assert taken.annotation_ids.tolist() == [102, 103, 104, 105]
+    assert taken.areas.tolist() == [2, 3, 4, 5]
+    assert taken.boxes_xyxy[:, 0].tolist() == [8, 12, 16, 20]
+    assert taken.crowd.tolist() == [False, False, False, True]
+    assert taken.difficult.tolist() == [True, False, False, False]
+    for field in fields(DatasetIndex):
+        before, after = getattr(index, field.name), getattr(taken, field.name)
+        if isinstance(before, np.ndarray):
+            assert after.dtype == before.dtype, field.name
+    everything = take_images(index, np.ones(4, dtype=bool))
+    assert everything.fingerprint() == index.fingerprint()
+    assert taken.fingerprint() != index.fingerprint()

@@ -1,0 +1,219 @@
+"""Samples of an index: decided by seed, epoch and position, with the truths that train."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dataset_files import (
+    coco_annotation,
+    gradient,
+    voc_object,
+    write_coco,
+    write_text,
+    write_voc,
+    write_yolo,
+)
+from PIL import Image
+
+from ossa.config import AugmentConfig
+from ossa.data.dataset import Draw, LetterboxedDataset, TrainingDataset
+from ossa.data.description import read_description
+from ossa.data.index import DatasetIndex
+from ossa.data.reading import read_index
+from ossa.errors import DataError
+from ossa.types import Letterbox, Sample
+
+STILL = AugmentConfig(mosaic=0, mixup=0, translate=0, scale=0, flip=0, hue=0, saturation=0, value=0)
+
+
+def index_of(data_yaml: Path) -> DatasetIndex:
+    return read_index(read_description(data_yaml), "train").index
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> DatasetIndex:
+    """Four different pictures of 96x64 pixels with 0, 1, 2 and 3 boxes."""
+    line = "1 0.5 0.5 0.5 0.25\n"  # (24, 24) to (72, 40)
+    data_yaml = write_yolo(tmp_path, {f"{i}.jpg": line * (i > 0) for i in range(4)})
+    for i in range(4):
+        more = "".join(f"0 {0.2 * k} 0.3 0.1 0.2\n" for k in range(1, i))
+        label = tmp_path / "labels" / "train" / f"{i}.txt"
+        write_text(label, label.read_text() + more)
+        picture = Image.fromarray(np.roll(gradient(), i, axis=2))
+        picture.save(tmp_path / "images" / "train" / f"{i}.jpg", quality=95)
+    return index_of(data_yaml)
+
+
+def big_picture(tmp_path: Path, size_wh: tuple[int, int], suffix: str) -> DatasetIndex:
+    """Returns the index of one picture with the box of its middle half."""
+    data_yaml = write_yolo(tmp_path, {f"1{suffix}": "1 0.5 0.5 0.5 0.5\n"})
+    small = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8))
+    picture = small.resize(size_wh, Image.Resampling.BICUBIC)
+    picture.save(tmp_path / "images" / "train" / f"1{suffix}", quality=95)
+    return index_of(data_yaml)
+
+
+def assert_same(sample: Sample, other: Sample) -> None:
+    np.testing.assert_array_equal(sample.image, other.image)
+    np.testing.assert_array_equal(sample.boxes_xyxy, other.boxes_xyxy)
+    np.testing.assert_array_equal(sample.labels, other.labels)
+
+
+def training(
+    index: DatasetIndex, augment: AugmentConfig, *, imgsz: int = 64, seed: int = 0
+) -> TrainingDataset:
+    return TrainingDataset(index, imgsz=imgsz, augment=augment, seed=seed)
+
+
+def test_a_sample_depends_on_seed_epoch_and_position_alone(photographs: DatasetIndex) -> None:
+    augment = AugmentConfig(mixup=0.5)
+    draws = [Draw(epoch, position) for epoch in range(3) for position in range(4)]
+    forwards = [training(photographs, augment, seed=7)[draw] for draw in draws]
+    dataset = training(photographs, augment, seed=7)
+    backwards = [dataset[draw] for draw in reversed(draws)][::-1]
+    for (sample, image_id), (again, same_id) in zip(forwards, backwards, strict=True):
+        assert image_id == same_id
+        assert_same(sample, again)
+
+
+def test_another_seed_epoch_or_position_gives_another_sample(photographs: DatasetIndex) -> None:
+    augment = AugmentConfig()
+    samples = [
+        training(photographs, augment, seed=seed)[Draw(epoch, position)][0].image
+        for seed in range(3)
+        for epoch in range(3)
+        for position in range(3)
+    ]
+    assert len({image.tobytes() for image in samples}) == 27
+
+
+def test_a_sample_is_square_and_comes_with_the_id_of_its_image(
+    photographs: DatasetIndex,
+) -> None:
+    dataset = training(photographs, AugmentConfig())
+    assert len(dataset) == 4
+    for position in range(4):
+        sample, image_id = dataset[Draw(0, position)]
+        assert image_id == photographs.image_ids[position]
+        assert sample.image.shape == (64, 64, 3)
+        assert (sample.image.dtype, sample.boxes_xyxy.dtype) == (np.uint8, np.float32)
+        assert sample.labels.dtype == np.int64
+        assert len(sample.labels) == len(sample.boxes_xyxy)
+        assert (sample.boxes_xyxy >= 0).all()
+        assert (sample.boxes_xyxy <= 64).all()
+
+
+def test_a_letterboxed_image_comes_with_boxes_id_and_placement(
+    photographs: DatasetIndex,
+) -> None:
+    dataset = LetterboxedDataset(photographs, imgsz=48)
+    sample, image_id, placement = dataset[1]
+    assert (len(dataset), image_id) == (4, photographs.image_ids[1])
+    assert placement == Letterbox(0.5, 0.5, 0, 8, 96, 64)
+    np.testing.assert_array_equal(sample.boxes_xyxy, [[12, 20, 36, 28]])
+    np.testing.assert_array_equal(sample.labels, [1])
+    assert (sample.image[[0, 7, 40, 47]] == 114).all()
+    assert (sample.image[8] != 114).any()
+    assert dataset[0][0].boxes_xyxy.shape == (0, 4)
+
+
+def truths(index: DatasetIndex, position: int) -> list[list[float]]:
+    """Returns the boxes of both data sets, which must agree, at the image's own size 100x50."""
+    trained = training(index, STILL, imgsz=100)[Draw(0, position)][0]
+    evaluated, _, placement = LetterboxedDataset(index, imgsz=100)[position]
+    np.testing.assert_array_equal(trained.boxes_xyxy, evaluated.boxes_xyxy)
+    np.testing.assert_array_equal(trained.labels, evaluated.labels)
+    return placement.boxes_to_image(trained.boxes_xyxy).tolist()
+
+
+def test_crowds_do_not_train(tmp_path: Path) -> None:
+    crowd = coco_annotation(1, [10, 10, 30, 30], iscrowd=1)
+    single = coco_annotation(2, [50, 5, 20, 30])
+    index = index_of(write_coco(tmp_path, [crowd, single]))
+    assert truths(index, index.image_ids.tolist().index(7)) == [[50, 5, 70, 35]]
+
+
+def test_difficult_objects_do_not_train(tmp_path: Path) -> None:
+    boxes = [
+        voc_object("cat", (11, 11, 40, 40), difficult=1),
+        voc_object("dog", (51, 6, 70, 35)),  # pixels counted from 1, both ends included
+    ]
+    index = index_of(write_voc(tmp_path, {"1": boxes}))
+    assert truths(index, 0) == [[50, 5, 70, 35]]
+
+
+def test_boxes_that_reach_out_of_their_image_train_within_it(tmp_path: Path) -> None:
+    # COCO's reader keeps them for evaluation; a mosaic must not carry them into the next tile.
+    outside = coco_annotation(1, [-90, 10, 100, 30])
+    index = index_of(write_coco(tmp_path, [outside]))
+    assert truths(index, index.image_ids.tolist().index(7)) == [[0, 10, 10, 40]]
+
+
+@pytest.mark.parametrize(
+    ("size_wh", "box_xyxy", "tolerance"),
+    [
+        ((1280, 960), [80, 100, 240, 220], 1e-4),  # decoded at a quarter, 320x240
+        ((640, 480), [80, 100, 240, 220], 1e-4),  # at half
+        ((700, 525), [80, 100, 240, 220], 1e-4),  # at half, 350x263, then resized
+        ((639, 479), [80, 100, 240, 220], 1.0),  # 639 / 2 is too little: not reduced
+    ],
+)
+def test_jpegs_that_are_decoded_at_a_reduced_size_look_the_same(
+    tmp_path: Path, size_wh: tuple[int, int], box_xyxy: list[float], tolerance: float
+) -> None:
+    index = big_picture(tmp_path, size_wh, ".jpg")
+    trained = training(index, STILL, imgsz=320)[Draw(0, 0)][0]
+    evaluated = LetterboxedDataset(index, imgsz=320)[0][0]
+    assert np.abs(trained.image.astype(int) - evaluated.image).mean() < 2
+    np.testing.assert_allclose(trained.boxes_xyxy, [box_xyxy], atol=tolerance)
+    np.testing.assert_allclose(trained.boxes_xyxy, evaluated.boxes_xyxy, atol=0.5)
+
+
+def test_a_white_rectangle_stays_in_its_box_on_the_way_through_a_reduced_decode(
+    tmp_path: Path,
+) -> None:
+    # 801 is no multiple of 2: half the size is 401 pixels, of which the last stands for one.
+    index = big_picture(tmp_path, (801, 601), ".jpg")
+    x0, y0, x1, y1 = index.boxes_xyxy[0].round().astype(int)
+    picture = np.zeros((601, 801, 3), dtype=np.uint8)
+    picture[y0:y1, x0:x1] = 255
+    Image.fromarray(picture).save(index.image_path(0), quality=95)
+    sample = training(index, STILL, imgsz=320)[Draw(0, 0)][0]
+    inner = sample.image[40:280, :, 0] > 127  # 40 rows of border above and below
+    rows, columns = inner.nonzero()
+    seen = [columns.min(), rows.min() + 40, columns.max() + 1, rows.max() + 41]
+    assert np.abs(sample.boxes_xyxy[0] - seen).max() < 1
+
+
+def test_pngs_and_jpegs_of_one_picture_give_one_sample(tmp_path: Path) -> None:
+    samples = [
+        training(big_picture(tmp_path / suffix, (640, 480), suffix), STILL, imgsz=320)[Draw(0, 0)]
+        for suffix in (".png", ".jpg")
+    ]
+    difference = samples[0][0].image.astype(int) - samples[1][0].image
+    assert np.abs(difference).mean() < 2
+    np.testing.assert_array_equal(samples[0][0].boxes_xyxy, samples[1][0].boxes_xyxy)
+
+
+def test_an_image_of_another_size_than_the_index_says_is_refused(
+    photographs: DatasetIndex,
+) -> None:
+    wrong = replace(photographs, sizes_wh=photographs.sizes_wh + np.int32(8))
+    with pytest.raises(DataError, match=r"Expected 104x72 pixels in .*0\.jpg, found 96x64"):
+        LetterboxedDataset(wrong, imgsz=64)[0]
+    with pytest.raises(DataError, match=r"Expected 104x72 pixels in .*0\.jpg, found 96x64"):
+        training(wrong, STILL)[Draw(0, 0)]
+
+
+@pytest.mark.realdata
+def test_photographs_train_and_evaluate_at_the_same_scale(shared: Path) -> None:
+    """Reduced and full decodes of real photographs agree, boxes to half a pixel."""
+    index = index_of(shared / "data" / "coco128")
+    trained, evaluated = training(index, STILL, imgsz=256), LetterboxedDataset(index, imgsz=256)
+    differences = []
+    for position in range(len(index)):
+        sample, square = trained[Draw(0, position)][0], evaluated[position][0]
+        differences.append(np.abs(sample.image.astype(int) - square.image).mean())
+        np.testing.assert_allclose(sample.boxes_xyxy, square.boxes_xyxy, atol=1.01)
+    assert np.mean(differences) < 4

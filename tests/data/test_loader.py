@@ -1,0 +1,189 @@
+"""Batches: every image once an epoch, the same for any number of workers and after a resume."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from dataset_files import gradient, write_yolo
+from PIL import Image
+
+from ossa.config import AugmentConfig
+from ossa.data.dataset import LetterboxedDataset, TrainingDataset
+from ossa.data.description import read_description
+from ossa.data.index import DatasetIndex
+from ossa.data.loader import EpochBatches, evaluation_loader, make_batch, training_loader
+from ossa.data.reading import read_index
+from ossa.types import Batch, Letterbox, Sample
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> DatasetIndex:
+    """Seven different pictures of 96x64 pixels, ids 10 to 16; the even ones have a box."""
+    line = "1 0.5 0.5 0.5 0.25\n"
+    names = [f"{10 + i}.png" for i in range(7)]
+    data_yaml = write_yolo(tmp_path, {name: line * (1 - i % 2) for i, name in enumerate(names)})
+    for i, name in enumerate(names):
+        picture = Image.fromarray(gradient() + np.uint8(20 * i))
+        picture.save(tmp_path / "images" / "train" / name)
+    return read_index(read_description(data_yaml), "train").index
+
+
+def sample_with(count: int, value: int = 0) -> Sample:
+    boxes = np.arange(4 * count, dtype=np.float32).reshape(count, 4) + value
+    return Sample(np.full((8, 6, 3), value, np.uint8), boxes, np.arange(count, dtype=np.int64))
+
+
+def assert_same(batch: Batch, other: Batch) -> None:
+    assert torch.equal(batch.images, other.images)
+    assert torch.equal(batch.boxes_xyxy, other.boxes_xyxy)
+    assert torch.equal(batch.labels, other.labels)
+    assert torch.equal(batch.image_index, other.image_index)
+    assert batch.image_ids == other.image_ids
+    assert batch.letterboxes == other.letterboxes
+
+
+# ---- order
+
+
+def test_an_epoch_is_a_permutation_in_batches_of_which_the_last_is_short() -> None:
+    batches = EpochBatches(10, batch=4, seed=0, epochs=2)
+    drawn = list(batches)
+    assert [len(batch) for batch in drawn] == [4, 4, 2] * 2
+    assert (len(batches), batches.batches_per_epoch) == (6, 3)
+    for epoch in range(2):
+        members = [draw for batch in drawn[3 * epoch : 3 * epoch + 3] for draw in batch]
+        assert {draw.epoch for draw in members} == {epoch}
+        assert sorted(draw.position for draw in members) == list(range(10))
+
+
+def test_the_order_differs_between_epochs_and_seeds_and_is_repeatable() -> None:
+    def orders(seed: int) -> list[tuple[int, ...]]:
+        # One batch an epoch: each is an order.
+        batches = EpochBatches(50, batch=50, seed=seed, epochs=5)
+        return [tuple(draw.position for draw in batch) for batch in batches]
+
+    assert len({*orders(0), *orders(1)}) == 10
+    assert orders(0) == orders(0)
+    assert tuple(range(50)) not in orders(0)
+
+
+def test_a_full_last_batch_is_the_last() -> None:
+    batches = EpochBatches(8, batch=4, seed=0, epochs=1)
+    assert [len(batch) for batch in batches] == [4, 4]
+    assert [len(batch) for batch in EpochBatches(3, batch=4, seed=0, epochs=2)] == [3, 3]
+
+
+@pytest.mark.parametrize("start_batch", range(10))
+def test_a_resumed_order_goes_on_where_it_stopped(start_batch: int) -> None:
+    whole = list(EpochBatches(10, batch=4, seed=3, epochs=3))
+    rest = EpochBatches(10, batch=4, seed=3, epochs=3, start_batch=start_batch)
+    assert list(rest) == whole[start_batch:]
+    assert len(rest) == len(whole) - start_batch
+
+
+def test_a_longer_training_begins_like_a_shorter_one() -> None:
+    short = list(EpochBatches(10, batch=4, seed=3, epochs=2))
+    assert list(EpochBatches(10, batch=4, seed=3, epochs=4))[:6] == short
+
+
+# ---- one batch
+
+
+def test_a_batch_knows_of_which_image_each_box_is() -> None:
+    samples = [sample_with(0), sample_with(2, 10), sample_with(0), sample_with(1, 20)]
+    batch = make_batch(samples, [5, 6, 7, 8])
+    assert batch.image_index.tolist() == [1, 1, 3]
+    assert batch.boxes_xyxy.tolist() == [[10, 11, 12, 13], [14, 15, 16, 17], [20, 21, 22, 23]]
+    assert batch.labels.tolist() == [0, 1, 0]
+    assert batch.image_ids == (5, 6, 7, 8)
+    assert batch.letterboxes == ()
+    assert batch.images[:, 0, 0, 0].tolist() == [0, 10, 0, 20]
+
+
+def test_a_batch_without_any_box_is_a_batch() -> None:
+    batch = make_batch([sample_with(0), sample_with(0)], [1, 2])
+    assert batch.boxes_xyxy.shape == (0, 4)
+    assert batch.labels.shape == batch.image_index.shape == (0,)
+
+
+@pytest.mark.parametrize("counts", [(0, 0), (2, 1)])
+def test_a_batch_has_the_types_it_promises(counts: tuple[int, int]) -> None:
+    batch = make_batch([sample_with(count) for count in counts], [1, 2])
+    assert batch.images.dtype == torch.uint8
+    assert batch.boxes_xyxy.dtype == torch.float32
+    assert batch.labels.dtype == batch.image_index.dtype == torch.int64
+
+
+def test_images_are_channels_first_in_shape_and_last_in_memory() -> None:
+    image = gradient(6, 8)
+    sample = Sample(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    images = make_batch([sample, sample], [1, 2]).images
+    assert images.shape == (2, 3, 8, 6)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_array_equal(images[1, 2], image[..., 2])
+
+
+def test_a_batch_does_not_share_memory_with_its_samples() -> None:
+    sample = sample_with(1)
+    batch = make_batch([sample], [1])
+    batch.images.fill_(9)
+    batch.boxes_xyxy.fill_(9)
+    assert (sample.image == 0).all()
+    assert sample.boxes_xyxy.tolist() == [[0, 1, 2, 3]]
+
+
+# ---- loaders
+
+
+def training_batches(
+    index: DatasetIndex, *, workers: int, start_batch: int = 0, epochs: int = 2
+) -> list[Batch]:
+    dataset = TrainingDataset(index, imgsz=64, augment=AugmentConfig(mixup=0.3), seed=1)
+    order = EpochBatches(len(index), batch=3, seed=1, epochs=epochs, start_batch=start_batch)
+    return list(training_loader(dataset, order, workers=workers))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_no_training_batch(index: DatasetIndex, workers: int) -> None:
+    cv2.resize(gradient(1024, 1024), (999, 999))  # OpenCV's threads run before the fork
+    alone = training_batches(index, workers=0)
+    assert [len(batch.image_ids) for batch in alone] == [3, 3, 1] * 2
+    for batch, other in zip(alone, training_batches(index, workers=workers), strict=True):
+        assert_same(batch, other)
+        # Shared memory keeps the layout.
+        assert other.images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_loader_resumed_in_mid_epoch_gives_what_was_left(index: DatasetIndex) -> None:
+    whole = training_batches(index, workers=0)
+    rest = training_batches(index, workers=0, start_batch=4)
+    assert len(rest) == 2
+    for batch, other in zip(whole[4:], rest, strict=True):
+        assert_same(batch, other)
+
+
+def test_every_image_comes_once_an_epoch_augmented_anew(index: DatasetIndex) -> None:
+    batches = training_batches(index, workers=0)
+    first, second = ({}, {})
+    for epoch, of_epoch in ((first, batches[:3]), (second, batches[3:])):
+        for batch in of_epoch:
+            assert batch.letterboxes == ()
+            epoch.update(zip(batch.image_ids, batch.images, strict=True))
+    assert set(first) == set(second) == set(range(10, 17))
+    assert not any(torch.equal(first[image_id], second[image_id]) for image_id in first)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_goes_through_the_index_in_its_order(index: DatasetIndex, workers: int) -> None:
+    dataset = LetterboxedDataset(index, imgsz=64)
+    batches = list(evaluation_loader(dataset, batch=3, workers=workers))
+    assert [batch.image_ids for batch in batches] == [(10, 11, 12), (13, 14, 15), (16,)]
+    assert [batch.image_index.tolist() for batch in batches] == [[0, 2], [1], [0]]
+    placement = Letterbox(64 / 96, 43 / 64, 0, 10, 96, 64)  # 42.67 rows become 43
+    for batch in batches:
+        assert batch.letterboxes == (placement,) * len(batch.image_ids)
+    squares = [dataset[position][0].image for position in range(7)]
+    images = torch.cat([batch.images for batch in batches])
+    np.testing.assert_array_equal(images.permute(0, 2, 3, 1), np.stack(squares))

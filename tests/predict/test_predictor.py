@@ -1,0 +1,189 @@
+"""Pictures go in, detections come out in pixels of the picture."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from known_detector import NAMES, known_predictor, write_png
+from torchvision.ops import box_iou
+
+import ossa
+from ossa.errors import CheckpointError, ConfigError, DataError
+from ossa.models.build import create_detector
+from ossa.predict.predictor import Predictor, load
+
+
+def grey(width: int, height: int) -> np.ndarray:
+    return np.full((height, width, 3), 90, np.uint8)
+
+
+def test_boxes_of_a_landscape_picture_go_home_exactly() -> None:
+    # 128 x 64 is halved to 64 x 32, a rectangle without any padding.
+    found = known_predictor(64).predict(grey(128, 64))
+    np.testing.assert_allclose(found.boxes_xyxy, [[24, 16, 56, 32], [0, 0, 64, 64]], atol=1e-4)
+    np.testing.assert_allclose(found.scores, [0.81, 0.40], atol=1e-6)
+    assert found.labels.tolist() == [1, 2]
+
+
+def test_boxes_of_a_portrait_picture_go_home_exactly() -> None:
+    # 40 x 80 becomes 32 x 64 at a scale of 0.8: (12, 8, 28, 16) / 0.8 = (15, 10, 35, 20).
+    found = known_predictor(64).predict(grey(40, 80))
+    np.testing.assert_allclose(found.boxes_xyxy, [[15, 10, 35, 20], [0, 0, 40, 40]], atol=1e-4)
+
+
+def test_padding_is_taken_off_and_boxes_are_clipped_to_the_picture() -> None:
+    # 64 x 40 keeps its size on a canvas of 64 x 64, with 12 grey rows above: y moves up by 12.
+    found = known_predictor(64).predict(grey(64, 40))
+    np.testing.assert_allclose(found.boxes_xyxy, [[12, 0, 28, 4], [0, 0, 32, 20]], atol=1e-4)
+
+
+def test_a_detector_built_for_squares_gets_squares() -> None:
+    predictor = known_predictor(64, only_squares=True)
+    assert not predictor.rectangular
+    # 128 x 64 is halved to 64 x 32 and stands 16 rows down on 64 x 64: (y - 16) x 2.
+    found = predictor.predict(grey(128, 64))
+    np.testing.assert_allclose(found.boxes_xyxy, [[24, 0, 56, 0], [0, 0, 64, 32]], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "rectangular"), [("resnet10t", True), ("swin_tiny_patch4_window7_224", False)]
+)
+def test_timm_backbones_get_rectangles_where_they_take_them(name: str, rectangular: bool) -> None:
+    with torch.device("meta"):
+        detector = create_detector(name, num_classes=3, neck="n", imgsz=224)
+        predictor = Predictor(detector, names=NAMES, imgsz=224, device="meta")
+    assert predictor.rectangular is rectangular
+
+
+def test_a_box_has_only_its_best_class() -> None:
+    # As cat the box has 0.54, more than the fire truck; evaluation would count it twice.
+    assert known_predictor().predict(grey(64, 64)).labels.tolist() == [1, 2]
+
+
+def test_wanted_classes_are_given_by_name_or_number() -> None:
+    predictor = known_predictor()
+    by_name = predictor.predict(grey(64, 64), classes=["fire truck"])
+    by_number = predictor.predict(grey(64, 64), classes=[2])
+    assert by_name.labels.tolist() == by_number.labels.tolist() == [2]
+    assert len(predictor.predict(grey(64, 64), classes=["cat"])) == 0
+
+
+def test_classes_nobody_wants_do_not_use_up_the_detections() -> None:
+    predictor = known_predictor()
+    assert predictor.predict(grey(64, 64), max_detections=1).labels.tolist() == [1]
+    found = predictor.predict(grey(64, 64), max_detections=1, classes=["fire truck"])
+    assert found.labels.tolist() == [2]
+
+
+def test_detections_below_the_confidence_are_left_out() -> None:
+    predictor = known_predictor()
+    assert len(predictor.predict(grey(64, 64), confidence=0.41)) == 1
+    assert len(predictor.predict(grey(64, 64), confidence=0.82)) == 0
+
+
+def test_a_list_of_files_and_arrays_gives_a_list(tmp_path: Path) -> None:
+    file = write_png(tmp_path / "a.png", (128, 64))
+    predictor = known_predictor()
+    from_path, from_text, from_array = predictor.predict([file, str(file), grey(128, 64)])
+    one = predictor.predict(file)
+    for found in (from_path, from_text, from_array):
+        np.testing.assert_array_equal(found.boxes_xyxy, one.boxes_xyxy)
+    assert predictor.predict([]) == []
+
+
+@pytest.mark.parametrize(
+    "array",
+    [grey(4, 4).astype(np.float32), grey(4, 4)[..., 0], grey(4, 4)[None], grey(0, 4)],
+    ids=["float", "grey", "batch", "empty"],
+)
+def test_an_array_that_is_no_picture_is_refused(array: np.ndarray) -> None:
+    with pytest.raises(DataError, match=r"expected a picture as uint8 \(height, width, 3\) RGB"):
+        known_predictor().predict(array)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"confidence": 1.0}, "confidence: input should be less than 1, found 1.0"),
+        ({"nms_iou": 0.0}, "nms_iou: input should be greater than 0, found 0.0"),
+        ({"max_detections": 0}, "max_detections: .* greater than or equal to 1, found 0"),
+        ({"classes": ["dgo"]}, "in 0..2, found 'dgo'. Did you mean dog?"),
+        ({"classes": [3]}, "in 0..2, found 3"),
+        ({"classes": [-1]}, "in 0..2, found -1"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_even_without_pictures(
+    settings: dict[str, object], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        known_predictor().predict([], **settings)  # type: ignore[arg-type]
+
+
+def test_a_size_that_the_stride_does_not_divide_is_refused(weights: Path) -> None:
+    said = "a multiple of the largest stride, 32, found 100: use 96 or 128"
+    with pytest.raises(ConfigError, match=said):
+        known_predictor(100)
+    with pytest.raises(ConfigError, match=said):
+        load(weights, imgsz=100)
+    with pytest.raises(ConfigError, match="found 0: use 32 or 64"):
+        load(weights, imgsz=0)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "abacus"])
+def test_a_device_that_is_not_there_is_refused(weights: Path, device: str) -> None:
+    with pytest.raises(ConfigError, match=f"the device '{device}' cannot be used here"):
+        load(weights, device=device)
+
+
+def test_a_checkpoint_knows_its_classes_its_size_and_its_licence(weights: Path) -> None:
+    predictor = load(weights)
+    assert (predictor.names, predictor.imgsz, predictor.licence) == (NAMES, 64, "Apache-2.0")
+    assert predictor.origin["file"] == str(weights)
+    assert not predictor.detector.training
+    assert load(weights, imgsz=96).imgsz == 96
+    with pytest.raises(CheckpointError, match="expected a weights file at"):
+        load(weights.with_name("absent.safetensors"))
+
+
+def test_threads_may_share_a_predictor(weights: Path) -> None:
+    predictor = load(weights)
+    generator = np.random.default_rng(0)
+    pictures = [generator.integers(0, 256, (h, 64, 3), dtype=np.uint8) for h in range(20, 84, 4)]
+    settings = {"confidence": 1e-4, "max_detections": 20}
+    one_by_one = predictor.predict(pictures, **settings)
+    assert all(len(found) for found in one_by_one)
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda one: predictor.predict(one, **settings), pictures))
+    for expected, found in zip(one_by_one, together, strict=True):
+        np.testing.assert_allclose(found.boxes_xyxy, expected.boxes_xyxy, atol=1e-3)
+        np.testing.assert_array_equal(found.labels, expected.labels)
+
+
+def test_a_drawing_has_the_size_of_the_picture_and_leaves_it_as_it_was() -> None:
+    predictor, picture = known_predictor(), grey(128, 64)
+    drawn = predictor.draw(picture, predictor.predict(picture))
+    assert drawn.shape == picture.shape
+    assert (picture == 90).all()
+    # The left edge of the dog's box, x = 24, is drawn between its corners y = 16 and 32.
+    assert (drawn[28, 24] != 90).any()
+    assert (drawn[60, 100] == 90).all()
+
+
+@pytest.mark.realdata
+def test_the_official_yolov5n_finds_the_zebra_and_both_horses(shared: Path) -> None:
+    predictor = ossa.load(shared / "weights" / "yolov5n.pt")
+    assert predictor.rectangular
+    assert predictor.licence == "AGPL-3.0"
+    index = ossa.read_data(shared / "data" / "coco128").index
+    for stem, large in (("000000000034", ["zebra"]), ("000000000049", ["horse", "horse"])):
+        position = index.image_ids.tolist().index(int(stem))
+        rows = np.arange(len(index.labels))[index.truths(position)]
+        rows = rows[index.areas[rows] > 96 * 96]
+        assert [index.names[label] for label in index.labels[rows]] == large
+        found = predictor.predict(index.image_path(position))
+        for row in rows:
+            same = found.boxes_xyxy[found.labels == index.labels[row]]
+            truth = torch.from_numpy(index.boxes_xyxy[row][None].astype(np.float32))
+            assert box_iou(truth, torch.from_numpy(same)).max() > 0.5

@@ -1,0 +1,109 @@
+"""Files, folders and patterns become pictures with names, in order."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from known_detector import write_png
+
+from ossa.errors import DataError
+from ossa.predict.sources import find_pictures, read_annotated
+
+
+def names_of(source: Path | str) -> list[str]:
+    return [picture.name for picture in find_pictures(str(source))]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b.png", "a.jpg", "sub/c.bmp", "sub/deep/a.jpg", ".hidden.png"):
+        write_png(tmp_path / "pics" / name)
+    (tmp_path / "pics" / "notes.txt").write_text("no picture")
+    return tmp_path / "pics"
+
+
+def test_one_picture_is_its_own_list(folder: Path) -> None:
+    (picture,) = find_pictures(str(folder / "b.png"))
+    assert (picture.file, picture.name) == (folder / "b.png", "b")
+
+
+def test_a_folder_gives_its_pictures_and_those_of_its_subfolders_in_order(folder: Path) -> None:
+    assert names_of(folder) == ["a", "b", "sub/c", "sub/deep/a"]
+
+
+def test_a_pattern_gives_what_it_matches_named_from_its_first_wildcard_on(folder: Path) -> None:
+    assert names_of(folder / "*.*") == ["a", "b"]
+    assert names_of(folder / "**" / "a.jpg") == ["a", "sub/deep/a"]
+    assert names_of(folder / "s?b" / "*") == ["sub/c"]
+
+
+def test_a_relative_source_keeps_its_paths(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    assert [picture.file for picture in find_pictures("*.png")] == [Path("b.png")]
+    assert find_pictures(".")[0].file == Path("a.jpg")
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path: Path) -> None:
+    assert names_of(write_png(tmp_path / "shot[1].png")) == ["shot[1]"]
+
+
+def test_pictures_that_differ_in_their_suffix_alone_get_numbers(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.png", "a-2.png", "a.b.png"):
+        write_png(tmp_path / name)
+    assert names_of(tmp_path) == ["a-2", "a.b", "a", "a-3"]
+
+
+def test_a_source_that_is_not_there_is_refused(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"a pattern in quotes, found no .*absent"):
+        find_pictures(str(folder / "absent"))
+
+
+def test_a_folder_or_pattern_without_pictures_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"expected pictures \(.bmp, .*\) in the folder"):
+        find_pictures(str(tmp_path))
+    with pytest.raises(DataError, match=r"in what .*\*.png matches, found none"):
+        find_pictures(str(tmp_path / "*.png"))
+
+
+def write_data_set(root: Path) -> Path:
+    """Writes train 7.png with one box of class b, val 8.png and 7.png; returns the root."""
+    for split, name in (("train", "7"), ("val", "8")):
+        write_png(root / "images" / split / f"{name}.png", (100, 50))
+    (root / "labels" / "train").mkdir(parents=True)
+    (root / "labels" / "train" / "7.txt").write_text("1 0.5 0.5 0.2 0.4\n1 0.5 0.5 0 0\n")
+    (root / "data.yaml").write_text(
+        "train: images/train\nval: [images/val, images/train]\nnames: [a, b]\n"
+    )
+    return root
+
+
+def test_a_data_set_knows_its_pictures_by_their_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = read_annotated(write_data_set(tmp_path / "data"))
+    assert truth.names == ("a", "b")
+    monkeypatch.chdir(tmp_path / "data" / "labels")
+    known = truth.find(Path("../images/train/7.png"))
+    assert known is not None
+    assert known.image_id == 7
+    np.testing.assert_allclose(
+        known.index.boxes_xyxy[known.index.truths(known.position)], [[40, 15, 60, 35]]
+    )
+    assert truth.find(Path("../images/train/9.png")) is None
+
+
+def test_a_fault_of_a_picture_in_two_splits_is_told_once(tmp_path: Path) -> None:
+    truth = read_annotated(write_data_set(tmp_path))
+    assert [problem.what for problem in truth.problems] == ["box of no area, 0 x 0 pixels"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="symbolic links")
+def test_links_to_pictures_and_folders_lead_to_the_data_set(tmp_path: Path) -> None:
+    truth = read_annotated(write_data_set(tmp_path / "data"))
+    (tmp_path / "one.png").symlink_to(tmp_path / "data" / "images" / "val" / "8.png")
+    (tmp_path / "all").symlink_to(tmp_path / "data" / "images")
+    for file in (tmp_path / "one.png", tmp_path / "all" / "val" / "8.png"):
+        known = truth.find(file)
+        assert known is not None
+        assert known.image_id == 8
