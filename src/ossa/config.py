@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from ossa.errors import ConfigError, suggestion
 
@@ -29,7 +29,7 @@ class ModelConfig(_Section):
     """Scale of YOLOv5's neck; `own` for presets."""
     context: Literal["none", "sppf"] = "none"
     """`sppf` puts YOLOv5's pooling pyramid behind the coarsest lateral of the neck."""
-    strides: tuple[int, ...] = (8, 16, 32)
+    strides: tuple[PositiveInt, ...] = Field(default=(8, 16, 32), min_length=1)
     anchors_wh: tuple[tuple[tuple[float, float], ...], ...] | None = None
     """Per level, in pixels of the network input; None for YOLOv5's."""
     pretrained: bool = False
@@ -123,8 +123,11 @@ class RunConfig(_Section):
     evaluate: EvaluateConfig = EvaluateConfig()
 
     def digest(self) -> str:
-        """Returns the sha256 of the canonical JSON of all settings."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """Returns the sha256 of the canonical JSON of all settings but the place of the data.
+
+        What the data are is told by their fingerprint, wherever they lie.
+        """
+        canonical = json.dumps(self.model_dump(mode="json", exclude={"data"}), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
@@ -143,23 +146,39 @@ def load_recipe(name: str) -> dict[str, Any]:
         name: a shipped recipe, or the path of a YAML file.
 
     Raises:
-        ConfigError: no such recipe, not YAML, or not sections of settings.
+        ConfigError: no such recipe, not YAML, not sections of settings, or its own base.
     """
+    sections: dict[str, Any] = {}
+    names: list[str] = []
+    base: str | None = name
+    while base is not None:
+        if base in names:
+            raise ConfigError(f"recipe {base} is its own base: {' on '.join([*names, base])}")
+        names.append(base)
+        content = _read_recipe(base)
+        base = content.pop("base", None)
+        if not isinstance(base, str | None):
+            raise ConfigError(f"recipe {names[-1]}: expected the name of a base, found {base!r}")
+        sections = merge(content, sections)
+    return sections
+
+
+def _read_recipe(name: str) -> dict[str, Any]:
+    """Returns the content of one recipe as it is written."""
     if name in recipe_names():
-        text, where = (resources.files("ossa") / "recipes" / f"{name}.yaml").read_text(), name
+        file: Any = resources.files("ossa") / "recipes" / f"{name}.yaml"
     elif Path(name).suffix in (".yaml", ".yml") and Path(name).is_file():
-        text, where = Path(name).read_text(), name
+        file = Path(name)
     else:
         hint = suggestion(name, recipe_names()) or f" There are {', '.join(recipe_names())}."
         raise ConfigError(f"no recipe named {name!r} and no such YAML file.{hint}")
     try:
-        content = yaml.safe_load(text) or {}
-    except yaml.YAMLError as problem:
-        raise ConfigError(f"recipe {where} is not YAML: {' '.join(str(problem).split())}") from None
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise ConfigError(f"recipe {name} is not YAML: {' '.join(str(problem).split())}") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"recipe {where}: expected sections of settings, found {content!r}")
-    base = content.pop("base", None)
-    return merge(load_recipe(base), content) if base else content
+        raise ConfigError(f"recipe {name}: expected sections of settings, found {content!r}")
+    return content
 
 
 def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

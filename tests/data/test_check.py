@@ -54,7 +54,8 @@ def test_a_damaged_image_is_left_out_and_named_once(tmp_path: Path) -> None:
 
 
 def test_problems_of_reading_stay_in_front(tmp_path: Path) -> None:
-    data_yaml = write_yolo(tmp_path, {"0.jpg": "0 0.5 0.5 0 0.5\n", "1.jpg": ""})
+    good = "0 0.5 0.5 0.5 0.5\n"
+    data_yaml = write_yolo(tmp_path, {"0.jpg": f"{good}0 0.5 0.5 0 0.5\n", "1.jpg": good})
     report = read_index(read_description(data_yaml), "train")
     cut_short(report, 1)
     whats = [problem.what for problem in keep_decodable(report).problems]

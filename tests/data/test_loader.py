@@ -1,6 +1,9 @@
 """Batches: every image once an epoch, the same for any number of workers and after a resume."""
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,6 +19,20 @@ from ossa.data.index import DatasetIndex
 from ossa.data.loader import EpochBatches, evaluation_loader, make_batch, training_loader
 from ossa.data.reading import read_index
 from ossa.types import Batch, Letterbox, Sample
+
+
+@pytest.fixture(autouse=True)
+def no_endless_wait() -> Iterator[None]:
+    """Workers that hang fail their test instead of stopping all tests."""
+
+    def fail(*_: Any) -> None:
+        raise TimeoutError("no batch for a minute")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture
@@ -147,13 +164,25 @@ def training_batches(
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_no_training_batch(index: DatasetIndex, workers: int) -> None:
-    cv2.resize(gradient(1024, 1024), (999, 999))  # OpenCV's threads run before the fork
     alone = training_batches(index, workers=0)
     assert [len(batch.image_ids) for batch in alone] == [3, 3, 1] * 2
     for batch, other in zip(alone, training_batches(index, workers=workers), strict=True):
         assert_same(batch, other)
         # Shared memory keeps the layout.
         assert other.images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_workers_do_not_wait_for_threads_of_opencv_that_were_not_forked(
+    index: DatasetIndex,
+) -> None:
+    dataset = LetterboxedDataset(index, imgsz=64)
+    for _ in range(4):
+        cv2.setNumThreads(2)
+        cv2.resize(gradient(1024, 1024), (999, 999))  # its threads hold locks for a while
+        training_batches(index, workers=1, epochs=1)
+        cv2.setNumThreads(2)
+        cv2.resize(gradient(1024, 1024), (999, 999))
+        assert len(list(evaluation_loader(dataset, batch=7, workers=1))) == 1
 
 
 def test_a_loader_resumed_in_mid_epoch_gives_what_was_left(index: DatasetIndex) -> None:

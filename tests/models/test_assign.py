@@ -26,9 +26,7 @@ def batch_of(truths: list[Truth]) -> Batch:
 
 def predictions(anchors_wh: Tensor | None = None) -> RawPredictions:
     anchors_wh = default_anchors_wh(STRIDES) if anchors_wh is None else anchors_wh
-    logits = tuple(
-        torch.zeros(2, anchors_wh.shape[1], HEIGHT // s, WIDTH // s, 7) for s in STRIDES
-    )
+    logits = tuple(torch.zeros(2, anchors_wh.shape[1], HEIGHT // s, WIDTH // s, 7) for s in STRIDES)
     return RawPredictions(logits, anchors_wh, STRIDES)
 
 

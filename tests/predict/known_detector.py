@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ossa.data.decode import decode_image
 from ossa.models.detector import Detector
 from ossa.predict.predictor import Predictor
 from ossa.types import Level, RawPredictions
@@ -63,3 +64,8 @@ def write_png(path: Path, size_wh: tuple[int, int] = (64, 32)) -> Path:
     picture = np.full((size_wh[1], size_wh[0], 3), 90, np.uint8)
     path.write_bytes(cv2.imencode(path.suffix, picture)[1].tobytes())
     return path
+
+
+def shape_of(file: Path) -> tuple[int, ...]:
+    """Returns height, width and channels of a picture."""
+    return decode_image(file).shape

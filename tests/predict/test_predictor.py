@@ -150,7 +150,7 @@ def test_a_checkpoint_knows_its_classes_its_size_and_its_licence(weights: Path) 
 def test_threads_may_share_a_predictor(weights: Path) -> None:
     predictor = load(weights)
     generator = np.random.default_rng(0)
-    pictures = [generator.integers(0, 256, (h, 64, 3), dtype=np.uint8) for h in range(20, 84, 4)]
+    pictures = [generator.integers(0, 256, (h, 64, 3), dtype=np.uint8) for h in range(20, 84, 8)]
     settings = {"confidence": 1e-4, "max_detections": 20}
     one_by_one = predictor.predict(pictures, **settings)
     assert all(len(found) for found in one_by_one)

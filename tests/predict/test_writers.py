@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-import cv2
 import numpy as np
-from known_detector import NAMES, known_predictor, write_png
+from known_detector import NAMES, known_predictor, shape_of, write_png
 
+from ossa.data.decode import decode_image
 from ossa.predict.sources import find_pictures, read_annotated
 from ossa.predict.writers import ResultFolder, coco_results, picture_result, yolo_text
 from ossa.types import Detections
@@ -65,7 +65,7 @@ def test_drawings_keep_names_and_subfolders_and_only_jpegs_stay_jpegs(tmp_path: 
         folder.add(picture, GREY, FOUND)
     folder.finish()
     assert written(tmp_path / "out") == ["a.jpg", "b.png", "sub/c.png"]
-    assert cv2.imread(str(tmp_path / "out" / "b.png")).shape == (50, 100, 3)
+    assert shape_of(tmp_path / "out" / "b.png") == (50, 100, 3)
 
 
 def test_without_a_data_set_pictures_count_from_one_and_classes_from_zero(tmp_path: Path) -> None:
@@ -116,8 +116,8 @@ def test_with_a_data_set_its_ids_are_stated_and_its_truths_stand_below(tmp_path:
     entries = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert [(e["image_id"], e["category_id"]) for e in entries] == [(500, 20), (500, 30)]
 
-    both = cv2.imread(str(tmp_path / "out" / "7.png"))
-    assert cv2.imread(str(tmp_path / "out" / "8.png")).shape == (50, 100, 3)
+    both = decode_image(tmp_path / "out" / "7.png")
+    assert shape_of(tmp_path / "out" / "8.png") == (50, 100, 3)
     # Two pictures of 50 rows under titles of 24, with gaps of 4: the lower one begins at row 106.
     assert both.shape == (160, 108, 3)
     upper, lower = both[28:78, 4:104], both[106:156, 4:104]

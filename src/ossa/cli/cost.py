@@ -26,7 +26,7 @@ def cost(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL...",
+            metavar="MODEL",
             help="yolov5n to yolov5x, cspdarknet_n to cspdarknet_x, or any timm architecture.",
             show_default=False,
         ),
@@ -36,11 +36,12 @@ def cost(
         typer.Option(
             *options.IMGSZ_NAMES,
             min=_LARGEST_STRIDE,
+            metavar="PIXELS",
             callback=_checked_side,
             help="Side of the square input in pixels.",
         ),
     ] = 640,
-    classes: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 80,
+    classes: Annotated[int, typer.Option(min=1, metavar="N", help="Number of classes.")] = 80,
     neck: Annotated[
         options.NeckScale, typer.Option(help="Scale of the neck behind a backbone.")
     ] = "s",

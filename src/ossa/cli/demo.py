@@ -9,7 +9,7 @@ from ossa.cli import options
 
 _MODELS = ("cspdarknet_n", "resnet10t")
 _NECK = "n"
-_SETTINGS = {"train": {"epochs": 20, "imgsz": 160, "batch": 16}}
+_SETTINGS = {"train": {"epochs": 16, "imgsz": 160}}
 
 
 def demo(

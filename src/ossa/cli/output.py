@@ -56,7 +56,7 @@ def with_unit(number: float) -> str:
 
 def duration(seconds: float) -> str:
     """Returns '12.3 s', '4 min 05 s' or '2 h 07 min'."""
-    if seconds < 60:
+    if seconds < 59.95:  # what would be rounded to 60.0 s is a minute
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

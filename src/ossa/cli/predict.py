@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ossa.cli.options import AsJson, Device, choose_device
+from ossa.cli import options
 from ossa.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from ossa.predict.writers import ResultFolder
 
 _FILES_PANEL = "What is written"
-_PROBLEMS_SHOWN = 5
 
 
 def predict(
     source: Annotated[
         str,
         typer.Argument(
+            metavar="PICTURES",
             help="A picture, a folder (with its subfolders), or a pattern in quotes.",
             show_default=False,
         ),
@@ -31,28 +31,34 @@ def predict(
     weights: Annotated[
         Path,
         typer.Option(
-            "--weights",
-            "-w",
-            help="A checkpoint (best.safetensors), or an official yolov5 .pt file.",
+            help="A checkpoint of ossa, or an official yolov5*.pt.",
+            metavar="FILE",
             show_default=False,
         ),
     ],
     imgsz: Annotated[
         int | None,
         typer.Option(
-            help="Longer side of the network input in pixels. That of the training.",
-            show_default=False,
+            *options.IMGSZ_NAMES,
+            metavar="PIXELS",
+            help="Longer side of the network input in pixels.",
+            show_default="that of the training",
         ),
     ] = None,
     conf: Annotated[
-        float, typer.Option(min=0, max=1, help="Leave out detections with a lower score.")
+        float,
+        typer.Option(
+            "--conf", "--conf-thres", min=0, max=1, help="Leave out detections with a lower score."
+        ),
     ] = 0.25,
     iou: Annotated[
         float,
         typer.Option(
+            "--iou",
+            "--iou-thres",
             min=0,
             max=1,
-            help="Of two boxes of a class that overlap more than this, keep the better.",
+            help="Of two boxes of a class that overlap more, one stays.",
         ),
     ] = 0.45,
     classes: Annotated[
@@ -63,7 +69,7 @@ def predict(
             show_default=False,
         ),
     ] = None,
-    max_det: Annotated[int, typer.Option(min=1, help="The most detections in a picture.")] = 300,
+    max_det: Annotated[int, typer.Option(min=1, help="Most detections of an image.")] = 300,
     pictures: Annotated[
         bool,
         typer.Option(
@@ -109,18 +115,18 @@ def predict(
             rich_help_panel=_FILES_PANEL,
         ),
     ] = Path("runs/predict"),
-    device: Device = None,
-    as_json: AsJson = False,
+    device: options.Device = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Find objects in pictures, draw them, write them to files.
 
     [bold]Examples[/bold]
 
-      ossa predict photos -w runs/train/best.safetensors
+      ossa predict photos --weights runs/yolov5n/best.safetensors
 
-      ossa predict "photos/*.jpg" -w yolov5n.pt --classes person,dog --save-txt --json
+      ossa predict "photos/*.jpg" --weights yolov5n.pt --classes person,dog --save-txt
 
-      ossa predict cells/images/val -w best.safetensors --show-truth cells
+      ossa predict cells/images/val --weights best.safetensors --show-truth cells
     """
     from ossa.cli.console import Console
     from ossa.cli.output import print_json
@@ -131,7 +137,7 @@ def predict(
     from ossa.predict.writers import ResultFolder
 
     found = find_pictures(source)
-    predictor = load(weights, choose_device(device), imgsz)
+    predictor = load(weights, options.choose_device(device), imgsz)
     settings = {
         "confidence": conf,
         "nms_iou": iou,
@@ -181,10 +187,7 @@ def _read_truth(
     from ossa.predict.sources import read_annotated
 
     truth = read_annotated(data)
-    for problem in truth.problems[:_PROBLEMS_SHOWN]:
-        console.note(str(problem))
-    if len(truth.problems) > _PROBLEMS_SHOWN:
-        console.note(f"{len(truth.problems) - _PROBLEMS_SHOWN} more problems in {data}")
+    console.problems(truth.problems)
     strangers = [picture.file for picture in pictures if truth.find(picture.file) is None]
     if strangers:
         console.note(

@@ -102,22 +102,20 @@ def _was_given(value: Any) -> bool:
 def _start(given: Mapping[str, Any]) -> tuple["Record", Path]:
     """Trains in a new folder; returns the record and the folder."""
     from ossa.cli.console import Console
-    from ossa.train.loop import train as train_detector
+    from ossa.train.loop import train as run_training
 
     config = _configuration(given)
     machine = _machine(given)
     folder = given.get("project", Path("runs")) / given.get("name", config.model.name)
     with _run_folder(folder) as folder, Console(f"in {folder} on {machine['device']}") as console:
-        record = train_detector(
-            config, folder, strict="strict" in given, watcher=console, **machine
-        )
+        record = run_training(config, folder, strict="strict" in given, watcher=console, **machine)
     return record, folder
 
 
 def _resume(given: Mapping[str, Any]) -> tuple["Record", Path]:
     """Goes on in the folder of a run; returns the record and the folder."""
     from ossa.cli.console import Console
-    from ossa.train.loop import train as train_detector
+    from ossa.train.loop import train as run_training
     from ossa.train.outputs import read_config
     from ossa.train.record import RECORD_FILE, read_record
 
@@ -134,7 +132,7 @@ def _resume(given: Mapping[str, Any]) -> tuple["Record", Path]:
         if (folder / RECORD_FILE).is_file():
             console.note(f"the run in {folder} is already done")
             return read_record(folder), folder
-        record = train_detector(config, folder, resume=True, watcher=console, **machine)
+        record = run_training(config, folder, resume=True, watcher=console, **machine)
     return record, folder
 
 
@@ -151,13 +149,14 @@ def _run_folder(path: Path) -> Iterator[Path]:
     """Yields a new folder for a run, and takes it away again if nothing was trained in it."""
     from ossa.files import new_folder
     from ossa.train.checkpoint import STATE_FILE
+    from ossa.train.outputs import LAST_WEIGHTS
 
     missing = [parent for parent in path.parents if not parent.exists()]
     folder = new_folder(path)
     try:
         yield folder
     finally:
-        if not (folder / STATE_FILE).exists():
+        if not any((folder / name).exists() for name in (STATE_FILE, LAST_WEIGHTS)):
             shutil.rmtree(folder)
             with suppress(OSError):  # another run may have moved in
                 for parent in missing:
@@ -262,7 +261,10 @@ def _row(record: "Record", folder: Path) -> dict[str, Any]:
     """Returns the flat object of --json."""
     from ossa.cli.output import row_of
 
+    from ossa.train.outputs import read_log
+
     last, best = record.metrics.get("last", {}), record.metrics.get("best", {})
+    images = sum(row["images"] for row in read_log(folder))
     seconds = record.times["train"]
     return row_of(
         {
@@ -270,7 +272,7 @@ def _row(record: "Record", folder: Path) -> dict[str, Any]:
             "imgsz": record.config["train"]["imgsz"],
             **last,
             **{key: record.cost[key] for key in ("params", "flops", "macs")},
-            "images_per_second": _images_trained(record) / seconds if seconds else None,
+            "images_per_second": images / seconds if seconds else None,
             "train_seconds": seconds,
             **{f"best_{key}": best.get(key) for key in ("ap", "ap50", "epoch")},
             "status": record.status,
@@ -278,11 +280,3 @@ def _row(record: "Record", folder: Path) -> dict[str, Any]:
             "folder": str(folder),
         }
     )
-
-
-def _images_trained(record: "Record") -> int:
-    from ossa.data.description import read_description
-    from ossa.data.reading import read_index
-
-    images = len(read_index(read_description(record.config["data"]), "train").index)
-    return images * (record.metrics["last"]["epoch"] + 1)

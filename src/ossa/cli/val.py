@@ -1,5 +1,6 @@
 """`ossa val`: how good a detector is on a data set."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,7 +39,7 @@ def val(
         ),
     ] = None,
     batch: Annotated[
-        int, typer.Option(*options.BATCH_NAMES, min=1, help="Images in one forward.")
+        int, typer.Option(*options.BATCH_NAMES, min=1, metavar="N", help="Images in one forward.")
     ] = 16,
     conf: Annotated[
         float, typer.Option("--conf", "--conf-thres", help="Detections below it do not count.")
@@ -77,8 +78,7 @@ def val(
     from ossa.config import build_config
     from ossa.models.weights import read_checkpoint
 
-    if save_predictions is not None and not save_predictions.parent.is_dir():
-        raise ConfigError(f"there is no folder {save_predictions.parent} for --save-predictions")
+    _check_target(save_predictions)
     checkpoint = read_checkpoint(weights)
     config = build_config(
         {
@@ -112,29 +112,28 @@ def val(
             _print_classes(evaluation.metrics)
 
 
+def _check_target(file: Path | None) -> None:
+    """Raises ConfigError for a file that could not be written after a long evaluation."""
+    if file is not None and (file.is_dir() or not file.parent.is_dir()):
+        raise ConfigError(
+            f"expected a file in an existing folder for --save-predictions, found {file}"
+        )
+
+
 def _read_split(
     config: "RunConfig", split: str, checkpoint: "Checkpoint", console: "Console"
 ) -> "DatasetIndex":
-    """Returns the split, whose classes must be as many as the checkpoint's."""
+    """Returns the split, whose classes must be the checkpoint's."""
     from ossa.data.check import keep_decodable
     from ossa.data.description import read_description
     from ossa.data.reading import read_index
+    from ossa.evaluate.api import check_classes
 
-    report = keep_decodable(read_index(read_description(config.data), split))
+    report = read_index(read_description(config.data), split)
+    with console.progress("checking images") as on_image:
+        report = keep_decodable(report, on_image=on_image)
     console.problems(report.problems)
-    names, known = report.index.names, checkpoint.names
-    if len(names) != len(known):
-        raise ConfigError(
-            f"{checkpoint.origin['file']} knows {len(known)} classes and {config.data} has "
-            f"{len(names)}: give the data set that the weights were trained on, or train on this "
-            "one with --weights"
-        )
-    renamed = [pair for pair in zip(known, names, strict=True) if pair[0] != pair[1]]
-    if renamed:
-        console.note(
-            f"note: {len(renamed)} of {len(names)} classes have other names in the data set, such "
-            f"as {renamed[0][1]!r} for {renamed[0][0]!r}: classes are matched by their order"
-        )
+    check_classes(checkpoint, report.index, data=config.data)
     return report.index
 
 
@@ -148,18 +147,14 @@ def _evaluate(
     console: "Console",
 ) -> "tuple[dict[str, Any], Evaluation]":
     """Returns the flat object of --json and the evaluation."""
-    import torch
-
     from ossa.cli.output import row_of
+    from ossa.evaluate.api import detector_for_evaluation
     from ossa.evaluate.run import evaluate
     from ossa.models.count import count_cost
-    from ossa.models.weights import detector_from
 
     imgsz = config.train.imgsz
-    detector = detector_from(checkpoint, imgsz=imgsz)
+    detector = detector_for_evaluation(checkpoint, imgsz=imgsz, device=device)
     cost = count_cost(detector, imgsz).total
-    # As in training, so that the same weights give the same numbers to the last digit.
-    detector.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with console.progress("evaluating") as on_images:
         evaluation = evaluate(
             detector,
@@ -188,9 +183,10 @@ def _evaluate(
 
 def _save(evaluation: "Evaluation", index: "DatasetIndex", file: Path) -> None:
     from ossa.evaluate.coco import detections_as_coco_results
-    from ossa.files import write_json_atomically
+    from ossa.files import write_text_atomically
 
-    write_json_atomically(file, detections_as_coco_results(index, evaluation.detections))
+    results = detections_as_coco_results(index, evaluation.detections)
+    write_text_atomically(file, json.dumps(results))
 
 
 def _print_classes(metrics: "Metrics") -> None:

@@ -53,13 +53,16 @@ class TrainingDataset(Dataset[tuple[Sample, int]]):
     def _load(self, position: int) -> Sample:
         """Returns the image with its longer side of `imgsz` pixels, and the truths that train."""
         width, height = (int(side) for side in self.index.sizes_wh[position])
-        image = decode_image(
+        decoded = decode_image(
             self.index.image_path(position), reduce_to=self.imgsz, size_wh=(width, height)
         )
-        image = resize_long_side(image, self.imgsz)
-        scale_xy = np.array([image.shape[1] / width, image.shape[0] / height] * 2)
+        # Reduced sides are rounded up, so the ratio of the sides is not exactly the reduction.
+        reduction = round(max(width, height) / max(decoded.shape[:2]))
+        image = resize_long_side(decoded, self.imgsz)
+        scale_yx = np.divide(image.shape[:2], decoded.shape[:2]) / reduction
         boxes_xyxy, labels = _training_boxes(self.index, position)
-        return Sample(image, (boxes_xyxy * scale_xy).astype(np.float32), labels)
+        boxes_xyxy = boxes_xyxy * np.tile(scale_yx[::-1], 2)
+        return Sample(image, boxes_xyxy.astype(np.float32), labels)
 
 
 class LetterboxedDataset(Dataset[tuple[Sample, int, Letterbox]]):

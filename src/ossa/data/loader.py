@@ -48,6 +48,7 @@ def training_loader(
     dataset: TrainingDataset, batches: EpochBatches, *, workers: int, pin_memory: bool = False
 ) -> DataLoader[Batch]:
     """Returns a loader over all batches of all epochs; batches have no letterboxes."""
+    _end_opencv_threads(workers)
     return DataLoader(
         dataset,
         batch_sampler=batches,  # type: ignore[arg-type] - draws stand for positions
@@ -62,6 +63,7 @@ def evaluation_loader(
     dataset: LetterboxedDataset, *, batch: int, workers: int, pin_memory: bool = False
 ) -> DataLoader[Batch]:
     """Returns a loader over the images of the index in their order."""
+    _end_opencv_threads(workers)
     return DataLoader(
         dataset,  # type: ignore[arg-type] - collated to batches
         batch_size=batch,
@@ -98,6 +100,13 @@ def _collate_training(items: list[tuple[Sample, int]]) -> Batch:
 def _collate_letterboxed(items: list[tuple[Sample, int, Letterbox]]) -> Batch:
     samples, image_ids, letterboxes = zip(*items, strict=True)
     return make_batch(samples, image_ids, letterboxes)
+
+
+def _end_opencv_threads(workers: int) -> None:
+    # A worker forked while one of OpenCV's threads holds a lock would wait for it for ever.
+    # A number of 1 ends these threads; 0, the usual advice, does not.
+    if workers:
+        cv2.setNumThreads(1)
 
 
 def _start_worker(_: int) -> None:

@@ -8,10 +8,12 @@ import torch
 
 from ossa.config import build_config
 from ossa.data.api import read_data
+from ossa.data.index import DatasetIndex
 from ossa.errors import ConfigError
 from ossa.evaluate.metrics import Metrics
 from ossa.evaluate.run import evaluate
-from ossa.models.weights import detector_from, read_checkpoint
+from ossa.models.detector import Detector
+from ossa.models.weights import Checkpoint, detector_from, read_checkpoint
 
 
 def evaluate_detector(
@@ -53,15 +55,9 @@ def evaluate_detector(
         }
     )
     index = read_data(data, split, strict=strict).index
-    if index.names != checkpoint.names:
-        raise ConfigError(
-            f"{weights} knows {len(checkpoint.names)} classes ({_first(checkpoint.names)}), "
-            f"{data} has {len(index.names)} ({_first(index.names)}): they must be the same, in "
-            "the same order"
-        )
-    detector = detector_from(checkpoint, imgsz=config.train.imgsz).to(device)
+    check_classes(checkpoint, index, data=str(data))
     return evaluate(
-        detector,
+        detector_for_evaluation(checkpoint, imgsz=config.train.imgsz, device=device),
         index,
         imgsz=config.train.imgsz,
         config=config.evaluate,
@@ -69,6 +65,24 @@ def evaluate_detector(
         device=device,
         workers=workers,
     ).metrics
+
+
+def check_classes(checkpoint: Checkpoint, index: DatasetIndex, *, data: str) -> None:
+    """Raises ConfigError unless the data set has the checkpoint's classes in the same order."""
+    if index.names != checkpoint.names:
+        raise ConfigError(
+            f"{checkpoint.origin['file']} knows {len(checkpoint.names)} classes "
+            f"({_first(checkpoint.names)}), {data} has {len(index.names)} "
+            f"({_first(index.names)}): they must be the same, in the same order"
+        )
+
+
+def detector_for_evaluation(
+    checkpoint: Checkpoint, *, imgsz: int, device: torch.device | str
+) -> Detector:
+    """Returns the detector as training evaluates it: the same weights give the same numbers."""
+    detector = detector_from(checkpoint, imgsz=imgsz).to(device)
+    return detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _first(names: tuple[str, ...]) -> str:

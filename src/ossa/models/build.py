@@ -1,15 +1,19 @@
 """From a name or a configuration to a detector."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
 from ossa.config import ModelConfig
 from ossa.errors import ConfigError, suggestion
-from ossa.models.backbones.cspdarknet import SCALES, CSPDarknet
+from ossa.models.backbones.cspdarknet import CSPDarknet
+from ossa.models.backbones.plain import create_plain_backbone, single_stride
 from ossa.models.backbones.timm import (
     BackboneWeights,
+    check_backbone_weights,
     create_timm_backbone,
     known_architectures,
     read_backbone_weights,
@@ -35,6 +39,7 @@ def create_backbone(
     imgsz: int = 640,
     pretrained: bool = False,
     weights: BackboneWeights | None = None,
+    build_args: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Returns a backbone with one feature map at each of `strides`, fine to coarse.
 
@@ -43,7 +48,8 @@ def create_backbone(
         strides: input pixels per cell.
         imgsz: side of the input at which the real map sizes are verified, in pixels.
         pretrained: take timm's weights (from the hub or its local cache).
-        weights: take them from a file instead (`ossa.models.read_backbone_weights`).
+        weights: take them from a file instead (`read_backbone_weights`).
+        build_args: arguments of timm's constructor; those of `weights` where there are any.
 
     Raises:
         ConfigError: no such model.
@@ -53,8 +59,13 @@ def create_backbone(
     scale = cspdarknet_scale(name)
     if scale is None:
         _check_name(name)
-        return create_timm_backbone(
-            name, strides=strides, imgsz=imgsz, pretrained=pretrained, weights=weights
+        return _from_timm(
+            name,
+            strides=strides,
+            imgsz=imgsz,
+            pretrained=pretrained,
+            weights=weights,
+            build_args=build_args or {},
         )
     if tuple(strides) != DEFAULT_STRIDES:
         raise ConfigError(f"{name} has strides {DEFAULT_STRIDES}, found {tuple(strides)}")
@@ -63,6 +74,33 @@ def create_backbone(
             f"{name} has no pretrained backbone weights: start from a whole detector with --weights"
         )
     return CSPDarknet(scale)
+
+
+def _from_timm(
+    name: str,
+    *,
+    strides: Sequence[int],
+    imgsz: int,
+    pretrained: bool,
+    weights: BackboneWeights | None,
+    build_args: Mapping[str, Any],
+) -> nn.Module:
+    """Returns the model as it is, or with a pyramid on its map where it has one stride only."""
+    if weights is not None:
+        check_backbone_weights(name, weights)
+        build_args = weights.build_args
+    create: Callable[..., nn.Module] = create_timm_backbone
+    stride = single_stride(name, build_args)
+    if stride is not None:
+        create = partial(create_plain_backbone, declared_stride=stride)
+    return create(
+        name,
+        strides=strides,
+        imgsz=imgsz,
+        pretrained=pretrained,
+        weights=weights,
+        build_args=build_args,
+    )
 
 
 def create_detector(
@@ -115,6 +153,7 @@ def build_detector(config: ModelConfig, *, num_classes: int, imgsz: int) -> Dete
         imgsz=imgsz,
         pretrained=config.pretrained,
         weights=weights,
+        build_args=config.backbone_args,
     )
     plan = neck_plan(preset or config.neck)
     levels = backbone.levels
@@ -131,6 +170,29 @@ def build_detector(config: ModelConfig, *, num_classes: int, imgsz: int) -> Dete
     return Detector(backbone, neck, head)
 
 
+def with_weights_settings(config: ModelConfig) -> ModelConfig:
+    """Returns the configuration with what the backbone's weights file says of itself filled in.
+
+    So whoever builds the same detector later needs no file: mean, deviation and arguments are
+    part of the model.
+    """
+    if config.backbone_weights is None:
+        return config
+    weights, _ = read_backbone_weights(
+        config.backbone_weights,
+        mean=config.backbone_mean,
+        std=config.backbone_std,
+        build_args=config.backbone_args,
+    )
+    return config.model_copy(
+        update={
+            "backbone_mean": weights.mean,
+            "backbone_std": weights.std,
+            "backbone_args": dict(weights.build_args),
+        }
+    )
+
+
 def known_models() -> list[str]:
     """Returns every name that `create_detector` may take: presets, CSPDarknets, timm's."""
     return [*PRESETS, *CSPDARKNETS, *known_architectures()]
@@ -144,6 +206,3 @@ def _check_name(name: str) -> None:
     if architecture in PRESETS:
         scale = preset_scale(architecture)
         raise ConfigError(f"{name} is a whole detector; its backbone is cspdarknet_{scale}")
-
-
-__all__ = ["DEFAULT_STRIDES", "SCALES", "build_detector", "create_backbone", "create_detector"]

@@ -23,6 +23,7 @@ from ossa.models.detector import Detector
 from ossa.models.safe_pickle import ArchivedCheckpoint, read_torch_archive
 
 _FORMAT = "ossa-detector-1"
+_METADATA_KEY = "ossa"
 _OFFICIAL_LICENCE = "AGPL-3.0"
 _COCO_IMGSZ = 640
 
@@ -142,14 +143,15 @@ def save_checkpoint(
     tensors = {
         key: value.detach().cpu().contiguous() for key, value in detector.state_dict().items()
     }
-    metadata = {
+    description = {
         "format": _FORMAT,
-        "model": model.model_dump_json(),
-        "names": json.dumps(names),
-        "imgsz": json.dumps(imgsz),
-        "details": json.dumps(details),
+        "model": model.model_dump(mode="json"),
+        "names": names,
+        "imgsz": imgsz,
+        "details": details,
     }
-    write_atomically(path, save(tensors, metadata))
+    # One entry, since safetensors writes several in any order: equal runs give equal files.
+    write_atomically(path, save(tensors, {_METADATA_KEY: json.dumps(description)}))
 
 
 def load_tensors(detector: Detector, tensors: dict[str, Tensor], *, where: str) -> None:
@@ -187,16 +189,22 @@ def _read_ours(path: Path) -> Checkpoint:
             tensors = {key: archive.get_tensor(key) for key in archive.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as problem:
         raise CheckpointError(f"{path} is damaged or no safetensors file: {problem}") from None
-    if metadata.get("format") != _FORMAT:
+    try:
+        description = json.loads(metadata[_METADATA_KEY])
+        if description["format"] != _FORMAT:
+            raise ValueError(f"format {description['format']!r}, expected {_FORMAT!r}")
+        details = description["details"]
+        model = ModelConfig.model_validate(description["model"])
+        names, imgsz = tuple(description["names"]), int(description["imgsz"])
+    except (KeyError, TypeError, ValueError) as fault:
         raise CheckpointError(
-            f"{path} is no whole detector of this program (format {metadata.get('format')!r}, "
-            f"expected {_FORMAT!r}); weights of a backbone go to --backbone-weights"
-        )
-    details = json.loads(metadata["details"])
+            f"{path} is no whole detector of this program ({type(fault).__name__}: {fault}); "
+            "weights of a backbone go to --backbone-weights"
+        ) from None
     return Checkpoint(
-        model=ModelConfig.model_validate_json(metadata["model"]),
-        names=tuple(json.loads(metadata["names"])),
-        imgsz=json.loads(metadata["imgsz"]),
+        model=model,
+        names=names,
+        imgsz=imgsz,
         tensors=tensors,
         origin={
             "file": str(path),

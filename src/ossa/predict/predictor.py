@@ -264,7 +264,8 @@ def _takes_rectangles(detector: Detector, *, imgsz: int, stride: int) -> bool:
 
 def _on_device(detector: Detector, device: torch.device | str) -> Detector:
     try:
-        return detector.to(device)
+        # Channels-last, as in training: the convolutions are faster so.
+        return detector.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     except (RuntimeError, AssertionError) as problem:
         raise ConfigError(
             f"the device {str(device)!r} cannot be used here ({str(problem).splitlines()[0]}): "

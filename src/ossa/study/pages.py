@@ -29,6 +29,8 @@ from ossa.types import NOTHING_FOUND
 
 _PICTURES = 6
 _SHOWN_CONFIDENCE = 0.25
+_LEAST_SIDE = 480
+"""Pixels; smaller pictures are enlarged before boxes are drawn, so that labels can be read."""
 
 _COLUMNS = {
     "model": Column("model"),
@@ -122,6 +124,7 @@ def _pictures(runs: Sequence[FinishedRun], index: DatasetIndex) -> PictureBlock:
     """Returns the same images through every model, above the truth."""
     positions = np.linspace(0, len(index) - 1, min(_PICTURES, len(index))).astype(int).tolist()
     images = [decode_image(index.image_path(position)) for position in positions]
+    scale = max(_LEAST_SIDE // max(max(image.shape[:2]) for image in images), 1)
     rows: list[list[NDArray[np.uint8]]] = []
     for run in runs:
         found = read_coco_results(run.folder / DETECTIONS_FILE, index)
@@ -136,6 +139,7 @@ def _pictures(runs: Sequence[FinishedRun], index: DatasetIndex) -> PictureBlock:
                     detections.labels,
                     names=index.names,
                     scores=detections.scores,
+                    scale=scale,
                 )
             )
         rows.append(row)
@@ -143,7 +147,8 @@ def _pictures(runs: Sequence[FinishedRun], index: DatasetIndex) -> PictureBlock:
     for image, position in zip(images, positions, strict=True):
         mine = index.truths(position)
         boxes = index.boxes_xyxy[mine].astype(np.float32)
-        truth.append(draw_boxes(image, boxes, index.labels[mine], names=index.names))
+        labels = index.labels[mine]
+        truth.append(draw_boxes(image, boxes, labels, names=index.names, scale=scale))
     titles = [*(run.record.model for run in runs), "truth"]
     return PictureBlock(encode_jpeg(picture_grid([*rows, truth], row_titles=titles)))
 

@@ -47,9 +47,7 @@ class _Losses(Silence):
 def first_losses(folder: Path) -> list[float]:
     """Returns the losses of 20 batches of 4 generated scenes at 64 px; `folder` must be empty."""
     data = write_scenes(folder / "scenes", images={"train": _IMAGES, "val": 1}, imgsz=128)
-    config = RunConfig(
-        model=ModelConfig(name="yolov5n", neck="own"), data=str(data), train=_TRAIN
-    )
+    config = RunConfig(model=ModelConfig(name="yolov5n", neck="own"), data=str(data), train=_TRAIN)
     run = folder / "run"
     run.mkdir()
     watcher = _Losses()

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from ossa.errors import CheckpointError, ConfigError, UnsupportedBackbone, suggestion
+from ossa.models.backbones import roadmap as _roadmap  # noqa: F401 - registers its steps with timm
 from ossa.models.blocks import InputNormalization
 from ossa.types import Level
 
@@ -37,6 +38,9 @@ class TimmBackbone(nn.Module):
 
     Maps uint8 (B, 3, H, W) to one (B, C_l, ceil(H / s_l), ceil(W / s_l)) a level. Maps that a
     model returns a little too small (unpadded convolutions) are padded by replication.
+
+    `only_imgsz` is the side in pixels of the only images that it takes, squares, or None where
+    it takes any.
     """
 
     def __init__(
@@ -47,15 +51,23 @@ class TimmBackbone(nn.Module):
         channels_last: bool,
         mean: tuple[float, ...],
         std: tuple[float, ...],
+        only_imgsz: int | None = None,
     ) -> None:
         super().__init__()
         self.normalize = InputNormalization(mean, std)
         self.network = network
         self.levels = levels
         self.channels_last = channels_last
+        self.only_imgsz = only_imgsz
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         height, width = images.shape[-2:]
+        side = self.only_imgsz
+        if side is not None and (height, width) != (side, side):
+            raise UnsupportedBackbone(
+                f"this backbone was built for images of {side} x {side} pixels and takes no "
+                f"other size, found {height} x {width}: give --imgsz {side}"
+            )
         maps = []
         for level, features in zip(self.levels, self.network(self.normalize(images)), strict=True):
             if self.channels_last:
@@ -71,6 +83,7 @@ def create_timm_backbone(
     imgsz: int,
     pretrained: bool = False,
     weights: BackboneWeights | None = None,
+    build_args: Mapping[str, Any] | None = None,
 ) -> TimmBackbone:
     """Builds timm's `name` with feature maps at `strides`, verified at `imgsz` x `imgsz` pixels.
 
@@ -80,25 +93,40 @@ def create_timm_backbone(
         imgsz: side of the input at which the real map sizes are compared with the declared ones.
         pretrained: take timm's weights from the hub or its local cache.
         weights: take them from a file instead.
+        build_args: arguments of timm's constructor, those of `weights` among them.
 
     Raises:
-        ConfigError: timm knows no such model.
+        ConfigError: timm knows no such model, or one that does not take these arguments.
         UnsupportedBackbone: no feature maps at these strides.
-        CheckpointError: weights that cannot be had or do not belong to the model.
+        CheckpointError: weights that cannot be had.
     """
     _check_name(name)
-    if weights is not None:
-        check_backbone_weights(name, weights)
-    build_args = weights.build_args if weights else {}
-    probe = _probe_any_size(name, strides=strides, imgsz=imgsz, build_args=build_args)
+    probe = _probe_sizes(name, strides=strides, imgsz=imgsz, build_args=build_args or {})
     network = _build(
         name,
         {**probe.build_args, "out_indices": probe.indices, **_source(pretrained, weights)},
     )
     mean, std = _input_statistics(name, pretrained, weights)
     return TimmBackbone(
-        network, levels=probe.levels, channels_last=probe.channels_last, mean=mean, std=std
+        network,
+        levels=probe.levels,
+        channels_last=probe.channels_last,
+        mean=mean,
+        std=std,
+        only_imgsz=None if probe.any_size else imgsz,
     )
+
+
+def declared_strides(name: str, build_args: Mapping[str, Any]) -> tuple[int, ...]:
+    """Returns the stride of each feature map that the model declares.
+
+    Raises:
+        ConfigError: it does not take these arguments.
+        UnsupportedBackbone: it has no feature maps.
+    """
+    with torch.device("meta"):
+        info: Any = _build(name, build_args).feature_info
+    return tuple(info.reduction())
 
 
 def known_architectures() -> list[str]:
@@ -207,19 +235,23 @@ def _build(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     try:
         with _without_log():
             return timm.create_model(name, features_only=True, **arguments)
-    except (RuntimeError, AttributeError, AssertionError, NotImplementedError) as problem:
-        if arguments.get("pretrained"):
-            raise CheckpointError(f"the weights of {name} could not be loaded: {problem}") from None
-        raise UnsupportedBackbone(
-            f"{name} gives no feature maps: timm says {str(problem) or type(problem).__name__!r}"
-        ) from None
-    except TypeError as problem:
-        raise ConfigError(f"{name} does not take these arguments: {problem}") from None
-    except OSError as problem:
-        raise CheckpointError(
-            f"the pretrained weights of {name} could not be fetched "
-            f"({str(problem).splitlines()[0]}): give a file with --backbone-weights"
-        ) from None
+    except Exception as problem:  # a thousand models fail in as many ways
+        if "unexpected keyword" in str(problem):
+            raise ConfigError(f"{name} does not take these arguments: {problem}") from None
+        if not arguments.get("pretrained"):
+            raise UnsupportedBackbone(
+                f"{name} gives no feature maps: timm says {_first_line(problem)!r}"
+            ) from None
+        if isinstance(problem, OSError):
+            raise CheckpointError(
+                f"the pretrained weights of {name} could not be fetched "
+                f"({_first_line(problem)}): give a file with --backbone-weights"
+            ) from None
+        raise CheckpointError(f"the weights of {name} could not be loaded: {problem}") from None
+
+
+def _first_line(problem: Exception) -> str:
+    return str(problem).splitlines()[0] if str(problem) else type(problem).__name__
 
 
 @dataclass(frozen=True)
@@ -231,15 +263,25 @@ class _Probe:
     """timm's `out_indices` of the chosen maps."""
     levels: tuple[Level, ...]
     channels_last: bool
+    any_size: bool
+    """Whether it takes other images than squares of the one size."""
 
 
-def _probe_any_size(
+def _probe_sizes(
     name: str, *, strides: Sequence[int], imgsz: int, build_args: Mapping[str, Any]
 ) -> _Probe:
-    """Returns the probe of the model as it is or, failing that, of one built for `imgsz`.
+    """Returns the probe of the model as it takes most image sizes.
 
-    Windowed transformers are built for one image size, which timm calls `img_size`.
+    Transformers are built for one image size, which timm calls `img_size`; some take others too
+    when told so at construction (ViT by one name, Swin by the other). What knows neither is built
+    as it is or, failing that, for `imgsz` alone.
     """
+    for extra in (
+        {"img_size": imgsz, "dynamic_img_size": True},
+        {"img_size": imgsz, "strict_img_size": False},
+    ):
+        with suppress(UnsupportedBackbone, ConfigError):
+            return _probe(name, strides=strides, imgsz=imgsz, build_args={**build_args, **extra})
     try:
         return _probe(name, strides=strides, imgsz=imgsz, build_args=build_args)
     except UnsupportedBackbone as as_it_is:
@@ -256,8 +298,14 @@ def _probe(
     with torch.device("meta"):
         indices, levels = _choose_levels(name, _build(name, build_args), strides)
         network = _build(name, {**build_args, "out_indices": indices})
-        channels_last = _verify(name, network, levels=levels, imgsz=imgsz)
-    return _Probe(dict(build_args), indices, levels, channels_last)
+        channels_last = _verify(name, network, levels=levels, size=(imgsz, imgsz))
+        try:
+            # What divides two neighbouring sizes divides every size.
+            _verify(name, network, levels=levels, size=(imgsz + levels[-1].stride, imgsz))
+            any_size = True
+        except UnsupportedBackbone:
+            any_size = False
+    return _Probe(dict(build_args), indices, levels, channels_last, any_size)
 
 
 def _choose_levels(
@@ -279,30 +327,40 @@ def _choose_levels(
 
 
 @torch.no_grad()
-def _verify(name: str, network: nn.Module, *, levels: Sequence[Level], imgsz: int) -> bool:
-    """Returns whether the maps are NHWC, having compared their real sizes with the levels."""
+def _verify(
+    name: str, network: nn.Module, *, levels: Sequence[Level], size: tuple[int, int]
+) -> bool:
+    """Returns whether the maps are NHWC, having compared their real sizes with the levels.
+
+    `size` is height and width of the image in pixels.
+    """
     try:
-        maps = network.eval()(torch.zeros(1, 3, imgsz, imgsz, device="meta"))
-    except (RuntimeError, AssertionError, ValueError) as problem:
-        reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+        maps = network.eval()(torch.zeros(1, 3, *size, device="meta"))
+    except Exception as problem:  # as above
         raise UnsupportedBackbone(
-            f"{name} cannot take {imgsz} x {imgsz} pixels: {reason}"
+            f"{name} cannot take {size[0]} x {size[1]} pixels: {_first_line(problem)}"
         ) from None
     output_format = getattr(network, "output_fmt", None)
     channels_last = str(getattr(output_format, "value", output_format)).upper() == "NHWC"
     for level, features in zip(levels, maps, strict=True):
         shape = tuple(features.shape)
-        height, width, channels = shape[1:] if channels_last else (shape[2], shape[3], shape[1])
-        expected = -(-imgsz // level.stride)
-        # Unpadded stems lose a few cells; more than an eighth means that the stride is another.
-        tolerated = max(2, expected // 8)
-        if channels != level.channels or not (expected - tolerated <= height <= expected):
+        height, width, channels = shape[1:] if channels_last else (*shape[2:], shape[1])
+        expected = [-(-side // level.stride) for side in size]
+        if channels != level.channels or not all(map(_near, (height, width), expected)):
             raise UnsupportedBackbone(
                 f"{name} declares stride {level.stride} with {level.channels} channels, "
-                f"a map of {expected} x {expected} at {imgsz} px, "
+                f"a map of {expected[0]} x {expected[1]} at {size[0]} x {size[1]} px, "
                 f"but returns {height} x {width} with {channels}"
             )
     return channels_last
+
+
+def _near(found: int, expected: int) -> bool:
+    """Returns whether a map has the cells that its stride promises, or a few less.
+
+    Unpadded stems lose a few; more than an eighth means that the stride is another.
+    """
+    return expected - max(2, expected // 8) <= found <= expected
 
 
 def _source(pretrained: bool, weights: BackboneWeights | None) -> dict[str, Any]:

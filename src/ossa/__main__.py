@@ -1,0 +1,5 @@
+"""`python -m ossa` is `ossa`."""
+
+from ossa.cli.main import main
+
+main()

@@ -1,0 +1,163 @@
+"""Plain vision transformers as backbones: their one feature map becomes a pyramid.
+
+Source: "Exploring Plain Vision Transformer Backbones for Object Detection" (ViTDet, Li et al.,
+2022).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from timm.layers import LayerNorm2d  # pyright: ignore[reportPrivateImportUsage]
+from timm.models._features import FeatureGetterNet
+from torch import Tensor, nn
+
+from ossa.errors import UnsupportedBackbone
+from ossa.models.backbones.timm import (
+    BackboneWeights,
+    TimmBackbone,
+    create_timm_backbone,
+    declared_strides,
+)
+from ossa.types import Level
+
+_STRIDE = 16
+_RESAMPLED_STRIDE = 14
+_PYRAMID_STRIDES = (4, 8, 16, 32)
+
+
+class SimpleFeaturePyramid(nn.Module):
+    """Maps the one map (B, C, H / 16, W / 16) of a plain backbone to one a level.
+
+        stride 4    transposed convolution to C / 2, norm, GELU, transposed convolution to C / 4
+        stride 8    transposed convolution to C / 2
+        stride 16   the map as it is
+        stride 32   max pool
+
+    All 2 x 2 with stride 2, as in ViTDet. The convolutions with norm that follow there, level by
+    level, are the neck's laterals here.
+    """
+
+    def __init__(self, channels: int, strides: Sequence[int]) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(_branch(channels, stride) for stride in strides)
+        self.levels = tuple(
+            Level(stride, channels * min(stride, _STRIDE) // _STRIDE) for stride in strides
+        )
+
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
+        return tuple(branch(features) for branch in self.branches)
+
+
+class PlainBackbone(nn.Module):
+    """A plain vision transformer of timm's with a simple feature pyramid.
+
+    Maps uint8 (B, 3, H, W), sides divisible by the largest stride, to one
+    (B, C_l, H / s_l, W / s_l) a level.
+    """
+
+    def __init__(
+        self, trunk: TimmBackbone, *, strides: Sequence[int], rebuilt: str | None = None
+    ) -> None:
+        """Args:
+        trunk: with one level, at stride 16.
+        strides: input pixels per cell, fine to coarse, of 4, 8, 16 and 32.
+        rebuilt: how the trunk differs from the model that timm knows by its name.
+        """
+        super().__init__()
+        self.trunk = trunk
+        self.pyramid = SimpleFeaturePyramid(trunk.levels[0].channels, strides)
+        self.levels = self.pyramid.levels
+        self.only_imgsz = trunk.only_imgsz
+        self.rebuilt = rebuilt
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        (features,) = self.trunk(images)
+        return self.pyramid(features)
+
+
+def create_plain_backbone(
+    name: str,
+    *,
+    declared_stride: int,
+    strides: Sequence[int],
+    imgsz: int,
+    pretrained: bool = False,
+    weights: BackboneWeights | None = None,
+    build_args: Mapping[str, Any] | None = None,
+) -> PlainBackbone:
+    """Builds timm's plain `name` with a pyramid at `strides`, verified at `imgsz` x `imgsz` pixels.
+
+    The pyramid stands on the last map behind the model's final norm, where it has one: the patch
+    tokens that timm's `forward_features` returns. Patches of 14 pixels become 16: timm resamples
+    the pretrained patch embedding, and `rebuilt` says so.
+
+    Args:
+        name: architecture, with a tag or without.
+        declared_stride: of all the model's feature maps (`single_stride`).
+        strides: input pixels per cell, fine to coarse.
+        imgsz: side of the input in pixels; position embeddings are resampled to it.
+        pretrained: take timm's weights from the hub or its local cache.
+        weights: take them from a file instead.
+        build_args: arguments of timm's constructor, those of `weights` among them.
+
+    Raises:
+        UnsupportedBackbone: no pyramid on this stride, at these strides, or at this size.
+        CheckpointError: weights that cannot be had.
+    """
+    if declared_stride not in (_STRIDE, _RESAMPLED_STRIDE):
+        raise UnsupportedBackbone(
+            f"{name} declares feature maps at stride {declared_stride} only, but strides "
+            f"{list(strides)} were asked for: of the models with one stride those with 16 "
+            "(vit_small_patch16_224, say) or 14 get a pyramid"
+        )
+    if not set(strides) <= set(_PYRAMID_STRIDES):
+        raise UnsupportedBackbone(
+            f"{name} has one stride, {declared_stride}, from which a pyramid at "
+            f"{list(_PYRAMID_STRIDES)} is made, but strides {list(strides)} were asked for"
+        )
+    trunk_args = {**(build_args or {}), "feature_cls": _NormalizedMap}
+    rebuilt = None
+    if declared_stride == _RESAMPLED_STRIDE:
+        trunk_args["patch_size"] = _STRIDE
+        rebuilt = f"patches of {_RESAMPLED_STRIDE} pixels resampled to {_STRIDE}"
+    trunk = create_timm_backbone(
+        name,
+        strides=(_STRIDE,),
+        imgsz=imgsz,
+        pretrained=pretrained,
+        weights=weights,
+        build_args=trunk_args,
+    )
+    return PlainBackbone(trunk, strides=strides, rebuilt=rebuilt)
+
+
+def single_stride(name: str, build_args: Mapping[str, Any]) -> int | None:
+    """Returns the stride that all feature maps of timm's `name` declare; None if they differ.
+
+    Raises:
+        ConfigError: it does not take these arguments.
+        UnsupportedBackbone: it has no feature maps.
+    """
+    declared = set(declared_strides(name, build_args))
+    return declared.pop() if len(declared) == 1 else None
+
+
+class _NormalizedMap(FeatureGetterNet):
+    """Makes timm apply the model's final norm, which it drops otherwise, to the maps."""
+
+    def __init__(self, model: nn.Module, **settings: Any) -> None:
+        super().__init__(model, norm=True, **settings)
+
+
+def _branch(channels: int, stride: int) -> nn.Module:
+    half, quarter = channels // 2, channels // 4
+    if stride == 4:
+        return nn.Sequential(
+            nn.ConvTranspose2d(channels, half, 2, stride=2),
+            LayerNorm2d(half),
+            nn.GELU(),
+            nn.ConvTranspose2d(half, quarter, 2, stride=2),
+        )
+    if stride == 8:
+        return nn.ConvTranspose2d(channels, half, 2, stride=2)
+    return nn.Identity() if stride == _STRIDE else nn.MaxPool2d(2, stride=2)

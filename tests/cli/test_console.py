@@ -1,0 +1,130 @@
+"""What a training looks like on stderr, in a terminal and in a file."""
+
+import pytest
+
+from ossa.cli.console import Console
+
+SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
+
+
+@pytest.fixture
+def in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("TTY_INTERACTIVE", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+def row(epoch: int) -> dict[str, float]:
+    losses = {f"{split}_{name}": 0.1 for split in ("train", "val") for name in ("box", "classes")}
+    return {
+        "epoch": epoch,
+        **losses,
+        "train_objectness": 0.1,
+        "val_objectness": 0.2,
+        "ap": 0.25,
+        "ap50": 0.5,
+        "train_seconds": 3.0,
+        "evaluate_seconds": 1.0,
+    }
+
+
+def train_one_epoch(console: Console) -> None:
+    console.started(model="yolov5n", epochs=12, batches_per_epoch=2)
+    console.batch_done(epoch=0, batch=1, loss=0.5)
+    console.batch_done(epoch=0, batch=2, loss=0.3)
+    console.evaluating(epoch=0, done=8, total=8)
+    console.epoch_done(row(0))
+
+
+def test_a_file_receives_one_line_an_epoch_and_no_control_codes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Console("in runs/yolov5n on cpu") as console:
+        train_one_epoch(console)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "training yolov5n in runs/yolov5n on cpu (epochs: 12, batches in each: 2)",
+        "epoch  1/12  loss 0.3000  val loss 0.4000  AP 0.250  AP50 0.500  4.0 s",
+    ]
+
+
+def test_an_undefined_ap_is_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
+    with Console() as console:
+        console.started(model="yolov5n", epochs=1, batches_per_epoch=2)
+        console.epoch_done({**row(0), "ap": None, "ap50": None})
+    assert "AP –  AP50 –" in capsys.readouterr().err
+
+
+def test_brackets_in_a_note_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    Console().note("runs/[bold]x: wrong")
+    assert capsys.readouterr().err == "runs/[bold]x: wrong\n"
+
+
+@pytest.mark.usefixtures("in_a_terminal")
+def test_a_terminal_shows_a_live_line_and_gets_its_cursor_back(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Console() as console:
+        train_one_epoch(console)
+        live = capsys.readouterr().err
+    assert "epoch 1/12 training" in live
+    assert HIDE_CURSOR in live
+    assert SHOW_CURSOR not in live
+    assert SHOW_CURSOR in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("in_a_terminal")
+def test_an_error_takes_the_live_line_away(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        with Console() as console:
+            console.started(model="yolov5n", epochs=2, batches_per_epoch=2)
+            console.batch_done(epoch=0, batch=1, loss=0.5)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert SHOW_CURSOR in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("in_a_terminal")
+def test_the_last_epoch_takes_the_live_line_away(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console()
+    console.started(model="yolov5n", epochs=1, batches_per_epoch=1)
+    console.batch_done(epoch=0, batch=1, loss=0.5)
+    console.epoch_done(row(0))
+    assert SHOW_CURSOR in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("in_a_terminal")
+def test_the_time_left_follows_from_the_pace_so_far(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([100.0, 110.0])
+    monkeypatch.setattr("ossa.cli.console.time.monotonic", lambda: next(clock))
+    with Console() as console:
+        console.started(model="yolov5n", epochs=3, batches_per_epoch=4)
+        console.batch_done(epoch=0, batch=1, loss=0.5)
+        # A quarter of an epoch took 10 s, so the 2.5 epochs that are left take 100 s.
+        console.batch_done(epoch=0, batch=2, loss=0.5)
+    assert "1 min 40 s left" in capsys.readouterr().err
+
+
+def test_progress_of_other_work_is_one_line_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    with Console().progress("drawing scenes") as on_image:
+        on_image(1, 2)
+        on_image(2, 2)
+    assert capsys.readouterr().err == "drawing scenes\n"
+
+
+@pytest.mark.usefixtures("in_a_terminal")
+def test_progress_of_other_work_is_counted_in_a_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Console().progress("drawing scenes") as on_image:
+        on_image(1, 2)
+    written = capsys.readouterr().err
+    assert "drawing scenes" in written
+    assert "1/2" in written
+    assert SHOW_CURSOR in written

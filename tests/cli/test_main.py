@@ -1,0 +1,119 @@
+"""The entry point: what is imported, what is suggested, and how a command ends."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import typer
+from running import Ossa
+from torch._utils import ExceptionWrapper
+from typer.testing import CliRunner, Result
+
+from ossa import __version__
+from ossa.cli.main import _ending_in_words
+from ossa.errors import ConfigError, DataError, RunFailed
+
+
+def ended(error: BaseException) -> Result:
+    """Returns how a command ends that raises `error`."""
+    app = typer.Typer()
+
+    @app.command()
+    @_ending_in_words
+    def fail() -> None:
+        raise error
+
+    return CliRunner().invoke(app)
+
+
+def test_the_help_lists_every_command(ossa: Ossa) -> None:
+    result = ossa("--help")
+    assert result.exit_code == 0
+    for command in ("train", "val", "predict", "cost", "demo"):
+        assert f"│ {command} " in result.stdout
+
+
+@pytest.mark.parametrize("command", ["train", "val", "predict", "cost", "demo"])
+def test_every_command_has_a_help_with_json_in_it(ossa: Ossa, command: str) -> None:
+    result = ossa(command, "--help")
+    assert result.exit_code == 0
+    assert "--json" in result.stdout
+
+
+def test_the_help_needs_no_heavy_import() -> None:
+    program = (
+        "import json, sys, ossa.cli.main; "
+        "print(json.dumps([n for n in ('torch', 'timm', 'cv2', 'numpy', 'pydantic') "
+        "if n in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert json.loads(done.stdout) == []
+
+
+def test_the_version_is_printed(ossa: Ossa) -> None:
+    assert ossa("--version").stdout == f"ossa {__version__}\n"
+
+
+def test_a_misspelt_command_is_answered_with_the_near_one(ossa: Ossa) -> None:
+    result = ossa("tain")
+    assert result.exit_code == 2
+    assert "No such command 'tain'. Did you mean 'train'?" in result.stderr
+
+
+def test_a_misspelt_option_is_answered_with_the_near_one(ossa: Ossa) -> None:
+    result = ossa("train", "--epoch", "3")
+    assert result.exit_code == 2
+    assert "No such option: --epoch" in result.stderr
+    assert "--epochs" in result.stderr
+
+
+def test_bad_input_ends_with_2_and_one_sentence() -> None:
+    result = ended(ConfigError("expected 1, found 2"))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "error: expected 1, found 2\n"
+
+
+def test_a_failed_run_ends_with_1_and_one_sentence() -> None:
+    result = ended(RunFailed("the loss is not finite"))
+    assert (result.exit_code, result.stderr) == (1, "error: the loss is not finite\n")
+
+
+def test_a_message_of_several_lines_becomes_one() -> None:
+    assert ended(DataError("first\n   second")).stderr == "error: first second\n"
+
+
+def test_ctrl_c_ends_with_1() -> None:
+    result = ended(KeyboardInterrupt())
+    assert (result.exit_code, result.stderr) == (1, "error: stopped before it was done\n")
+
+
+def test_an_unforeseen_error_ends_with_1_and_says_how_to_see_more() -> None:
+    result = ended(ZeroDivisionError("division by zero"))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ZeroDivisionError: division by zero (")
+    assert "OSSA_DEBUG=1" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_unforeseen_error_without_a_message_still_ends_in_words() -> None:
+    assert ended(NotImplementedError()).stderr.startswith("error: NotImplementedError: ")
+
+
+def test_ossa_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OSSA_DEBUG", "1")
+    result = ended(ConfigError("expected 1, found 2"))
+    assert result.stderr.startswith("Traceback (most recent call last):")
+    assert result.stderr.endswith("error: expected 1, found 2\n")
+
+
+def test_an_error_from_a_loading_process_is_told_without_its_traceback() -> None:
+    try:
+        raise DataError("image 7 cannot be decoded")
+    except DataError:
+        wrapped = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(DataError) as sent:
+        wrapped.reraise()
+    assert "Original Traceback" in str(sent.value)
+    result = ended(sent.value)
+    assert (result.exit_code, result.stderr) == (2, "error: image 7 cannot be decoded\n")

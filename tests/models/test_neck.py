@@ -1,0 +1,112 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ossa.config import LossConfig, ModelConfig
+from ossa.errors import ConfigError
+from ossa.models.blocks import SPPF, ConvNormAct
+from ossa.models.build import build_detector, create_backbone
+from ossa.models.detector import Detector
+from ossa.models.head import AnchorHead
+from ossa.models.loss import DetectionLoss
+from ossa.models.neck import PAFPN
+from ossa.types import Batch, Level
+
+
+def maps_of(levels: tuple[Level, ...], side: int) -> list[Tensor]:
+    return [
+        torch.randn(2, level.channels, side // level.stride, side // level.stride)
+        for level in levels
+    ]
+
+
+def test_a_lateral_exists_only_where_the_channels_differ():
+    levels = (Level(8, 40), Level(16, 128), Level(32, 100))
+    neck = PAFPN(levels, widths=(64, 128, 256))
+    kinds = [type(lateral) for lateral in neck.laterals]
+    assert kinds == [ConvNormAct, nn.Identity, ConvNormAct]
+    first = neck.laterals[0]
+    assert isinstance(first, ConvNormAct)
+    assert first.conv.weight.shape == (64, 40, 1, 1)
+
+
+@pytest.mark.parametrize("strides", [(16, 32), (8, 16, 32), (4, 8, 16, 32)])
+def test_every_level_comes_out_at_its_width_and_its_stride(strides: tuple[int, ...]):
+    levels = tuple(Level(stride, 3 * stride) for stride in strides)
+    widths = tuple(2 * stride for stride in strides)
+    neck = PAFPN(levels, widths=widths)
+    outputs = neck(maps_of(levels, 64))
+    assert neck.levels == tuple(Level(s, w) for s, w in zip(strides, widths, strict=True))
+    assert [tuple(x.shape) for x in outputs] == [
+        (2, width, 64 // stride, 64 // stride)
+        for stride, width in zip(strides, widths, strict=True)
+    ]
+
+
+def test_every_output_sees_every_input():
+    levels = (Level(4, 16), Level(8, 16), Level(16, 32), Level(32, 64))
+    neck = PAFPN(levels, widths=(16, 16, 32, 64)).eval()
+    inputs = [features.requires_grad_() for features in maps_of(levels, 64)]
+    for output in neck(inputs):
+        gradients = torch.autograd.grad(output.sum(), inputs, retain_graph=True)
+        assert all(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def test_the_neck_is_the_same_for_every_backbone():
+    plain = PAFPN((Level(8, 128), Level(16, 256), Level(32, 512)), widths=(128, 256, 512))
+    other = PAFPN((Level(8, 80), Level(16, 160), Level(32, 320)), widths=(128, 256, 512))
+    behind = {key for key in other.state_dict() if not key.startswith("laterals")}
+    assert set(plain.state_dict()) == behind
+
+
+@pytest.mark.parametrize("strides", [(8, 32), (16, 8), (8, 16, 16), (8, 16, 64)])
+def test_strides_that_do_not_double_are_refused(strides: tuple[int, ...]):
+    levels = [Level(stride, 16) for stride in strides]
+    with pytest.raises(ConfigError, match="strides that double"):
+        PAFPN(levels, widths=[16] * len(levels))
+
+
+def test_a_missing_width_is_refused_with_both_lists():
+    levels = (Level(4, 8), Level(8, 8), Level(16, 8), Level(32, 8))
+    with pytest.raises(ConfigError, match=r"widths \[64, 128, 256\] for strides \[4, 8, 16, 32\]"):
+        PAFPN(levels, widths=(64, 128, 256))
+
+
+def test_context_is_an_sppf_behind_the_coarsest_lateral_but_never_a_second_one():
+    timm_like = build_detector(
+        ModelConfig(name="mobilenetv2_050", neck="n", context="sppf"), num_classes=2, imgsz=64
+    )
+    darknet = build_detector(
+        ModelConfig(name="cspdarknet_n", neck="n", context="sppf"), num_classes=2, imgsz=64
+    )
+    assert isinstance(timm_like.neck, PAFPN)
+    assert isinstance(darknet.neck, PAFPN)
+    assert isinstance(timm_like.neck.context, SPPF)
+    assert isinstance(darknet.neck.context, nn.Identity)
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2_050", "cspdarknet_n"])
+def test_every_parameter_receives_a_gradient(name: str):
+    torch.manual_seed(0)
+    backbone = create_backbone(name, imgsz=64)
+    levels = backbone.levels
+    assert isinstance(levels, tuple)
+    neck = PAFPN(levels, widths=(32, 64, 128), context=True)
+    detector = Detector(backbone, neck, AnchorHead(neck.levels, num_classes=2)).train()
+    batch = Batch(
+        images=torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8),
+        # A box for each level: the anchors are 10x13, 30x61 and 116x90 and larger.
+        boxes_xyxy=torch.tensor([[10.0, 10, 22, 24], [5, 2, 35, 62], [0, 0, 64, 64]]),
+        labels=torch.tensor([0, 1, 1]),
+        image_index=torch.tensor([0, 0, 1]),
+        image_ids=(0, 1),
+        letterboxes=(),
+    )
+    loss = DetectionLoss(LossConfig(), num_classes=2, num_levels=3, imgsz=64)
+    loss(detector(batch.images), batch).total().backward()
+    without = [
+        key
+        for key, parameter in detector.named_parameters()
+        if parameter.grad is None or not parameter.grad.abs().sum() > 0
+    ]
+    assert without == []

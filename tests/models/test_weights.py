@@ -1,0 +1,119 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ossa.config import ModelConfig
+from ossa.errors import CheckpointError, ConfigError
+from ossa.models.build import build_detector, create_detector
+from ossa.models.detector import Detector
+from ossa.models.weights import detector_from, read_checkpoint, save_checkpoint, start_from
+
+MODEL = ModelConfig(name="mobilenetv2_050", neck="n")
+NAMES = ("cat", "dog")
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    torch.manual_seed(0)
+    return build_detector(MODEL, num_classes=2, imgsz=64)
+
+
+def saved(detector: Detector, file: Path, names: tuple[str, ...] = NAMES) -> Path:
+    details = {"epoch": 3, "pretraining": "imagenet-1k", "licence": "Apache-2.0"}
+    save_checkpoint(file, detector, model=MODEL, names=names, imgsz=64, details=details)
+    return file
+
+
+def test_a_checkpoint_alone_gives_back_the_same_detector(detector: Detector, tmp_path: Path):
+    checkpoint = read_checkpoint(saved(detector, tmp_path / "best.safetensors"))
+    assert (checkpoint.model, checkpoint.names, checkpoint.imgsz) == (MODEL, NAMES, 64)
+    assert checkpoint.details["epoch"] == 3
+    assert checkpoint.origin["pretraining"] == "imagenet-1k"
+    assert checkpoint.origin["licence"] == "Apache-2.0"
+    again = detector_from(checkpoint)
+    assert not again.training
+    before, after = detector.state_dict(), again.state_dict()
+    assert set(before) == set(after)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_weights_on_channels_last_are_saved_too(detector: Detector, tmp_path: Path):
+    other = build_detector(MODEL, num_classes=2, imgsz=64)
+    other.load_state_dict(detector.state_dict())
+    other.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    checkpoint = read_checkpoint(saved(other, tmp_path / "last.safetensors"))
+    own = detector.state_dict()
+    assert all(torch.equal(own[key], tensor) for key, tensor in checkpoint.tensors.items())
+
+
+def test_other_classes_leave_the_head_as_it_was_initialised(detector: Detector, tmp_path: Path):
+    checkpoint = read_checkpoint(saved(detector, tmp_path / "best.safetensors"))
+    fresh = build_detector(MODEL, num_classes=5, imgsz=64)
+    before = {key: value.clone() for key, value in fresh.state_dict().items()}
+    left_out = start_from(fresh, checkpoint)
+    after = fresh.state_dict()
+    levels = (0, 1, 2)
+    assert left_out == tuple(
+        f"head.predict.{i}.{part}" for i in levels for part in ("bias", "weight")
+    )
+    assert all(torch.equal(after[key], before[key]) for key in left_out)
+    loaded = set(after) - set(left_out)
+    assert all(torch.equal(after[key], checkpoint.tensors[key]) for key in loaded)
+
+
+def test_the_same_classes_take_every_tensor(detector: Detector, tmp_path: Path):
+    checkpoint = read_checkpoint(saved(detector, tmp_path / "best.safetensors"))
+    fresh = build_detector(MODEL, num_classes=2, imgsz=64)
+    assert start_from(fresh, checkpoint) == ()
+    assert torch.equal(
+        fresh.state_dict()["head.predict.0.bias"], checkpoint.tensors["head.predict.0.bias"]
+    )
+
+
+def test_weights_of_another_detector_are_refused_with_the_tensors(
+    detector: Detector, tmp_path: Path
+):
+    checkpoint = read_checkpoint(saved(detector, tmp_path / "best.safetensors"))
+    with pytest.raises(CheckpointError) as refusal:
+        start_from(create_detector("yolov5n", num_classes=2), checkpoint)
+    assert "does not fit this detector" in str(refusal.value)
+    assert "missing (backbone.context.enter.conv.weight, " in str(refusal.value)
+    assert "unexpected (backbone.network." in str(refusal.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    with pytest.raises(
+        CheckpointError, match=r"weights file at .*nothing\.safetensors, found none"
+    ):
+        read_checkpoint(tmp_path / "nothing.safetensors")
+
+
+def test_weights_of_a_backbone_are_told_from_those_of_a_detector(tmp_path: Path):
+    file = tmp_path / "backbone.safetensors"
+    save_file({"weight": torch.zeros(1)}, file, {"mean": json.dumps([0, 0, 0])})
+    with pytest.raises(CheckpointError, match="weights of a backbone go to --backbone-weights"):
+        read_checkpoint(file)
+
+
+def test_a_damaged_file_is_refused(detector: Detector, tmp_path: Path):
+    file = saved(detector, tmp_path / "best.safetensors")
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="is damaged or no safetensors file"):
+        read_checkpoint(file)
+
+
+def test_a_torch_file_of_something_else_is_refused(tmp_path: Path):
+    file = tmp_path / "other.pt"
+    torch.save({"model": {"layer.weight": torch.zeros(3)}}, file)
+    with pytest.raises(CheckpointError, match="holds no YOLOv5 v6/v7 detector"):
+        read_checkpoint(file)
+
+
+def test_a_preset_brings_its_neck_and_a_backbone_needs_one():
+    with pytest.raises(ConfigError, match="yolov5n brings its own neck"):
+        build_detector(ModelConfig(name="yolov5n", neck="s"), num_classes=2, imgsz=64)
+    with pytest.raises(ConfigError, match="resnet18 is a backbone: choose its neck"):
+        build_detector(ModelConfig(name="resnet18", neck="own"), num_classes=2, imgsz=64)

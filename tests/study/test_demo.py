@@ -1,0 +1,46 @@
+"""The demo, run as a user runs it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ossa.train.outputs import read_log
+
+
+def _demo(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ossa", "demo", "--output", str(folder), "--json"]
+    return subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_both_detectors_of_the_demo_learn_the_scenes_and_know_little_after_one_epoch(
+    tmp_path: Path,
+) -> None:
+    finished = _demo(tmp_path / "demo")
+    assert finished.returncode == 0, finished.stderr
+    rows = json.loads(finished.stdout)
+    assert len(rows) == 2
+    for row in rows:
+        assert row["ap50"] >= 0.85, row
+        assert row["ap"] >= 0.50, row
+        first_epoch = read_log(tmp_path / "demo" / "runs" / row["model"])[0]
+        assert first_epoch["ap50"] < 0.3
+    page = (tmp_path / "demo" / "index.html").read_text()
+    assert "cspdarknet_n" in page
+    assert page.count("<svg") == 8
+    assert "data:image/jpeg;base64," in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+@pytest.mark.slow
+def test_the_demo_never_overwrites_a_folder(tmp_path: Path) -> None:
+    taken = tmp_path / "demo"
+    taken.mkdir()
+    (taken / "mine.txt").write_text("mine")
+    finished = _demo(taken, "--epochs", "1")
+    assert finished.returncode == 0, finished.stderr
+    assert [entry.name for entry in taken.iterdir()] == ["mine.txt"]
+    assert (tmp_path / "demo-2" / "index.html").is_file()

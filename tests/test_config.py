@@ -1,0 +1,217 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from ossa.config import (
+    ModelConfig,
+    RunConfig,
+    build_config,
+    load_recipe,
+    merge,
+    parse_settings,
+    recipe_names,
+)
+from ossa.errors import ConfigError
+
+BASIS: dict[str, Any] = {"model": {"name": "yolov5n", "neck": "own"}, "data": "cells"}
+
+
+def built(*settings: str) -> RunConfig:
+    return build_config(merge(BASIS, parse_settings(settings)))
+
+
+def refused(settings: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as refusal:
+        build_config(merge(BASIS, settings))
+    return str(refusal.value)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_recipe_is_a_configuration(name: str):
+    config = build_config(merge(load_recipe(name), BASIS))
+    assert config.model.name == "yolov5n"
+    assert "base" not in load_recipe(name)
+
+
+def test_yolov5s_recipes_are_shipped_with_its_numbers():
+    low = build_config(merge(load_recipe("yolov5-low"), BASIS))
+    assert low == RunConfig(model=ModelConfig(name="yolov5n", neck="own"), data="cells")
+    high = build_config(merge(load_recipe("yolov5-high"), BASIS))
+    assert (high.augment.scale, high.augment.mixup) == (0.9, 0.1)
+    assert (high.loss.classes, high.loss.objectness, high.loss.box) == (0.3, 0.7, 0.05)
+    assert (high.train.final_lr_fraction, high.train.lr) == (0.1, 0.01)
+
+
+def test_a_recipe_keeps_what_its_base_says_and_it_does_not(tmp_path: Path):
+    (tmp_path / "mine.yaml").write_text("base: yolov5-high\nloss: {classes: 0.25}\n")
+    recipe = load_recipe(str(tmp_path / "mine.yaml"))
+    assert recipe["loss"] == {"box": 0.05, "objectness": 0.7, "classes": 0.25}
+    assert recipe["train"]["final_lr_fraction"] == 0.1
+
+
+def test_a_recipe_that_is_its_own_base_is_refused(tmp_path: Path):
+    one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
+    one.write_text(f"base: {two}\n")
+    two.write_text(f"base: {one}\n")
+    with pytest.raises(ConfigError, match="is its own base"):
+        load_recipe(str(one))
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("train: {lr: 0.1", "is not YAML"),
+        ("- train\n- loss\n", "expected sections of settings, found"),
+        ("base: 3\n", "expected the name of a base, found 3"),
+        ("base: yolov5-lov\n", "no recipe named 'yolov5-lov'"),
+    ],
+)
+def test_a_recipe_that_cannot_be_read_is_refused(tmp_path: Path, text: str, complaint: str):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=complaint):
+        load_recipe(str(file))
+
+
+def test_a_recipe_that_is_no_text_is_refused(tmp_path: Path):
+    file = tmp_path / "recipe.yaml"
+    file.write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(ConfigError, match="is not YAML"):
+        load_recipe(str(file))
+
+
+def test_a_misspelt_recipe_is_answered_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"'yolov5-hihg'.*Did you mean yolov5-high"):
+        load_recipe("yolov5-hihg")
+
+
+def test_a_missing_yaml_file_is_no_recipe(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"no such YAML file\. There are adamw, quick"):
+        load_recipe(str(tmp_path / "x.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"train": {"epoch": 3}}, "there is no setting 'train.epoch'. Did you mean epochs?"),
+        ({"trian": {}}, "there is no setting 'trian'. Did you mean train?"),
+        ({"loss": {"focal": 1}}, "there is no setting 'loss.focal'."),
+        ({"train": {"epochs": 0}}, "train.epochs: input should be greater than or equal to 1"),
+        ({"train": {"lr": "fast"}}, "train.lr: input should be a valid number"),
+        ({"train": {"lr": float("nan")}}, "train.lr: input should be a finite number"),
+        ({"train": 3}, "train: input should be a valid dictionary"),
+        ({"augment": {"flip": 1.5}}, "augment.flip: input should be less than or equal to 1"),
+        ({"model": {"neck": "tiny"}}, "model.neck: input should be 'own', 'n', 's'"),
+        ({"model": {"strides": []}}, "model.strides: tuple should have at least 1 item"),
+        ({"model": {"strides": [0]}}, "model.strides.0: input should be greater than 0"),
+    ],
+)
+def test_a_wrong_setting_is_named(settings: dict[str, Any], complaint: str):
+    assert complaint in refused(settings)
+
+
+def test_a_missing_setting_is_named():
+    with pytest.raises(ConfigError, match=r"run\.yaml: data: field required"):
+        build_config({"model": {"name": "yolov5n"}}, where="run.yaml")
+
+
+@pytest.mark.parametrize(
+    ("imgsz", "advice"), [(333, "use 320 or 352"), (33, "use 32 or 64"), (639, "use 608 or 640")]
+)
+def test_an_image_size_between_two_multiples_of_the_stride_is_answered_with_both(
+    imgsz: int, advice: str
+):
+    message = refused({"train": {"imgsz": imgsz}})
+    assert f"a multiple of the largest stride, 32, found {imgsz}: {advice}" in message
+
+
+def test_settings_become_sections():
+    assert parse_settings(["train.lr=1e-3", "train.epochs=5", "seed=3", "data=a=b"]) == {
+        "train": {"lr": "1e-3", "epochs": 5},  # YAML takes 1e-3 for a word; the schema does not
+        "seed": 3,
+        "data": "a=b",
+    }
+    config = built("train.lr=1e-3", "train.schedule=cosine", "model.strides=[8, 16, 32]")
+    assert (config.train.lr, config.train.schedule) == (0.001, "cosine")
+
+
+@pytest.mark.parametrize("setting", ["train.lr", "=3", ""])
+def test_a_setting_without_key_or_value_is_refused(setting: str):
+    with pytest.raises(ConfigError, match=r"expected SECTION\.KEY=VALUE"):
+        parse_settings([setting])
+
+
+def test_a_value_that_is_not_yaml_is_refused():
+    with pytest.raises(ConfigError, match=r"the value of train\.lr is not YAML"):
+        parse_settings(["train.lr=[1"])
+
+
+def test_the_last_of_two_values_counts():
+    assert parse_settings(["seed=1", "seed=2"]) == {"seed": 2}
+
+
+def test_merging_changes_neither_side():
+    under, over = {"train": {"lr": 1, "epochs": 2}}, {"train": {"lr": 3}, "seed": 4}
+    assert merge(under, over) == {"train": {"lr": 3, "epochs": 2}, "seed": 4}
+    assert under == {"train": {"lr": 1, "epochs": 2}}
+    assert over == {"train": {"lr": 3}, "seed": 4}
+
+
+def test_a_configuration_survives_yaml():
+    config = built("model.anchors_wh=[[[1, 2]], [[3, 4]], [[5, 6]]]", "train.lr=0.005")
+    again = build_config(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json"))))
+    assert again == config
+    assert again.digest() == config.digest()
+
+
+# One other value for every setting whose neighbour is not simply a little larger.
+OTHER_VALUES: dict[str, Any] = {
+    "model.name": "yolov5s",
+    "model.neck": "s",
+    "model.context": "sppf",
+    "model.strides": (16, 32),
+    "model.anchors_wh": (((1.0, 2.0),),),
+    "model.pretrained": True,
+    "model.backbone_weights": "file",
+    "model.backbone_mean": (0.0, 0.0, 0.0),
+    "model.backbone_std": (1.0, 1.0, 1.0),
+    "model.backbone_args": {"pad_type": "same"},
+    "model.weights": "file",
+    "recipe": "quick",
+    "train.optimizer": "adamw",
+    "train.schedule": "cosine",
+}
+
+
+def leaves(section: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """Returns every setting by its dotted name."""
+    found: dict[str, Any] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        nested = isinstance(value, BaseModel)
+        found |= leaves(value, f"{prefix}{name}.") if nested else {prefix + name: value}
+    return found
+
+
+def changed(section: BaseModel, path: list[str], value: Any) -> BaseModel:
+    if len(path) > 1:
+        value = changed(getattr(section, path[0]), path[1:], value)
+    return section.model_copy(update={path[0]: value})
+
+
+def test_the_digest_changes_with_every_setting_but_the_place_of_the_data():
+    config = built()
+    digests = {config.digest()}
+    settings = leaves(config)
+    del settings["data"]
+    for name, value in settings.items():
+        other = OTHER_VALUES[name] if name in OTHER_VALUES else value + 1
+        variant = changed(config, name.split("."), other)
+        assert isinstance(variant, RunConfig)
+        digests.add(variant.digest())
+    assert len(digests) == 1 + len(settings)
+    assert built("data=elsewhere").digest() == config.digest()
+    assert len(config.digest()) == 64

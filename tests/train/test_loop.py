@@ -1,0 +1,287 @@
+"""The training loop on generated scenes of 64 px: what it writes, and what stopping costs."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from goldens.make_first_losses import GOLDEN, first_losses
+from safetensors.torch import load_file
+
+from ossa.config import EvaluateConfig, ModelConfig, RunConfig, TrainConfig
+from ossa.data.scenes import write_scenes
+from ossa.errors import CheckpointError, DataError, RunFailed
+from ossa.files import sha256_of
+from ossa.models import loss as loss_module
+from ossa.train.checkpoint import STATE_FILE
+from ossa.train.events import Silence
+from ossa.train.loop import train
+from ossa.train.outputs import read_config, read_log
+from ossa.train.record import RECORD_FILE, read_record
+
+EPOCHS, BATCHES = 2, 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """So small a network is faster on one thread, and other processes disturb it less."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    return write_scenes(folder, images={"train": 24, "val": 6}, imgsz=128)
+
+
+def config_of(data: Path, *, seed: int = 0, **settings: Any) -> RunConfig:
+    """Returns a run of 2 epochs of 3 batches; a step needs 1 or 2 of them."""
+    defaults: dict[str, Any] = {"epochs": EPOCHS, "imgsz": 64, "batch": 8, "nominal_batch": 16}
+    quick = {"warmup_epochs": 0.5, "warmup_min_batches": 1, "lr": 1e-3, "warmup_bias_lr": 1e-3}
+    return RunConfig(
+        model=ModelConfig(name="yolov5n", neck="own"),
+        data=str(data),
+        seed=seed,
+        train=TrainConfig(**(defaults | quick | settings)),
+        evaluate=EvaluateConfig(max_detections=20),
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that went through."""
+    folder = tmp_path_factory.mktemp("run")
+    train(config_of(scenes), folder)
+    return folder
+
+
+def log_without_times(folder: Path) -> list[dict[str, Any]]:
+    return [
+        {key: value for key, value in row.items() if not key.endswith("seconds")}
+        for row in read_log(folder)
+    ]
+
+
+def assert_same_weights(folder: Path, other: Path) -> None:
+    for name in ("last.safetensors", "best.safetensors"):
+        ours, theirs = load_file(folder / name), load_file(other / name)
+        assert set(ours) == set(theirs)
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+class CtrlC(Silence):
+    """Presses Ctrl-C when the given batches (counted from 1 over the run) are done."""
+
+    def __init__(self, *after: int) -> None:
+        self.after = after
+        self.batches = 0
+
+    def batch_done(self, *, epoch: int, batch: int, loss: float) -> None:
+        self.batches += 1
+        if self.batches in self.after:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_the_first_losses_are_the_golden_ones(tmp_path: Path):
+    golden = json.loads(GOLDEN.read_text())
+    assert len(golden) == 20
+    assert first_losses(tmp_path) == pytest.approx(golden, rel=1e-4)
+
+
+def test_an_epoch_is_a_line_of_the_log(uninterrupted: Path):
+    rows = read_log(uninterrupted)
+    assert [row["epoch"] for row in rows] == [0, 1]
+    losses = [
+        f"{split}_{name}" for split in ("train", "val") for name in ("box", "objectness", "classes")
+    ]
+    scores = ["ap", "ap50", "ap75", "precision", "recall"]
+    rest = ["lr", "images", "train_seconds", "evaluate_seconds"]
+    assert list(rows[0]) == ["epoch", *losses, *scores, *rest]
+    assert [row["images"] for row in rows] == [24, 24]
+    assert all(row[name] > 0 for row in rows for name in losses)
+    # Epoch 1 of 2, linear to a hundredth: 0.001 x (0.5 x 0.99 + 0.01).
+    assert rows[1]["lr"] == pytest.approx(0.000505)
+
+
+def test_the_record_says_what_was_done(uninterrupted: Path, scenes: Path):
+    record = read_record(uninterrupted)
+    config = config_of(scenes)
+    assert (record.status, record.reason, record.model) == ("done", None, "yolov5n")
+    assert record.config == config.model_dump(mode="json")
+    assert record.config_hash == config.digest()
+    # A head of 3 x (5 + 4) instead of 3 x (5 + 80) outputs behind 64, 128 and 256 channels.
+    assert record.cost["params"] == 1_872_157 - (3 * 85 - 3 * 9) * (64 + 128 + 256 + 3)
+    assert record.metrics["last"]["epoch"] == 1
+    assert record.metrics["best"]["epoch"] in (0, 1)
+    assert record.metrics["last"]["num_images"] == 6
+    assert record.times["train"] > 0
+    assert record.initial_weights == dict.fromkeys(("file", "sha256", "pretraining", "licence"))
+    assert set(record.files) == {"log.jsonl", "val-detections.json.gz"}
+    for name, digest in record.files.items():
+        assert sha256_of(uninterrupted / name) == digest
+
+
+def test_the_configuration_comes_back(uninterrupted: Path, scenes: Path):
+    assert read_config(uninterrupted) == config_of(scenes)
+
+
+def test_the_state_holds_nothing_but_tensors_and_plain_values(uninterrupted: Path):
+    state = torch.load(uninterrupted / STATE_FILE, weights_only=True)
+    assert state["progress"]["batch_number"] == EPOCHS * BATCHES
+    # Steps behind the batches 0, 2 and 4; the gradients of batch 5 are dropped.
+    assert state["average_updates"] == 3
+    assert state["gradients"] == {}
+
+
+def test_the_number_of_workers_changes_nothing(uninterrupted: Path, scenes: Path, tmp_path: Path):
+    train(config_of(scenes), tmp_path, workers=2)
+    assert log_without_times(tmp_path) == log_without_times(uninterrupted)
+    assert_same_weights(tmp_path, uninterrupted)
+
+
+def test_another_seed_changes_everything(uninterrupted: Path, scenes: Path, tmp_path: Path):
+    train(config_of(scenes, seed=1, epochs=1), tmp_path)
+    (other,), (first, _) = log_without_times(tmp_path), log_without_times(uninterrupted)
+    changed = [
+        key for key in first if key.startswith(("train_", "val_")) and first[key] != other[key]
+    ]
+    assert len(changed) == 6
+
+
+# After 2 batches, and after 4, gradients wait for the next; after 3 an epoch ends.
+@pytest.mark.parametrize("after", [(2,), (3,), (1, 4)], ids=str)
+def test_a_stopped_run_resumes_as_if_it_had_never_stopped(
+    uninterrupted: Path, scenes: Path, tmp_path: Path, after: tuple[int, ...]
+):
+    config, watcher = config_of(scenes), CtrlC(*after)
+    for _ in after:
+        record = train(config, tmp_path, watcher=watcher, resume=(tmp_path / STATE_FILE).exists())
+        assert record.status == "stopped"
+        assert not (tmp_path / RECORD_FILE).exists()
+    record = train(config, tmp_path, watcher=watcher, resume=True)
+    assert watcher.batches == EPOCHS * BATCHES
+    assert record.status == "done"
+    assert log_without_times(tmp_path) == log_without_times(uninterrupted)
+    assert_same_weights(tmp_path, uninterrupted)
+    assert read_record(tmp_path).metrics == read_record(uninterrupted).metrics
+
+
+def test_a_finished_run_that_is_resumed_only_writes_its_record_again(
+    uninterrupted: Path, scenes: Path, tmp_path: Path
+):
+    folder, watcher = _copy_of_state(uninterrupted, tmp_path / "again"), CtrlC()
+    record = train(config_of(scenes), folder, watcher=watcher, resume=True)
+    assert watcher.batches == 0
+    assert record.metrics == read_record(uninterrupted).metrics
+    assert read_record(folder).files == read_record(uninterrupted).files
+
+
+def test_other_settings_are_refused(uninterrupted: Path, scenes: Path):
+    with pytest.raises(CheckpointError, match="was saved with other settings"):
+        train(config_of(scenes, momentum=0.9), uninterrupted, resume=True)
+
+
+def test_other_data_are_refused(uninterrupted: Path, scenes: Path, tmp_path: Path):
+    other = tmp_path / "scenes"
+    shutil.copytree(scenes.parent, other)
+    moved = train(
+        config_of(other / "data.yaml"),
+        _copy_of_state(uninterrupted, tmp_path / "moved"),
+        resume=True,
+    )
+    assert moved.status == "done"  # the same data in another place are the same
+    (other / "labels" / "train" / "000000.txt").write_text("0 0.5 0.5 0.25 0.25\n")
+    with pytest.raises(CheckpointError, match="was saved with other data"):
+        train(
+            config_of(other / "data.yaml"),
+            _copy_of_state(uninterrupted, tmp_path / "changed"),
+            resume=True,
+        )
+
+
+def _copy_of_state(run: Path, folder: Path) -> Path:
+    folder.mkdir()
+    for name in (STATE_FILE, "log.jsonl"):
+        shutil.copy(run / name, folder)
+    return folder
+
+
+def test_without_a_state_there_is_nothing_to_resume(scenes: Path, tmp_path: Path):
+    with pytest.raises(CheckpointError, match=r"last\.state\.pt, found none"):
+        train(config_of(scenes), tmp_path, resume=True)
+
+
+def test_a_damaged_state_is_refused(scenes: Path, tmp_path: Path):
+    (tmp_path / STATE_FILE).write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        train(config_of(scenes), tmp_path, resume=True)
+
+
+def test_a_loss_that_is_not_finite_fails_the_run_and_leaves_the_last_good_state(
+    uninterrupted: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    real, calls = loss_module.DetectionLoss.__call__, []
+
+    def broken_at_the_sixth(self: Any, raw: Any, batch: Any) -> Any:
+        calls.append(batch)
+        terms = real(self, raw, batch)
+        # 3 batches and 1 of validation, then 3 more: the fifth batch of the run.
+        return terms._replace(box=terms.box * float("nan")) if len(calls) == 6 else terms
+
+    monkeypatch.setattr(loss_module.DetectionLoss, "__call__", broken_at_the_sixth)
+    with pytest.raises(RunFailed, match=r"not finite at batch 4 \(box, objectness, classes: \[nan"):
+        train(config_of(scenes), tmp_path)
+    state = torch.load(tmp_path / STATE_FILE, weights_only=True)
+    assert state["progress"]["batch_number"] == BATCHES
+    assert log_without_times(tmp_path) == log_without_times(uninterrupted)[:1]
+    assert all(torch.isfinite(tensor.float()).all() for tensor in state["detector"].values())
+
+
+def test_weights_that_overflow_with_the_last_batch_of_an_epoch_are_not_saved(
+    scenes: Path, tmp_path: Path
+):
+    config = config_of(scenes, batch=24, lr=1e30, warmup_epochs=0)
+    with pytest.raises(RunFailed, match="validation losses are not finite after epoch 0"):
+        train(config, tmp_path)
+    assert not (tmp_path / STATE_FILE).exists()
+    assert not (tmp_path / "last.safetensors").exists()
+
+
+def test_a_training_split_without_a_box_is_refused(scenes: Path, tmp_path: Path):
+    (tmp_path / "images").mkdir()
+    for file in sorted((scenes.parent / "images" / "val").iterdir())[:2]:
+        (tmp_path / "images" / file.name).write_bytes(file.read_bytes())
+    data = tmp_path / "data.yaml"
+    data.write_text("train: images\nval: images\nnames: [disc]\n")
+    with pytest.raises(DataError, match="has 2 images and no usable box"):
+        train(config_of(data), tmp_path)
+
+
+def test_patience_ends_a_run_that_gets_no_better(scenes: Path, tmp_path: Path):
+    notes: list[str] = []
+
+    class Notes(Silence):
+        def note(self, sentence: str) -> None:
+            notes.append(sentence)
+
+    # With steps of nothing the AP of the first epoch is never bettered.
+    config = config_of(scenes, epochs=5, patience=1, lr=1e-30, warmup_epochs=0)
+    record = train(config, tmp_path, watcher=Notes())
+    assert [row["epoch"] for row in read_log(tmp_path)] == [0, 1]
+    assert record.status == "done"
+    assert notes == ["no better epoch than 0 for 1"]
+
+
+def test_a_record_of_an_unknown_schema_is_refused(uninterrupted: Path, tmp_path: Path):
+    content = json.loads((uninterrupted / RECORD_FILE).read_text())
+    (tmp_path / RECORD_FILE).write_text(json.dumps(content | {"schema": 99}))
+    with pytest.raises(DataError, match="is a record of schema 99"):
+        read_record(tmp_path)
+    with pytest.raises(DataError, match="found none"):
+        read_record(tmp_path / "nowhere")
