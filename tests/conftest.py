@@ -1,9 +1,15 @@
-"""Fixtures shared by all tests."""
+"""Fixtures shared by all tests, and one thread for each process of them.
+
+Several threads make small networks slower, the more so where processes test side by side.
+"""
 
 import os
 from pathlib import Path
 
 import pytest
+
+# Before torch is imported, and for the processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")

@@ -179,10 +179,12 @@ OTHER_VALUES: dict[str, Any] = {
     "model.backbone_mean": (0.0, 0.0, 0.0),
     "model.backbone_std": (1.0, 1.0, 1.0),
     "model.backbone_args": {"pad_type": "same"},
+    "model.drop_path": 0.1,
     "model.weights": "file",
     "recipe": "quick",
     "train.optimizer": "adamw",
     "train.schedule": "cosine",
+    "train.freeze": ("backbone",),
 }
 
 

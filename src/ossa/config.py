@@ -40,6 +40,8 @@ class ModelConfig(_Section):
     backbone_std: tuple[float, float, float] | None = None
     backbone_args: dict[str, Any] | None = None
     """Arguments of timm's constructor; the file's metadata where not given."""
+    drop_path: float | None = Field(default=None, ge=0, lt=1)
+    """timm's drop_path_rate, over that of `backbone_args`; None for the model's own."""
     weights: str | None = None
     """A whole detector: our checkpoint or an official yolov5*.pt."""
 
@@ -73,6 +75,12 @@ class TrainConfig(_Section):
     """Updates over which the decay of the average grows to `ema_decay`."""
     patience: int = Field(default=100, ge=1)
     """Epochs without a better AP after which training stops."""
+    freeze: tuple[str, ...] = ()
+    """Modules that stay as they are with all that is in them: `backbone`, `neck.laterals`, ..."""
+    backbone_lr_scale: float = Field(default=1.0, gt=0)
+    """Learning rate of the backbone as a multiple of that of neck and head."""
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """The same from each layer of the backbone to the one before it, on top; 1 for none."""
 
 
 class LossConfig(_Section):

@@ -4,7 +4,8 @@ Dimensions: B images, N boxes, K classes, L levels, A anchors, H W pixels or cel
 Boxes are xyxy in absolute pixels everywhere; each field says of which image.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,13 +77,19 @@ class Batch:
 
     def to(self, device: Any) -> "Batch":
         """Returns the same batch with its tensors on `device` (asynchronously where pinned)."""
-        return Batch(
-            images=self.images.to(device, non_blocking=True),
-            boxes_xyxy=self.boxes_xyxy.to(device, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
-            image_index=self.image_index.to(device, non_blocking=True),
-            image_ids=self.image_ids,
-            letterboxes=self.letterboxes,
+        return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """Returns the same batch in page-locked memory; torch's loader asks for it by this name."""
+        return self._with_tensors(lambda tensor: tensor.pin_memory())
+
+    def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        return replace(
+            self,
+            images=change(self.images),
+            boxes_xyxy=change(self.boxes_xyxy),
+            labels=change(self.labels),
+            image_index=change(self.image_index),
         )
 
 

@@ -69,13 +69,14 @@ def test_images_per_second_are_those_of_the_training_split(training: FinishedTra
 
 def test_stderr_tells_of_every_epoch_and_the_next_commands(training: FinishedTraining) -> None:
     lines = training.stderr.splitlines()
-    assert lines[0] == (
+    assert lines[0].startswith("best possible recall of the anchors: ")
+    assert lines[1] == (
         f"training yolov5n in {training.folder} on cpu (epochs: 1, batches in each: 2)"
     )
-    assert lines[1].startswith("epoch 1/1  loss ")
-    assert lines[2].startswith("best epoch 1, AP ")
-    assert lines[3].startswith(f"next: ossa val --weights {training.folder}/best.safetensors ")
-    assert lines[4].strip().startswith("ossa predict ")
+    assert lines[2].startswith("epoch 1/1  loss ")
+    assert lines[3].startswith("best epoch 1, AP ")
+    assert lines[4].startswith(f"next: ossa val --weights {training.folder}/best.safetensors ")
+    assert lines[5].strip().startswith("ossa predict ")
     assert "\x1b" not in training.stderr
 
 
@@ -181,6 +182,30 @@ def test_weights_of_a_backbone_travel_with_their_statistics(configured: Configur
     assert model.backbone_args == {"pad_type": "same"}
 
 
+def test_modules_are_frozen_by_name(configured: Configured) -> None:
+    assert configured("--model", "resnet18").train.freeze == ()
+    assert configured("--model", "resnet18", "--freeze", "backbone").train.freeze == ("backbone",)
+    several = configured("--model", "yolov5n", "--freeze", "backbone.stem,backbone.stages.0")
+    assert several.train.freeze == ("backbone.stem", "backbone.stages.0")
+
+
+def test_fitted_anchors_are_part_of_the_configuration(configured: Configured, scenes: Path) -> None:
+    common = ("--data", scenes, "--model", "resnet18", "--strides", "4,8,16,32", "--imgsz", 64)
+    fitted = configured(*common, "--fit-anchors")
+    assert fitted.model.strides == (4, 8, 16, 32)
+    anchors_wh = fitted.model.anchors_wh
+    assert anchors_wh is not None
+    assert [len(of_level) for of_level in anchors_wh] == [3, 3, 3, 3]
+    areas = [width * height for of_level in anchors_wh for width, height in of_level]
+    assert areas == sorted(areas)
+    # The generated images of 128 px have objects of 13 px at least.
+    assert 4 < anchors_wh[0][0][0] < 16
+    # As if they had been given: so the run is resumed and compared by its configuration alone.
+    given = configured(*common, "--set", f"model.anchors_wh={json.dumps(anchors_wh)}")
+    assert given == fitted
+    assert configured("--model", "resnet18").model.anchors_wh is None
+
+
 def test_a_whole_detector_says_itself_which_model_it_is(
     configured: Configured, training: FinishedTraining
 ) -> None:
@@ -231,6 +256,16 @@ def test_seed_and_worker_number_0_are_values(ossa: Ossa, monkeypatch: pytest.Mon
         ("--model resnet18 --backbone-args {", "expected a value in JSON, found '{'"),
         ("--model yolov5n --device 7", "--device 7: this machine has"),
         ("--model yolov5n --device tpu", "expected --device cpu, cuda or the number of a GPU"),
+        ("--model yolov5n --freeze bakcbone", "no module named 'bakcbone'. Did you mean backbone"),
+        ("--model yolov5n --freeze 10", "no module named '10'. There are backbone, neck, head."),
+        ("--model resnet18 --strides 4,8,16,32", "fit anchors to the data with --fit-anchors"),
+        ("--model resnet18 --strides a", "model.strides"),
+        ("--model yolov5n --set model.drop_path=0.1", "no blocks that drop path could drop"),
+        ("--model yolov5n --set train.layer_decay=0.7", "yolov5n are not grouped in layers"),
+        (
+            "--model yolov5n --fit-anchors --set model.anchors_wh=[[[1,1]],[[2,2]],[[3,3]]]",
+            "--fit-anchors takes the place of model.anchors_wh, which is set",
+        ),
         ("--model yolov5n --exist-ok", "a run never overwrites another"),
         ("", "expected --model (such as yolov5n"),
         ("--resume nowhere", "--resume goes on with the settings that the run started with"),

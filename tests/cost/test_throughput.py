@@ -44,3 +44,13 @@ def test_decoding_and_suppression_are_timed_when_asked_for() -> None:
         {"a": detector}, imgsz=64, warmup=0, runs=2, config=EvaluateConfig()
     )["a"]
     assert 0 < times.median_ms <= times.p95_ms
+
+
+def test_the_network_is_timed_alone_as_well() -> None:
+    detector = create_detector("cspdarknet_n", num_classes=3, neck="n", imgsz=64).eval()
+    whole, alone = (
+        measure_throughput({"a": detector}, imgsz=64, warmup=0, runs=2, config=config)["a"]
+        for config in (EvaluateConfig(), None)
+    )
+    assert 0 < whole.network.mean_ms < whole.mean_ms
+    assert alone.network.mean_ms == alone.mean_ms

@@ -72,12 +72,6 @@ def test_the_whole_image_is_exactly_its_placement_where_sides_are_rounded(
     np.testing.assert_allclose(placement.boxes_to_image(whole)[0], [0, 0, *size_wh], atol=1e-3)
 
 
-def test_detections_of_a_reduced_image_go_home_to_the_original() -> None:
-    _, placement = letterbox(constant(200, 100), 100, original_wh=(800, 400))
-    home = placement.boxes_to_image(np.array([[0, 25, 100, 75]], dtype=np.float32))
-    np.testing.assert_array_equal(home, [[0, 0, 800, 400]])
-
-
 @pytest.mark.parametrize("imgsz", [32, 320, 640])
 def test_the_long_side_is_exact_for_every_length(imgsz: int) -> None:
     for length in range(1, 1500, 7):

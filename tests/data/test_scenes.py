@@ -31,9 +31,9 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
-def test_a_scene_has_three_to_eight_objects_of_every_class_equally_often():
+def test_a_scene_has_six_to_twelve_objects_of_every_class_equally_often():
     counts = [len(scene.labels) for scene in scenes()]
-    assert set(counts) == {3, 4, 5, 6, 7, 8}
+    assert set(counts) == set(range(6, 13))
     shares = np.bincount(np.concatenate([scene.labels for scene in scenes()])) / sum(counts)
     assert len(shares) == len(NAMES) == 4
     np.testing.assert_allclose(shares, 0.25, atol=0.03)

@@ -1,9 +1,12 @@
 import math
+from typing import Any
 
 import pytest
 import torch
 
+from ossa.config import ModelConfig
 from ossa.errors import ConfigError
+from ossa.models.build import build_detector
 from ossa.models.head import AnchorHead, default_anchors_wh
 from ossa.types import Level
 
@@ -70,3 +73,25 @@ def test_given_anchors_decide_their_number_and_travel_with_the_weights():
         (1, 2, 2, 1, 10),
     ]
     assert torch.equal(head.state_dict()["anchors_wh"], anchors_wh)
+
+
+@pytest.mark.parametrize(
+    ("anchors_wh", "complaint"),
+    [
+        ([[[4, 4]], [[8, 8]]], r"strides \[8, 16, 32\], found \[1, 1\] for 2 levels"),
+        ([[[4, 4]], [[8, 8]], [[9, 9], [9, 8]]], r"found \[1, 1, 2\]"),
+        ([[], [], []], r"found \[0, 0, 0\]"),
+        ([[[4, 4]], [[8, 8]], [[9, 0]]], "above 0 pixels"),
+    ],
+)
+def test_anchors_that_do_not_fit_the_levels_are_refused(anchors_wh: Any, complaint: str):
+    config = ModelConfig(name="yolov5n", neck="own", anchors_wh=anchors_wh)
+    with pytest.raises(ConfigError, match=complaint):
+        build_detector(config, num_classes=2, imgsz=64)
+
+
+def test_the_anchors_of_the_configuration_reach_the_head():
+    anchors_wh = (((4.0, 5.0),), ((8.0, 9.0),), ((16.0, 17.0),))
+    config = ModelConfig(name="yolov5n", neck="own", anchors_wh=anchors_wh)
+    detector = build_detector(config, num_classes=2, imgsz=64)
+    assert detector.head.get_buffer("anchors_wh").tolist() == [[[4, 5]], [[8, 9]], [[16, 17]]]

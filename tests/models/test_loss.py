@@ -146,9 +146,9 @@ def test_gains_are_rescaled_to_the_classes_and_the_image_size():
     assert loss.objectness_gain == pytest.approx(0.25)
 
 
-def test_four_levels_are_refused_since_their_balance_is_unknown():
-    with pytest.raises(ConfigError, match=r"balanced for \[3\] levels, found 4"):
-        DetectionLoss(LossConfig(), num_classes=3, num_levels=4, imgsz=64)
+def test_five_levels_are_refused_since_their_balance_is_unknown():
+    with pytest.raises(ConfigError, match=r"balanced for \[3, 4\] levels, found 5"):
+        DetectionLoss(LossConfig(), num_classes=3, num_levels=5, imgsz=64)
 
 
 @pytest.mark.parametrize("extreme", [-1e4, -60.0, 60.0, 1e4])

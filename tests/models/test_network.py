@@ -65,7 +65,7 @@ def test_predictions_are_anchor_major_with_the_channels_last():
     with torch.no_grad():
         raw = detector(images)
         fused = detector.neck(detector.backbone(images))
-        channels = detector.head.predict[1](fused[1])
+        channels = detector.head.get_submodule("predict.1")(fused[1])
     assert [tuple(x.shape) for x in raw.logits] == [
         (2, 3, 8, 12, 8),
         (2, 3, 4, 6, 8),
@@ -85,7 +85,7 @@ def test_every_tensor_of_the_official_file_is_used(shared: Path):
     assert all(torch.equal(own[key], tensor) for key, tensor in checkpoint.tensors.items())
     assert checkpoint.names[:2] == ("person", "bicycle")
     assert checkpoint.model.name == "yolov5n"
-    assert detector.head.anchors_wh[0].tolist() == [[10, 13], [16, 30], [33, 23]]
+    assert detector.head.get_buffer("anchors_wh")[0].tolist() == [[10, 13], [16, 30], [33, 23]]
 
 
 @pytest.mark.realdata

@@ -40,6 +40,21 @@ def test_a_checkpoint_alone_gives_back_the_same_detector(detector: Detector, tmp
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
+@pytest.mark.parametrize("name", ["test_vit", "swin_tiny_patch4_window7_224"])
+def test_a_transformer_sees_images_of_another_size_with_the_weights_of_its_training(
+    name: str, tmp_path: Path
+):
+    model, file = ModelConfig(name=name, neck="n"), tmp_path / "best.safetensors"
+    detector = build_detector(model, num_classes=2, imgsz=64).eval()
+    save_checkpoint(file, detector, model=model, names=NAMES, imgsz=64, details={})
+    again = detector_from(read_checkpoint(file))
+    images = torch.randint(0, 256, (1, 3, 96, 128), dtype=torch.uint8)
+    with torch.no_grad():
+        expected, found = detector(images).logits, again(images).logits
+    assert [tuple(x.shape[2:4]) for x in found] == [(12, 16), (6, 8), (3, 4)]
+    assert all(torch.equal(*pair) for pair in zip(expected, found, strict=True))
+
+
 def test_weights_on_channels_last_are_saved_too(detector: Detector, tmp_path: Path):
     other = build_detector(MODEL, num_classes=2, imgsz=64)
     other.load_state_dict(detector.state_dict())

@@ -1,6 +1,5 @@
 """Fixtures for the tests of prediction."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,15 +9,6 @@ from known_detector import NAMES
 from ossa.config import ModelConfig
 from ossa.models.build import build_detector
 from ossa.models.weights import save_checkpoint
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Keeps small networks from waiting for threads that other processes hold up."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,13 @@ def test_a_detector_built_for_squares_gets_squares() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "rectangular"), [("resnet10t", True), ("swin_tiny_patch4_window7_224", False)]
+    ("name", "rectangular"),
+    [
+        ("resnet10t", True),
+        ("swin_tiny_patch4_window7_224", True),
+        ("vit_tiny_patch16_224", True),
+        ("coatnet_0_rw_224", False),
+    ],
 )
 def test_timm_backbones_get_rectangles_where_they_take_them(name: str, rectangular: bool) -> None:
     with torch.device("meta"):

@@ -1,6 +1,7 @@
 """The demo, run as a user runs it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,11 @@ from ossa.train.outputs import read_log
 
 def _demo(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ossa", "demo", "--output", str(folder), "--json"]
-    return subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    # With all the threads that a user's terminal gives it.
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    return subprocess.run(
+        [*command, *options], capture_output=True, text=True, check=False, env=environment
+    )
 
 
 @pytest.mark.slow

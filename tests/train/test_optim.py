@@ -1,11 +1,25 @@
+from copy import deepcopy
+from functools import cache
+from typing import Any
+
 import pytest
+import timm
 import torch
+from timm.models.convnext import ConvNeXt
+from timm.optim import param_groups_layer_decay  # pyright: ignore[reportPrivateImportUsage]
 from torch import nn
 from torch.optim import SGD, AdamW
 
-from ossa.config import TrainConfig
-from ossa.models.build import create_detector
-from ossa.train.optim import apply_settings, build_optimizer, clip_and_step
+from ossa.config import ModelConfig, RunConfig, TrainConfig
+from ossa.errors import ConfigError
+from ossa.models.build import build_detector, create_detector
+from ossa.train.freeze import freeze
+from ossa.train.optim import (
+    apply_settings,
+    build_optimizer,
+    clip_and_step,
+    learning_rate_scales,
+)
 from ossa.train.schedule import StepSettings
 
 
@@ -99,3 +113,109 @@ def test_a_step_clips_the_global_norm_and_clears_the_gradients():
     assert layer.weight.tolist() == [[pytest.approx(-6), 0]]
     assert layer.bias.tolist() == [pytest.approx(-8)]
     assert layer.weight.grad is None
+
+
+# How fast each group learns
+
+
+def run_of(name: str, **settings: Any) -> RunConfig:
+    model = ModelConfig(name=name, neck="own" if name == "yolov5n" else "n")
+    return RunConfig(model=model, data="cells", train=TrainConfig(**settings))
+
+
+@cache
+def on_meta(name: str) -> nn.Module:
+    with torch.device("meta"):
+        return build_detector(run_of(name).model, num_classes=2, imgsz=224)
+
+
+def test_by_default_everything_learns_alike(convnext: nn.Module):
+    assert learning_rate_scales(convnext, run_of("convnext_atto")) == {}
+    groups = build_optimizer(convnext, TrainConfig()).param_groups
+    found = [(group["name"], group["lr_scale"]) for group in groups]
+    assert found == [("weights", 1.0), ("norms", 1.0), ("biases", 1.0)]
+
+
+def test_the_schedule_is_multiplied_by_the_scale_of_each_group():
+    scales = {"weight": 0.5, "bias": 0.25}
+    optimizer = build_optimizer(nn.Linear(2, 2), TrainConfig(), lr_scales=scales)
+    apply_settings(optimizer, StepSettings(lr=0.002, bias_lr=0.08, momentum=0.8, accumulate=1))
+    rates = {group["name"]: group["lr"] for group in optimizer.param_groups if group["params"]}
+    assert rates == {"weights": 0.001, "biases": 0.02}
+
+
+@pytest.mark.parametrize("name", ["yolov5n", "resnet18", "vit_tiny_patch16_224"])
+def test_the_backbone_has_a_learning_rate_of_its_own(name: str):
+    config = run_of(name, backbone_lr_scale=0.1)
+    detector = on_meta(name)
+    scales = learning_rate_scales(detector, config)
+    assert set(scales.values()) == {0.1}
+    # The pyramid of a plain transformer is new, as the neck is.
+    assert set(scales) == {
+        key
+        for key, _ in detector.named_parameters()
+        if key.startswith("backbone.") and not key.startswith("backbone.pyramid.")
+    }
+
+
+def test_layers_learn_the_slower_the_nearer_they_are_to_the_image():
+    config = run_of("resnet18", layer_decay=0.5, backbone_lr_scale=0.1)
+    scales = learning_rate_scales(on_meta("resnet18"), config)
+    # The stem and 8 blocks are the layers 0 to 8, below the neck as layer 9.
+    assert scales["backbone.network.conv1.weight"] == 0.1 * 0.5**9
+    assert scales["backbone.network.bn1.bias"] == 0.1 * 0.5**9
+    assert scales["backbone.network.layer1.0.conv1.weight"] == 0.1 * 0.5**8
+    assert scales["backbone.network.layer4.1.bn2.weight"] == 0.1 * 0.5
+    assert len(set(scales.values())) == 9
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "vit_tiny_patch16_224"])
+def test_the_scales_are_those_of_timm_with_the_neck_for_the_classifier(name: str):
+    config = run_of(name, layer_decay=0.75)
+    detector = on_meta(name)
+    ours = learning_rate_scales(detector, config)
+    with torch.device("meta"):
+        whole = timm.create_model(name)
+    names = {id(parameter): key for key, parameter in whole.named_parameters()}
+    theirs = {
+        names[id(parameter)]: group["lr_scale"]
+        for group in param_groups_layer_decay(whole, layer_decay=0.75)
+        for parameter in group["params"]
+    }
+    # In a network of feature maps timm calls stages.0 stages_0, or puts the model into `model`.
+    flat = {key.replace(".", "_", 1): scale for key, scale in theirs.items()}
+    theirs |= flat | {f"model.{key}": scale for key, scale in theirs.items()}
+    assert ours == {key: theirs[key.partition("network.")[2]] for key in ours}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "vit_tiny_patch16_224"])
+def test_with_layer_decay_too_every_parameter_is_in_exactly_one_group(name: str):
+    config = run_of(name, layer_decay=0.75)
+    detector = on_meta(name)
+    scales = learning_rate_scales(detector, config)
+    names = {id(parameter): key for key, parameter in detector.named_parameters()}
+    found: list[str] = []
+    for group in build_optimizer(detector, config.train, lr_scales=scales).param_groups:
+        inside = [names[id(parameter)] for parameter in group["params"]]
+        assert all(scales.get(key, 1.0) == group["lr_scale"] for key in inside)
+        found += inside
+    assert sorted(found) == sorted(names.values())
+
+
+@pytest.mark.parametrize("name", ["yolov5n", "convnext_atto"])
+def test_layer_decay_of_a_backbone_without_layers_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delattr(ConvNeXt, "group_matcher")  # as there is none in some models of timm
+    config = run_of(name, layer_decay=0.75)
+    with pytest.raises(ConfigError, match=f"parameters of {name} are not grouped in layers"):
+        learning_rate_scales(on_meta(name), config)
+
+
+@pytest.mark.parametrize("key", ["layer_decay", "backbone_lr_scale"])
+def test_a_learning_rate_of_a_frozen_backbone_is_refused(key: str):
+    config = run_of("resnet18", **{key: 0.5})
+    detector = deepcopy(on_meta("resnet18"))
+    freeze(detector, ["backbone"])
+    with pytest.raises(ConfigError, match="act on the backbone, which is frozen"):
+        learning_rate_scales(detector, config)

@@ -1,25 +1,32 @@
-"""`ossa cost`: what detectors cost, without building them in memory."""
+"""`ossa cost`: what detectors cost, in the form that is trained and in the form that is used."""
 
-from typing import TYPE_CHECKING, Annotated
+import csv
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ossa.cli import options
+from ossa.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ossa.models.count import DetectorCost
+    from rich.table import Table
+
+    from ossa.cost.model_cost import ModelCost
 
 _LARGEST_STRIDE = 32
-
-
-def _checked_side(imgsz: int) -> int:
-    if imgsz % _LARGEST_STRIDE:
-        below = imgsz // _LARGEST_STRIDE * _LARGEST_STRIDE
-        raise typer.BadParameter(
-            f"{imgsz} is no multiple of {_LARGEST_STRIDE}, the largest stride: "
-            f"use {below} or {below + _LARGEST_STRIDE}"
-        )
-    return imgsz
+_DETECTOR_IMGSZ, _CLASSIFIER_IMGSZ = 640, 224
+_NUM_CLASSES = 80
+_PLOT_PANEL = "Milliseconds of --plot"
+_FIGURES = (
+    ("parameters", "params", ""),
+    ("FLOPs", "flops", ""),
+    ("MACs", "macs", ""),
+    ("activations", "activations", ""),
+    ("peak memory", "peak_bytes", "B"),
+)
+"""Title, name in `ossa.cost.model_cost.Figures`, and unit of each line of the table."""
 
 
 def cost(
@@ -32,57 +39,225 @@ def cost(
         ),
     ],
     imgsz: Annotated[
-        int,
+        int | None,
         typer.Option(
             *options.IMGSZ_NAMES,
             min=_LARGEST_STRIDE,
             metavar="PIXELS",
-            callback=_checked_side,
             help="Side of the square input in pixels.",
+            show_default=f"{_DETECTOR_IMGSZ}, of a classifier {_CLASSIFIER_IMGSZ}",
         ),
-    ] = 640,
-    classes: Annotated[int, typer.Option(min=1, metavar="N", help="Number of classes.")] = 80,
+    ] = None,
+    classes: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Number of classes.", show_default=str(_NUM_CLASSES)),
+    ] = None,
     neck: Annotated[
-        options.NeckScale, typer.Option(help="Scale of the neck behind a backbone.")
-    ] = "s",
+        options.NeckScale | None,
+        typer.Option(help="Scale of the neck behind a backbone.", show_default="s"),
+    ] = None,
+    classifier: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Cost timm's classifier of N classes instead of a detector, "
+            "its convolutions and linear layers only.",
+            show_default=False,
+        ),
+    ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            help="Compute both forms once, with random weights, and print their difference."
+        ),
+    ] = True,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw parameters, FLOPs and milliseconds as deployed into FILE, "
+            "both as .svg and as .png.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
+    warmup: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Runs not timed.", rich_help_panel=_PLOT_PANEL)
+    ] = 100,
+    runs: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Runs timed.", rich_help_panel=_PLOT_PANEL)
+    ] = 300,
+    device: options.Device = None,
+    as_csv: Annotated[
+        bool,
+        typer.Option("--csv", help="Print CSV on stdout.", rich_help_panel=options.MACHINE_PANEL),
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Count parameters, FLOPs and MACs of detectors, split by part.
+    """Count what detectors cost, split by part, in training form and as deployed.
 
-    One multiply-add is one MAC and two FLOPs; convolutions and matrix products count. Nothing is
-    downloaded. A preset (yolov5n to yolov5x) always brings its own neck.
+    Deployed: parallel branches are added up (RepVGG, MobileOne, RepViT, FastViT) and batch norms
+    folded into convolutions. One multiply-add is one MAC and two FLOPs; convolutions and matrix
+    products count, and whatever else computes is listed. Activations are the numbers that the
+    counted operations put out; peak memory is the most that weights, image and intermediate
+    results hold at once in float32. Nothing is downloaded. A preset (yolov5n to yolov5x) always
+    brings its own neck.
 
     [bold]Examples[/bold]
 
       ossa cost yolov5n yolov5s
 
-      ossa cost convnext_tiny resnet50 --neck s --imgsz 320 --json
+      ossa cost convnext_tiny repvgg_a1 --neck s --imgsz 320 --json
+
+      ossa cost resnet50 convnext_tiny --classifier 1000 --imgsz 224
+
+      ossa cost yolov5n yolov5s --plot costs.svg --runs 50
     """
-    import torch
-
     from ossa.cli.output import print_json
-    from ossa.models.build import create_detector
-    from ossa.models.count import count_cost
+    from ossa.cost.model_cost import cost_classifier, cost_detector
 
-    costs = []
-    for model in models:
-        with torch.device("meta"):
-            detector = create_detector(model, num_classes=classes, neck=neck, imgsz=imgsz)
-        costs.append((model, count_cost(detector, imgsz)))
-    if as_json:
-        rows = [{"model": model, "imgsz": imgsz, **cost.flat()} for model, cost in costs]
-        print_json(rows)
+    if as_csv and as_json:
+        raise ConfigError("expected --csv or --json, found both")
+    if classifier is not None and (classes, neck, plot) != (None, None, None):
+        raise ConfigError(
+            "a classifier has its own classes, no neck and no figure: with --classifier leave "
+            "--classes, --neck and --plot out"
+        )
+    target = None if plot is None else _checked_target(plot)
+    models = list(dict.fromkeys(models))
+    if classifier is None:
+        side = checked_side(imgsz or _DETECTOR_IMGSZ)
+        settings = {"num_classes": classes or _NUM_CLASSES, "neck": neck or "s", "imgsz": side}
+        costs = [cost_detector(model, **settings, compare=compare) for model in models]
     else:
-        _print_table(costs)
+        settings = {"num_classes": classifier, "imgsz": imgsz or _CLASSIFIER_IMGSZ}
+        costs = [cost_classifier(model, **settings, compare=compare) for model in models]
+    rows = [cost.row() for cost in costs]
+    if target is not None:
+        device = options.choose_device(device)
+        times = _time(models, settings, warmup=warmup, runs=runs, device=device)
+        _draw(costs, times, target)
+        rows = [{**row, **time} for row, time in zip(rows, times, strict=True)]
+    if as_json:
+        print_json(rows)
+    elif as_csv:
+        _print_csv(rows)
+    else:
+        _print_tables(costs)
 
 
-def _print_table(costs: "list[tuple[str, DetectorCost]]") -> None:
-    from ossa.cli.output import new_table, print_table, with_unit
+def checked_side(imgsz: int) -> int:
+    """Returns the side of a detector's input in pixels.
 
-    parts = ("total", "backbone", "lateral", "neck", "head")
-    table = new_table("model", "", *parts)
-    for model, cost in costs:
-        for title, key in (("parameters", "params"), ("FLOPs", "flops"), ("MACs", "macs")):
-            figures = [with_unit(getattr(getattr(cost, part), key)) for part in parts]
-            table.add_row(model if key == "params" else "", title, *figures)
-    print_table(table)
+    Raises:
+        ConfigError: it is no multiple of the largest stride.
+    """
+    if imgsz % _LARGEST_STRIDE:
+        below = imgsz // _LARGEST_STRIDE * _LARGEST_STRIDE
+        raise ConfigError(
+            f"--imgsz {imgsz} is no multiple of {_LARGEST_STRIDE}, the largest stride: "
+            f"use {below} or {below + _LARGEST_STRIDE}"
+        )
+    return imgsz
+
+
+def _checked_target(plot: Path) -> Path:
+    """Returns the figure's path without suffix, in a folder that exists."""
+    path = plot.with_suffix("") if plot.suffix in (".svg", ".png") else plot
+    if not path.parent.is_dir() or path.is_dir():
+        raise ConfigError(f"expected a file in an existing folder for --plot, found {plot}")
+    return path
+
+
+def _time(
+    models: list[str], settings: dict[str, Any], *, warmup: int, runs: int, device: str
+) -> list[dict[str, Any]]:
+    """Returns a row of times for each model."""
+    from ossa.cli.console import Console
+    from ossa.cost.bench import Protocol, bench_detectors
+    from ossa.models.build import create_detector
+
+    protocol = Protocol(imgsz=settings["imgsz"], warmup=warmup, runs=runs, device=device)
+    with Console() as console:
+        console.note(f"timing {', '.join(models)}: {protocol.in_words()}")
+        detectors = {model: create_detector(model, **settings) for model in models}
+        return bench_detectors(detectors, protocol)
+
+
+def _draw(costs: "list[ModelCost]", times: list[dict[str, Any]], target: Path) -> None:
+    from ossa.cli.console import Console
+    from ossa.cost.figure import cost_figure
+    from ossa.report.figures import save_figure
+
+    milliseconds = [row["ms_per_image"] for row in times]
+    save_figure(cost_figure(costs, milliseconds, timed_on=times[0]["hardware"]), target)
+    with Console() as console:
+        console.note(f"figure written to {target}.svg and {target}.png")
+
+
+def _print_csv(rows: list[dict[str, Any]]) -> None:
+    """Prints one line a model; lists of operations as 'silu 57 11827200; add 7 1177600'."""
+
+    def cell(value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        return "; ".join(" ".join(map(str, entry.values())) for entry in value)
+
+    writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: cell(value) for key, value in row.items()} for row in rows)
+
+
+def _print_tables(costs: "list[ModelCost]") -> None:
+    from ossa.cli.output import print_table
+
+    print_table(_figures_table(costs))
+    print()
+    print_table(_uncounted_table(costs))
+    print()
+    for cost in costs:
+        print(f"{cost.model}: {_told_difference(cost)}")
+
+
+def _figures_table(costs: "list[ModelCost]") -> "Table":
+    from ossa.cli.output import new_table, with_unit
+
+    table = new_table("model", "", "total", *costs[0].training.parts)
+    for cost in costs:
+        name = cost.model
+        for form, note in ((cost.training, ""), (cost.deployed, ", deployed")):
+            for title, key, unit in _FIGURES:
+                columns = (form.total, *form.parts.values())
+                figures = [with_unit(getattr(column, key)) + unit for column in columns]
+                table.add_row(name, title + note, *figures)
+                name = ""
+    return table
+
+
+def _uncounted_table(costs: "list[ModelCost]") -> "Table":
+    """Returns every operation that has no FLOPs, with its calls and the numbers it puts out."""
+    from ossa.cli.output import new_table, with_unit
+
+    table = new_table(
+        "model", "not counted", "calls", "numbers", "calls, deployed", "numbers, deployed"
+    )
+    for cost in costs:
+        name = cost.model
+        forms = [
+            {entry.operation: (str(entry.calls), with_unit(entry.elements)) for entry in entries}
+            for entries in (cost.training.uncounted, cost.deployed.uncounted)
+        ]
+        for operation in {**forms[0], **forms[1]}:
+            cells = [cell for form in forms for cell in form.get(operation, ("–", "–"))]
+            table.add_row(name, operation, *cells)
+            name = ""
+    return table
+
+
+def _told_difference(cost: "ModelCost") -> str:
+    if cost.difference is None:
+        return "the outputs of the two forms were not compared"
+    return (
+        f"the outputs of the two forms differ by {cost.difference.absolute:.1e} at most, "
+        f"{cost.difference.relative:.1e} of the largest"
+    )

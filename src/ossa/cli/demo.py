@@ -7,9 +7,14 @@ import typer
 
 from ossa.cli import options
 
-_MODELS = ("cspdarknet_n", "resnet10t")
+_MODELS = ("cspdarknet_n", "cs3darknet_focus_s")
 _NECK = "n"
-_SETTINGS = {"train": {"epochs": 16, "imgsz": 160}}
+_IMAGES = {"train": 1200, "val": 120}
+# Scenes differ in place, size and colour by themselves: a flip is all the augmentation they need.
+_SETTINGS = {
+    "train": {"epochs": 4, "imgsz": 160, "lr": 0.004},
+    "augment": {"scale": 0.0, "translate": 0.0, "saturation": 0.3, "value": 0.2},
+}
 
 
 def demo(
@@ -39,7 +44,7 @@ def demo(
     settings = merge(_SETTINGS, {"train": {"epochs": epochs}} if epochs else {})
     with Console() as console:
         with console.progress("drawing scenes") as on_image:
-            data = write_scenes(folder / "scenes", seed=seed, on_image=on_image)
+            data = write_scenes(folder / "scenes", images=_IMAGES, seed=seed, on_image=on_image)
         runs = run_models(
             [ModelConfig(name=name, neck=_NECK) for name in _MODELS],
             folder / "runs",

@@ -24,6 +24,7 @@ _SETTINGS = {
     "model": "model.name",
     "neck": "model.neck",
     "context": "model.context",
+    "strides": "model.strides",
     "pretrained": "model.pretrained",
     "backbone_weights": "model.backbone_weights",
     "backbone_mean": "model.backbone_mean",
@@ -36,6 +37,7 @@ _SETTINGS = {
     "optimizer": "train.optimizer",
     "cos_lr": "train.schedule",
     "patience": "train.patience",
+    "freeze": "train.freeze",
 }
 """The key of the configuration that each option sets, by the option's argument."""
 
@@ -48,6 +50,8 @@ def train(
     model: opt.Model = None,
     neck: opt.Neck = None,
     context: opt.Context = None,
+    strides: opt.Strides = None,
+    fit_anchors: opt.FitAnchors = False,
     pretrained: opt.Pretrained = False,
     backbone_weights: opt.BackboneWeights = None,
     backbone_mean: opt.BackboneMean = None,
@@ -62,6 +66,7 @@ def train(
     optimizer: opt.Optimizer = None,
     cos_lr: opt.CosLr = False,
     patience: opt.Patience = None,
+    freeze: opt.Freeze = None,
     set_: opt.Set = None,
     strict: opt.Strict = False,
     name: opt.Name = None,
@@ -182,7 +187,20 @@ def _configuration(given: Mapping[str, Any]) -> "RunConfig":
         )
     if name in PRESETS:
         settings = merge({"model": {"neck": "own"}}, settings)
-    return build_config(settings)
+    config = build_config(settings)
+    return _with_fitted_anchors(config, given) if "fit_anchors" in given else config
+
+
+def _with_fitted_anchors(config: "RunConfig", given: Mapping[str, Any]) -> "RunConfig":
+    """Returns the settings with anchors fitted to the training split."""
+    from ossa.train.setup import with_fitted_anchors
+
+    # A detector that training starts from may bring anchors; those are the ones to replace.
+    if config.model.anchors_wh is not None and "weights" not in given:
+        raise ConfigError(
+            "--fit-anchors takes the place of model.anchors_wh, which is set: leave one of them out"
+        )
+    return with_fitted_anchors(config)
 
 
 def _settings_of_options(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -224,6 +242,8 @@ def _yaml(text: str) -> Any:
 
 _READ: Mapping[str, Callable[[Any], Any]] = {
     "model": _model_name,
+    "strides": lambda text: _yaml(f"[{text}]"),
+    "freeze": lambda text: text.split(","),
     "backbone_mean": lambda text: _yaml(f"[{text}]"),
     "backbone_std": lambda text: _yaml(f"[{text}]"),
     "backbone_args": _yaml,
@@ -260,7 +280,6 @@ def _quoted(path: Path | str) -> str:
 def _row(record: "Record", folder: Path) -> dict[str, Any]:
     """Returns the flat object of --json."""
     from ossa.cli.output import row_of
-
     from ossa.train.outputs import read_log
 
     last, best = record.metrics.get("last", {}), record.metrics.get("best", {})

@@ -99,6 +99,24 @@ BackboneArgs = Annotated[
         show_default=False,
     ),
 ]
+Strides = Annotated[
+    str | None,
+    typer.Option(
+        help="Of the levels, in pixels: 4,8,16,32 adds a fine one for small objects (with "
+        "--fit-anchors).",
+        metavar="S,S,...",
+        rich_help_panel=_MODEL,
+        show_default="8,16,32",
+    ),
+]
+FitAnchors = Annotated[
+    bool,
+    typer.Option(
+        "--fit-anchors",
+        help="Fit the anchors to the training boxes; the configuration records them.",
+        rich_help_panel=_MODEL,
+    ),
+]
 Weights = Annotated[
     str | None,
     typer.Option(
@@ -167,6 +185,16 @@ Patience = Annotated[
         metavar="N",
         rich_help_panel=_HOW,
         show_default="the recipe's",
+    ),
+]
+Freeze = Annotated[
+    str | None,
+    typer.Option(
+        help="Modules that stay as they are, weights and batch norms: backbone, "
+        "or backbone.stem,backbone.stages.0 and the like.",
+        metavar="MODULE,...",
+        rich_help_panel=_HOW,
+        show_default=False,
     ),
 ]
 Set = Annotated[

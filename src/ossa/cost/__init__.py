@@ -1,1 +1,1 @@
-"""What a detector costs in time."""
+"""What a detector costs: in parameters, FLOPs, memory and time."""

@@ -1,4 +1,4 @@
-"""What is looked at before a training starts: does every image decode, do the anchors fit?"""
+"""What is looked at before a training starts: does every image decode?"""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

@@ -22,22 +22,10 @@ def resize_long_side(image: NDArray[np.uint8], imgsz: int) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(image, size_wh, interpolation=method), dtype=np.uint8)
 
 
-def letterbox(
-    image: NDArray[np.uint8], imgsz: int, *, original_wh: tuple[int, int] | None = None
-) -> tuple[NDArray[np.uint8], Letterbox]:
-    """Returns the image centred on a grey square of `imgsz` pixels, and its placement.
-
-    Args:
-        image: (H, W, 3).
-        imgsz: side of the square.
-        original_wh: width and height of the image that detections shall go home to, where
-            `image` was decoded at a reduced size; by default those of `image`.
-    """
-    return _centred(
-        resize_long_side(image, imgsz),
-        (imgsz, imgsz),
-        original_wh=original_wh or (image.shape[1], image.shape[0]),
-    )
+def letterbox(image: NDArray[np.uint8], imgsz: int) -> tuple[NDArray[np.uint8], Letterbox]:
+    """Returns the image (H, W, 3) centred on a grey square of `imgsz` px, and its placement."""
+    original_wh = (image.shape[1], image.shape[0])
+    return _centred(resize_long_side(image, imgsz), (imgsz, imgsz), original_wh=original_wh)
 
 
 def letterbox_rectangular(

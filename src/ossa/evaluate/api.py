@@ -81,7 +81,7 @@ def detector_for_evaluation(
     checkpoint: Checkpoint, *, imgsz: int, device: torch.device | str
 ) -> Detector:
     """Returns the detector as training evaluates it: the same weights give the same numbers."""
-    detector = detector_from(checkpoint, imgsz=imgsz).to(device)
+    detector = detector_from(checkpoint).to(device)
     return detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

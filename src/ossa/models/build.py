@@ -1,10 +1,13 @@
 """From a name or a configuration to a detector."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
+import timm
 import torch
+from timm.layers import DropPath  # pyright: ignore[reportPrivateImportUsage]
 from torch import nn
 
 from ossa.config import ModelConfig
@@ -40,6 +43,7 @@ def create_backbone(
     pretrained: bool = False,
     weights: BackboneWeights | None = None,
     build_args: Mapping[str, Any] | None = None,
+    drop_path: float | None = None,
 ) -> nn.Module:
     """Returns a backbone with one feature map at each of `strides`, fine to coarse.
 
@@ -50,9 +54,10 @@ def create_backbone(
         pretrained: take timm's weights (from the hub or its local cache).
         weights: take them from a file instead (`read_backbone_weights`).
         build_args: arguments of timm's constructor; those of `weights` where there are any.
+        drop_path: timm's drop_path_rate; None for the model's own.
 
     Raises:
-        ConfigError: no such model.
+        ConfigError: no such model, or one without blocks that drop path could drop.
         UnsupportedBackbone: no feature maps at these strides or this size.
         CheckpointError: weights that cannot be had or do not belong to the model.
     """
@@ -66,7 +71,10 @@ def create_backbone(
             pretrained=pretrained,
             weights=weights,
             build_args=build_args or {},
+            drop_path=drop_path,
         )
+    if drop_path is not None:
+        raise _no_drop_path(name)
     if tuple(strides) != DEFAULT_STRIDES:
         raise ConfigError(f"{name} has strides {DEFAULT_STRIDES}, found {tuple(strides)}")
     if pretrained or weights is not None:
@@ -84,6 +92,7 @@ def _from_timm(
     pretrained: bool,
     weights: BackboneWeights | None,
     build_args: Mapping[str, Any],
+    drop_path: float | None,
 ) -> nn.Module:
     """Returns the model as it is, or with a pyramid on its map where it has one stride only."""
     if weights is not None:
@@ -93,6 +102,10 @@ def _from_timm(
     stride = single_stride(name, build_args)
     if stride is not None:
         create = partial(create_plain_backbone, declared_stride=stride)
+    if drop_path is not None:
+        if not _drops_paths(name, build_args):
+            raise _no_drop_path(name)
+        build_args = {**build_args, "drop_path_rate": drop_path}
     return create(
         name,
         strides=strides,
@@ -101,6 +114,18 @@ def _from_timm(
         weights=weights,
         build_args=build_args,
     )
+
+
+def _drops_paths(name: str, build_args: Mapping[str, Any]) -> bool:
+    """Returns whether timm's `name` takes a drop path rate and has blocks on which it acts."""
+    with torch.device("meta"), suppress(Exception):  # models that do not take it say so variously
+        network = timm.create_model(name, **{**build_args, "drop_path_rate": 0.5})
+        return any(isinstance(part, DropPath) and part.drop_prob > 0 for part in network.modules())
+    return False
+
+
+def _no_drop_path(name: str) -> ConfigError:
+    return ConfigError(f"{name} has no blocks that drop path could drop: leave model.drop_path out")
 
 
 def create_detector(
@@ -154,8 +179,9 @@ def build_detector(config: ModelConfig, *, num_classes: int, imgsz: int) -> Dete
         pretrained=config.pretrained,
         weights=weights,
         build_args=config.backbone_args,
+        drop_path=config.drop_path,
     )
-    plan = neck_plan(preset or config.neck)
+    plan = neck_plan(preset or config.neck, config.strides)
     levels = backbone.levels
     assert isinstance(levels, tuple)
     neck = PAFPN(
@@ -165,9 +191,24 @@ def build_detector(config: ModelConfig, *, num_classes: int, imgsz: int) -> Dete
         # CSPDarknet ends with an SPPF of its own.
         context=config.context == "sppf" and not isinstance(backbone, CSPDarknet),
     )
-    anchors_wh = None if config.anchors_wh is None else torch.tensor(config.anchors_wh)
-    head = AnchorHead(neck.levels, num_classes=num_classes, anchors_wh=anchors_wh)
+    head = AnchorHead(neck.levels, num_classes=num_classes, anchors_wh=_given_anchors_wh(config))
     return Detector(backbone, neck, head)
+
+
+def _given_anchors_wh(config: ModelConfig) -> torch.Tensor | None:
+    """Returns the anchors (L, A, 2) of the configuration, None where it leaves them to the head."""
+    if config.anchors_wh is None:
+        return None
+    counts = [len(level) for level in config.anchors_wh]
+    if len(counts) != len(config.strides) or min(counts) < 1 or len(set(counts)) != 1:
+        raise ConfigError(
+            f"model.anchors_wh: expected as many anchors for each of the strides "
+            f"{list(config.strides)}, found {counts} for {len(counts)} levels"
+        )
+    anchors_wh = torch.tensor(config.anchors_wh)
+    if not (anchors_wh > 0).all():
+        raise ConfigError("model.anchors_wh: expected widths and heights above 0 pixels")
+    return anchors_wh
 
 
 def with_weights_settings(config: ModelConfig) -> ModelConfig:

@@ -1,19 +1,32 @@
 """Parameters, FLOPs and MACs of a detector, by part, counted on the meta device.
 
 One multiply-add is one MAC and two FLOPs. Convolutions and matrix products count; norms,
-activations, pooling and resizing do not (as in YOLOv5's own figures).
+activations, pooling and resizing do not (as in YOLOv5's own figures): `ossa.cost` lists them.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from ossa.models.detector import Detector
+
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
+
+PARTS = ("backbone", "lateral", "neck", "head")
+"""Of which every detector consists: the laterals bring the backbone's channels to the neck's."""
+
+_aten = torch.ops.aten
+ALL_COUNTED: Set[Any] = frozenset(flop_registry)
+"""The operations whose FLOPs are counted: convolutions, matrix products, attention."""
+CONVOLUTIONS_AND_LINEAR: Set[Any] = frozenset(
+    {_aten.convolution, _aten._convolution, _aten.mm, _aten.addmm}
+)
+"""What convolutions and linear layers become; the products of attention are batched."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +55,16 @@ class DetectorCost:
 
     @property
     def total(self) -> PartCost:
-        parts = (self.backbone, self.lateral, self.neck, self.head)
+        parts: list[PartCost] = [getattr(self, name) for name in PARTS]
         return PartCost(sum(p.params for p in parts), sum(p.flops for p in parts))
 
     def flat(self) -> dict[str, int]:
         """Returns params, flops and macs in total and by part, as flat keys."""
         row = {"params": self.total.params, "flops": self.total.flops, "macs": self.total.macs}
-        for name in ("backbone", "lateral", "neck", "head"):
+        for name in PARTS:
             part: PartCost = getattr(self, name)
             row |= {f"params_{name}": part.params, f"flops_{name}": part.flops}
+            row[f"macs_{name}"] = part.macs
         return row
 
 
@@ -59,7 +73,7 @@ def count_cost(detector: Detector, imgsz: int) -> DetectorCost:
 
     The detector may lie on any device; it is copied to the meta device, where nothing is computed.
     """
-    shadow = _on_meta(detector)
+    shadow = on_meta(detector)
     with torch.no_grad():
         images = torch.zeros(1, 3, imgsz, imgsz, dtype=torch.uint8, device="meta")
         features, backbone_flops = _counted(lambda: shadow.backbone(images))
@@ -79,13 +93,29 @@ def count_cost(detector: Detector, imgsz: int) -> DetectorCost:
     )
 
 
-def _on_meta(detector: Detector) -> Detector:
-    """Returns a copy in evaluation mode without any numbers in it."""
+def count_network(network: nn.Module, images: Tensor, *, operations: Set[Any]) -> PartCost:
+    """Returns the cost of any network for these images, counting only some `operations`.
+
+    Args:
+        network: on any device.
+        images: what it takes, on the meta device.
+        operations: of `ALL_COUNTED`.
+    """
+    shadow = on_meta(network)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        shadow(images)
+    by_operation = counter.get_flop_counts().get("Global", {})
+    flops = sum(flops for operation, flops in by_operation.items() if operation in operations)
+    return PartCost(_parameters(network), flops)
+
+
+def on_meta(network: NetworkT) -> NetworkT:
+    """Returns a copy in evaluation mode without any numbers in it: on the meta device."""
     # Copying to the meta device tensor by tensor never doubles the memory.
-    memo = {id(t): t.to("meta") for t in (*detector.parameters(), *detector.buffers())}
-    for parameter in detector.parameters():
+    memo = {id(t): t.to("meta") for t in (*network.parameters(), *network.buffers())}
+    for parameter in network.parameters():
         memo[id(parameter)] = nn.Parameter(memo[id(parameter)], requires_grad=False)
-    return copy.deepcopy(detector, memo).eval()
+    return copy.deepcopy(network, memo).eval()
 
 
 def _counted(compute: Callable[[], Any]) -> tuple[Any, int]:

@@ -29,7 +29,7 @@ def default_anchors_wh(strides: Sequence[int]) -> Tensor:
     if unknown:
         raise ConfigError(
             f"YOLOv5 has anchors for strides {sorted(YOLOV5_ANCHORS_WH)}, found {unknown}: "
-            "give anchors fitted to the data"
+            "fit anchors to the data with --fit-anchors, or give model.anchors_wh"
         )
     return torch.tensor([YOLOV5_ANCHORS_WH[stride] for stride in strides], dtype=torch.float32)
 

@@ -85,12 +85,10 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     return _from_official(path, read_torch_archive(path))
 
 
-def detector_from(checkpoint: Checkpoint, *, imgsz: int | None = None) -> Detector:
-    """Returns the detector of a checkpoint in evaluation mode.
+def detector_from(checkpoint: Checkpoint) -> Detector:
+    """Returns the detector of a checkpoint in evaluation mode, built as it was for the training.
 
-    Args:
-        checkpoint: from `read_checkpoint`.
-        imgsz: side of the input in pixels; that of the training where not given.
+    Images of other sizes may come, but windows and position embeddings stay those of the training.
 
     Raises:
         CheckpointError: its tensors are not those of its model.
@@ -99,9 +97,7 @@ def detector_from(checkpoint: Checkpoint, *, imgsz: int | None = None) -> Detect
     bare = checkpoint.model.model_copy(
         update={"pretrained": False, "backbone_weights": None, "weights": None}
     )
-    detector = build_detector(
-        bare, num_classes=len(checkpoint.names), imgsz=imgsz or checkpoint.imgsz
-    )
+    detector = build_detector(bare, num_classes=len(checkpoint.names), imgsz=checkpoint.imgsz)
     load_tensors(detector, checkpoint.tensors, where=checkpoint.origin["file"])
     return detector.eval()
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from ossa.config import EvaluateConfig
 from ossa.data.decode import decode_image
 from ossa.data.letterbox import letterbox, letterbox_rectangular
-from ossa.errors import ConfigError, DataError, suggestion
+from ossa.errors import ConfigError, DataError, UnsupportedBackbone, suggestion
 from ossa.models.detector import Backbone, Detector
 from ossa.models.postprocess import detect
 from ossa.models.weights import detector_from, read_checkpoint
@@ -55,7 +55,7 @@ def load(
     checkpoint = read_checkpoint(path)
     imgsz = checkpoint.imgsz if imgsz is None else imgsz
     _check_imgsz(imgsz, stride=max(checkpoint.model.strides))
-    detector = detector_from(checkpoint, imgsz=imgsz)
+    detector = detector_from(checkpoint)
     return Predictor(
         detector, names=checkpoint.names, imgsz=imgsz, device=device, origin=checkpoint.origin
     )
@@ -257,7 +257,7 @@ def _takes_rectangles(detector: Detector, *, imgsz: int, stride: int) -> bool:
     try:
         with torch.inference_mode():
             shadow(images)
-    except (RuntimeError, AssertionError, ValueError):
+    except (UnsupportedBackbone, RuntimeError, AssertionError, ValueError):
         return False
     return True
 

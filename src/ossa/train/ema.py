@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Collection
 from typing import Generic, TypeVar
 
 import torch
@@ -16,10 +17,14 @@ class ModelAverage(Generic[Network]):
     The decay grows as decay x (1 - exp(-updates / ramp)), so that early averages follow quickly.
     """
 
-    def __init__(self, network: Network, *, decay: float, ramp: float) -> None:
+    def __init__(
+        self, network: Network, *, decay: float, ramp: float, frozen: Collection[str] = ()
+    ) -> None:
+        """`frozen`: keys of the state dict of what never changes, and is not touched."""
         self.network: Network = copy.deepcopy(network).eval().requires_grad_(False)
         self.decay = decay
         self.ramp = ramp
+        self.frozen = frozen
         self.updates = 0
 
     @torch.no_grad()
@@ -30,6 +35,8 @@ class ModelAverage(Generic[Network]):
         averages, values = [], []
         current = network.state_dict()
         for name, average in self.network.state_dict().items():
+            if name in self.frozen:  # -0.0 averaged with itself would become 0.0
+                continue
             if average.is_floating_point():
                 averages.append(average)
                 values.append(current[name])

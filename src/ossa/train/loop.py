@@ -19,6 +19,7 @@ from ossa.evaluate.run import Evaluation, evaluate
 from ossa.models.build import with_weights_settings
 from ossa.train.checkpoint import Progress, load_state, save_state
 from ossa.train.events import Silence, Watcher
+from ossa.train.freeze import set_training
 from ossa.train.interrupt import StopRequest
 from ossa.train.optim import apply_settings, clip_and_step
 from ossa.train.outputs import RunFolder
@@ -174,7 +175,7 @@ def _train_epochs(
 def _train_to_epoch_end(run: _Run, loader: Iterator[Batch], stop: StopRequest) -> None:
     """Trains batch by batch, one at least, until the epoch ends or a stop is requested."""
     progress, batches_per_epoch = run.progress, run.batches.batches_per_epoch
-    run.parts.detector.train()
+    set_training(run.parts.detector, run.parts.frozen)
     while True:
         started = time.perf_counter()
         batch = next(loader).to(run.device)

@@ -1,48 +1,107 @@
-"""The optimiser and its three groups of parameters."""
+"""The optimiser, its groups of parameters, and how fast each of them learns."""
 
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import timm
 import torch
+from timm.models import group_parameters
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from ossa.config import TrainConfig
+from ossa.config import ModelConfig, RunConfig, TrainConfig
+from ossa.errors import ConfigError
+from ossa.models.backbones.timm import TimmBackbone
 from ossa.train.schedule import StepSettings, full_accumulation
 
 _ADAM_BETA2 = 0.999
 
 
-def build_optimizer(detector: nn.Module, config: TrainConfig) -> Optimizer:
+def build_optimizer(
+    detector: nn.Module, config: TrainConfig, *, lr_scales: Mapping[str, float] | None = None
+) -> Optimizer:
     """Returns the optimiser with groups 'weights' (decayed), 'norms' and 'biases' (not decayed).
 
     Every parameter of one dimension or none that is no bias counts as a norm's (so do layer
     scales). For sgd the decay is multiplied by batch x accumulate / nominal batch, as YOLOv5 does.
+
+    Args:
+        detector: parameters that take no gradient are left out.
+        config: of the training.
+        lr_scales: for parameters by name, the multiple of the learning rate at which they learn;
+            1 for all others. Each multiple has three groups of its own.
     """
-    weights, norms, biases = [], [], []
-    for name, parameter in detector.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        if name.endswith("bias"):
-            biases.append(parameter)
-        elif parameter.ndim <= 1:
-            norms.append(parameter)
-        else:
-            weights.append(parameter)
+    lr_scales = lr_scales or {}
     decay = config.weight_decay
     if config.optimizer == "sgd":
         decay *= config.batch * full_accumulation(config) / config.nominal_batch
-    groups = [
-        {"name": "weights", "params": weights, "weight_decay": decay},
-        {"name": "norms", "params": norms, "weight_decay": 0.0},
-        {"name": "biases", "params": biases, "weight_decay": 0.0},
-    ]
+    groups = {
+        (kind, lr_scale): {
+            "name": kind,
+            "params": [],
+            "weight_decay": decay if kind == "weights" else 0.0,
+            "lr_scale": lr_scale,
+        }
+        for lr_scale in sorted({1.0, *lr_scales.values()})
+        for kind in ("weights", "norms", "biases")
+    }
+    for name, parameter in detector.named_parameters():
+        if parameter.requires_grad:
+            kind = _kind(name, parameter)
+            groups[kind, lr_scales.get(name, 1.0)]["params"].append(parameter)
     if config.optimizer == "adamw":
-        return AdamW(groups, lr=config.lr, betas=(config.momentum, _ADAM_BETA2))
-    return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+        betas = (config.momentum, _ADAM_BETA2)
+        return AdamW(list(groups.values()), lr=config.lr, betas=betas)
+    return SGD(
+        list(groups.values()), lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0
+    )
+
+
+def learning_rate_scales(detector: nn.Module, config: RunConfig) -> dict[str, float]:
+    """Returns, for parameters of the backbone by name, the multiple of the learning rate.
+
+    `train.backbone_lr_scale`, times `train.layer_decay` once for each layer from the neck down to
+    the parameter's own: the deepest layer of the backbone has one factor, the one before it two.
+    The layers are timm's (`group_matcher`), as its `param_groups_layer_decay` counts them where
+    the neck stands for the classifier. What stands around timm's network (the pyramid of a plain
+    transformer) has no pretrained weights, and learns like the neck.
+
+    Raises:
+        ConfigError: one of the two is set and has nothing to act on.
+    """
+    train = config.train
+    if train.backbone_lr_scale == 1 and train.layer_decay == 1:
+        return {}
+    prefix, network = backbone_network(detector)
+    learning = [n for n, parameter in network.named_parameters() if parameter.requires_grad]
+    if not learning:
+        raise ConfigError(
+            "train.backbone_lr_scale and train.layer_decay act on the backbone, which is frozen: "
+            "leave them or train.freeze out"
+        )
+    if train.layer_decay == 1:
+        return {f"{prefix}.{name}": train.backbone_lr_scale for name in learning}
+    layers = _layers(network, config.model)
+    top = max(layers.values()) + 1
+    return {
+        f"{prefix}.{name}": train.backbone_lr_scale * train.layer_decay ** (top - layers[name])
+        for name in learning
+    }
+
+
+def backbone_network(detector: nn.Module) -> tuple[str, nn.Module]:
+    """Returns timm's network in the backbone, or else the whole backbone, and its name."""
+    for name, module in detector.named_modules():
+        if isinstance(module, TimmBackbone):
+            return f"{name}.network", module.network
+    return "backbone", detector.get_submodule("backbone")
 
 
 def apply_settings(optimizer: Optimizer, settings: StepSettings) -> None:
     """Sets learning rate and momentum (the first beta of AdamW) of every group."""
     for group in optimizer.param_groups:
-        group["lr"] = settings.bias_lr if group["name"] == "biases" else settings.lr
+        lr = settings.bias_lr if group["name"] == "biases" else settings.lr
+        group["lr"] = lr * group["lr_scale"]
         if "betas" in group:
             group["betas"] = (settings.momentum, group["betas"][1])
         else:
@@ -54,3 +113,48 @@ def clip_and_step(optimizer: Optimizer, detector: nn.Module, *, clip_norm: float
     torch.nn.utils.clip_grad_norm_(detector.parameters(), clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+
+
+def _kind(name: str, parameter: nn.Parameter) -> str:
+    if name.endswith("bias"):
+        return "biases"
+    return "norms" if parameter.ndim <= 1 else "weights"
+
+
+def _layers(network: nn.Module, model: ModelConfig) -> dict[str, int]:
+    """Returns the layer of every parameter of timm's network, from 0 at the image.
+
+    Networks of feature maps know no layers: timm moves the modules of a model into them under
+    other names. So the layers are those of the model they were made from.
+
+    Raises:
+        ConfigError: no model of timm, or one that does not say how its parameters are layered.
+    """
+    own = {name for name, _ in network.named_parameters()}
+    layers: dict[str, int] = {}
+    if timm.is_model(model.name):
+        with torch.device("meta"):
+            whole: Any = timm.create_model(model.name, **(model.backbone_args or {}))
+        if hasattr(whole, "group_matcher"):
+            matcher = whole.group_matcher(coarse=False)
+            found: Any = group_parameters(whole, matcher, reverse=True)
+            ours = {theirs: _name_in_features(theirs, own) for theirs in found}
+            layers = {name: found[theirs] for theirs, name in ours.items() if name is not None}
+    if set(layers) != own:
+        raise ConfigError(
+            f"train.layer_decay: the parameters of {model.name} are not grouped in layers; leave "
+            "it out, and use train.backbone_lr_scale for the backbone as a whole"
+        )
+    return layers
+
+
+def _name_in_features(name: str, own: Collection[str]) -> str | None:
+    """Returns what a parameter of a model is called in its network of feature maps.
+
+    FeatureListNet makes one level of sequences flat, FeatureGetterNet and FeatureHookNet put the
+    model into themselves. None for what is no part of it, such as the classifier.
+    """
+    for candidate in (name, name.replace(".", "_", 1), f"model.{name}", f"body.{name}"):
+        if candidate in own:
+            return candidate
+    return None

@@ -9,6 +9,7 @@ import torch
 from torch.optim import Optimizer
 
 from ossa.config import ModelConfig, RunConfig
+from ossa.data.anchors import best_possible_recall, fit_anchors
 from ossa.data.check import keep_decodable
 from ossa.data.description import read_description
 from ossa.data.index import DatasetIndex
@@ -23,9 +24,12 @@ from ossa.models.loss import DetectionLoss
 from ossa.models.weights import read_checkpoint, start_from
 from ossa.train.ema import ModelAverage
 from ossa.train.events import Watcher
-from ossa.train.optim import build_optimizer
+from ossa.train.freeze import FrozenPart, freeze
+from ossa.train.optim import backbone_network, build_optimizer, learning_rate_scales
 
 _PROBLEMS_SHOWN = 5
+_LOW_RECALL = 0.98
+"""YOLOv5 fits anchors of its own below it."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Parts:
     train_index: DatasetIndex
     val_index: DatasetIndex
     detector: Detector
+    frozen: FrozenPart
     average: ModelAverage[Detector]
     optimizer: Optimizer
     loss: DetectionLoss
@@ -63,12 +68,23 @@ def prepare(
     )
     cost = count_cost(detector, config.train.imgsz).flat()
     detector.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    frozen = freeze(detector, config.train.freeze)
+    _tell_frozen(detector, config, watcher=watcher)
+    _tell_recall(detector, train_index, config, watcher=watcher)
     return Parts(
         train_index=train_index,
         val_index=val_index,
         detector=detector,
-        average=ModelAverage(detector, decay=config.train.ema_decay, ramp=config.train.ema_ramp),
-        optimizer=build_optimizer(detector, config.train),
+        frozen=frozen,
+        average=ModelAverage(
+            detector,
+            decay=config.train.ema_decay,
+            ramp=config.train.ema_ramp,
+            frozen=frozen.tensor_names,
+        ),
+        optimizer=build_optimizer(
+            detector, config.train, lr_scales=learning_rate_scales(detector, config)
+        ),
         loss=DetectionLoss(
             config.loss,
             num_classes=len(train_index.names),
@@ -79,6 +95,25 @@ def prepare(
         cost=cost,
         data_fingerprint=f"{train_index.fingerprint()}-{val_index.fingerprint()}",
     )
+
+
+def with_fitted_anchors(config: RunConfig) -> RunConfig:
+    """Returns the configuration with anchors fitted to its training split at its image size.
+
+    Whoever resumes the run or uses its weights finds them there, three for each stride.
+
+    Raises:
+        ConfigError, DataError: no training split, or too few boxes of different sizes.
+    """
+    index = read_index(read_description(config.data), "train").index
+    anchors_wh = fit_anchors(
+        index, num_levels=len(config.model.strides), imgsz=config.train.imgsz, seed=config.seed
+    )
+    # By the schema, so that the configuration is the same as when it is read from a file.
+    model = ModelConfig.model_validate(
+        {**config.model.model_dump(), "anchors_wh": anchors_wh.tolist()}
+    )
+    return config.model_copy(update={"model": model})
 
 
 def _read_split(config: RunConfig, split: str, *, watcher: Watcher, strict: bool) -> DatasetIndex:
@@ -102,7 +137,10 @@ def _initial_detector(
     detector = build_detector(model, num_classes=num_classes, imgsz=config.train.imgsz)
     if model.weights is not None:
         checkpoint = read_checkpoint(model.weights)
+        anchors_wh = detector.head.get_buffer("anchors_wh").clone()
         left_out = start_from(detector, checkpoint)
+        if model.anchors_wh is not None:  # asked for, so they win over those of the checkpoint
+            detector.head.get_buffer("anchors_wh").copy_(anchors_wh)
         loaded = len(checkpoint.tensors) - len(left_out)
         watcher.note(
             f"started from {loaded} of {len(checkpoint.tensors)} tensors of {model.weights}"
@@ -136,3 +174,37 @@ def _backbone_origin(model: ModelConfig) -> dict[str, Any]:
         "pretraining": pretrained.tag,
         "licence": pretrained.license,
     }
+
+
+def _tell_frozen(detector: Detector, config: RunConfig, *, watcher: Watcher) -> None:
+    """Tells how much is frozen, and of that what no weights were loaded into."""
+    if not config.train.freeze:
+        return
+    parameters = dict(detector.named_parameters())
+    frozen = {name: value.numel() for name, value in parameters.items() if not value.requires_grad}
+    total = sum(value.numel() for value in parameters.values())
+    watcher.note(f"frozen: {sum(frozen.values()):,} of {total:,} parameters")
+    if config.model.weights is not None:
+        return
+    pretrained = config.model.pretrained or config.model.backbone_weights is not None
+    network, _ = backbone_network(detector)
+    random = [name for name in frozen if not (pretrained and name.startswith(network + "."))]
+    if random:
+        watcher.note(
+            f"{sum(frozen[name] for name in random):,} of them stay as they were drawn at random, "
+            f"such as {random[0]}"
+        )
+
+
+def _tell_recall(
+    detector: Detector, index: DatasetIndex, config: RunConfig, *, watcher: Watcher
+) -> None:
+    """Tells how many of the training boxes the anchors can answer for, and whether that is few."""
+    recall = best_possible_recall(
+        index,
+        detector.head.get_buffer("anchors_wh").cpu().numpy(),
+        imgsz=config.train.imgsz,
+        ratio=config.loss.anchor_ratio,
+    )
+    few = f"; under {_LOW_RECALL} --fit-anchors may help" if recall < _LOW_RECALL else ""
+    watcher.note(f"best possible recall of the anchors: {recall:.4f}{few}")

@@ -1,16 +1,21 @@
 """Makes first_losses.json beside this file: the losses of the first 20 batches of a training.
 
 A change that must not change the training (a refactoring, say) leaves them as they are; one that
-means to (the pictures of the scenes included) makes them anew and says why:
+means to makes them anew and says why. So does one that changes the pictures of generated scenes,
+whose hash stands beside the losses:
 
     python tests/train/goldens/make_first_losses.py
 """
 
+import hashlib
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from ossa.config import ModelConfig, RunConfig, TrainConfig
+from ossa.data.api import read_data
+from ossa.data.decode import decode_image
 from ossa.data.scenes import write_scenes
 from ossa.train.events import Silence
 from ossa.train.loop import train
@@ -44,15 +49,28 @@ class _Losses(Silence):
         self._sum_before = loss * batch
 
 
-def first_losses(folder: Path) -> list[float]:
-    """Returns the losses of 20 batches of 4 generated scenes at 64 px; `folder` must be empty."""
+def first_losses(folder: Path) -> dict[str, Any]:
+    """Returns the losses of 20 batches of 4 scenes at 64 px, and the hash of the scenes.
+
+    Args:
+        folder: an empty one, for scenes and run.
+    """
     data = write_scenes(folder / "scenes", images={"train": _IMAGES, "val": 1}, imgsz=128)
     config = RunConfig(model=ModelConfig(name="yolov5n", neck="own"), data=str(data), train=_TRAIN)
     run = folder / "run"
     run.mkdir()
     watcher = _Losses()
     train(config, run, watcher=watcher)
-    return watcher.losses
+    return {"scenes": _fingerprint(data), "losses": watcher.losses}
+
+
+def _fingerprint(data: Path) -> str:
+    """Returns a sha256 over boxes and pixels of the training split."""
+    index = read_data(data, "train").index
+    digest = hashlib.sha256(index.fingerprint().encode())
+    for position in range(len(index)):
+        digest.update(decode_image(index.image_path(position)).tobytes())
+    return digest.hexdigest()
 
 
 if __name__ == "__main__":

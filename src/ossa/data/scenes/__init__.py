@@ -1,6 +1,6 @@
 """Generated scenes: a small data set that needs no download and is learnt in minutes.
 
-Every picture has a textured background, distractors, and three to eight objects whose class is
+Every picture has a textured background, distractors, and six to twelve objects whose class is
 told by their shape alone: any shape takes any colour, texture, rotation and slant. A third of
 the objects are small (longer side under a tenth of the picture's), a quarter overlap another.
 The same arguments give the same bytes: each picture depends on (seed, split, position) only.

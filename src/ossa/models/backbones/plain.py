@@ -52,17 +52,15 @@ class PlainBackbone(nn.Module):
     """A plain vision transformer of timm's with a simple feature pyramid.
 
     Maps uint8 (B, 3, H, W), sides divisible by the largest stride, to one
-    (B, C_l, H / s_l, W / s_l) a level.
+    (B, C_l, H / s_l, W / s_l) a level. The trunk has one level, at stride 16.
+
+    `rebuilt` says how the trunk differs from the model that timm knows by its name, None where it
+    does not; `only_imgsz` is the trunk's.
     """
 
     def __init__(
         self, trunk: TimmBackbone, *, strides: Sequence[int], rebuilt: str | None = None
     ) -> None:
-        """Args:
-        trunk: with one level, at stride 16.
-        strides: input pixels per cell, fine to coarse, of 4, 8, 16 and 32.
-        rebuilt: how the trunk differs from the model that timm knows by its name.
-        """
         super().__init__()
         self.trunk = trunk
         self.pyramid = SimpleFeaturePyramid(trunk.levels[0].channels, strides)

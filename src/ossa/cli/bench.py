@@ -1,0 +1,191 @@
+"""`ossa bench`: how fast detectors are here, by a protocol that the results state."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ossa.cli import options
+from ossa.cli.cost import checked_side
+from ossa.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ossa.cost.bench import Protocol
+
+_LARGEST_STRIDE = 32
+_PROTOCOL = "Protocol (as it stands, that of ConvNeXt-YOLO)"
+
+
+def bench(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL",
+            help="yolov5n to yolov5x, cspdarknet_n to cspdarknet_x, or any timm architecture.",
+            show_default=False,
+        ),
+    ],
+    imgsz: Annotated[
+        int,
+        typer.Option(
+            *options.IMGSZ_NAMES,
+            min=_LARGEST_STRIDE,
+            metavar="PIXELS",
+            help="Side of the square input in pixels.",
+            rich_help_panel=_PROTOCOL,
+        ),
+    ] = 640,
+    batch: Annotated[
+        int,
+        typer.Option(
+            *options.BATCH_NAMES,
+            min=1,
+            metavar="N",
+            help="Images in one run.",
+            rich_help_panel=_PROTOCOL,
+        ),
+    ] = 1,
+    warmup: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", help="Runs not timed.", rich_help_panel=_PROTOCOL),
+    ] = 100,
+    runs: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Runs timed.", rich_help_panel=_PROTOCOL)
+    ] = 300,
+    precision: Annotated[
+        Literal["fp32", "bf16"],
+        typer.Option(help="Of weights and features.", rich_help_panel=_PROTOCOL),
+    ] = "fp32",
+    memory_format: Annotated[
+        Literal["channels_last", "contiguous"],
+        typer.Option(help="Of weights and features.", rich_help_panel=_PROTOCOL),
+    ] = "channels_last",
+    training_form: Annotated[
+        bool,
+        typer.Option(
+            "--training-form",
+            help="Time branches and batch norms as they are trained, not added up and folded.",
+            rich_help_panel=_PROTOCOL,
+        ),
+    ] = False,
+    classes: Annotated[int, typer.Option(min=1, metavar="N", help="Number of classes.")] = 80,
+    neck: Annotated[
+        options.NeckScale, typer.Option(help="Scale of the neck behind a backbone.")
+    ] = "s",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the rows and the command as JSON into this folder, into a file "
+            "named after the hardware.",
+            metavar="FOLDER",
+            rich_help_panel=options.MACHINE_PANEL,
+            show_default=False,
+        ),
+    ] = None,
+    device: options.Device = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Of PyTorch on the CPU.",
+            rich_help_panel=options.MACHINE_PANEL,
+            show_default="PyTorch's choice",
+        ),
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Time detectors in their deployed form, several of them turn by turn.
+
+    Once from the image on the device to detections, as in evaluation (confidence 0.001, NMS IoU
+    0.6), and once the network alone. The weights are random, and so are the images: hardly a box
+    survives the confidence, so suppression costs less than on a crowded photograph.
+
+    [bold]Examples[/bold]
+
+      ossa bench yolov5n yolov5s
+
+      ossa bench resnet50 convnext_tiny --neck s --runs 30 --warmup 5 --threads 2
+
+      ossa bench yolov5s --batch 32 --precision bf16 --device 0 --output results
+    """
+    from ossa.cli.console import Console
+    from ossa.cli.output import print_json
+    from ossa.cost.bench import Protocol, bench_detectors, write_rows
+    from ossa.models.build import create_detector
+
+    models = list(dict.fromkeys(models))
+    protocol = Protocol(
+        imgsz=checked_side(imgsz),
+        batch=batch,
+        warmup=warmup,
+        runs=runs,
+        device=options.choose_device(device),
+        precision=precision,
+        memory_format=memory_format,
+        threads=threads,
+        form="training" if training_form else "deployed",
+    )
+    if output is not None:
+        _make_folder(output)
+    settings = {"num_classes": classes, "neck": neck, "imgsz": imgsz}
+    with Console() as console:
+        detectors = {model: create_detector(model, **settings) for model in models}
+        console.note(f"timing {', '.join(models)}: {protocol.in_words()}")
+        rows = bench_detectors(detectors, protocol)
+        if output is not None:
+            command = _command(models, protocol, classes=classes, neck=neck)
+            file = write_rows(rows, output, command=command)
+            console.note(f"written to {file}")
+    if as_json:
+        print_json(rows)
+    else:
+        _print_table(rows, protocol)
+
+
+def _make_folder(folder: Path) -> None:
+    """Makes it now and not after minutes of timing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise ConfigError(
+            f"expected a folder that can be made for --output, found {folder} ({problem.strerror})"
+        ) from None
+
+
+def _command(models: list[str], protocol: "Protocol", *, classes: int, neck: str) -> str:
+    """Returns the command with every setting that the result depends on spelt out."""
+    chosen = {
+        "--imgsz": protocol.imgsz,
+        "--batch": protocol.batch,
+        "--warmup": protocol.warmup,
+        "--runs": protocol.runs,
+        "--precision": protocol.precision,
+        "--memory-format": protocol.memory_format,
+        "--classes": classes,
+        "--neck": neck,
+        "--device": protocol.device,
+    }
+    words = ["ossa", "bench", *models, *(str(word) for pair in chosen.items() for word in pair)]
+    if protocol.threads is not None:
+        words += ["--threads", str(protocol.threads)]
+    if protocol.form == "training":
+        words.append("--training-form")
+    return shlex.join(words)
+
+
+def _print_table(rows: list[dict[str, Any]], protocol: "Protocol") -> None:
+    from ossa.cli.output import new_table, print_table
+
+    table = new_table("model", "timed", "mean", "median", "95 %", "an image", "images per second")
+    for row in rows:
+        for what, suffix in (("with decoding and NMS", ""), ("the network alone", "_network")):
+            keys = ("mean_ms", "median_ms", "p95_ms", "ms_per_image")
+            figures = [f"{row[key + suffix]:.2f} ms" for key in keys]
+            rate = f"{row['images_per_second' + suffix]:.1f}"
+            table.add_row("" if suffix else row["model"], what, *figures, rate)
+    print_table(table)
+    first = rows[0]
+    where = f"{first['hardware']}, threads: {first['threads']}, torch {first['torch']}"
+    print(f"\n{protocol.in_words()} ({where})")

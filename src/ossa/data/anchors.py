@@ -1,0 +1,131 @@
+"""Do the anchors fit the boxes that train, and which would?
+
+Dimensions: N training boxes, L levels, A anchors a level, C = L x A clusters.
+Sizes are widths and heights in pixels of the network input, without augmentation.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ossa.data.index import DatasetIndex
+from ossa.errors import DataError
+
+_MOST_BOXES = 20_000
+"""More of them, drawn at random, would hardly move the anchors."""
+_STARTS = 5
+_MOST_ROUNDS = 300
+_SMALLEST_SIDE = 0.1
+
+
+def best_possible_recall(
+    index: DatasetIndex, anchors_wh: NDArray[np.floating], *, imgsz: int, ratio: float
+) -> float:
+    """Returns the fraction (0..1) of the training boxes that some anchor can answer for.
+
+    These are the boxes whose width and height both differ from those of an anchor by less than
+    the factor `ratio`, which is how truths are assigned. No detector of these anchors learns
+    from the others.
+
+    Args:
+        index: of the training split.
+        anchors_wh: (L, A, 2).
+        imgsz: side of the square network input.
+        ratio: `loss.anchor_ratio`.
+
+    Raises:
+        DataError: no box that trains.
+    """
+    sizes_wh = _training_sizes_wh(index, imgsz)
+    matched = np.zeros(len(sizes_wh), dtype=np.bool_)
+    for anchor_wh in anchors_wh.reshape(-1, 2):
+        factors = sizes_wh / anchor_wh
+        matched |= np.maximum(factors, 1 / factors).max(axis=1) < ratio
+    return float(matched.mean())
+
+
+def fit_anchors(
+    index: DatasetIndex, *, num_levels: int, per_level: int = 3, imgsz: int, seed: int
+) -> NDArray[np.float64]:
+    """Returns anchors (L, A, 2) fitted to the training boxes, from small to large area.
+
+    k-means of the logarithms of width and height: there distances are ratios, which decide
+    whether an anchor fits, and a small box counts as much as a large one. Starts by k-means++
+    (Arthur and Vassilvitskii, 2007), the best of several. In tenths of a pixel.
+
+    Args:
+        index: of the training split.
+        num_levels: L.
+        per_level: A.
+        imgsz: side of the square network input.
+        seed: of the starts, and of the boxes drawn where there are very many.
+
+    Raises:
+        DataError: fewer boxes of different sizes than anchors.
+    """
+    generator = np.random.default_rng(seed)
+    logs_wh = np.log(_training_sizes_wh(index, imgsz))
+    if len(logs_wh) > _MOST_BOXES:
+        logs_wh = generator.choice(logs_wh, _MOST_BOXES, replace=False)
+    count, different = num_levels * per_level, len(np.unique(logs_wh, axis=0))
+    if different < count:
+        raise DataError(
+            f"expected training boxes of at least {count} different sizes to fit as many anchors "
+            f"to, found {different} in {index.root}: give model.anchors_wh instead"
+        )
+    fits = [_k_means(logs_wh, count, generator) for _ in range(_STARTS)]
+    centres, _ = min(fits, key=lambda fit: fit[1])
+    anchors_wh = np.exp(centres[np.argsort(centres.sum(axis=1), kind="stable")])
+    anchors_wh = np.maximum(anchors_wh.round(1), _SMALLEST_SIDE)
+    return anchors_wh.reshape(num_levels, per_level, 2)
+
+
+def _training_sizes_wh(index: DatasetIndex, imgsz: int) -> NDArray[np.float64]:
+    """Returns (N, 2) of the boxes that train, clipped to their images as the data set does."""
+    image = np.repeat(np.arange(len(index)), np.diff(index.truth_offsets))
+    limits = np.tile(index.sizes_wh[image], 2)
+    boxes_xyxy = np.clip(index.boxes_xyxy, 0, limits)
+    scale = imgsz / index.sizes_wh[image].max(axis=1, keepdims=True)
+    sizes_wh = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]) * scale
+    sizes_wh = sizes_wh[~(index.crowd | index.difficult) & (sizes_wh > 0).all(axis=1)]
+    if not len(sizes_wh):
+        raise DataError(f"expected a box that trains in {index.root}, found none")
+    return sizes_wh
+
+
+def _k_means(
+    points: NDArray[np.float64], count: int, generator: np.random.Generator
+) -> tuple[NDArray[np.float64], float]:
+    """Returns `count` centres (C, 2) of points (N, 2), and the mean squared distance to them."""
+    centres = _spread_start(points, count, generator)
+    for _ in range(_MOST_ROUNDS):
+        nearest = _squared_distances(points, centres).argmin(axis=1)
+        # A cluster that lost all its points keeps its centre.
+        moved = [
+            points[nearest == i].mean(axis=0) if (nearest == i).any() else centres[i]
+            for i in range(count)
+        ]
+        before, centres = centres, np.stack(moved)
+        if (centres == before).all():
+            break
+    return centres, float(_squared_distances(points, centres).min(axis=1).mean())
+
+
+def _spread_start(
+    points: NDArray[np.float64], count: int, generator: np.random.Generator
+) -> NDArray[np.float64]:
+    """Returns `count` different points (C, 2), each drawn with the weight of its squared distance.
+
+    The distance is that to the nearest of those drawn before it, the first has none.
+    """
+    chosen = [points[generator.integers(len(points))]]
+    while len(chosen) < count:
+        gaps = _squared_distances(points, np.stack(chosen)).min(axis=1)
+        chosen.append(points[generator.choice(len(points), p=gaps / gaps.sum())])
+    return np.stack(chosen)
+
+
+def _squared_distances(
+    points: NDArray[np.float64], centres: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Returns (N, C) from points (N, 2) to centres (C, 2)."""
+    return ((points[:, None] - centres) ** 2).sum(axis=2)

@@ -1,0 +1,73 @@
+"""`ossa bench`."""
+
+import json
+from pathlib import Path
+
+import pytest
+from running import Ossa
+
+QUICK = ("--imgsz", 64, "--warmup", 0, "--runs", 2, "--classes", 3, "--neck", "n")
+QUICK_ON_CPU = (*QUICK, "--device", "cpu", "--threads", 1)
+
+
+def test_json_has_a_row_a_model(ossa: Ossa) -> None:
+    result = ossa("bench", "yolov5n", "cspdarknet_n", "yolov5n", "--json", *QUICK_ON_CPU)
+    assert result.exit_code == 0
+    rows = json.loads(result.stdout)
+    assert [row["model"] for row in rows] == ["yolov5n", "cspdarknet_n"]
+    for row in rows:
+        assert row["images_per_second"] == pytest.approx(1000 / row["ms_per_image"])
+        assert (row["batch"], row["runs"], row["form"]) == (1, 2, "deployed")
+    assert "timing yolov5n, cspdarknet_n: deployed form, batch 1" in result.stderr
+
+
+def test_the_table_names_form_protocol_and_hardware(ossa: Ossa) -> None:
+    result = ossa("bench", "yolov5n", "--training-form", *QUICK_ON_CPU)
+    first, whole, alone, _, told = result.stdout.splitlines()
+    assert first.split()[:4] == ["model", "timed", "mean", "median"]
+    assert whole.split()[:5] == ["yolov5n", "with", "decoding", "and", "NMS"]
+    assert alone.split()[:3] == ["the", "network", "alone"]
+    assert told.startswith("training form, batch 1, 64 x 64 px, 0 runs to warm up and 2 timed")
+    assert "threads: 1" in told
+
+
+def test_the_file_holds_a_command_that_repeats_it(ossa: Ossa, tmp_path: Path) -> None:
+    arguments = ("yolov5n", *QUICK_ON_CPU, "--training-form", "--output", "times/here")
+    assert ossa("bench", *arguments).exit_code == 0
+    (file,) = (tmp_path / "times/here").iterdir()
+    content = json.loads(file.read_text())
+    program, *again = content["command"].split()
+    assert program == "ossa"
+    result = ossa(*again, "--json")
+    (row,) = json.loads(result.stdout)
+    timed = ("ms", "images_per_second", "_network")
+    assert {key: value for key, value in row.items() if not any(t in key for t in timed)} == {
+        key: value for key, value in content["rows"][0].items() if not any(t in key for t in timed)
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("yolov5q",), "error: there is no model named 'yolov5q'. Did you mean yolov5"),
+        (("yolov5n", "--imgsz", "333"), "use 320 or 352"),
+        (("yolov5n", "--precision", "fp8"), "'fp8' is not one of 'fp32', 'bf16'"),
+        (("yolov5n", "--device", "tpu"), "expected --device cpu, cuda or the number of a GPU"),
+        (("levit_128",), "error: levit_128 declares feature maps at strides [16, 32, 64]"),
+    ],
+)
+def test_bad_input_is_refused_with_advice(
+    ossa: Ossa, arguments: tuple[str, ...], sentence: str
+) -> None:
+    result = ossa("bench", *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert sentence in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_the_timing(
+    ossa: Ossa, tmp_path: Path
+) -> None:
+    (tmp_path / "taken").write_text("")
+    result = ossa("bench", "yolov5n", "--output", "taken", *QUICK_ON_CPU)
+    assert result.exit_code == 2
+    assert "error: expected a folder that can be made for --output, found taken" in result.stderr

@@ -1,0 +1,51 @@
+"""Comparing the two forms must see a form that is wrong."""
+
+import torch
+from torch import Tensor, nn
+
+from ossa.cost.forms import compare_forms
+
+
+class _Scale(nn.Module):
+    """Doubles; its deployed form, made by the method that timm calls, may be wrong."""
+
+    def __init__(self, deployed_factor: float) -> None:
+        super().__init__()
+        self.factor = 2.0
+        self.deployed_factor = deployed_factor
+
+    def reparameterize(self) -> None:
+        self.factor = self.deployed_factor
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * self.factor
+
+
+class _ToFloat(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images / 255
+
+
+def network_with(deployed_factor: float) -> nn.Module:
+    return nn.Sequential(
+        _ToFloat(), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), _Scale(deployed_factor)
+    )
+
+
+def test_equal_forms_differ_by_rounding_only() -> None:
+    assert compare_forms(lambda: network_with(2.0), imgsz=32).relative < 1e-5
+
+
+def test_a_deployed_form_that_is_wrong_is_seen() -> None:
+    difference = compare_forms(lambda: network_with(3.0), imgsz=32)
+    # Three times instead of twice what is at most `largest_output / 2`.
+    assert difference.relative > 0.49
+    assert difference.absolute > 0.1
+
+
+def test_the_random_numbers_of_the_caller_are_left_alone() -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    compare_forms(lambda: network_with(2.0), imgsz=32)
+    assert torch.equal(torch.rand(3), expected)

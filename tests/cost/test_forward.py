@@ -1,0 +1,77 @@
+"""What a forward needs, in networks small enough for a pencil."""
+
+import torch
+from torch import Tensor, nn
+
+from ossa.cost.forward import Uncounted, run_on_meta
+from ossa.models.count import ALL_COUNTED, CONVOLUTIONS_AND_LINEAR
+
+
+def two_convolutions(*, inplace: bool) -> nn.Sequential:
+    """One channel to two and back: 2 + 2 weights of 4 bytes."""
+    with torch.device("meta"):
+        return nn.Sequential(
+            nn.Conv2d(1, 2, 1, bias=False), nn.ReLU(inplace=inplace), nn.Conv2d(2, 1, 1, bias=False)
+        ).eval()
+
+
+def image() -> Tensor:
+    """16 numbers, 64 bytes."""
+    return torch.empty(1, 1, 4, 4, device="meta")
+
+
+def test_memory_is_what_lives_at_the_worst_moment() -> None:
+    forward = run_on_meta(two_convolutions(inplace=False), image(), parts={}, counted=ALL_COUNTED)
+    # At the ReLU: weights 16, image 64, its input 128 and its output 128. At the second
+    # convolution the ReLU's input is gone: 16 + 64 + 128 + 64 is less.
+    assert forward.peak_bytes == {"": 16 + 64 + 128 + 128}
+
+
+def test_what_is_done_in_place_takes_no_memory() -> None:
+    forward = run_on_meta(two_convolutions(inplace=True), image(), parts={}, counted=ALL_COUNTED)
+    assert forward.peak_bytes == {"": 16 + 64 + 128 + 64}
+    assert forward.uncounted == (Uncounted("relu", calls=1, elements=32),)
+
+
+def test_each_part_has_its_own_activations_and_peak() -> None:
+    network = two_convolutions(inplace=False)
+    parts = {"whole": [network], "first": [network[0]]}
+    forward = run_on_meta(network, image(), parts=parts, counted=ALL_COUNTED)
+    # The innermost part counts.
+    assert forward.activations == {"first": 32, "whole": 16}
+    assert forward.peak_bytes == {"first": 16 + 64 + 128, "whole": 16 + 64 + 128 + 128}
+
+
+class _EveryKind(nn.Module):
+    """Moves, views and computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1)
+        self.linear = nn.Linear(16, 16)
+
+    def forward(self, images: Tensor) -> Tensor:
+        row = self.linear(self.norm(images).flatten(1))
+        both = torch.cat((row, row.clone()), dim=1).view(1, 2, 16).transpose(1, 2)
+        products = both @ both.transpose(1, 2)
+        return nn.functional.interpolate(products[None].softmax(-1), scale_factor=2.0)
+
+
+def test_all_that_computes_is_counted_or_listed_and_what_moves_is_neither() -> None:
+    with torch.device("meta"):
+        network = _EveryKind().eval()
+    forward = run_on_meta(network, image(), parts={}, counted=ALL_COUNTED)
+    assert {entry.operation: (entry.calls, entry.elements) for entry in forward.uncounted} == {
+        "upsample_nearest2d": (1, 32 * 32),
+        "_softmax": (1, 16 * 16),
+        "native_batch_norm": (1, 16),
+    }
+    assert forward.activations == {"": 16 + 16 * 16}
+
+
+def test_what_the_count_leaves_out_is_listed() -> None:
+    with torch.device("meta"):
+        network = _EveryKind().eval()
+    forward = run_on_meta(network, image(), parts={}, counted=CONVOLUTIONS_AND_LINEAR)
+    assert Uncounted("bmm", calls=1, elements=256) in forward.uncounted
+    assert forward.activations == {"": 16}

@@ -1,0 +1,144 @@
+"""What a training starts from: weights, anchors, and what the record says of them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from ossa.config import ModelConfig, RunConfig, TrainConfig
+from ossa.data.scenes import write_scenes
+from ossa.files import sha256_of
+from ossa.models.build import build_detector
+from ossa.models.weights import save_checkpoint
+from ossa.train.events import Silence
+from ossa.train.setup import Parts, prepare, with_fitted_anchors
+
+CPU = torch.device("cpu")
+
+
+class Notes(Silence):
+    """Keeps what a training says."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, sentence: str) -> None:
+        self.notes.append(sentence)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    return write_scenes(folder, images={"train": 2, "val": 2}, imgsz=128)
+
+
+def prepared(model: ModelConfig, data: Path, watcher: Notes | None = None) -> Parts:
+    config = RunConfig(model=model, data=str(data), train=TrainConfig(imgsz=64))
+    return prepare(config, device=CPU, watcher=watcher or Notes())
+
+
+def saved_detector(file: Path, *, num_classes: int) -> Path:
+    """Writes a yolov5n whose anchors are one pixel larger than YOLOv5's."""
+    model = ModelConfig(name="yolov5n", neck="own")
+    detector = build_detector(model, num_classes=num_classes, imgsz=64)
+    detector.head.get_buffer("anchors_wh").add_(1)
+    names = tuple(str(number) for number in range(num_classes))
+    details = {"pretraining": "coco", "licence": "AGPL-3.0"}
+    save_checkpoint(file, detector, model=model, names=names, imgsz=64, details=details)
+    return file
+
+
+def test_runs_of_the_same_seed_start_from_the_same_weights(scenes: Path):
+    model = ModelConfig(name="yolov5n", neck="own")
+    one, two = (prepared(model, scenes).detector.state_dict() for _ in range(2))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_a_checkpoint_of_other_classes_starts_the_head_anew_and_says_so(
+    scenes: Path, tmp_path: Path
+):
+    file = saved_detector(tmp_path / "old.safetensors", num_classes=7)
+    watcher = Notes()
+    parts = prepared(ModelConfig(name="yolov5n", neck="own", weights=str(file)), scenes, watcher)
+    assert watcher.notes[0].endswith("(other classes: the head starts anew)")
+    assert parts.initial_weights == {
+        "file": str(file),
+        "sha256": sha256_of(file),
+        "pretraining": "coco",
+        "licence": "AGPL-3.0",
+    }
+    # Trained with these anchors, the weights keep them.
+    anchors_wh = parts.detector.head.get_buffer("anchors_wh")
+    assert anchors_wh[0].tolist() == [[11, 14], [17, 31], [34, 24]]
+
+
+def test_anchors_that_are_asked_for_win_over_those_of_the_checkpoint(scenes: Path, tmp_path: Path):
+    file = saved_detector(tmp_path / "old.safetensors", num_classes=4)
+    anchors_wh = (((4.0, 5.0),) * 3, ((8.0, 9.0),) * 3, ((16.0, 17.0),) * 3)
+    model = ModelConfig(name="yolov5n", neck="own", weights=str(file), anchors_wh=anchors_wh)
+    parts = prepared(model, scenes)
+    for network in (parts.detector, parts.average.network):
+        assert torch.equal(network.head.get_buffer("anchors_wh"), torch.tensor(anchors_wh))
+
+
+def test_the_weights_of_a_backbone_are_recorded_with_their_origin(scenes: Path, tmp_path: Path):
+    file = tmp_path / "backbone.safetensors"
+    metadata = {
+        "mean": json.dumps([0.5, 0.5, 0.5]),
+        "std": json.dumps([0.5, 0.5, 0.5]),
+        "pretraining": "imagenet-1k",
+        "license": "apache-2.0",
+    }
+    save_file(timm.create_model("mobilenetv2_050").state_dict(), file, metadata)
+    model = ModelConfig(name="mobilenetv2_050", neck="n", backbone_weights=str(file))
+    parts = prepared(model, scenes)
+    assert parts.initial_weights == {
+        "file": str(file),
+        "sha256": sha256_of(file),
+        "pretraining": "imagenet-1k",
+        "licence": "apache-2.0",
+    }
+    assert parts.cost["params"] == sum(p.numel() for p in parts.detector.parameters())
+
+
+def test_the_data_are_known_by_both_splits(scenes: Path):
+    parts = prepared(ModelConfig(name="yolov5n", neck="own"), scenes)
+    train, val = parts.train_index.fingerprint(), parts.val_index.fingerprint()
+    assert train != val
+    assert parts.data_fingerprint == f"{train}-{val}"
+
+
+@pytest.mark.parametrize(
+    ("side", "note"),
+    [
+        # The objects of the scenes are 6 to 19 px wide and high here.
+        (14.0, "best possible recall of the anchors: 1.0000"),
+        (1.0, "best possible recall of the anchors: 0.0000; under 0.98 --fit-anchors may help"),
+    ],
+)
+def test_a_training_tells_how_many_boxes_its_anchors_can_answer_for(
+    scenes: Path, side: float, note: str
+):
+    watcher = Notes()
+    anchors_wh = (((side, side),),) * 3
+    prepared(ModelConfig(name="yolov5n", neck="own", anchors_wh=anchors_wh), scenes, watcher)
+    assert watcher.notes == [note]
+
+
+def test_anchors_are_fitted_to_the_training_split_of_the_run(scenes: Path):
+    config = RunConfig(
+        model=ModelConfig(name="yolov5n", neck="own"), data=str(scenes), train=TrainConfig(imgsz=64)
+    )
+    fitted, larger = (
+        with_fitted_anchors(config.model_copy(update={"train": TrainConfig(imgsz=imgsz)}))
+        for imgsz in (64, 128)
+    )
+    assert fitted.model.anchors_wh is not None
+    assert larger.model.anchors_wh is not None
+    # At twice the size the anchors are twice as large, up to the tenth that they are rounded to.
+    for small, large in zip(fitted.model.anchors_wh, larger.model.anchors_wh, strict=True):
+        assert torch.allclose(2 * torch.tensor(small), torch.tensor(large), atol=0.16)
+    assert fitted.model_copy(update={"model": config.model}) == config
