@@ -1,5 +1,6 @@
 """The deployed form: the same function with fewer operations, whatever the network does."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +13,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ossa.models.build import create_detector
 from ossa.models.deploy import deployed, deployed_network
 from ossa.models.detector import Detector
+
+
+@pytest.fixture
+def double_precision() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 def norms_of(network: nn.Module) -> list[_BatchNorm]:
@@ -35,16 +43,17 @@ def as_if_trained(network: Any, images: Tensor) -> Any:
 
 
 def images_of(*shape: int) -> Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 @torch.no_grad()
 def assert_same_function(network: nn.Module, images: Tensor) -> nn.Module:
     """Returns the deployed form of a network as if trained, once both have put out the same."""
-    as_if_trained(network, images)
+    as_if_trained(network.double(), images)
     folded = deployed_network(network, images)
     expected = network(images)
-    torch.testing.assert_close(folded(images), expected, rtol=1e-4, atol=1e-4)
+    # A fault in the algebra cannot hide behind the rounding of numbers with 15 digits.
+    torch.testing.assert_close(folded(images), expected, rtol=1e-9, atol=1e-9)
     return folded
 
 
@@ -86,12 +95,12 @@ def test_the_detector_itself_stays_as_it_is() -> None:
     "name",
     [
         "repvgg_a0",
-        pytest.param("mobileone_s0", marks=pytest.mark.slow),
-        pytest.param("repvit_m0_9", marks=pytest.mark.slow),
-        pytest.param("fastvit_t8", marks=pytest.mark.slow),
-        pytest.param("ghostnetv3_100", marks=pytest.mark.slow),
+        "mobileone_s0",
+        "repvit_m0_9",
+        "fastvit_t8",
     ],
 )
+@pytest.mark.usefixtures("double_precision")  # in which timm makes the new convolutions
 def test_branches_are_added_up(name: str) -> None:
     network = timm.create_model(name, num_classes=10)
     folded = assert_same_function(network, images_of(4, 3, 64, 64))

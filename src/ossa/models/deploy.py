@@ -32,7 +32,7 @@ def deployed(detector: Detector) -> Detector:
     """Returns a copy in evaluation mode in which all is folded that can be.
 
     It maps images to the same `RawPredictions` up to rounding and cannot be trained any further.
-    Works on any device; on the meta device it has the shapes and no numbers.
+    Works in float32 on any device; on the meta device it has the shapes and no numbers.
     """
     side = getattr(detector.backbone, "only_imgsz", None) or _TRACED_IMGSZ
     return deployed_network(detector, torch.empty(1, 3, side, side, dtype=torch.uint8))
