@@ -1,5 +1,6 @@
 """Comparing the two forms must see a form that is wrong."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -33,14 +34,17 @@ def network_with(deployed_factor: float) -> nn.Module:
 
 
 def test_equal_forms_differ_by_rounding_only() -> None:
-    assert compare_forms(lambda: network_with(2.0), imgsz=32).relative < 1e-5
+    difference = compare_forms(lambda: network_with(2.0), imgsz=32)
+    assert difference.relative < 1e-5
+    assert difference.rounding < 1e-5
 
 
 def test_a_deployed_form_that_is_wrong_is_seen() -> None:
     difference = compare_forms(lambda: network_with(3.0), imgsz=32)
-    # Three times instead of twice what is at most `largest_output / 2`.
-    assert difference.relative > 0.49
+    # Three times instead of twice: half as much again.
+    assert difference.relative == pytest.approx(0.5, rel=1e-3)
     assert difference.absolute > 0.1
+    assert difference.rounding < 1e-5
 
 
 def test_the_random_numbers_of_the_caller_are_left_alone() -> None:

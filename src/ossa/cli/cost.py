@@ -259,5 +259,6 @@ def _told_difference(cost: "ModelCost") -> str:
         return "the outputs of the two forms were not compared"
     return (
         f"the outputs of the two forms differ by {cost.difference.absolute:.1e} at most, "
-        f"{cost.difference.relative:.1e} of the largest"
+        f"{cost.difference.relative:.1e} of the largest "
+        f"(rounding alone, in another memory layout: {cost.difference.rounding:.1e})"
     )

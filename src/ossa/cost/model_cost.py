@@ -89,6 +89,7 @@ class ModelCost:
             **{f"{key}_deployed": value for key, value in self.deployed.flat().items()},
             "difference": None if difference is None else difference.absolute,
             "difference_relative": None if difference is None else difference.relative,
+            "difference_by_rounding": None if difference is None else difference.rounding,
             "uncounted": _as_rows(self.training.uncounted),
             "uncounted_deployed": _as_rows(self.deployed.uncounted),
         }
