@@ -20,8 +20,8 @@ from ossa.types import Batch, RawPredictions
 _OBJECTNESS_BALANCE = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.25, 0.06)}
 """Weight of each level's objectness, fine to coarse, by number of levels.
 
-YOLOv5 has the four for strides 8 to 64. That they also hold for strides 4 to 32 is our choice:
-the finest level has most of the cells and next to no objects in either case.
+The three are YOLOv5's. The four, for strides 4 to 32, are our choice: the finest level has most of
+the cells and next to no objects.
 """
 _REFERENCE_LEVELS, _REFERENCE_CLASSES, _REFERENCE_IMGSZ = 3, 80, 640
 _SMALLEST_SIDE = 1e-6
