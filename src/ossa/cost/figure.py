@@ -31,7 +31,7 @@ def cost_figure(
     _draw_bars(panels[0], _by_part(costs, "params", unit=1e6), title="parameters, millions")
     _draw_bars(panels[1], _by_part(costs, "flops", unit=1e9), title="FLOPs, billions")
     _draw_bars(panels[2], {"time": np.array(milliseconds)}, title="milliseconds an image")
-    panels[2].set_xlabel(timed_on, color=_MUTED, fontsize=9, loc="left")
+    panels[2].set_xlabel(timed_on, color=_MUTED, fontsize=9, loc="right")
     panels[0].set_yticks(range(len(costs)), [cost.model for cost in costs], color=_INK)
     panels[0].invert_yaxis()
     bars, parts = panels[0].get_legend_handles_labels()
