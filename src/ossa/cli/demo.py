@@ -27,7 +27,7 @@ def demo(
 ) -> None:
     """Draw a data set, train two small detectors on it, compare them on one page.
 
-    Takes about five minutes on two cores and needs no network. Everything is written into one
+    Takes under five minutes on two cores and needs no network. Everything is written into one
     folder; an existing one is never overwritten.
     """
     from ossa.cli.console import Console
