@@ -8,6 +8,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 from timm.layers import DropPath, LayerNorm2d  # pyright: ignore[reportPrivateImportUsage]
+from timm.models import group_parameters
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -89,6 +90,11 @@ def number_of(step: Step, kind: type[nn.Module]) -> int:
         return sum(isinstance(module, kind) for module in RoadMapNet(step).modules())
 
 
+def layers_of(network: Any) -> dict[str, int]:
+    """Returns the layer of every parameter, from 0 at the image, as timm counts them."""
+    return group_parameters(network, network.group_matcher(), reverse=True)
+
+
 def randomized(name: str) -> Any:
     """Returns timm's model with no norm, bias or layer scale left where it changes nothing."""
     torch.manual_seed(0)
@@ -165,6 +171,31 @@ def test_every_step_is_a_backbone_with_the_channels_of_its_stages(step: Step):
     levels = (Level(4, first), Level(8, 2 * first), Level(16, 4 * first), Level(32, 8 * first))
     assert backbone.levels == levels
     assert [tuple(m.shape) for m in maps] == [(1, c, 64 // s, 96 // s) for s, c in levels]
+
+
+@every_step
+def test_the_layers_of_a_step_are_the_stem_and_each_block(step: Step):
+    network = narrow(step)  # 1, 2, 2 and 1 blocks
+    blocks = ["stages.0.blocks.0", "stages.1.blocks.0", "stages.1.blocks.1"]
+    blocks += ["stages.2.blocks.0", "stages.2.blocks.1", "stages.3.blocks.0"]
+    order = ["stem", *blocks, "head"]
+    layers = layers_of(network)
+    for name, _ in network.named_parameters():
+        # What brings a map to a stage is of the stage's first block.
+        part = re.sub(r"^(stages\.\d)\.downsample", r"\1.blocks.0", name)
+        assert layers[name] == next(i for i, begin in enumerate(order) if part.startswith(begin))
+    coarse = group_parameters(network, network.group_matcher(coarse=True), reverse=True)
+    assert coarse["stages.2.blocks.1.conv1.weight"] == 3
+    assert set(coarse.values()) == {0, 1, 2, 3, 4, 5}
+
+
+def test_the_layers_of_the_last_step_are_those_of_timms_convnext():
+    with torch.device("meta"):
+        ours = layers_of(timm.create_model("roadmap_convnext_tiny"))
+        theirs = layers_of(timm.create_model("convnext_tiny"))
+    numbers = {name: torch.tensor(layer) for name, layer in theirs.items()}
+    assert ours == from_timm_state_dict("roadmap_convnext_tiny", numbers)
+    assert max(ours.values()) == 1 + 18  # the classifier's, behind the stem and 18 blocks
 
 
 def test_a_misspelt_step_is_answered_with_the_nearest():

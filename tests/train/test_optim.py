@@ -169,7 +169,7 @@ def test_layers_learn_the_slower_the_nearer_they_are_to_the_image():
     assert len(set(scales.values())) == 9
 
 
-@pytest.mark.parametrize("name", ["convnext_atto", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize("name", ["convnext_atto", "vit_tiny_patch16_224", "roadmap_convnext_tiny"])
 def test_the_scales_are_those_of_timm_with_the_neck_for_the_classifier(name: str):
     config = run_of(name, layer_decay=0.75)
     detector = on_meta(name)

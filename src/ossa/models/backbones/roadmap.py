@@ -131,6 +131,14 @@ class RoadMapNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.stages(self.stem(images)))
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Returns timm's patterns of layers: the stem, then each block (`coarse`: each stage).
+
+        What brings a map to a stage belongs to the stage's first block, the classifier to neither.
+        """
+        blocks = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
+        return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else blocks}
+
 
 class _Block(nn.Module):
     """Three convolutions whose result is added to the input: (B, C, H, W) to (B, C', H', W')."""
