@@ -1,8 +1,13 @@
 """What a training looks like on stderr, in a terminal and in a file."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from ossa.cli.console import Console
+from ossa.config import ModelConfig, RunConfig, TrainConfig
+from ossa.train.events import RunStart
 
 SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
 
@@ -13,6 +18,26 @@ def in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setenv("TTY_INTERACTIVE", "1")
     monkeypatch.setenv("COLUMNS", "100")
+
+
+NO_EVALUATION: Any = None
+"""The console reads the line alone."""
+
+
+def start(*, epochs: int, batches: int) -> RunStart:
+    config = RunConfig(
+        model=ModelConfig(name="yolov5n", neck="own"), data="bccd", train=TrainConfig(epochs=epochs)
+    )
+    no_data: Any = None
+    return RunStart(
+        config=config,
+        folder=Path("runs/yolov5n"),
+        train_index=no_data,
+        val_index=no_data,
+        batches_per_epoch=batches,
+        epochs_done=0,
+        cost={},
+    )
 
 
 def row(epoch: int) -> dict[str, float]:
@@ -30,11 +55,11 @@ def row(epoch: int) -> dict[str, float]:
 
 
 def train_one_epoch(console: Console) -> None:
-    console.started(model="yolov5n", epochs=12, batches_per_epoch=2)
+    console.started(start(epochs=12, batches=2))
     console.batch_done(epoch=0, batch=1, loss=0.5)
     console.batch_done(epoch=0, batch=2, loss=0.3)
     console.evaluating(epoch=0, done=8, total=8)
-    console.epoch_done(row(0))
+    console.epoch_done(row(0), NO_EVALUATION)
 
 
 def test_a_file_receives_one_line_an_epoch_and_no_control_codes(
@@ -44,16 +69,20 @@ def test_a_file_receives_one_line_an_epoch_and_no_control_codes(
         train_one_epoch(console)
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.splitlines() == [
-        "training yolov5n in runs/yolov5n on cpu (epochs: 12, batches in each: 2)",
-        "epoch  1/12  loss 0.3000  val loss 0.4000  AP 0.250  AP50 0.500  4.0 s",
+    first, *settings, last = err.splitlines()
+    assert first == "training yolov5n in runs/yolov5n on cpu (epochs: 12, batches in each: 2)"
+    assert settings[0].endswith("a step of the optimiser after 4 batches, 64 images")
+    assert [line.split(":")[0].strip() for line in settings[1:]] == [
+        *("model", "train", "loss", "augment", "evaluate")
     ]
+    assert "lr 0.01, momentum 0.937" in settings[2]
+    assert last == ("epoch  1/12  loss 0.3000  val loss 0.4000  AP 0.250  AP50 0.500  4.0 s")
 
 
 def test_an_undefined_ap_is_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
     with Console() as console:
-        console.started(model="yolov5n", epochs=1, batches_per_epoch=2)
-        console.epoch_done({**row(0), "ap": None, "ap50": None})
+        console.started(start(epochs=1, batches=2))
+        console.epoch_done({**row(0), "ap": None, "ap50": None}, NO_EVALUATION)
     assert "AP –  AP50 –" in capsys.readouterr().err
 
 
@@ -79,7 +108,7 @@ def test_a_terminal_shows_a_live_line_and_gets_its_cursor_back(
 def test_an_error_takes_the_live_line_away(capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
         with Console() as console:
-            console.started(model="yolov5n", epochs=2, batches_per_epoch=2)
+            console.started(start(epochs=2, batches=2))
             console.batch_done(epoch=0, batch=1, loss=0.5)
             raise RuntimeError
 
@@ -89,11 +118,12 @@ def test_an_error_takes_the_live_line_away(capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.usefixtures("in_a_terminal")
-def test_the_last_epoch_takes_the_live_line_away(capsys: pytest.CaptureFixture[str]) -> None:
-    console = Console()
-    console.started(model="yolov5n", epochs=1, batches_per_epoch=1)
+def test_the_end_of_a_training_takes_the_live_line_away(capsys: pytest.CaptureFixture[str]) -> None:
+    console, no_record = Console(), NO_EVALUATION
+    console.started(start(epochs=1, batches=1))
     console.batch_done(epoch=0, batch=1, loss=0.5)
-    console.epoch_done(row(0))
+    console.epoch_done(row(0), NO_EVALUATION)
+    console.finished(no_record)
     assert SHOW_CURSOR in capsys.readouterr().err
 
 
@@ -104,7 +134,7 @@ def test_the_time_left_follows_from_the_pace_so_far(
     clock = iter([100.0, 110.0])
     monkeypatch.setattr("ossa.cli.console.time.monotonic", lambda: next(clock))
     with Console() as console:
-        console.started(model="yolov5n", epochs=3, batches_per_epoch=4)
+        console.started(start(epochs=3, batches=4))
         console.batch_done(epoch=0, batch=1, loss=0.5)
         # A quarter of an epoch took 10 s, so the 2.5 epochs that are left take 100 s.
         console.batch_done(epoch=0, batch=2, loss=0.5)

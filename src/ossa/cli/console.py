@@ -1,16 +1,22 @@
 """How a command tells on stderr what it is doing: one calm live line, and a line an epoch."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import rich.console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from ossa.cli.output import duration, fraction
+
+if TYPE_CHECKING:  # a command that trains nothing need not wait for torch
+    from ossa.config import RunConfig
+    from ossa.evaluate.run import Evaluation
+    from ossa.train.events import RunStart
+    from ossa.types import Record
 
 _REFRESHES_PER_SECOND = 4
 _BAR_WIDTH = 24
@@ -21,7 +27,7 @@ class Console:
     """A watcher of trainings (`ossa.train.events.Watcher`) that writes to the terminal.
 
     Where stderr is no terminal there is no live line and no control code. Leaving the `with`
-    takes the live line away; so does the end of the last epoch.
+    takes the live line away; so does the end of a training.
     """
 
     def __init__(self, place: str = "") -> None:
@@ -35,6 +41,7 @@ class Console:
         self._pace: _Pace | None = None
         self._loss = ""
         self._ap = ""
+        self._best = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -68,12 +75,14 @@ class Console:
         finally:
             self._close()
 
-    def started(self, *, model: str, epochs: int, batches_per_epoch: int) -> None:
-        what = " ".join(filter(None, ("training", model, self._place)))
-        self.note(f"{what} (epochs: {epochs}, batches in each: {batches_per_epoch})")
-        self._epochs = epochs
-        self._batches_per_epoch = batches_per_epoch
-        self._pace, self._loss, self._ap = None, "", ""
+    def started(self, start: "RunStart") -> None:
+        self._epochs = start.config.train.epochs
+        self._batches_per_epoch = start.batches_per_epoch
+        what = " ".join(filter(None, ("training", start.config.model.name, self._place)))
+        self.note(f"{what} (epochs: {self._epochs}, batches in each: {start.batches_per_epoch})")
+        for line in resolved(start.config):
+            self.note(line)
+        self._pace, self._loss, self._ap, self._best = None, "", "", 0.0
 
     def batch_done(self, *, epoch: int, batch: int, loss: float) -> None:
         position = epoch + batch / self._batches_per_epoch
@@ -96,20 +105,22 @@ class Console:
             detail="  ".join(filter(None, (self._loss, self._ap))),
         )
 
-    def epoch_done(self, row: dict[str, Any]) -> None:
+    def epoch_done(self, row: Mapping[str, Any], evaluation: "Evaluation") -> None:
         loss, val_loss = (
             sum(row[f"{split}_{name}"] for name in ("box", "objectness", "classes"))
             for split in ("train", "val")
         )
-        self._ap = f"AP {fraction(row['ap'])}"
+        self._best = max(self._best, row["ap"] or 0.0)
+        self._ap = f"best AP {fraction(self._best)}"
         number = str(row["epoch"] + 1).rjust(len(str(self._epochs)))
         self.note(
             f"epoch {number}/{self._epochs}  loss {loss:.4f}  val loss {val_loss:.4f}  "
-            f"{self._ap}  AP50 {fraction(row['ap50'])}  "
+            f"AP {fraction(row['ap'])}  AP50 {fraction(row['ap50'])}  "
             f"{duration(row['train_seconds'] + row['evaluate_seconds'])}"
         )
-        if row["epoch"] + 1 == self._epochs:
-            self._close()
+
+    def finished(self, record: "Record") -> None:
+        self._close()
 
     def _show(self, doing: str, *, done: int, total: int, detail: str = "") -> None:
         if not self._err.is_interactive:
@@ -132,6 +143,25 @@ class Console:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+
+def resolved(config: "RunConfig") -> list[str]:
+    """Returns the settings that a run trains by, a line a section, with what follows from them."""
+    from ossa.train.schedule import full_accumulation
+
+    sections = config.model_dump(mode="json", exclude={"model": {"anchors_wh"}})
+    lines = [
+        f"  {name}: " + ", ".join(f"{key} {value}" for key, value in section.items())
+        for name, section in sections.items()
+        if isinstance(section, dict)
+    ]
+    batches = full_accumulation(config.train)
+    return [
+        f"  recipe {config.recipe}, seed {config.seed}, settings {config.digest()[:12]}; "
+        f"a step of the optimiser after {batches} batches, "
+        f"{batches * config.train.batch} images",
+        *lines,
+    ]
 
 
 class _Pace:

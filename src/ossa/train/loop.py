@@ -18,7 +18,7 @@ from ossa.errors import RunFailed
 from ossa.evaluate.run import Evaluation, evaluate
 from ossa.models.build import with_weights_settings
 from ossa.train.checkpoint import Progress, load_state, save_state
-from ossa.train.events import Silence, Watcher
+from ossa.train.events import RunStart, Silence, Watcher
 from ossa.train.freeze import set_training
 from ossa.train.interrupt import StopRequest
 from ossa.train.optim import apply_settings, clip_and_step
@@ -68,11 +68,12 @@ def train(
     with StopRequest() as stop:
         status, evaluation = _train_epochs(run, loader, stop)
     record = _record(run, status=status)
-    if status == "stopped":
-        return record
-    if evaluation is None:  # resumed when all epochs were done
-        evaluation = _evaluate(run, epoch=config.train.epochs - 1)
-    return run.files.finish(record, parts.val_index, evaluation.detections)
+    if status == "done":
+        if evaluation is None:  # resumed when all epochs were done
+            evaluation = _evaluate(run, epoch=config.train.epochs - 1)
+        record = run.files.finish(record, parts.val_index, evaluation.detections)
+    watcher.finished(record)
+    return record
 
 
 @dataclass(frozen=True)
@@ -129,11 +130,18 @@ def _begin(
         start_batch=progress.batch_number,
     )
     files = RunFolder(folder, config=config, names=parts.train_index.names)
-    files.start(epochs_kept=progress.batch_number // batches.batches_per_epoch)
+    epochs_done = progress.batch_number // batches.batches_per_epoch
+    files.start(epochs_kept=epochs_done)
     watcher.started(
-        model=config.model.name,
-        epochs=config.train.epochs,
-        batches_per_epoch=batches.batches_per_epoch,
+        RunStart(
+            config=config,
+            folder=folder,
+            train_index=parts.train_index,
+            val_index=parts.val_index,
+            batches_per_epoch=batches.batches_per_epoch,
+            epochs_done=epochs_done,
+            cost=parts.cost,
+        )
     )
     return _Run(config, parts, batches, progress, files, watcher, device, identity)
 
@@ -163,7 +171,7 @@ def _train_epochs(
             best=progress.best_epoch == epoch,
         )
         run.save()
-        run.watcher.epoch_done(row)
+        run.watcher.epoch_done(row, evaluation)
         if epoch - progress.best_epoch >= settings.patience:
             run.watcher.note(f"no better epoch than {progress.best_epoch} for {settings.patience}")
             break
