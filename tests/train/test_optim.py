@@ -1,3 +1,4 @@
+import re
 from copy import deepcopy
 from functools import cache
 from typing import Any
@@ -19,6 +20,7 @@ from ossa.train.optim import (
     build_optimizer,
     clip_and_step,
     learning_rate_scales,
+    undecayed_parameters,
 )
 from ossa.train.schedule import StepSettings
 
@@ -113,6 +115,36 @@ def test_a_step_clips_the_global_norm_and_clears_the_gradients():
     assert layer.weight.tolist() == [[pytest.approx(-6), 0]]
     assert layer.bias.tolist() == [pytest.approx(-8)]
     assert layer.weight.grad is None
+
+
+def test_a_parameter_that_is_named_as_undecayed_goes_to_the_norms():
+    groups = build_optimizer(nn.Bilinear(2, 2, 2), TrainConfig(), undecayed={"weight"}).param_groups
+    sizes = {group["name"]: [tuple(p.shape) for p in group["params"]] for group in groups}
+    assert sizes == {"weights": [], "norms": [(2, 2, 2)], "biases": [(2,)]}
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "count"),
+    [
+        # Both ways in which timm keeps a model's modules, an asterisk, and models without any.
+        ("vit_tiny_patch16_224", r"\.(pos_embed|cls_token)$", 2),
+        ("swin_tiny_patch4_window7_224", r"\.relative_position_bias_table$", 12),
+        ("xcit_nano_12_p16_224", r"\.pos_embed\.", 2),
+        ("convnext_atto", "never", 0),
+        ("yolov5n", "never", 0),
+    ],
+)
+def test_the_parameters_that_timm_names_do_not_decay(name: str, pattern: str, count: int):
+    detector = on_meta(name)
+    undecayed = undecayed_parameters(detector, run_of(name).model)
+    parameters = dict(detector.named_parameters())
+    assert undecayed == {key for key in parameters if re.search(pattern, key)}
+    assert len(undecayed) == count
+    optimizer = build_optimizer(detector, TrainConfig(), undecayed=undecayed)
+    weights, norms, biases = (group["params"] for group in optimizer.param_groups)
+    ones = {id(parameter) for parameter in norms}
+    assert all(id(parameters[key]) in ones for key in undecayed if not key.endswith("bias"))
+    assert len(weights) + len(norms) + len(biases) == len(parameters)
 
 
 # How fast each group learns

@@ -142,3 +142,14 @@ def test_anchors_are_fitted_to_the_training_split_of_the_run(scenes: Path):
     for small, large in zip(fitted.model.anchors_wh, larger.model.anchors_wh, strict=True):
         assert torch.allclose(2 * torch.tensor(small), torch.tensor(large), atol=0.16)
     assert fitted.model_copy(update={"model": config.model}) == config
+
+
+def test_the_position_embedding_of_a_transformer_does_not_decay(scenes: Path):
+    parts = prepared(ModelConfig(name="test_vit", neck="n"), scenes)
+    embedding = parts.detector.get_parameter("backbone.trunk.network.model.pos_embed")
+    (group,) = (
+        group
+        for group in parts.optimizer.param_groups
+        if any(parameter is embedding for parameter in group["params"])
+    )
+    assert (group["name"], group["weight_decay"]) == ("norms", 0)

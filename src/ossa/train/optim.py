@@ -1,6 +1,7 @@
 """The optimiser, its groups of parameters, and how fast each of them learns."""
 
 from collections.abc import Collection, Mapping
+from fnmatch import fnmatch
 from typing import Any
 
 import timm
@@ -18,7 +19,11 @@ _ADAM_BETA2 = 0.999
 
 
 def build_optimizer(
-    detector: nn.Module, config: TrainConfig, *, lr_scales: Mapping[str, float] | None = None
+    detector: nn.Module,
+    config: TrainConfig,
+    *,
+    lr_scales: Mapping[str, float] | None = None,
+    undecayed: Collection[str] = (),
 ) -> Optimizer:
     """Returns the optimiser with groups 'weights' (decayed), 'norms' and 'biases' (not decayed).
 
@@ -30,6 +35,7 @@ def build_optimizer(
         config: of the training.
         lr_scales: for parameters by name, the multiple of the learning rate at which they learn;
             1 for all others. Each multiple has three groups of its own.
+        undecayed: names of more parameters that count as a norm's (`undecayed_parameters`).
     """
     lr_scales = lr_scales or {}
     decay = config.weight_decay
@@ -47,7 +53,7 @@ def build_optimizer(
     }
     for name, parameter in detector.named_parameters():
         if parameter.requires_grad:
-            kind = _kind(name, parameter)
+            kind = _kind(name, parameter, undecayed)
             groups[kind, lr_scales.get(name, 1.0)]["params"].append(parameter)
     if config.optimizer == "adamw":
         betas = (config.momentum, _ADAM_BETA2)
@@ -89,6 +95,26 @@ def learning_rate_scales(detector: nn.Module, config: RunConfig) -> dict[str, fl
     }
 
 
+def undecayed_parameters(detector: nn.Module, model: ModelConfig) -> frozenset[str]:
+    """Returns the parameters of the backbone, by name, that timm's model wants not to decay.
+
+    These are embeddings of positions, class tokens and tables of relative positions, as its
+    `no_weight_decay` names them, with `*` for any part of a name.
+    """
+    whole = _whole_model(model)
+    if not hasattr(whole, "no_weight_decay"):
+        return frozenset()
+    patterns = whole.no_weight_decay()
+    prefix, network = backbone_network(detector)
+    own = {name for name, _ in network.named_parameters()}
+    named = (
+        _name_in_features(name, own)
+        for name, _ in whole.named_parameters()
+        if any(fnmatch(name, pattern) for pattern in patterns)
+    )
+    return frozenset(f"{prefix}.{name}" for name in named if name is not None)
+
+
 def backbone_network(detector: nn.Module) -> tuple[str, nn.Module]:
     """Returns timm's network in the backbone, or else the whole backbone, and its name."""
     for name, module in detector.named_modules():
@@ -115,37 +141,43 @@ def clip_and_step(optimizer: Optimizer, detector: nn.Module, *, clip_norm: float
     optimizer.zero_grad(set_to_none=True)
 
 
-def _kind(name: str, parameter: nn.Parameter) -> str:
+def _kind(name: str, parameter: nn.Parameter, undecayed: Collection[str]) -> str:
     if name.endswith("bias"):
         return "biases"
-    return "norms" if parameter.ndim <= 1 else "weights"
+    return "norms" if parameter.ndim <= 1 or name in undecayed else "weights"
 
 
 def _layers(network: nn.Module, model: ModelConfig) -> dict[str, int]:
     """Returns the layer of every parameter of timm's network, from 0 at the image.
-
-    Networks of feature maps know no layers: timm moves the modules of a model into them under
-    other names. So the layers are those of the model they were made from.
 
     Raises:
         ConfigError: no model of timm, or one that does not say how its parameters are layered.
     """
     own = {name for name, _ in network.named_parameters()}
     layers: dict[str, int] = {}
-    if timm.is_model(model.name):
-        with torch.device("meta"):
-            whole: Any = timm.create_model(model.name, **(model.backbone_args or {}))
-        if hasattr(whole, "group_matcher"):
-            matcher = whole.group_matcher(coarse=False)
-            found: Any = group_parameters(whole, matcher, reverse=True)
-            ours = {theirs: _name_in_features(theirs, own) for theirs in found}
-            layers = {name: found[theirs] for theirs, name in ours.items() if name is not None}
+    whole = _whole_model(model)
+    if hasattr(whole, "group_matcher"):
+        found: Any = group_parameters(whole, whole.group_matcher(coarse=False), reverse=True)
+        ours = {theirs: _name_in_features(theirs, own) for theirs in found}
+        layers = {name: found[theirs] for theirs, name in ours.items() if name is not None}
     if set(layers) != own:
         raise ConfigError(
             f"train.layer_decay: the parameters of {model.name} are not grouped in layers; leave "
             "it out, and use train.backbone_lr_scale for the backbone as a whole"
         )
     return layers
+
+
+def _whole_model(model: ModelConfig) -> Any:
+    """Returns timm's model, without memory for its weights; None where it is none of timm's.
+
+    A network of feature maps does not know what the model says of its parameters: timm moves the
+    modules of a model into it under other names.
+    """
+    if not timm.is_model(model.name):
+        return None
+    with torch.device("meta"):
+        return timm.create_model(model.name, **(model.backbone_args or {}))
 
 
 def _name_in_features(name: str, own: Collection[str]) -> str | None:

@@ -25,7 +25,12 @@ from ossa.models.weights import read_checkpoint, start_from
 from ossa.train.ema import ModelAverage
 from ossa.train.events import Watcher
 from ossa.train.freeze import FrozenPart, freeze
-from ossa.train.optim import backbone_network, build_optimizer, learning_rate_scales
+from ossa.train.optim import (
+    backbone_network,
+    build_optimizer,
+    learning_rate_scales,
+    undecayed_parameters,
+)
 
 _PROBLEMS_SHOWN = 5
 _LOW_RECALL = 0.98
@@ -83,7 +88,10 @@ def prepare(
             frozen=frozen.tensor_names,
         ),
         optimizer=build_optimizer(
-            detector, config.train, lr_scales=learning_rate_scales(detector, config)
+            detector,
+            config.train,
+            lr_scales=learning_rate_scales(detector, config),
+            undecayed=undecayed_parameters(detector, config.model),
         ),
         loss=DetectionLoss(
             config.loss,
