@@ -1,3 +1,5 @@
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
@@ -28,6 +30,15 @@ def predictions(anchors_wh: Tensor | None = None) -> RawPredictions:
     anchors_wh = default_anchors_wh(STRIDES) if anchors_wh is None else anchors_wh
     logits = tuple(torch.zeros(2, anchors_wh.shape[1], HEIGHT // s, WIDTH // s, 7) for s in STRIDES)
     return RawPredictions(logits, anchors_wh, STRIDES)
+
+
+def positives(truths: list[Truth], raw: RawPredictions) -> list[LevelAssignment]:
+    """Returns of each level's candidates those that are positives."""
+    levels = assign(batch_of(truths), raw, ratio=4.0)
+    return [
+        LevelAssignment(**{f.name: getattr(level, f.name)[level.positive] for f in fields(level)})
+        for level in levels
+    ]
 
 
 def as_positives(level: LevelAssignment) -> list[Positive]:
@@ -83,7 +94,7 @@ def test_the_positives_are_those_of_plain_loops_over_the_formulas():
     counts = np.zeros(3, int)
     for seed in range(60):
         truths = random_truths(seed)
-        found = [as_positives(level) for level in assign(batch_of(truths), raw, ratio=4.0)]
+        found = [as_positives(level) for level in positives(truths, raw)]
         assert found == expected(truths, raw)
         counts += [len(level) for level in found]
     assert counts.min() > 300  # every level was really tried
@@ -93,12 +104,9 @@ def test_three_cells_answer_for_a_truth_in_the_midst_of_the_map():
     # Centre (35, 29): cell (column 4, row 3) of stride 8 at 0.375 and 0.625: left and below.
     truth = Truth(image=1, label=2, box_xyxy=(30, 24, 40, 34))
     anchors_wh = torch.tensor([[[10.0, 10.0]], [[500.0, 500.0]], [[500.0, 500.0]]])
-    fine, middle, coarse = assign(batch_of([truth]), predictions(anchors_wh), ratio=4.0)
-    assert list(zip(fine.columns.tolist(), fine.rows.tolist(), strict=True)) == [
-        (4, 3),
-        (3, 3),
-        (4, 4),
-    ]
+    fine, middle, coarse = positives([truth], predictions(anchors_wh))
+    cells = list(zip(fine.columns.tolist(), fine.rows.tolist(), strict=True))
+    assert cells == [(4, 3), (3, 3), (4, 4)]
     assert fine.centres_xy.tolist() == [[0.375, 0.625], [1.375, 0.625], [0.375, -0.375]]
     assert fine.sizes_wh.tolist() == [[1.25, 1.25]] * 3
     assert fine.anchors_wh.tolist() == [[1.25, 1.25]] * 3
@@ -110,7 +118,7 @@ def test_three_cells_answer_for_a_truth_in_the_midst_of_the_map():
 def test_a_centre_in_the_middle_of_a_cell_has_no_nearer_neighbour():
     truth = Truth(0, 0, (31, 15, 41, 25))  # centre (36, 20): 4.5 and 2.5 cells of stride 8
     anchors_wh = torch.tensor([[[10.0, 10.0]], [[500.0, 500.0]], [[500.0, 500.0]]])
-    level = assign(batch_of([truth]), predictions(anchors_wh), ratio=4.0)[0]
+    level = positives([truth], predictions(anchors_wh))[0]
     assert (level.columns.tolist(), level.rows.tolist()) == ([4], [2])
 
 
@@ -121,7 +129,7 @@ def test_a_centre_in_the_middle_of_a_cell_has_no_nearer_neighbour():
 )
 def test_a_neighbour_outside_the_map_is_dropped(box_xyxy, columns_rows):
     anchors_wh = torch.tensor([[[4.0, 4.0]], [[500.0, 500.0]], [[500.0, 500.0]]])
-    level = assign(batch_of([Truth(0, 0, box_xyxy)]), predictions(anchors_wh), ratio=4.0)[0]
+    level = positives([Truth(0, 0, box_xyxy)], predictions(anchors_wh))[0]
     found = list(zip(level.columns.tolist(), level.rows.tolist(), strict=True))
     assert found == columns_rows
 
@@ -130,15 +138,28 @@ def test_a_neighbour_outside_the_map_is_dropped(box_xyxy, columns_rows):
 def test_a_side_that_differs_by_the_ratio_does_not_fit(side: float, fits: bool):
     truth = Truth(0, 0, (20, 20, 20 + side, 30))
     anchors_wh = torch.tensor([[[10.0, 10.0]], [[500.0, 500.0]], [[500.0, 500.0]]])
-    level = assign(batch_of([truth]), predictions(anchors_wh), ratio=4.0)[0]
+    level = positives([truth], predictions(anchors_wh))[0]
     assert (len(level.rows) > 0) == fits
 
 
 def test_without_truths_nothing_is_positive():
-    levels = assign(batch_of([]), predictions(), ratio=4.0)
+    levels = positives([], predictions())
     assert [len(level.rows) for level in levels] == [0, 0, 0]
 
 
 def test_a_truth_without_width_is_no_positive():
-    levels = assign(batch_of([Truth(0, 0, (20, 20, 20, 40))]), predictions(), ratio=4.0)
+    levels = positives([Truth(0, 0, (20, 20, 20, 40))], predictions())
     assert [len(level.rows) for level in levels] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_candidate_lies_within_the_map_and_has_finite_lengths(seed: int):
+    truths = [*random_truths(seed), Truth(0, 0, (96, 64, 96, 64))]
+    for level, stride in zip(
+        assign(batch_of(truths), predictions(), ratio=4.0), STRIDES, strict=True
+    ):
+        assert len(level.positive) == len(truths) * 3 * 3
+        assert 0 <= int(level.rows.min()) <= int(level.rows.max()) < HEIGHT // stride
+        assert 0 <= int(level.columns.min()) <= int(level.columns.max()) < WIDTH // stride
+        assert level.centres_xy.isfinite().all()
+        assert level.sizes_wh.isfinite().all()

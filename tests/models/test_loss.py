@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from yolov5_oracle import Truth, binary_cross_entropy, ciou, decoded_box, positi
 from ossa.config import LossConfig
 from ossa.errors import ConfigError
 from ossa.models.head import default_anchors_wh
-from ossa.models.loss import DetectionLoss
+from ossa.models.loss import DetectionLoss, LossTerms
 from ossa.types import Batch, RawPredictions
 
 SIDE, CLASSES = 64, 3
@@ -163,3 +165,45 @@ def test_predictions_without_size_or_beyond_all_bounds_give_finite_gradients(ext
     for logits in raw.logits:
         assert logits.grad is not None
         assert torch.isfinite(logits.grad).all()
+
+
+def test_truths_that_are_no_positives_leave_losses_and_gradients_finite():
+    raw = random_predictions(0)
+    for logits in raw.logits:
+        logits.requires_grad_()
+    odd = [Truth(0, 1, (20, 20, 20, 20)), Truth(1, 0, (64, 64, 64, 64)), Truth(1, 0, (0, 0, 64, 1))]
+    terms = loss_of()(raw, batch_of(odd))
+    terms.total().backward()
+    assert terms.box.item() == 0
+    assert all(logits.grad is not None and logits.grad.isfinite().all() for logits in raw.logits)
+
+
+def test_shares_of_a_batch_sum_up_to_the_whole():
+    raw, truths = random_predictions(3, images=3), random_truths(3, count=9)
+    whole = loss_of()(raw, batch_of(truths, images=3))
+    halves = [(0, 1), (2,)]
+    counts: list[torch.Tensor] = []
+
+    def share_of(images: tuple[int, ...], sum_over_processes: Any) -> LossTerms:
+        logits = tuple(level[list(images)] for level in raw.logits)
+        share = [
+            Truth(images.index(t.image), t.label, t.box_xyxy) for t in truths if t.image in images
+        ]
+        loss = DetectionLoss(
+            LossConfig(),
+            num_classes=CLASSES,
+            num_levels=3,
+            imgsz=SIDE,
+            sum_over_processes=sum_over_processes,
+        )
+        return loss(raw._replace(logits=logits), batch_of(share, images=len(images)))
+
+    def keep(count: torch.Tensor) -> torch.Tensor:
+        counts.append(count)
+        return count
+
+    for images in halves:
+        share_of(images, keep)
+    shares = [share_of(images, lambda _: counts[0] + counts[1]) for images in halves]
+    for i, term in enumerate(whole):
+        assert sum(share[i].item() for share in shares) == pytest.approx(term.item(), rel=1e-5)

@@ -1,9 +1,9 @@
 """YOLOv5's three losses.
 
-Dimensions: L levels, B images, A anchors, H W cells, P positives of a level, K classes.
+Dimensions: L levels, B images, A anchors, H W cells, C candidates of a level, K classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -40,6 +40,10 @@ class LossTerms(NamedTuple):
         return self.box + self.objectness + self.classes
 
 
+def _only_here(counts: Tensor) -> Tensor:
+    return counts
+
+
 class DetectionLoss:
     """Compares raw predictions with the truths of a batch.
 
@@ -48,8 +52,19 @@ class DetectionLoss:
     """
 
     def __init__(
-        self, config: LossConfig, *, num_classes: int, num_levels: int, imgsz: int
+        self,
+        config: LossConfig,
+        *,
+        num_classes: int,
+        num_levels: int,
+        imgsz: int,
+        sum_over_processes: Callable[[Tensor], Tensor] = _only_here,
     ) -> None:
+        """`sum_over_processes`: of the counts that the means are divided by.
+
+        Where several processes share a batch, the terms of each are its shares: they sum up to
+        the terms of the whole batch.
+        """
         if num_levels not in _OBJECTNESS_BALANCE:
             raise ConfigError(
                 f"the objectness loss is balanced for {sorted(_OBJECTNESS_BALANCE)} levels, "
@@ -63,35 +78,43 @@ class DetectionLoss:
         self.smoothing = config.label_smoothing
         self.anchor_ratio = config.anchor_ratio
         self.num_classes = num_classes
+        self.sum_over_processes = sum_over_processes
 
     def __call__(self, raw: RawPredictions, batch: Batch) -> LossTerms:
         assignment = assign(batch, raw, ratio=self.anchor_ratio)
-        zero = raw.logits[0].new_zeros(())
+        images = raw.logits[0].new_tensor(raw.logits[0].shape[0], dtype=torch.float32)
+        counts = torch.stack([images, *(level.positive.sum() for level in assignment)])
+        all_images, *positives = self.sum_over_processes(counts).unbind()
+        zero = images.new_zeros(())
         box, objectness, classes = zero, zero, zero
-        for logits, positives, weight in zip(raw.logits, assignment, self.balance, strict=True):
+        for logits, level, weight, count in zip(
+            raw.logits, assignment, self.balance, positives, strict=True
+        ):
             answers = logits[
-                positives.image_index, positives.anchor_index, positives.rows, positives.columns
-            ]  # (P, 5 + K)
-            overlap = _ciou(answers[:, :4], positives)
-            count = max(len(overlap), 1)
-            box = box + (1.0 - overlap).sum() / count
-            targets = _objectness_targets(logits, positives, overlap)
-            cells = binary_cross_entropy_with_logits(logits[..., 4], targets)
-            objectness = objectness + weight * cells
+                level.image_index, level.anchor_index, level.rows, level.columns
+            ].float()  # (C, 5 + K)
+            overlap = _ciou(answers[:, :4], level)
+            count = count.clamp(min=1)
+            box = box + (level.positive * (1.0 - overlap)).sum() / count
+            targets = _objectness_targets(logits, level, overlap)
+            cells = binary_cross_entropy_with_logits(
+                logits[..., 4].float(), targets, reduction="sum"
+            )
+            objectness = objectness + weight * cells / (all_images * logits[0, ..., 4].numel())
             if self.num_classes > 1:
-                classes = classes + self._class_loss(answers[:, 5:], positives.labels) / count
+                classes = classes + self._class_loss(answers[:, 5:], level) / count
         return LossTerms(
             box=self.box_gain * box,
             objectness=self.objectness_gain * objectness,
             classes=self.classes_gain * classes,
         )
 
-    def _class_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Returns the sum over positives of the mean over classes, for logits (P, K)."""
-        certain = one_hot(labels, self.num_classes).to(logits.dtype)
+    def _class_loss(self, logits: Tensor, level: LevelAssignment) -> Tensor:
+        """Returns the sum over positives of the mean over classes, for logits (C, K)."""
+        certain = one_hot(level.labels, self.num_classes).to(logits.dtype)
         targets = certain * (1.0 - self.smoothing) + 0.5 * self.smoothing
-        losses = binary_cross_entropy_with_logits(logits, targets, reduction="sum")
-        return losses / self.num_classes
+        losses = binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1)
+        return (level.positive * losses).sum()
 
 
 def decode_boxes_in_cells(logits: Tensor, anchors_wh: Tensor) -> Tensor:
@@ -107,10 +130,10 @@ def decode_boxes_in_cells(logits: Tensor, anchors_wh: Tensor) -> Tensor:
     return torch.cat((centres, sizes), dim=-1)
 
 
-def _ciou(box_logits: Tensor, positives: LevelAssignment) -> Tensor:
-    """Returns the complete IoU (P,) of each answer with its truth."""
-    predicted = decode_boxes_in_cells(box_logits.float(), positives.anchors_wh)
-    truths = torch.cat((positives.centres_xy, positives.sizes_wh), dim=1)
+def _ciou(box_logits: Tensor, level: LevelAssignment) -> Tensor:
+    """Returns the complete IoU (C,) of each answer with its truth; finite for all candidates."""
+    predicted = decode_boxes_in_cells(box_logits, level.anchors_wh)
+    truths = torch.cat((level.centres_xy, level.sizes_wh), dim=1)
     pair: Sequence[Tensor] = [
         cxcywh_to_xyxy(torch.cat((b[:, :2], b[:, 2:].clamp(min=_SMALLEST_SIDE)), dim=1))
         for b in (predicted, truths)
@@ -118,12 +141,14 @@ def _ciou(box_logits: Tensor, positives: LevelAssignment) -> Tensor:
     return 1.0 - complete_box_iou_loss(pair[0], pair[1], reduction="none")
 
 
-def _objectness_targets(logits: Tensor, positives: LevelAssignment, overlap: Tensor) -> Tensor:
-    """Returns (B, A, H, W): the CIoU of the positive that answers there, 0 elsewhere."""
+def _objectness_targets(logits: Tensor, level: LevelAssignment, overlap: Tensor) -> Tensor:
+    """Returns float32 (B, A, H, W): the CIoU of the positive that answers there, 0 elsewhere."""
     batch, anchors, height, width, _ = logits.shape
     flat_index = (
-        (positives.image_index * anchors + positives.anchor_index) * height + positives.rows
-    ) * width + positives.columns
+        (level.image_index * anchors + level.anchor_index) * height + level.rows
+    ) * width + level.columns
+    # A candidate that is no positive leaves the 0 that is there.
+    values = overlap.detach().clamp(min=0) * level.positive
     targets = torch.zeros(batch * anchors * height * width, device=logits.device)
-    targets.scatter_reduce_(0, flat_index, overlap.detach().clamp(min=0), reduce="amax")
-    return targets.view(batch, anchors, height, width).to(logits.dtype)
+    targets.scatter_reduce_(0, flat_index, values, reduce="amax")
+    return targets.view(batch, anchors, height, width)
