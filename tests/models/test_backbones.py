@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import timm
 import torch
@@ -36,10 +38,17 @@ def test_levels_are_chosen_by_stride_and_tell_the_real_maps(name: str, channels:
     ]
 
 
-def test_other_strides_give_other_levels():
-    backbone = create_backbone("resnet18", strides=(4, 8, 16, 32), imgsz=64)
-    assert backbone.levels == (Level(4, 64), Level(8, 128), Level(16, 256), Level(32, 512))
-    assert [shape[2] for shape in shapes_of(backbone, 64, 64)] == [16, 8, 4, 2]
+@pytest.mark.parametrize(
+    ("name", "channels"), [("resnet18", (64, 128, 256, 512)), ("cspdarknet_n", (32, 64, 128, 256))]
+)
+def test_four_strides_give_a_fourth_level(name: str, channels: tuple[int, ...]):
+    strides = (4, 8, 16, 32)
+    backbone = create_backbone(name, strides=strides, imgsz=64)
+    assert backbone.levels == tuple(Level(*pair) for pair in zip(strides, channels, strict=True))
+    sizes = [(16, 24), (8, 12), (4, 6), (2, 3)]
+    assert shapes_of(backbone, 64, 96) == [
+        (1, *shape) for shape in ((c, *size) for c, size in zip(channels, sizes, strict=True))
+    ]
 
 
 def test_a_backbone_of_one_image_size_is_built_for_it_and_its_nhwc_maps_are_turned():
@@ -109,9 +118,23 @@ def test_a_whole_detector_is_no_backbone():
         create_backbone("yolov5n")
 
 
-def test_cspdarknet_has_its_three_strides_only():
-    with pytest.raises(ConfigError, match=r"strides \(8, 16, 32\), found \(4, 8, 16, 32\)"):
-        create_backbone("cspdarknet_n", strides=(4, 8, 16, 32))
+def test_the_layers_of_cspdarknet_do_not_depend_on_its_strides():
+    three = create_backbone("cspdarknet_n").eval()
+    for strides in ((4, 8, 16, 32), (16, 32)):
+        other = create_backbone("cspdarknet_n", strides=strides).eval()
+        other.load_state_dict(three.state_dict(), strict=True)
+        images = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+        with torch.no_grad():
+            assert all(map(torch.equal, other(images)[-2:], three(images)[-2:]))
+
+
+@pytest.mark.parametrize("strides", [(8, 16), (2, 4, 8, 16, 32), (32, 16, 8), (8, 8, 16, 32), ()])
+def test_strides_that_cspdarknet_does_not_have_are_refused(strides: tuple[int, ...]):
+    asked = re.escape(
+        f"[4, 8, 16, 32] and ends with the last of them, but strides {[*strides]} were"
+    )
+    with pytest.raises(UnsupportedBackbone, match=asked):
+        create_backbone("cspdarknet_n", strides=strides)
 
 
 def test_without_weights_every_backbone_sees_fractions_of_255():

@@ -1,10 +1,11 @@
 """From a configuration to a detector: drop path, and levels finer than YOLOv5's."""
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from timm.layers import DropPath  # pyright: ignore[reportPrivateImportUsage]
+from torch import nn
 
 from ossa.config import LossConfig, ModelConfig
 from ossa.errors import ConfigError
@@ -20,7 +21,12 @@ FOUR_ANCHORS_WH = tuple(((float(s), float(s)), (2.0 * s, 1.0 * s)) for s in FOUR
 
 def on_meta(**settings: Any) -> Detector:
     with torch.device("meta"):
-        return build_detector(ModelConfig(neck="n", **settings), num_classes=3, imgsz=64)
+        config = ModelConfig.model_validate({"neck": "n", **settings})
+        return build_detector(config, num_classes=3, imgsz=64)
+
+
+def size_of(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def drop_rates(detector: Detector) -> list[float]:
@@ -55,25 +61,30 @@ def test_the_neck_is_half_as_wide_at_stride_4_as_at_8():
         neck_plan("n", (32, 64))
 
 
-def test_four_levels_learn_from_stride_4_to_32():
+@pytest.mark.parametrize(
+    ("name", "neck"), [("convnext_atto", "n"), ("cspdarknet_n", "n"), ("yolov5n", "own")]
+)
+def test_four_levels_learn_from_stride_4_to_32(name: str, neck: Literal["n", "own"]):
     torch.manual_seed(0)
-    config = ModelConfig(
-        name="convnext_atto", neck="n", strides=FOUR_STRIDES, anchors_wh=FOUR_ANCHORS_WH
-    )
+    config = ModelConfig(name=name, neck=neck, strides=FOUR_STRIDES, anchors_wh=FOUR_ANCHORS_WH)
     detector = build_detector(config, num_classes=3, imgsz=64)
-    raw = detector(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+    images = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    raw = detector(images)
     assert [tuple(x.shape) for x in raw.logits] == [(1, 2, s, s, 8) for s in (16, 8, 4, 2)]
     loss = DetectionLoss(LossConfig(), num_classes=3, num_levels=4, imgsz=64)
     batch = Batch(
-        images=torch.zeros(1, 3, 64, 64, dtype=torch.uint8),
+        images=images,
         boxes_xyxy=torch.tensor([[10.0, 10.0, 14.0, 14.0], [0.0, 0.0, 60.0, 60.0]]),
         labels=torch.tensor([0, 2]),
         image_index=torch.tensor([0, 0]),
         image_ids=(0,),
         letterboxes=(),
     )
-    loss(raw, batch).total().backward()
+    before = loss(raw, batch).total()
+    before.backward()
     assert all(parameter.grad is not None for parameter in detector.parameters())
+    torch.optim.SGD(detector.parameters(), lr=1e-5).step()
+    assert loss(detector(images), batch).total() < before
 
 
 def test_the_objectness_of_four_levels_is_weighted_from_fine_to_coarse():
@@ -93,6 +104,24 @@ def test_the_objectness_of_four_levels_is_weighted_from_fine_to_coarse():
     assert terms.objectness.item() == pytest.approx(expected, rel=1e-3)
 
 
-def test_four_levels_need_anchors():
+@pytest.mark.parametrize(
+    ("name", "neck"), [("convnext_atto", "n"), ("cspdarknet_n", "n"), ("yolov5n", "own")]
+)
+def test_four_levels_need_anchors(name: str, neck: str):
     with pytest.raises(ConfigError, match=r"found \[4\]: fit anchors .* --fit-anchors"):
-        on_meta(name="convnext_atto", strides=FOUR_STRIDES)
+        on_meta(name=name, neck=neck, strides=FOUR_STRIDES)
+
+
+def test_a_preset_grows_by_a_level_at_stride_4_and_the_parts_that_join_it():
+    three = on_meta(name="yolov5n", neck="own")
+    four = on_meta(
+        name="yolov5n", neck="own", strides=FOUR_STRIDES, anchors_wh=(((1.0, 1.0),) * 3,) * 4
+    )
+    assert four.backbone.state_dict().keys() == three.backbone.state_dict().keys()
+    # To 32 channels from 64: a 1x1 and a 3x3 convolution, and two C3 of one bottleneck, from 64
+    # to 32 and from 64 to 64; every convolution has two numbers of norm a channel.
+    reduce, downsample = 64 * 32 + 2 * 32, 9 * 32 * 32 + 2 * 32
+    top_down = 2 * (64 * 16) + 32 * 32 + 10 * 16 * 16 + 2 * (4 * 16 + 32)
+    bottom_up = 2 * (64 * 32) + 64 * 64 + 10 * 32 * 32 + 2 * (4 * 32 + 64)
+    assert size_of(four.neck) - size_of(three.neck) == reduce + downsample + top_down + bottom_up
+    assert size_of(four.head) - size_of(three.head) == (32 + 1) * 3 * (5 + 3)

@@ -75,13 +75,11 @@ def create_backbone(
         )
     if drop_path is not None:
         raise _no_drop_path(name)
-    if tuple(strides) != DEFAULT_STRIDES:
-        raise ConfigError(f"{name} has strides {DEFAULT_STRIDES}, found {tuple(strides)}")
     if pretrained or weights is not None:
         raise ConfigError(
             f"{name} has no pretrained backbone weights: start from a whole detector with --weights"
         )
-    return CSPDarknet(scale)
+    return CSPDarknet(scale, strides=strides)
 
 
 def _from_timm(
@@ -205,10 +203,9 @@ def _given_anchors_wh(config: ModelConfig) -> torch.Tensor | None:
             f"model.anchors_wh: expected as many anchors for each of the strides "
             f"{list(config.strides)}, found {counts} for {len(counts)} levels"
         )
-    anchors_wh = torch.tensor(config.anchors_wh)
-    if not (anchors_wh > 0).all():
+    if min(side for level in config.anchors_wh for size_wh in level for side in size_wh) <= 0:
         raise ConfigError("model.anchors_wh: expected widths and heights above 0 pixels")
-    return anchors_wh
+    return torch.tensor(config.anchors_wh)
 
 
 def with_weights_settings(config: ModelConfig) -> ModelConfig:

@@ -1,14 +1,17 @@
 """CSPDarknet, the backbone of YOLOv5 v6/v7, in its five scales."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from ossa.errors import UnsupportedBackbone
 from ossa.models.blocks import C3, SPPF, ConvNormAct, InputNormalization
 from ossa.types import Level
 
 _STAGE_CHANNELS = (128, 256, 512, 1024)
 _STAGE_REPEATS = (3, 6, 9, 3)
+_STAGE_STRIDES: tuple[int, ...] = (4, 8, 16, 32)
 _STEM_CHANNELS = 64
 
 
@@ -38,19 +41,31 @@ SCALES = {
 
 
 class CSPDarknet(nn.Module):
-    """Maps uint8 images (B, 3, H, W) to features at strides 8, 16 and 32.
+    """Maps uint8 images (B, 3, H, W) to one (B, C_l, H / s_l, W / s_l) a level.
 
-    Without mean and deviation of the input: YOLOv5 sees pixel / 255.
+    Without mean and deviation of the input: YOLOv5 sees pixel / 255. The layers and their names
+    are the same whatever the strides are, which only choose the maps that come out.
     """
 
     def __init__(
         self,
         scale: Scale,
         *,
+        strides: Sequence[int] = (8, 16, 32),
         mean: tuple[float, ...] = (0.0, 0.0, 0.0),
         std: tuple[float, ...] = (1.0, 1.0, 1.0),
     ) -> None:
+        """Args:
+            scale: depth and width of the network.
+            strides: of the levels, fine to coarse, among 4, 8, 16 and 32, the last one 32.
+            mean: (3,) of the input in 0..1.
+            std: (3,) of the input in 0..1.
+
+        Raises:
+            UnsupportedBackbone: other strides.
+        """
         super().__init__()
+        _check_strides(strides)
         widths = [scale.channels(base) for base in _STAGE_CHANNELS]
         self.normalize = InputNormalization(mean, std)
         self.stem = ConvNormAct(3, scale.channels(_STEM_CHANNELS), kernel=6, stride=2, padding=2)
@@ -62,12 +77,25 @@ class CSPDarknet(nn.Module):
             self.stages.append(nn.Sequential(downsample, blocks))
             before = width
         self.context = SPPF(widths[-1])
-        self.levels = (Level(8, widths[1]), Level(16, widths[2]), Level(32, widths[3]))
+        widths_by_stride = dict(zip(_STAGE_STRIDES, widths, strict=True))
+        self.levels = tuple(Level(stride, widths_by_stride[stride]) for stride in strides)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         features = self.stem(self.normalize(images))
+        wanted = {level.stride for level in self.levels}
         maps = []
-        for stage in self.stages:
+        for stride, stage in zip(_STAGE_STRIDES, self.stages, strict=True):
             features = stage(features)
-            maps.append(features)
-        return maps[1], maps[2], self.context(maps[3])
+            if stride in wanted:
+                maps.append(features)
+        return *maps[:-1], self.context(maps[-1])
+
+
+def _check_strides(strides: Sequence[int]) -> None:
+    # The context stands behind the last stage, so a network that ends before it is another one.
+    known = sorted(set(strides) & set(_STAGE_STRIDES))
+    if list(strides) != known or known[-1:] != [_STAGE_STRIDES[-1]]:
+        raise UnsupportedBackbone(
+            f"CSPDarknet has feature maps at strides {list(_STAGE_STRIDES)} and ends with the last "
+            f"of them, but strides {list(strides)} were asked for"
+        )
