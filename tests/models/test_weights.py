@@ -99,6 +99,17 @@ def test_weights_of_another_detector_are_refused_with_the_tensors(
     assert "unexpected (backbone.network." in str(refusal.value)
 
 
+def test_weights_with_a_level_too_many_are_refused_with_its_tensors(
+    detector: Detector, tmp_path: Path
+):
+    checkpoint = read_checkpoint(saved(detector, tmp_path / "best.safetensors"))
+    two_levels = build_detector(
+        MODEL.model_copy(update={"strides": (8, 16)}), num_classes=2, imgsz=64
+    )
+    with pytest.raises(CheckpointError, match=r"unexpected \(.*head\.predict\.2\.bias"):
+        start_from(two_levels, checkpoint)
+
+
 def test_a_missing_file_is_named(tmp_path: Path):
     with pytest.raises(
         CheckpointError, match=r"weights file at .*nothing\.safetensors, found none"

@@ -114,7 +114,7 @@ def start_from(detector: Detector, checkpoint: Checkpoint) -> tuple[str, ...]:
     fitting = {
         key: tensor
         for key, tensor in checkpoint.tensors.items()
-        if not key.startswith("head.predict.") or own[key].shape == tensor.shape
+        if not key.startswith("head.predict.") or own.get(key, tensor).shape == tensor.shape
     }
     left_out = tuple(sorted(set(checkpoint.tensors) - set(fitting)))
     kept = {key: own[key] for key in left_out}
