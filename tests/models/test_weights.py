@@ -68,7 +68,8 @@ def test_other_classes_leave_the_head_as_it_was_initialised(detector: Detector, 
     checkpoint = read_checkpoint(saved(detector, tmp_path / "best.safetensors"))
     fresh = build_detector(MODEL, num_classes=5, imgsz=64)
     before = {key: value.clone() for key, value in fresh.state_dict().items()}
-    left_out = start_from(fresh, checkpoint)
+    left_out, resampled = start_from(fresh, checkpoint)
+    assert resampled == ()
     after = fresh.state_dict()
     levels = (0, 1, 2)
     assert left_out == tuple(
@@ -82,10 +83,41 @@ def test_other_classes_leave_the_head_as_it_was_initialised(detector: Detector, 
 def test_the_same_classes_take_every_tensor(detector: Detector, tmp_path: Path):
     checkpoint = read_checkpoint(saved(detector, tmp_path / "best.safetensors"))
     fresh = build_detector(MODEL, num_classes=2, imgsz=64)
-    assert start_from(fresh, checkpoint) == ()
+    assert start_from(fresh, checkpoint) == ((), ())
     assert torch.equal(
         fresh.state_dict()["head.predict.0.bias"], checkpoint.tensors["head.predict.0.bias"]
     )
+
+
+@pytest.mark.parametrize("name", ["test_vit", "eva02_tiny_patch14_224"])
+def test_a_transformer_starts_at_another_image_size_with_its_positions_resampled(
+    name: str, tmp_path: Path
+):
+    model, file = ModelConfig(name=name, neck="n"), tmp_path / "best.safetensors"
+    small = build_detector(model, num_classes=2, imgsz=64)
+    save_checkpoint(file, small, model=model, names=NAMES, imgsz=64, details={})
+    checkpoint = read_checkpoint(file)
+    large = build_detector(model, num_classes=2, imgsz=96)
+    key = "backbone.trunk.network.model.pos_embed"
+    assert start_from(large, checkpoint) == ((), (key,))
+    # A class token and 4 x 4 patches of 16 px before, 6 x 6 now; the token's does not change.
+    before, after = checkpoint.tensors[key], large.state_dict()[key]
+    assert (before.shape[1], after.shape[1]) == (1 + 16, 1 + 36)
+    assert torch.equal(before[:, 0], after[:, 0])
+    # The checkpoint itself resamples whenever it sees an image: the same happens once here.
+    images = torch.randint(0, 256, (1, 3, 96, 96), dtype=torch.uint8)
+    with torch.no_grad():
+        expected, found = detector_from(checkpoint)(images).logits, large.eval()(images).logits
+    assert all(torch.equal(*pair) for pair in zip(expected, found, strict=True))
+
+
+def test_the_positions_of_a_wider_transformer_are_refused(tmp_path: Path):
+    model, file = ModelConfig(name="test_vit", neck="n"), tmp_path / "best.safetensors"
+    narrow = build_detector(model, num_classes=2, imgsz=64)
+    save_checkpoint(file, narrow, model=model, names=NAMES, imgsz=64, details={})
+    wide = ModelConfig(name="test_vit", neck="n", backbone_args={"embed_dim": 96})
+    with pytest.raises(CheckpointError, match=r"pos_embed \(1, 17, 64\) instead of \(1, 37, 96\)"):
+        start_from(build_detector(wide, num_classes=2, imgsz=96), read_checkpoint(file))
 
 
 def test_weights_of_another_detector_are_refused_with_the_tensors(

@@ -153,3 +153,17 @@ def test_the_position_embedding_of_a_transformer_does_not_decay(scenes: Path):
         if any(parameter is embedding for parameter in group["params"])
     )
     assert (group["name"], group["weight_decay"]) == ("norms", 0)
+
+
+def test_a_transformer_trained_at_another_image_size_starts_with_its_positions_resampled(
+    scenes: Path, tmp_path: Path
+):
+    model, file = ModelConfig(name="test_vit", neck="n"), tmp_path / "vit.safetensors"
+    detector = build_detector(model, num_classes=4, imgsz=96)
+    names = tuple("abcd")
+    save_checkpoint(file, detector, model=model, names=names, imgsz=96, details={})
+    watcher = Notes()
+    parts = prepared(model.model_copy(update={"weights": str(file)}), scenes, watcher)
+    assert "position embedding resampled from images of 96 px to those of 64 px" in watcher.notes
+    embedding = parts.detector.get_parameter("backbone.trunk.network.model.pos_embed")
+    assert embedding.shape[1] == 1 + 4 * 4  # a class token, patches of 16 px

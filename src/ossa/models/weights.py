@@ -5,13 +5,16 @@ names and where the weights came from, as JSON, so that nothing else is needed t
 """
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from timm.layers import resample_abs_pos_embed  # pyright: ignore[reportPrivateImportUsage]
+from timm.models import Eva, VisionTransformer
 from torch import Tensor
 
 from ossa.config import ModelConfig
@@ -71,6 +74,13 @@ class Checkpoint:
     """Whatever else was saved with it: epoch, metrics, the run's configuration."""
 
 
+class Adapted(NamedTuple):
+    """The tensors of a checkpoint, by name, that a detector did not take as they are."""
+
+    left_out: tuple[str, ...]
+    resampled: tuple[str, ...]
+
+
 def read_checkpoint(path: Path | str) -> Checkpoint:
     """Reads a checkpoint of ours, or an official `yolov5*.pt`, without running code of either.
 
@@ -102,10 +112,11 @@ def detector_from(checkpoint: Checkpoint) -> Detector:
     return detector.eval()
 
 
-def start_from(detector: Detector, checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Loads a checkpoint into a detector that may have other classes; returns what was left out.
+def start_from(detector: Detector, checkpoint: Checkpoint) -> Adapted:
+    """Loads a checkpoint into a detector that may have other classes or another image size.
 
-    Where the number of classes differs the head's predictions stay as they were initialised.
+    Where the number of classes differs the head's predictions stay as they were initialised. A
+    plain transformer's position embedding is resampled to the patches of its new image size.
 
     Raises:
         CheckpointError: backbone and neck are not those of the checkpoint.
@@ -118,8 +129,9 @@ def start_from(detector: Detector, checkpoint: Checkpoint) -> tuple[str, ...]:
     }
     left_out = tuple(sorted(set(checkpoint.tensors) - set(fitting)))
     kept = {key: own[key] for key in left_out}
-    load_tensors(detector, {**fitting, **kept}, where=checkpoint.origin["file"])
-    return left_out
+    resampled = _resampled_positions(detector, checkpoint.tensors)
+    load_tensors(detector, {**fitting, **kept, **resampled}, where=checkpoint.origin["file"])
+    return Adapted(left_out, tuple(resampled))
 
 
 def save_checkpoint(
@@ -176,6 +188,25 @@ def load_tensors(detector: Detector, tensors: dict[str, Tensor], *, where: str) 
         )
         raise CheckpointError(f"{where} does not fit this detector: {faults}")
     detector.load_state_dict(tensors)
+
+
+def _resampled_positions(detector: Detector, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the position embeddings that are those of another number of patches, resampled.
+
+    As timm resamples them when such a network sees images of another size than its own.
+    """
+    resampled = {}
+    for name, module in detector.named_modules():
+        key = f"{name}.pos_embed"
+        if not isinstance(module, VisionTransformer | Eva) or key not in tensors:
+            continue
+        own, theirs = detector.state_dict()[key], tensors[key]  # (1, prefix + patches, channels)
+        prefix = 0 if module.no_embed_class else module.num_prefix_tokens
+        side = math.isqrt(theirs.shape[1] - prefix)
+        if theirs.shape != own.shape and theirs.shape == (1, prefix + side * side, own.shape[2]):
+            grid = list(module.patch_embed.grid_size)
+            resampled[key] = resample_abs_pos_embed(theirs, grid, num_prefix_tokens=prefix)
+    return resampled
 
 
 def _read_ours(path: Path) -> Checkpoint:

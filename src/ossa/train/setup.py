@@ -146,14 +146,19 @@ def _initial_detector(
     if model.weights is not None:
         checkpoint = read_checkpoint(model.weights)
         anchors_wh = detector.head.get_buffer("anchors_wh").clone()
-        left_out = start_from(detector, checkpoint)
+        adapted = start_from(detector, checkpoint)
         if model.anchors_wh is not None:  # asked for, so they win over those of the checkpoint
             detector.head.get_buffer("anchors_wh").copy_(anchors_wh)
-        loaded = len(checkpoint.tensors) - len(left_out)
+        loaded = len(checkpoint.tensors) - len(adapted.left_out)
         watcher.note(
             f"started from {loaded} of {len(checkpoint.tensors)} tensors of {model.weights}"
-            + (" (other classes: the head starts anew)" if left_out else "")
+            + (" (other classes: the head starts anew)" if adapted.left_out else "")
         )
+        if adapted.resampled:
+            watcher.note(
+                f"position embedding resampled from images of {checkpoint.imgsz} px to those of "
+                f"{config.train.imgsz} px"
+            )
         return detector, checkpoint.origin
     return detector, _backbone_origin(model)
 
