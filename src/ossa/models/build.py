@@ -14,11 +14,10 @@ from ossa.config import ModelConfig
 from ossa.errors import ConfigError, suggestion
 from ossa.models.backbones.cspdarknet import CSPDarknet
 from ossa.models.backbones.plain import create_plain_backbone, single_stride
-from ossa.models.backbones.timm import (
+from ossa.models.backbones.timm import create_timm_backbone, known_architectures
+from ossa.models.backbones.weights_file import (
     BackboneWeights,
     check_backbone_weights,
-    create_timm_backbone,
-    known_architectures,
     read_backbone_weights,
 )
 from ossa.models.detector import Detector

@@ -16,7 +16,7 @@ from ossa.data.index import DatasetIndex
 from ossa.data.reading import read_index
 from ossa.errors import DataError
 from ossa.files import sha256_of
-from ossa.models.backbones.timm import read_backbone_weights
+from ossa.models.backbones.weights_file import read_backbone_weights
 from ossa.models.build import build_detector
 from ossa.models.count import count_cost
 from ossa.models.detector import Detector
