@@ -182,8 +182,14 @@ OTHER_VALUES: dict[str, Any] = {
     "model.drop_path": 0.1,
     "model.weights": "file",
     "recipe": "quick",
+    "train.precision": "bf16",
+    "train.compile": True,
+    "train.sync_batchnorm": True,
+    "train.on_nan": "skip",
+    "train.fraction": 0.5,
     "train.optimizer": "adamw",
     "train.schedule": "cosine",
+    "train.peak_lr": 0.1,
     "train.freeze": ("backbone",),
 }
 
@@ -217,3 +223,22 @@ def test_the_digest_changes_with_every_setting_but_the_place_of_the_data():
     assert len(digests) == 1 + len(settings)
     assert built("data=elsewhere").digest() == config.digest()
     assert len(config.digest()) == 64
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"train": {"schedule": "one-cycle", "warmup_epochs": 0}}, "needs train.peak_lr above"),
+        ({"train": {"schedule": "one-cycle", "peak_lr": 0.1}}, "train.warmup_epochs would replace"),
+        ({"train": {"peak_lr": 0.1}}, "acts with the schedule one-cycle only"),
+        ({"train": {"epochs": 3}, "augment": {"plain_epochs": 3}}, "fewer than train.epochs"),
+        (
+            {"augment": {"plain_epochs": 3, "mosaic": 0}},
+            "leaves out mosaic and mixup, which are both 0",
+        ),
+        ({"model": {"pretrained": True, "backbone_weights": "f"}}, "leave one of them out"),
+        ({"model": {"pretrained": True, "weights": "f"}}, "brings a whole detector"),
+    ],
+)
+def test_what_would_not_be_heard_is_refused(settings: dict[str, Any], complaint: str):
+    assert complaint in refused(settings)

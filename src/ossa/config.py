@@ -55,15 +55,29 @@ class TrainConfig(_Section):
     batch: int = Field(default=16, ge=1)
     nominal_batch: int = Field(default=64, ge=1)
     """Gradients are accumulated until about so many images were seen."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: the network under autocast; weights, losses and optimiser stay fp32."""
+    compile: bool = False
+    """torch.compile for network and losses."""
+    sync_batchnorm: bool = False
+    """Statistics of batch norms over all processes; needs GPUs."""
+    fraction: float = Field(default=1.0, gt=0, le=1)
+    """Of the training images, drawn alike for every run."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """What follows a loss or gradient that is not finite; a run skips 20 times at most."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(default=0.01, gt=0)
     momentum: float = Field(default=0.937, ge=0, lt=1)
     """Nesterov momentum of sgd; the first beta of adamw."""
     weight_decay: float = Field(default=5e-4, ge=0)
     """Per nominal batch, on weights only (not on norms, not on biases)."""
-    schedule: Literal["linear", "cosine"] = "linear"
+    schedule: Literal["linear", "cosine", "one-cycle"] = "linear"
     final_lr_fraction: float = Field(default=0.01, gt=0, le=1)
     """Learning rate that the schedule falls to, as a fraction of `lr`."""
+    peak_lr: float | None = Field(default=None, gt=0)
+    """one-cycle only: what the learning rate rises to, from `lr`."""
+    peak_at: float = Field(default=0.3, gt=0, lt=1)
+    """one-cycle only: the fraction of the training at which it is there."""
     warmup_epochs: float = Field(default=3.0, ge=0)
     warmup_min_batches: int = Field(default=100, ge=0)
     warmup_momentum: float = Field(default=0.8, ge=0, lt=1)
@@ -98,6 +112,8 @@ class AugmentConfig(_Section):
     """How training images are changed. Probabilities and fractions of the image side."""
 
     mosaic: float = Field(default=1.0, ge=0, le=1)
+    plain_epochs: int = Field(default=0, ge=0)
+    """The last epochs of a training, without mosaic and mixup."""
     mixup: float = Field(default=0.0, ge=0, le=1)
     translate: float = Field(default=0.1, ge=0, le=0.5)
     scale: float = Field(default=0.5, ge=0, lt=1)
@@ -240,7 +256,36 @@ def build_config(settings: Mapping[str, Any], *, where: str = "the settings") ->
             f"imgsz must be a multiple of the largest stride, {stride}, found "
             f"{config.train.imgsz}: use {below or stride} or {below + stride}"
         )
+    _refuse_what_would_be_ignored(config, where)
     return config
+
+
+def _refuse_what_would_be_ignored(config: RunConfig, where: str) -> None:
+    """Raises ConfigError for a setting that contradicts another and would not be heard."""
+    train, augment, model = config.train, config.augment, config.model
+    one_cycle, peak_lr = train.schedule == "one-cycle", train.peak_lr
+    no_partners = not augment.mosaic and not augment.mixup
+    weights = model.pretrained or model.backbone_weights is not None
+    faults = {
+        "the schedule one-cycle needs train.peak_lr above train.lr, from which it starts": one_cycle
+        and (peak_lr is None or peak_lr <= train.lr),
+        "the schedule one-cycle has a rise of its own, which train.warmup_epochs would replace; "
+        "set them to 0": one_cycle and train.warmup_epochs > 0,
+        "train.peak_lr acts with the schedule one-cycle only": not one_cycle
+        and peak_lr is not None,
+        "augment.plain_epochs must be fewer than train.epochs": augment.plain_epochs
+        >= train.epochs,
+        "augment.plain_epochs leaves out mosaic and mixup, which are both 0": no_partners
+        and augment.plain_epochs > 0,
+        "model.pretrained and model.backbone_weights both bring the backbone's weights; leave one "
+        "of them out": model.pretrained and model.backbone_weights is not None,
+        "model.weights brings a whole detector, over the backbone's weights that model.pretrained "
+        "or model.backbone_weights bring; leave one of them out": weights
+        and model.weights is not None,
+    }
+    for fault, found in faults.items():
+        if found:
+            raise ConfigError(f"{where}: {fault}")
 
 
 def _first_problem(problems: ValidationError) -> str:

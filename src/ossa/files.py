@@ -14,6 +14,8 @@ from typing import Any, BinaryIO
 
 from ossa.errors import CheckpointError
 
+TEMPORARY_FILES = ".*.tmp"
+"""Pattern of what `write_atomically` leaves behind in a folder where it is killed."""
 _CLAIM = ".claimed"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

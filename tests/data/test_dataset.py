@@ -77,6 +77,14 @@ def test_a_sample_depends_on_seed_epoch_and_position_alone(photographs: DatasetI
         assert_same(sample, again)
 
 
+def test_the_last_epochs_may_be_without_mosaic_and_mixup(photographs: DatasetIndex) -> None:
+    augment = AugmentConfig(mixup=1.0)
+    plain = training(photographs, AugmentConfig(mosaic=0, mixup=0))
+    dataset = TrainingDataset(photographs, imgsz=64, augment=augment, seed=0, plain_from_epoch=2)
+    for epoch, reference in enumerate([training(photographs, augment)] * 2 + [plain] * 2):
+        assert_same(dataset[Draw(epoch, 1)][0], reference[Draw(epoch, 1)][0])
+
+
 def test_another_seed_epoch_or_position_gives_another_sample(photographs: DatasetIndex) -> None:
     augment = AugmentConfig()
     samples = [

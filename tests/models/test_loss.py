@@ -189,13 +189,7 @@ def test_shares_of_a_batch_sum_up_to_the_whole():
         share = [
             Truth(images.index(t.image), t.label, t.box_xyxy) for t in truths if t.image in images
         ]
-        loss = DetectionLoss(
-            LossConfig(),
-            num_classes=CLASSES,
-            num_levels=3,
-            imgsz=SIDE,
-            sum_over_processes=sum_over_processes,
-        )
+        loss = loss_of().of_shares(sum_over_processes)
         return loss(raw._replace(logits=logits), batch_of(share, images=len(images)))
 
     def keep(count: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,8 @@
 """The training loop on generated scenes of 64 px: what it writes, and what stopping costs."""
 
 import json
+import math
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -16,12 +18,17 @@ from ossa.data.scenes import write_scenes
 from ossa.errors import CheckpointError, DataError, RunFailed
 from ossa.files import sha256_of
 from ossa.models import loss as loss_module
+from ossa.models.loss import LossTerms
+from ossa.train import loop as loop_module
 from ossa.train.checkpoint import STATE_FILE
 from ossa.train.events import Silence
 from ossa.train.loop import train
 from ossa.train.outputs import read_config, read_log
 from ossa.train.record import RECORD_FILE, read_record
+from ossa.train.setup import prepare
+from ossa.train.step import Step
 
+CPU = torch.device("cpu")
 EPOCHS, BATCHES = 2, 3
 
 
@@ -66,6 +73,16 @@ def assert_same_weights(folder: Path, other: Path) -> None:
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
+class Notes(Silence):
+    """Keeps what is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def note(self, sentence: str) -> None:
+        self.told.append(sentence)
+
+
 class CtrlC(Silence):
     """Presses Ctrl-C when the given batches (counted from 1 over the run) are done."""
 
@@ -93,7 +110,7 @@ def test_an_epoch_is_a_line_of_the_log(uninterrupted: Path):
         f"{split}_{name}" for split in ("train", "val") for name in ("box", "objectness", "classes")
     ]
     scores = ["ap", "ap50", "ap75", "precision", "recall"]
-    rest = ["lr", "images", "train_seconds", "evaluate_seconds"]
+    rest = ["lr", "images", "skipped", "train_seconds", "evaluate_seconds"]
     assert list(rows[0]) == ["epoch", *losses, *scores, *rest]
     assert [row["images"] for row in rows] == [24, 24]
     assert all(row[name] > 0 for row in rows for name in losses)
@@ -128,7 +145,7 @@ def test_the_state_holds_nothing_but_tensors_and_plain_values(uninterrupted: Pat
     assert state["progress"]["batch_number"] == EPOCHS * BATCHES
     # Steps behind the batches 0, 2 and 4; the gradients of batch 5 are dropped.
     assert state["average_updates"] == 3
-    assert state["gradients"] == {}
+    assert state["gradients"] == [{}]
 
 
 def test_the_number_of_workers_changes_nothing(uninterrupted: Path, scenes: Path, tmp_path: Path):
@@ -243,13 +260,90 @@ def test_a_loss_that_is_not_finite_fails_the_run_and_leaves_the_last_good_state(
     assert state["progress"]["batch_number"] == BATCHES
     assert log_without_times(tmp_path) == log_without_times(uninterrupted)[:1]
     assert all(torch.isfinite(tensor.float()).all() for tensor in state["detector"].values())
+    record = read_record(tmp_path)
+    assert record.status == "failed"
+    assert record.reason is not None
+    assert "not finite at batch 4" in record.reason
+    # Who goes on does the fifth batch again, this time in peace.
+    monkeypatch.undo()
+    assert train(config_of(scenes), tmp_path, resume=True).status == "done"
+    assert_same_weights(tmp_path, uninterrupted)
+    assert read_record(tmp_path).status == "done"
+
+
+def test_a_batch_that_is_not_finite_is_skipped_on_request(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    real, calls = Step.terms, []
+
+    def broken_at_the_second(self: Step, batch: Any) -> Any:
+        calls.append(batch)
+        terms = real(self, batch)
+        return terms._replace(box=terms.box * float("inf")) if len(calls) == 2 else terms
+
+    monkeypatch.setattr(Step, "terms", broken_at_the_second)
+    config = config_of(scenes, epochs=1, on_nan="skip")
+    watcher = Notes()
+    record = train(config, tmp_path, watcher=watcher)
+    (row,) = read_log(tmp_path)
+    assert record.status == "done"
+    assert (row["skipped"], row["images"]) == (1, 16)
+    assert math.isfinite(row["train_box"])
+    assert sum("skipped, losses or gradients not finite at batch 1" in n for n in watcher.told) == 1
+
+
+def test_a_run_that_skips_too_much_gives_up(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(loop_module, "_MOST_SKIPPED", 1)
+    real = Step.terms
+    monkeypatch.setattr(
+        Step, "terms", lambda self, batch: LossTerms(*(t * math.nan for t in real(self, batch)))
+    )
+    with pytest.raises(RunFailed, match="2 batches had losses or gradients not finite at batch 1"):
+        train(config_of(scenes, epochs=1, on_nan="skip"), tmp_path)
+
+
+def test_the_first_batch_tells_how_every_level_fares(scenes: Path, tmp_path: Path):
+    watcher = Notes()
+    train(config_of(scenes, epochs=1), tmp_path, watcher=watcher)
+    told = [note for note in watcher.told if note.startswith("first batch, stride")]
+    assert [note.split(":")[0] for note in told] == [
+        f"first batch, stride {stride}" for stride in (8, 16, 32)
+    ]
+    assert sum(int(re.findall(r"(\d+) positives", note)[0]) for note in told) > 20
+    assert not any("dead" in note for note in told)
+
+
+def test_the_state_is_saved_within_an_epoch_as_often_as_asked(scenes: Path, tmp_path: Path):
+    seen: list[int] = []
+
+    class Looks(Silence):
+        def batch_done(self, *, epoch: int, batch: int, loss: float) -> None:
+            if (tmp_path / STATE_FILE).exists():
+                state = torch.load(tmp_path / STATE_FILE, weights_only=True)
+                seen.append(state["progress"]["batch_number"])
+
+    train(config_of(scenes), tmp_path, watcher=Looks(), save_minutes=0)
+    # When a batch is told, the one before it is saved.
+    assert seen == [1, 2, 3, 4, 5]
+
+
+def test_a_fraction_of_the_images_is_the_same_for_every_seed(scenes: Path, tmp_path: Path):
+    prepared = [
+        prepare(config_of(scenes, seed=seed, fraction=0.5), device=CPU, watcher=Silence())
+        for seed in (0, 1)
+    ]
+    first, second = (parts.train_index for parts in prepared)
+    assert len(first) == 12
+    assert first.fingerprint() == second.fingerprint()
 
 
 def test_weights_that_overflow_with_the_last_batch_of_an_epoch_are_not_saved(
     scenes: Path, tmp_path: Path
 ):
     config = config_of(scenes, batch=24, lr=1e30, warmup_epochs=0)
-    with pytest.raises(RunFailed, match="validation losses are not finite after epoch 0"):
+    with pytest.raises(RunFailed, match="validation losses are not finite after epoch 1"):
         train(config, tmp_path)
     assert not (tmp_path / STATE_FILE).exists()
     assert not (tmp_path / "last.safetensors").exists()
@@ -266,18 +360,13 @@ def test_a_training_split_without_a_box_is_refused(scenes: Path, tmp_path: Path)
 
 
 def test_patience_ends_a_run_that_gets_no_better(scenes: Path, tmp_path: Path):
-    notes: list[str] = []
-
-    class Notes(Silence):
-        def note(self, sentence: str) -> None:
-            notes.append(sentence)
-
+    watcher = Notes()
     # With steps of nothing the AP of the first epoch is never bettered.
     config = config_of(scenes, epochs=5, patience=1, lr=1e-30, warmup_epochs=0)
-    record = train(config, tmp_path, watcher=Notes())
+    record = train(config, tmp_path, watcher=watcher)
     assert [row["epoch"] for row in read_log(tmp_path)] == [0, 1]
     assert record.status == "done"
-    assert notes[-1] == "no better epoch than 0 for 1"
+    assert watcher.told[-1] == "no better epoch than 1 for 1"
 
 
 def test_a_record_of_an_unknown_schema_is_refused(uninterrupted: Path, tmp_path: Path):

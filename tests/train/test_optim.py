@@ -18,7 +18,6 @@ from ossa.train.freeze import freeze
 from ossa.train.optim import (
     apply_settings,
     build_optimizer,
-    clip_and_step,
     learning_rate_scales,
     undecayed_parameters,
 )
@@ -102,19 +101,6 @@ def test_biases_have_a_learning_rate_of_their_own(kind: str):
     assert rates == {"weights": 0.002, "norms": 0.002, "biases": 0.09}
     for group in optimizer.param_groups:
         assert (group["betas"][0] if kind == "adamw" else group["momentum"]) == 0.81
-
-
-def test_a_step_clips_the_global_norm_and_clears_the_gradients():
-    layer = nn.Linear(2, 1)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    optimizer = SGD(layer.parameters(), lr=1.0)
-    layer.weight.grad = torch.tensor([[30.0, 0.0]])
-    layer.bias.grad = torch.tensor([40.0])  # the norm of both is 50
-    clip_and_step(optimizer, layer, clip_norm=10.0)
-    assert layer.weight.tolist() == [[pytest.approx(-6), 0]]
-    assert layer.bias.tolist() == [pytest.approx(-8)]
-    assert layer.weight.grad is None
 
 
 def test_a_parameter_that_is_named_as_undecayed_goes_to_the_norms():

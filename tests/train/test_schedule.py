@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from ossa.config import TrainConfig
 from ossa.train.schedule import (
@@ -73,3 +74,18 @@ def test_gradients_are_accumulated_to_about_64_images(batch: int, batches: int):
 def test_batches_of_128_never_accumulate_even_in_warm_up():
     config = TrainConfig(batch=128)
     assert [settings_at(config, number, 50).accumulate for number in (0, 75, 150)] == [1, 1, 1]
+
+
+def test_one_cycle_is_that_of_torch():
+    config = TrainConfig(epochs=4, lr=0.01, schedule="one-cycle", peak_lr=0.1, warmup_epochs=0)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=0.1, total_steps=100, div_factor=10, cycle_momentum=False
+    )
+    for batch_number in range(100):
+        settings = settings_at(config, batch_number, 25)
+        assert settings.lr == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        assert settings.bias_lr == settings.lr
+        assert settings.momentum == 0.937
+        optimizer.step()
+        theirs.step()

@@ -29,12 +29,20 @@ class TrainingDataset(Dataset[tuple[Sample, int]]):
     """
 
     def __init__(
-        self, index: DatasetIndex, *, imgsz: int, augment: AugmentConfig, seed: int
+        self,
+        index: DatasetIndex,
+        *,
+        imgsz: int,
+        augment: AugmentConfig,
+        seed: int,
+        plain_from_epoch: int | None = None,
     ) -> None:
+        """`plain_from_epoch`: the first epoch without mosaic and mixup, None for never."""
         self.index = index
         self.imgsz = imgsz
         self.augment = augment
         self.seed = seed
+        self.plain_from_epoch = plain_from_epoch
 
     def __len__(self) -> int:
         return len(self.index)
@@ -45,10 +53,15 @@ class TrainingDataset(Dataset[tuple[Sample, int]]):
             load=self._load,
             num_images=len(self.index),
             imgsz=self.imgsz,
-            augment=self.augment,
+            augment=self._augment_in(draw.epoch),
             generator=np.random.default_rng((self.seed, draw.epoch, draw.position)),
         )
         return sample, int(self.index.image_ids[draw.position])
+
+    def _augment_in(self, epoch: int) -> AugmentConfig:
+        if self.plain_from_epoch is None or epoch < self.plain_from_epoch:
+            return self.augment
+        return self.augment.model_copy(update={"mosaic": 0.0, "mixup": 0.0})
 
     def _load(self, position: int) -> Sample:
         """Returns the image with its longer side of `imgsz` pixels, and the truths that train."""

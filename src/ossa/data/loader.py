@@ -15,13 +15,24 @@ from ossa.types import Batch, Letterbox, Sample
 class EpochBatches(Sampler[list[Draw]]):
     """Yields the batches of all epochs in a row, so that workers never wait for an epoch's end.
 
-    The order of an epoch is a permutation drawn from (seed, epoch).
+    The order of an epoch is a permutation drawn from (seed, epoch). Of several processes each
+    gets every count-th image of a batch, from the one of its rank on; nothing, where there are
+    fewer images left than processes.
     """
 
     def __init__(
-        self, num_images: int, *, batch: int, seed: int, epochs: int, start_batch: int = 0
+        self,
+        num_images: int,
+        *,
+        batch: int,
+        seed: int,
+        epochs: int,
+        start_batch: int = 0,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
+        """`share`: rank and count of the processes that share every batch."""
         self.num_images = num_images
+        self.share = share
         self.batch = batch
         self.seed = seed
         self.epochs = epochs
@@ -31,17 +42,34 @@ class EpochBatches(Sampler[list[Draw]]):
     def batches_per_epoch(self) -> int:
         return -(-self.num_images // self.batch)
 
+    def images_of(self, batch_number: int) -> int:
+        """Returns the images of a batch in all shares; the last of an epoch may be smaller."""
+        first = batch_number % self.batches_per_epoch * self.batch
+        return min(self.batch, self.num_images - first)
+
     def __len__(self) -> int:
         return self.batches_per_epoch * self.epochs - self.start_batch
 
     def __iter__(self) -> Iterator[list[Draw]]:
+        rank, count = self.share
         start_epoch, skipped = divmod(self.start_batch, self.batches_per_epoch)
         for epoch in range(start_epoch, self.epochs):
             order = np.random.default_rng((self.seed, epoch)).permutation(self.num_images)
             start = skipped * self.batch if epoch == start_epoch else 0
             for first in range(start, self.num_images, self.batch):
-                members = order[first : first + self.batch].tolist()
+                members = order[first : first + self.batch][rank::count].tolist()
                 yield [Draw(epoch, position) for position in members]
+
+
+_EMPTY = Batch(
+    images=torch.zeros(0, 3, 0, 0, dtype=torch.uint8),
+    boxes_xyxy=torch.zeros(0, 4),
+    labels=torch.zeros(0, dtype=torch.int64),
+    image_index=torch.zeros(0, dtype=torch.int64),
+    image_ids=(),
+    letterboxes=(),
+)
+"""A process's share of a batch that has fewer images than there are processes."""
 
 
 def training_loader(
@@ -60,13 +88,26 @@ def training_loader(
 
 
 def evaluation_loader(
-    dataset: LetterboxedDataset, *, batch: int, workers: int, pin_memory: bool = False
+    dataset: LetterboxedDataset,
+    *,
+    batch: int,
+    workers: int,
+    pin_memory: bool = False,
+    share: tuple[int, int] = (0, 1),
 ) -> DataLoader[Batch]:
-    """Returns a loader over the images of the index in their order."""
+    """Returns a loader over the images of the index in their order.
+
+    Of several processes each gets whole batches: every count-th from the one of its rank on.
+    """
     _end_opencv_threads(workers)
+    rank, count = share
+    batches = [
+        list(range(first, min(first + batch, len(dataset))))
+        for first in range(0, len(dataset), batch)
+    ]
     return DataLoader(
         dataset,  # type: ignore[arg-type] - collated to batches
-        batch_size=batch,
+        batch_sampler=batches[rank::count],
         num_workers=workers,
         collate_fn=_collate_letterboxed,
         worker_init_fn=_start_worker,
@@ -93,6 +134,8 @@ def make_batch(
 
 
 def _collate_training(items: list[tuple[Sample, int]]) -> Batch:
+    if not items:
+        return _EMPTY
     samples, image_ids = zip(*items, strict=True)
     return make_batch(samples, image_ids)
 

@@ -30,6 +30,14 @@ class Evaluation:
     """Of loading, network, suppression and scoring together."""
 
 
+Found = tuple[dict[int, Detections], dict[str, float]]
+"""Detections by image id, and sums over images of the losses, of one process."""
+
+
+def _only_here(found: Found) -> list[Found]:
+    return [found]
+
+
 @torch.no_grad()
 def evaluate(
     detector: nn.Module,
@@ -42,6 +50,8 @@ def evaluate(
     workers: int = 0,
     loss: DetectionLoss | None = None,
     on_images: Callable[[int, int], None] | None = None,
+    share: tuple[int, int] = (0, 1),
+    gather: Callable[[Found], list[Found]] = _only_here,
 ) -> Evaluation:
     """Scores a detector on every image of a split, letterboxed to a square of `imgsz` pixels.
 
@@ -57,9 +67,13 @@ def evaluate(
         workers: processes that load images.
         loss: computed on the same predictions, where given.
         on_images: called with the number of images done and their total.
+        share: rank and count of the processes that share the split, each image in one of them.
+        gather: returns what every process found to every process.
     """
     started = time.perf_counter()
-    loader = evaluation_loader(LetterboxedDataset(index, imgsz=imgsz), batch=batch, workers=workers)
+    loader = evaluation_loader(
+        LetterboxedDataset(index, imgsz=imgsz), batch=batch, workers=workers, share=share
+    )
     was_training = detector.training
     detector.eval()
     found: dict[int, Detections] = {}
@@ -72,8 +86,12 @@ def evaluate(
             for name, value in loss(raw, on_device)._asdict().items():
                 sums[name] += value.item() * len(images.image_ids)
         if on_images is not None:
-            on_images(len(found), len(index))
+            on_images(min(len(found) * share[1], len(index)), len(index))
     detector.train(was_training)
+    parts = gather((found, sums))
+    merged = {image: detections for part, _ in parts for image, detections in part.items()}
+    found = {int(image): merged[image] for image in index.image_ids}
+    sums = {name: sum(part[name] for _, part in parts) for name in sums}
     return Evaluation(
         metrics=evaluate_detections(index, found),
         detections=found,

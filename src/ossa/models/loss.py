@@ -3,6 +3,7 @@
 Dimensions: L levels, B images, A anchors, H W cells, C candidates of a level, K classes.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -40,10 +41,6 @@ class LossTerms(NamedTuple):
         return self.box + self.objectness + self.classes
 
 
-def _only_here(counts: Tensor) -> Tensor:
-    return counts
-
-
 class DetectionLoss:
     """Compares raw predictions with the truths of a batch.
 
@@ -52,19 +49,8 @@ class DetectionLoss:
     """
 
     def __init__(
-        self,
-        config: LossConfig,
-        *,
-        num_classes: int,
-        num_levels: int,
-        imgsz: int,
-        sum_over_processes: Callable[[Tensor], Tensor] = _only_here,
+        self, config: LossConfig, *, num_classes: int, num_levels: int, imgsz: int
     ) -> None:
-        """`sum_over_processes`: of the counts that the means are divided by.
-
-        Where several processes share a batch, the terms of each are its shares: they sum up to
-        the terms of the whole batch.
-        """
         if num_levels not in _OBJECTNESS_BALANCE:
             raise ConfigError(
                 f"the objectness loss is balanced for {sorted(_OBJECTNESS_BALANCE)} levels, "
@@ -78,7 +64,17 @@ class DetectionLoss:
         self.smoothing = config.label_smoothing
         self.anchor_ratio = config.anchor_ratio
         self.num_classes = num_classes
-        self.sum_over_processes = sum_over_processes
+        self.sum_over_processes: Callable[[Tensor], Tensor] = lambda counts: counts
+
+    def of_shares(self, sum_over_processes: Callable[[Tensor], Tensor]) -> "DetectionLoss":
+        """Returns the same loss for several processes that share every batch.
+
+        The terms of each are its shares: they sum up to the terms of the whole batch, since the
+        counts that the means are divided by are summed over all processes.
+        """
+        shared = copy.copy(self)
+        shared.sum_over_processes = sum_over_processes
+        return shared
 
     def __call__(self, raw: RawPredictions, batch: Batch) -> LossTerms:
         assignment = assign(batch, raw, ratio=self.anchor_ratio)

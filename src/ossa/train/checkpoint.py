@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ossa.errors import CheckpointError
 from ossa.files import write_atomically
 from ossa.models.loss import LossTerms
+from ossa.train.distributed import ALONE, Processes
 from ossa.train.ema import ModelAverage
 
 STATE_FILE = "last.state.pt"
@@ -26,6 +27,8 @@ class Progress:
     """Number of the batch behind which the optimiser last stepped."""
     best_fitness: float = -1.0
     best_epoch: int = -1
+    skipped: int = 0
+    """Batches left out because their losses or gradients were not finite."""
     train_seconds: float = 0.0
     """Without evaluation."""
     evaluate_seconds: float = 0.0
@@ -49,18 +52,24 @@ def save_state(
     optimizer: Optimizer,
     average: ModelAverage[Any],
     identity: dict[str, str],
+    processes: Processes = ALONE,
 ) -> None:
     """Writes the training state whole; gradients still waiting for a step are part of it.
 
     Args:
         folder: of the run.
         identity: what must be the same when the run is resumed (hashes of settings and data).
+        processes: of which the first writes the state of all; none of them may be left out.
     """
+    own = {name: p.grad for name, p in detector.named_parameters() if p.grad is not None}
+    gradients = processes.gather(own)
+    if not processes.is_first:
+        return
     state = {
         "identity": identity,
         "progress": vars(progress),
         "detector": detector.state_dict(),
-        "gradients": {n: p.grad for n, p in detector.named_parameters() if p.grad is not None},
+        "gradients": gradients,
         "optimizer": optimizer.state_dict(),
         "average": average.network.state_dict(),
         "average_updates": average.updates,
@@ -75,6 +84,7 @@ def load_state(
     optimizer: Optimizer,
     average: ModelAverage[Any],
     identity: dict[str, str],
+    processes: Processes = ALONE,
 ) -> Progress:
     """Brings detector, optimiser and average to where they were, and returns the progress.
 
@@ -96,9 +106,23 @@ def load_state(
                 "resume with what the run started with, or start a new run"
             )
     detector.load_state_dict(state["detector"])
+    gradients = _own_gradients(state["gradients"], processes)
     for name, parameter in detector.named_parameters():
-        parameter.grad = state["gradients"].get(name)
+        parameter.grad = gradients.get(name)
     optimizer.load_state_dict(state["optimizer"])
     average.network.load_state_dict(state["average"])
     average.updates = state["average_updates"]
     return Progress(**state["progress"])
+
+
+def _own_gradients(saved: list[dict[str, Tensor]], processes: Processes) -> dict[str, Tensor]:
+    """Returns this process's gradients, of which each process saved its own.
+
+    Where there are more or fewer processes now, the sum lies with the first.
+    """
+    if len(saved) == processes.count:
+        return saved[processes.rank]
+    if not processes.is_first:
+        return {}
+    names = {name for gradients in saved for name in gradients}
+    return {name: sum(g[name] for g in saved if name in g) for name in names}  # type: ignore[misc]

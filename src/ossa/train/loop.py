@@ -3,30 +3,36 @@
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ossa.config import RunConfig
 from ossa.data.dataset import TrainingDataset
-from ossa.data.loader import EpochBatches, training_loader
-from ossa.errors import RunFailed
+from ossa.data.loader import training_loader
+from ossa.errors import OssaError, RunFailed
 from ossa.evaluate.run import Evaluation, evaluate
 from ossa.models.build import with_weights_settings
-from ossa.train.checkpoint import Progress, load_state, save_state
-from ossa.train.events import RunStart, Silence, Watcher
+from ossa.train.checkpoint import Progress
+from ossa.train.distributed import ALONE, Processes
+from ossa.train.events import Silence, Watcher
+from ossa.train.failures import told_in_a_sentence
 from ossa.train.freeze import set_training
+from ossa.train.health import FirstBatch, first_bad_layer
 from ossa.train.interrupt import StopRequest
-from ossa.train.optim import apply_settings, clip_and_step
-from ossa.train.outputs import RunFolder
-from ossa.train.record import RECORD_SCHEMA, environment
+from ossa.train.memory import largest_batch
+from ossa.train.optim import apply_settings
+from ossa.train.run import Run, begin
 from ossa.train.schedule import settings_at
-from ossa.train.setup import Parts, prepare
+from ossa.train.setup import prepare
+from ossa.train.step import Outcome
 from ossa.types import Batch, Record
+
+_MOST_SKIPPED = 20
+"""Batches that a run leaves out with `on_nan: skip` before it gives up."""
 
 
 def train(
@@ -38,6 +44,8 @@ def train(
     resume: bool = False,
     strict: bool = False,
     watcher: Watcher | None = None,
+    save_minutes: float = 15.0,
+    processes: Processes = ALONE,
 ) -> Record:
     """Trains a detector and returns the record that it also writes.
 
@@ -48,194 +56,214 @@ def train(
         workers: processes that load images; they change the speed, never the result.
         resume: go on from the state in `folder`.
         strict: stop at the first fault of the data instead of leaving it out.
-        watcher: is told how it goes.
+        watcher: is told how it goes; of several processes, that of the first.
+        save_minutes: the state is saved at every epoch's end, and within an epoch so often.
+        processes: that share every batch.
 
     Raises:
         OssaError: bad input, or a run that could not go on.
     """
-    watcher = watcher or Silence()
+    watcher = (watcher or Silence()) if processes.is_first else Silence()
     device = torch.device(device)
     config = config.model_copy(update={"model": with_weights_settings(config.model)})
-    parts = prepare(config, device=device, watcher=watcher, strict=strict)
-    run = _begin(config, parts, folder, device=device, resume=resume, watcher=watcher)
+    parts = prepare(config, device=device, watcher=watcher, strict=strict, processes=processes)
+
+    def fitting_batch() -> int | None:
+        return largest_batch(config, num_classes=len(parts.train_index.names), device=device)
+
+    with told_in_a_sentence(batch=config.train.batch, fitting_batch=fitting_batch):
+        run = begin(
+            config,
+            parts,
+            folder,
+            device=device,
+            resume=resume,
+            watcher=watcher,
+            processes=processes,
+            save_minutes=save_minutes,
+        )
+        try:
+            return _train_and_finish(run, workers=workers)
+        except OssaError as failure:
+            with suppress(OssaError):  # the disk may be what is full
+                watcher.finished(run.files.fail(run.record(status="failed", reason=str(failure))))
+            raise
+
+
+def _train_and_finish(run: Run, *, workers: int) -> Record:
+    """Trains to the end or to a stop, and writes what a run leaves behind."""
+    config = run.config
+    plain = config.augment.plain_epochs
     dataset = TrainingDataset(
-        parts.train_index, imgsz=config.train.imgsz, augment=config.augment, seed=config.seed
+        run.parts.train_index,
+        imgsz=config.train.imgsz,
+        augment=config.augment,
+        seed=config.seed,
+        plain_from_epoch=config.train.epochs - plain if plain else None,
     )
     # The workers start here, before Ctrl-C and the like get another meaning.
     loader = iter(
-        training_loader(dataset, run.batches, workers=workers, pin_memory=device.type == "cuda")
+        training_loader(dataset, run.batches, workers=workers, pin_memory=run.device.type == "cuda")
     )
-    with StopRequest() as stop:
-        status, evaluation = _train_epochs(run, loader, stop)
-    record = _record(run, status=status)
-    if status == "done":
+    evaluation: Evaluation | None = None
+    with StopRequest() as request:
+        while not run.over and not run.stop:
+            evaluation = _train_epoch(run, loader, request)
+    if not run.over:
+        record = run.record(status="stopped")
+    else:
         if evaluation is None:  # resumed when all epochs were done
-            evaluation = _evaluate(run, epoch=config.train.epochs - 1)
-        record = run.files.finish(record, parts.val_index, evaluation.detections)
-    watcher.finished(record)
+            evaluation = _evaluate(run, epoch=run.progress.metrics["last"]["epoch"])
+        record = run.files.finish(
+            run.record(status="done"), run.parts.val_index, evaluation.detections
+        )
+    run.watcher.finished(record)
     return record
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What the steps of a training share. Its parts and progress change as it goes."""
-
-    config: RunConfig
-    parts: Parts
-    batches: EpochBatches
-    progress: Progress
-    files: RunFolder
-    watcher: Watcher
-    device: torch.device
-    identity: dict[str, str]
-    """Hashes of what must be the same when the run is resumed."""
-
-    def save(self) -> None:
-        """Writes the state from which the run can go on."""
-        save_state(
-            self.files.folder,
-            progress=self.progress,
-            detector=self.parts.detector,
-            optimizer=self.parts.optimizer,
-            average=self.parts.average,
-            identity=self.identity,
-        )
-
-
-def _begin(
-    config: RunConfig,
-    parts: Parts,
-    folder: Path,
-    *,
-    device: torch.device,
-    resume: bool,
-    watcher: Watcher,
-) -> _Run:
-    """Returns a run at its first batch or, resumed, at the one behind the last."""
-    identity = {"settings": config.digest(), "data": parts.data_fingerprint}
-    progress = Progress()
-    if resume:
-        progress = load_state(
-            folder,
-            detector=parts.detector,
-            optimizer=parts.optimizer,
-            average=parts.average,
-            identity=identity,
-        )
-    batches = EpochBatches(
-        len(parts.train_index),
-        batch=config.train.batch,
-        seed=config.seed,
-        epochs=config.train.epochs,
-        start_batch=progress.batch_number,
-    )
-    files = RunFolder(folder, config=config, names=parts.train_index.names)
-    epochs_done = progress.batch_number // batches.batches_per_epoch
-    files.start(epochs_kept=epochs_done)
-    watcher.started(
-        RunStart(
-            config=config,
-            folder=folder,
-            train_index=parts.train_index,
-            val_index=parts.val_index,
-            batches_per_epoch=batches.batches_per_epoch,
-            epochs_done=epochs_done,
-            cost=parts.cost,
-        )
-    )
-    return _Run(config, parts, batches, progress, files, watcher, device, identity)
-
-
-def _train_epochs(
-    run: _Run, loader: Iterator[Batch], stop: StopRequest
-) -> tuple[str, Evaluation | None]:
-    """Trains, evaluates and saves epoch by epoch to the end, or until patience or a stop ends it.
-
-    Returns 'done' or 'stopped', and the evaluation of the last epoch done in this call.
-    """
-    settings, progress = run.config.train, run.progress
-    evaluation: Evaluation | None = None
-    while progress.batch_number < settings.epochs * run.batches.batches_per_epoch:
-        epoch = progress.batch_number // run.batches.batches_per_epoch
-        _train_to_epoch_end(run, loader, stop)
-        if progress.batch_number % run.batches.batches_per_epoch:  # stopped within the epoch
-            run.save()
-            return "stopped", evaluation
-        evaluation = _evaluate(run, epoch=epoch)
-        row = _close_epoch(run, evaluation, epoch=epoch)
-        run.files.log(row)
-        run.files.save_weights(
-            run.parts.average.network,
-            row=row,
-            initial_weights=run.parts.initial_weights,
-            best=progress.best_epoch == epoch,
-        )
+def _train_epoch(run: Run, loader: Iterator[Batch], request: StopRequest) -> Evaluation | None:
+    """Trains to the epoch's end, evaluates and saves; None where it was stopped before the end."""
+    epoch = run.progress.batch_number // run.batches.batches_per_epoch
+    _train_to_epoch_end(run, loader, request)
+    if run.progress.batch_number % run.batches.batches_per_epoch:  # stopped within the epoch
         run.save()
-        run.watcher.epoch_done(row, evaluation)
-        if epoch - progress.best_epoch >= settings.patience:
-            run.watcher.note(f"no better epoch than {progress.best_epoch} for {settings.patience}")
-            break
-        if stop.requested and epoch + 1 < settings.epochs:
-            return "stopped", evaluation
-    return "done", evaluation
+        return None
+    evaluation = _evaluate(run, epoch=epoch)
+    row = _close_epoch(run, evaluation, epoch=epoch)
+    run.files.log(row)
+    run.files.save_weights(
+        run.parts.average.network,
+        row=row,
+        initial_weights=run.parts.initial_weights,
+        best=run.progress.best_epoch == epoch,
+    )
+    run.save()
+    run.watcher.epoch_done(row, evaluation)
+    if run.over and epoch + 1 < run.config.train.epochs:
+        patience = run.config.train.patience
+        run.watcher.note(f"no better epoch than {run.progress.best_epoch + 1} for {patience}")
+    return evaluation
 
 
-def _train_to_epoch_end(run: _Run, loader: Iterator[Batch], stop: StopRequest) -> None:
+def _train_to_epoch_end(run: Run, loader: Iterator[Batch], request: StopRequest) -> None:
     """Trains batch by batch, one at least, until the epoch ends or a stop is requested."""
-    progress, batches_per_epoch = run.progress, run.batches.batches_per_epoch
+    progress, per_epoch = run.progress, run.batches.batches_per_epoch
     set_training(run.parts.detector, run.parts.frozen)
     while True:
         started = time.perf_counter()
         batch = next(loader).to(run.device)
-        terms = _train_batch(run, batch)
-        for name, value in terms.items():
-            progress.loss_sums[name] += value * len(batch.image_ids)
-        progress.images_seen += len(batch.image_ids)
+        known = _train_batch(run, batch, request)
         progress.batch_number += 1
-        progress.epoch_seconds += time.perf_counter() - started
-        number_in_epoch = progress.batch_number % batches_per_epoch
-        run.watcher.batch_done(
-            epoch=(progress.batch_number - 1) // batches_per_epoch,
-            batch=number_in_epoch or batches_per_epoch,
-            loss=sum(progress.loss_sums.values()) / progress.images_seen,
-        )
-        if number_in_epoch == 0:
+        at_end = progress.batch_number % per_epoch == 0
+        if at_end:
             # Gradients that wait for more batches are dropped at an epoch's end, as YOLOv5 does.
             run.parts.optimizer.zero_grad(set_to_none=True)
-            return
-        if stop.requested:
-            return
+            known += run.reader.rest()
+        for outcome in known:
+            _account(run, outcome, batch)
+        progress.epoch_seconds += time.perf_counter() - started
+        if progress.images_seen:
+            run.watcher.batch_done(
+                epoch=(progress.batch_number - 1) // per_epoch,
+                batch=progress.batch_number % per_epoch or per_epoch,
+                loss=sum(progress.loss_sums.values()) / progress.images_seen,
+            )
+        if at_end or run.stop:
+            break
+        if time.monotonic() - run.saved_at > run.save_seconds:
+            _account_rest(run, batch)
+            run.save()
+    _account_rest(run, batch)
 
 
-def _train_batch(run: _Run, batch: Batch) -> dict[str, float]:
-    """Does forward, backward and, when due, a step; returns the batch's three losses."""
-    config, parts, number = run.config, run.parts, run.progress.batch_number
+def _train_batch(run: Run, batch: Batch, request: StopRequest) -> list[Outcome]:
+    """Does forward, backward and, when due, a step; returns what is now known of batches."""
+    config, number, processes = run.config, run.progress.batch_number, run.processes
     settings = settings_at(config.train, number, run.batches.batches_per_epoch)
-    apply_settings(parts.optimizer, settings)
-    # Dropout and drop path depend on (seed, step) alone, so that a resumed run draws the same.
-    torch.manual_seed(int(np.random.SeedSequence((config.seed, number)).generate_state(1)[0]))
-    terms = parts.loss(parts.detector(batch.images), batch)
-    values = torch.stack(terms).detach().tolist()
-    if not np.isfinite(values).all():
-        raise RunFailed(
-            f"the loss is not finite at batch {number} (box, objectness, classes: {values}, "
-            f"lr {settings.lr:.2g}, images {list(batch.image_ids)[:4]}, ...): lower train.lr; "
-            "the last good checkpoint is untouched"
-        )
-    loss: Tensor = terms.total() * len(batch.image_ids)
-    loss.backward()
+    apply_settings(run.parts.optimizer, settings)
+    # Dropout and drop path depend on (seed, step, process) alone, so that a resumed run draws
+    # the same.
+    entropy = (config.seed, number, *([processes.rank] if processes.rank else []))
+    torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+    images = run.batches.images_of(number)
+    share = (
+        _first_batch(run, batch, images) if number == 0 else run.step.backward(batch, images=images)
+    )
+    norm = share.new_zeros(())
     if number - run.progress.last_step_batch >= settings.accumulate:
-        clip_and_step(parts.optimizer, parts.detector, clip_norm=config.train.clip_norm)
-        parts.average.update(parts.detector)
+        norm = run.step.update()
         run.progress.last_step_batch = number
-    return dict(zip(terms._fields, values, strict=True))
+    asked = share.new_tensor(float(request.requested))
+    values = torch.cat((processes.sum(torch.cat((share, asked[None]))), norm[None]))
+
+    def outcome(numbers: list[float]) -> Outcome:
+        box, objectness, classes, stop, gradient_norm = numbers
+        losses = (box, objectness, classes)
+        return Outcome(
+            number, images, batch.image_ids, settings.lr, losses, gradient_norm, stop > 0
+        )
+
+    return run.reader.put(values, outcome)
 
 
-def _evaluate(run: _Run, *, epoch: int) -> Evaluation:
+def _first_batch(run: Run, batch: Batch, images: int) -> torch.Tensor:
+    """Does the first forward and backward pass, and tells how the levels fare in it."""
+    first = FirstBatch()
+    with first.watching(run.parts.detector):
+        share = run.step.backward(batch, images=images)
+    for level in first.levels(batch, ratio=run.config.loss.anchor_ratio):
+        dead = "; this level is dead" if level.dead else ""
+        run.watcher.note(f"first batch, {level}{dead}")
+    return share
+
+
+def _account_rest(run: Run, batch: Batch) -> None:
+    for outcome in run.reader.rest():
+        _account(run, outcome, batch)
+
+
+def _account(run: Run, outcome: Outcome, batch: Batch) -> None:
+    """Adds a batch to the epoch's losses, or else skips it or fails.
+
+    Raises:
+        RunFailed: losses or gradients that are not finite, with the layer where it began.
+    """
+    progress = run.progress
+    run.stop = run.stop or outcome.stop
+    if outcome.finite:
+        for name, value in zip(progress.loss_sums, outcome.losses, strict=True):
+            progress.loss_sums[name] += value * outcome.images
+        progress.images_seen += outcome.images
+        return
+    what = (
+        f"not finite at batch {outcome.number} (box, objectness, classes: "
+        f"{list(outcome.losses)}, gradient norm {outcome.gradient_norm:.3g}, lr {outcome.lr:.2g}, "
+        f"images {list(outcome.image_ids)})"
+    )
+    if run.config.train.on_nan == "skip":
+        progress.skipped += 1
+        run.watcher.note(f"skipped, losses or gradients {what}")
+        if progress.skipped > _MOST_SKIPPED:
+            raise RunFailed(f"{progress.skipped} batches had losses or gradients {what}")
+        return
+    layer = (
+        first_bad_layer(run.parts.detector, lambda: run.step.terms(batch).total())
+        if run.processes.count == 1
+        else "run it in one process to see the layer"
+    )
+    raise RunFailed(
+        f"losses or gradients {what}; {layer}: lower train.lr, or go on with --on-nan skip; the "
+        "last good checkpoint is untouched"
+    )
+
+
+def _evaluate(run: Run, *, epoch: int) -> Evaluation:
     """Scores the average on the val split, with the validation losses."""
-    train = run.config.train
+    train, network, processes = run.config.train, run.parts.average.network, run.processes
+    # The statistics of batch norms are each process's own.
+    processes.copy_from_first(list(network.buffers()))
     evaluation = evaluate(
-        run.parts.average.network,
+        network,
         run.parts.val_index,
         imgsz=train.imgsz,
         config=run.config.evaluate,
@@ -243,22 +271,25 @@ def _evaluate(run: _Run, *, epoch: int) -> Evaluation:
         device=run.device,
         loss=run.parts.loss,
         on_images=lambda done, total: run.watcher.evaluating(epoch=epoch, done=done, total=total),
+        share=(processes.rank, processes.count),
+        gather=processes.gather,
     )
     losses = evaluation.losses or {}
-    if not all(math.isfinite(value) for value in losses.values()):
+    if not all(np.isfinite(value) for value in losses.values()):
         raise RunFailed(
-            f"the validation losses are not finite after epoch {epoch} ({losses}): lower "
+            f"the validation losses are not finite after epoch {epoch + 1} ({losses}): lower "
             "train.lr; the last good checkpoint is untouched"
         )
     return evaluation
 
 
-def _close_epoch(run: _Run, evaluation: Evaluation, *, epoch: int) -> dict[str, Any]:
+def _close_epoch(run: Run, evaluation: Evaluation, *, epoch: int) -> dict[str, Any]:
     """Returns the log line of an epoch, and sets the progress up for the next."""
     progress, batches_per_epoch = run.progress, run.batches.batches_per_epoch
     metrics = evaluation.metrics.flat()
     last_batch = (epoch + 1) * batches_per_epoch - 1
-    train_losses = {n: s / progress.images_seen for n, s in progress.loss_sums.items()}
+    seen = progress.images_seen or math.nan  # all skipped
+    train_losses = {name: total / seen for name, total in progress.loss_sums.items()}
     row = {
         "epoch": epoch,
         **{f"train_{name}": value for name, value in train_losses.items()},
@@ -266,6 +297,7 @@ def _close_epoch(run: _Run, evaluation: Evaluation, *, epoch: int) -> dict[str, 
         **{key: metrics[key] for key in ("ap", "ap50", "ap75", "precision", "recall")},
         "lr": settings_at(run.config.train, last_batch, batches_per_epoch).lr,
         "images": progress.images_seen,
+        "skipped": progress.skipped,
         "train_seconds": progress.epoch_seconds,
         "evaluate_seconds": evaluation.seconds,
     }
@@ -280,22 +312,3 @@ def _close_epoch(run: _Run, evaluation: Evaluation, *, epoch: int) -> dict[str, 
     progress.epoch_seconds, progress.images_seen = 0.0, 0
     progress.loss_sums = fresh.loss_sums
     return row
-
-
-def _record(run: _Run, *, status: str) -> Record:
-    config, progress = run.config, run.progress
-    return Record(
-        schema=RECORD_SCHEMA,
-        model=config.model.name,
-        status=status,
-        reason=None,
-        config=config.model_dump(mode="json"),
-        config_hash=config.digest(),
-        seed=config.seed,
-        initial_weights=run.parts.initial_weights,
-        cost=dict(run.parts.cost),
-        metrics=asdict(progress)["metrics"],
-        times={"train": progress.train_seconds, "evaluate": progress.evaluate_seconds},
-        environment=environment(),
-        data_fingerprint=run.parts.data_fingerprint,
-    )

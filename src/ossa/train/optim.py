@@ -57,9 +57,13 @@ def build_optimizer(
             groups[kind, lr_scales.get(name, 1.0)]["params"].append(parameter)
     if config.optimizer == "adamw":
         betas = (config.momentum, _ADAM_BETA2)
-        return AdamW(list(groups.values()), lr=config.lr, betas=betas)
+        return AdamW(list(groups.values()), lr=config.lr, betas=betas, fused=True)
     return SGD(
-        list(groups.values()), lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0
+        list(groups.values()),
+        lr=config.lr,
+        momentum=config.momentum,
+        nesterov=config.momentum > 0,
+        fused=True,
     )
 
 
@@ -132,13 +136,6 @@ def apply_settings(optimizer: Optimizer, settings: StepSettings) -> None:
             group["betas"] = (settings.momentum, group["betas"][1])
         else:
             group["momentum"] = settings.momentum
-
-
-def clip_and_step(optimizer: Optimizer, detector: nn.Module, *, clip_norm: float) -> None:
-    """Takes one step with the global norm of the gradients at most `clip_norm`."""
-    torch.nn.utils.clip_grad_norm_(detector.parameters(), clip_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
 
 
 def _kind(name: str, parameter: nn.Parameter, undecayed: Collection[str]) -> str:

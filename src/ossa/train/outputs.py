@@ -13,10 +13,10 @@ from ossa.config import RunConfig, build_config
 from ossa.data.index import DatasetIndex
 from ossa.errors import ConfigError
 from ossa.evaluate.coco import detections_as_coco_results
-from ossa.files import sha256_of, write_atomically, write_text_atomically
+from ossa.files import TEMPORARY_FILES, sha256_of, write_atomically, write_text_atomically
 from ossa.models.detector import Detector
 from ossa.models.weights import save_checkpoint
-from ossa.train.record import write_record
+from ossa.train.record import RECORD_FILE, write_record
 from ossa.types import Detections, Record
 
 CONFIG_FILE = "config.yaml"
@@ -29,13 +29,25 @@ DETECTIONS_FILE = "val-detections.json.gz"
 class RunFolder:
     """Writes a run's configuration, log, weights, detections and record."""
 
-    def __init__(self, folder: Path, *, config: RunConfig, names: tuple[str, ...]) -> None:
+    def __init__(
+        self, folder: Path, *, config: RunConfig, names: tuple[str, ...], writes: bool = True
+    ) -> None:
+        """`writes`: False for all but the first of several processes, whose calls do nothing."""
         self.folder = folder
+        self.writes = writes
         self.config = config
         self.names = names
 
     def start(self, *, epochs_kept: int) -> None:
-        """Writes the resolved configuration, and keeps the first epochs of an existing log."""
+        """Writes the resolved configuration, and keeps the first epochs of an existing log.
+
+        What a process that was killed left half-written is taken away, and the record of a run
+        that failed and now goes on.
+        """
+        if not self.writes:
+            return
+        for leftover in (*self.folder.glob(TEMPORARY_FILES), self.folder / RECORD_FILE):
+            leftover.unlink(missing_ok=True)
         settings = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
         write_text_atomically(self.folder / CONFIG_FILE, settings)
         log = self.folder / LOG_FILE
@@ -44,6 +56,8 @@ class RunFolder:
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Appends one line to `log.jsonl`."""
+        if not self.writes:
+            return
         with (self.folder / LOG_FILE).open("a") as file:
             file.write(json.dumps(row) + "\n")
 
@@ -56,6 +70,8 @@ class RunFolder:
         best: bool,
     ) -> None:
         """Writes `last.safetensors`, and `best.safetensors` where this is the best epoch."""
+        if not self.writes:
+            return
         for name in (LAST_WEIGHTS, BEST_WEIGHTS) if best else (LAST_WEIGHTS,):
             save_checkpoint(
                 self.folder / name,
@@ -76,11 +92,19 @@ class RunFolder:
         self, record: Record, index: DatasetIndex, detections: Mapping[int, Detections]
     ) -> Record:
         """Writes the last weights' detections on val and then, last of all, the record."""
+        if not self.writes:
+            return record
         results = json.dumps(detections_as_coco_results(index, detections))
         write_atomically(self.folder / DETECTIONS_FILE, gzip.compress(results.encode(), mtime=0))
         files = {name: sha256_of(self.folder / name) for name in (LOG_FILE, DETECTIONS_FILE)}
         record = replace(record, files=files)
         write_record(record, self.folder)
+        return record
+
+    def fail(self, record: Record) -> Record:
+        """Writes the record of a run that failed."""
+        if self.writes:
+            write_record(record, self.folder)
         return record
 
 

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from ossa.config import TrainConfig
 
+_ONE_CYCLE_END = 1e-4
+
 
 class StepSettings(NamedTuple):
     """What holds while one batch is processed."""
@@ -42,12 +44,34 @@ def lr_of_epoch(config: TrainConfig, epoch: int) -> float:
     return config.lr * (remaining * (1.0 - config.final_lr_fraction) + config.final_lr_fraction)
 
 
+def one_cycle_lr(config: TrainConfig, batch_number: int, batches: int) -> float:
+    """Returns the learning rate of a batch, counted from 0, of so many in the whole training.
+
+    From `lr` to `peak_lr` by half a cosine over the first `peak_at`, then down by half a cosine to
+    a ten-thousandth of `lr`. Source: Smith and Topin, 2018, as torch's OneCycleLR counts the
+    steps; the momentum does not cycle.
+    """
+    assert config.peak_lr is not None  # the schema's promise
+    peak, last = config.peak_at * batches - 1.0, batches - 1.0
+    if batch_number < peak:
+        return _half_cosine(config.lr, config.peak_lr, batch_number / peak)
+    done = (batch_number - peak) / (last - peak)
+    return _half_cosine(config.peak_lr, config.lr * _ONE_CYCLE_END, done)
+
+
+def _half_cosine(start: float, end: float, done: float) -> float:
+    return end + (start - end) * (1.0 + math.cos(math.pi * done)) / 2.0
+
+
 def settings_at(config: TrainConfig, batch_number: int, batches_per_epoch: int) -> StepSettings:
     """Returns the settings of a batch, counted from 0 over the whole training.
 
     The warm-up is linear in the batch number: the learning rate from 0 (biases from
     `warmup_bias_lr`), the momentum from `warmup_momentum`, the accumulation from 1.
     """
+    if config.schedule == "one-cycle":
+        lr = one_cycle_lr(config, batch_number, batches_per_epoch * config.epochs)
+        return StepSettings(lr, lr, config.momentum, full_accumulation(config))
     lr = lr_of_epoch(config, batch_number // batches_per_epoch)
     warmup = warmup_batches(config, batches_per_epoch)
     if batch_number > warmup or warmup == 0:

@@ -4,17 +4,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from ossa.config import ModelConfig, RunConfig
 from ossa.data.anchors import best_possible_recall, fit_anchors
-from ossa.data.check import keep_decodable
+from ossa.data.check import keep_decodable, take_images
 from ossa.data.description import read_description
 from ossa.data.index import DatasetIndex
 from ossa.data.reading import read_index
-from ossa.errors import DataError
+from ossa.errors import CheckpointError, ConfigError, DataError
 from ossa.files import sha256_of
 from ossa.models.backbones.weights_file import read_backbone_weights
 from ossa.models.build import build_detector
@@ -22,6 +24,7 @@ from ossa.models.count import count_cost
 from ossa.models.detector import Detector
 from ossa.models.loss import DetectionLoss
 from ossa.models.weights import read_checkpoint, start_from
+from ossa.train.distributed import ALONE, Processes
 from ossa.train.ema import ModelAverage
 from ossa.train.events import Watcher
 from ossa.train.freeze import FrozenPart, freeze
@@ -54,25 +57,35 @@ class Parts:
 
 
 def prepare(
-    config: RunConfig, *, device: torch.device, watcher: Watcher, strict: bool = False
+    config: RunConfig,
+    *,
+    device: torch.device,
+    watcher: Watcher,
+    strict: bool = False,
+    processes: Processes = ALONE,
 ) -> Parts:
     """Reads the data, builds the detector and loads its initial weights.
 
     Raises:
         ConfigError, DataError, UnsupportedBackbone, CheckpointError: naming what does not fit.
     """
-    train_index = _read_split(config, "train", watcher=watcher, strict=strict)
+    train_index = _fraction(
+        _read_split(config, "train", watcher=watcher, strict=strict), config.train.fraction
+    )
     val_index = _read_split(config, "val", watcher=watcher, strict=strict)
     if not len(train_index.labels):
         raise DataError(
             f"the training split of {config.data} has {len(train_index)} images and no usable box"
         )
+    _refuse_what_the_data_ignore(config, train_index, processes)
     torch.manual_seed(config.seed)
     detector, initial_weights = _initial_detector(
         config, num_classes=len(train_index.names), watcher=watcher
     )
     cost = count_cost(detector, config.train.imgsz).flat()
     detector.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.train.sync_batchnorm:
+        nn.SyncBatchNorm.convert_sync_batchnorm(detector)  # in place
     frozen = freeze(detector, config.train.freeze)
     _tell_frozen(detector, config, watcher=watcher)
     _tell_recall(detector, train_index, config, watcher=watcher)
@@ -103,6 +116,45 @@ def prepare(
         cost=cost,
         data_fingerprint=f"{train_index.fingerprint()}-{val_index.fingerprint()}",
     )
+
+
+def _fraction(index: DatasetIndex, fraction: float) -> DatasetIndex:
+    """Returns the index of so many of the images, the same for every model and seed."""
+    if fraction == 1:
+        return index
+    chosen = np.zeros(len(index), dtype=np.bool_)
+    count = max(round(fraction * len(index)), 1)
+    chosen[np.random.default_rng(0).permutation(len(index))[:count]] = True
+    return take_images(index, chosen)
+
+
+def _refuse_what_the_data_ignore(
+    config: RunConfig, index: DatasetIndex, processes: Processes
+) -> None:
+    """Raises ConfigError for settings that these data or processes give nothing to act on."""
+    if config.loss.label_smoothing and len(index.names) == 1:
+        raise ConfigError(
+            f"loss.label_smoothing acts on the class loss, and {config.data} has one class, which "
+            "needs none: leave it out"
+        )
+    if len(index) < processes.count:
+        raise ConfigError(
+            f"expected an image at least for each of {processes.count} processes, found "
+            f"{len(index)} in the training split of {config.data}"
+        )
+    if not config.train.sync_batchnorm:
+        return
+    if processes.count == 1 or not torch.cuda.is_available():
+        raise ConfigError(
+            "train.sync_batchnorm needs several processes with a GPU each: start with torchrun, or "
+            "leave it out"
+        )
+    last = len(index) % config.train.batch
+    if 0 < last < processes.count:
+        raise ConfigError(
+            f"train.sync_batchnorm: the last batch of an epoch has {last} of {len(index)} images, "
+            f"fewer than the {processes.count} processes: take another batch size"
+        )
 
 
 def with_fitted_anchors(config: RunConfig) -> RunConfig:
@@ -160,7 +212,32 @@ def _initial_detector(
                 f"{config.train.imgsz} px"
             )
         return detector, checkpoint.origin
+    _check_weights_arrived(detector, config, num_classes=num_classes)
     return detector, _backbone_origin(model)
+
+
+def _check_weights_arrived(detector: Detector, config: RunConfig, *, num_classes: int) -> None:
+    """Raises CheckpointError where the backbone is as drawn at random although weights were asked.
+
+    Compares with the same detector built from the same seed without weights.
+    """
+    if not config.model.pretrained and config.model.backbone_weights is None:
+        return
+    nothing = {"pretrained": False, "backbone_weights": None}
+    torch.manual_seed(config.seed)
+    random = build_detector(
+        config.model.model_copy(update=nothing), num_classes=num_classes, imgsz=config.train.imgsz
+    )
+    _, network = backbone_network(detector)
+    drawn = dict(backbone_network(random)[1].named_parameters())
+    kernels = {name: p for name, p in network.named_parameters() if p.ndim > 1}
+    same = [name for name, kernel in kernels.items() if torch.equal(kernel, drawn[name])]
+    if len(same) > len(kernels) / 2:
+        raise CheckpointError(
+            f"{config.model.name} was to start from pretrained weights, but {len(same)} of its "
+            f"{len(kernels)} kernels are as they were drawn at random, such as {same[0]}: give "
+            "other weights, or none"
+        )
 
 
 def _backbone_origin(model: ModelConfig) -> dict[str, Any]:

@@ -1,0 +1,148 @@
+"""Several processes that train one detector, each on its share of every batch.
+
+Gradients are summed once a step, over all parameters at once, after the last backward pass that
+the step waits for. DDP would overlap the sum with the backward pass, but sums after every batch of
+an accumulation, and needs every process to have images and every parameter to have a gradient.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ossa.errors import ConfigError, OssaError
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Which of how many processes this one is. Alone, every method returns what it is given."""
+
+    rank: int = 0
+    """0 for the one that writes and speaks."""
+    count: int = 1
+    _learning: list[str] = field(default_factory=list, compare=False)
+    """The parameters that have gradients, as was found at the first sum."""
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Returns the sum of the tensor over all processes."""
+        if self.count == 1:
+            return values
+        total = values.detach().clone()
+        dist.all_reduce(total)
+        return total
+
+    def gather(self, value: Value) -> list[Value]:
+        """Returns the value of every process, in the order of their ranks; it is pickled."""
+        if self.count == 1:
+            return [value]
+        values: list[Value | None] = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values  # type: ignore[return-value]
+
+    def from_first(self, make: Callable[[], Value]) -> Value:
+        """Returns to all what the first process makes.
+
+        Raises:
+            OssaError: in every process, where making it raised one in the first.
+        """
+        if self.count == 1:
+            return make()
+        made: list[Value | OssaError | None] = [None]
+        if self.is_first:
+            try:
+                made[0] = make()
+            except OssaError as error:
+                made[0] = error
+        dist.broadcast_object_list(made)
+        if isinstance(made[0], OssaError):
+            raise made[0]
+        return made[0]  # type: ignore[return-value]
+
+    def copy_from_first(self, tensors: Sequence[Tensor]) -> None:
+        """Overwrites the tensors with those of the first process."""
+        if self.count > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
+    def sum_gradients(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Replaces the gradients by their sums over all processes.
+
+        A process without images in its share has none and adds nothing. Parameters that have no
+        gradient in any process (of a part of the network that is not used) get none.
+        """
+        if self.count == 1:
+            return
+        if not self._learning:
+            self._learning.extend(self._names_with_gradient(parameters))
+        for name, total in self._summed(parameters, self._learning).items():
+            parameters[name].grad = total
+
+    def _names_with_gradient(self, parameters: Mapping[str, nn.Parameter]) -> list[str]:
+        own = [name for name, parameter in parameters.items() if parameter.grad is not None]
+        anywhere = {name for names in self.gather(own) for name in names}
+        return [name for name in parameters if name in anywhere]
+
+    def _summed(
+        self, parameters: Mapping[str, nn.Parameter], names: Sequence[str]
+    ) -> dict[str, Tensor]:
+        if not names:
+            return {}
+        learning = [parameters[name] for name in names]
+        own = [torch.zeros_like(p) if p.grad is None else p.grad for p in learning]
+        flat = torch.cat([gradient.flatten() for gradient in own])
+        dist.all_reduce(flat)
+        parts = flat.split([parameter.numel() for parameter in learning])
+        return {
+            # In the parameter's own memory format, which fused optimisers insist on.
+            name: torch.empty_like(parameter).copy_(part.view_as(parameter))
+            for name, parameter, part in zip(names, learning, parts, strict=True)
+        }
+
+
+ALONE = Processes()
+
+
+@contextmanager
+def joined_processes(device: str) -> Iterator[Processes]:
+    """Yields the processes that torchrun started, or this one alone where it did not.
+
+    Args:
+        device: 'cpu' (gloo) or a GPU (nccl).
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield ALONE
+        return
+    dist.init_process_group("gloo" if device == "cpu" else "nccl")
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
+
+
+def device_of_process(device: str) -> str:
+    """Returns the GPU of this process where torchrun started several, else `device`.
+
+    Raises:
+        ConfigError: one GPU was named for several processes, or there are fewer than processes.
+    """
+    if device == "cpu" or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return device
+    local_rank, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if local_rank >= gpus:
+        raise ConfigError(
+            f"expected a GPU for each process, found {gpus} and a process of number {local_rank}: "
+            f"start torchrun with --nproc-per-node {gpus}"
+        )
+    return f"cuda:{local_rank}"

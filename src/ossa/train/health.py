@@ -1,0 +1,152 @@
+"""Whether a training is well: a look at its first batch, and at what went wrong in a bad one."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from ossa.models.assign import assign
+from ossa.models.detector import Detector
+from ossa.types import Batch, RawPredictions
+
+_DEAD_SCALE = 1e-6
+
+
+class LevelHealth(NamedTuple):
+    """What one level of the backbone did in a batch."""
+
+    stride: int
+    feature_scale: float
+    """Standard deviation over the backbone's map."""
+    gradient_norm: float | None
+    """Of the mean loss of an image, with respect to that map; None for a frozen backbone."""
+    positives: int
+    """Cells and anchors that answer for a truth."""
+
+    def __str__(self) -> str:
+        gradient = "frozen" if self.gradient_norm is None else f"{self.gradient_norm:.2g}"
+        return (
+            f"stride {self.stride}: features {self.feature_scale:.2g}, gradient {gradient}, "
+            f"{self.positives} positives"
+        )
+
+    @property
+    def dead(self) -> bool:
+        """Whether nothing arrives at this level, or nothing comes back from it."""
+        alive = self.feature_scale > _DEAD_SCALE
+        return not (alive and (self.gradient_norm is None or self.gradient_norm > 0))
+
+
+class FirstBatch:
+    """Watches a detector while it does the forward and backward pass of one batch."""
+
+    def __init__(self) -> None:
+        self._maps: tuple[Tensor, ...] = ()
+        self._raw: RawPredictions | None = None
+
+    def levels(self, batch: Batch, *, ratio: float) -> list[LevelHealth]:
+        """Returns what was seen; `ratio` as in `assign`. Empty for a share without images."""
+        if self._raw is None:
+            return []
+        assignment = assign(batch, self._raw, ratio=ratio)
+        return [
+            LevelHealth(
+                stride,
+                feature_scale=float(features.detach().float().std()),
+                gradient_norm=None
+                if features.grad is None
+                else float(features.grad.float().norm()) / len(batch.image_ids),
+                positives=int(level.positive.sum()),
+            )
+            for stride, features, level in zip(
+                self._raw.strides, self._maps, assignment, strict=True
+            )
+        ]
+
+    @contextmanager
+    def watching(self, detector: Detector) -> Iterator[None]:
+        """Keeps the maps and predictions of a forward pass done within."""
+
+        def keep_maps(_: nn.Module, __: Any, maps: tuple[Tensor, ...]) -> None:
+            for features in maps:
+                if features.requires_grad:
+                    features.retain_grad()
+            self._maps = maps
+
+        def keep_raw(_: nn.Module, __: Any, raw: RawPredictions) -> None:
+            self._raw = RawPredictions(
+                tuple(logits.detach() for logits in raw.logits), raw.anchors_wh, raw.strides
+            )
+
+        hooks = [
+            detector.get_submodule("backbone").register_forward_hook(keep_maps),
+            detector.register_forward_hook(keep_raw),
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def first_bad_layer(detector: nn.Module, run: Callable[[], Tensor]) -> str:
+    """Returns which layer's activations, or else gradients, are the first that are not finite.
+
+    Args:
+        detector: its gradients are lost.
+        run: does the forward pass and returns the loss.
+    """
+    found: list[str] = []
+    hooks = [
+        module.register_forward_hook(_look_at_output(name, found))
+        for name, module in detector.named_modules()
+        if not list(module.children())
+    ]
+    try:
+        loss = run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if found:
+        return f"the activations of {found[0]} went bad first"
+    if not loss.isfinite():
+        return "all activations are finite, the losses are not"
+    return _first_bad_gradient(detector, loss)
+
+
+def _look_at_output(name: str, found: list[str]) -> Callable[[nn.Module, Any, Any], None]:
+    def look(_: nn.Module, __: Any, output: Any) -> None:
+        tensors = output if isinstance(output, tuple | list) else (output,)
+        for tensor in tensors:
+            if isinstance(tensor, Tensor) and not tensor.isfinite().all():
+                found.append(name)
+
+    return look
+
+
+def _first_bad_gradient(detector: nn.Module, loss: Tensor) -> str:
+    """Returns the parameter whose gradient the backward pass found not finite before all others."""
+    found: list[str] = []
+
+    def look_at(name: str) -> Callable[[Tensor], None]:
+        def look(gradient: Tensor) -> None:
+            if not gradient.isfinite().all():
+                found.append(name)
+
+        return look
+
+    hooks = [
+        parameter.register_hook(look_at(name))
+        for name, parameter in detector.named_parameters()
+        if parameter.requires_grad
+    ]
+    try:
+        loss.backward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+        detector.zero_grad(set_to_none=True)
+    if found:
+        return f"the gradient of {found[0]} went bad first"
+    return "done again, the batch gives finite losses and gradients"

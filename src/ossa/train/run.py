@@ -1,0 +1,154 @@
+"""A run: all that its steps share, how it begins or goes on, and how it is saved."""
+
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from ossa.config import RunConfig
+from ossa.data.loader import EpochBatches
+from ossa.train.checkpoint import Progress, load_state, save_state
+from ossa.train.distributed import Processes
+from ossa.train.events import RunStart, Watcher
+from ossa.train.outputs import RunFolder
+from ossa.train.record import RECORD_SCHEMA, environment
+from ossa.train.setup import Parts
+from ossa.train.step import LateReader, Step
+from ossa.types import Record
+
+
+@dataclass
+class Run:
+    """What the steps of a training share. Its parts and progress change as it goes."""
+
+    config: RunConfig
+    parts: Parts
+    step: Step
+    batches: EpochBatches
+    progress: Progress
+    files: RunFolder
+    watcher: Watcher
+    device: torch.device
+    processes: Processes
+    identity: dict[str, str]
+    """Hashes of what must be the same when the run is resumed."""
+    save_seconds: float
+    reader: LateReader
+    saved_at: float = field(default_factory=time.monotonic)
+    stop: bool = False
+    """Whether a process was asked to stop, as all of them know."""
+
+    def save(self) -> None:
+        """Writes the state from which the run can go on."""
+        save_state(
+            self.files.folder,
+            progress=self.progress,
+            detector=self.parts.detector,
+            optimizer=self.parts.optimizer,
+            average=self.parts.average,
+            identity=self.identity,
+            processes=self.processes,
+        )
+        self.saved_at = time.monotonic()
+
+    @property
+    def over(self) -> bool:
+        """Whether all epochs are done, or patience has ended the run."""
+        settings, per_epoch = self.config.train, self.batches.batches_per_epoch
+        epochs_done, within = divmod(self.progress.batch_number, per_epoch)
+        without_better = epochs_done - 1 - self.progress.best_epoch
+        return within == 0 and (
+            epochs_done == settings.epochs
+            or (epochs_done > 0 and without_better >= settings.patience)
+        )
+
+    def record(self, *, status: str, reason: str | None = None) -> Record:
+        """Returns the record of the run as it stands."""
+        config, progress = self.config, self.progress
+        return Record(
+            schema=RECORD_SCHEMA,
+            model=config.model.name,
+            status=status,
+            reason=reason,
+            config=config.model_dump(mode="json"),
+            config_hash=config.digest(),
+            seed=config.seed,
+            initial_weights=self.parts.initial_weights,
+            cost=dict(self.parts.cost),
+            metrics=asdict(progress)["metrics"],
+            times={"train": progress.train_seconds, "evaluate": progress.evaluate_seconds},
+            environment=environment(),
+            data_fingerprint=self.parts.data_fingerprint,
+        )
+
+
+def begin(
+    config: RunConfig,
+    parts: Parts,
+    folder: Path,
+    *,
+    device: torch.device,
+    resume: bool,
+    watcher: Watcher,
+    processes: Processes,
+    save_minutes: float,
+) -> Run:
+    """Returns a run at its first batch or, resumed, at the one behind the last."""
+    identity = {"settings": config.digest(), "data": parts.data_fingerprint}
+    progress = Progress()
+    if resume:
+        progress = load_state(
+            folder,
+            detector=parts.detector,
+            optimizer=parts.optimizer,
+            average=parts.average,
+            identity=identity,
+            processes=processes,
+        )
+    batches = EpochBatches(
+        len(parts.train_index),
+        batch=config.train.batch,
+        seed=config.seed,
+        epochs=config.train.epochs,
+        start_batch=progress.batch_number,
+        share=(processes.rank, processes.count),
+    )
+    epochs_done = progress.batch_number // batches.batches_per_epoch
+    files = RunFolder(
+        folder, config=config, names=parts.train_index.names, writes=processes.is_first
+    )
+    files.start(epochs_kept=epochs_done)
+    watcher.started(
+        RunStart(
+            config=config,
+            folder=folder,
+            train_index=parts.train_index,
+            val_index=parts.val_index,
+            batches_per_epoch=batches.batches_per_epoch,
+            epochs_done=epochs_done,
+            cost=parts.cost,
+        )
+    )
+    return Run(
+        config=config,
+        parts=parts,
+        step=Step(
+            parts.detector,
+            loss=parts.loss.of_shares(processes.sum),
+            optimizer=parts.optimizer,
+            average=parts.average,
+            config=config.train,
+            device=device,
+            processes=processes,
+        ),
+        batches=batches,
+        progress=progress,
+        files=files,
+        watcher=watcher,
+        device=device,
+        processes=processes,
+        identity=identity,
+        save_seconds=60.0 * save_minutes,
+        reader=LateReader(device),
+    )

@@ -1,0 +1,91 @@
+"""Two processes with half of every batch each, and one with all of it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_loop import assert_same_weights, config_of, log_without_times, scenes  # noqa: F401
+from two_processes import STEPS, train
+
+from ossa.errors import ConfigError
+from ossa.train.distributed import ALONE, Processes, device_of_process
+from ossa.train.events import Silence
+from ossa.train.outputs import read_log
+from ossa.train.record import read_record
+from ossa.train.setup import prepare
+
+HERE = Path(__file__).parent
+
+
+def run_two(script: str, *arguments: str) -> None:
+    """Starts a script in two processes, which find each other on a free port of this machine."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", script, *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("backbone", ["cspdarknet_n", "test_convnext"])
+def test_twenty_steps_of_two_processes_are_those_of_one(backbone: str, tmp_path: Path):
+    run_two(str(HERE / "two_processes.py"), backbone, str(tmp_path / "two.pt"))
+    two, one = torch.load(tmp_path / "two.pt", weights_only=True), train(backbone, ALONE)
+    assert len(one["norms"]) == STEPS
+    assert (one["norms"] > 0).all()
+    assert set(two) == set(one)
+    for name, expected in one.items():
+        torch.testing.assert_close(two[name], expected, rtol=1e-4, atol=1e-4, msg=name)
+
+
+def test_a_training_of_two_processes_writes_one_run_and_scores_every_image_once(
+    scenes: Path,  # noqa: F811
+    tmp_path: Path,
+):
+    run_two(str(HERE / "two_runs.py"), str(scenes), str(tmp_path))
+    record = read_record(tmp_path / "whole")
+    assert record.status == "done"
+    assert record.metrics["last"]["num_images"] == 6
+    rows = read_log(tmp_path / "whole")
+    assert [row["images"] for row in rows] == [24, 24]
+    # Stopped with gradients waiting in both processes, and resumed.
+    assert log_without_times(tmp_path / "resumed") == log_without_times(tmp_path / "whole")
+    assert_same_weights(tmp_path / "resumed", tmp_path / "whole")
+    # The same weights scored by one process: see two_runs.py.
+    alone, shared = torch.load(tmp_path / "scores.pt", weights_only=True)
+    assert alone == shared
+
+
+def test_fewer_images_than_processes_are_refused(scenes: Path):  # noqa: F811
+    with pytest.raises(ConfigError, match="an image at least for each of 25 processes, found 24"):
+        prepare(
+            config_of(scenes),
+            device=torch.device("cpu"),
+            watcher=Silence(),
+            processes=Processes(0, 25),
+        )
+
+
+def test_synchronous_batch_norms_need_gpus(scenes: Path):  # noqa: F811
+    config = config_of(scenes, sync_batchnorm=True)
+    with pytest.raises(ConfigError, match="needs several processes with a GPU each"):
+        prepare(config, device=torch.device("cpu"), watcher=Silence(), processes=Processes(0, 2))
+
+
+def test_alone_a_process_keeps_its_device(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert device_of_process("cuda:1") == "cuda:1"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert device_of_process("cpu") == "cpu"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert device_of_process("cuda:0") == "cuda:1"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match="found 1 and a process of number 1"):
+        device_of_process("cuda:0")
