@@ -1,47 +1,60 @@
-"""How fast a detector trains here, and where the time goes, beside a matrix product.
+"""How fast a detector trains here, where the time goes, and what each option buys.
 
-    python benchmarks/train.py --data DATA --model yolov5n --imgsz 320 --batch 16 --workers 2
+    python benchmarks/train.py --data DATA --model yolov5n --imgsz 320 --batch 16 --workers 1
 
-Prints one JSON object: images a second with everything included (loading, augmentation, transfer,
-forward, loss, backward, optimiser, average), the share of each, and the rate of a 2048 x 2048
-fp32 matrix product measured before and after in the same run. No time is promised by a test:
-machines differ, the ratio of the two rates hardly does.
+Prints one JSON object with
+- `options`: forward, losses, backward and step on batches that already lie on the device, for each
+  option of memory format, precision and (with --compile) compilation; milliseconds a batch (median)
+  and the ratio to `plain`: fp32, channels first. The options take turns, batch by batch, so that
+  drift of the machine hits all alike. `share` says where the time goes.
+- `training`: images a second with everything included (loading, augmentation, transfer), for
+  --precision, and its ratio to the rate of the same option on one fixed batch.
+- `matrix_gflops`: of a 2048 x 2048 fp32 matrix product before and after, in the same run.
+No time is promised by a test: machines differ, the ratios hardly do.
 """
 
 import argparse
+import copy
 import json
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
+from typing import Any
 
 import torch
 
-from ossa.config import build_config, load_recipe, merge
+from ossa.config import RunConfig, build_config, load_recipe, merge
 from ossa.data.dataset import TrainingDataset
 from ossa.data.loader import EpochBatches, training_loader
 from ossa.models.presets import preset_scale
+from ossa.train.distributed import ALONE
+from ossa.train.ema import ModelAverage
 from ossa.train.events import Silence
-from ossa.train.optim import apply_settings, clip_and_step
+from ossa.train.optim import build_optimizer
 from ossa.train.record import environment
-from ossa.train.schedule import full_accumulation, settings_at
-from ossa.train.setup import prepare
+from ossa.train.setup import Parts, prepare
+from ossa.train.step import Step
+from ossa.types import Batch
 
 _WARMUP_BATCHES = 3
+_FIXED_BATCHES = 4
 _MATRIX = 2048
 
 
 class Stopwatch:
-    """Adds up the seconds spent in each named part."""
+    """Adds up the seconds spent in each named part; waits for the device at both ends."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, list[float]] = {}
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         started = self._now()
         yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + self._now() - started
+        self.seconds.setdefault(name, []).append(self._now() - started)
 
     def _now(self) -> float:
         if self.device.type == "cuda":
@@ -57,10 +70,88 @@ def matrix_gflops(device: torch.device, repeats: int = 5) -> float:
     with watch.part("product"):
         for _ in range(repeats):
             _ = a @ b
-    return repeats * 2 * _MATRIX**3 / watch.seconds["product"] / 1e9
+    return repeats * 2 * _MATRIX**3 / sum(watch.seconds["product"]) / 1e9
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, object]:
+class Option:
+    """One way to compute the same step, with a detector, optimiser and average of its own."""
+
+    def __init__(self, parts: Parts, config: RunConfig, device: torch.device, **settings: Any):
+        self.memory_format = settings.pop("memory_format", torch.channels_last)
+        train = config.train.model_copy(update=settings)
+        detector = copy.deepcopy(parts.detector).to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        self.watch = Stopwatch(device)
+        self.step = Step(
+            detector.train(),
+            loss=parts.loss,
+            optimizer=build_optimizer(detector, train),
+            average=ModelAverage(detector, decay=0.9999, ramp=2000.0),
+            config=train,
+            device=device,
+            processes=ALONE,
+        )
+        update = self.step.average.update
+
+        def timed_update(network: Any) -> None:
+            with self.watch.part("average"):
+                update(network)
+
+        self.step.average.update = timed_update
+
+    def run(self, batch: Batch) -> None:
+        """Does one batch and one step; every part of it is timed."""
+        images = batch.images.contiguous(memory_format=self.memory_format)
+        with self.watch.part("batch"):
+            with self.watch.part("forward"):
+                raw = self.step.predict(images)
+            with self.watch.part("loss"):
+                loss = self.step.losses(raw, batch).total() * len(batch.image_ids)
+            with self.watch.part("backward"):
+                loss.backward()
+            with self.watch.part("update"):
+                self.step.update()
+
+    def report(self, plain_ms: float | None) -> dict[str, Any]:
+        """Returns median milliseconds a batch, the ratio to `plain` and the share of each part."""
+        seconds = {name: times[_WARMUP_BATCHES:] for name, times in self.watch.seconds.items()}
+        ms = 1000 * statistics.median(seconds["batch"])
+        total = sum(seconds["batch"])
+        share = {name: sum(times) / total for name, times in seconds.items() if name != "batch"}
+        share["optimiser"] = share.pop("update") - share["average"]
+        return {"ms_per_batch": ms, "times_plain": (plain_ms or ms) / ms, "share": share}
+
+
+def compare_options(
+    options: dict[str, Option], batches: list[Batch], rounds: int
+) -> dict[str, dict[str, Any]]:
+    for number in range(_WARMUP_BATCHES + rounds):
+        for option in options.values():
+            option.run(batches[number % len(batches)])
+    plain_ms = options["plain"].report(None)["ms_per_batch"]
+    return {name: option.report(plain_ms) for name, option in options.items()}
+
+
+def measure_training(
+    option: Option, loader: Iterator[Batch], *, batches: int, device: torch.device
+) -> tuple[float, float]:
+    """Returns images a second with everything, and the share of the time spent waiting for data."""
+    watch, images = Stopwatch(device), 0
+    for number in range(_WARMUP_BATCHES + batches):
+        if number == _WARMUP_BATCHES:
+            watch, images = Stopwatch(device), 0
+        with watch.part("all"):
+            started = time.perf_counter()
+            batch = next(loader)
+            watch.seconds.setdefault("data", []).append(time.perf_counter() - started)
+            batch = batch.to(device)
+            option.step.backward(batch, images=len(batch.image_ids))
+            option.step.update()
+            images += len(batch.image_ids)
+    seconds = sum(watch.seconds["all"])
+    return images / seconds, sum(watch.seconds["data"]) / seconds
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(arguments.device)
     neck = "own" if preset_scale(arguments.model) else "s"
     train = {"imgsz": arguments.imgsz, "batch": arguments.batch, "epochs": 1000}
@@ -71,43 +162,45 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     dataset = TrainingDataset(
         parts.train_index, imgsz=arguments.imgsz, augment=config.augment, seed=0
     )
-    batches = EpochBatches(len(dataset), batch=arguments.batch, seed=0, epochs=1000)
-    loader = iter(training_loader(dataset, batches, workers=arguments.workers))
-    watch = Stopwatch(device)
-    images = 0
-    started = time.perf_counter()
-    parts.detector.train()
-    for number in range(_WARMUP_BATCHES + arguments.batches):
-        if number == _WARMUP_BATCHES:
-            watch, images, started = Stopwatch(device), 0, time.perf_counter()
-        with watch.part("data"):
-            batch = next(loader).to(device)
-        apply_settings(
-            parts.optimizer, settings_at(config.train, number, batches.batches_per_epoch)
+    sampler = EpochBatches(len(dataset), batch=arguments.batch, seed=0, epochs=1000)
+    loader = iter(training_loader(dataset, sampler, workers=0))
+    full = (batch for batch in loader if len(batch.image_ids) == arguments.batch)
+    fixed = [batch.to(device) for batch in islice(full, _FIXED_BATCHES)]
+    options = {
+        "plain": Option(parts, config, device, memory_format=torch.contiguous_format),
+        "channels_last": Option(parts, config, device),
+        "channels_last_bf16": Option(parts, config, device, precision="bf16"),
+    }
+    if arguments.compile:
+        options["channels_last_compile"] = Option(parts, config, device, compile=True)
+        options["channels_last_bf16_compile"] = Option(
+            parts, config, device, precision="bf16", compile=True
         )
-        with watch.part("forward"):
-            raw = parts.detector(batch.images)
-        with watch.part("loss"):
-            loss = parts.loss(raw, batch).total() * len(batch.image_ids)
-        with watch.part("backward"):
-            loss.backward()
-        if (number + 1) % full_accumulation(config.train) == 0:
-            with watch.part("optimiser"):
-                clip_and_step(parts.optimizer, parts.detector, clip_norm=config.train.clip_norm)
-            with watch.part("average"):
-                parts.average.update(parts.detector)
-        images += len(batch.image_ids)
-    seconds = time.perf_counter() - started
+    compared = compare_options(options, fixed, arguments.batches)
+    chosen = "channels_last_bf16" if arguments.precision == "bf16" else "channels_last"
+    chosen += "_compile" if arguments.compile else ""
+    workers = training_loader(
+        dataset, sampler, workers=arguments.workers, pin_memory=device.type == "cuda"
+    )
+    rate, data_share = measure_training(
+        options[chosen], iter(workers), batches=arguments.batches, device=device
+    )
+    fixed_rate = 1000 * arguments.batch / compared[chosen]["ms_per_batch"]
     gflops = (before + matrix_gflops(device)) / 2
     return {
         "model": arguments.model,
         "imgsz": arguments.imgsz,
         "batch": arguments.batch,
         "workers": arguments.workers,
-        "images_per_second": images / seconds,
-        "share": {name: value / seconds for name, value in watch.seconds.items()},
+        "options": compared,
+        "training": {
+            "option": chosen,
+            "images_per_second": rate,
+            "share_waiting_for_data": data_share,
+            "times_fixed_batch": rate / fixed_rate,
+            "images_per_second_at_220_gflops": rate * 220 / gflops,
+        },
         "matrix_gflops": gflops,
-        "images_per_second_at_220_gflops": images / seconds * 220 / gflops,
         "environment": environment(),
     }
 
@@ -118,9 +211,11 @@ def main() -> None:
     parser.add_argument("--model", default="yolov5n")
     parser.add_argument("--imgsz", type=int, default=320)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--batches", type=int, default=40)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--batches", type=int, default=12, help="timed, for each option")
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--compile", action="store_true")
     print(json.dumps(measure(parser.parse_args()), indent=2))
 
 

@@ -44,7 +44,7 @@ def batch_of(images: int) -> Batch:
 
 
 @pytest.fixture
-def line() -> nn.Module:
+def line() -> nn.Linear:
     """A layer of zeros, with 30 and 40 as gradients: a norm of 50."""
     layer = nn.Linear(2, 1)
     nn.init.zeros_(layer.weight)
@@ -54,7 +54,7 @@ def line() -> nn.Module:
     return layer
 
 
-def test_a_step_clips_the_global_norm_and_clears_the_gradients(line: nn.Module):
+def test_a_step_clips_the_global_norm_and_clears_the_gradients(line: nn.Linear):
     norm = step_of(line, lr=1.0, momentum=0.0, clip_norm=10.0).update()
     assert norm.item() == pytest.approx(50)
     assert line.weight.tolist() == [[pytest.approx(-6), 0]]
@@ -64,7 +64,7 @@ def test_a_step_clips_the_global_norm_and_clears_the_gradients(line: nn.Module):
 
 @pytest.mark.parametrize("on_nan", ["stop", "skip"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_gradients_that_are_not_finite_move_nothing(line: nn.Module, optimizer: str, on_nan: str):
+def test_gradients_that_are_not_finite_move_nothing(line: nn.Linear, optimizer: str, on_nan: str):
     step = step_of(line, optimizer=optimizer, on_nan=on_nan)
     line.bias.grad = torch.tensor([float("inf")])
     assert not step.update().isfinite()

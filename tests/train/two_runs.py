@@ -15,7 +15,7 @@ from ossa.data.description import read_description
 from ossa.data.reading import read_index
 from ossa.evaluate.run import evaluate
 from ossa.models.weights import detector_from, read_checkpoint
-from ossa.train.distributed import joined_processes
+from ossa.train.distributed import ALONE, joined_processes
 from ossa.train.events import Silence
 from ossa.train.loop import train
 
@@ -47,18 +47,16 @@ def main(scenes: Path, folder: Path) -> None:
 
         checkpoint = read_checkpoint(whole / "last.safetensors")
         index = read_index(read_description(scenes), "val").index
-        shares = [((0, 1), lambda found: [found])]
-        shares.append(((processes.rank, processes.count), processes.gather))
         scores = []
-        for share, gather in shares:
+        for sharing in (ALONE, processes):
             found = evaluate(
                 detector_from(checkpoint),
                 index,
                 imgsz=checkpoint.imgsz,
                 config=config.evaluate,
                 batch=2,
-                share=share,
-                gather=gather,
+                share=(sharing.rank, sharing.count),
+                gather=sharing.gather,
             )
             scores.append(found.metrics.flat())
         if processes.is_first:

@@ -4,7 +4,7 @@ Nothing in here waits for the device, except where a step that went wrong is to 
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from ossa.models.detector import Detector
 from ossa.models.loss import DetectionLoss, LossTerms
 from ossa.train.distributed import Processes
 from ossa.train.ema import ModelAverage
-from ossa.types import Batch
+from ossa.types import Batch, RawPredictions
 
 
 class Outcome(NamedTuple):
@@ -62,10 +62,10 @@ class Step:
         self.processes = processes
         self._parameters = {n: p for n, p in detector.named_parameters() if p.requires_grad}
         self._statistics = list(detector.buffers())
-        self._network: Callable[[Tensor], Any] = detector
-        self._losses: Callable[[Any, Batch], LossTerms] = loss
+        self._network: Callable[[Tensor], RawPredictions] = detector
+        self.losses: Callable[[RawPredictions, Batch], LossTerms] = loss
         if config.compile:
-            self._network, self._losses = torch.compile(detector), torch.compile(loss)
+            self._network, self.losses = torch.compile(detector), torch.compile(loss)
 
     def backward(self, batch: Batch, *, images: int) -> Tensor:
         """Adds the gradients of a batch; returns this process's share of its three losses, (3,).
@@ -87,12 +87,14 @@ class Step:
         return share
 
     def terms(self, batch: Batch) -> LossTerms:
-        """Returns the losses of a batch, in the precision of the training."""
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
-        ):
-            raw = self._network(batch.images)
-        return self._losses(raw, batch)
+        """Returns the losses of a batch."""
+        return self.losses(self.predict(batch.images), batch)
+
+    def predict(self, images: Tensor) -> RawPredictions:
+        """Returns what the network says of images (B, 3, H, W), in the training's precision."""
+        bf16 = self.config.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            return self._network(images)
 
     def _no_terms(self) -> LossTerms:
         """Returns the terms of a share without images: an epoch's last batch may be that small."""
