@@ -30,11 +30,11 @@ def ended(error: BaseException) -> Result:
 def test_the_help_lists_every_command(ossa: Ossa) -> None:
     result = ossa("--help")
     assert result.exit_code == 0
-    for command in ("train", "val", "predict", "cost", "demo"):
+    for command in ("train", "pretrain", "val", "predict", "cost", "demo"):
         assert f"│ {command} " in result.stdout
 
 
-@pytest.mark.parametrize("command", ["train", "val", "predict", "cost", "demo"])
+@pytest.mark.parametrize("command", ["train", "pretrain", "val", "predict", "cost", "demo"])
 def test_every_command_has_a_help_with_json_in_it(ossa: Ossa, command: str) -> None:
     result = ossa(command, "--help")
     assert result.exit_code == 0
@@ -56,9 +56,9 @@ def test_the_version_is_printed(ossa: Ossa) -> None:
 
 
 def test_a_misspelt_command_is_answered_with_the_near_one(ossa: Ossa) -> None:
-    result = ossa("tain")
+    result = ossa("predit")
     assert result.exit_code == 2
-    assert "No such command 'tain'. Did you mean 'train'?" in result.stderr
+    assert "No such command 'predit'. Did you mean 'predict'?" in result.stderr
 
 
 def test_a_misspelt_option_is_answered_with_the_near_one(ossa: Ossa) -> None:

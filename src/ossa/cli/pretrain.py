@@ -1,0 +1,59 @@
+"""`ossa pretrain`: a backbone learns to tell classes of images apart."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ossa.cli import options
+from ossa.cli import train_options as opt
+from ossa.errors import ConfigError
+
+
+def pretrain(
+    model: Annotated[str, typer.Option(help="Any timm architecture.", metavar="NAME")],
+    data: Annotated[Path, typer.Option(help="Holds train and val, in each a folder a class.")],
+    out: Annotated[Path, typer.Option(help="New weights file.", metavar="FILE.safetensors")],
+    recipe: Annotated[str, typer.Option(help="convnext, or a YAML file.")] = "convnext",
+    imgsz: opt.Imgsz = None,
+    batch: opt.BatchSize = None,
+    epochs: opt.Epochs = None,
+    lr: Annotated[float | None, typer.Option(help="For this batch.", metavar="RATE")] = None,
+    seed: opt.Seed = None,
+    device: options.Device = None,
+    workers: options.Workers = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Pretrain a backbone from random weights, as a classifier of a folder of images.
+
+    After every epoch the running average of the weights is scored and written, as a file that
+    ossa train --backbone-weights takes. One seed and number of workers give one result on a CPU.
+
+    [bold]Example[/bold]
+
+      ossa pretrain --model roadmap_patchify --data imagenet --out patchify.safetensors
+    """
+    from ossa.cli.console import Console
+    from ossa.cli.output import duration, print_json, row_of
+    from ossa.train import pretrain as training
+
+    if out.suffix != ".safetensors" or out.exists() or not out.parent.is_dir():
+        found = f"{out}, which exists" if out.exists() else out
+        raise ConfigError(f"expected --out with a new .safetensors file in a folder, found {found}")
+    given = {"imgsz": imgsz, "batch": batch, "epochs": epochs, "lr": lr, "seed": seed}
+    changes = {key: value for key, value in given.items() if value is not None}
+    settings = training.read_recipe(recipe, changes)
+    machine = {"device": options.choose_device(device), "workers": options.choose_workers(workers)}
+    rows = []
+    with Console() as console:
+        for row in training.pretrain(model, data, out, recipe=settings, **machine):
+            rows.append(row)
+            console.note(
+                f"epoch {row['epoch']}/{settings['epochs']}  loss {row['train_loss']:.4f}  "
+                f"top-1 {row['top1']:.4f}  lr {row['lr']:.2e}  {duration(row['seconds'])}"
+            )
+        console.note(f"next: ossa train --model {model} --backbone-weights {out} --data DATA")
+    if as_json:
+        seconds = sum(row["seconds"] for row in rows)
+        known = {"model": model, "imgsz": settings["imgsz"], "train_seconds": seconds}
+        print_json(row_of({**known, "top1": rows[-1]["top1"], "epochs": rows, "file": str(out)}))
