@@ -137,6 +137,14 @@ def test_a_grid_without_titles_has_no_room_for_them():
     assert picture_grid([[plain(100, 200)], [plain(100, 200)]]).shape == (215, 210, 3)
 
 
+def test_a_row_of_a_grid_is_as_high_as_its_highest_picture():
+    sheet = picture_grid([[plain(50, 200, 10), plain(30, 200, 20)], [plain(100, 200, 30)]])
+    assert sheet.shape == (5 + 50 + 5 + 100 + 5, 5 + 2 * (200 + 5), 3)
+    assert (sheet[5:55, 5:205] == 10).all()
+    assert (sheet[15:45, 210:410] == 20).all()
+    assert (sheet[60:160, 5:205] == 30).all()
+
+
 def test_encoded_pictures_keep_their_colours():
     image = plain(20, 30)
     image[:, :15] = (200, 30, 60)

@@ -95,27 +95,30 @@ def picture_grid(
 ) -> NDArray[np.uint8]:
     """Returns one picture of rows of pictures on white, each row under its title if it has one.
 
-    Pictures keep their pixels; smaller ones are centred in cells as large as the largest.
+    Pictures keep their pixels; smaller ones are centred in their cell. All columns are as wide as
+    the widest picture, and each row is as high as its highest.
     """
-    height = max(picture.shape[0] for row in rows for picture in row)
     width = max(picture.shape[1] for row in rows for picture in row)
+    heights = [max(picture.shape[0] for picture in row) for row in rows]
     columns = max(len(row) for row in rows)
     gap = max(4, width // 40)
     title_size = max(12, width // 22)
     title_height = 2 * title_size if row_titles else 0
-    row_height = title_height + height + gap
-    sheet_wh = (gap + columns * (width + gap), gap + len(rows) * row_height)
-    sheet = np.full((sheet_wh[1], sheet_wh[0], 3), 255, dtype=np.uint8)
-    for r, row in enumerate(rows):
-        top = gap + r * row_height
+    sheet_width = gap + columns * (width + gap)
+    sheet_height = gap + sum(title_height + height + gap for height in heights)
+    sheet = np.full((sheet_height, sheet_width, 3), 255, dtype=np.uint8)
+    top = gap
+    for r, (row, height) in enumerate(zip(rows, heights, strict=True)):
         if row_titles:
-            text = _shortened(row_titles[r], title_size, sheet_wh[0] - 2 * gap)
+            text = _shortened(row_titles[r], title_size, sheet_width - 2 * gap)
             baseline = (gap, top + int(1.3 * title_size))
             _write(sheet, text, baseline, _TITLE_GREY, title_size)
+        top += title_height
         for c, picture in enumerate(row):
-            y = top + title_height + (height - picture.shape[0]) // 2
+            y = top + (height - picture.shape[0]) // 2
             x = gap + c * (width + gap) + (width - picture.shape[1]) // 2
             sheet[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
+        top += height + gap
     return sheet
 
 

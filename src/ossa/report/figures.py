@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -14,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+
+from ossa.files import write_atomically, write_text_atomically
 
 LINE_COLOURS = (
     "#0072B2",
@@ -28,7 +31,10 @@ LINE_COLOURS = (
 """After Okabe and Ito, without their yellow; lines beyond the eighth are dashed, then dotted."""
 
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
-_INK, _MUTED, _RULE = "#222222", "#6b6b6b", "#e4e4e4"
+INK, MUTED = "#222222", "#6b6b6b"
+"""Of what is read first, and of what explains it."""
+
+_RULE = "#e4e4e4"
 _MOST_DIRECT_LABELS = 6
 _LABEL_SEPARATION = 0.062  # of the axes' height
 
@@ -45,6 +51,22 @@ class Line:
     high: Sequence[float | None] | None = None
 
 
+@dataclass(frozen=True)
+class Panel:
+    """Lines over one pair of axes."""
+
+    lines: Sequence[Line]
+    """Drawn in this order, each in a colour of its own."""
+    x_label: str
+    """With the unit."""
+    y_label: str
+    """With the unit; stands above the axis, so that it is read without turning."""
+    title: str = ""
+    """Above the panel; none for figures that a caption explains."""
+    y_low: float | None = None
+    """Where the y axis begins; a little below the lowest value if not given."""
+
+
 def line_figure(
     lines: Sequence[Line],
     *,
@@ -56,39 +78,37 @@ def line_figure(
     """Returns a figure of lines, each named at its right end, or in a legend if there are many.
 
     Args:
-        lines: drawn in this order, each in a colour of its own.
-        x_label: with the unit.
-        y_label: with the unit; stands above the axis, so that it is read without turning.
-        title: above the figure; none for figures that a caption explains.
+        lines, x_label, y_label, title: as in `Panel`.
         size_inches: width and height.
     """
-    figure = Figure(figsize=size_inches, facecolor="white")
+    panel = Panel(lines, x_label, y_label, title)
+    return panel_figure([panel], columns=1, panel_inches=size_inches)
+
+
+def panel_figure(
+    panels: Sequence[Panel], *, columns: int, panel_inches: tuple[float, float] = (4.6, 3.2)
+) -> Figure:
+    """Returns a figure of panels of lines, row by row.
+
+    Args:
+        panels: each with its own scales.
+        columns: panels in a row.
+        panel_inches: width and height of each.
+    """
+    rows = -(-len(panels) // columns)
+    size = (columns * panel_inches[0], rows * panel_inches[1])
+    figure = Figure(figsize=size, facecolor="white")
     figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.1)
-    axes = figure.add_subplot()
-    axes.margins(x=0.015)
-    _style(axes, x_label, y_label, title)
-    for i, line in enumerate(lines):
-        x, y = np.asarray(line.x, dtype=float), _with_gaps(line.y)
-        style = {
-            "color": LINE_COLOURS[i % len(LINE_COLOURS)],
-            "linestyle": _DASHES[i // len(LINE_COLOURS) % len(_DASHES)],
-        }
-        if line.low is not None and line.high is not None:
-            low, high = _with_gaps(line.low), _with_gaps(line.high)
-            axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
-        marker = "o" if len(x) <= 25 else None
-        axes.plot(x, y, label=line.name, linewidth=1.8, marker=marker, markersize=3.5, **style)
-    _keep_whole_steps(axes, lines)
-    if len(lines) <= _MOST_DIRECT_LABELS:
-        _label_ends(axes, lines)
-    else:
-        legend = axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-        for text in legend.get_texts():
-            text.set(color=_INK, fontsize=9.5)
-    # Laid out once and for all: every further drawing would move things by a fraction of a pixel.
+    for number, panel in enumerate(panels, start=1):
+        _draw_panel(figure.add_subplot(rows, columns, number), panel)
+    fix_layout(figure)
+    return figure
+
+
+def fix_layout(figure: Figure) -> None:
+    """Lays the figure out once and for all: every drawing would move things by part of a pixel."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    return figure
 
 
 def figure_svg(figure: Figure) -> str:
@@ -104,39 +124,106 @@ def figure_svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def save_figure(figure: Figure, path_without_suffix: Path) -> None:
-    """Writes the figure as .svg and, with 200 dots per inch, as .png."""
+def figure_png(figure: Figure, *, dpi: int = 200) -> bytes:
+    """Returns the figure as the bytes of a PNG file of `dpi` pixels an inch."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def save_figure(figure: Figure, path_without_suffix: Path, *, dpi: int = 200) -> None:
+    """Writes the figure as .svg and, with `dpi` pixels an inch, as .png; never half of one.
+
+    Raises:
+        CheckpointError: the disk is full or cannot be written.
+    """
     path = Path(path_without_suffix)
     # Appended, since a name such as `yolov5n-0.5` has no suffix to be replaced.
-    path.with_name(path.name + ".svg").write_text(figure_svg(figure), encoding="utf-8")
-    png = path.with_name(path.name + ".png")
-    figure.savefig(png, dpi=200, metadata={"Software": None})
+    write_text_atomically(path.with_name(path.name + ".svg"), figure_svg(figure))
+    write_atomically(path.with_name(path.name + ".png"), figure_png(figure, dpi=dpi))
 
 
-def _with_gaps(values: Sequence[float | None]) -> NDArray[np.float64]:
-    return np.array([np.nan if value is None else value for value in values], dtype=float)
-
-
-def _style(axes: Axes, x_label: str, y_label: str, title: str) -> None:
+def style_axes(axes: Axes, *, x_label: str, y_label: str, title: str = "") -> None:
+    """Gives axes the look of all our figures; both labels stand along the x axis' direction."""
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color("#9a9a9a")
     axes.grid(axis="y", color=_RULE, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=_MUTED, labelsize=9.5, length=0, pad=6)
+    axes.tick_params(colors=MUTED, labelsize=9.5, length=0, pad=6)
     axes.tick_params(axis="x", length=3, color="#9a9a9a", pad=4)
-    axes.set_xlabel(x_label, color=_MUTED, fontsize=10, labelpad=6)
-    heading = {"loc": "left", "x": 0.0}
+    axes.set_xlabel(x_label, color=MUTED, fontsize=10, labelpad=6)
+    head_axes(axes, title=title, below=y_label)
+
+
+def head_axes(axes: Axes, *, title: str, below: str) -> None:
+    """Writes a title, unless it is '', and a smaller line below it over the left end of axes."""
     if title:
-        axes.set_title(title, color=_INK, fontsize=12.5, fontweight="bold", pad=28, **heading)
+        # x is given, lest the title make way for tick labels.
+        heading = {"loc": "left", "x": 0.0, "pad": 28}
+        axes.set_title(title, color=INK, fontsize=12.5, fontweight="bold", **heading)
     axes.annotate(
-        y_label,
+        below,
         (0, 1),
         xycoords="axes fraction",
         xytext=(0, 10),
         textcoords="offset points",
-        color=_MUTED,
+        color=MUTED,
         fontsize=10,
     )
+
+
+def write_in_the_middle(axes: Axes, sentence: str) -> None:
+    """Says why there is nothing to see."""
+    axes.text(0.5, 0.5, sentence, ha="center", transform=axes.transAxes, color=MUTED, fontsize=11)
+
+
+def add_legend(axes: Axes, *, title: str | None = None) -> None:
+    """Names the labelled lines to the right of the axes."""
+    legend = axes.legend(
+        loc="center left",
+        bbox_to_anchor=(1.01, 0.5),
+        frameon=False,
+        fontsize=9.5,
+        labelcolor=INK,
+        title=title,
+        alignment="left",
+    )
+    legend.get_title().set(color=MUTED, fontsize=9.5)
+
+
+def line_style(number: int) -> dict[str, Any]:
+    """Returns colour and dashes of line `number` 0, 1, ...; the first 24 differ."""
+    return {
+        "color": LINE_COLOURS[number % len(LINE_COLOURS)],
+        "linestyle": _DASHES[number // len(LINE_COLOURS) % len(_DASHES)],
+    }
+
+
+def _draw_panel(axes: Axes, panel: Panel) -> None:
+    axes.margins(x=0.015)
+    style_axes(axes, x_label=panel.x_label, y_label=panel.y_label, title=panel.title)
+    for i, line in enumerate(panel.lines):
+        x, y = np.asarray(line.x, dtype=float), _with_gaps(line.y)
+        style = line_style(i)
+        if line.low is not None and line.high is not None:
+            low, high = _with_gaps(line.low), _with_gaps(line.high)
+            axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
+        marker = "o" if len(x) <= 25 else None
+        axes.plot(x, y, label=line.name, linewidth=1.8, marker=marker, markersize=3.5, **style)
+    if panel.y_low is not None:
+        axes.set_ylim(bottom=panel.y_low)
+    _keep_whole_steps(axes, panel.lines)
+    if not any(np.isfinite(_with_gaps(line.y)).any() for line in panel.lines):
+        axes.set(xticks=[], yticks=[])
+        write_in_the_middle(axes, "no values")
+    if len(panel.lines) <= _MOST_DIRECT_LABELS:
+        _label_ends(axes, panel.lines)
+    else:
+        add_legend(axes)
+
+
+def _with_gaps(values: Sequence[float | None]) -> NDArray[np.float64]:
+    return np.array([np.nan if value is None else value for value in values], dtype=float)
 
 
 def _keep_whole_steps(axes: Axes, lines: Sequence[Line]) -> None:
