@@ -81,6 +81,15 @@ def score_as_coco(index: DatasetIndex, detections: Mapping[int, Detections]) -> 
     return CocoScores(arrays["precision"][..., -1], arrays["recall"], scores, labels, hits)
 
 
+def check_detections(index: DatasetIndex, detections: Mapping[int, Detections]) -> None:
+    """Raises DataError unless all detections can be of the images and classes of `index`."""
+    image_ids = set(index.image_ids.tolist())
+    for image_id, found in detections.items():
+        if image_id not in image_ids:
+            raise _unknown_image(image_id, index, "detections")
+        _check_image(found, len(index.names), f"image {image_id}")
+
+
 def truths_as_coco_dict(index: DatasetIndex) -> dict[str, Any]:
     """Returns the truths as the content of a COCO instances file, in plain Python numbers.
 
@@ -199,11 +208,8 @@ def _image_positions(index: DatasetIndex) -> NDArray[np.int64]:
 
 
 def _checked_columns(index: DatasetIndex, detections: Mapping[int, Detections]) -> _Columns:
+    check_detections(index, detections)
     positions = {image_id: position for position, image_id in enumerate(index.image_ids.tolist())}
-    for image_id, found in detections.items():
-        if image_id not in positions:
-            raise _unknown_image(image_id, index, "detections")
-        _check_detections(found, len(index.names), f"image {image_id}")
     if not detections:
         empty = np.empty(0)
         return _Columns(empty.astype(np.int64), np.empty((0, 4)), empty, empty.astype(np.int64))
@@ -219,7 +225,7 @@ def _checked_columns(index: DatasetIndex, detections: Mapping[int, Detections]) 
     )
 
 
-def _check_detections(found: Detections, num_classes: int, where: str) -> None:
+def _check_image(found: Detections, num_classes: int, where: str) -> None:
     boxes, scores, labels = found.boxes_xyxy, found.scores, found.labels
     count = len(scores)
     if (boxes.shape, scores.shape, labels.shape) != ((count, 4), (count,), (count,)):
