@@ -4,13 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ossa.data.decode import decode_image
 from ossa.data.index import DatasetIndex
 from ossa.evaluate.coco import read_coco_results
-from ossa.report.drawing import draw_boxes, encode_jpeg, picture_grid
+from ossa.evaluate.confusion import CONFIDENCE
+from ossa.evaluate.pictures import open_gallery
+from ossa.report.drawing import encode_jpeg, picture_grid
 from ossa.report.figures import Line, figure_svg, line_figure
 from ossa.report.page import (
     Block,
@@ -25,12 +23,10 @@ from ossa.report.page import (
 )
 from ossa.study.run import FinishedRun
 from ossa.train.outputs import DETECTIONS_FILE, read_log
-from ossa.types import NOTHING_FOUND
 
 _PICTURES = 6
-_SHOWN_CONFIDENCE = 0.25
-_LEAST_SIDE = 480
-"""Pixels; smaller pictures are enlarged before boxes are drawn, so that labels can be read."""
+_PICTURE_SIDE = 480
+"""Pixels, at which the labels of boxes can be read."""
 
 _COLUMNS = {
     "model": Column("model"),
@@ -78,7 +74,7 @@ def write_comparison(
             Section(
                 "What they see",
                 [_pictures(runs, index)],
-                text=f"Detections with a score of {_SHOWN_CONFIDENCE} or more, "
+                text=f"Detections with a score of {CONFIDENCE} or more, "
                 "above the truth of the same image.",
             ),
             Section("Conditions", [_conditions(runs)], text="The same for every model."),
@@ -122,35 +118,11 @@ def _line(model: str, log: Sequence[Mapping[str, Any]], key: str) -> Line:
 
 def _pictures(runs: Sequence[FinishedRun], index: DatasetIndex) -> PictureBlock:
     """Returns the same images through every model, above the truth."""
-    positions = np.linspace(0, len(index) - 1, min(_PICTURES, len(index))).astype(int).tolist()
-    images = [decode_image(index.image_path(position)) for position in positions]
-    scale = max(_LEAST_SIDE // max(max(image.shape[:2]) for image in images), 1)
-    rows: list[list[NDArray[np.uint8]]] = []
-    for run in runs:
-        found = read_coco_results(run.folder / DETECTIONS_FILE, index)
-        row = []
-        for image, position in zip(images, positions, strict=True):
-            detections = found.get(int(index.image_ids[position]), NOTHING_FOUND)
-            detections = detections.above(_SHOWN_CONFIDENCE)
-            row.append(
-                draw_boxes(
-                    image,
-                    detections.boxes_xyxy,
-                    detections.labels,
-                    names=index.names,
-                    scores=detections.scores,
-                    scale=scale,
-                )
-            )
-        rows.append(row)
-    truth = []
-    for image, position in zip(images, positions, strict=True):
-        mine = index.truths(position)
-        boxes = index.boxes_xyxy[mine].astype(np.float32)
-        labels = index.labels[mine]
-        truth.append(draw_boxes(image, boxes, labels, names=index.names, scale=scale))
+    gallery = open_gallery(index, most=_PICTURES, side=_PICTURE_SIDE)
+    found = [read_coco_results(run.folder / DETECTIONS_FILE, index) for run in runs]
+    rows = [*(gallery.with_detections(detections) for detections in found), gallery.with_truths()]
     titles = [*(run.record.model for run in runs), "truth"]
-    return PictureBlock(encode_jpeg(picture_grid([*rows, truth], row_titles=titles)))
+    return PictureBlock(encode_jpeg(picture_grid(rows, row_titles=titles)))
 
 
 def _conditions(runs: Sequence[FinishedRun]) -> KeyValues:
