@@ -1,11 +1,12 @@
 import re
+from types import SimpleNamespace
 
 import pytest
 import timm
 import torch
 
 from ossa.errors import ConfigError, UnsupportedBackbone
-from ossa.models.backbones.timm import TimmBackbone
+from ossa.models.backbones.timm import TimmBackbone, create_timm_backbone
 from ossa.models.build import create_backbone
 from ossa.types import Level
 
@@ -14,6 +15,13 @@ def shapes_of(backbone: torch.nn.Module, height: int, width: int) -> list[tuple[
     images = torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8)
     with torch.no_grad():
         return [tuple(features.shape) for features in backbone.eval()(images)]
+
+
+def map_sizes(network: torch.nn.Module, height: int, width: int) -> list[tuple[int, ...]]:
+    """Returns height and width of each map of a network on the meta device."""
+    images = torch.zeros(1, 3, height, width, dtype=torch.uint8, device="meta")
+    pixels = images if isinstance(network, TimmBackbone) else images.float()
+    return [tuple(features.shape[2:]) for features in network.eval()(pixels)]
 
 
 @pytest.mark.parametrize(
@@ -67,18 +75,6 @@ def test_turned_maps_hold_the_same_numbers():
     assert torch.equal(turned[0][0, 5], own[0][0, :, :, 5])
 
 
-def test_maps_that_are_a_little_too_small_are_padded_by_their_border():
-    # Inception's convolutions have no padding: 37, 18 and 8 cells instead of 40, 20 and 10.
-    with torch.device("meta"):
-        backbone = create_backbone("inception_v4", imgsz=320).eval()
-        images = torch.zeros(1, 3, 320, 320, dtype=torch.uint8)
-        assert isinstance(backbone, TimmBackbone)
-        own = backbone.network(backbone.normalize(images))
-        assert [tuple(features.shape[2:]) for features in own] == [(37, 37), (18, 18), (8, 8)]
-        padded = [tuple(features.shape[2:]) for features in backbone(images)]
-    assert padded == [(40, 40), (20, 20), (10, 10)]
-
-
 def test_padding_repeats_the_border_on_both_sides():
     class Small(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
@@ -103,9 +99,89 @@ def test_a_stride_that_a_model_does_not_have_is_refused_with_those_it_declares()
     assert "[64] are missing" in message
 
 
-def test_maps_that_are_not_what_is_declared_are_refused_with_both_sizes():
-    with pytest.raises(UnsupportedBackbone, match=r"12 x 12 at 96.*but returns 9 x 9"):
-        create_backbone("inception_v3", imgsz=96)
+@pytest.mark.parametrize("name", ["inception_v3", "inception_v4", "inception_resnet_v2"])
+def test_unpadded_maps_lack_the_same_cells_at_every_size(name: str):
+    for imgsz in (160, 224, 320, 640):
+        with torch.device("meta"):
+            backbone = create_backbone(name, imgsz=imgsz)
+        assert isinstance(backbone, TimmBackbone)
+        assert backbone.only_imgsz is None
+    assert map_sizes(backbone.network, 160, 160) == [(17, 17), (8, 8), (3, 3)]
+    assert map_sizes(backbone.network, 640, 640) == [(77, 77), (38, 38), (18, 18)]
+    assert map_sizes(backbone, 160, 160) == [(20, 20), (10, 10), (5, 5)]
+    assert map_sizes(backbone, 384, 672) == [(48, 84), (24, 42), (12, 21)]
+
+
+class Pooled(torch.nn.Module):
+    """Maps of one channel at `strides`, each without `unpadded` cells, perhaps at one size only."""
+
+    def __init__(
+        self, strides: tuple[int, ...], unpadded: int, only_imgsz: int | None = None
+    ) -> None:
+        super().__init__()
+        self.strides, self.unpadded, self.only_imgsz = strides, unpadded, only_imgsz
+        self.feature_info = SimpleNamespace(
+            reduction=lambda: (8, 16, 32), channels=lambda: (1, 1, 1), out_indices=(0, 1, 2)
+        )
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        _, _, *sides = images.shape
+        if self.only_imgsz not in (None, *sides):
+            raise ValueError("not this size")
+        cells = [[-(-side // stride) - self.unpadded for side in sides] for stride in self.strides]
+        return [images.new_zeros(1, 1, *shape) for shape in cells]
+
+
+@pytest.mark.parametrize("imgsz", [64, 160, 640])
+@pytest.mark.parametrize(
+    ("strides", "unpadded", "wrong"),
+    [((16, 16, 32), 0, 8), ((8, 32, 32), 0, 16), ((4, 16, 32), 0, 8), ((8, 16, 32), -1, 8)],
+)
+def test_a_map_of_another_stride_than_declared_is_refused(
+    imgsz: int,
+    strides: tuple[int, ...],
+    unpadded: int,
+    wrong: int,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: Pooled(strides, unpadded))
+    cells, found = imgsz // wrong, imgsz // strides[(8, 16, 32).index(wrong)] - unpadded
+    said = (
+        f"declares stride {wrong}, a map of {cells} x {cells} at {imgsz} x {imgsz} px, "
+        f"but returns {found} x {found}"
+    )
+    with pytest.raises(UnsupportedBackbone, match=said):
+        create_timm_backbone("resnet18", strides=(8, 16, 32), imgsz=imgsz)
+
+
+def test_unpadded_convolutions_may_cost_64_pixels(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: Pooled((8, 16, 32), 2))
+    create_timm_backbone("resnet18", strides=(8, 16, 32), imgsz=320)
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: Pooled((8, 16, 32), 3))
+    with pytest.raises(UnsupportedBackbone, match=r"a map of 10 x 10 at .* but returns 7 x 7"):
+        create_timm_backbone("resnet18", strides=(8, 16, 32), imgsz=320)
+
+
+def test_a_network_of_one_size_may_lack_an_eighth_of_its_cells(monkeypatch: pytest.MonkeyPatch):
+    for strides, unpadded in (((8, 16, 32), 1), ((9, 16, 32), 0)):
+        network = Pooled(strides, unpadded, only_imgsz=256)
+        monkeypatch.setattr(timm, "create_model", lambda *_, network=network, **__: network)
+        backbone = create_timm_backbone("resnet18", strides=(8, 16, 32), imgsz=256)
+        assert backbone.only_imgsz == 256
+    for strides, unpadded in (((8, 16, 32), 2), ((16, 16, 32), 0), ((8, 16, 32), -1)):
+        network = Pooled(strides, unpadded, only_imgsz=256)
+        monkeypatch.setattr(timm, "create_model", lambda *_, network=network, **__: network)
+        with pytest.raises(UnsupportedBackbone, match="at 256 x 256 px, but returns"):
+            create_timm_backbone("resnet18", strides=(8, 16, 32), imgsz=256)
+
+
+def test_maps_that_are_right_at_one_size_only_are_taken_at_that_size(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    # 64 pixels are 8 cells of 8 pixels, and of 9 with a last one that reaches beyond the image.
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: Pooled((9, 16, 32), 0))
+    backbone = create_timm_backbone("resnet18", strides=(8, 16, 32), imgsz=64)
+    assert backbone.only_imgsz == 64
 
 
 def test_a_misspelt_name_is_answered_with_the_nearest():

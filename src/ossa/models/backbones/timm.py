@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import timm
@@ -16,6 +17,11 @@ from ossa.models.backbones import roadmap as _roadmap  # noqa: F401 - registers 
 from ossa.models.backbones.weights_file import BackboneWeights
 from ossa.models.blocks import InputNormalization
 from ossa.types import Level
+
+_GROWTH = 8
+"""Cells by which the coarsest map grows between the two image sizes that are compared."""
+_MOST_UNPADDED_PIXELS = 64
+"""Of the input that a map may lose to unpadded convolutions: Inception loses two cells of 32."""
 
 
 class TimmBackbone(nn.Module):
@@ -204,14 +210,9 @@ def _probe(
 ) -> _Probe:
     with torch.device("meta"):
         indices, levels = _choose_levels(name, _build(name, build_args), strides)
-        network = _build(name, {**build_args, "out_indices": indices})
-        channels_last = _verify(name, network, levels=levels, size=(imgsz, imgsz))
-        try:
-            # What divides two neighbouring sizes divides every size.
-            _verify(name, network, levels=levels, size=(imgsz + levels[-1].stride, imgsz))
-            any_size = True
-        except UnsupportedBackbone:
-            any_size = False
+        network = _build(name, {**build_args, "out_indices": indices}).eval()
+        channels_last = _returns_nhwc(network)
+        any_size = _verify(name, network, levels=levels, imgsz=imgsz, channels_last=channels_last)
     return _Probe(dict(build_args), indices, levels, channels_last, any_size)
 
 
@@ -233,41 +234,82 @@ def _choose_levels(
     return tuple(info.out_indices[i] for i in chosen), levels
 
 
-@torch.no_grad()
+def _returns_nhwc(network: nn.Module) -> bool:
+    output_format = getattr(network, "output_fmt", None)
+    return str(getattr(output_format, "value", output_format)).upper() == "NHWC"
+
+
 def _verify(
-    name: str, network: nn.Module, *, levels: Sequence[Level], size: tuple[int, int]
+    name: str, network: nn.Module, *, levels: Sequence[Level], imgsz: int, channels_last: bool
 ) -> bool:
-    """Returns whether the maps are NHWC, having compared their real sizes with the levels.
+    """Returns whether images of any size give the maps that the levels promise.
+
+    A map keeps its promise where it has every cell. It may also lack some, as long as it lacks
+    the same number in a larger image: then unpadded convolutions take a fixed number of pixels
+    from it, while a map of another stride would lack cells in proportion to the image. Where
+    there is no larger image to compare with it may lack an eighth: other strides lack half.
+
+    Raises:
+        UnsupportedBackbone: a map that does neither, or no maps of images of `imgsz` pixels.
+    """
+    missing_at = partial(_missing_cells, name, network, levels=levels, channels_last=channels_last)
+    missing = missing_at(size=(imgsz, imgsz))
+    # What divides two neighbouring heights divides every height.
+    step = levels[-1].stride
+    try:
+        grown = missing_at(size=(imgsz + step, imgsz + _GROWTH * step))
+    except UnsupportedBackbone:
+        grown = None
+    any_size = True
+    for i, (level, cells) in enumerate(zip(levels, missing, strict=True)):
+        pixels = max(cells) * level.stride
+        if grown is not None and cells == grown[i] and 0 <= pixels <= _MOST_UNPADDED_PIXELS:
+            continue
+        any_size = False
+        expected = -(-imgsz // level.stride)
+        tolerated = expected // 8 if grown is None else 0
+        if not all(0 <= lacking <= tolerated for lacking in cells):
+            raise UnsupportedBackbone(
+                f"{name} declares stride {level.stride}, a map of {expected} x {expected} at "
+                f"{imgsz} x {imgsz} px, but returns {expected - cells[0]} x {expected - cells[1]}"
+            )
+    return any_size
+
+
+@torch.no_grad()
+def _missing_cells(
+    name: str,
+    network: nn.Module,
+    *,
+    levels: Sequence[Level],
+    size: tuple[int, int],
+    channels_last: bool,
+) -> list[tuple[int, int]]:
+    """Returns how many rows and columns the map of each level lacks.
 
     `size` is height and width of the image in pixels.
+
+    Raises:
+        UnsupportedBackbone: the network cannot take it, or a map has other channels than declared.
     """
     try:
-        maps = network.eval()(torch.zeros(1, 3, *size, device="meta"))
-    except Exception as problem:  # as above
+        maps = network(torch.zeros(1, 3, *size, device="meta"))
+    except Exception as problem:  # a thousand models fail in as many ways
         raise UnsupportedBackbone(
             f"{name} cannot take {size[0]} x {size[1]} pixels: {_first_line(problem)}"
         ) from None
-    output_format = getattr(network, "output_fmt", None)
-    channels_last = str(getattr(output_format, "value", output_format)).upper() == "NHWC"
+    missing = []
     for level, features in zip(levels, maps, strict=True):
         shape = tuple(features.shape)
         height, width, channels = shape[1:] if channels_last else (*shape[2:], shape[1])
-        expected = [-(-side // level.stride) for side in size]
-        if channels != level.channels or not all(map(_near, (height, width), expected)):
+        if channels != level.channels:
             raise UnsupportedBackbone(
-                f"{name} declares stride {level.stride} with {level.channels} channels, "
-                f"a map of {expected[0]} x {expected[1]} at {size[0]} x {size[1]} px, "
-                f"but returns {height} x {width} with {channels}"
+                f"{name} declares {level.channels} channels at stride {level.stride}, "
+                f"but returns {channels}"
             )
-    return channels_last
-
-
-def _near(found: int, expected: int) -> bool:
-    """Returns whether a map has the cells that its stride promises, or a few less.
-
-    Unpadded stems lose a few; more than an eighth means that the stride is another.
-    """
-    return expected - max(2, expected // 8) <= found <= expected
+        expected_h, expected_w = (-(-side // level.stride) for side in size)
+        missing.append((expected_h - height, expected_w - width))
+    return missing
 
 
 def _source(pretrained: bool, weights: BackboneWeights | None) -> dict[str, Any]:
