@@ -45,6 +45,25 @@ def test_yolov5s_recipes_are_shipped_with_its_numbers():
     assert (high.train.final_lr_fraction, high.train.lr) == (0.1, 0.01)
 
 
+def test_the_two_readings_of_the_voc_study_differ_in_the_schedule_alone():
+    cosine, one_cycle = (
+        build_config(merge(load_recipe(name), BASIS)).train
+        for name in ("yolov5-voc320", "yolov5-voc320-onecycle")
+    )
+    for train in (cosine, one_cycle):
+        assert (train.epochs, train.imgsz, train.batch, train.lr) == (200, 320, 32, 0.01)
+    assert (cosine.schedule, cosine.final_lr_fraction) == ("cosine", 0.1)
+    assert (one_cycle.schedule, one_cycle.peak_lr) == ("one-cycle", 0.1)
+    schedule = {"schedule", "final_lr_fraction", "peak_lr", "warmup_epochs"}
+    assert cosine.model_dump(exclude=schedule) == one_cycle.model_dump(exclude=schedule)
+
+
+def test_the_recipe_for_adamw_decays_by_layer_drops_paths_and_clips():
+    config = build_config(merge(load_recipe("adamw"), BASIS))
+    assert (config.train.optimizer, config.train.layer_decay) == ("adamw", 0.8)
+    assert (config.model.drop_path, config.train.clip_norm) == (0.1, 1.0)
+
+
 def test_a_recipe_keeps_what_its_base_says_and_it_does_not(tmp_path: Path):
     (tmp_path / "mine.yaml").write_text("base: yolov5-high\nloss: {classes: 0.25}\n")
     recipe = load_recipe(str(tmp_path / "mine.yaml"))
@@ -89,7 +108,7 @@ def test_a_misspelt_recipe_is_answered_with_the_nearest():
 
 
 def test_a_missing_yaml_file_is_no_recipe(tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"no such YAML file\. There are adamw, quick"):
+    with pytest.raises(ConfigError, match=r"no such YAML file\. There are adamw, convnext-coco50, q"):
         load_recipe(str(tmp_path / "x.yaml"))
 
 
@@ -184,6 +203,7 @@ OTHER_VALUES: dict[str, Any] = {
     "recipe": "quick",
     "train.precision": "bf16",
     "train.compile": True,
+    "train.deterministic": True,
     "train.sync_batchnorm": True,
     "train.on_nan": "skip",
     "train.fraction": 0.5,

@@ -59,6 +59,8 @@ class TrainConfig(_Section):
     """bf16: the network under autocast; weights, losses and optimiser stay fp32."""
     compile: bool = False
     """torch.compile for network and losses."""
+    deterministic: bool = False
+    """On a GPU: kernels that give the same bits every time, slower. The CPU's always do."""
     sync_batchnorm: bool = False
     """Statistics of batch norms over all processes; needs GPUs."""
     fraction: float = Field(default=1.0, gt=0, le=1)

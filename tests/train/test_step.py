@@ -18,7 +18,7 @@ from ossa.types import Batch
 CPU = torch.device("cpu")
 
 
-def step_of(network: Any, **settings: Any) -> Step:
+def step_of(network: Any, *, device: torch.device = CPU, **settings: Any) -> Step:
     config = TrainConfig(imgsz=64, **settings)
     return Step(
         network,
@@ -26,7 +26,7 @@ def step_of(network: Any, **settings: Any) -> Step:
         optimizer=build_optimizer(network, config),
         average=ModelAverage(network, decay=0.5, ramp=1.0),
         config=config,
-        device=CPU,
+        device=device,
         processes=ALONE,
     )
 

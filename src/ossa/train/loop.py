@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,10 @@ def train(
     def fitting_batch() -> int | None:
         return largest_batch(config, num_classes=len(parts.train_index.names), device=device)
 
-    with told_in_a_sentence(batch=config.train.batch, fitting_batch=fitting_batch):
+    with (
+        told_in_a_sentence(batch=config.train.batch, fitting_batch=fitting_batch),
+        _deterministic(config.train.deterministic),
+    ):
         run = begin(
             config,
             parts,
@@ -88,6 +91,17 @@ def train(
             with suppress(OssaError):  # the disk may be what is full
                 watcher.finished(run.files.fail(run.record(status="failed", reason=str(failure))))
             raise
+
+
+@contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    """Has torch choose kernels that always give the same bits, where there are any."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(wanted or before, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def _train_and_finish(run: Run, *, workers: int) -> Record:

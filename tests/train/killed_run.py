@@ -1,0 +1,46 @@
+"""A training in a process of its own, which tells a pipe how far it is."""
+
+import os
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from test_loop import config_of
+
+from ossa.evaluate.run import Evaluation
+from ossa.train.checkpoint import STATE_FILE
+from ossa.train.events import RunStart, Silence
+from ossa.train.loop import train
+
+EPOCHS = 6
+
+
+class Tells(Silence):
+    """Sends a word for every event: the state is written right after a batch and an epoch."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe = pipe
+
+    def started(self, start: RunStart) -> None:
+        self.pipe.send("started")
+
+    def batch_done(self, *, epoch: int, batch: int, loss: float) -> None:
+        self.pipe.send(f"batch {epoch}.{batch}")
+
+    def evaluating(self, *, epoch: int, done: int, total: int) -> None:
+        self.pipe.send(f"evaluating {epoch}")
+
+    def epoch_done(self, row: Mapping[str, Any], evaluation: Evaluation) -> None:
+        self.pipe.send(f"epoch {row['epoch']}")
+
+
+def run(scenes: Path, folder: Path, pipe: Connection) -> None:
+    """Starts the training in `folder`, or goes on with it; the state is saved after every batch."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    config = config_of(scenes, epochs=EPOCHS)
+    resume = (folder / STATE_FILE).exists()
+    train(config, folder, resume=resume, watcher=Tells(pipe), save_minutes=0)
+    pipe.send("done")
