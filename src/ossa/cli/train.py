@@ -2,7 +2,7 @@
 
 import shlex
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from ossa.errors import ConfigError
 
 if TYPE_CHECKING:
     from ossa.config import RunConfig
+    from ossa.train.trackers import Tracker
     from ossa.types import Record
 
 _SETTINGS = {
@@ -41,7 +42,8 @@ _SETTINGS = {
 }
 """The key of the configuration that each option sets, by the option's argument."""
 
-_WITH_RESUME = {"resume", "device", "workers", "as_json"}
+_TRACKING = {"track", "track_weights", "track_project"}
+_WITH_RESUME = {"resume", "device", "workers", "as_json", *_TRACKING}
 
 
 def train(
@@ -72,6 +74,9 @@ def train(
     name: opt.Name = None,
     project: opt.Project = None,
     resume: opt.Resume = None,
+    track: opt.Track = None,
+    track_weights: opt.TrackWeights = False,
+    track_project: opt.TrackProject = None,
     exist_ok: opt.ExistOk = False,
     device: options.Device = None,
     workers: options.Workers = None,
@@ -108,12 +113,18 @@ def _start(given: Mapping[str, Any]) -> tuple["Record", Path]:
     """Trains in a new folder; returns the record and the folder."""
     from ossa.cli.console import Console
     from ossa.train.loop import train as run_training
+    from ossa.train.trackers import tracked
 
+    trackers = _trackers(given)
     config = _configuration(given)
     machine = _machine(given)
     folder = given.get("project", Path("runs")) / given.get("name", config.model.name)
-    with _run_folder(folder) as folder, Console(f"in {folder} on {machine['device']}") as console:
-        record = run_training(config, folder, strict="strict" in given, watcher=console, **machine)
+    with (
+        _run_folder(folder) as folder,
+        Console(f"in {folder} on {machine['device']}") as console,
+        tracked(trackers, console, weights="track_weights" in given) as watcher,
+    ):
+        record = run_training(config, folder, strict="strict" in given, watcher=watcher, **machine)
     return record, folder
 
 
@@ -123,21 +134,26 @@ def _resume(given: Mapping[str, Any]) -> tuple["Record", Path]:
     from ossa.train.loop import train as run_training
     from ossa.train.outputs import read_config
     from ossa.train.record import RECORD_FILE, read_record
+    from ossa.train.trackers import tracked
 
-    others = ["--" + key.strip("_").replace("_", "-") for key in given if key not in _WITH_RESUME]
+    others = _option_names(key for key in given if key not in _WITH_RESUME)
     if others:
         raise ConfigError(
             "--resume goes on with the settings that the run started with, found also "
             f"{', '.join(others)}: leave them out, or start a new run without --resume"
         )
+    trackers = _trackers(given)
     folder: Path = given["resume"]
     config = read_config(folder)
     machine = _machine(given)
-    with Console(f"in {folder} on {machine['device']}") as console:
+    with (
+        Console(f"in {folder} on {machine['device']}") as console,
+        tracked(trackers, console, weights="track_weights" in given) as watcher,
+    ):
         if (folder / RECORD_FILE).is_file():
             console.note(f"the run in {folder} is already done")
             return read_record(folder), folder
-        record = run_training(config, folder, resume=True, watcher=console, **machine)
+        record = run_training(config, folder, resume=True, watcher=watcher, **machine)
     return record, folder
 
 
@@ -147,6 +163,23 @@ def _machine(given: Mapping[str, Any]) -> dict[str, Any]:
         "device": options.choose_device(given.get("device")),
         "workers": options.choose_workers(given.get("workers")),
     }
+
+
+def _trackers(given: Mapping[str, Any]) -> "list[Tracker]":
+    """Returns the trackers of --track, which look on and change nothing of what is computed."""
+    from ossa.train.trackers import create_trackers
+
+    others = _option_names(key for key in given if key in _TRACKING)
+    if others and "track" not in given:
+        raise ConfigError(
+            f"expected --track with the names of trackers beside {', '.join(others)}, found none"
+        )
+    names = [name for names in given.get("track", []) for name in names.split(",")]
+    return create_trackers(names, project=given.get("track_project"))
+
+
+def _option_names(arguments: Iterable[str]) -> list[str]:
+    return ["--" + argument.strip("_").replace("_", "-") for argument in arguments]
 
 
 @contextmanager

@@ -239,4 +239,33 @@ Resume = Annotated[
         show_default=False,
     ),
 ]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        help="Also log to comet, tensorboard or wandb: settings, every epoch, figures. Comet and "
+        "wandb write files into the run's folder where there is no key or no network.",
+        metavar="NAME,...",
+        rich_help_panel=_WHERE,
+        show_default=False,
+    ),
+]
+TrackWeights = Annotated[
+    bool,
+    typer.Option(
+        "--track-weights",
+        help="Upload best.safetensors to comet and wandb when the run is over.",
+        rich_help_panel=_WHERE,
+    ),
+]
+TrackProject = Annotated[
+    str | None,
+    typer.Option(
+        "--track-project",
+        help="Project of comet and wandb.",
+        metavar="NAME",
+        rich_help_panel=_WHERE,
+        show_default="their environment's",
+    ),
+]
 ExistOk = Annotated[bool, typer.Option("--exist-ok", hidden=True, callback=_refuse_to_overwrite)]
