@@ -1,0 +1,192 @@
+"""The pictures in a run's folder: drawn while it is trained, complete when it ends."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from ossa.config import RunConfig
+from ossa.data.dataset import TrainingDataset
+from ossa.data.index import DatasetIndex
+from ossa.data.letterbox import resize_long_side
+from ossa.data.loader import EpochBatches
+from ossa.evaluate.coco import read_coco_results
+from ossa.evaluate.confusion import confusion_matrix
+from ossa.evaluate.figures import precision_recall_figure, save_confusion
+from ossa.evaluate.metrics import Metrics, evaluate_detections
+from ossa.evaluate.pictures import Gallery, open_gallery, predictions_above_truths
+from ossa.evaluate.run import Evaluation
+from ossa.files import TEMPORARY_FILES, write_atomically
+from ossa.report.drawing import draw_boxes, encode_png, picture_grid
+from ossa.report.figures import Line, Panel, panel_figure, save_figure
+from ossa.train.events import RunStart, Silence
+from ossa.train.outputs import DETECTIONS_FILE, read_log
+from ossa.types import Detections, Record
+
+FIGURES_FOLDER = "figures"
+
+_IMAGES, _IN_A_ROW = 8, 4
+_SIDE = 400
+"""Pixels of the longer side of each image in a picture."""
+_LEAST_SECONDS = 10.0
+_LARGEST_SHARE = 0.02
+"""Of the time of a run that drawing its curves may take."""
+
+
+class RunFigures(Silence):
+    """A watcher that keeps the folder `figures` of a run current.
+
+    - curves.png, .svg: the losses, metrics and learning rate of every epoch in the log, those
+      before a run was resumed included. Drawn anew after ten seconds or more, and so seldom that
+      it takes a fiftieth of the time at most; and at the end.
+    - mosaic.png: the first images of the first batch, as the network sees them.
+    - predictions.png, pr.png, .svg, confusion.png, .svg, .csv, .json: of the evaluations after
+      the epochs 1, 2, 4, 8, ... (counted from 1) and after the last.
+
+    Files are replaced whole. What cannot be drawn is told once and does not end the run.
+    """
+
+    _run: RunStart
+    """Set by `started`, like all below."""
+    _gallery: Gallery | None
+    _failed: set[str]
+    """Figures of which a failure was told."""
+    _evaluated: bool
+    """Whether an epoch was done since the start."""
+    _undrawn: Evaluation | None
+    """The latest evaluation, unless it is drawn."""
+    _curves_due: float
+    """On the clock of `time.monotonic`."""
+
+    def __init__(self, tell: Callable[[str], None] = lambda sentence: None) -> None:
+        """`tell` receives a sentence for each figure that cannot be drawn."""
+        self._tell = tell
+
+    def started(self, start: RunStart) -> None:
+        self._run, self._failed = start, set()
+        self._gallery, self._undrawn, self._evaluated = None, None, False
+        for half_written in (start.folder / FIGURES_FOLDER).glob(TEMPORARY_FILES):
+            with suppress(OSError):
+                half_written.unlink()
+        self._attempt("mosaic.png", lambda path: _save_first_batch(start, path))
+        self._draw_curves()
+
+    def epoch_done(self, row: Mapping[str, Any], evaluation: Evaluation) -> None:
+        self._undrawn, self._evaluated = evaluation, True
+        epochs = row["epoch"] + 1
+        if epochs & (epochs - 1) == 0:
+            self._draw_undrawn()
+        if time.monotonic() >= self._curves_due:
+            self._draw_curves()
+
+    def finished(self, record: Record) -> None:
+        self._draw_curves()
+        if self._evaluated:
+            self._draw_undrawn()
+        elif record.status == "done":  # all epochs were done before the run was resumed
+            self._attempt("predictions.png", lambda _: self._draw_written_detections())
+
+    def _draw_curves(self) -> None:
+        started = time.monotonic()
+        self._attempt("curves", lambda path: _save_curves(read_log(self._run.folder), path))
+        now = time.monotonic()
+        self._curves_due = now + max(_LEAST_SECONDS, (now - started) / _LARGEST_SHARE)
+
+    def _draw_undrawn(self) -> None:
+        if self._undrawn is not None:
+            self._draw_evaluation(self._undrawn.metrics, self._undrawn.detections)
+            self._undrawn = None
+
+    def _draw_written_detections(self) -> None:
+        index = self._run.val_index
+        detections = read_coco_results(self._run.folder / DETECTIONS_FILE, index)
+        self._draw_evaluation(evaluate_detections(index, detections), detections)
+
+    def _draw_evaluation(self, metrics: Metrics, detections: Mapping[int, Detections]) -> None:
+        index = self._run.val_index
+        self._attempt("predictions.png", lambda path: self._save_predictions(detections, path))
+        self._attempt("pr", lambda path: save_figure(precision_recall_figure(metrics), path))
+        self._attempt(
+            "confusion", lambda path: save_confusion(confusion_matrix(index, detections), path)
+        )
+
+    def _save_predictions(self, detections: Mapping[int, Detections], path: Path) -> None:
+        if self._gallery is None:
+            self._gallery = open_gallery(self._run.val_index, most=_IMAGES, side=_SIDE)
+        write_atomically(path, encode_png(predictions_above_truths(self._gallery, detections)))
+
+    def _attempt(self, name: str, draw: Callable[[Path], None]) -> None:
+        """Calls `draw` with the place of a figure; the first failure of each is told."""
+        path = self._run.folder / FIGURES_FOLDER / name
+        try:
+            path.parent.mkdir(exist_ok=True)
+            draw(path)
+        except Exception as problem:  # whatever it is, no picture is worth a training
+            if name not in self._failed:
+                self._failed.add(name)
+                self._tell(f"the training goes on without {path}: {problem}")
+
+
+def curves_figure(log: Sequence[Mapping[str, Any]]) -> Figure:
+    """Returns the losses, metrics and learning rate of a run over its epochs.
+
+    Args:
+        log: the rows of `log.jsonl`, in any number.
+    """
+    epochs = [row["epoch"] + 1 for row in log]
+
+    def panel(title: str, y_label: str, keys: Mapping[str, str]) -> Panel:
+        lines = [Line(name, epochs, [row[key] for row in log]) for key, name in keys.items()]
+        return Panel(lines, x_label="epoch", y_label=y_label, title=title, y_low=0.0)
+
+    losses = {"box": "Box loss", "objectness": "Objectness loss", "classes": "Class loss"}
+    panels = [
+        *(
+            panel(title, "mean over images", {f"train_{key}": "train", f"val_{key}": "val"})
+            for key, title in losses.items()
+        ),
+        panel("Average precision", "on val", {"ap": "AP50-95", "ap50": "AP50"}),
+        panel("Precision, recall", "on val", {"precision": "precision", "recall": "recall"}),
+        panel("Learning rate", "at the end of each epoch", {"lr": ""}),
+    ]
+    return panel_figure(panels, columns=3)
+
+
+def first_batch_picture(config: RunConfig, index: DatasetIndex) -> NDArray[np.uint8]:
+    """Returns one picture of the first images of epoch 1 with their boxes, augmented."""
+    plain = config.augment.plain_epochs
+    dataset = TrainingDataset(
+        index,
+        imgsz=config.train.imgsz,
+        augment=config.augment,
+        seed=config.seed,
+        plain_from_epoch=config.train.epochs - plain if plain else None,
+    )
+    batches = EpochBatches(len(index), batch=config.train.batch, seed=config.seed, epochs=1)
+    samples = [dataset[draw][0] for draw in next(iter(batches))[:_IMAGES]]
+    scale = _SIDE / config.train.imgsz
+    drawn = [
+        draw_boxes(
+            resize_long_side(sample.image, _SIDE),
+            sample.boxes_xyxy * scale,
+            sample.labels,
+            names=index.names,
+        )
+        for sample in samples
+    ]
+    rows = [drawn[first : first + _IN_A_ROW] for first in range(0, len(drawn), _IN_A_ROW)]
+    return picture_grid(rows)
+
+
+def _save_first_batch(start: RunStart, path: Path) -> None:
+    write_atomically(path, encode_png(first_batch_picture(start.config, start.train_index)))
+
+
+def _save_curves(log: Sequence[Mapping[str, Any]], path: Path) -> None:
+    if log:  # nothing to see before the first epoch
+        save_figure(curves_figure(log), path, dpi=150)
