@@ -102,13 +102,6 @@ def test_the_best_detection_lies_on_top():
     assert tuple(image[79, 60]) == BOX_COLOURS[1]
 
 
-def test_a_small_picture_is_enlarged_before_the_boxes_are_drawn():
-    image = drawn([[50, 40, 90, 80]], scale=3)
-    assert image.shape == (300, 600, 3)
-    assert changed(image)[2:] == (270, 240)
-    assert tuple(image[239, 180]) == BOX_COLOURS[0]
-
-
 def test_lines_and_text_grow_with_the_picture():
     small = draw_boxes(plain(240, 240), np.array([[60, 90, 180, 180]]), np.array([0]), names=["a"])
     large = draw_boxes(plain(960, 960), np.array([[60, 90, 180, 180]]), np.array([0]), names=["a"])

@@ -33,7 +33,6 @@ def draw_boxes(
     *,
     names: Sequence[str],
     scores: NDArray[np.floating] | None = None,
-    scale: int = 1,
 ) -> NDArray[np.uint8]:
     """Returns a copy of the image with boxes and the names of their classes.
 
@@ -43,14 +42,9 @@ def draw_boxes(
         labels: (N,) positions in `names`.
         names: class names; characters that the font lacks become question marks.
         scores: (N,) in 0..1, written after the names.
-        scale: enlarges the picture this many times before drawing, so that labels do not hide
-            the objects of a small one.
     """
     canvas = np.array(image, dtype=np.uint8, order="C")
-    if scale != 1:
-        size_wh = (canvas.shape[1] * scale, canvas.shape[0] * scale)
-        canvas = np.asarray(cv2.resize(canvas, size_wh, interpolation=cv2.INTER_CUBIC), np.uint8)
-    corners = np.rint(np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4) * scale).astype(int)
+    corners = np.rint(np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)).astype(int)
     shorter_side = min(canvas.shape[:2])
     line_width = max(1, round(shorter_side / 240))
     # Reversed, so that the best lies on top; all boxes before all labels, so that no box
