@@ -32,5 +32,13 @@ def test_the_bars_end_where_the_figures_say(costs: list[ModelCost]) -> None:
 
 def test_models_parts_and_hardware_are_named(costs: list[ModelCost]) -> None:
     svg = figure_svg(cost_figure(costs, [5.0, 12.5], timed_on="a machine"))
-    for word in ("yolov5n", "cspdarknet_s", "backbone", "lateral", "12.5", "a machine"):
-        assert f">{word}</text>" in svg
+    for word in (
+        "64 x 64 px",
+        "yolov5n",
+        "cspdarknet_s",
+        "backbone",
+        "lateral",
+        "12.5",
+        "a machine",
+    ):
+        assert f"{word}</text>" in svg

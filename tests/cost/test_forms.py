@@ -47,6 +47,23 @@ def test_a_deployed_form_that_is_wrong_is_seen() -> None:
     assert difference.rounding < 1e-5
 
 
+class _ThereAndBack(nn.Module):
+    """Adds 4096 to pixels of at most 1 and takes it away again, which costs 12 of 24 bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.tensor(4096.0))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images / 255 + self.shift - 4096
+
+
+def test_rounding_is_as_large_as_the_weights_make_it() -> None:
+    rounding = compare_forms(_ThereAndBack, imgsz=32).rounding
+    # The neighbours of 4096 are 2^-11 above and 2^-12 below, and sums are multiples of 2^-11.
+    assert 2**-12 <= rounding <= 2**-10
+
+
 def test_the_random_numbers_of_the_caller_are_left_alone() -> None:
     torch.manual_seed(7)
     expected = torch.rand(3)

@@ -189,8 +189,11 @@ def _draw(costs: "list[ModelCost]", times: list[dict[str, Any]], target: Path) -
     from ossa.cost.figure import cost_figure
     from ossa.report.figures import save_figure
 
-    milliseconds = [row["ms_per_image"] for row in times]
-    save_figure(cost_figure(costs, milliseconds, timed_on=times[0]["hardware"]), target)
+    milliseconds, first = [row["ms_per_image"] for row in times], times[0]
+    timed_on = first["hardware"]
+    if first["device"] == "cpu":
+        timed_on += f", {first['threads']} thread{'' if first['threads'] == 1 else 's'}"
+    save_figure(cost_figure(costs, milliseconds, timed_on=timed_on), target)
     with Console() as console:
         console.note(f"figure written to {target}.svg and {target}.png")
 
@@ -220,7 +223,7 @@ def _print_tables(costs: "list[ModelCost]") -> None:
 
 
 def _figures_table(costs: "list[ModelCost]") -> "Table":
-    from ossa.cli.output import new_table, with_unit
+    from ossa.cli.output import new_table
 
     table = new_table("model", "", "total", *costs[0].training.parts)
     for cost in costs:
@@ -228,10 +231,18 @@ def _figures_table(costs: "list[ModelCost]") -> "Table":
         for form, note in ((cost.training, ""), (cost.deployed, ", deployed")):
             for title, key, unit in _FIGURES:
                 columns = (form.total, *form.parts.values())
-                figures = [with_unit(getattr(column, key)) + unit for column in columns]
+                figures = [_figure(getattr(column, key), unit) for column in columns]
                 table.add_row(name, title + note, *figures)
                 name = ""
     return table
+
+
+def _figure(number: int, unit: str) -> str:
+    """Returns '1.87 M', '30.1 MB', or '0 B'."""
+    from ossa.cli.output import with_unit
+
+    told = with_unit(number)
+    return told + unit if " " in told or not unit else f"{told} {unit}"
 
 
 def _uncounted_table(costs: "list[ModelCost]") -> "Table":
@@ -260,5 +271,5 @@ def _told_difference(cost: "ModelCost") -> str:
     return (
         f"the outputs of the two forms differ by {cost.difference.absolute:.1e} at most, "
         f"{cost.difference.relative:.1e} of the largest "
-        f"(rounding alone, in another memory layout: {cost.difference.rounding:.1e})"
+        f"(rounding of the weights alone makes {cost.difference.rounding:.1e})"
     )

@@ -25,13 +25,20 @@ def cost_figure(
         milliseconds: for an image, of each detector.
         timed_on: the hardware.
     """
-    figure = Figure(figsize=(10.0, 1.7 + 0.36 * len(costs)), facecolor="white")
+    figure = Figure(figsize=(10.0, 2.0 + 0.36 * len(costs)), facecolor="white")
     figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.1)
     panels = figure.subplots(1, 3, sharey=True)
     _draw_bars(panels[0], _by_part(costs, "params", unit=1e6), title="parameters, millions")
     _draw_bars(panels[1], _by_part(costs, "flops", unit=1e9), title="FLOPs, billions")
     _draw_bars(panels[2], {"time": np.array(milliseconds)}, title="milliseconds an image")
     panels[2].set_xlabel(timed_on, color=_MUTED, fontsize=9, loc="right")
+    figure.suptitle(
+        f"Detectors in deployed form, {costs[0].imgsz} x {costs[0].imgsz} px",
+        x=0.01,
+        ha="left",
+        color=_INK,
+        fontsize=11.5,
+    )
     panels[0].set_yticks(range(len(costs)), [cost.model for cost in costs], color=_INK)
     panels[0].invert_yaxis()
     bars, parts = panels[0].get_legend_handles_labels()
