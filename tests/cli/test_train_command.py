@@ -73,11 +73,29 @@ def test_stderr_tells_of_every_epoch_and_the_next_commands(training: FinishedTra
     assert lines[1] == (
         f"training yolov5n in {training.folder} on cpu (epochs: 1, batches in each: 2)"
     )
-    assert lines[2].startswith("epoch 1/1  loss ")
-    assert lines[3].startswith("best epoch 1, AP ")
-    assert lines[4].startswith(f"next: ossa val --weights {training.folder}/best.safetensors ")
-    assert lines[5].strip().startswith("ossa predict ")
+    (epoch,) = (n for n, line in enumerate(lines) if line.startswith("epoch 1/1  loss "))
+    figures, best, val, predict = lines[epoch + 1 :]
+    assert figures == f"figures: {training.folder}/figures"
+    assert best.startswith("best epoch 1, AP ")
+    assert val.startswith(f"next: ossa val --weights {training.folder}/best.safetensors ")
+    assert predict.strip().startswith("ossa predict ")
     assert "\x1b" not in training.stderr
+
+
+def test_figures_lie_in_the_folder_of_a_run(training: FinishedTraining) -> None:
+    files = {file.name for file in (training.folder / "figures").iterdir()}
+    drawn = {f"{name}.{kind}" for name in ("curves", "pr", "confusion") for kind in ("png", "svg")}
+    assert files == {*drawn, "confusion.csv", "confusion.json", "mosaic.png", "predictions.png"}
+
+
+def test_figures_can_be_left_out(ossa: Ossa, scenes: Path, tmp_path: Path) -> None:
+    common = ("--data", scenes, "--model", "yolov5n", "--epochs", 1)
+    result = ossa("train", *common, *TINY, "--no-figures")
+    assert result.exit_code == 0, result.stderr
+    assert "figures" not in result.stderr
+    assert not (tmp_path / "runs" / "yolov5n" / "figures").exists()
+    again = ossa("train", "--resume", tmp_path / "runs" / "yolov5n", "--no-figures")
+    assert again.exit_code == 0, again.stderr
 
 
 def test_a_finished_run_is_not_trained_again(training: FinishedTraining, ossa: Ossa) -> None:
@@ -138,6 +156,79 @@ def test_options_stand_over_the_recipe_and_set_over_the_options(
     assert config.train.batch == 2  # --set
     assert config.augment.mosaic == 0.5
     assert config.recipe == "mine.yaml"
+
+
+def test_precision_compilation_and_bad_numbers_are_settings(configured: Configured) -> None:
+    train = configured(
+        *("--model", "resnet18", "--precision", "bf16", "--compile", "--on-nan", "skip"),
+        *("--sync-bn", "--batch", 4),
+    ).train
+    assert (train.precision, train.compile, train.on_nan) == ("bf16", True, "skip")
+    assert (train.sync_batchnorm, train.batch) == (True, 4)
+
+
+@pytest.mark.parametrize("batch", ["auto", "-1"])
+def test_a_batch_that_fits_is_looked_for_and_is_part_of_the_configuration(
+    configured: Configured, scenes: Path, monkeypatch: pytest.MonkeyPatch, batch: str
+) -> None:
+    asked: list[object] = []
+
+    def stand_in(config: RunConfig, *, num_classes: int, device: torch.device) -> int:
+        asked.extend((config.train.imgsz, num_classes, device.type))
+        return 24
+
+    monkeypatch.setattr("ossa.train.memory.largest_batch", stand_in)
+    config = configured(
+        *("--model", "resnet18", "--imgsz", 96, "--batch", batch, "--device", "cpu"), data=scenes
+    )
+    assert config.train.batch == 24
+    assert asked == [96, 4, "cpu"]
+
+
+def test_a_batch_for_the_processor_is_not_looked_for(ossa: Ossa, scenes: Path) -> None:
+    result = ossa("train", "--data", scenes, "--model", "yolov5n", "--batch", "auto")
+    assert result.exit_code == 2
+    assert "looks for what fits on a GPU, found cpu: give a number" in result.stderr
+
+
+def test_a_run_that_failed_goes_on_from_its_last_checkpoint(
+    ossa: Ossa, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = Step.terms, []
+
+    def broken_at_the_fourth(self: Step, batch: Any) -> Any:
+        calls.append(batch)
+        terms = real(self, batch)
+        return terms._replace(box=terms.box * float("nan")) if len(calls) == 4 else terms
+
+    monkeypatch.setattr(Step, "terms", broken_at_the_fourth)
+    common = ("--data", scenes, "--model", "yolov5n", "--epochs", 2, "--no-figures")
+    failed = ossa("train", *common, *TINY)
+    assert failed.exit_code == 1
+    assert "not finite at batch 3" in failed.stderr
+    assert read_record(tmp_path / "runs" / "yolov5n").status == "failed"
+    resumed = ossa("train", "--resume", "runs/yolov5n", "--workers", 0, "--no-figures", "--json")
+    assert resumed.exit_code == 0, resumed.stderr
+    assert "going on behind the last checkpoint; losses or gradients not finite" in resumed.stderr
+    assert json.loads(resumed.stdout)["status"] == "done"
+
+
+@pytest.mark.slow
+def test_torchrun_trains_one_run_in_two_processes(scenes: Path, tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command = ["-m", "ossa", "train", "--data", str(scenes), "--model", "yolov5n", "--epochs", "1"]
+    done = subprocess.run(
+        [*torchrun, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", *command, *TINY],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [folder.name for folder in (tmp_path / "runs").iterdir()] == ["yolov5n"]
+    assert read_record(tmp_path / "runs" / "yolov5n").status == "done"
+    assert done.stderr.count("epoch 1/1  loss ") == 1
+    assert done.stdout.count("AP50-95") == 1
 
 
 def test_without_options_the_recipe_is_yolov5_low_whatever_the_model(

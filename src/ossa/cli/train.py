@@ -2,7 +2,7 @@
 
 import shlex
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,39 +11,20 @@ import typer
 
 from ossa.cli import options
 from ossa.cli import train_options as opt
+from ossa.cli.train_settings import configuration
 from ossa.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ossa.config import RunConfig
+    from ossa.train.distributed import Processes
+    from ossa.train.events import Watcher
     from ossa.train.trackers import Tracker
     from ossa.types import Record
 
-_SETTINGS = {
-    "data": "data",
-    "recipe": "recipe",
-    "seed": "seed",
-    "model": "model.name",
-    "neck": "model.neck",
-    "context": "model.context",
-    "strides": "model.strides",
-    "pretrained": "model.pretrained",
-    "backbone_weights": "model.backbone_weights",
-    "backbone_mean": "model.backbone_mean",
-    "backbone_std": "model.backbone_std",
-    "backbone_args": "model.backbone_args",
-    "weights": "model.weights",
-    "imgsz": "train.imgsz",
-    "batch": "train.batch",
-    "epochs": "train.epochs",
-    "optimizer": "train.optimizer",
-    "cos_lr": "train.schedule",
-    "patience": "train.patience",
-    "freeze": "train.freeze",
-}
-"""The key of the configuration that each option sets, by the option's argument."""
-
 _TRACKING = {"track", "track_weights", "track_project"}
-_WITH_RESUME = {"resume", "device", "workers", "as_json", *_TRACKING}
+_WITH_RESUME = {
+    *("resume", "device", "workers", "save_minutes", "no_figures", "as_json"),
+    *_TRACKING,
+}
 
 
 def train(
@@ -69,11 +50,17 @@ def train(
     cos_lr: opt.CosLr = False,
     patience: opt.Patience = None,
     freeze: opt.Freeze = None,
+    precision: opt.Precision = None,
+    compile_: opt.Compile = False,
+    sync_bn: opt.SyncBn = False,
+    on_nan: opt.OnNan = None,
     set_: opt.Set = None,
     strict: opt.Strict = False,
     name: opt.Name = None,
     project: opt.Project = None,
     resume: opt.Resume = None,
+    save_minutes: opt.SaveMinutes = None,
+    no_figures: opt.NoFigures = False,
     track: opt.Track = None,
     track_weights: opt.TrackWeights = False,
     track_project: opt.TrackProject = None,
@@ -96,10 +83,14 @@ def train(
 
       ossa train --resume runs/yolov5n
     """
+    from ossa.train.distributed import joined_processes
+
     # So many options are told apart by a table of their names, not one by one.
     given = {key: value for key, value in call.params.items() if _was_given(value)}
-    record, folder = (_start if resume is None else _resume)(given)
-    _report(record, folder, as_json=as_json)
+    with joined_processes(options.choose_device(given.get("device"))) as processes:
+        record, folder = (_start if resume is None else _resume)(given, processes)
+        if processes.is_first:
+            _report(record, folder, as_json=as_json)
     if record.status != "done":
         raise typer.Exit(1)
 
@@ -109,32 +100,34 @@ def _was_given(value: Any) -> bool:
     return value is not None and value is not False and value not in ("", [], ())
 
 
-def _start(given: Mapping[str, Any]) -> tuple["Record", Path]:
+def _start(given: Mapping[str, Any], processes: "Processes") -> tuple["Record", Path]:
     """Trains in a new folder; returns the record and the folder."""
-    from ossa.cli.console import Console
     from ossa.train.loop import train as run_training
-    from ossa.train.trackers import tracked
 
-    trackers = _trackers(given)
-    config = _configuration(given)
-    machine = _machine(given)
-    folder = given.get("project", Path("runs")) / given.get("name", config.model.name)
+    trackers = _trackers(given) if processes.is_first else []
+    # What the first process chose holds for all: a batch that fits, a folder that is free.
+    config = processes.from_first(lambda: configuration(given))
+    wanted = given.get("project", Path("runs")) / given.get("name", config.model.name)
     with (
-        _run_folder(folder) as folder,
-        Console(f"in {folder} on {machine['device']}") as console,
-        tracked(trackers, console, weights="track_weights" in given) as watcher,
+        _run_folder(wanted, processes) as folder,
+        _watcher(folder, given, trackers, processes) as watcher,
     ):
-        record = run_training(config, folder, strict="strict" in given, watcher=watcher, **machine)
+        record = run_training(
+            config,
+            folder,
+            strict="strict" in given,
+            watcher=watcher,
+            processes=processes,
+            **_machine(given),
+        )
     return record, folder
 
 
-def _resume(given: Mapping[str, Any]) -> tuple["Record", Path]:
+def _resume(given: Mapping[str, Any], processes: "Processes") -> tuple["Record", Path]:
     """Goes on in the folder of a run; returns the record and the folder."""
-    from ossa.cli.console import Console
     from ossa.train.loop import train as run_training
     from ossa.train.outputs import read_config
     from ossa.train.record import RECORD_FILE, read_record
-    from ossa.train.trackers import tracked
 
     others = _option_names(key for key in given if key not in _WITH_RESUME)
     if others:
@@ -142,27 +135,56 @@ def _resume(given: Mapping[str, Any]) -> tuple["Record", Path]:
             "--resume goes on with the settings that the run started with, found also "
             f"{', '.join(others)}: leave them out, or start a new run without --resume"
         )
-    trackers = _trackers(given)
+    trackers = _trackers(given) if processes.is_first else []
     folder: Path = given["resume"]
     config = read_config(folder)
-    machine = _machine(given)
-    with (
-        Console(f"in {folder} on {machine['device']}") as console,
-        tracked(trackers, console, weights="track_weights" in given) as watcher,
-    ):
+    with _watcher(folder, given, trackers, processes) as watcher:
         if (folder / RECORD_FILE).is_file():
-            console.note(f"the run in {folder} is already done")
-            return read_record(folder), folder
-        record = run_training(config, folder, resume=True, watcher=watcher, **machine)
+            record = read_record(folder)
+            if record.status == "done":
+                watcher.note(f"the run in {folder} is already done")
+                return record, folder
+            watcher.note(f"going on behind the last checkpoint; {record.reason}")
+        record = run_training(
+            config, folder, resume=True, watcher=watcher, processes=processes, **_machine(given)
+        )
     return record, folder
 
 
+@contextmanager
+def _watcher(
+    folder: Path, given: Mapping[str, Any], trackers: "list[Tracker]", processes: "Processes"
+) -> "Iterator[Watcher]":
+    """Yields who is told of the run: the console, its figures and trackers; or nobody.
+
+    Of several processes the first speaks.
+    """
+    from ossa.cli.console import Console
+    from ossa.train.events import Silence, Watchers
+    from ossa.train.figures import RunFigures
+    from ossa.train.trackers import tracked
+
+    if not processes.is_first:
+        yield Silence()
+        return
+    with Console(f"in {folder} on {_machine(given)['device']}") as console:
+        figures = [] if "no_figures" in given else [RunFigures(console.note)]
+        watchers = Watchers([console, *figures])
+        with tracked(trackers, watchers, weights="track_weights" in given) as watcher:
+            yield watcher
+
+
 def _machine(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns device and workers, which decide how fast a run is and not what it computes."""
-    return {
-        "device": options.choose_device(given.get("device")),
+    """Returns what decides how a run is computed and not what."""
+    from ossa.train.distributed import device_of_process
+
+    machine = {
+        "device": device_of_process(options.choose_device(given.get("device"))),
         "workers": options.choose_workers(given.get("workers")),
     }
+    if "save_minutes" in given:
+        machine["save_minutes"] = given["save_minutes"]
+    return machine
 
 
 def _trackers(given: Mapping[str, Any]) -> "list[Tracker]":
@@ -183,112 +205,30 @@ def _option_names(arguments: Iterable[str]) -> list[str]:
 
 
 @contextmanager
-def _run_folder(path: Path) -> Iterator[Path]:
+def _run_folder(path: Path, processes: "Processes") -> Iterator[Path]:
     """Yields a new folder for a run, and takes it away again if nothing was trained in it."""
     from ossa.files import new_folder
     from ossa.train.checkpoint import STATE_FILE
     from ossa.train.outputs import LAST_WEIGHTS
 
     missing = [parent for parent in path.parents if not parent.exists()]
-    folder = new_folder(path)
+    folder = processes.from_first(lambda: new_folder(path))
     try:
         yield folder
     finally:
-        if not any((folder / name).exists() for name in (STATE_FILE, LAST_WEIGHTS)):
+        nothing = not any((folder / name).exists() for name in (STATE_FILE, LAST_WEIGHTS))
+        if nothing and processes.is_first:
             shutil.rmtree(folder)
             with suppress(OSError):  # another run may have moved in
                 for parent in missing:
                     parent.rmdir()
 
 
-def _configuration(given: Mapping[str, Any]) -> "RunConfig":
-    """Returns the checked settings: the recipe's, those of the options over them, then --set."""
-    from ossa.config import RunConfig, build_config, load_recipe, merge, parse_settings
-    from ossa.models.presets import PRESETS
-
-    if "data" not in given:
-        raise ConfigError("expected --data with a data.yaml or its folder, found none")
-    recipe = given.get("recipe", RunConfig.model_fields["recipe"].default)
-    settings = merge(load_recipe(recipe), _settings_of_options(given))
-    settings = merge(settings, parse_settings(given.get("set_", [])))
-    model = settings.get("model", {})
-    name = model.get("name") if isinstance(model, Mapping) else model
-    if not name:
-        raise ConfigError(
-            "expected --model (such as yolov5n, resnet50 or convnext_tiny) or --weights with a "
-            "whole detector, found neither"
-        )
-    if name in PRESETS:
-        settings = merge({"model": {"neck": "own"}}, settings)
-    config = build_config(settings)
-    return _with_fitted_anchors(config, given) if "fit_anchors" in given else config
-
-
-def _with_fitted_anchors(config: "RunConfig", given: Mapping[str, Any]) -> "RunConfig":
-    """Returns the settings with anchors fitted to the training split."""
-    from ossa.train.setup import with_fitted_anchors
-
-    # A detector that training starts from may bring anchors; those are the ones to replace.
-    if config.model.anchors_wh is not None and "weights" not in given:
-        raise ConfigError(
-            "--fit-anchors takes the place of model.anchors_wh, which is set: leave one of them out"
-        )
-    return with_fitted_anchors(config)
-
-
-def _settings_of_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the sections that the options set, on top of the model that --weights holds."""
-    from ossa.config import merge
-    from ossa.models.weights import read_checkpoint
-
-    settings: dict[str, Any] = {}
-    if "weights" in given and "model" not in given:
-        model = read_checkpoint(given["weights"]).model
-        settings["model"] = model.model_dump(exclude={"pretrained", "backbone_weights"})
-    for argument, key in _SETTINGS.items():
-        if argument in given:
-            value = _READ.get(argument, _as_it_is)(given[argument])
-            for part in reversed(key.split(".")):
-                value = {part: value}
-            settings = merge(settings, value)
-    return settings
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
-
-
-def _model_name(text: str) -> str:
-    """Returns 'yolov5s' for 'models/yolov5s.yaml', as YOLOv5's users write --cfg."""
-    return Path(text).stem if text.endswith((".yaml", ".yml")) else text
-
-
-def _yaml(text: str) -> Any:
-    # A superset of JSON that leaves wrong types to the schema, which names the key.
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"expected a value in JSON, found {text!r}") from None
-
-
-_READ: Mapping[str, Callable[[Any], Any]] = {
-    "model": _model_name,
-    "strides": lambda text: _yaml(f"[{text}]"),
-    "freeze": lambda text: text.split(","),
-    "backbone_mean": lambda text: _yaml(f"[{text}]"),
-    "backbone_std": lambda text: _yaml(f"[{text}]"),
-    "backbone_args": _yaml,
-    "cos_lr": lambda _: "cosine",
-}
-"""How the values of some options are read, by the option's argument; others stay as they are."""
-
-
 def _report(record: "Record", folder: Path, *, as_json: bool) -> None:
     """Prints the last metrics on stdout, and on stderr where everything is and what comes next."""
     from ossa.cli.console import Console
     from ossa.cli.output import fraction, print_json, print_metrics_table
+    from ossa.train.figures import FIGURES_FOLDER
     from ossa.train.outputs import BEST_WEIGHTS
 
     row = _row(record, folder)
@@ -297,6 +237,8 @@ def _report(record: "Record", folder: Path, *, as_json: bool) -> None:
     elif record.metrics:
         print_metrics_table([row])
     console = Console()
+    if (folder / FIGURES_FOLDER).is_dir():
+        console.note(f"figures: {_quoted(folder / FIGURES_FOLDER)}")
     if record.status != "done":
         console.note(f"stopped; go on with: ossa train --resume {_quoted(folder)}")
         return

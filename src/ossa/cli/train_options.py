@@ -134,7 +134,8 @@ Recipe = Annotated[
         "--hyp",
         metavar="NAME",
         help="yolov5-low (the default, for every model), yolov5-high (YOLOv5's own for m, l "
-        "and x), adamw, quick, or a YAML file.",
+        "and x), adamw, quick, yolov5-voc320, yolov5-voc320-onecycle, convnext-coco50, or a YAML "
+        "file.",
         rich_help_panel=_HOW,
         show_default=False,
     ),
@@ -150,11 +151,11 @@ Imgsz = Annotated[
     ),
 ]
 BatchSize = Annotated[
-    int | None,
+    str | None,
     typer.Option(
         *BATCH_NAMES,
         metavar="N",
-        help="Images in one forward.",
+        help="Images in one forward, over all processes; auto for as many as a GPU has room for.",
         rich_help_panel=_HOW,
         show_default="the recipe's",
     ),
@@ -197,6 +198,35 @@ Freeze = Annotated[
         show_default=False,
     ),
 ]
+Precision = Annotated[
+    Literal["fp32", "bf16"] | None,
+    typer.Option(
+        help="bf16 computes the network under autocast; weights and losses stay fp32.",
+        rich_help_panel=_HOW,
+        show_default="the recipe's",
+    ),
+]
+Compile = Annotated[
+    bool,
+    typer.Option("--compile", help="torch.compile the network and losses.", rich_help_panel=_HOW),
+]
+SyncBn = Annotated[
+    bool,
+    typer.Option(
+        "--sync-bn",
+        help="Batch norm statistics over the GPUs of all processes (torchrun).",
+        rich_help_panel=_HOW,
+    ),
+]
+OnNan = Annotated[
+    Literal["stop", "skip"] | None,
+    typer.Option(
+        "--on-nan",
+        help="What follows losses or gradients that are not finite.",
+        rich_help_panel=_HOW,
+        show_default="the recipe's",
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option(
@@ -237,6 +267,25 @@ Resume = Annotated[
         metavar="FOLDER",
         rich_help_panel=_WHERE,
         show_default=False,
+    ),
+]
+SaveMinutes = Annotated[
+    float | None,
+    typer.Option(
+        "--save-minutes",
+        min=0.0,
+        help="The state is saved at every epoch's end, and within an epoch so often.",
+        metavar="M",
+        rich_help_panel=_WHERE,
+        show_default="15",
+    ),
+]
+NoFigures = Annotated[
+    bool,
+    typer.Option(
+        "--no-figures",
+        help="Leave out the folder 'figures' with curves, pictures and confusions.",
+        rich_help_panel=_WHERE,
     ),
 ]
 Track = Annotated[
