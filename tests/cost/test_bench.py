@@ -88,6 +88,7 @@ def test_a_row_says_what_was_timed_where(detector: Detector) -> None:
     assert {key: row[key] for key in expected} == expected
     assert row["torch"] == torch.__version__
     assert row["hardware"] == row["cpu"]
+    assert not row["tf32_convolutions"]
 
 
 def test_the_number_of_threads_is_only_borrowed() -> None:

@@ -188,4 +188,5 @@ def _print_table(rows: list[dict[str, Any]], protocol: "Protocol") -> None:
     print_table(table)
     first = rows[0]
     where = f"{first['hardware']}, threads: {first['threads']}, torch {first['torch']}"
+    where += ", convolutions in TF32" if first["tf32_convolutions"] else ""
     print(f"\n{protocol.in_words()} ({where})")

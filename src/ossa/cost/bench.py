@@ -55,7 +55,8 @@ def bench_detectors(detectors: Mapping[str, Detector], protocol: Protocol) -> li
 
     Keys ending in `_network` are of the network alone, the others include decoding and
     suppression as in evaluation (confidence 0.001, IoU 0.6). `mean_ms`, `median_ms` and `p95_ms`
-    are of a batch. The rest says what was timed where.
+    are of a batch. The rest says what was timed where; `tf32_convolutions` is whether a GPU took
+    10 bits of mantissa for the convolutions of fp32, as it does by PyTorch's default.
 
     Args:
         detectors: by name, in the training form; they stay as they are.
@@ -75,6 +76,7 @@ def bench_detectors(detectors: Mapping[str, Detector], protocol: Protocol) -> li
         )
         where = {**environment(), "torchvision": torchvision.__version__}
         where |= {"hardware": hardware_name(protocol.device), "threads": torch.get_num_threads()}
+        where["tf32_convolutions"] = _rounds_to_tf32(protocol)
     return [
         {"model": name, "imgsz": protocol.imgsz, **_figures(time), **asdict(protocol), **where}
         for name, time in times.items()
@@ -125,6 +127,11 @@ def using_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _rounds_to_tf32(protocol: Protocol) -> bool:
+    on_gpu = torch.device(protocol.device).type == "cuda"
+    return on_gpu and protocol.precision == "fp32" and torch.backends.cudnn.allow_tf32
 
 
 def _prepared(detector: Detector, protocol: Protocol) -> Detector:
