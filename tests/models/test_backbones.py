@@ -189,6 +189,12 @@ def test_a_misspelt_name_is_answered_with_the_nearest():
         create_backbone("resnet81")
 
 
+def test_a_misspelt_tag_is_answered_with_those_of_the_architecture():
+    tags = r"'resnet18d.nope': choose resnet18d.ra2_in1k or resnet18d.ra4_e3600_r224_in1k"
+    with pytest.raises(ConfigError, match=tags):
+        create_backbone("resnet18d.nope")
+
+
 def test_a_whole_detector_is_no_backbone():
     with pytest.raises(ConfigError, match="its backbone is cspdarknet_n"):
         create_backbone("yolov5n")

@@ -151,6 +151,12 @@ def _build(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     except Exception as problem:  # a thousand models fail in as many ways
         if "unexpected keyword" in str(problem):
             raise ConfigError(f"{name} does not take these arguments: {problem}") from None
+        if "Invalid pretrained tag" in str(problem):
+            architecture = name.partition(".")[0]
+            known = timm.list_models(f"{architecture}.*", include_tags=True)
+            raise ConfigError(
+                f"timm has no weights named {name!r}: choose {' or '.join(known) or architecture}"
+            ) from None
         if not arguments.get("pretrained"):
             raise UnsupportedBackbone(
                 f"{name} gives no feature maps: timm says {_first_line(problem)!r}"
