@@ -1,7 +1,10 @@
 """`ossa train`: settings, folders, resuming, refusals."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,8 @@ from safetensors.torch import load_file
 from ossa.cli.output import KEYS
 from ossa.config import RunConfig
 from ossa.errors import RunFailed
+from ossa.train.record import read_record
+from ossa.train.step import Step
 
 Configured = Callable[..., RunConfig]
 
@@ -30,8 +35,8 @@ def configured(ossa: Ossa, monkeypatch: pytest.MonkeyPatch) -> Configured:
 
     monkeypatch.setattr("ossa.train.loop.train", stand_in)
 
-    def configure(*arguments: object) -> RunConfig:
-        result = ossa("train", "--data", "somewhere", *arguments)
+    def configure(*arguments: object, data: object = "somewhere") -> RunConfig:
+        result = ossa("train", "--data", data, *arguments)
         assert result.stderr == "error: not wanted in this test\n"
         assert result.exit_code == 1
         return received.pop()

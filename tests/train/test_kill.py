@@ -57,6 +57,7 @@ def test_ten_kills_at_random_moments_change_not_one_bit(scenes: Path, tmp_path: 
         resume = (killed / "last.state.pt").exists()
         train(config_of(scenes, epochs=EPOCHS), killed, resume=resume, save_minutes=0)
     assert len(kills) == _KILLS
+    assert "nothing" not in kills  # every process had begun to train
     assert log_without_times(killed) == log_without_times(uninterrupted)
     assert_same_weights(killed, uninterrupted)
     ours, theirs = read_record(killed), read_record(uninterrupted)
