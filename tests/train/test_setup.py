@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from ossa.config import ModelConfig, RunConfig, TrainConfig
+from ossa.data.anchors import fit_anchors
 from ossa.data.scenes import write_scenes
 from ossa.files import sha256_of
 from ossa.models.build import build_detector
@@ -142,6 +143,20 @@ def test_anchors_are_fitted_to_the_training_split_of_the_run(scenes: Path):
     for small, large in zip(fitted.model.anchors_wh, larger.model.anchors_wh, strict=True):
         assert torch.allclose(2 * torch.tensor(small), torch.tensor(large), atol=0.16)
     assert fitted.model_copy(update={"model": config.model}) == config
+
+
+def test_anchors_are_fitted_to_the_images_that_train_and_to_no_others(tmp_path: Path):
+    data = write_scenes(tmp_path / "scenes", images={"train": 8, "val": 2}, imgsz=128)
+    damaged = sorted((data.parent / "images" / "train").iterdir())[0]
+    damaged.write_bytes(damaged.read_bytes()[:-1000])
+    model = ModelConfig(name="yolov5n", neck="own")
+    settings = TrainConfig(imgsz=64, fraction=0.5)
+    config = RunConfig(model=model, data=str(data), train=settings)
+    trained = prepare(config, device=CPU, watcher=Notes()).train_index
+    assert len(trained) == 4  # half of 7, rounded to even
+    expected = fit_anchors(trained, num_levels=3, imgsz=64, seed=config.seed)
+    fitted = with_fitted_anchors(config).model.anchors_wh
+    assert torch.equal(torch.tensor(fitted), torch.tensor(expected.tolist()))
 
 
 def test_the_position_embedding_of_a_transformer_does_not_decay(scenes: Path):

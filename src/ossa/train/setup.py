@@ -26,7 +26,7 @@ from ossa.models.loss import DetectionLoss
 from ossa.models.weights import read_checkpoint, start_from
 from ossa.train.distributed import ALONE, Processes
 from ossa.train.ema import ModelAverage
-from ossa.train.events import Watcher
+from ossa.train.events import Silence, Watcher
 from ossa.train.freeze import FrozenPart, freeze
 from ossa.train.optim import (
     backbone_network,
@@ -69,9 +69,7 @@ def prepare(
     Raises:
         ConfigError, DataError, UnsupportedBackbone, CheckpointError: naming what does not fit.
     """
-    train_index = _fraction(
-        _read_split(config, "train", watcher=watcher, strict=strict), config.train.fraction
-    )
+    train_index = _training_index(config, watcher=watcher, strict=strict)
     val_index = _read_split(config, "val", watcher=watcher, strict=strict)
     if not len(train_index.labels):
         raise DataError(
@@ -160,12 +158,13 @@ def _refuse_what_the_data_ignore(
 def with_fitted_anchors(config: RunConfig) -> RunConfig:
     """Returns the configuration with anchors fitted to its training split at its image size.
 
-    Whoever resumes the run or uses its weights finds them there, three for each stride.
+    Whoever resumes the run or uses its weights finds them there, three for each stride. The
+    training reads and decodes the same images again, and tells what is wrong with them.
 
     Raises:
         ConfigError, DataError: no training split, or too few boxes of different sizes.
     """
-    index = read_index(read_description(config.data), "train").index
+    index = _training_index(config, watcher=Silence(), strict=False)
     anchors_wh = fit_anchors(
         index, num_levels=len(config.model.strides), imgsz=config.train.imgsz, seed=config.seed
     )
@@ -174,6 +173,12 @@ def with_fitted_anchors(config: RunConfig) -> RunConfig:
         {**config.model.model_dump(), "anchors_wh": anchors_wh.tolist()}
     )
     return config.model_copy(update={"model": model})
+
+
+def _training_index(config: RunConfig, *, watcher: Watcher, strict: bool) -> DatasetIndex:
+    """Returns the images that train: those that can be decoded, and of these the fraction."""
+    index = _read_split(config, "train", watcher=watcher, strict=strict)
+    return _fraction(index, config.train.fraction)
 
 
 def _read_split(config: RunConfig, split: str, *, watcher: Watcher, strict: bool) -> DatasetIndex:
