@@ -1,0 +1,58 @@
+"""The matching against pycocotools', detection by detection and threshold by threshold."""
+
+import contextlib
+import io
+
+import numpy as np
+import pytest
+from evaluation_problems import ELSEWHERE, SQUARE, a_problem, an_index, found
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from ossa.evaluate.coco import detections_as_coco_results, truths_as_coco_dict
+from ossa.evaluate.matching import match
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_every_match_is_that_of_pycocotools(seed: int):
+    index, detections = a_problem(seed)
+    ours = match(index, detections)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truths = COCO()
+        truths.dataset = truths_as_coco_dict(index)
+        truths.createIndex()
+        results = detections_as_coco_results(index, detections)
+        theirs = COCOeval(truths, truths.loadRes(results), "bbox")
+        theirs.evaluate()
+    compared = 0
+    for cell in theirs.evalImgs:
+        if cell is None or cell["aRng"] != [0, 1e10]:
+            continue
+        position = index.image_ids.tolist().index(cell["image_id"])
+        label = index.category_ids.tolist().index(cell["category_id"])
+        mine = np.flatnonzero((ours.images == position) & (ours.labels == label))
+        np.testing.assert_allclose(ours.scores[mine], cell["dtScores"], atol=1e-7)
+        # Their annotation ids are counted from 1 in the order of the index; 0 is nobody.
+        np.testing.assert_array_equal(ours.truths[mine].T + 1, cell["dtMatches"])
+        np.testing.assert_array_equal(ours.ignored[mine].T, cell["dtIgnore"])
+        compared += len(mine)
+    assert compared == len(ours.scores)
+
+
+def test_the_columns_come_class_by_class_the_best_first():
+    index = an_index([[(0, SQUARE)], [(1, SQUARE)]])
+    matches = match(
+        index,
+        {1: found((0.5, 1, SQUARE), (0.4, 0, SQUARE)), 2: found((0.9, 1, ELSEWHERE))},
+    )
+    assert matches.labels.tolist() == [0, 1, 1]
+    assert matches.scores.tolist() == pytest.approx([0.4, 0.9, 0.5])
+    assert matches.images.tolist() == [0, 1, 0]
+    assert matches.truths[:, 0].tolist() == [0, -1, -1]
+    assert matches.hits[:, 0].tolist() == [True, False, False]
+
+
+def test_without_detections_there_are_no_rows():
+    matches = match(an_index([[(0, SQUARE)]]), {})
+    assert matches.truths.shape == (0, 10)
+    assert matches.truth_counts.tolist() == [True]
