@@ -7,7 +7,15 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from ossa.report.figures import LINE_COLOURS, Line, figure_svg, line_figure, save_figure
+from ossa.report.figures import (
+    LINE_COLOURS,
+    Line,
+    Panel,
+    figure_svg,
+    line_figure,
+    panel_figure,
+    save_figure,
+)
 
 
 def figure_of(*lines: Line) -> Figure:
@@ -76,6 +84,31 @@ def test_bounds_are_a_band_around_the_line():
     figure = figure_of(Line("a", [1, 2], [0.2, 0.4], low=[0.1, 0.3], high=[0.3, 0.5]))
     band = np.asarray(figure.axes[0].collections[0].get_paths()[0].vertices)
     assert (band[:, 1].min(), band[:, 1].max()) == (0.1, 0.5)
+
+
+def test_panels_stand_in_rows_each_with_its_title_and_scales():
+    panels = [Panel([Line("a", [1, 2], [n, 2 * n])], "epoch", "loss", f"{n}") for n in (1, 5, 9)]
+    figure = panel_figure(panels, columns=2, panel_inches=(4, 3))
+    assert figure.get_size_inches().tolist() == [8, 6]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["1", "5", "9"]
+    places = [axes.get_position() for axes in figure.axes]
+    assert places[0].x1 < places[1].x0
+    assert places[0].y0 > places[2].y1
+    assert [axes.get_ylim()[1] > 12 for axes in figure.axes] == [False, False, True]
+
+
+def test_an_axis_begins_where_it_is_told_to():
+    lines = [Line("a", [1, 2], [0.5, 0.6])]
+    (told,) = panel_figure([Panel(lines, "epoch", "AP", y_low=0.0)], columns=1).axes
+    (free,) = panel_figure([Panel(lines, "epoch", "AP")], columns=1).axes
+    assert told.get_ylim()[0] == 0
+    assert 0.45 < free.get_ylim()[0] < 0.5
+
+
+def test_lines_without_a_value_are_told_instead_of_drawn_on_a_scale_of_nothing():
+    (axes,) = figure_of(Line("a", [1, 2], [None, None])).axes
+    assert "no values" in [text.get_text() for text in axes.texts]
+    assert len(axes.get_yticks()) == 0
 
 
 def test_epochs_are_whole_numbers():

@@ -188,8 +188,8 @@ def test_nothing_found_and_nothing_to_find_can_be_drawn(run: Run) -> None:
 def test_the_first_batch_depends_on_the_seed_alone(run: Run, scenes: Path) -> None:
     index, config = run.start.train_index, run.start.config
     picture = first_batch_picture(config, index)
-    # Gap 10; 6 images of 400 x 400 in rows of 4 and 2.
-    assert picture.shape == (10 + 2 * 410, 10 + 4 * 410, 3)
+    # Gap 12; 6 images of 480 x 480 in rows of 4 and 2.
+    assert picture.shape == (12 + 2 * 492, 12 + 4 * 492, 3)
     np.testing.assert_array_equal(picture, first_batch_picture(config, index))
     other = first_batch_picture(config.model_copy(update={"seed": 1}), index)
     assert (picture != other).any()

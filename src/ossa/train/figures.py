@@ -31,7 +31,7 @@ from ossa.types import Detections, Record
 FIGURES_FOLDER = "figures"
 
 _IMAGES, _IN_A_ROW = 8, 4
-_SIDE = 400
+_SIDE = 480
 """Pixels of the longer side of each image in a picture."""
 _LEAST_SECONDS = 10.0
 _LARGEST_SHARE = 0.02
@@ -151,7 +151,11 @@ def curves_figure(log: Sequence[Mapping[str, Any]]) -> Figure:
             for key, title in losses.items()
         ),
         panel("Average precision", "on val", {"ap": "AP50-95", "ap50": "AP50"}),
-        panel("Precision, recall", "on val", {"precision": "precision", "recall": "recall"}),
+        panel(
+            "Precision, recall",
+            "on val, at the confidence of the best F1",
+            {"precision": "precision", "recall": "recall"},
+        ),
         panel("Learning rate", "at the end of each epoch", {"lr": ""}),
     ]
     return panel_figure(panels, columns=3)
