@@ -228,8 +228,7 @@ def _report(record: "Record", folder: Path, *, as_json: bool) -> None:
     """Prints the last metrics on stdout, and on stderr where everything is and what comes next."""
     from ossa.cli.console import Console
     from ossa.cli.output import fraction, print_json, print_metrics_table
-    from ossa.train.figures import FIGURES_FOLDER
-    from ossa.train.outputs import BEST_WEIGHTS
+    from ossa.train.outputs import BEST_WEIGHTS, FIGURES_FOLDER
 
     row = _row(record, folder)
     if as_json:

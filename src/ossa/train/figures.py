@@ -25,10 +25,9 @@ from ossa.files import TEMPORARY_FILES, write_atomically
 from ossa.report.drawing import draw_boxes, encode_png, picture_grid
 from ossa.report.figures import Line, Panel, panel_figure, save_figure
 from ossa.train.events import RunStart, Silence
-from ossa.train.outputs import DETECTIONS_FILE, read_log
+from ossa.train.outputs import DETECTIONS_FILE, FIGURES_FOLDER, read_log
 from ossa.types import Detections, Record
 
-FIGURES_FOLDER = "figures"
 
 _IMAGES, _IN_A_ROW = 8, 4
 _SIDE = 480

@@ -24,6 +24,8 @@ LOG_FILE = "log.jsonl"
 LAST_WEIGHTS = "last.safetensors"
 BEST_WEIGHTS = "best.safetensors"
 DETECTIONS_FILE = "val-detections.json.gz"
+FIGURES_FOLDER = "figures"
+"""In the folder of a run: the pictures of it."""
 
 
 class RunFolder:

@@ -10,11 +10,9 @@ from typing import Any, Protocol
 from ossa.evaluate.run import Evaluation
 from ossa.files import write_text_atomically
 from ossa.train.events import RunStart, Silence, Watcher, Watchers
-from ossa.train.outputs import BEST_WEIGHTS
+from ossa.train.outputs import BEST_WEIGHTS, FIGURES_FOLDER
 from ossa.types import Record
 
-FIGURES_FOLDER = "figures"
-"""In the folder of a run: the pictures of it, as PNG."""
 CONFUSION_FILE = "confusion.json"
 """Among the figures: {"names": K + 1, "matrix": K + 1 rows of truths}, the background last."""
 _KEY_FILE = "tracking-key"
