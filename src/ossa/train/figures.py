@@ -28,7 +28,6 @@ from ossa.train.events import RunStart, Silence
 from ossa.train.outputs import DETECTIONS_FILE, FIGURES_FOLDER, read_log
 from ossa.types import Detections, Record
 
-
 _IMAGES, _IN_A_ROW = 8, 4
 _SIDE = 480
 """Pixels of the longer side of each image in a picture."""
