@@ -1,11 +1,12 @@
-"""COCO's evaluation and file formats. The one module that knows hotcoco, which does the matching.
+"""COCO's evaluation and file formats. The one module that knows hotcoco.
 
 Dimensions: I images, N truths or detections, K classes; COCO's arrays have 10 IoU thresholds
 (.50 to .95), 101 recalls, 4 areas (all, small, medium, large) and 3 limits of detections per image
 and class (1, 10, 100).
 
 A truth that is `difficult` (VOC) counts as crowd: COCO's protocol has no other way to ignore one.
-VOC's own protocol differs: there a difficult truth is overlapped by IoU and absorbs one detection.
+VOC's own protocol differs (`ossa.evaluate.voc`): there a detection is of the truth that it overlaps
+most, and ignored where that one is difficult.
 """
 
 import gzip
@@ -22,36 +23,18 @@ from numpy.typing import NDArray
 from ossa.boxes import xywh_to_xyxy, xyxy_to_xywh
 from ossa.data.index import DatasetIndex
 from ossa.errors import DataError
+from ossa.evaluate.columns import detection_columns, unknown_image
 from ossa.types import Detections
-
-_ALL_AREAS = [0.0, 1e5**2]
 
 
 @dataclass(frozen=True)
 class CocoScores:
-    """COCO's accumulated arrays (-1: no truth to find) and its matching at IoU 0.5."""
+    """COCO's accumulated arrays; -1 where there is no truth to find."""
 
     precision: NDArray[np.float64]
     """(10, 101, K, 4) with at most 100 detections per image and class."""
     recall: NDArray[np.float64]
     """(10, K, 4, 3)."""
-    match_scores: NDArray[np.float64]
-    """(N,) of the detections that count: all areas, the best 100, none matched to a crowd."""
-    match_labels: NDArray[np.int64]
-    """(N,) in 0..K-1."""
-    match_hits: NDArray[np.bool_]
-    """(N,) whether the detection found a truth at IoU 0.5."""
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """Checked detections of all images, one row each."""
-
-    image_positions: NDArray[np.int64]
-    """(N,) positions of the images in the index."""
-    boxes_xywh: NDArray[np.float64]
-    scores: NDArray[np.float64]
-    labels: NDArray[np.int64]
 
 
 def score_as_coco(index: DatasetIndex, detections: Mapping[int, Detections]) -> CocoScores:
@@ -64,30 +47,11 @@ def score_as_coco(index: DatasetIndex, detections: Mapping[int, Detections]) -> 
     Raises:
         DataError: a detection of an unknown image or class, or with an impossible score or box.
     """
-    columns = _checked_columns(index, detections)
-    # hotcoco sees ranks for image ids (float64 rows cannot carry every int64) and labels for
-    # category ids (so its class axis is ours). Ranks keep the order by id, which settles ties.
-    image_ranks = np.argsort(np.argsort(index.image_ids))
-    truths = _truths_for_hotcoco(index, image_ranks)
-    rows = np.column_stack(
-        (image_ranks[columns.image_positions], columns.boxes_xywh, columns.scores, columns.labels)
-    )
-    found = truths.load_res(rows)
-    evaluator = hotcoco.COCOeval(truths, found, "bbox")
+    evaluator = _evaluator(index, detections)
     evaluator.evaluate()
     evaluator.accumulate()
     arrays = evaluator.eval or {}
-    scores, labels, hits = _matches_at_half(truths, found)
-    return CocoScores(arrays["precision"][..., -1], arrays["recall"], scores, labels, hits)
-
-
-def check_detections(index: DatasetIndex, detections: Mapping[int, Detections]) -> None:
-    """Raises DataError unless all detections can be of the images and classes of `index`."""
-    image_ids = set(index.image_ids.tolist())
-    for image_id, found in detections.items():
-        if image_id not in image_ids:
-            raise _unknown_image(image_id, index, "detections")
-        _check_image(found, len(index.names), f"image {image_id}")
+    return CocoScores(arrays["precision"][..., -1], arrays["recall"])
 
 
 def truths_as_coco_dict(index: DatasetIndex) -> dict[str, Any]:
@@ -129,11 +93,11 @@ def detections_as_coco_results(
     Raises:
         DataError: a detection of an unknown image or class, or with an impossible score or box.
     """
-    columns = _checked_columns(index, detections)
+    columns = detection_columns(index, detections)
     rows = zip(
-        index.image_ids[columns.image_positions].tolist(),
+        index.image_ids[columns.images].tolist(),
         index.category_ids[columns.labels].tolist(),
-        columns.boxes_xywh.tolist(),
+        xyxy_to_xywh(columns.boxes_xyxy).tolist(),
         columns.scores.tolist(),
         strict=True,
     )
@@ -156,7 +120,7 @@ def read_coco_results(path: Path, index: DatasetIndex) -> dict[int, Detections]:
     for position, entry in enumerate(entries):
         image_id, category_id, row = _parse_entry(entry, f"{path}, entry {position}")
         if image_id not in image_ids:
-            raise _unknown_image(image_id, index, f"{path}, entry {position}")
+            raise unknown_image(image_id, index, f"{path}, entry {position}")
         if category_id not in labels:
             raise DataError(
                 f"{path}, entry {position}: expected a category_id of the data set "
@@ -164,6 +128,26 @@ def read_coco_results(path: Path, index: DatasetIndex) -> dict[int, Detections]:
             )
         rows.setdefault(image_id, []).append((*row, labels[category_id]))
     return {image_id: _best_first(np.array(found)) for image_id, found in rows.items()}
+
+
+def _evaluator(index: DatasetIndex, detections: Mapping[int, Detections]) -> hotcoco.COCOeval:
+    """Returns hotcoco's evaluation, not yet done.
+
+    hotcoco sees ranks for image ids (float64 rows cannot carry every int64) and labels for category
+    ids (so its class axis is ours). Ranks keep the order by id, which settles ties.
+    """
+    columns = detection_columns(index, detections)
+    image_ranks = np.argsort(np.argsort(index.image_ids))
+    truths = _truths_for_hotcoco(index, image_ranks)
+    rows = np.column_stack(
+        (
+            image_ranks[columns.images],
+            xyxy_to_xywh(columns.boxes_xyxy),
+            columns.scores,
+            columns.labels,
+        )
+    )
+    return hotcoco.COCOeval(truths, truths.load_res(rows), "bbox")
 
 
 def _truths_for_hotcoco(index: DatasetIndex, image_ranks: NDArray[np.int64]) -> hotcoco.COCO:
@@ -179,85 +163,9 @@ def _truths_for_hotcoco(index: DatasetIndex, image_ranks: NDArray[np.int64]) -> 
     )
 
 
-def _matches_at_half(
-    truths: hotcoco.COCO, found: hotcoco.COCO
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Returns scores, labels and hits of the detections that count at IoU 0.5, all areas.
-
-    An evaluator of its own, because reading the matches of all areas and thresholds takes 20
-    times longer than matching these once more.
-    """
-    evaluator = hotcoco.COCOeval(truths, found, "bbox")
-    evaluator.params.iou_thrs = [0.5]
-    evaluator.params.area_rng = [_ALL_AREAS]
-    evaluator.params.area_rng_lbl = ["all"]
-    evaluator.params.max_dets = [100]
-    evaluator.evaluate()
-    cells = [cell for cell in evaluator.eval_imgs if cell is not None and cell["dtScores"]]
-    lengths = [len(cell["dtScores"]) for cell in cells]
-    labels = np.repeat(np.array([cell["category_id"] for cell in cells], np.int64), lengths)
-    scores = np.concatenate([[], *(cell["dtScores"] for cell in cells)])
-    hits = np.concatenate([[], *(cell["dtMatched"][0] for cell in cells)]).astype(bool)
-    counts = ~np.concatenate([[], *(cell["dtIgnore"][0] for cell in cells)]).astype(bool)
-    return scores[counts], labels[counts], hits[counts]
-
-
 def _image_positions(index: DatasetIndex) -> NDArray[np.int64]:
     """Returns (N,) the position of the image of every truth."""
     return np.repeat(np.arange(len(index)), np.diff(index.truth_offsets))
-
-
-def _checked_columns(index: DatasetIndex, detections: Mapping[int, Detections]) -> _Columns:
-    check_detections(index, detections)
-    positions = {image_id: position for position, image_id in enumerate(index.image_ids.tolist())}
-    if not detections:
-        empty = np.empty(0)
-        return _Columns(empty.astype(np.int64), np.empty((0, 4)), empty, empty.astype(np.int64))
-    per_image = list(detections.values())
-    lengths = [len(found) for found in per_image]
-    # float64 before any arithmetic: widths in float32 would move the IoU of large boxes.
-    boxes_xyxy = np.concatenate([found.boxes_xyxy for found in per_image]).astype(np.float64)
-    return _Columns(
-        np.repeat(np.array([positions[image_id] for image_id in detections], np.int64), lengths),
-        xyxy_to_xywh(boxes_xyxy),
-        np.concatenate([found.scores for found in per_image]).astype(np.float64),
-        np.concatenate([found.labels for found in per_image]).astype(np.int64),
-    )
-
-
-def _check_image(found: Detections, num_classes: int, where: str) -> None:
-    boxes, scores, labels = found.boxes_xyxy, found.scores, found.labels
-    count = len(scores)
-    if (boxes.shape, scores.shape, labels.shape) != ((count, 4), (count,), (count,)):
-        raise DataError(
-            f"{where}: expected boxes (N, 4), scores (N,) and labels (N,), found {boxes.shape}, "
-            f"{scores.shape} and {labels.shape}; give every detection one of each."
-        )
-    wrong_labels = labels[(labels < 0) | (labels >= num_classes)]
-    if wrong_labels.size:
-        raise DataError(
-            f"{where}: expected labels in 0..{num_classes - 1}, found {wrong_labels[0]}; "
-            "evaluate with the data set whose classes the detector was trained on."
-        )
-    wrong_scores = scores[~((scores >= 0) & (scores <= 1))]  # so written, NaN is wrong too
-    if wrong_scores.size:
-        raise DataError(
-            f"{where}: expected scores in 0..1, found {wrong_scores[0]}; "
-            "give confidences, and look for NaN in the network's outputs."
-        )
-    upright = (boxes[:, 2:] >= boxes[:, :2]).all(axis=1) & np.isfinite(boxes).all(axis=1)
-    if not upright.all():
-        raise DataError(
-            f"{where}: expected finite boxes with x0 <= x1 and y0 <= y1, "
-            f"found {boxes[~upright][0].tolist()}; give boxes as xyxy in pixels of the image."
-        )
-
-
-def _unknown_image(image_id: int, index: DatasetIndex, where: str) -> DataError:
-    return DataError(
-        f"{where}: expected image ids of the data set at {index.root}, found {image_id}, "
-        f"which is none of its {len(index)}; evaluate on the split that was predicted."
-    )
 
 
 def _shortened(values: Mapping[int, int]) -> str:

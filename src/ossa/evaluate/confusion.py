@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from ossa.data.index import DatasetIndex
 from ossa.errors import ConfigError
-from ossa.evaluate.coco import check_detections
+from ossa.evaluate.columns import detection_columns
 from ossa.types import NOTHING_FOUND, Detections
 
 CONFIDENCE = 0.25
@@ -103,7 +103,7 @@ def confusion_matrix(
     """
     if not 0 < iou <= 1:
         raise ConfigError(f"expected an IoU above 0 and up to 1 for the confusions, found {iou}")
-    check_detections(index, detections)
+    detection_columns(index, detections)  # refuses what is impossible
     side = len(index.names) + 1
     counts = np.zeros((side, side), np.int64)
     for position, image_id in enumerate(index.image_ids.tolist()):

@@ -22,13 +22,15 @@ from numpy.typing import NDArray
 
 from ossa.boxes import xyxy_to_xywh
 from ossa.data.index import DatasetIndex
-from ossa.evaluate.coco import check_detections
+from ossa.evaluate.columns import DetectionColumns, detection_columns
 from ossa.types import Detections
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """COCO's, .50 to .95."""
 _MOST_DETECTIONS = 100
 _NOBODY = -1
+_BLOCK = 1_000_000
+"""Pairs that are looked at together, which bounds the memory."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Matches:
     """(D,) descending within a class."""
     boxes_xyxy: NDArray[np.float64]
     """(D, 4) in pixels of the original image."""
-    truths: NDArray[np.int64]
+    truths: NDArray[np.int32]
     """(D, T) row of the truth that was found, -1 for none."""
     ignored: NDArray[np.bool_]
     """(D, T) whether the detection neither counts as true nor as false."""
@@ -72,25 +74,22 @@ def match(index: DatasetIndex, detections: Mapping[int, Detections]) -> Matches:
     Raises:
         DataError: a detection of an unknown image or class, or with an impossible score or box.
     """
-    check_detections(index, detections)
-    images, labels, scores, boxes_xyxy = _best_of_each_cell(index, detections)
+    columns = _best_of_each_cell(detection_columns(index, detections), num_classes=len(index.names))
     truth_images = np.repeat(np.arange(len(index)), np.diff(index.truth_offsets))
     ignorable = index.crowd | index.difficult
-    truths, ignored = _greedy(
-        *_pairs(index, images, labels, boxes_xyxy, ignorable),
-        ignorable=ignorable,
-        cells=images * len(index.names) + labels,
-    )
+    detection, truth, iou = _pairs(columns, index, truth_images, ignorable)
+    cells = _cells(columns.images, columns.labels, len(index.names))
+    truths, ignored = _greedy(detection, truth, iou, ignorable=ignorable, cells=cells)
     # Of equal scores COCO puts the image of the lower id first.
     ranks = np.argsort(np.argsort(index.image_ids))
-    order = np.lexsort((ranks[images], -scores, labels))
+    order = np.lexsort((ranks[columns.images], -columns.scores, columns.labels))
     return Matches(
         num_images=len(index),
         num_classes=len(index.names),
-        images=images[order],
-        labels=labels[order],
-        scores=scores[order],
-        boxes_xyxy=boxes_xyxy[order],
+        images=columns.images[order],
+        labels=columns.labels[order],
+        scores=columns.scores[order],
+        boxes_xyxy=columns.boxes_xyxy[order],
         truths=truths[order],
         ignored=ignored[order],
         truth_images=truth_images,
@@ -99,74 +98,90 @@ def match(index: DatasetIndex, detections: Mapping[int, Detections]) -> Matches:
     )
 
 
-def _best_of_each_cell(
-    index: DatasetIndex, detections: Mapping[int, Detections]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Returns image, label, score and box of the best 100 of each image and class.
+def _cells(
+    images: NDArray[np.int64], labels: NDArray[np.int64], num_classes: int
+) -> NDArray[np.int64]:
+    """Returns a number for each image and class together: what can match lies in one cell."""
+    return images * num_classes + labels
+
+
+def _best_of_each_cell(columns: DetectionColumns, *, num_classes: int) -> DetectionColumns:
+    """Returns the best 100 of each image and class.
 
     They come image by image, class by class, the best first; of equal scores the first given.
     """
-    positions = {image_id: place for place, image_id in enumerate(index.image_ids.tolist())}
-    given = sorted(detections.items(), key=lambda item: positions[item[0]])
-    lengths = [len(found) for _, found in given]
-    nothing = np.zeros((0, 4))
-    images = np.repeat(np.array([positions[i] for i, _ in given], np.int64), lengths)
-    labels = np.concatenate([[], *(found.labels for _, found in given)]).astype(np.int64)
-    scores = np.concatenate([[], *(found.scores for _, found in given)]).astype(np.float64)
-    boxes = np.concatenate([nothing, *(found.boxes_xyxy for _, found in given)])
-    order = np.lexsort((-scores, labels, images))  # stable: equal scores keep their order
-    cells = (images * len(index.names) + labels)[order]
-    starts = np.flatnonzero(np.diff(cells, prepend=-1))
-    rank = np.arange(len(cells)) - np.repeat(starts, np.diff(starts, append=len(cells)))
+    cells = _cells(columns.images, columns.labels, num_classes)
+    order = np.lexsort((-columns.scores, cells))  # stable: equal scores keep their order
+    rank = _ranks_within(cells[order])
     chosen = order[rank < _MOST_DETECTIONS]
-    return images[chosen], labels[chosen], scores[chosen], boxes[chosen].astype(np.float64)
+    return DetectionColumns(
+        columns.images[chosen],
+        columns.boxes_xyxy[chosen],
+        columns.scores[chosen],
+        columns.labels[chosen],
+    )
 
 
 def _pairs(
+    columns: DetectionColumns,
     index: DatasetIndex,
-    images: NDArray[np.int64],
-    labels: NDArray[np.int64],
-    boxes_xyxy: NDArray[np.float64],
+    truth_images: NDArray[np.int64],
     ignorable: NDArray[np.bool_],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Returns detection (P,), truth (P,) and IoU (P,) of all that could match at any threshold.
 
     Detection by detection, the truths in COCO's order: those that count, then the ignored ones.
     """
-    boxes_xywh, truths_xywh = xyxy_to_xywh(boxes_xyxy), xyxy_to_xywh(index.boxes_xyxy)
-    bounds = np.searchsorted(images, np.arange(len(index) + 1))
+    num_classes = len(index.names)
+    cells = _cells(columns.images, columns.labels, num_classes)
+    truth_cells = _cells(truth_images, index.labels, num_classes)
+    truth_order = np.lexsort((ignorable, truth_cells))
+    first, last = (
+        np.searchsorted(truth_cells[truth_order], cells, side) for side in ("left", "right")
+    )
+    counts = last - first
+    boxes_xywh, truths_xywh = xyxy_to_xywh(columns.boxes_xyxy), xyxy_to_xywh(index.boxes_xyxy)
     parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
-    for position in range(len(index)):
-        first, last = bounds[position], bounds[position + 1]
-        start, end = index.truth_offsets[position], index.truth_offsets[position + 1]
-        if first == last or start == end:
-            continue
-        rows = np.arange(start, end)
-        rows = rows[np.argsort(ignorable[rows], kind="stable")]
-        ious = _ious(boxes_xywh[first:last], truths_xywh[rows], onto=ignorable[rows])
-        near = ious >= IOU_THRESHOLDS[0] - 1e-10
-        found, true = np.nonzero(near & (labels[first:last, None] == index.labels[rows]))
-        parts.append((found + first, rows[true], ious[found, true]))
+    # In blocks, because a crowded class has many more pairs than any that could match.
+    for start, end in _blocks(counts):
+        detection = np.repeat(np.arange(start, end), counts[start:end])
+        place = _ranks_within(detection) + first[detection]
+        truth = truth_order[place]
+        iou = _ious(boxes_xywh[detection], truths_xywh[truth], onto=ignorable[truth])
+        near = iou >= IOU_THRESHOLDS[0] - 1e-10
+        parts.append((detection[near], truth[near], iou[near]))
     detection, truth, iou = (np.concatenate(column) for column in zip(*parts, strict=True))
     return detection, truth, iou
+
+
+def _blocks(counts: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Returns first and last + 1 of runs of rows whose counts sum to about a million or less."""
+    sums = np.cumsum(counts)
+    total = int(sums[-1]) if len(sums) else 0
+    steps = np.arange(_BLOCK, total, _BLOCK)
+    bounds = np.unique([0, *np.searchsorted(sums, steps).tolist(), len(counts)]).tolist()
+    return list(pairwise(bounds))
+
+
+def _ranks_within(groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns (n,) the how-manieth of its group each row is; groups (n,) lie together."""
+    starts = np.flatnonzero(np.diff(groups, prepend=_NOBODY))
+    return np.arange(len(groups)) - np.repeat(starts, np.diff(starts, append=len(groups)))
 
 
 def _ious(
     boxes_xywh: NDArray[np.float64], truths_xywh: NDArray[np.float64], *, onto: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """Returns IoUs by pycocotools' arithmetic; `onto` (t,): over the area of the box alone."""
-    starts = np.maximum(boxes_xywh[:, None, :2], truths_xywh[:, :2])
+    """Returns (P,) IoUs by pycocotools' arithmetic; where `onto`: over the area of the box alone."""
+    starts = np.maximum(boxes_xywh[:, :2], truths_xywh[:, :2])
     ends = np.minimum(
-        (boxes_xywh[:, :2] + boxes_xywh[:, 2:])[:, None], truths_xywh[:, :2] + truths_xywh[:, 2:]
+        boxes_xywh[:, :2] + boxes_xywh[:, 2:], truths_xywh[:, :2] + truths_xywh[:, 2:]
     )
     sides = np.maximum(ends - starts, 0.0)
-    common = sides[..., 0] * sides[..., 1]
+    common = sides[:, 0] * sides[:, 1]
     areas = boxes_xywh[:, 2] * boxes_xywh[:, 3]
-    unions = np.where(
-        onto,
-        areas[:, None],
-        areas[:, None] + truths_xywh[:, 2] * truths_xywh[:, 3] - common,
-    )
+    truth_areas = truths_xywh[:, 2] * truths_xywh[:, 3]
+    unions = np.where(onto, areas, areas + truth_areas - common)
     return np.divide(common, unions, out=np.zeros_like(common), where=unions > 0)
 
 
@@ -177,14 +192,14 @@ def _greedy(
     *,
     ignorable: NDArray[np.bool_],
     cells: NDArray[np.int64],
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     """Returns the truth (D, T) of every detection and whether it is ignored (D, T).
 
     Cells (an image and a class each) do not touch one another, so the first detections of all
     cells choose at once, then all second ones, and so on.
     """
     shape = (len(cells), len(IOU_THRESHOLDS))
-    truths = np.full(shape, _NOBODY)
+    truths = np.full(shape, _NOBODY, np.int32)
     ignored = np.zeros(shape, bool)
     if not len(detection):
         return truths, ignored
@@ -216,9 +231,6 @@ def _greedy(
 
 def _rounds(detection: NDArray[np.int64], cells: NDArray[np.int64]) -> NDArray[np.int64]:
     """Returns (P,) the how-manieth of its cell the detection of each pair is, of those in pairs."""
-    is_new = np.diff(detection, prepend=-1) != 0
+    is_new = np.diff(detection, prepend=_NOBODY) != 0
     number = np.cumsum(is_new) - 1  # of the detection among those in pairs
-    cell_of = cells[detection[is_new]]
-    starts = np.flatnonzero(np.diff(cell_of, prepend=-1))
-    rank = np.arange(len(cell_of)) - np.repeat(starts, np.diff(starts, append=len(cell_of)))
-    return rank[number]
+    return _ranks_within(cells[detection[is_new]])[number]

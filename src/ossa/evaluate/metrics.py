@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from ossa.data.index import DatasetIndex
 from ossa.evaluate.coco import CocoScores, score_as_coco
+from ossa.evaluate.matching import Matches, match
 from ossa.types import Detections
 
 _CONFIDENCES = np.arange(1001) / 1000
@@ -112,7 +113,7 @@ def evaluate_detections(index: DatasetIndex, detections: Mapping[int, Detections
     """
     scores = score_as_coco(index, detections)
     truths_per_class, images_per_class = _count_truths(index)
-    operating = _operating_point(scores, truths_per_class)
+    operating = _operating_point(match(index, detections), truths_per_class)
     return Metrics(
         **_coco_numbers(scores),
         **operating.means(truths_per_class > 0),
@@ -155,9 +156,10 @@ class _OperatingPoint:
         }
 
 
-def _operating_point(scores: CocoScores, num_truths: NDArray[np.int64]) -> _OperatingPoint:
-    true = _count_at_confidences(scores, scores.match_hits, len(num_truths))
-    false = _count_at_confidences(scores, ~scores.match_hits, len(num_truths))
+def _operating_point(matches: Matches, num_truths: NDArray[np.int64]) -> _OperatingPoint:
+    hits = matches.hits[:, _AT_50]
+    true = _count_at_confidences(matches, hits)
+    false = _count_at_confidences(matches, ~hits & ~matches.ignored[:, _AT_50])
     truths = num_truths[:, None]
     f1 = 2 * true / np.maximum(true + false + truths, 1)
     # Rounded, so that the order of a sum does not decide between equally good confidences.
@@ -169,17 +171,16 @@ def _operating_point(scores: CocoScores, num_truths: NDArray[np.int64]) -> _Oper
     )
 
 
-def _count_at_confidences(
-    scores: CocoScores, chosen: NDArray[np.bool_], num_classes: int
-) -> NDArray[np.int64]:
+def _count_at_confidences(matches: Matches, chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Returns (K, C) how many of the chosen detections have at least each confidence."""
     # In float32, as Detections.above compares, lest a score of 0.7 miss the confidence 0.700.
     reached = np.searchsorted(
-        _CONFIDENCES.astype(np.float32), scores.match_scores[chosen].astype(np.float32), "right"
+        _CONFIDENCES.astype(np.float32), matches.scores[chosen].astype(np.float32), "right"
     )
     width = len(_CONFIDENCES) + 1
-    cells = scores.match_labels[chosen] * width + reached
-    histogram = np.bincount(cells, minlength=num_classes * width).reshape(num_classes, width)
+    cells = matches.labels[chosen] * width + reached
+    histogram = np.bincount(cells, minlength=matches.num_classes * width)
+    histogram = histogram.reshape(matches.num_classes, width)
     return histogram[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]
 
 
