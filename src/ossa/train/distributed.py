@@ -124,7 +124,10 @@ def joined_processes(device: str) -> Iterator[Processes]:
     if count == 1:
         yield ALONE
         return
-    dist.init_process_group("gloo" if device == "cpu" else "nccl")
+    own = device_of_process(device)
+    if own != "cpu":
+        torch.cuda.set_device(own)  # on which nccl puts what it sends
+    dist.init_process_group("gloo" if own == "cpu" else "nccl")
     try:
         yield Processes(dist.get_rank(), dist.get_world_size())
     finally:
