@@ -54,6 +54,10 @@ class DatasetIndex:
         """Returns the rows of the truths of the image at `position`."""
         return slice(int(self.truth_offsets[position]), int(self.truth_offsets[position + 1]))
 
+    def truth_images(self) -> NDArray[np.int64]:
+        """Returns (N,) the position of the image of every truth."""
+        return np.repeat(np.arange(len(self)), np.diff(self.truth_offsets))
+
     def training_truths(self, position: int) -> NDArray[np.int64]:
         """Returns the rows that train: those of the image that are neither crowd nor difficult."""
         rows = np.arange(self.truth_offsets[position], self.truth_offsets[position + 1])

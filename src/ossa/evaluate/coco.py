@@ -60,7 +60,7 @@ def truths_as_coco_dict(index: DatasetIndex) -> dict[str, Any]:
     Annotation ids are counted from 1: pycocotools takes the id 0 for 'matched nothing'.
     """
     columns = zip(
-        index.image_ids[_image_positions(index)].tolist(),
+        index.image_ids[index.truth_images()].tolist(),
         index.category_ids[index.labels].tolist(),
         xyxy_to_xywh(index.boxes_xyxy).tolist(),
         index.areas.tolist(),
@@ -155,17 +155,12 @@ def _truths_for_hotcoco(index: DatasetIndex, image_ranks: NDArray[np.int64]) -> 
     return hotcoco.COCO.from_arrays(
         [{"id": rank, "width": w, "height": h} for rank, (w, h) in ranks_and_sizes],
         [{"id": label, "name": name} for label, name in enumerate(index.names)],
-        image_ranks[_image_positions(index)],
+        image_ranks[index.truth_images()],
         index.labels,
         xyxy_to_xywh(index.boxes_xyxy),
         area=index.areas,
         iscrowd=(index.crowd | index.difficult).astype(np.int64),
     )
-
-
-def _image_positions(index: DatasetIndex) -> NDArray[np.int64]:
-    """Returns (N,) the position of the image of every truth."""
-    return np.repeat(np.arange(len(index)), np.diff(index.truth_offsets))
 
 
 def _shortened(values: Mapping[int, int]) -> str:

@@ -16,6 +16,7 @@ Dimensions: D detections, N truths of the index, T IoU thresholds, P pairs, I im
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +24,14 @@ from numpy.typing import NDArray
 from ossa.boxes import xyxy_to_xywh
 from ossa.data.index import DatasetIndex
 from ossa.evaluate.columns import DetectionColumns, detection_columns
+from ossa.evaluate.groups import blocks, ranks_within
 from ossa.types import Detections
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """COCO's, .50 to .95."""
 _MOST_DETECTIONS = 100
 _NOBODY = -1
-_BLOCK = 1_000_000
-"""Pairs that are looked at together, which bounds the memory."""
+_LOWEST = IOU_THRESHOLDS[0] - 1e-10
 
 
 @dataclass(frozen=True)
@@ -74,15 +75,13 @@ def match(index: DatasetIndex, detections: Mapping[int, Detections]) -> Matches:
     Raises:
         DataError: a detection of an unknown image or class, or with an impossible score or box.
     """
-    columns = _best_of_each_cell(detection_columns(index, detections), num_classes=len(index.names))
-    truth_images = np.repeat(np.arange(len(index)), np.diff(index.truth_offsets))
+    columns = _best_of_each_cell(detection_columns(index, detections), index)
     ignorable = index.crowd | index.difficult
-    detection, truth, iou = _pairs(columns, index, truth_images, ignorable)
-    cells = _cells(columns.images, columns.labels, len(index.names))
-    truths, ignored = _greedy(detection, truth, iou, ignorable=ignorable, cells=cells)
-    # Of equal scores COCO puts the image of the lower id first.
-    ranks = np.argsort(np.argsort(index.image_ids))
-    order = np.lexsort((ranks[columns.images], -columns.scores, columns.labels))
+    pairs = overlapping_pairs(columns, index, least_iou=_LOWEST, ignorable=ignorable)
+    cells = columns.images * len(index.names) + columns.labels
+    truths, ignored = _greedy(pairs, ignorable=ignorable, cells=cells)
+    # Stable: of equal scores the image of the lower id comes first, as in COCO.
+    order = np.lexsort((-columns.scores, columns.labels))
     return Matches(
         num_images=len(index),
         num_classes=len(index.names),
@@ -92,27 +91,67 @@ def match(index: DatasetIndex, detections: Mapping[int, Detections]) -> Matches:
         boxes_xyxy=columns.boxes_xyxy[order],
         truths=truths[order],
         ignored=ignored[order],
-        truth_images=truth_images,
+        truth_images=index.truth_images(),
         truth_labels=index.labels,
         truth_counts=~ignorable,
     )
 
 
-def _cells(
-    images: NDArray[np.int64], labels: NDArray[np.int64], num_classes: int
-) -> NDArray[np.int64]:
-    """Returns a number for each image and class together: what can match lies in one cell."""
-    return images * num_classes + labels
+class Pairs(NamedTuple):
+    """P pairs of a detection and a truth of the same image and class, detection by detection."""
+
+    detection: NDArray[np.int64]
+    """(P,) row of the detection, ascending."""
+    truth: NDArray[np.int64]
+    """(P,) row of the truth."""
+    iou: NDArray[np.float64]
+    """(P,)."""
 
 
-def _best_of_each_cell(columns: DetectionColumns, *, num_classes: int) -> DetectionColumns:
+def overlapping_pairs(
+    columns: DetectionColumns,
+    index: DatasetIndex,
+    *,
+    least_iou: float,
+    ignorable: NDArray[np.bool_] | None = None,
+) -> Pairs:
+    """Returns all pairs of one image and class with at least an IoU, by pycocotools' arithmetic.
+
+    Args:
+        columns: the detections (D,).
+        index: the truths (N,).
+        least_iou: of a pair.
+        ignorable: (N,) truths that come behind the others of a detection, and whose IoU is the
+            part of the detection that lies on them; none if not given.
+    """
+    last = np.zeros(len(index.labels), bool) if ignorable is None else ignorable
+    num_classes = len(index.names)
+    cells = columns.images * num_classes + columns.labels
+    truth_cells = index.truth_images() * num_classes + index.labels
+    order = np.lexsort((last, truth_cells))
+    first, end = (np.searchsorted(truth_cells[order], cells, side) for side in ("left", "right"))
+    counts = end - first
+    boxes_xywh, truths_xywh = xyxy_to_xywh(columns.boxes_xyxy), xyxy_to_xywh(index.boxes_xyxy)
+    parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    # In blocks, because a crowded class has many more pairs than overlap.
+    for start, stop in blocks(counts):
+        detection = np.repeat(np.arange(start, stop), counts[start:stop])
+        truth = order[ranks_within(detection) + first[detection]]
+        iou = _ious(boxes_xywh[detection], truths_xywh[truth], onto=last[truth])
+        near = iou >= least_iou
+        parts.append((detection[near], truth[near], iou[near]))
+    return Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _best_of_each_cell(columns: DetectionColumns, index: DatasetIndex) -> DetectionColumns:
     """Returns the best 100 of each image and class.
 
-    They come image by image, class by class, the best first; of equal scores the first given.
+    They come by the image's id, class by class, the best first; of equal scores the first given.
     """
-    cells = _cells(columns.images, columns.labels, num_classes)
+    ranks = np.argsort(np.argsort(index.image_ids))
+    cells = ranks[columns.images] * len(index.names) + columns.labels
     order = np.lexsort((-columns.scores, cells))  # stable: equal scores keep their order
-    rank = _ranks_within(cells[order])
+    rank = ranks_within(cells[order])
     chosen = order[rank < _MOST_DETECTIONS]
     return DetectionColumns(
         columns.images[chosen],
@@ -122,57 +161,10 @@ def _best_of_each_cell(columns: DetectionColumns, *, num_classes: int) -> Detect
     )
 
 
-def _pairs(
-    columns: DetectionColumns,
-    index: DatasetIndex,
-    truth_images: NDArray[np.int64],
-    ignorable: NDArray[np.bool_],
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Returns detection (P,), truth (P,) and IoU (P,) of all that could match at any threshold.
-
-    Detection by detection, the truths in COCO's order: those that count, then the ignored ones.
-    """
-    num_classes = len(index.names)
-    cells = _cells(columns.images, columns.labels, num_classes)
-    truth_cells = _cells(truth_images, index.labels, num_classes)
-    truth_order = np.lexsort((ignorable, truth_cells))
-    first, last = (
-        np.searchsorted(truth_cells[truth_order], cells, side) for side in ("left", "right")
-    )
-    counts = last - first
-    boxes_xywh, truths_xywh = xyxy_to_xywh(columns.boxes_xyxy), xyxy_to_xywh(index.boxes_xyxy)
-    parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
-    # In blocks, because a crowded class has many more pairs than any that could match.
-    for start, end in _blocks(counts):
-        detection = np.repeat(np.arange(start, end), counts[start:end])
-        place = _ranks_within(detection) + first[detection]
-        truth = truth_order[place]
-        iou = _ious(boxes_xywh[detection], truths_xywh[truth], onto=ignorable[truth])
-        near = iou >= IOU_THRESHOLDS[0] - 1e-10
-        parts.append((detection[near], truth[near], iou[near]))
-    detection, truth, iou = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return detection, truth, iou
-
-
-def _blocks(counts: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Returns first and last + 1 of runs of rows whose counts sum to about a million or less."""
-    sums = np.cumsum(counts)
-    total = int(sums[-1]) if len(sums) else 0
-    steps = np.arange(_BLOCK, total, _BLOCK)
-    bounds = np.unique([0, *np.searchsorted(sums, steps).tolist(), len(counts)]).tolist()
-    return list(pairwise(bounds))
-
-
-def _ranks_within(groups: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns (n,) the how-manieth of its group each row is; groups (n,) lie together."""
-    starts = np.flatnonzero(np.diff(groups, prepend=_NOBODY))
-    return np.arange(len(groups)) - np.repeat(starts, np.diff(starts, append=len(groups)))
-
-
 def _ious(
     boxes_xywh: NDArray[np.float64], truths_xywh: NDArray[np.float64], *, onto: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """Returns (P,) IoUs by pycocotools' arithmetic; where `onto`: over the area of the box alone."""
+    """Returns (P,) IoUs by pycocotools' arithmetic; where `onto`, over the area of the box."""
     starts = np.maximum(boxes_xywh[:, :2], truths_xywh[:, :2])
     ends = np.minimum(
         boxes_xywh[:, :2] + boxes_xywh[:, 2:], truths_xywh[:, :2] + truths_xywh[:, 2:]
@@ -186,12 +178,7 @@ def _ious(
 
 
 def _greedy(
-    detection: NDArray[np.int64],
-    truth: NDArray[np.int64],
-    iou: NDArray[np.float64],
-    *,
-    ignorable: NDArray[np.bool_],
-    cells: NDArray[np.int64],
+    pairs: Pairs, *, ignorable: NDArray[np.bool_], cells: NDArray[np.int64]
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     """Returns the truth (D, T) of every detection and whether it is ignored (D, T).
 
@@ -201,19 +188,19 @@ def _greedy(
     shape = (len(cells), len(IOU_THRESHOLDS))
     truths = np.full(shape, _NOBODY, np.int32)
     ignored = np.zeros(shape, bool)
-    if not len(detection):
+    if not len(pairs.detection):
         return truths, ignored
     taken = np.zeros((len(ignorable), shape[1]), bool)
     limits = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)
-    rounds = _rounds(detection, cells)
+    rounds = _rounds(pairs.detection, cells)
     order = np.argsort(rounds, kind="stable")
     ends = np.searchsorted(rounds[order], np.arange(rounds[order][-1] + 2))
     for first, last in pairwise(ends):
-        pairs = order[first:last]
-        of, to = detection[pairs], truth[pairs]
-        free = (iou[pairs, None] >= limits) & (~taken[to] | ignorable[to, None])
+        rows = order[first:last]
+        of, to, iou = pairs.detection[rows], pairs.truth[rows], pairs.iou[rows, None]
+        free = (iou >= limits) & (~taken[to] | ignorable[to, None])
         # One number tells preference, without rounding: IoUs of 0.5 to 1, and 1 less for ignored.
-        value = np.where(free, iou[pairs, None] - 1.0 * ignorable[to, None], -2.0)
+        value = np.where(free, iou - 1.0 * ignorable[to, None], -2.0)
         segments = np.flatnonzero(np.diff(of, prepend=-1))
         best = np.maximum.reduceat(value, segments, axis=0)
         lengths = np.diff(segments, append=len(of))
@@ -224,8 +211,8 @@ def _greedy(
         chosen = np.where(matched, to[winner], _NOBODY)
         truths[of[segments]] = chosen
         ignored[of[segments]] = matched & ignorable[chosen]
-        rows, columns = np.nonzero(matched)
-        taken[chosen[rows, columns], columns] = True
+        _, at = np.nonzero(matched)
+        taken[chosen[matched], at] = True
     return truths, ignored
 
 
@@ -233,4 +220,4 @@ def _rounds(detection: NDArray[np.int64], cells: NDArray[np.int64]) -> NDArray[n
     """Returns (P,) the how-manieth of its cell the detection of each pair is, of those in pairs."""
     is_new = np.diff(detection, prepend=_NOBODY) != 0
     number = np.cumsum(is_new) - 1  # of the detection among those in pairs
-    return _ranks_within(cells[detection[is_new]])[number]
+    return ranks_within(cells[detection[is_new]])[number]

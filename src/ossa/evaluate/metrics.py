@@ -186,7 +186,7 @@ def _count_at_confidences(matches: Matches, chosen: NDArray[np.bool_]) -> NDArra
 
 def _count_truths(index: DatasetIndex) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Returns (K,) truths that count and (K,) images that have one."""
-    positions = np.repeat(np.arange(len(index)), np.diff(index.truth_offsets))
+    positions = index.truth_images()
     counts = ~(index.crowd | index.difficult)
     pairs = np.unique(np.stack((positions[counts], index.labels[counts])), axis=1)
     num_classes = len(index.names)
