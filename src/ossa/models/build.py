@@ -11,7 +11,8 @@ from timm.layers import DropPath  # pyright: ignore[reportPrivateImportUsage]
 from torch import nn
 
 from ossa.config import ModelConfig
-from ossa.errors import ConfigError, suggestion
+from ossa.errors import ConfigError, UnsupportedBackbone, suggestion
+from ossa.models.backbones.catalogue import shipped_table, similar_supported
 from ossa.models.backbones.cspdarknet import CSPDarknet
 from ossa.models.backbones.plain import create_plain_backbone, single_stride
 from ossa.models.backbones.timm import create_timm_backbone, known_architectures
@@ -63,15 +64,20 @@ def create_backbone(
     scale = cspdarknet_scale(name)
     if scale is None:
         _check_name(name)
-        return _from_timm(
-            name,
-            strides=strides,
-            imgsz=imgsz,
-            pretrained=pretrained,
-            weights=weights,
-            build_args=build_args or {},
-            drop_path=drop_path,
-        )
+        try:
+            return _from_timm(
+                name,
+                strides=strides,
+                imgsz=imgsz,
+                pretrained=pretrained,
+                weights=weights,
+                build_args=build_args or {},
+                drop_path=drop_path,
+            )
+        except UnsupportedBackbone as refusal:
+            if tuple(strides) != DEFAULT_STRIDES:  # for which no table says what works
+                raise
+            raise UnsupportedBackbone(f"{refusal}{_similar(name)}") from refusal
     if drop_path is not None:
         raise _no_drop_path(name)
     if pretrained or weights is not None:
@@ -111,6 +117,19 @@ def _from_timm(
         weights=weights,
         build_args=build_args,
     )
+
+
+def _similar(name: str) -> str:
+    """Returns '. Similar backbones that work: a, b, c', or '' where there is none like it.
+
+    Also '' where it works itself by the table, only not with this size or these arguments.
+    """
+    architecture = name.split(".")[0]
+    similar = similar_supported(architecture)
+    row = shipped_table().get(architecture)
+    if not similar or (row is not None and row.supported):
+        return ""
+    return f". Similar backbones that work: {', '.join(similar)}"
 
 
 def _drops_paths(name: str, build_args: Mapping[str, Any]) -> bool:
@@ -232,7 +251,12 @@ def with_weights_settings(config: ModelConfig) -> ModelConfig:
 
 def known_models() -> list[str]:
     """Returns every name that `create_detector` may take: presets, CSPDarknets, timm's."""
-    return [*PRESETS, *CSPDARKNETS, *known_architectures()]
+    return [*PRESETS, *known_backbones()]
+
+
+def known_backbones() -> list[str]:
+    """Returns every name that `create_backbone` may take: CSPDarknets, timm's."""
+    return [*CSPDARKNETS, *known_architectures()]
 
 
 def _check_name(name: str) -> None:
