@@ -1,0 +1,281 @@
+"""`ossa backbones`: which architectures can be a backbone, what they cost, and their weights."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import typer
+
+from ossa.cli import options
+from ossa.cli.cost import checked_side
+from ossa.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ossa.models.backbones.catalogue import CatalogueRow
+    from ossa.models.backbones.pretrained import PretrainedTag
+
+ItemT = TypeVar("ItemT")
+
+_LARGEST_STRIDE = 32
+_UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+_NUMBER = re.compile(r"(\d+\.?\d*(?:e[+-]?\d+)?) ?([kmgt]?)", re.IGNORECASE)
+_FILTER_PANEL = "Which of them"
+
+
+def backbones(
+    pattern: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PATTERN",
+            help="Part of a name, or a shell wildcard for the whole name ('convnext*_tiny').",
+            show_default=False,
+        ),
+    ] = None,
+    supported: Annotated[
+        bool,
+        typer.Option("--supported", help="Only those that work.", rich_help_panel=_FILTER_PANEL),
+    ] = False,
+    max_params: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N",
+            help="Only those of at most N parameters (30M, 5.5e6).",
+            rich_help_panel=_FILTER_PANEL,
+            show_default=False,
+        ),
+    ] = None,
+    max_flops: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N",
+            help="Only those of at most N FLOPs (40G) at the image size.",
+            rich_help_panel=_FILTER_PANEL,
+            show_default=False,
+        ),
+    ] = None,
+    commercial: Annotated[
+        bool,
+        typer.Option(
+            "--commercial",
+            help="Only those with pretrained weights whose licence allows commercial use to "
+            "everybody: Apache-2.0, MIT, BSD or CC-BY, not a maker's own nor one unknown.",
+            rich_help_panel=_FILTER_PANEL,
+        ),
+    ] = False,
+    imgsz: Annotated[
+        int,
+        typer.Option(
+            *options.IMGSZ_NAMES,
+            min=_LARGEST_STRIDE,
+            metavar="PIXELS",
+            help="Side of the square image whose FLOPs are given. Another than 640 is counted "
+            "anew, about a second a model.",
+        ),
+    ] = 640,
+    sort: Annotated[
+        Literal["name", "params", "flops"], typer.Option(help="Smallest first.")
+    ] = "name",
+    tags: Annotated[
+        bool,
+        typer.Option(
+            "--tags", help="A line for each of timm's pretrained weights: licence, data, input."
+        ),
+    ] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """List the architectures that can be the backbone of a detector, and why others cannot.
+
+    Supported is what has maps at strides 8, 16 and 32 for images of 320 x 320, 640 x 640 and
+    384 x 672 pixels. Parameters and FLOPs (2 a multiply-add) are those of the backbone alone;
+    parameters at 640 px, since position embeddings grow with the image. All comes from a table
+    made with one version of timm; with another version installed, what the filters leave is tried
+    out here, about two seconds a model. Nothing is downloaded: licences are those that timm states
+    for the weights.
+
+    [bold]Examples[/bold]
+
+      ossa backbones convnext
+
+      ossa backbones 'vit_small*' --tags
+
+      ossa backbones --supported --commercial --max-params 30M --max-flops 40G --sort flops
+
+      ossa backbones resnet --imgsz 320 --json
+    """
+    from ossa.cli.output import print_json, print_table
+    from ossa.models.backbones.catalogue import TABLE_IMGSZ
+    from ossa.models.backbones.pretrained import pretrained_tags
+    from ossa.models.probe import with_flops_at
+
+    side = checked_side(imgsz)
+    params, flops = _number("--max-params", max_params), _number("--max-flops", max_flops)
+    names, known_tags = _matching(pattern), pretrained_tags()
+    if commercial:
+        names = [n for n in names if any(tag.commercial for tag in known_tags.get(n, ()))]
+
+    def keep(row: "CatalogueRow") -> bool:
+        return (row.supported or not supported) and _at_most(row.params, params)
+
+    def keep_at_640(row: "CatalogueRow") -> bool:
+        return keep(row) and _at_most(row.flops, flops)
+
+    rows = _rows(names, keep_at_640 if side == TABLE_IMGSZ else keep)
+    if side != TABLE_IMGSZ:
+        rows = _each(f"counting FLOPs at {side} px", partial(with_flops_at, imgsz=side), rows)
+        rows = [row for row in rows if _at_most(row.flops, flops)]
+    if sort != "name":
+        rows.sort(key=lambda row: _last_if_none(getattr(row, sort)))
+    if as_json:
+        print_json([_as_json(row, side, known_tags.get(row.model, [])) for row in rows])
+    else:
+        print_table(_tags_table(rows, side, known_tags) if tags else _rows_table(rows, side))
+        print(f"{len(rows)} architectures, {sum(row.supported for row in rows)} of them supported")
+
+
+def _matching(pattern: str | None) -> list[str]:
+    """Returns the architectures that a pattern means, sorted; without wildcards it is a part.
+
+    Raises:
+        ConfigError: it means none.
+    """
+    from fnmatch import fnmatchcase
+
+    from ossa.errors import suggestion
+    from ossa.models.build import known_backbones
+
+    known = sorted(known_backbones())
+    if pattern is None:
+        return known
+    wildcard = pattern if set(pattern) & set("*?[") else f"*{pattern}*"
+    matching = [name for name in known if fnmatchcase(name, wildcard)]
+    if not matching:
+        hint = suggestion(re.sub(r"[*?\[\]]", "", pattern), known)
+        raise ConfigError(f"no architecture matches {pattern!r}.{hint}")
+    return matching
+
+
+def _number(option: str, text: str | None) -> float | None:
+    """Returns the number that an option was given: 30M is 3e7.
+
+    Raises:
+        ConfigError: it is no number.
+    """
+    if text is None:
+        return None
+    found = _NUMBER.fullmatch(text.strip())
+    if found is None:
+        raise ConfigError(f"{option}: expected a number such as 30M or 5.5e6, found {text!r}")
+    return float(found[1]) * _UNITS[found[2].lower()]
+
+
+def _at_most(number: int | None, limit: float | None) -> bool:
+    return limit is None or (number is not None and number <= limit)
+
+
+def _last_if_none(number: int | None) -> float:
+    return float("inf") if number is None else number
+
+
+def _rows(names: list[str], keep: "Callable[[CatalogueRow], bool]") -> "list[CatalogueRow]":
+    """Returns the rows to keep, sorted by name; what the table cannot tell is tried out."""
+    import timm
+
+    from ossa.models.backbones.catalogue import TABLE_TIMM
+    from ossa.models.probe import known_rows, probe_backbone
+
+    rows, unknown = known_rows(names, keep)
+    doing = f"trying out what the table of timm {TABLE_TIMM} does not tell of {timm.__version__}"
+    rows += filter(keep, _each(doing, probe_backbone, unknown))
+    return sorted(rows, key=lambda row: row.model)
+
+
+def _each(
+    doing: str, work: "Callable[[ItemT], CatalogueRow]", items: "Sequence[ItemT]"
+) -> "list[CatalogueRow]":
+    """Returns what `work` makes of each item, with a progress bar."""
+    from ossa.cli.console import Console
+
+    if not items:
+        return []
+    rows = []
+    with Console() as console, console.progress(doing) as progress:
+        for item in items:
+            rows.append(work(item))
+            progress(len(rows), len(items))
+    return rows
+
+
+def _as_json(row: "CatalogueRow", imgsz: int, tags: "list[PretrainedTag]") -> dict[str, Any]:
+    return {
+        "model": row.model,
+        "source": _source(row.model),
+        "supported": row.supported,
+        "reason": row.reason,
+        "strides": [level.stride for level in row.levels] or None,
+        "channels": [level.channels for level in row.levels] or None,
+        "params": row.params,
+        "imgsz": imgsz,
+        "flops": row.flops,
+        "macs": row.macs,
+        "tags": [tag.flat() for tag in tags],
+    }
+
+
+def _source(model: str) -> str:
+    """Returns whose implementation it is; that of both is under Apache-2.0."""
+    from ossa.models.backbones.roadmap import ROADMAP
+    from ossa.models.presets import CSPDARKNETS
+
+    ours = {*CSPDARKNETS, *(step.name for step in ROADMAP)}
+    return "ossa" if model in ours else "timm"
+
+
+def _rows_table(rows: "list[CatalogueRow]", imgsz: int) -> "Table":
+    """Returns a line for each architecture."""
+    from ossa.cli.output import new_table
+
+    titles = ("parameters", f"FLOPs at {imgsz} px", "channels at 8, 16, 32", "supported")
+    table = new_table("model", *titles)
+    table.columns[0].no_wrap, table.columns[-1].justify = True, "left"
+    for row in rows:
+        channels = ", ".join(str(level.channels) for level in row.levels) or "–"
+        told = "yes" if _source(row.model) == "timm" else "yes, ossa's own"
+        told = told if row.supported else f"no: {row.reason}"
+        table.add_row(row.model, *_figures(row), channels, told)
+    return table
+
+
+def _tags_table(
+    rows: "list[CatalogueRow]", imgsz: int, tags: "Mapping[str, list[PretrainedTag]]"
+) -> "Table":
+    """Returns a line for each of the weights, and one for each architecture without any."""
+    from ossa.cli.output import new_table
+
+    titles = ("licence", "data", "input", "mean", "deviation")
+    table = new_table("model", "parameters", f"FLOPs at {imgsz} px", "supported", *titles)
+    for column in table.columns[3:]:
+        column.justify = "left"
+    for column in (table.columns[0], *table.columns[-2:]):  # as they can be copied
+        column.no_wrap = True
+    for row in rows:
+        known = (*_figures(row), "yes" if row.supported else "no")
+        for tag in tags.get(row.model, []):
+            height, width = tag.input_size
+            table.add_row(
+                *(f"{row.model}.{tag.tag}", *known, tag.licence or "unknown"),
+                ", ".join(tag.data) or "not told",
+                f"{height} x {width}",
+                *(" ".join(f"{n:.3g}" for n in numbers) for numbers in (tag.mean, tag.std)),
+            )
+        if row.model not in tags:
+            table.add_row(row.model, *known, *["–"] * len(titles))
+    return table
+
+
+def _figures(row: "CatalogueRow") -> list[str]:
+    from ossa.cli.output import with_unit
+
+    return ["–" if number is None else with_unit(number) for number in (row.params, row.flops)]
