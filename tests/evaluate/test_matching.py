@@ -10,6 +10,7 @@ from evaluation_problems import ELSEWHERE, SQUARE, a_problem, an_index, found
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ossa.evaluate import groups
 from ossa.evaluate.coco import detections_as_coco_results, truths_as_coco_dict
 from ossa.evaluate.matching import match
 
@@ -57,3 +58,13 @@ def test_without_detections_there_are_no_rows():
     matches = match(an_index([[(0, SQUARE)]]), {})
     assert matches.truths.shape == (0, 10)
     assert matches.truth_counts.tolist() == [True]
+
+
+def test_blocks_of_pairs_match_as_all_at_once(monkeypatch: pytest.MonkeyPatch):
+    index, detections = a_problem(3)
+    at_once = match(index, detections)
+    monkeypatch.setattr(groups, "_AT_ONCE", 50)
+    in_blocks = match(index, detections)
+    assert (at_once.truths >= 0).sum() > 20
+    np.testing.assert_array_equal(in_blocks.truths, at_once.truths)
+    np.testing.assert_array_equal(in_blocks.ignored, at_once.ignored)

@@ -20,7 +20,8 @@ from ossa.evaluate.coco import (
     read_coco_results,
     truths_as_coco_dict,
 )
-from ossa.evaluate.metrics import evaluate_detections
+from ossa.evaluate.matching import match
+from ossa.evaluate.metrics import evaluate_detections, operating_point
 from ossa.types import Detections
 
 COCO_NUMBERS = (
@@ -122,6 +123,35 @@ def test_the_best_confidence_keeps_a_score_that_float32_rounds_just_below_it() -
     metrics = evaluate_detections(an_index([[(0, SQUARE)]]), {1: detections})
     assert (metrics.best_confidence, metrics.precision, metrics.recall) == (0.7, 1, 1)
     assert len(detections.above(0.7)) == 1
+
+
+def test_precision_recall_and_f1_are_told_at_a_chosen_confidence() -> None:
+    # Cats: true at 0.9, false at 0.5. Dogs: true at 0.4, and one that is never found.
+    index = an_index([[(0, SQUARE), (1, SQUARE), (1, ELSEWHERE)]], names=("cat", "dog", "cow"))
+    detections = found((0.9, 0, SQUARE), (0.5, 0, ELSEWHERE), (0.4, 1, SQUARE), (0.4, 2, SQUARE))
+    matches = match(index, {1: detections})
+    low, high = operating_point(matches, 0.25), operating_point(matches, 0.9)
+    np.testing.assert_allclose(low.precision, [1 / 2, 1, np.nan])
+    np.testing.assert_allclose(low.recall, [1, 1 / 2, np.nan])
+    np.testing.assert_allclose(low.f1, [2 / 3, 2 / 3, np.nan])
+    assert low.means() == {"precision": 0.75, "recall": 0.75, "f1": pytest.approx(2 / 3)}
+    assert float(detections.scores[0]) < 0.9, "float32, which must not lose it"
+    assert (high.confidence, high.precision[0], high.recall[1]) == (0.9, 1, 0)
+
+
+@pytest.mark.parametrize("seed", range(100, 104))
+def test_the_confidence_of_the_best_f1_is_at_least_as_good_as_any_other(seed: int) -> None:
+    matches = match(*a_problem(seed))
+    best = operating_point(matches)
+    f1s = [operating_point(matches, c / 1000).means()["f1"] or 0 for c in range(0, 1001, 50)]
+    assert operating_point(matches, best.confidence).means() == best.means()
+    assert best.means()["f1"] == pytest.approx(max([*f1s, best.means()["f1"] or 0]))
+
+
+def test_metrics_take_matches_that_are_known() -> None:
+    index, detections = a_problem(101)
+    known = evaluate_detections(index, detections, matches=match(index, detections))
+    assert known == evaluate_detections(index, detections)
 
 
 def test_only_the_best_hundred_detections_of_an_image_and_class_count() -> None:

@@ -5,6 +5,7 @@ Dimensions: D detections, I images, K classes.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,12 @@ class DetectionColumns:
     """(D,)."""
     labels: NDArray[np.int64]
     """(D,) in 0..K-1."""
+
+    def at(self, rows: NDArray[np.int64]) -> Self:
+        """Returns the rows in the order given."""
+        return type(self)(
+            self.images[rows], self.boxes_xyxy[rows], self.scores[rows], self.labels[rows]
+        )
 
 
 def detection_columns(

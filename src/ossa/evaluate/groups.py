@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-_AT_ONCE = 2**20
+_AT_ONCE = 2**18
 
 
 def ranks_within(groups: NDArray[np.integer]) -> NDArray[np.int64]:
@@ -20,7 +20,7 @@ def ranks_within(groups: NDArray[np.integer]) -> NDArray[np.int64]:
 
 
 def blocks(counts: NDArray[np.integer]) -> Iterator[tuple[int, int]]:
-    """Yields first and last + 1 of runs of rows whose counts (n,) sum to about a million or less.
+    """Yields first and last + 1 of runs of rows whose counts (n,) sum to 250,000 or a little more.
 
     What is made of each row as often as its count tells then fits into memory.
     """

@@ -153,12 +153,7 @@ def _best_of_each_cell(columns: DetectionColumns, index: DatasetIndex) -> Detect
     order = np.lexsort((-columns.scores, cells))  # stable: equal scores keep their order
     rank = ranks_within(cells[order])
     chosen = order[rank < _MOST_DETECTIONS]
-    return DetectionColumns(
-        columns.images[chosen],
-        columns.boxes_xyxy[chosen],
-        columns.scores[chosen],
-        columns.labels[chosen],
-    )
+    return columns.at(chosen)
 
 
 def _ious(

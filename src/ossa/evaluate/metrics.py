@@ -98,7 +98,55 @@ class Metrics:
         return tuple(np.mean(curves, axis=0).tolist()) if curves else None
 
 
-def evaluate_detections(index: DatasetIndex, detections: Mapping[int, Detections]) -> Metrics:
+@dataclass(frozen=True)
+class OperatingPoint:
+    """Precision, recall and F1 at IoU 0.5 and one confidence; NaN for classes without truths."""
+
+    confidence: float
+    precision: NDArray[np.float64]
+    """(K,)."""
+    recall: NDArray[np.float64]
+    f1: NDArray[np.float64]
+
+    def means(self) -> dict[str, float | None]:
+        """Returns precision, recall and f1, means over the classes that have truths."""
+        has_truths = ~np.isnan(self.f1)
+        columns = {"precision": self.precision, "recall": self.recall, "f1": self.f1}
+        return {
+            name: float(column[has_truths].mean()) if has_truths.any() else None
+            for name, column in columns.items()
+        }
+
+
+def operating_point(matches: Matches, confidence: float | None = None) -> OperatingPoint:
+    """Returns precision, recall and F1 of the detections with at least a confidence.
+
+    Args:
+        matches: what every detection found.
+        confidence: 0..1; that of the best mean F1, as the head of this file tells, if not given.
+    """
+    confidences = _CONFIDENCES if confidence is None else np.array([confidence])
+    hits = matches.hits[:, _AT_50]
+    true = _count_at_confidences(matches, hits, confidences)
+    false = _count_at_confidences(matches, ~hits & ~matches.ignored[:, _AT_50], confidences)
+    sought = matches.truth_labels[matches.truth_counts]
+    num_truths = np.bincount(sought, minlength=matches.num_classes)[:, None]
+    f1 = 2 * true / np.maximum(true + false + num_truths, 1)
+    # Rounded, so that the order of a sum does not decide between equally good confidences.
+    best = int(f1[num_truths[:, 0] > 0].sum(axis=0).round(12).argmax())
+    precision = true / np.maximum(true + false, 1)
+    recall = true / np.maximum(num_truths, 1)
+    undefined = np.where(num_truths > 0, 0.0, np.nan)
+    columns = ((values + undefined)[:, best] for values in (precision, recall, f1))
+    return OperatingPoint(float(confidences[best]), *columns)
+
+
+def evaluate_detections(
+    index: DatasetIndex,
+    detections: Mapping[int, Detections],
+    *,
+    matches: Matches | None = None,
+) -> Metrics:
     """Returns the metrics of `detections` against the truths of `index`.
 
     Equal to pycocotools, crowds and areas included; a difficult truth counts as crowd.
@@ -107,16 +155,19 @@ def evaluate_detections(index: DatasetIndex, detections: Mapping[int, Detections
         index: the data set split.
         detections: by image id, boxes in pixels of the original image; an image that is absent
             counts as one in which nothing was found.
+        matches: of the same, where they are known already.
 
     Raises:
         DataError: a detection of an unknown image or class, or with an impossible score or box.
     """
     scores = score_as_coco(index, detections)
     truths_per_class, images_per_class = _count_truths(index)
-    operating = _operating_point(match(index, detections), truths_per_class)
+    operating = operating_point(match(index, detections) if matches is None else matches)
+    means = operating.means()
     return Metrics(
         **_coco_numbers(scores),
-        **operating.means(truths_per_class > 0),
+        **means,
+        best_confidence=operating.confidence if means["f1"] else None,
         num_images=len(index),
         num_truths=int(truths_per_class.sum()),
         num_detections=sum(len(found) for found in detections.values()),
@@ -134,50 +185,15 @@ def evaluate_detections(index: DatasetIndex, detections: Mapping[int, Detections
     )
 
 
-@dataclass(frozen=True)
-class _OperatingPoint:
-    """Precision, recall and F1 (K,) at one confidence; 0 for classes without truths."""
-
-    confidence: float
-    precision: NDArray[np.float64]
-    recall: NDArray[np.float64]
-    f1: NDArray[np.float64]
-
-    def means(self, has_truths: NDArray[np.bool_]) -> dict[str, float | None]:
-        """Returns the fields of `Metrics` that depend on the confidence."""
-        if not has_truths.any():
-            return dict.fromkeys(("precision", "recall", "f1", "best_confidence"))
-        f1 = float(self.f1[has_truths].mean())
-        return {
-            "precision": float(self.precision[has_truths].mean()),
-            "recall": float(self.recall[has_truths].mean()),
-            "f1": f1,
-            "best_confidence": self.confidence if f1 > 0 else None,
-        }
-
-
-def _operating_point(matches: Matches, num_truths: NDArray[np.int64]) -> _OperatingPoint:
-    hits = matches.hits[:, _AT_50]
-    true = _count_at_confidences(matches, hits)
-    false = _count_at_confidences(matches, ~hits & ~matches.ignored[:, _AT_50])
-    truths = num_truths[:, None]
-    f1 = 2 * true / np.maximum(true + false + truths, 1)
-    # Rounded, so that the order of a sum does not decide between equally good confidences.
-    best = int(f1.sum(axis=0).round(12).argmax())
-    precision = true / np.maximum(true + false, 1)
-    recall = true / np.maximum(truths, 1)
-    return _OperatingPoint(
-        float(_CONFIDENCES[best]), precision[:, best], recall[:, best], f1[:, best]
-    )
-
-
-def _count_at_confidences(matches: Matches, chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Returns (K, C) how many of the chosen detections have at least each confidence."""
+def _count_at_confidences(
+    matches: Matches, chosen: NDArray[np.bool_], confidences: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """Returns (K, C) how many of the chosen detections have at least each confidence, ascending."""
     # In float32, as Detections.above compares, lest a score of 0.7 miss the confidence 0.700.
     reached = np.searchsorted(
-        _CONFIDENCES.astype(np.float32), matches.scores[chosen].astype(np.float32), "right"
+        confidences.astype(np.float32), matches.scores[chosen].astype(np.float32), "right"
     )
-    width = len(_CONFIDENCES) + 1
+    width = len(confidences) + 1
     cells = matches.labels[chosen] * width + reached
     histogram = np.bincount(cells, minlength=matches.num_classes * width)
     histogram = histogram.reshape(matches.num_classes, width)
@@ -216,7 +232,7 @@ def _coco_numbers(scores: CocoScores) -> dict[str, float | None]:
 
 def _class_metrics(
     scores: CocoScores,
-    operating: _OperatingPoint,
+    operating: OperatingPoint,
     label: int,
     *,
     name: str,
