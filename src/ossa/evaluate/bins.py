@@ -1,0 +1,124 @@
+"""AP within bins of objects: by size, by crowding, by whatever a box alone can tell.
+
+A truth that was found counts in the bin of the truth, a truth that was missed in its own, a false
+detection in the bin of its own box: by one rule for both, or the false detections of everywhere
+would fall on every bin and be worst for the rarest. What found a truth of another bin is neither
+true nor false here.
+
+Detectors are compared within a bin, never bins with one another: precision, and so AP, falls with
+the number of false detections for each truth, which differs between bins whatever the detector.
+
+Dimensions: D detections, N truths, T IoU thresholds, K classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ossa.evaluate.matching import Matches
+from ossa.evaluate.precision import average_precision
+
+_AT_50 = 0
+
+
+@dataclass(frozen=True)
+class BinScore:
+    """How well the truths of one bin are found; None where it has none."""
+
+    label: str
+    ap: float | None
+    """Mean over the IoU thresholds .50, .55, ..., .95 and the classes that have truths here."""
+    ap50: float | None
+    recall: float | None
+    """At IoU 0.5, of all detections whatever their score; mean over the same classes."""
+    num_truths: int
+    """Neither crowd nor difficult."""
+    num_detections: int
+    """True and false ones at IoU 0.5 that count here."""
+    ap_low: float | None = None
+    """The 95 % interval of `ap` over resampled images; None without resamples."""
+    ap_high: float | None = None
+
+
+@dataclass(frozen=True)
+class BinScores:
+    """The scores of all bins of one quantity."""
+
+    name: str
+    """What the bins divide: 'crowding', 'size', ..."""
+    bins: tuple[BinScore, ...]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns one row a bin, ready for JSON."""
+        return [asdict(one) for one in self.bins]
+
+
+def score_bins(
+    matches: Matches,
+    *,
+    name: str,
+    labels: Sequence[str],
+    truth_bins: NDArray[np.integer],
+    detection_bins: NDArray[np.integer],
+    weights: NDArray[np.integer] | None = None,
+) -> BinScores:
+    """Returns the scores of every bin, in the order of `labels`.
+
+    Args:
+        matches: what every detection found.
+        name: what the bins divide.
+        labels: of the bins.
+        truth_bins: (N,) the bin of every truth.
+        detection_bins: (D,) the bin of every detection by its own box.
+        weights: (B, I) how often each image counts in each resample, for intervals.
+    """
+    bins = (
+        _score(matches, label, truth_bins == number, detection_bins == number, weights)
+        for number, label in enumerate(labels)
+    )
+    return BinScores(name, tuple(bins))
+
+
+def _score(
+    matches: Matches,
+    label: str,
+    truth_bin: NDArray[np.bool_],
+    detection_bin: NDArray[np.bool_],
+    weights: NDArray[np.integer] | None,
+) -> BinScore:
+    accuracy = average_precision(matches, truth_bin=truth_bin, detection_bin=detection_bin)
+    means = {name: float(mean) for name, mean in accuracy.means().items()}
+    sought = matches.truth_counts & truth_bin
+    found = matches.truths[:, _AT_50]
+    true = np.append(sought, False)[found]  # nobody, -1, is not sought
+    false = (found < 0) & ~matches.ignored[:, _AT_50] & detection_bin
+    recalls = accuracy.recall[_AT_50]
+    has_truths = bool(sought.any())
+    return BinScore(
+        label,
+        ap=means["ap"] if has_truths else None,
+        ap50=means["ap50"] if has_truths else None,
+        recall=float(np.nanmean(recalls)) if has_truths else None,
+        num_truths=int(sought.sum()),
+        num_detections=int((true | false).sum()),
+        **_interval(matches, truth_bin, detection_bin, weights if has_truths else None),
+    )
+
+
+def _interval(
+    matches: Matches,
+    truth_bin: NDArray[np.bool_],
+    detection_bin: NDArray[np.bool_],
+    weights: NDArray[np.integer] | None,
+) -> dict[str, float]:
+    """Returns the bounds of the middle 95 % of AP over the resamples that have truths here."""
+    if weights is None:
+        return {}
+    accuracy = average_precision(
+        matches, weights=weights, truth_bin=truth_bin, detection_bin=detection_bin
+    )
+    low, high = np.nanpercentile(accuracy.means()["ap"], [2.5, 97.5])
+    return {"ap_low": float(low), "ap_high": float(high)}
