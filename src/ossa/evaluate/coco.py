@@ -54,6 +54,26 @@ def score_as_coco(index: DatasetIndex, detections: Mapping[int, Detections]) -> 
     return CocoScores(arrays["precision"][..., -1], arrays["recall"])
 
 
+def tide_as_hotcoco(
+    index: DatasetIndex,
+    detections: Mapping[int, Detections],
+    *,
+    iou: float,
+    background_iou: float,
+) -> dict[str, Any]:
+    """Returns hotcoco's error types of TIDE, under its own names.
+
+    `delta_ap`: what AP gains, 0 and up, if one type were repaired; `counts`; `ap_base`.
+    """
+    evaluator = _evaluator(index, detections)
+    evaluator.params.iou_thrs = [iou]
+    evaluator.params.area_rng = [[0.0, 1e5**2]]
+    evaluator.params.area_rng_lbl = ["all"]
+    evaluator.params.max_dets = [100]
+    evaluator.evaluate()
+    return evaluator.tide_errors(pos_thr=iou, bg_thr=background_iou)
+
+
 def truths_as_coco_dict(index: DatasetIndex) -> dict[str, Any]:
     """Returns the truths as the content of a COCO instances file, in plain Python numbers.
 

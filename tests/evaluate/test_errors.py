@@ -1,0 +1,132 @@
+"""Kinds of errors: a scene for each, with the cost worked out by hand. Base and cost are AP50."""
+
+import json
+
+import pytest
+from evaluation_problems import ELSEWHERE, SQUARE, a_problem, an_index, found
+
+from ossa.data.index import DatasetIndex
+from ossa.errors import ConfigError
+from ossa.evaluate.errors import Errors, errors_by_kind
+from ossa.evaluate.metrics import evaluate_detections
+from ossa.types import Detections
+
+CAT, DOG = 0, 1
+BESIDE = (10.0, 10.0, 14.0, 20.0)
+"""On 4/10 of the square."""
+NOTHING = dict.fromkeys(
+    ("localisation", "classification", "duplicate", "background", "both", "missed"), 0
+)
+
+
+def counts_of(errors: Errors) -> dict[str, int]:
+    return {kind.kind: kind.count for kind in errors.kinds}
+
+
+def costs_of(errors: Errors) -> dict[str, float]:
+    return {kind.kind: kind.cost for kind in errors.kinds}
+
+
+def errors_of(index: DatasetIndex, detections: Detections) -> Errors:
+    return errors_by_kind(index, {1: detections})
+
+
+def test_what_is_found_perfectly_has_no_errors():
+    errors = errors_of(an_index([[(CAT, SQUARE)]]), found((0.9, CAT, SQUARE)))
+    assert (errors.iou, errors.ap) == (0.5, pytest.approx(1))
+    assert (counts_of(errors), costs_of(errors)) == (NOTHING, NOTHING)
+    assert (errors.false_cost, errors.missed_cost) == (0, 0)
+
+
+def test_a_box_beside_its_truth_costs_all_of_the_ap():
+    errors = errors_of(an_index([[(CAT, SQUARE)]]), found((0.9, CAT, BESIDE)))
+    assert errors.ap == 0
+    assert counts_of(errors) == {**NOTHING, "localisation": 1}, "and the truth is not missed"
+    assert costs_of(errors) == {**NOTHING, "localisation": pytest.approx(1)}
+
+
+def test_a_box_of_the_wrong_class_costs_two_classes():
+    # Base: no cat is found, AP 0; the dog is found behind a false one, AP 1/2. Mean 1/4.
+    index = an_index([[(CAT, SQUARE), (DOG, ELSEWHERE)]])
+    errors = errors_of(index, found((0.9, DOG, SQUARE), (0.8, DOG, ELSEWHERE)))
+    assert errors.ap == pytest.approx(0.25)
+    assert counts_of(errors) == {**NOTHING, "classification": 1}
+    assert costs_of(errors)["classification"] == pytest.approx(0.75)
+    assert errors.false_cost == pytest.approx(0.25), "the dog alone gains"
+
+
+def test_a_second_box_above_the_truth_of_another_costs_precision():
+    # True, duplicate, true of two: precision 1 at 51 recalls and 2/3 at 50.
+    index = an_index([[(CAT, SQUARE), (CAT, ELSEWHERE)]])
+    errors = errors_of(index, found((0.9, CAT, SQUARE), (0.8, CAT, SQUARE), (0.7, CAT, ELSEWHERE)))
+    assert counts_of(errors) == {**NOTHING, "duplicate": 1}
+    assert costs_of(errors)["duplicate"] == pytest.approx(50 / 3 / 101)
+
+
+def test_a_duplicate_below_all_truths_costs_nothing():
+    errors = errors_of(an_index([[(CAT, SQUARE)]]), found((0.9, CAT, SQUARE), (0.8, CAT, SQUARE)))
+    assert counts_of(errors) == {**NOTHING, "duplicate": 1}
+    assert costs_of(errors) == NOTHING
+
+
+def test_a_box_on_the_background_above_the_true_one_costs_half():
+    errors = errors_of(
+        an_index([[(CAT, SQUARE)]]), found((0.9, CAT, ELSEWHERE), (0.8, CAT, SQUARE))
+    )
+    assert counts_of(errors) == {**NOTHING, "background": 1}
+    assert costs_of(errors)["background"] == errors.false_cost == pytest.approx(0.5)
+
+
+def test_wrong_class_and_place_is_both_and_its_truth_missed():
+    # Base: cat 0, dog 1/2 behind the false dog.
+    index = an_index([[(CAT, SQUARE), (DOG, ELSEWHERE)]])
+    errors = errors_of(index, found((0.9, DOG, BESIDE), (0.8, DOG, ELSEWHERE)))
+    assert counts_of(errors) == {**NOTHING, "both": 1, "missed": 1}
+    assert costs_of(errors)["both"] == pytest.approx(0.25)
+
+
+def test_a_missed_truth_costs_the_recalls_that_are_not_reached():
+    index = an_index([[(CAT, SQUARE), (CAT, ELSEWHERE)]])
+    errors = errors_of(index, found((0.9, CAT, SQUARE)))
+    assert counts_of(errors) == {**NOTHING, "missed": 1}
+    assert costs_of(errors)["missed"] == errors.missed_cost == pytest.approx(50 / 101)
+
+
+def test_the_first_kind_that_fits_is_told():
+    # Beside the cat, and exactly on a dog: localisation, not classification.
+    index = an_index([[(CAT, SQUARE), (DOG, BESIDE)]])
+    errors = errors_of(index, found((0.9, CAT, BESIDE)))
+    assert counts_of(errors) == {**NOTHING, "localisation": 1, "missed": 1}
+    # On a cat that is found and on a dog: classification, not duplicate.
+    index = an_index([[(CAT, SQUARE), (DOG, (10.0, 10.0, 20.0, 19.0))]])
+    errors = errors_of(index, found((0.9, CAT, SQUARE), (0.8, CAT, SQUARE)))
+    assert counts_of(errors) == {**NOTHING, "classification": 1}
+
+
+def test_the_limits_are_parameters():
+    index, beside = an_index([[(CAT, SQUARE)]]), {1: found((0.9, CAT, BESIDE))}
+    assert counts_of(errors_by_kind(index, beside, iou=0.4)) == NOTHING
+    far = errors_by_kind(index, beside, background_iou=0.45)
+    assert counts_of(far) == {**NOTHING, "background": 1, "missed": 1}
+
+
+def test_without_truths_there_is_no_ap_and_without_detections_all_is_missed():
+    errors = errors_by_kind(an_index([[]]), {1: found((0.9, CAT, SQUARE))})
+    assert (errors.ap, counts_of(errors)) == (None, {**NOTHING, "background": 1})
+    errors = errors_by_kind(an_index([[(CAT, SQUARE)]]), {})
+    assert (errors.ap, counts_of(errors)) == (0, {**NOTHING, "missed": 1})
+
+
+def test_the_base_is_the_ap50_of_the_metrics_and_no_cost_is_negative():
+    for seed in range(8):
+        index, detections = a_problem(seed)
+        errors = errors_by_kind(index, detections)
+        assert errors.ap == pytest.approx(evaluate_detections(index, detections).ap50, abs=1e-9)
+        assert all(cost >= 0 for cost in costs_of(errors).values())
+        assert json.loads(json.dumps(errors.as_dict()))["kinds"][0]["kind"] == "localisation"
+
+
+@pytest.mark.parametrize(("iou", "background"), [(0.5, 0.5), (1.1, 0.1), (0.5, 0)])
+def test_limits_out_of_order_are_refused(iou: float, background: float):
+    with pytest.raises(ConfigError, match=r"0 < background_iou < iou <= 1 .*, found"):
+        errors_by_kind(an_index([]), {}, iou=iou, background_iou=background)
