@@ -131,3 +131,20 @@ def test_missing_files_are_named(ossa: Ossa, training: FinishedTraining) -> None
     result = ossa("val", "--data", "nowhere", "--weights", weights)
     assert result.exit_code == 2
     assert "nowhere" in result.stderr
+
+
+def test_a_report_is_a_page_with_figures_and_tables(
+    training: FinishedTraining, scenes: Path, ossa: Ossa, tmp_path: Path
+) -> None:
+    weights = training.folder / "best.safetensors"
+    common = ("val", "--weights", weights, "--data", scenes, "--workers", 0, "--device", "cpu")
+    result = ossa(*common, "--report", "pages/first", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert "report: pages/first/index.html" in result.stderr
+    html = (tmp_path / "pages" / "first" / "index.html").read_text()
+    assert "<h1>yolov5n" in html
+    rows = json.loads((tmp_path / "pages" / "first" / "tables" / "metrics.json").read_text())
+    assert rows[0]["ap"] == pytest.approx(json.loads(result.stdout)["ap"])
+    again = ossa(*common, "--report", "pages/first")
+    assert again.exit_code == 2
+    assert "expected a new or empty folder for --report, found pages/first in use" in again.stderr

@@ -7,6 +7,7 @@ import functools
 import importlib
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -98,4 +99,7 @@ for _name in _COMMANDS:
 
 def main() -> None:
     """Runs the command of `sys.argv` and ends the process with its exit code."""
-    app(prog_name="ossa")
+    with tempfile.TemporaryDirectory(prefix="ossa-") as cache:
+        # matplotlib would keep a cache of fonts in the user's home; a command leaves nothing there.
+        os.environ.setdefault("MPLCONFIGDIR", cache)
+        app(prog_name="ossa")

@@ -1,6 +1,7 @@
 """`ossa val`: how good a detector is on a data set."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ossa.evaluate.metrics import Metrics
     from ossa.evaluate.run import Evaluation
     from ossa.models.weights import Checkpoint
+    from ossa.types import Detections
 
 
 def val(
@@ -58,6 +60,15 @@ def val(
             help="Write the detections as COCO results.", metavar="FILE.json", show_default=False
         ),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a page on it all, index.html, with figures and tables as files: curves, "
+            "confusions, AP by size and by crowding, kinds of errors, calibration, worst images.",
+            metavar="FOLDER",
+            show_default=False,
+        ),
+    ] = None,
     device: options.Device = None,
     workers: options.Workers = None,
     as_json: options.AsJson = False,
@@ -72,6 +83,8 @@ def val(
       ossa val --weights runs/yolov5n/best.safetensors --data bccd
 
       ossa val --weights yolov5n.pt --data coco128 --split train --iou 0.65
+
+      ossa val --weights runs/yolov5n/best.safetensors --data bccd --report pages/yolov5n
     """
     from ossa.cli.console import Console
     from ossa.cli.output import print_json, print_metrics_table
@@ -79,6 +92,7 @@ def val(
     from ossa.models.weights import read_checkpoint
 
     _check_target(save_predictions)
+    _check_report(report)
     checkpoint = read_checkpoint(weights)
     config = build_config(
         {
@@ -103,6 +117,10 @@ def val(
         if save_predictions is not None:
             _save(evaluation, index, save_predictions)
             console.note(f"detections written to {save_predictions}")
+        if report is not None:
+            with console.progress("writing the report"):
+                page = _write_report(evaluation.detections, index, row, report)
+            console.note(f"report: {page}")
     if as_json:
         classes = {"per_class": evaluation.metrics.rows()} if per_class else {}
         print_json({**row, **classes})
@@ -117,6 +135,14 @@ def _check_target(file: Path | None) -> None:
     if file is not None and (file.is_dir() or not file.parent.is_dir()):
         raise ConfigError(
             f"expected a file in an existing folder for --save-predictions, found {file}"
+        )
+
+
+def _check_report(folder: Path | None) -> None:
+    """Raises ConfigError for a folder with files that a report would mix with."""
+    if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(
+            f"expected a new or empty folder for --report, found {folder} in use: name another"
         )
 
 
@@ -187,6 +213,26 @@ def _save(evaluation: "Evaluation", index: "DatasetIndex", file: Path) -> None:
 
     results = detections_as_coco_results(index, evaluation.detections)
     write_text_atomically(file, json.dumps(results))
+
+
+def _write_report(
+    detections: "Mapping[int, Detections]",
+    index: "DatasetIndex",
+    row: "Mapping[str, Any]",
+    folder: Path,
+) -> Path:
+    """Writes the page on an evaluation; `row` is the object of --json. Returns its path."""
+    from ossa import __version__
+    from ossa.evaluate.analysis import analyse
+    from ossa.evaluate.report import write_report
+
+    return write_report(
+        analyse(index, detections, imgsz=row["imgsz"]),
+        folder,
+        title=f"{row['model']}, {row['data']}",
+        subtitle=f"{row['weights']}, split {row['split']}, {row['imgsz']} px",
+        facts={"Ossa": __version__, "image side": f"{row['imgsz']} px"},
+    )
 
 
 def _print_classes(metrics: "Metrics") -> None:

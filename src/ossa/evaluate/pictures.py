@@ -79,9 +79,17 @@ def open_gallery(index: DatasetIndex, *, most: int, side: int) -> Gallery:
     with_truths = np.flatnonzero(np.diff(index.truth_offsets))
     candidates = with_truths if len(with_truths) else np.arange(len(index))
     chosen = np.linspace(0, len(candidates) - 1, min(most, len(candidates))).astype(int)
-    positions = tuple(candidates[chosen].tolist())
+    return gallery_of(index, candidates[chosen].tolist(), side=side)
+
+
+def gallery_of(index: DatasetIndex, positions: Sequence[int], *, side: int) -> Gallery:
+    """Returns the images at these positions of the index, their longer side of `side` pixels.
+
+    Raises:
+        DataError: an image cannot be decoded.
+    """
     images = (resize_long_side(decode_image(index.image_path(n)), side) for n in positions)
-    return Gallery(index, positions, tuple(images))
+    return Gallery(index, tuple(positions), tuple(images))
 
 
 def predictions_above_truths(

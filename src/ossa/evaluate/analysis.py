@@ -1,0 +1,121 @@
+"""Everything that an evaluation tells beside COCO's numbers, from one matching.
+
+Dimensions: N truths, D detections, B resamples, I images, K classes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ossa.data.index import DatasetIndex
+from ossa.evaluate.bins import BinScores
+from ossa.evaluate.calibration import Calibration, calibration
+from ossa.evaluate.confusion import ConfusionMatrix, confusion_matrix
+from ossa.evaluate.crowding import (
+    by_coverage,
+    by_crowding,
+    surroundings_of_detections,
+    surroundings_of_truths,
+)
+from ossa.evaluate.errors import Errors, errors_by_kind
+from ossa.evaluate.matching import Matches, match
+from ossa.evaluate.metrics import Metrics, OperatingPoint, evaluate_detections, operating_point
+from ossa.evaluate.sizes import by_size
+from ossa.types import Detections
+
+_AT_50 = 0
+_CURVE_STEPS = 101
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What a detector finds, takes for something else, misses and invents, on one split."""
+
+    index: DatasetIndex
+    detections: Mapping[int, Detections]
+    matches: Matches
+    metrics: Metrics
+    confidence: float
+    """From which detections are counted in the confusion matrix and shown on pictures."""
+    curve: tuple[OperatingPoint, ...]
+    """Precision, recall and F1 at the confidences 0.00, 0.01, ..., 1.00."""
+    confusion: ConfusionMatrix
+    bins: tuple[BinScores, ...]
+    """By size, by crowding, by coverage."""
+    errors: Errors
+    calibration: Calibration
+
+    def worst_images(self, most: int) -> dict[str, list[tuple[int, int]]]:
+        """Returns 'missed' and 'false': position and number of the images with most of them.
+
+        Counted at the confidence and at IoU 0.5; images without any are left out, and of equal
+        numbers the first image comes first.
+        """
+        matches = self.matches
+        shown = matches.scores.astype(np.float32) >= np.float32(self.confidence)
+        found = np.zeros(len(matches.truth_counts), bool)
+        found[matches.truths[shown & matches.hits[:, _AT_50], _AT_50]] = True
+        missed = matches.truth_images[matches.truth_counts & ~found]
+        false = shown & ~matches.hits[:, _AT_50] & ~matches.ignored[:, _AT_50]
+        return {
+            "missed": _most_frequent(missed, matches.num_images, most),
+            "false": _most_frequent(matches.images[false], matches.num_images, most),
+        }
+
+
+def analyse(
+    index: DatasetIndex,
+    detections: Mapping[int, Detections],
+    *,
+    imgsz: int,
+    confidence: float | None = None,
+    resamples: int = 200,
+    seed: int = 0,
+) -> Analysis:
+    """Returns all that can be told of detections.
+
+    Args:
+        index: the truths.
+        detections: by image id; an image that is absent has none.
+        imgsz: side of the square network input in pixels, at which objects are small or large.
+        confidence: of confusions and pictures; that of the best mean F1 if not given.
+        resamples: of the images, for the 95 % intervals of the bins; 0 for none.
+        seed: of the resamples.
+
+    Raises:
+        DataError: a detection of an unknown image or class, or with an impossible score or box.
+    """
+    matches = match(index, detections)
+    metrics = evaluate_detections(index, detections, matches=matches)
+    if confidence is None:
+        confidence = metrics.best_confidence or 0.0
+    weights = None
+    if resamples:
+        generator = np.random.default_rng(seed)
+        shares = np.full(len(index), 1 / len(index))
+        weights = generator.multinomial(len(index), shares, size=resamples)
+    truths, found = surroundings_of_truths(index), surroundings_of_detections(index, matches)
+    return Analysis(
+        index=index,
+        detections=detections,
+        matches=matches,
+        metrics=metrics,
+        confidence=confidence,
+        curve=tuple(operating_point(matches, c) for c in np.linspace(0, 1, _CURVE_STEPS).tolist()),
+        confusion=confusion_matrix(index, detections, confidence=confidence),
+        bins=(
+            by_size(index, matches, imgsz=imgsz, weights=weights),
+            by_crowding(matches, truths, found, weights=weights),
+            by_coverage(matches, truths, found, weights=weights),
+        ),
+        errors=errors_by_kind(index, detections),
+        calibration=calibration(matches, confidence=min(confidence, 0.05)),
+    )
+
+
+def _most_frequent(images: NDArray[np.int64], num_images: int, most: int) -> list[tuple[int, int]]:
+    counts = np.bincount(images, minlength=num_images)
+    order = np.argsort(-counts, kind="stable")[:most]
+    return [(int(position), int(counts[position])) for position in order if counts[position]]

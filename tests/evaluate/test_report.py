@@ -1,0 +1,92 @@
+"""The analysis of an evaluation, and the page and files on it."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from evaluation_problems import ELSEWHERE, SQUARE, an_index, found
+
+from ossa.evaluate.analysis import Analysis, analyse
+from ossa.evaluate.report import write_report
+
+TABLES = (
+    *("metrics", "classes", "confusion", "size", "crowding", "coverage", "errors"),
+    "calibration",
+)
+FIGURES = (
+    *("precision-recall", "f1-confidence", "confusion", "size", "crowding", "coverage"),
+    *("errors", "calibration"),
+)
+
+
+@pytest.fixture
+def analysis(tmp_path: Path) -> Analysis:
+    """Three images: in the first two truths of which one is missed, in the second a false cat."""
+    index = an_index([[(0, SQUARE), (0, ELSEWHERE)], [(0, SQUARE)], [(1, SQUARE)]])
+    for name in index.file_names.tolist():
+        cv2.imwrite(str(tmp_path / name), np.full((80, 100, 3), 90, np.uint8))
+    index = replace(index, root=tmp_path)
+    detections = {
+        1: found((0.9, 0, SQUARE), (0.2, 0, ELSEWHERE)),
+        2: found((0.8, 0, ELSEWHERE), (0.7, 0, SQUARE), (0.6, 1, ELSEWHERE)),
+        3: found((0.95, 1, SQUARE)),
+    }
+    return analyse(index, detections, imgsz=100, confidence=0.5, resamples=20)
+
+
+def test_the_worst_images_are_those_with_most_missed_and_most_false(analysis: Analysis):
+    # At 0.5 the first image misses a cat, and the second has a false cat and a false dog.
+    assert analysis.worst_images(4) == {"missed": [(0, 1)], "false": [(1, 2)]}
+
+
+def test_the_curve_has_the_f1_of_every_hundredth(analysis: Analysis):
+    assert [point.confidence for point in analysis.curve][:3] == pytest.approx([0, 0.01, 0.02])
+    # At 0.5 two of three cats are found with one false; the dog, with one false dog.
+    at_half = analysis.curve[50]
+    assert at_half.precision.tolist() == pytest.approx([2 / 3, 1 / 2])
+    assert at_half.recall.tolist() == pytest.approx([2 / 3, 1])
+
+
+def test_bins_have_intervals_where_they_have_truths(analysis: Analysis):
+    sizes = next(bins for bins in analysis.bins if bins.name == "size")
+    (filled,) = [one for one in sizes.bins if one.num_truths]
+    assert filled.label == "8 to 16"  # 10 x 10 px in an image of 100 px at 100 px
+    assert filled.ap is not None
+    assert filled.ap_low is not None
+    assert filled.ap_high is not None
+    assert 0 <= filled.ap_low <= filled.ap_high <= 1
+    assert filled.ap_low < filled.ap_high
+    assert all(one.ap_low is None for one in sizes.bins if not one.num_truths)
+
+
+def test_the_page_stands_alone_beside_its_figures_and_tables(analysis: Analysis, tmp_path: Path):
+    page = write_report(
+        analysis, tmp_path / "report", title="A < B", subtitle="val", facts={"image size": "100 px"}
+    )
+    html = page.read_text()
+    assert "A &lt; B" in html
+    assert "image size 100 px" in html
+    assert html.count("<svg") == len(FIGURES)
+    assert html.count("data:image/jpeg;base64,") == 2
+    for name in FIGURES:
+        assert (page.parent / "figures" / f"{name}.svg").is_file()
+        assert cv2.imread(str(page.parent / "figures" / f"{name}.png")) is not None
+    for name in TABLES:
+        rows = json.loads((page.parent / "tables" / f"{name}.json").read_text())
+        with (page.parent / "tables" / f"{name}.csv").open() as file:
+            assert len(list(csv.DictReader(file))) == len(rows) > 0
+    classes = json.loads((page.parent / "tables" / "classes.json").read_text())
+    assert [row["name"] for row in classes] == ["cat", "dog"]
+
+
+def test_a_page_without_detections_is_a_page(tmp_path: Path):
+    index = an_index([[(0, SQUARE)], []])
+    for name in index.file_names.tolist():
+        cv2.imwrite(str(tmp_path / name), np.full((80, 100, 3), 90, np.uint8))
+    nothing = analyse(replace(index, root=tmp_path), {}, imgsz=100, resamples=5)
+    page = write_report(nothing, tmp_path / "report", title="none", subtitle="", facts={})
+    assert "None at this confidence" in page.read_text()
