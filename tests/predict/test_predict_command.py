@@ -131,6 +131,13 @@ def test_a_wrong_setting_is_refused_before_a_folder_is_made(
     assert not (tmp_path / "out").exists()
 
 
+def test_the_confidence_that_was_not_chosen_is_told(pictures: Path, weights: Path) -> None:
+    for chosen, told in (((), True), (("--conf", 0.25), False)):
+        result = predict(pictures, "--weights", weights, "--no-pictures", *chosen)
+        assert result.exit_code == 0, result.output
+        assert ("detections from a score of 0.25; --conf sets another" in result.stderr) is told
+
+
 @pytest.mark.parametrize("classes", [("cat,fire truck",), ("cat", "fire truck"), ("0, 2",)])
 def test_classes_are_separated_by_commas_or_given_one_by_one(
     pictures: Path, weights: Path, classes: tuple[str, ...]

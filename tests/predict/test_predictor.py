@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torchvision.ops import box_iou
 import ossa
 from ossa.errors import CheckpointError, ConfigError, DataError
 from ossa.models.build import create_detector
+from ossa.models.weights import detector_from, read_checkpoint, save_checkpoint
 from ossa.predict.predictor import Predictor, load
 
 
@@ -87,6 +89,34 @@ def test_detections_below_the_confidence_are_left_out() -> None:
     predictor = known_predictor()
     assert len(predictor.predict(grey(64, 64), confidence=0.41)) == 1
     assert len(predictor.predict(grey(64, 64), confidence=0.82)) == 0
+
+
+def test_without_a_confidence_the_predictor_s_own_counts() -> None:
+    assert known_predictor().confidence == 0.25
+    sure = Predictor(known_predictor().detector, names=NAMES, imgsz=64, confidence=0.41)
+    assert len(sure.predict(grey(64, 64))) == 1
+    assert len(sure.predict(grey(64, 64), confidence=0.1)) == 2
+
+
+@pytest.mark.parametrize(
+    ("details", "confidence"),
+    [
+        ({"metrics": {"ap": 0.5, "best_confidence": 0.412}}, 0.412),
+        ({"metrics": {"ap": 0.0, "best_confidence": None}}, 0.25),
+        ({"metrics": {"ap": 0.5, "best_confidence": 1.0}}, 0.25),
+        ({"metrics": {"ap": 0.5}}, 0.25),
+        ({}, 0.25),
+    ],
+)
+def test_a_checkpoint_tells_the_confidence_of_the_best_f1(
+    weights: Path, tmp_path: Path, details: dict[str, Any], confidence: float
+) -> None:
+    read = read_checkpoint(weights)
+    file = tmp_path / "best.safetensors"
+    save_checkpoint(
+        file, detector_from(read), model=read.model, names=NAMES, imgsz=64, details=details
+    )
+    assert load(file).confidence == confidence
 
 
 def test_a_list_of_files_and_arrays_gives_a_list(tmp_path: Path) -> None:

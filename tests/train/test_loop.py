@@ -19,6 +19,7 @@ from ossa.errors import CheckpointError, DataError, RunFailed
 from ossa.files import sha256_of
 from ossa.models import loss as loss_module
 from ossa.models.loss import LossTerms
+from ossa.models.weights import read_checkpoint
 from ossa.train import loop as loop_module
 from ossa.train.checkpoint import STATE_FILE
 from ossa.train.events import Silence
@@ -134,6 +135,16 @@ def test_the_record_says_what_was_done(uninterrupted: Path, scenes: Path):
     assert set(record.files) == {"log.jsonl", "val-detections.json.gz"}
     for name, digest in record.files.items():
         assert sha256_of(uninterrupted / name) == digest
+
+
+def test_weights_tell_what_they_reached_and_at_which_confidence(uninterrupted: Path):
+    record = read_record(uninterrupted)
+    for name in ("last", "best"):
+        details = read_checkpoint(uninterrupted / f"{name}.safetensors").details
+        reached = record.metrics[name]
+        assert details["epoch"] == reached["epoch"]
+        names = ("ap", "ap50", "precision", "recall", "best_confidence")
+        assert details["metrics"] == {one: reached[one] for one in names}
 
 
 def test_the_configuration_comes_back(uninterrupted: Path, scenes: Path):

@@ -46,11 +46,16 @@ def predict(
         ),
     ] = None,
     conf: Annotated[
-        float,
+        float | None,
         typer.Option(
-            "--conf", "--conf-thres", min=0, max=1, help="Leave out detections with a lower score."
+            "--conf",
+            "--conf-thres",
+            min=0,
+            max=1,
+            help="Leave out detections with a lower score.",
+            show_default="that of the best F1 in training; 0.25 where the file has none",
         ),
-    ] = 0.25,
+    ] = None,
     iou: Annotated[
         float,
         typer.Option(
@@ -147,6 +152,10 @@ def predict(
     predictor.predict([], **settings)  # refuses a wrong setting before a folder is made
     folder = None
     with Console() as console:
+        if conf is None:
+            console.note(
+                f"detections from a score of {predictor.confidence:g}; --conf sets another"
+            )
         truth = _read_truth(show_truth, found, console) if show_truth else None
         if save_json and truth is not None:
             _check_classes(truth, predictor, show_truth)

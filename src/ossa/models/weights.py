@@ -73,6 +73,11 @@ class Checkpoint:
     details: dict[str, Any]
     """Whatever else was saved with it: epoch, metrics, the run's configuration."""
 
+    @property
+    def best_confidence(self) -> float | None:
+        """The confidence of the best F1 on val; None where unknown, as in official files."""
+        return (self.details.get("metrics") or {}).get("best_confidence")
+
 
 class Adapted(NamedTuple):
     """The tensors of a checkpoint, by name, that a detector did not take as they are."""

@@ -25,7 +25,7 @@ from ossa.report.drawing import draw_boxes
 from ossa.types import Detections, RawPredictions
 
 CONFIDENCE = 0.25
-"""YOLOv5's habit for pictures; evaluation starts at 0.001."""
+"""YOLOv5's habit for pictures, where the checkpoint knows no better; evaluation starts at 0.001."""
 NMS_IOU = 0.45
 """As above; evaluation suppresses at 0.6."""
 MAX_DETECTIONS = 300
@@ -56,8 +56,15 @@ def load(
     imgsz = checkpoint.imgsz if imgsz is None else imgsz
     _check_imgsz(imgsz, stride=max(checkpoint.model.strides))
     detector = detector_from(checkpoint)
+    best = checkpoint.best_confidence
     return Predictor(
-        detector, names=checkpoint.names, imgsz=imgsz, device=device, origin=checkpoint.origin
+        detector,
+        names=checkpoint.names,
+        imgsz=imgsz,
+        device=device,
+        origin=checkpoint.origin,
+        # At 1, if that should have been best, nothing would be found: scores are to be above it.
+        confidence=CONFIDENCE if best is None or best >= 1 else best,
     )
 
 
@@ -78,6 +85,7 @@ class Predictor:
         imgsz: int,
         device: torch.device | str = "cpu",
         origin: Mapping[str, Any] | None = None,
+        confidence: float = CONFIDENCE,
     ) -> None:
         """Args:
             detector: is moved to `device` and set to evaluation mode.
@@ -85,6 +93,7 @@ class Predictor:
             imgsz: longer side of the network input in pixels.
             device: 'cpu', 'cuda', 'cuda:1', ...
             origin: file, sha256, pretraining and licence of the weights, where known.
+            confidence: 0..1, from which `predict` reports detections unless it is told another.
 
         Raises:
             ConfigError: `imgsz` is no multiple of the largest stride, or there is no such device.
@@ -98,6 +107,7 @@ class Predictor:
         self.names = tuple(names)
         self.imgsz = imgsz
         self.origin = dict(origin or {})
+        self.confidence = confidence
 
     @property
     def licence(self) -> str | None:
@@ -109,7 +119,7 @@ class Predictor:
         self,
         source: Picture,
         *,
-        confidence: float = ...,
+        confidence: float | None = ...,
         nms_iou: float = ...,
         classes: Sequence[str | int] | None = ...,
         max_detections: int = ...,
@@ -120,7 +130,7 @@ class Predictor:
         self,
         source: Pictures,
         *,
-        confidence: float = ...,
+        confidence: float | None = ...,
         nms_iou: float = ...,
         classes: Sequence[str | int] | None = ...,
         max_detections: int = ...,
@@ -130,7 +140,7 @@ class Predictor:
         self,
         source: Picture | Pictures,
         *,
-        confidence: float = CONFIDENCE,
+        confidence: float | None = None,
         nms_iou: float = NMS_IOU,
         classes: Sequence[str | int] | None = None,
         max_detections: int = MAX_DETECTIONS,
@@ -141,7 +151,8 @@ class Predictor:
 
         Args:
             source: an image file, an array uint8 (H, W, 3) RGB, or a list of these.
-            confidence: 0..1; detections with a lower score are left out.
+            confidence: 0..1; detections with a lower score are left out. If not given, that of
+                the best F1 on val, which the training left in the checkpoint; 0.25 without one.
             nms_iou: of two boxes of one class that overlap more than this the better stays.
             classes: names or labels of the only classes to look for.
             max_detections: the most per picture.
@@ -150,7 +161,8 @@ class Predictor:
             DataError: a picture cannot be read, or an array is none.
             ConfigError: a value out of range, or an unknown class.
         """
-        settings = _settings(confidence, nms_iou, max_detections)
+        lowest = self.confidence if confidence is None else confidence
+        settings = _settings(lowest, nms_iou, max_detections)
         wanted = torch.zeros(len(self.names), dtype=torch.bool, device=self.device)
         wanted[self.labels_of(classes)] = True
         if isinstance(source, str | Path | np.ndarray):

@@ -147,7 +147,7 @@ def _train_epoch(run: Run, loader: Iterator[Batch], request: StopRequest) -> Eva
     run.files.log(row)
     run.files.save_weights(
         run.parts.average.network,
-        row=row,
+        metrics=run.progress.metrics["last"],
         initial_weights=run.parts.initial_weights,
         best=run.progress.best_epoch == epoch,
     )

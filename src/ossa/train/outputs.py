@@ -24,6 +24,8 @@ LOG_FILE = "log.jsonl"
 LAST_WEIGHTS = "last.safetensors"
 BEST_WEIGHTS = "best.safetensors"
 DETECTIONS_FILE = "val-detections.json.gz"
+_KEPT_METRICS = ("ap", "ap50", "precision", "recall", "best_confidence")
+"""In the weights: what they reached on val, and the confidence that predictions start at."""
 FIGURES_FOLDER = "figures"
 """In the folder of a run: the pictures of it."""
 
@@ -67,11 +69,18 @@ class RunFolder:
         self,
         detector: Detector,
         *,
-        row: Mapping[str, Any],
+        metrics: Mapping[str, Any],
         initial_weights: Mapping[str, Any],
         best: bool,
     ) -> None:
-        """Writes `last.safetensors`, and `best.safetensors` where this is the best epoch."""
+        """Writes `last.safetensors`, and `best.safetensors` where this is the best epoch.
+
+        Args:
+            detector: of the epoch.
+            metrics: flat, with the epoch.
+            initial_weights: what the run started from, as in its record.
+            best: whether no epoch was better so far.
+        """
         if not self.writes:
             return
         for name in (LAST_WEIGHTS, BEST_WEIGHTS) if best else (LAST_WEIGHTS,):
@@ -83,8 +92,8 @@ class RunFolder:
                 imgsz=self.config.train.imgsz,
                 details={
                     "run": self.config.model_dump(mode="json"),
-                    "epoch": row["epoch"],
-                    "metrics": {key: row[key] for key in ("ap", "ap50", "precision", "recall")},
+                    "epoch": metrics["epoch"],
+                    "metrics": {key: metrics[key] for key in _KEPT_METRICS},
                     "pretraining": initial_weights["pretraining"],
                     "licence": initial_weights["licence"],
                 },
