@@ -31,7 +31,7 @@ _FOLDER = Path(catalogue.__file__).parent / "table"
 _TOO_SLOW = "took more than"
 _KINDS = (
     ("no map at one of the strides 8, 16 and 32", "are missing$"),
-    ("patches of another size than 14 or 16", "pyramid$"),
+    ("patches of another size than 8, 14, 16 or 32", "pyramid$"),
     ("square images of one size only", "^takes only square"),
     ("timm gives no feature maps of it", "^gives no feature maps"),
     ("images of one of the sizes fail", "^cannot take"),

@@ -83,7 +83,7 @@ def test_flops_of_resnet50_are_those_of_the_paper_scaled_to_640_pixels():
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("vit_base_patch32_224", "stride 32 only"),
+        ("convmixer_768_32", "stride 7 only"),
         ("mixer_b16_224", "only square images"),
         ("levit_128", "strides [16, 32, 64], but strides [8, 16, 32] were asked for"),
         ("halonet26t", "cannot take 640 x 640 pixels"),

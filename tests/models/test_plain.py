@@ -60,7 +60,7 @@ def random_images(*, images: int = 1, height: int = 64, width: int = 64) -> Tens
 
 
 def test_finer_levels_have_fewer_channels_and_coarser_ones_as_many():
-    pyramid = SimpleFeaturePyramid(192, (4, 8, 16, 32))
+    pyramid = SimpleFeaturePyramid(Level(16, 192), (4, 8, 16, 32))
     assert pyramid.levels == (Level(4, 48), Level(8, 96), Level(16, 192), Level(32, 192))
     maps = pyramid(torch.zeros(2, 192, 4, 6))
     assert [tuple(features.shape) for features in maps] == [
@@ -73,13 +73,13 @@ def test_finer_levels_have_fewer_channels_and_coarser_ones_as_many():
 
 def test_stride_16_is_the_map_itself_and_stride_32_its_largest_values():
     features = torch.arange(16.0).view(1, 4, 2, 2)
-    same, coarse = SimpleFeaturePyramid(4, (16, 32))(features)
+    same, coarse = SimpleFeaturePyramid(Level(16, 4), (16, 32))(features)
     assert torch.equal(same, features)
     assert coarse.flatten().tolist() == [3, 7, 11, 15]
 
 
 def test_stride_8_makes_four_cells_of_one():
-    pyramid = SimpleFeaturePyramid(4, (8,))
+    pyramid = SimpleFeaturePyramid(Level(16, 4), (8,))
     deconvolution = pyramid.branches[0]
     assert isinstance(deconvolution, torch.nn.ConvTranspose2d)
     with torch.no_grad():
@@ -95,7 +95,7 @@ def test_stride_8_makes_four_cells_of_one():
 
 
 def test_stride_4_has_norm_and_gelu_between_its_two_deconvolutions():
-    pyramid = SimpleFeaturePyramid(4, (4,))
+    pyramid = SimpleFeaturePyramid(Level(16, 4), (4,))
     first, last = pyramid.branches[0][0], pyramid.branches[0][-1]  # type: ignore[index]
     with torch.no_grad():
         for deconvolution in (first, last):
@@ -246,19 +246,38 @@ def test_pretrained_patches_and_positions_are_resampled_as_by_timm(tmp_path: Pat
     assert all(torch.equal(own[key], native[key]) for key in own)
 
 
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        # From patches of 32: channels fall by halves as cells are divided.
+        ("vit_small_patch32_224", (96, 192, 384)),
+        # From patches of 8: coarser levels are pooled and keep them.
+        ("vit_small_patch8_224", (384, 384, 384)),
+    ],
+)
+def test_patches_of_32_and_8_get_a_pyramid_too(name: str, channels: tuple[int, ...]):
+    backbone = on_meta(name, imgsz=320)
+    assert backbone.levels == tuple(map(Level, (8, 16, 32), channels))
+    maps = backbone(torch.zeros(1, 3, 384, 672, device="meta"))
+    assert [tuple(features.shape[1:]) for features in maps] == [
+        (c, 384 // stride, 672 // stride) for c, stride in zip(channels, (8, 16, 32), strict=True)
+    ]
+
+
 # Refusals
 
 
-@pytest.mark.parametrize(
-    ("name", "stride"),
-    [("vit_small_patch32_224", 32), ("vit_small_patch8_224", 8), ("convmixer_768_32", 7)],
-)
-def test_other_patches_are_refused_with_what_is_declared_and_asked(name: str, stride: int):
+def test_other_patches_are_refused_with_what_is_declared_and_asked():
     with pytest.raises(UnsupportedBackbone) as refusal:
-        on_meta(name)
+        on_meta("convmixer_768_32")
     message = str(refusal.value)
-    assert f"declares feature maps at stride {stride} only" in message
+    assert "declares feature maps at stride 7 only" in message
     assert "strides [8, 16, 32] were asked for" in message
+
+
+def test_a_pyramid_reaches_no_finer_than_a_quarter_of_its_stride():
+    with pytest.raises(UnsupportedBackbone, match=r"at \[8, 16, 32\] is made, but .*\[4, 8"):
+        on_meta("vit_small_patch32_224", strides=(4, 8, 16, 32))
 
 
 def test_strides_that_the_pyramid_has_not_are_refused():

@@ -16,28 +16,32 @@ from ossa.models.backbones.timm import TimmBackbone, create_timm_backbone, decla
 from ossa.models.backbones.weights_file import BackboneWeights
 from ossa.types import Level
 
-_STRIDE = 16
-_RESAMPLED_STRIDE = 14
-_PYRAMID_STRIDES = (4, 8, 16, 32)
+_STRIDES = (8, 16, 32)
+_RESAMPLED = {14: 16}
+"""Strides that are rebuilt as another one."""
+_FINEST, _COARSEST = 4, 32
 
 
 class SimpleFeaturePyramid(nn.Module):
-    """Maps the one map (B, C, H / 16, W / 16) of a plain backbone to one a level.
+    """Maps the one map (B, C, H / s, W / s) of a plain backbone to one a level.
 
-        stride 4    transposed convolution to C / 2, norm, GELU, transposed convolution to C / 4
-        stride 8    transposed convolution to C / 2
-        stride 16   the map as it is
-        stride 32   max pool
+        stride s / 4   transposed convolution to C / 2, norm, GELU, transposed convolution to C / 4
+        stride s / 2   transposed convolution to C / 2
+        stride s       the map as it is
+        stride 2 s     max pool
+        stride 4 s     max pool over 4 x 4
 
-    All 2 x 2 with stride 2, as in ViTDet. The convolutions with norm that follow there, level by
-    level, are the neck's laterals here.
+    The others 2 x 2 with stride 2, as in ViTDet, whose s is 16. The convolutions with norm that
+    follow there, level by level, are the neck's laterals here.
     """
 
-    def __init__(self, channels: int, strides: Sequence[int]) -> None:
+    def __init__(self, level: Level, strides: Sequence[int]) -> None:
+        """`level` is that of the one map."""
         super().__init__()
-        self.branches = nn.ModuleList(_branch(channels, stride) for stride in strides)
+        self.branches = nn.ModuleList(_branch(level, stride) for stride in strides)
         self.levels = tuple(
-            Level(stride, channels * min(stride, _STRIDE) // _STRIDE) for stride in strides
+            Level(stride, level.channels * min(stride, level.stride) // level.stride)
+            for stride in strides
         )
 
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
@@ -48,7 +52,7 @@ class PlainBackbone(nn.Module):
     """A plain vision transformer of timm's with a simple feature pyramid.
 
     Maps uint8 (B, 3, H, W), sides divisible by the largest stride, to one
-    (B, C_l, H / s_l, W / s_l) a level. The trunk has one level, at stride 16.
+    (B, C_l, H / s_l, W / s_l) a level. The trunk has one level.
 
     `rebuilt` says how the trunk differs from the model that timm knows by its name, None where it
     does not; `only_imgsz` is the trunk's.
@@ -59,7 +63,7 @@ class PlainBackbone(nn.Module):
     ) -> None:
         super().__init__()
         self.trunk = trunk
-        self.pyramid = SimpleFeaturePyramid(trunk.levels[0].channels, strides)
+        self.pyramid = SimpleFeaturePyramid(trunk.levels[0], strides)
         self.levels = self.pyramid.levels
         self.only_imgsz = trunk.only_imgsz
         self.rebuilt = rebuilt
@@ -98,25 +102,28 @@ def create_plain_backbone(
         UnsupportedBackbone: no pyramid on this stride, at these strides, or at this size.
         CheckpointError: weights that cannot be had.
     """
-    if declared_stride not in (_STRIDE, _RESAMPLED_STRIDE):
+    stride = _RESAMPLED.get(declared_stride, declared_stride)
+    if stride not in _STRIDES:
         raise UnsupportedBackbone(
             f"{name} declares feature maps at stride {declared_stride} only, but strides "
             f"{list(strides)} were asked for: of the models with one stride those with 16 "
-            "(vit_small_patch16_224, say) or 14 get a pyramid"
+            "(vit_small_patch16_224, say), 8, 32 or 14 get a pyramid"
         )
-    if not set(strides) <= set(_PYRAMID_STRIDES):
+    finest = max(stride // 4, _FINEST)
+    if any(wanted % finest or wanted > _COARSEST or wanted & (wanted - 1) for wanted in strides):
+        reach = [step for step in (4, 8, 16, 32) if step >= finest]
         raise UnsupportedBackbone(
-            f"{name} has one stride, {declared_stride}, from which a pyramid at "
-            f"{list(_PYRAMID_STRIDES)} is made, but strides {list(strides)} were asked for"
+            f"{name} has one stride, {declared_stride}, from which a pyramid at {reach} is made, "
+            f"but strides {list(strides)} were asked for"
         )
     trunk_args = {**(build_args or {}), "feature_cls": _NormalizedMap}
     rebuilt = None
-    if declared_stride == _RESAMPLED_STRIDE:
-        trunk_args["patch_size"] = _STRIDE
-        rebuilt = f"patches of {_RESAMPLED_STRIDE} pixels resampled to {_STRIDE}"
+    if stride != declared_stride:
+        trunk_args["patch_size"] = stride
+        rebuilt = f"patches of {declared_stride} pixels resampled to {stride}"
     trunk = create_timm_backbone(
         name,
-        strides=(_STRIDE,),
+        strides=(stride,),
         imgsz=imgsz,
         pretrained=pretrained,
         weights=weights,
@@ -143,15 +150,18 @@ class _NormalizedMap(FeatureGetterNet):
         super().__init__(model, norm=True, **settings)
 
 
-def _branch(channels: int, stride: int) -> nn.Module:
-    half, quarter = channels // 2, channels // 4
-    if stride == 4:
+def _branch(level: Level, stride: int) -> nn.Module:
+    """Returns what makes a map at `stride` of the one at the level's own."""
+    channels, half, quarter = level.channels, level.channels // 2, level.channels // 4
+    if 4 * stride == level.stride:
         return nn.Sequential(
             nn.ConvTranspose2d(channels, half, 2, stride=2),
             LayerNorm2d(half),
             nn.GELU(),
             nn.ConvTranspose2d(half, quarter, 2, stride=2),
         )
-    if stride == 8:
+    if 2 * stride == level.stride:
         return nn.ConvTranspose2d(channels, half, 2, stride=2)
-    return nn.Identity() if stride == _STRIDE else nn.MaxPool2d(2, stride=2)
+    if stride == level.stride:
+        return nn.Identity()
+    return nn.MaxPool2d(stride // level.stride)
