@@ -166,7 +166,7 @@ def test_a_constructor_without_feature_maps_is_a_reason(monkeypatch: pytest.Monk
 def test_another_version_of_timm_is_probed_as_far_as_the_filter_leaves_it(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    names = ["resnet18", "resnet50", "of_a_new_timm", "vit_base_patch32_224"]
+    names = ["resnet18", "resnet50", "of_a_new_timm", "convmixer_768_32"]
 
     def small(row: CatalogueRow) -> bool:
         return row.params is not None and row.params < 20e6
@@ -188,17 +188,24 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path):
 
 
 def test_similar_ones_are_supported_and_of_the_family():
-    similar = similar_supported("efficientvit_m0")
+    assert not TABLE["vit_relpos_base_patch16_224"].supported
+    similar = similar_supported("vit_relpos_base_patch16_224")
+    assert similar[0] == "vit_base_patch16_224"
     assert len(similar) == 3
-    assert all(TABLE[name].supported and name.startswith("efficientvit_") for name in similar)
+    assert all(TABLE[name].supported and name.startswith("vit_") for name in similar)
+
+
+def test_without_a_supported_family_similar_is_only_what_is_spelt_alike():
+    assert similar_supported("sedarknet21")[0] == "darknet21"
     assert similar_supported("zzz") == []
 
 
 def test_a_refusal_names_similar_backbones_that_work():
     with pytest.raises(UnsupportedBackbone) as refusal:
         create_backbone("efficientvit_m0")
-    said = "Similar backbones that work: " + ", ".join(similar_supported("efficientvit_m0"))
-    assert str(refusal.value).endswith(said)
+    similar = similar_supported("efficientvit_m0")
+    assert similar[0] == "efficientvit_b0"
+    assert str(refusal.value).endswith(f"Similar backbones that work: {', '.join(similar)}")
 
 
 def test_a_refusal_at_other_strides_names_none_since_the_table_does_not_know():
