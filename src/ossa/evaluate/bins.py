@@ -1,9 +1,8 @@
 """AP within bins of objects: by size, by crowding, by whatever a box alone can tell.
 
-A truth that was found counts in the bin of the truth, a truth that was missed in its own, a false
-detection in the bin of its own box: by one rule for both, or the false detections of everywhere
-would fall on every bin and be worst for the rarest. What found a truth of another bin is neither
-true nor false here.
+A truth counts in its own bin, and with it the detection that found it; a false detection counts in
+the bin of its own box. One rule places both: if all false detections counted in every bin, those of
+everywhere would fall on the rarest. What found a truth of another bin is neither true nor false.
 
 Detectors are compared within a bin, never bins with one another: precision, and so AP, falls with
 the number of false detections for each truth, which differs between bins whatever the detector.
