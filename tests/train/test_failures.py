@@ -39,6 +39,18 @@ def test_a_machine_without_memory_is_told(error: Exception):
     assert "the machine has no memory for a batch of 16 images" in told(error)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError(104, "Connection reset by peer"),
+        EOFError(),
+        RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
+    ],
+)
+def test_a_worker_that_is_gone_is_told_however_it_is_noticed(error: Exception):
+    assert "a process that loads images died" in told(error)
+
+
 def test_other_errors_stay_what_they_are():
     with (
         pytest.raises(RuntimeError, match="a fault of ours"),

@@ -16,7 +16,7 @@ def pretrain(
     out: Annotated[Path, typer.Option(help="New weights file.", metavar="FILE.safetensors")],
     recipe: Annotated[str, typer.Option(help="convnext, or a YAML file.")] = "convnext",
     imgsz: opt.Imgsz = None,
-    batch: opt.BatchSize = None,
+    batch: Annotated[int | None, typer.Option(help="Images in a step.", metavar="N")] = None,
     epochs: opt.Epochs = None,
     lr: Annotated[float | None, typer.Option(help="For this batch.", metavar="RATE")] = None,
     seed: opt.Seed = None,

@@ -33,6 +33,8 @@ def told_in_a_sentence(*, batch: int, fitting_batch: Callable[[], int | None]) -
         ) from None
     except MemoryError:
         raise RunFailed(_no_memory(batch)) from None
+    except (ConnectionError, EOFError) as error:  # the loader's pipe to a worker that is gone
+        raise RunFailed(_dead_worker(error)) from None
     except OssaError as error:
         # The loader puts the worker's traceback in front of an error's own words.
         words = re.split(r"^\S*Error: ", str(error), flags=re.MULTILINE)
@@ -43,10 +45,7 @@ def told_in_a_sentence(*, batch: int, fitting_batch: Callable[[], int | None]) -
         if "DefaultCPUAllocator" in str(error):
             raise RunFailed(_no_memory(batch)) from None
         if "DataLoader worker" in str(error):
-            raise RunFailed(
-                f"a process that loads images died ({_first_line(error)}): if the machine ran "
-                f"out of memory take fewer --workers; {_AFTERWARDS}"
-            ) from None
+            raise RunFailed(_dead_worker(error)) from None
         raise
 
 
@@ -62,5 +61,12 @@ def _no_memory(batch: int) -> str:
     )
 
 
+def _dead_worker(error: Exception) -> str:
+    return (
+        f"a process that loads images died ({_first_line(error)}): if the machine ran out of "
+        f"memory take fewer --workers; {_AFTERWARDS}"
+    )
+
+
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+    return (str(error) or type(error).__name__).splitlines()[0]
