@@ -108,7 +108,9 @@ def test_a_misspelt_recipe_is_answered_with_the_nearest():
 
 
 def test_a_missing_yaml_file_is_no_recipe(tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"no such YAML file\. There are adamw, convnext-coco50, q"):
+    with pytest.raises(
+        ConfigError, match=r"no such YAML file\. There are adamw, convnext-coco50, q"
+    ):
         load_recipe(str(tmp_path / "x.yaml"))
 
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,11 +29,11 @@ GPU = "cuda:0"
 def test_the_losses_are_those_of_the_processor(
     scenes: Path,  # noqa: F811
     tmp_path: Path,
-    settings: dict[str, object],
+    settings: dict[str, Any],
 ):
     """The first batch starts from the same weights and images, so it has the same losses."""
     losses = []
-    for device, options in (("cpu", {}), (GPU, settings)):
+    for device, options in (("cpu", dict[str, Any]()), (GPU, settings)):
         folder = tmp_path / device.partition(":")[0]
         folder.mkdir()
         train(config_of(scenes, epochs=1, batch=24, **options), folder, device=device)

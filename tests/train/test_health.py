@@ -56,7 +56,7 @@ def test_the_layer_whose_activations_went_bad_first_is_named(detector: Detector)
     convolutions = [n for n, m in detector.named_modules() if isinstance(m, torch.nn.Conv2d)]
     name = convolutions[7]
     with torch.no_grad():
-        detector.get_submodule(name).weight[0] = float("inf")
+        detector.get_parameter(f"{name}.weight")[0] = float("inf")
     step, batch = step_of(detector), batch_of(2)
     told = first_bad_layer(detector, lambda: step.terms(batch).total())
     assert told == f"the activations of {name} went bad first"
