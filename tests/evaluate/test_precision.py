@@ -41,7 +41,7 @@ def repeated(
     """Returns the data set in which every image is there so many times, and its detections."""
     positions = np.repeat(np.arange(len(index)), times)
     rows = np.concatenate(
-        [[], *(np.arange(len(index.labels))[index.truths(p)] for p in positions)]
+        [[], *(np.arange(len(index.labels))[index.truths(p)] for p in positions.tolist())]
     ).astype(np.int64)
     lengths = np.diff(index.truth_offsets)[positions]
     copies = replace(

@@ -69,7 +69,7 @@ def average_precision(
     each = np.ones((1, matches.num_images), np.int32) if weights is None else np.atleast_2d(weights)
     sought = matches.truth_counts if truth_bin is None else matches.truth_counts & truth_bin
     can_be_false = np.ones(len(matches.scores), bool) if detection_bin is None else detection_bin
-    totals = each @ _truths_by_image(matches, sought)
+    truths = _truths_by_image(matches, sought)
     shape = (len(each), len(IOU_THRESHOLDS), matches.num_classes)
     ap, recall = np.zeros(shape), np.zeros(shape)
     curves = list(_curves(matches, sought, can_be_false))
@@ -78,11 +78,12 @@ def average_precision(
     for start in range(0, len(each), at_once):
         rows = slice(start, start + at_once)
         by_image = np.ascontiguousarray(each[rows].T, np.int32)
+        totals = truths.T @ by_image  # (K, B)
         for curve in curves:
             place = (rows, curve.threshold, curve.label)
-            ap[place], recall[place] = curve.score(by_image, totals[rows, curve.label])
-    undefined = np.broadcast_to((totals == 0)[:, None], shape)
-    ap[undefined] = recall[undefined] = np.nan
+            ap[place], recall[place] = curve.score(by_image, totals[curve.label])
+        nothing = np.broadcast_to((totals.T == 0)[:, None], ap[rows].shape)
+        ap[rows][nothing] = recall[rows][nothing] = np.nan
     if weights is None or weights.ndim == 1:
         return Accuracy(ap[0], recall[0])
     return Accuracy(ap, recall)
@@ -100,7 +101,7 @@ class _Curve:
     """int32 (H, I): false detections of each image between the hit before and each hit."""
 
     def score(
-        self, by_image: NDArray[np.int32], totals: NDArray[np.int64]
+        self, by_image: NDArray[np.int32], totals: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Returns AP and recall (B,) from weights (I, B) and those of all truths (B,)."""
         true = np.cumsum(by_image[self.images], axis=0, dtype=np.int32)
@@ -126,11 +127,12 @@ def _recalls_reached(recall: NDArray[np.float64]) -> NDArray[np.int64]:
     return last + (_RECALLS[last] <= recall)
 
 
-def _truths_by_image(matches: Matches, sought: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Returns (I, K) how many truths are sought."""
+def _truths_by_image(matches: Matches, sought: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Returns (I, K) how many truths are sought, as floats, which matrix products are fast with."""
     shape = (matches.num_images, matches.num_classes)
     cells = matches.truth_images * matches.num_classes + matches.truth_labels
-    return np.bincount(cells[sought], minlength=shape[0] * shape[1]).reshape(shape)
+    counts = np.bincount(cells[sought], minlength=shape[0] * shape[1])
+    return counts.reshape(shape).astype(np.float64)
 
 
 def _curves(
