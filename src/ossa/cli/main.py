@@ -17,7 +17,7 @@ import typer
 from ossa import __version__
 from ossa.errors import OssaError, RunFailed
 
-_COMMANDS = ("train", "pretrain", "val", "predict", "backbones", "cost", "bench", "demo")
+_COMMANDS = ("train", "pretrain", "val", "compare", "predict", "backbones", "cost", "bench", "demo")
 """Each a function in the module `ossa.cli` of the same name, in the order of the help."""
 
 _DONE, _FAILED, _BAD_INPUT = 0, 1, 2

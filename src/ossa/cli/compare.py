@@ -1,0 +1,298 @@
+"""`ossa compare`: which of several detectors is better, and how sure that is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from glob import glob, has_magic
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ossa.cli import options
+from ossa.errors import ConfigError, DataError, suggestion
+
+if TYPE_CHECKING:
+    from ossa.cli.console import Console
+    from ossa.data.index import DatasetIndex
+    from ossa.evaluate.matching import Matches
+    from ossa.evaluate.statistics import Comparison, Interval
+    from ossa.train.finished import FinishedRun
+
+_TITLES = {"ap": "AP50-95", "ap50": "AP50", "ap75": "AP75", "ar_100": "AR, 100 boxes"}
+
+
+def compare(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL",
+            help="The folder of a run, or a COCO results file. Several runs of a model, which "
+            "differ in their seeds: separated by commas, or a quoted pattern. The others are "
+            "compared with the first.",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="A data.yaml, or the folder that holds one; needed for results files alone.",
+            metavar="PATH",
+            show_default="that of the runs",
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of results files: val, test or train.")] = "val",
+    metric: Annotated[
+        str,
+        typer.Option(help="Of ap, ap50, ap75 and ar_100.", metavar="NAME,..."),
+    ] = "ap,ap50,ap75",
+    resamples: Annotated[
+        int, typer.Option(min=100, metavar="N", help="How often the images are drawn anew.")
+    ] = 2000,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of these draws.")] = 0,
+    as_json: options.AsJson = False,
+) -> None:
+    """Tell which detectors are better than the first, with intervals of 95 %.
+
+    The images are drawn anew with replacement, the same draws for all models, and the metrics
+    computed from the detections that lie there; no model is run. With three runs a model, the
+    verdict is about other seeds, too. It is never 'equal': differences are found or not found.
+
+    [bold]Examples[/bold]
+
+      ossa compare runs/yolov5n runs/mobilenetv2_100
+
+      ossa compare 'runs/yolov5n-seed*' 'runs/convnext_atto-seed*' --metric ap
+
+      ossa compare ours.json theirs.json.gz --data coco --split val
+    """
+    from ossa.cli.console import Console
+    from ossa.cli.output import print_json
+    from ossa.evaluate.statistics import compare_models
+
+    metrics = _metrics(metric)
+    if len(models) < 2:
+        raise ConfigError(f"expected two models at least to compare, found {models[0]} alone")
+    sources = [_read_sources(model) for model in models]
+    with Console() as console:
+        index = _read_index(sources, data=data, split=split, console=console)
+        matches = [[_match(source, index) for source in model] for model in sources]
+        with console.progress("resampling") as on_run:
+            rows = compare_models(
+                matches, metrics=metrics, resamples=resamples, seed=seed, on_run=on_run
+            )
+    if as_json:
+        shared = {"images": len(index), "resamples": resamples, "seed": seed}
+        print_json([{**_flat(row, models, matches), **shared} for row in rows])
+    else:
+        _print_tables(rows, models)
+        _print_notes(rows, matches, num_images=len(index), resamples=resamples)
+
+
+@dataclass(frozen=True)
+class _ResultsFile:
+    """Detections in COCO's format."""
+
+    path: Path
+
+
+def _metrics(given: str) -> list[str]:
+    """Returns the names of --metric."""
+    from ossa.evaluate.statistics import METRICS
+
+    names = [name.strip() for name in given.split(",")]
+    for name in names:
+        if name not in METRICS:
+            raise ConfigError(
+                f"expected --metric of {', '.join(METRICS)}, found {name!r}."
+                + suggestion(name, METRICS)
+            )
+    return list(dict.fromkeys(names))
+
+
+def _read_sources(model: str) -> "list[FinishedRun | _ResultsFile]":
+    """Returns the runs and results files of one argument."""
+    from ossa.train.finished import FinishedRun, check_seeds
+
+    sources = [_read_source(path) for part in model.split(",") for path in _paths(part.strip())]
+    runs = [source for source in sources if isinstance(source, FinishedRun)]
+    if runs:
+        check_seeds(runs)
+    return sources
+
+
+def _paths(part: str) -> list[Path]:
+    """Returns what a path or pattern stands for."""
+    if Path(part).exists() or not has_magic(part):
+        return [Path(part)]
+    found = sorted(glob(part))
+    if not found:
+        raise DataError(f"expected runs or results files like {part}, found none")
+    return [Path(path) for path in found]
+
+
+def _read_source(path: Path) -> "FinishedRun | _ResultsFile":
+    from ossa.train.finished import read_finished_run
+
+    if path.is_dir():
+        return read_finished_run(path)
+    if not path.is_file():
+        raise DataError(f"expected the folder of a run or a COCO results file, found no {path}")
+    return _ResultsFile(path)
+
+
+def _read_index(
+    sources: "Sequence[Sequence[FinishedRun | _ResultsFile]]",
+    *,
+    data: str | None,
+    split: str,
+    console: "Console",
+) -> "DatasetIndex":
+    """Returns the images and objects that all models were scored on."""
+    from ossa.train.finished import FinishedRun
+
+    everything = [source for model in sources for source in model]
+    runs = [source for source in everything if isinstance(source, FinishedRun)]
+    if runs and split != "val":
+        raise ConfigError(f"--split {split}: the folder of a run has its detections on val alone")
+    if not runs:
+        if data is None:
+            raise ConfigError("results files do not name their images: give these with --data")
+        return _index_of(data, split, fingerprint="", console=console)
+    first = runs[0]
+    index = _index_of(
+        data or first.config.data, "val", fingerprint=first.val_fingerprint, console=console
+    )
+    fingerprint = index.fingerprint()
+    for run in runs:
+        if run.val_fingerprint == fingerprint:
+            continue
+        if run is first or data is not None:
+            raise DataError(
+                f"the val split of {data or run.config.data} is not the one that {run.folder} was "
+                "scored on: give the data as they were with --data"
+            )
+        other = _index_of(run.config.data, "val", fingerprint=run.val_fingerprint, console=console)
+        raise DataError(_what_differs(index, other, f"{first.folder}", f"{run.folder}"))
+    return index
+
+
+def _index_of(data: str, split: str, *, fingerprint: str, console: "Console") -> "DatasetIndex":
+    """Returns a split; its images need not be decoded where the fingerprint says they could be."""
+    from ossa.data.check import keep_decodable
+    from ossa.data.description import read_description
+    from ossa.data.reading import read_index
+
+    report = read_index(read_description(data), split)
+    if report.index.fingerprint() == fingerprint:
+        return report.index
+    with console.progress("checking images") as on_image:
+        report = keep_decodable(report, on_image=on_image)
+    console.problems(report.problems)
+    return report.index
+
+
+def _what_differs(index: "DatasetIndex", other: "DatasetIndex", name: str, other_name: str) -> str:
+    if index.names != other.names:
+        what = f"other classes: {', '.join(index.names)} and {', '.join(other.names)}"
+    elif index.file_names.tolist() != other.file_names.tolist():
+        what = f"other images: {len(index)} and {len(other)}"
+    else:
+        what = "other objects in the same images"
+    return f"expected models scored on one split, found in {name} and {other_name} {what}"
+
+
+def _match(source: "FinishedRun | _ResultsFile", index: "DatasetIndex") -> "Matches":
+    from ossa.evaluate.coco import read_coco_results
+    from ossa.evaluate.matching import match
+
+    if isinstance(source, _ResultsFile):
+        return match(index, read_coco_results(source.path, index))
+    return match(index, source.val_detections(index))
+
+
+def _flat(
+    row: "Comparison", models: Sequence[str], matches: "Sequence[Sequence[Matches]]"
+) -> dict[str, Any]:
+    """Returns the object of --json."""
+    known: dict[str, Any] = {
+        "model": models[row.model],
+        "runs": len(matches[row.model]),
+        "metric": row.metric,
+        "value": row.estimate.value,
+        **_ends("images", row.estimate.images),
+        **_ends("seeds", row.estimate.seeds),
+        "reference": models[0],
+    }
+    difference = row.difference
+    known["difference"] = None if difference is None else difference.value
+    known |= _ends("difference_images", None if difference is None else difference.images)
+    known |= _ends("difference_seeds", None if difference is None else difference.seeds)
+    known["p"] = None if difference is None else difference.p
+    return known | {"p_adjusted": row.p_adjusted, "verdict": row.verdict}
+
+
+def _ends(name: str, interval: "Interval | None") -> dict[str, float | None]:
+    low, high = (None, None) if interval is None else interval
+    return {f"{name}_low": low, f"{name}_high": high}
+
+
+def _print_tables(rows: "Sequence[Comparison]", models: Sequence[str]) -> None:
+    """Prints a table for every metric."""
+    from ossa.cli.output import fraction, new_table, print_table
+
+    for metric in dict.fromkeys(row.metric for row in rows):
+        table = new_table(
+            _TITLES[metric],
+            *("value", "over images", "difference", "over images", "and seeds", "p", "verdict"),
+        )
+        for row in rows:
+            if row.metric != metric:
+                continue
+            value = (fraction(row.estimate.value), _told(row.estimate.images, ".3f"))
+            if row.difference is None or row.p_adjusted is None:
+                table.add_row(models[row.model], *value, "reference", "", "", "", "")
+                continue
+            table.add_row(
+                models[row.model],
+                *value,
+                f"{row.difference.value:+.3f}",
+                _told(row.difference.images, "+.3f"),
+                _told(row.difference.seeds, "+.3f"),
+                "< 0.001" if row.p_adjusted < 0.001 else f"{row.p_adjusted:.3f}",
+                row.verdict,
+            )
+        print_table(table)
+        print()
+
+
+def _told(interval: "Interval | None", digits: str) -> str:
+    if interval is None:
+        return "no seed interval"
+    return f"{interval.low:{digits}} to {interval.high:{digits}}"
+
+
+def _print_notes(
+    rows: "Sequence[Comparison]",
+    matches: "Sequence[Sequence[Matches]]",
+    *,
+    num_images: int,
+    resamples: int,
+) -> None:
+    """Prints what the intervals and verdicts are about."""
+    from ossa.evaluate.statistics import FEWEST_RUNS
+
+    runs = ", ".join(str(len(model)) for model in matches)
+    differences = [row.difference for row in rows if row.difference is not None]
+    print(
+        f"Intervals of 95 % over images: these weights on other images ({num_images} images, drawn "
+        f"{resamples:,} times)."
+    )
+    if any(difference.seeds is not None for difference in differences):
+        print(f"And seeds: other seeds as well, from {runs} runs; p and verdict are about these.")
+    if any(difference.seeds is None for difference in differences):
+        print(
+            f"No seed interval under {FEWEST_RUNS} runs of both models (found {runs}): the verdict "
+            "is about these weights, not about training again."
+        )
+    if len(differences) > 1:
+        print(f"p is corrected by Holm for {len(differences)} comparisons; intervals are not.")

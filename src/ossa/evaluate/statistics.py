@@ -1,0 +1,297 @@
+"""How sure a metric is, and a difference of two: from stored matches, nothing is matched again.
+
+Images. The images of a split are drawn anew with replacement, 2,000 times, the same draws for all
+models (a paired bootstrap): what is hard for all of them leaves the difference. The deviation of
+the resampled metric is its standard error, and the interval is metric ± t x standard error. The
+standard error is itself estimated, badly where a few images decide, so t is Student's with
+
+    df = 2 G / (kurtosis - 1), at most I - 1,
+
+which is what a variance estimated from G independent influences knows (a normal kurtosis, 3, gives
+G). The influences are those of G groups of images, each left out in turn.
+
+Seeds. With three runs a model or more, the interval is also about other seeds: Welch's, with runs
+as units, and the variance of the images added (Satterthwaite's degrees of freedom of the sum).
+Runs of a model differ in part because each errs on other images; that part is in the variance
+between the runs and in the variance of the images both, and is taken out of the latter (a two-way
+analysis of variance, runs by images). The interval is never narrower than that over images alone.
+
+Dimensions: R runs of a model, B resamples, G groups, I images.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from ossa.errors import DataError
+from ossa.evaluate.matching import Matches
+from ossa.evaluate.precision import average_precision
+
+METRICS: Final = ("ap", "ap50", "ap75", "ar_100")
+RESAMPLES = 2000
+LEVEL = 0.95
+FEWEST_RUNS = 3
+"""Of a model, for an interval over seeds."""
+_GROUPS = 200
+
+Verdict: TypeAlias = Literal["better", "worse", "not distinguishable"]
+
+
+class Interval(NamedTuple):
+    """From `low` to `high`, of 95 %."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric of a model, or a difference of two, the mean of its runs."""
+
+    value: float
+    images: Interval
+    """If these same runs were scored on other images of the kind."""
+    seeds: Interval | None
+    """If other seeds were trained, too; None where a model has fewer than three runs."""
+    p: float
+    """Two-sided, of a value of 0: over seeds where there is that interval, else over images."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A metric of a model, and how it differs from that of the first one."""
+
+    metric: str
+    model: int
+    """Its position among those compared; the first, 0, is the reference."""
+    estimate: Estimate
+    difference: Estimate | None = None
+    """The model less the reference; None for the reference itself."""
+    p_adjusted: float | None = None
+    """That of the difference, by Holm over all differences of the call."""
+    verdict: Verdict | None = None
+    """Whether `p_adjusted` is under 0.05, and on which side. Never 'equal': that was not tested."""
+
+
+def compare_models(
+    models: Sequence[Sequence[Matches]],
+    *,
+    metrics: Sequence[str] = METRICS,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    on_run: Callable[[int, int], None] | None = None,
+) -> list[Comparison]:
+    """Returns every metric of every model with intervals, and its difference to the first model.
+
+    Args:
+        models: the runs of each, on the same images, that differ in their seeds alone.
+        metrics: names of `METRICS`.
+        resamples: how often the images are drawn.
+        seed: of the draws.
+        on_run: called with the number of runs done and their total.
+
+    Raises:
+        DataError: models of other truths, or truths in fewer than two images.
+    """
+    runs = [run for model in models for run in model]
+    _check_truths(runs)
+    num_images = runs[0].num_images
+    drawn = draw_images(num_images, resamples=resamples, seed=seed)
+    once = np.ones((1, num_images), drawn.dtype)
+    weights = np.concatenate((once, drawn, _each_group_left_out(num_images)))
+    means: list[dict[str, NDArray[np.float64]]] = []
+    for run in runs:
+        means.append(average_precision(run, weights=weights).means())
+        if on_run is not None:
+            on_run(len(means), len(runs))
+    ends = np.cumsum([len(model) for model in models])[:-1]
+    comparisons: list[Comparison] = []
+    for metric in metrics:
+        values = np.split(np.stack([mean[metric] for mean in means]), ends)
+        comparisons += _compare(metric, [_Values.of(v, resamples, num_images) for v in values])
+    return _with_verdicts(comparisons)
+
+
+def draw_images(num_images: int, *, resamples: int, seed: int) -> NDArray[np.uint8]:
+    """Returns (B, I) how often each image is drawn in so many draws with replacement."""
+    rng = np.random.default_rng(seed)
+    draws = (rng.integers(num_images, size=num_images) for _ in range(resamples))
+    # One byte each: nothing is drawn 256 times where every image is expected once.
+    return np.stack([np.bincount(d, minlength=num_images).astype(np.uint8) for d in draws])
+
+
+def _each_group_left_out(num_images: int) -> NDArray[np.uint8]:
+    """Returns (G, I) 0 for the images of one group, 1 for all others."""
+    num_groups = min(_GROUPS, num_images)
+    group = np.arange(num_images) % num_groups
+    return (group != np.arange(num_groups)[:, None]).astype(np.uint8)
+
+
+def _check_truths(runs: Sequence[Matches]) -> None:
+    """Raises DataError unless all runs are about the same truths, in two images at least."""
+    first = runs[0]
+    for run in runs[1:]:
+        same = (run.num_images, run.num_classes) == (first.num_images, first.num_classes) and all(
+            np.array_equal(getattr(run, name), getattr(first, name))
+            for name in ("truth_images", "truth_labels", "truth_counts")
+        )
+        if not same:
+            raise DataError(
+                "expected models that were scored on the same truths, found others: compare "
+                "detections on one split of one data set"
+            )
+    images = np.unique(first.truth_images[first.truth_counts])
+    if len(images) < 2:
+        raise DataError(
+            f"expected objects in two images at least, found them in {len(images)} of "
+            f"{first.num_images}: how results vary from image to image cannot be told"
+        )
+
+
+class _Spread(NamedTuple):
+    """A variance, and how well it is known."""
+
+    variance: float
+    freedom: float
+    """Degrees of freedom."""
+
+    def half_width(self) -> float:
+        """Returns that of the interval of 95 %."""
+        return float(stats.t.ppf((1 + LEVEL) / 2, self.freedom)) * self.variance**0.5
+
+    def p_of_zero(self, value: float) -> float:
+        """Returns the two-sided p of `value` if the truth is 0."""
+        if self.variance == 0:
+            return 1.0 if value == 0 else 0.0
+        return 2 * float(stats.t.sf(abs(value) / self.variance**0.5, self.freedom))
+
+
+def _sum(parts: Sequence[_Spread]) -> _Spread:
+    """Returns the variance of a sum of independent parts, by Welch and Satterthwaite."""
+    variance = sum(part.variance for part in parts)
+    doubt = sum(part.variance**2 / part.freedom for part in parts)
+    return _Spread(variance, variance**2 / doubt if doubt else 1.0)
+
+
+@dataclass(frozen=True)
+class _Values:
+    """One metric of the runs of a model."""
+
+    plain: NDArray[np.float64]
+    """(R,) every image once."""
+    resampled: NDArray[np.float64]
+    """(R, B), without the resamples in which there is no truth."""
+    left_out: NDArray[np.float64]
+    """(R, G)."""
+    num_images: int
+
+    @classmethod
+    def of(cls, values: NDArray[np.float64], resamples: int, num_images: int) -> "_Values":
+        """Returns them from the values (R, 1 + B + G) by the weightings of `compare_models`."""
+        plain, resampled, left_out = np.split(values, [1, 1 + resamples], axis=1)
+        return cls(plain[:, 0], _defined(resampled), _defined(left_out), num_images)
+
+    def less(self, other: "_Values") -> "_Values":
+        """Returns the difference of two models as that of one run: of the means of their runs."""
+
+        def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+            return values.mean(axis=0, keepdims=True)
+
+        return _Values(
+            mean(self.plain) - mean(other.plain),
+            mean(self.resampled) - mean(other.resampled),
+            mean(self.left_out) - mean(other.left_out),
+            self.num_images,
+        )
+
+    def over_images(self) -> _Spread:
+        """Returns the spread of the mean of the runs, if these are scored on other images."""
+        variance = float(self.resampled.mean(axis=0).var(ddof=1))
+        influences = self.left_out.mean(axis=0)
+        deviations = influences - influences.mean()
+        second, fourth = (deviations**2).mean(), (deviations**4).mean()
+        doubt = fourth - second**2  # kurtosis less 1, times the square of the variance
+        freedom = float(2 * len(deviations) * second**2 / doubt) if doubt > 0 else np.inf
+        return _Spread(variance, min(freedom, self.num_images - 1.0))
+
+    def over_seeds(self) -> _Spread:
+        """Returns the spread of the mean of the runs, on the same images."""
+        runs = len(self.plain)
+        return _Spread(float(self.plain.var(ddof=1)) / runs, runs - 1.0)
+
+    def in_both(self) -> float:
+        """Returns the variance of the mean of the runs that is in both spreads.
+
+        It is that of what an image is to one run and not to the others.
+        """
+        runs = len(self.plain)
+        own = self.resampled - self.resampled.mean(axis=0)
+        return float(own.var(axis=1, ddof=1).sum()) / (runs - 1) / runs
+
+
+def _defined(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns the columns that are defined, which are the same for all runs of all models."""
+    return values[:, np.isfinite(values[0])]
+
+
+def _compare(metric: str, models: Sequence[_Values]) -> list[Comparison]:
+    """Returns one metric of every model and its difference to the first, without verdicts."""
+    reference = models[0]
+    comparisons = [Comparison(metric, 0, _estimate(reference, [reference], lowest=0.0))]
+    for position, model in enumerate(models[1:], start=1):
+        difference = _estimate(model.less(reference), [model, reference], lowest=-1.0)
+        value = _estimate(model, [model], lowest=0.0)
+        comparisons.append(Comparison(metric, position, value, difference))
+    return comparisons
+
+
+def _estimate(values: _Values, models: Sequence[_Values], *, lowest: float) -> Estimate:
+    """Returns the mean of `values` with its intervals within `lowest` and 1.
+
+    Args:
+        values: those of a model, or of the difference of two.
+        models: the one or two of them.
+        lowest: 0 for a metric, -1 for a difference.
+    """
+    value = float(values.plain.mean())
+    images = seeds = values.over_images()
+    over_seeds = min(len(model.plain) for model in models) >= FEWEST_RUNS
+    if over_seeds:
+        common = max(images.variance - sum(model.in_both() for model in models), 0.0)
+        parts = [_Spread(common, images.freedom), *(model.over_seeds() for model in models)]
+        # By chance three runs agree better than the images let them.
+        seeds = max(images, _sum(parts), key=_Spread.half_width)
+
+    def interval(spread: _Spread) -> Interval:
+        half = spread.half_width()
+        return Interval(max(value - half, lowest), min(value + half, 1.0))
+
+    return Estimate(
+        value=value,
+        images=interval(images),
+        seeds=interval(seeds) if over_seeds else None,
+        p=seeds.p_of_zero(value),
+    )
+
+
+def _with_verdicts(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Returns them with the p of all differences adjusted by Holm, and what follows."""
+    p = [row.difference.p for row in comparisons if row.difference is not None]
+    adjusted = iter(np.asarray(multipletests(p, method="holm")[1]).tolist() if p else [])
+    return [
+        row
+        if row.difference is None
+        else replace(row, p_adjusted=(own := next(adjusted)), verdict=_verdict(row.difference, own))
+        for row in comparisons
+    ]
+
+
+def _verdict(difference: Estimate, p_adjusted: float) -> Verdict:
+    if p_adjusted >= 1 - LEVEL:
+        return "not distinguishable"
+    return "better" if difference.value > 0 else "worse"

@@ -1,0 +1,102 @@
+"""Reading runs that are done: what they were, and what they found on their val split."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ossa.config import RunConfig
+from ossa.data.index import DatasetIndex
+from ossa.errors import ConfigError, DataError
+from ossa.evaluate.coco import read_coco_results
+from ossa.files import sha256_of
+from ossa.train.outputs import CONFIG_FILE, DETECTIONS_FILE, read_config
+from ossa.train.record import RECORD_FILE, read_record
+from ossa.types import Detections, Record
+
+_MAY_DIFFER = {"data", "seed"}
+"""Settings of runs of one model: where the data lie is no property of them."""
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that ended as planned."""
+
+    folder: Path
+    config: RunConfig
+    record: Record
+
+    @property
+    def val_fingerprint(self) -> str:
+        """That of the split that its detections are of."""
+        return self.record.data_fingerprint.rpartition("-")[2]
+
+    def val_detections(self, index: DatasetIndex) -> dict[int, Detections]:
+        """Returns what the last weights found, by image id.
+
+        Args:
+            index: the val split, of the fingerprint of the run.
+
+        Raises:
+            DataError: the detections are missing or not those that the record speaks of.
+        """
+        file = self.folder / DETECTIONS_FILE
+        if not file.is_file():
+            raise DataError(f"expected the detections of a run at {file}, found none")
+        if sha256_of(file) != self.record.files.get(DETECTIONS_FILE):
+            raise DataError(
+                f"{file} is not the file that {RECORD_FILE} beside it speaks of: its sha256 differs"
+            )
+        return read_coco_results(file, index)
+
+
+def read_finished_run(folder: Path) -> FinishedRun:
+    """Returns the run of a folder.
+
+    Raises:
+        DataError: the folder has no record, or one of a run that failed.
+        ConfigError: its configuration is damaged.
+    """
+    if (folder / CONFIG_FILE).is_file() and not (folder / RECORD_FILE).is_file():
+        raise DataError(
+            f"expected a finished run in {folder}, found no {RECORD_FILE}: "
+            f"finish it with 'ossa train --resume {folder}'"
+        )
+    record = read_record(folder)
+    if record.status != "done":
+        raise DataError(
+            f"expected a finished run in {folder}, found one that {record.status}"
+            + (f" ({record.reason})" if record.reason else "")
+            + f": finish it with 'ossa train --resume {folder}'"
+        )
+    return FinishedRun(folder, read_config(folder), record)
+
+
+def check_seeds(runs: Sequence[FinishedRun]) -> None:
+    """Raises ConfigError unless runs differ in their seeds, all of these, and in nothing else."""
+    first = runs[0]
+    settings = dict(_flat(first.config.model_dump(mode="json", exclude=_MAY_DIFFER)))
+    for number, run in enumerate(runs[1:], start=1):
+        others = dict(_flat(run.config.model_dump(mode="json", exclude=_MAY_DIFFER)))
+        for key in settings.keys() | others.keys():
+            if settings.get(key) != others.get(key):
+                raise ConfigError(
+                    f"expected runs of one model that differ in their seeds alone, found {key} "
+                    f"{settings.get(key)} in {first.folder} and {others.get(key)} in {run.folder}: "
+                    "compare them as two models"
+                )
+        for earlier in runs[:number]:
+            if earlier.config.seed == run.config.seed:
+                raise ConfigError(
+                    f"expected runs of different seeds, found seed {run.config.seed} in both "
+                    f"{earlier.folder} and {run.folder}: they are the same run twice"
+                )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the settings by their dotted names."""
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
