@@ -95,6 +95,7 @@ def test_the_table_tells_metrics_differences_and_verdicts(ossa: Ossa, write_run:
         *("AP50-95", "AP50", "AP75")
     ]
     assert lines[1].split()[-1] == "reference"
+    assert max(map(len, lines[:3])) <= 100
     assert lines[2].startswith("all ")
     assert lines[2].split()[-1] == "better"
     assert "no seed interval" in lines[2]
@@ -153,7 +154,7 @@ def test_three_runs_each_have_an_interval_over_seeds(
     assert row["difference_seeds_low"] < row["difference"] < row["difference_seeds_high"]
     told = ossa("compare", a, b, "--metric", "ap", *FEW).stdout
     assert "no seed interval" not in told
-    assert "And seeds: other seeds as well, from 3, 3 runs" in told
+    assert "And seeds, 95 %: other seeds, too (3, 3 runs); p and verdict are about these." in told
 
 
 @pytest.mark.slow
@@ -265,6 +266,7 @@ def test_a_model_that_cannot_be_compared_is_told_in_a_sentence(
         ("good other,good", "found seed 0 in both other and good: they are the same run twice"),
         ("good,longer other", "found train.epochs 300 in good and 7 in longer"),
         ("good unknown.json", "unknown.json, entry 0: expected image ids of the data set"),
+        ("good others.json", "entry 0: expected a category_id of the data set (0, 1, 2, 3), found"),
     ],
 )
 def test_bad_input_is_told_in_a_sentence(
@@ -276,6 +278,8 @@ def test_bad_input_is_told_in_a_sentence(
     write_scenes(tmp_path / "elsewhere", images={"train": 1, "val": 2}, imgsz=128)
     detection = {"image_id": 99, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.5}
     (tmp_path / "unknown.json").write_text(json.dumps([detection]))
+    of_another_class = {**detection, "image_id": 1, "category_id": 17}
+    (tmp_path / "others.json").write_text(json.dumps([of_another_class]))
     result = ossa("compare", *arguments.split(), *FEW)
     assert (result.exit_code, result.stdout) == (2, "")
     assert sentence in result.stderr

@@ -243,21 +243,21 @@ def _print_tables(rows: "Sequence[Comparison]", models: Sequence[str]) -> None:
     for metric in dict.fromkeys(row.metric for row in rows):
         table = new_table(
             _TITLES[metric],
-            *("value", "over images", "difference", "over images", "and seeds", "p", "verdict"),
+            *("value", "difference", "over images", "and seeds", "p", "verdict"),
         )
         for row in rows:
             if row.metric != metric:
                 continue
-            value = (fraction(row.estimate.value), _told(row.estimate.images, ".3f"))
+            name, value = models[row.model], fraction(row.estimate.value)
             if row.difference is None or row.p_adjusted is None:
-                table.add_row(models[row.model], *value, "reference", "", "", "", "")
+                table.add_row(name, value, "reference")
                 continue
             table.add_row(
-                models[row.model],
-                *value,
+                name,
+                value,
                 f"{row.difference.value:+.3f}",
-                _told(row.difference.images, "+.3f"),
-                _told(row.difference.seeds, "+.3f"),
+                _told(row.difference.images),
+                _told(row.difference.seeds),
                 "< 0.001" if row.p_adjusted < 0.001 else f"{row.p_adjusted:.3f}",
                 row.verdict,
             )
@@ -265,10 +265,10 @@ def _print_tables(rows: "Sequence[Comparison]", models: Sequence[str]) -> None:
         print()
 
 
-def _told(interval: "Interval | None", digits: str) -> str:
+def _told(interval: "Interval | None") -> str:
     if interval is None:
         return "no seed interval"
-    return f"{interval.low:{digits}} to {interval.high:{digits}}"
+    return f"{interval.low:+.3f} to {interval.high:+.3f}"
 
 
 def _print_notes(
@@ -284,11 +284,11 @@ def _print_notes(
     runs = ", ".join(str(len(model)) for model in matches)
     differences = [row.difference for row in rows if row.difference is not None]
     print(
-        f"Intervals of 95 % over images: these weights on other images ({num_images} images, drawn "
+        f"Over images, 95 %: these weights on other images ({num_images} images, drawn "
         f"{resamples:,} times)."
     )
     if any(difference.seeds is not None for difference in differences):
-        print(f"And seeds: other seeds as well, from {runs} runs; p and verdict are about these.")
+        print(f"And seeds, 95 %: other seeds, too ({runs} runs); p and verdict are about these.")
     if any(difference.seeds is None for difference in differences):
         print(
             f"No seed interval under {FEWEST_RUNS} runs of both models (found {runs}): the verdict "
