@@ -2,8 +2,12 @@
 
 import gzip
 import json
+import math
 from pathlib import Path
+from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import yaml
 from running import FinishedTraining, Ossa
@@ -148,3 +152,186 @@ def test_a_report_is_a_page_with_figures_and_tables(
     again = ossa(*common, "--report", "pages/first")
     assert again.exit_code == 2
     assert "expected a new or empty folder for --report, found pages/first in use" in again.stderr
+
+
+# In two pictures with a dog each, at 10, 10: found, and looked for elsewhere.
+HIT = {"image_id": 1, "category_id": 18, "bbox": [10, 10, 20, 20], "score": 0.9}
+MISS = {"image_id": 2, "category_id": 18, "bbox": [50, 10, 10, 10], "score": 0.8}
+
+
+def coco_data(folder: Path, *, images: int = 2, boxes: bool = True) -> Path:
+    """Writes pictures of 64 x 48 px with a dog (category 18) at 10, 10 and returns data.yaml."""
+    for number in range(1, images + 1):
+        cv2.imwrite(str(folder / f"{number}.png"), np.zeros((48, 64, 3), np.uint8))
+    truth = {"category_id": 18, "bbox": [10, 10, 20, 20], "area": 400, "iscrowd": 0}
+    content = {
+        "images": [
+            {"id": n, "file_name": f"{n}.png", "width": 64, "height": 48}
+            for n in range(1, images + 1)
+        ],
+        "annotations": [{**truth, "id": n, "image_id": n} for n in range(1, images + 1) if boxes],
+        "categories": [{"id": 17, "name": "cat"}, {"id": 18, "name": "dog"}],
+    }
+    (folder / "instances.json").write_text(json.dumps(content))
+    file = folder / "data.yaml"
+    file.write_text("val: {images: ., annotations: instances.json}\n")
+    return file
+
+
+def score(ossa: Ossa, data: Path, entries: Any, *arguments: object) -> Any:
+    """Writes the entries beside the data and returns the result of `ossa val` on them."""
+    file = data.parent / "results.json"
+    file.write_text(entries if isinstance(entries, str) else json.dumps(entries))
+    return ossa("val", "--data", data, "--predictions", file, *arguments)
+
+
+def test_predictions_are_scored_without_a_model(ossa: Ossa, tmp_path: Path) -> None:
+    result = score(ossa, coco_data(tmp_path), [HIT, MISS], "--json", "--per-class")
+    assert result.exit_code == 0, result.stderr
+    row = json.loads(result.stdout)
+    assert list(row)[: len(KEYS)] == list(KEYS)
+    # Of two dogs one is found, before the false one: precision 1 up to recall 0.5, that is at 51 of
+    # COCO's 101 recalls.
+    assert row["ap50"] == pytest.approx(51 / 101)
+    assert (row["ar_100"], row["num_detections"], row["num_truths"]) == (0.5, 2, 2)
+    assert [entry["num_truths"] for entry in row["per_class"]] == [0, 2]
+    assert (row["model"], row["predictions"]) == ("results.json", str(tmp_path / "results.json"))
+    assert [row[key] for key in ("imgsz", "params", "ms_per_image")] == [None] * 3
+
+
+def test_saved_predictions_score_as_the_detector_that_made_them(
+    ossa: Ossa, training: FinishedTraining, scenes: Path, tmp_path: Path
+) -> None:
+    weights = training.folder / "last.safetensors"
+    common = ("val", "--data", scenes, "--json", "--per-class", "--voc", "2010")
+    save = ("--weights", weights, "--save-predictions", "found.json.gz", *SAME_MACHINE)
+    made = json.loads(ossa(*common, *save).stdout)
+    result = ossa(*common, "--predictions", "found.json.gz", "--report", "page")
+    assert result.exit_code == 0, result.stderr
+    row = json.loads(result.stdout)
+    assert list(row) == list(made)
+    of_the_detector = {key for key in row if row[key] != made[key]}
+    assert of_the_detector == {
+        *("model", "imgsz", "params", "flops", "macs", "ms_per_image", "images_per_second"),
+        *("weights", "predictions"),
+    }
+    assert "found.json.gz, split val, 640 px" in (tmp_path / "page" / "index.html").read_text()
+
+
+# The false detection comes behind the hit: precision 1 up to recall 0.5, at 6 of 11 recalls.
+@pytest.mark.parametrize(("year", "ap"), [("2007", 6 / 11), ("2010", 1 / 2)])
+def test_the_ap_of_voc_is_added_on_demand(ossa: Ossa, tmp_path: Path, year: str, ap: float) -> None:
+    data = coco_data(tmp_path)
+    options = ("--voc", year, "--per-class")
+    row = json.loads(score(ossa, data, [HIT, MISS], *options, "--json").stdout)
+    assert row[f"voc{year}_ap50"] == pytest.approx(ap)
+    assert [one[f"voc{year}_ap50"] for one in row["per_class"]] == [None, pytest.approx(ap)]
+    told = score(ossa, data, [HIT, MISS], *options).stdout.splitlines()
+    assert [line.split()[-1] for line in told if line.startswith("AP50 of VOC")] == [f"{ap:.3f}"]
+    assert f"VOC {year}" in told[-3]
+    assert f"{ap:.3f}" in told[-1].split()
+
+
+def test_without_that_demand_there_is_no_ap_of_voc(ossa: Ossa, tmp_path: Path) -> None:
+    data = coco_data(tmp_path)
+    assert "voc" not in score(ossa, data, [HIT], "--json", "--per-class").stdout.lower()
+    assert "VOC" not in score(ossa, data, [HIT], "--per-class").stdout
+    assert score(ossa, data, [HIT], "--voc", 2008).exit_code == 2
+
+
+def test_json_has_the_twelve_numbers_of_coco(ossa: Ossa, tmp_path: Path) -> None:
+    row = json.loads(score(ossa, coco_data(tmp_path), [HIT, MISS], "--json").stdout)
+    # The dogs have 400 square pixels: small.
+    expected = {"ap": 51 / 101, "ap50": 51 / 101, "ap75": 51 / 101, "ap_small": 51 / 101}
+    expected |= {"ar_1": 0.5, "ar_10": 0.5, "ar_100": 0.5, "ar_small": 0.5}
+    assert {key: row[key] for key in expected} == pytest.approx(expected)
+    nothing = ("ap_medium", "ap_large", "ar_medium", "ar_large")
+    assert [row[key] for key in nothing] == [None] * 4
+
+
+def test_a_detector_that_finds_nothing_scores_nothing(ossa: Ossa, tmp_path: Path) -> None:
+    result = score(ossa, coco_data(tmp_path), [], "--json")
+    row = json.loads(result.stdout)
+    assert (row["ap"], row["ar_100"], row["num_detections"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("entries", "sentence"),
+    [
+        ([HIT, {**HIT, "image_id": 3}], "entry 1: expected image ids of the data set"),
+        ([{**HIT, "category_id": 1}], "entry 0: expected a category_id of the data set (17, 18), "),
+        ([{**HIT, "score": math.nan}], "and a score in 0..1, found {"),
+        ([{**HIT, "score": 1.5}], "and a score in 0..1, found {"),
+        ([{**HIT, "bbox": [30, 30, -20, -20]}], "[x, y, width, height] without negative sizes"),
+        ([{**HIT, "bbox": [10, 10, 20]}], "four numbers for bbox"),
+        ([{"image_id": 1}], "expected an object with image_id, category_id, bbox and score"),
+        ({"annotations": [HIT]}, "found a JSON dict; give the results, not the annotation file"),
+        ("", "found an empty file; write [] where nothing was detected"),
+        ("[{", "line 1: expected a COCO results file (a JSON list of detections), found what is"),
+    ],
+    ids=[
+        *("unknown image", "unknown category", "NaN", "score over 1", "upside down", "3 numbers"),
+        *("no box", "annotations", "empty file", "cut off"),
+    ],
+)
+def test_predictions_that_cannot_be_are_told_in_a_sentence(
+    ossa: Ossa, tmp_path: Path, entries: Any, sentence: str
+) -> None:
+    result = score(ossa, coco_data(tmp_path), entries)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.splitlines()[-1].startswith(f"error: {tmp_path / 'results.json'}")
+    assert sentence in result.stderr.splitlines()[-1]
+
+
+def test_a_damaged_archive_of_predictions_is_told_in_a_sentence(ossa: Ossa, tmp_path: Path) -> None:
+    data = coco_data(tmp_path)
+    whole = gzip.compress(json.dumps([HIT] * 100).encode())
+    for damaged in (whole[:30], whole[:20] + b"\xff" * 9 + whole[29:], b"[]"):
+        (tmp_path / "results.json.gz").write_bytes(damaged)
+        result = ossa("val", "--data", data, "--predictions", "results.json.gz")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "results.json.gz: expected a COCO results file" in result.stderr
+
+
+def test_a_split_without_objects_is_refused(ossa: Ossa, tmp_path: Path) -> None:
+    data = coco_data(tmp_path, boxes=False)
+    result = score(ossa, data, [HIT])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.splitlines()[-1].startswith(
+        f"error: expected objects to be found in split 'val' of {data}, found none in its 2 images"
+    )
+
+
+def test_one_image_has_metrics_but_its_report_no_intervals(ossa: Ossa, tmp_path: Path) -> None:
+    result = score(ossa, coco_data(tmp_path, images=1), [HIT], "--json", "--report", "one")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["ap"] == pytest.approx(1)
+    html = (tmp_path / "one" / "index.html").read_text()
+    assert "intervals none, for they need objects in two images at least" in html
+    sizes = json.loads((tmp_path / "one" / "tables" / "size.json").read_text())
+    assert [bin_["ap"] for bin_ in sizes if bin_["num_truths"]] == pytest.approx([1])
+    assert {bin_["ap_low"] for bin_ in sizes} == {None}
+
+
+def test_two_images_have_intervals_in_the_report(ossa: Ossa, tmp_path: Path) -> None:
+    score(ossa, coco_data(tmp_path), [HIT, MISS], "--report", "two")
+    assert "intervals none" not in (tmp_path / "two" / "index.html").read_text()
+    sizes = json.loads((tmp_path / "two" / "tables" / "size.json").read_text())
+    # Either picture is at times drawn twice.
+    assert [(bin_["ap_low"], bin_["ap_high"]) for bin_ in sizes if bin_["num_truths"]] == [
+        pytest.approx((0, 1))
+    ]
+
+
+def test_a_detector_or_its_predictions_are_needed_and_not_both(ossa: Ossa, tmp_path: Path) -> None:
+    data = coco_data(tmp_path)
+    neither = ossa("val", "--data", data)
+    assert neither.exit_code == 2
+    assert neither.stderr == (
+        "error: expected --weights of a detector or its --predictions, found neither\n"
+    )
+    for option, value in (("--weights", "a.pt"), ("--conf-thres", 0.5), ("--max-det", 100)):
+        both = score(ossa, data, [HIT], option, value)
+        assert both.exit_code == 2
+        assert both.stderr.startswith("error: --predictions are scored as they are, found --")
+        assert option.removesuffix("-thres") in both.stderr

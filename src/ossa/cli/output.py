@@ -113,6 +113,8 @@ _FIGURES: Final[tuple[tuple[str, str, Callable[[Any], str]], ...]] = (
     ("ap_medium", "AP medium", fraction),
     ("ap_large", "AP large", fraction),
     ("ar_100", "AR, 100 boxes", fraction),
+    ("voc2007_ap50", "AP50 of VOC 2007", fraction),
+    ("voc2010_ap50", "AP50 of VOC 2010", fraction),
     ("precision", "precision", fraction),
     ("recall", "recall", fraction),
     ("params", "parameters", with_unit),

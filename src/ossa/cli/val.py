@@ -1,9 +1,10 @@
-"""`ossa val`: how good a detector is on a data set."""
+"""`ossa val`: how good a detector, or a file of detections, is on a data set."""
 
+import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -11,33 +12,58 @@ from ossa.cli import options
 from ossa.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ossa.cli.console import Console
-    from ossa.config import RunConfig
-    from ossa.data.index import DatasetIndex
-    from ossa.evaluate.metrics import Metrics
-    from ossa.evaluate.run import Evaluation
-    from ossa.models.weights import Checkpoint
-    from ossa.types import Detections
+    from ossa.cli.val_sources import Scored
+
+_USUAL_IMGSZ = 640
+"""Side of the network's input that a report takes for predictions of an unknown network."""
+_OF_A_DETECTOR = (
+    *("weights", "batch", "conf", "iou", "max_det", "save_predictions", "device", "workers"),
+)
+"""Arguments that mean nothing where the detections are there already."""
+_RESAMPLES = 200
+"""Of the images, for the intervals of a report."""
+_FIGURES_OF_A_CLASS = {
+    "ap": "AP50-95",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "voc2007_ap50": "VOC 2007",
+    "voc2010_ap50": "VOC 2010",
+    "precision": "precision",
+    "recall": "recall",
+}
+"""The title of each column, where it is known."""
 
 
 def val(
+    call: typer.Context,
     data: options.Data,
     weights: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             help="A checkpoint of ossa, or an official yolov5*.pt.",
             metavar="FILE",
             show_default=False,
         ),
-    ],
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of --weights: detections of any detector as COCO results, .json or "
+            ".json.gz. They are scored as they are; no model is run.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
     split: Annotated[str, typer.Option("--split", "--task", help="val, test or train.")] = "val",
     imgsz: Annotated[
         int | None,
         typer.Option(
             *options.IMGSZ_NAMES,
+            min=1,
             metavar="PIXELS",
-            help="Side of the square input in pixels.",
-            show_default="that of the training",
+            help="Side of the square input in pixels; of --predictions, at which a report tells "
+            "sizes.",
+            show_default=f"that of the training; {_USUAL_IMGSZ} for --predictions",
         ),
     ] = None,
     batch: Annotated[
@@ -54,10 +80,21 @@ def val(
     ] = 0.6,
     max_det: Annotated[int, typer.Option(help="Most detections of an image.")] = 300,
     per_class: Annotated[bool, typer.Option("--per-class", help="Show every class, too.")] = False,
+    voc: Annotated[
+        Literal["2007", "2010"] | None,
+        typer.Option(
+            help="Add PASCAL VOC's AP at IoU 0.5 by the rule of 2007 (the mean of eleven "
+            "precisions) or of 2010 (the whole area).",
+            metavar="YEAR",
+            show_default=False,
+        ),
+    ] = None,
     save_predictions: Annotated[
         Path | None,
         typer.Option(
-            help="Write the detections as COCO results.", metavar="FILE.json", show_default=False
+            help="Write the detections as COCO results, .json or .json.gz.",
+            metavar="FILE",
+            show_default=False,
         ),
     ] = None,
     report: Annotated[
@@ -73,7 +110,7 @@ def val(
     workers: options.Workers = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Score a detector on a data set with COCO's metrics.
+    """Score a detector, or the detections of any other, on a data set with COCO's metrics.
 
     Precision and recall are those at IoU 0.5 and the confidence of the best mean F1. The time of an
     image is that of the whole evaluation: loading, network, suppression and scoring.
@@ -85,49 +122,59 @@ def val(
       ossa val --weights yolov5n.pt --data coco128 --split train --iou 0.65
 
       ossa val --weights runs/yolov5n/best.safetensors --data bccd --report pages/yolov5n
+
+      ossa val --predictions results.json.gz --data voc --split test --voc 2007 --per-class
     """
     from ossa.cli.console import Console
     from ossa.cli.output import print_json, print_metrics_table
-    from ossa.config import build_config
-    from ossa.models.weights import read_checkpoint
+    from ossa.cli.val_sources import read_predictions, run_detector
 
     _check_target(save_predictions)
     _check_report(report)
-    checkpoint = read_checkpoint(weights)
-    config = build_config(
-        {
-            "model": checkpoint.model.model_dump(),
-            "data": data,
-            "train": {"imgsz": checkpoint.imgsz if imgsz is None else imgsz, "batch": batch},
-            "evaluate": {"confidence": conf, "nms_iou": iou, "max_detections": max_det},
-        }
-    )
-    device = options.choose_device(device)
     with Console() as console:
-        index = _read_split(config, split, checkpoint, console)
-        row, evaluation = _evaluate(
-            checkpoint,
-            index,
-            config,
-            device=device,
-            workers=options.choose_workers(workers),
-            console=console,
-        )
-        row |= {"data": data, "split": split, "weights": str(weights)}
+        if predictions is not None:
+            _check_alone(call)
+            scored = read_predictions(predictions, data, split, imgsz=imgsz, console=console)
+        elif weights is not None:
+            scored = run_detector(
+                *(weights, data, split),
+                imgsz=imgsz,
+                batch=batch,
+                settings={"confidence": conf, "nms_iou": iou, "max_detections": max_det},
+                device=options.choose_device(device),
+                workers=options.choose_workers(workers),
+                console=console,
+            )
+        else:
+            raise ConfigError(
+                "expected --weights of a detector or its --predictions, found neither"
+            )
+        row, classes = _rows(scored, voc)
         if save_predictions is not None:
-            _save(evaluation, index, save_predictions)
+            _save(scored, save_predictions)
             console.note(f"detections written to {save_predictions}")
         if report is not None:
             with console.progress("writing the report"):
-                page = _write_report(evaluation.detections, index, row, report)
+                page = _write_report(scored, report)
             console.note(f"report: {page}")
     if as_json:
-        classes = {"per_class": evaluation.metrics.rows()} if per_class else {}
-        print_json({**row, **classes})
+        print_json({**row, "per_class": classes} if per_class else row)
     else:
         print_metrics_table([row])
         if per_class:
-            _print_classes(evaluation.metrics)
+            _print_classes(classes)
+
+
+def _check_alone(call: typer.Context) -> None:
+    """Raises ConfigError for options of a detector, given beside its predictions."""
+    for option in call.command.params:
+        source = call.get_parameter_source(option.name or "")
+        given = source is not None and source.name == "COMMANDLINE"
+        if given and option.name in _OF_A_DETECTOR:
+            raise ConfigError(
+                f"--predictions are scored as they are, found {option.opts[0]}, which is for a "
+                "detector: leave it out"
+            )
 
 
 def _check_target(file: Path | None) -> None:
@@ -146,101 +193,62 @@ def _check_report(folder: Path | None) -> None:
         )
 
 
-def _read_split(
-    config: "RunConfig", split: str, checkpoint: "Checkpoint", console: "Console"
-) -> "DatasetIndex":
-    """Returns the split, whose classes must be the checkpoint's."""
-    from ossa.data.check import keep_decodable
-    from ossa.data.description import read_description
-    from ossa.data.reading import read_index
-    from ossa.evaluate.api import check_classes
+def _rows(
+    scored: "Scored", voc: Literal["2007", "2010"] | None
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Returns the object of --json and those of every class, with VOC's AP where it is wanted."""
+    row, classes = scored.row, scored.metrics.rows()
+    if voc is None:
+        return row, classes
+    from ossa.evaluate.voc import score_as_voc
 
-    report = read_index(read_description(config.data), split)
-    with console.progress("checking images") as on_image:
-        report = keep_decodable(report, on_image=on_image)
-    console.problems(report.problems)
-    check_classes(checkpoint, report.index, data=config.data)
-    return report.index
-
-
-def _evaluate(
-    checkpoint: "Checkpoint",
-    index: "DatasetIndex",
-    config: "RunConfig",
-    *,
-    device: str,
-    workers: int,
-    console: "Console",
-) -> "tuple[dict[str, Any], Evaluation]":
-    """Returns the flat object of --json and the evaluation."""
-    from ossa.cli.output import row_of
-    from ossa.evaluate.api import detector_for_evaluation
-    from ossa.evaluate.run import evaluate
-    from ossa.models.count import count_cost
-
-    imgsz = config.train.imgsz
-    detector = detector_for_evaluation(checkpoint, imgsz=imgsz, device=device)
-    cost = count_cost(detector, imgsz).total
-    with console.progress("evaluating") as on_images:
-        evaluation = evaluate(
-            detector,
-            index,
-            imgsz=imgsz,
-            config=config.evaluate,
-            batch=config.train.batch,
-            device=device,
-            workers=workers,
-            on_images=on_images,
-        )
-    row = row_of(
-        {
-            "model": checkpoint.model.name,
-            "imgsz": imgsz,
-            **evaluation.metrics.flat(),
-            "params": cost.params,
-            "flops": cost.flops,
-            "macs": cost.macs,
-            "ms_per_image": 1000.0 * evaluation.seconds / len(index),
-            "images_per_second": len(index) / evaluation.seconds,
-        }
+    scores = score_as_voc(scored.index, scored.detections)
+    of_2007 = voc == "2007"
+    aps = [one.ap_11_points if of_2007 else one.ap_area for one in scores.per_class]
+    key = f"voc{voc}_ap50"
+    return (
+        {**row, key: scores.map_11_points if of_2007 else scores.map_area},
+        [{**one, key: ap} for one, ap in zip(classes, aps, strict=True)],
     )
-    return row, evaluation
 
 
-def _save(evaluation: "Evaluation", index: "DatasetIndex", file: Path) -> None:
+def _save(scored: "Scored", file: Path) -> None:
     from ossa.evaluate.coco import detections_as_coco_results
-    from ossa.files import write_text_atomically
+    from ossa.files import write_atomically
 
-    results = detections_as_coco_results(index, evaluation.detections)
-    write_text_atomically(file, json.dumps(results))
+    content = json.dumps(detections_as_coco_results(scored.index, scored.detections)).encode()
+    write_atomically(file, gzip.compress(content, mtime=0) if file.suffix == ".gz" else content)
 
 
-def _write_report(
-    detections: "Mapping[int, Detections]",
-    index: "DatasetIndex",
-    row: "Mapping[str, Any]",
-    folder: Path,
-) -> Path:
-    """Writes the page on an evaluation; `row` is the object of --json. Returns its path."""
+def _write_report(scored: "Scored", folder: Path) -> Path:
+    """Writes the page on an evaluation and returns its path."""
     from ossa import __version__
     from ossa.evaluate.analysis import analyse
     from ossa.evaluate.report import write_report
 
+    row = scored.row
+    imgsz = row["imgsz"] or _USUAL_IMGSZ
+    facts = {"Ossa": __version__, "image side": f"{imgsz} px"}
+    resamples = _RESAMPLES
+    if scored.images_with_truths() < 2:
+        # One image drawn again and again is always itself: an interval of width 0.
+        facts["intervals"] = "none, for they need objects in two images at least"
+        resamples = 0
     return write_report(
-        analyse(index, detections, imgsz=row["imgsz"]),
+        analyse(scored.index, scored.detections, imgsz=imgsz, resamples=resamples),
         folder,
         title=f"{row['model']}, {row['data']}",
-        subtitle=f"{row['weights']}, split {row['split']}, {row['imgsz']} px",
-        facts={"Ossa": __version__, "image side": f"{row['imgsz']} px"},
+        subtitle=f"{row['weights'] or row['predictions']}, split {row['split']}, {imgsz} px",
+        facts=facts,
     )
 
 
-def _print_classes(metrics: "Metrics") -> None:
+def _print_classes(classes: Sequence[Mapping[str, Any]]) -> None:
     from ossa.cli.output import fraction, new_table, print_table
 
-    table = new_table("class", "truths", "images", "AP50-95", "AP50", "AP75", "precision", "recall")
-    for row in metrics.per_class:
-        figures = (row.ap, row.ap50, row.ap75, row.precision, row.recall)
-        counts = (f"{row.num_truths:,}", f"{row.num_images:,}")
-        table.add_row(row.name, *counts, *map(fraction, figures))
+    figures = [key for key in _FIGURES_OF_A_CLASS if key in classes[0]]
+    table = new_table("class", "truths", "images", *(_FIGURES_OF_A_CLASS[key] for key in figures))
+    for row in classes:
+        counts = (f"{row['num_truths']:,}", f"{row['num_images']:,}")
+        table.add_row(row["name"], *counts, *(fraction(row[key]) for key in figures))
     print_table(table)

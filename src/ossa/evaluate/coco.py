@@ -11,6 +11,7 @@ most, and ignored where that one is difficult.
 
 import gzip
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,13 +195,17 @@ def _read_json_list(path: Path) -> list[Any]:
         content = path.read_bytes()
         if path.suffix == ".gz":
             content = gzip.decompress(content)
+        if not content.strip():
+            raise DataError(
+                f"{path}: {expected}, found an empty file; write [] where nothing was detected."
+            )
         entries = json.loads(content)
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path}, line {error.lineno}: {expected}, found what is not JSON ({error.msg}); "
             "write the file again."
         ) from error
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(f"{path}: {expected}, found none ({error}); check the path.") from error
     if not isinstance(entries, list):
         raise DataError(
