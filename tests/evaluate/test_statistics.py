@@ -13,13 +13,13 @@ from scipy import stats
 
 from ossa.errors import DataError
 from ossa.evaluate.matching import Matches, match
+from ossa.evaluate.resampling import draw_images
 from ossa.evaluate.statistics import (
     Comparison,
     Estimate,
     Interval,
-    _with_verdicts,
     compare_models,
-    draw_images,
+    with_verdicts,
 )
 
 SIMULATION = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
@@ -174,10 +174,10 @@ def test_holm_corrects_over_all_differences():
         Comparison("ap", n, Estimate(0.5, nothing, None, 1.0), Estimate(value, nothing, None, p))
         for n, (value, p) in enumerate([(0.1, 0.04), (-0.1, 0.01), (0.1, 0.02)], start=1)
     ]
-    corrected = _with_verdicts(rows)
+    corrected = with_verdicts(rows)
     assert [row.p_adjusted for row in corrected] == pytest.approx([0.04, 0.03, 0.04])
     assert [row.verdict for row in corrected] == ["better", "worse", "better"]
-    four = _with_verdicts([*rows, rows[0]])
+    four = with_verdicts([*rows, rows[0]])
     assert [row.p_adjusted for row in four] == pytest.approx([0.08, 0.04, 0.06, 0.08])
     assert [row.verdict for row in four] == [
         *("not distinguishable", "worse"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from glob import glob, has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ossa.cli import options
-from ossa.errors import ConfigError, DataError, suggestion
+from ossa.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from ossa.cli.console import Console
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ossa.train.finished import FinishedRun
 
 _TITLES = {"ap": "AP50-95", "ap50": "AP50", "ap75": "AP75", "ar_100": "AR, 100 boxes"}
+"""Of metrics; the others are AP50-95 of objects of one kind."""
 
 
 def compare(
@@ -43,7 +45,11 @@ def compare(
     split: Annotated[str, typer.Option(help="Of results files: val, test or train.")] = "val",
     metric: Annotated[
         str,
-        typer.Option(help="Of ap, ap50, ap75 and ar_100.", metavar="NAME,..."),
+        typer.Option(
+            help="Of ap, ap50, ap75, ar_100, ap_small, ap_medium, ap_large, ap_isolated, "
+            "ap_touching and ap_crowded.",
+            metavar="NAME,...",
+        ),
     ] = "ap,ap50,ap75",
     resamples: Annotated[
         int, typer.Option(min=100, metavar="N", help="How often the images are drawn anew.")
@@ -67,6 +73,7 @@ def compare(
     """
     from ossa.cli.console import Console
     from ossa.cli.output import print_json
+    from ossa.evaluate.resampling import bins_of, needs_bins
     from ossa.evaluate.statistics import compare_models
 
     metrics = _metrics(metric)
@@ -78,7 +85,12 @@ def compare(
         matches = [[_match(source, index) for source in model] for model in sources]
         with console.progress("resampling") as on_run:
             rows = compare_models(
-                matches, metrics=metrics, resamples=resamples, seed=seed, on_run=on_run
+                matches,
+                metrics=metrics,
+                bins=partial(bins_of, index) if needs_bins(metrics) else None,
+                resamples=resamples,
+                seed=seed,
+                on_run=on_run,
             )
     if as_json:
         shared = {"images": len(index), "resamples": resamples, "seed": seed}
@@ -97,15 +109,10 @@ class _ResultsFile:
 
 def _metrics(given: str) -> list[str]:
     """Returns the names of --metric."""
-    from ossa.evaluate.statistics import METRICS
+    from ossa.evaluate.resampling import check_metrics
 
     names = [name.strip() for name in given.split(",")]
-    for name in names:
-        if name not in METRICS:
-            raise ConfigError(
-                f"expected --metric of {', '.join(METRICS)}, found {name!r}."
-                + suggestion(name, METRICS)
-            )
+    check_metrics(names)
     return list(dict.fromkeys(names))
 
 
@@ -242,7 +249,7 @@ def _print_tables(rows: "Sequence[Comparison]", models: Sequence[str]) -> None:
 
     for metric in dict.fromkeys(row.metric for row in rows):
         table = new_table(
-            _TITLES[metric],
+            _TITLES.get(metric, f"AP50-95, {metric.removeprefix('ap_')}"),
             *("value", "difference", "over images", "and seeds", "p", "verdict"),
         )
         for row in rows:

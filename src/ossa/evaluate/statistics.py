@@ -19,9 +19,10 @@ analysis of variance, runs by images). The interval is never narrower than that 
 Dimensions: R runs of a model, B resamples, G groups, I images.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal, NamedTuple, TypeAlias
+from functools import partial
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,14 +31,11 @@ from statsmodels.stats.multitest import multipletests
 
 from ossa.errors import DataError
 from ossa.evaluate.matching import Matches
-from ossa.evaluate.precision import average_precision
+from ossa.evaluate.resampling import RESAMPLES, Bin, image_weightings, resample
 
-METRICS: Final = ("ap", "ap50", "ap75", "ar_100")
-RESAMPLES = 2000
 LEVEL = 0.95
 FEWEST_RUNS = 3
 """Of a model, for an interval over seeds."""
-_GROUPS = 200
 
 Verdict: TypeAlias = Literal["better", "worse", "not distinguishable"]
 
@@ -81,7 +79,8 @@ class Comparison:
 def compare_models(
     models: Sequence[Sequence[Matches]],
     *,
-    metrics: Sequence[str] = METRICS,
+    metrics: Sequence[str] = ("ap", "ap50", "ap75", "ar_100"),
+    bins: Callable[[Matches], Mapping[str, Bin]] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
     on_run: Callable[[int, int], None] | None = None,
@@ -90,7 +89,8 @@ def compare_models(
 
     Args:
         models: the runs of each, on the same images, that differ in their seeds alone.
-        metrics: names of `METRICS`.
+        metrics: names of `ossa.evaluate.resampling.METRICS`.
+        bins: of a run, for metrics of objects of one kind (`ossa.evaluate.resampling.bins_of`).
         resamples: how often the images are drawn.
         seed: of the draws.
         on_run: called with the number of runs done and their total.
@@ -99,40 +99,23 @@ def compare_models(
         DataError: models of other truths, or truths in fewer than two images.
     """
     runs = [run for model in models for run in model]
-    _check_truths(runs)
-    num_images = runs[0].num_images
-    drawn = draw_images(num_images, resamples=resamples, seed=seed)
-    once = np.ones((1, num_images), drawn.dtype)
-    weights = np.concatenate((once, drawn, _each_group_left_out(num_images)))
-    means: list[dict[str, NDArray[np.float64]]] = []
+    check_truths(runs)
+    weights = image_weightings(runs[0].num_images, resamples=resamples, seed=seed)
+    sampled: list[dict[str, NDArray[np.float64]]] = []
     for run in runs:
-        means.append(average_precision(run, weights=weights).means())
+        sampled.append(resample(run, metrics, weights=weights, bins=bins(run) if bins else None))
         if on_run is not None:
-            on_run(len(means), len(runs))
+            on_run(len(sampled), len(runs))
     ends = np.cumsum([len(model) for model in models])[:-1]
     comparisons: list[Comparison] = []
     for metric in metrics:
-        values = np.split(np.stack([mean[metric] for mean in means]), ends)
-        comparisons += _compare(metric, [_Values.of(v, resamples, num_images) for v in values])
-    return _with_verdicts(comparisons)
+        values = np.split(np.stack([run[metric] for run in sampled]), ends)
+        of = partial(Values.of, resamples=resamples, num_images=runs[0].num_images)
+        comparisons += compare_values(metric, [of(v) for v in values])
+    return with_verdicts(comparisons)
 
 
-def draw_images(num_images: int, *, resamples: int, seed: int) -> NDArray[np.uint8]:
-    """Returns (B, I) how often each image is drawn in so many draws with replacement."""
-    rng = np.random.default_rng(seed)
-    draws = (rng.integers(num_images, size=num_images) for _ in range(resamples))
-    # One byte each: nothing is drawn 256 times where every image is expected once.
-    return np.stack([np.bincount(d, minlength=num_images).astype(np.uint8) for d in draws])
-
-
-def _each_group_left_out(num_images: int) -> NDArray[np.uint8]:
-    """Returns (G, I) 0 for the images of one group, 1 for all others."""
-    num_groups = min(_GROUPS, num_images)
-    group = np.arange(num_images) % num_groups
-    return (group != np.arange(num_groups)[:, None]).astype(np.uint8)
-
-
-def _check_truths(runs: Sequence[Matches]) -> None:
+def check_truths(runs: Sequence[Matches]) -> None:
     """Raises DataError unless all runs are about the same truths, in two images at least."""
     first = runs[0]
     for run in runs[1:]:
@@ -179,7 +162,7 @@ def _sum(parts: Sequence[_Spread]) -> _Spread:
 
 
 @dataclass(frozen=True)
-class _Values:
+class Values:
     """One metric of the runs of a model."""
 
     plain: NDArray[np.float64]
@@ -191,18 +174,18 @@ class _Values:
     num_images: int
 
     @classmethod
-    def of(cls, values: NDArray[np.float64], resamples: int, num_images: int) -> "_Values":
-        """Returns them from the values (R, 1 + B + G) by the weightings of `compare_models`."""
+    def of(cls, values: NDArray[np.float64], *, resamples: int, num_images: int) -> "Values":
+        """Returns them from those (R, W) by the weightings of `image_weightings`."""
         plain, resampled, left_out = np.split(values, [1, 1 + resamples], axis=1)
         return cls(plain[:, 0], _defined(resampled), _defined(left_out), num_images)
 
-    def less(self, other: "_Values") -> "_Values":
+    def less(self, other: "Values") -> "Values":
         """Returns the difference of two models as that of one run: of the means of their runs."""
 
         def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
             return values.mean(axis=0, keepdims=True)
 
-        return _Values(
+        return Values(
             mean(self.plain) - mean(other.plain),
             mean(self.resampled) - mean(other.resampled),
             mean(self.left_out) - mean(other.left_out),
@@ -239,7 +222,7 @@ def _defined(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return values[:, np.isfinite(values[0])]
 
 
-def _compare(metric: str, models: Sequence[_Values]) -> list[Comparison]:
+def compare_values(metric: str, models: Sequence[Values]) -> list[Comparison]:
     """Returns one metric of every model and its difference to the first, without verdicts."""
     reference = models[0]
     comparisons = [Comparison(metric, 0, _estimate(reference, [reference], lowest=0.0))]
@@ -250,7 +233,7 @@ def _compare(metric: str, models: Sequence[_Values]) -> list[Comparison]:
     return comparisons
 
 
-def _estimate(values: _Values, models: Sequence[_Values], *, lowest: float) -> Estimate:
+def _estimate(values: Values, models: Sequence[Values], *, lowest: float) -> Estimate:
     """Returns the mean of `values` with its intervals within `lowest` and 1.
 
     Args:
@@ -279,7 +262,7 @@ def _estimate(values: _Values, models: Sequence[_Values], *, lowest: float) -> E
     )
 
 
-def _with_verdicts(comparisons: Sequence[Comparison]) -> list[Comparison]:
+def with_verdicts(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Returns them with the p of all differences adjusted by Holm, and what follows."""
     p = [row.difference.p for row in comparisons if row.difference is not None]
     adjusted = iter(np.asarray(multipletests(p, method="holm")[1]).tolist() if p else [])
