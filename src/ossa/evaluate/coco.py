@@ -1,8 +1,8 @@
 """COCO's evaluation and file formats. The one module that knows hotcoco.
 
 Dimensions: I images, N truths or detections, K classes; COCO's arrays have 10 IoU thresholds
-(.50 to .95), 101 recalls, 4 areas (all, small, medium, large) and 3 limits of detections per image
-and class (1, 10, 100).
+(.50 to .95), 101 recalls, A ranges of areas (all, small, medium, large) and M limits of detections
+per image and class (1, 10, 100).
 
 A truth that is `difficult` (VOC) counts as crowd: COCO's protocol has no other way to ignore one.
 VOC's own protocol differs (`ossa.evaluate.voc`): there a detection is of the truth that it overlaps
@@ -12,10 +12,11 @@ most, and ignored where that one is difficult.
 import gzip
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import hotcoco
 import numpy as np
@@ -27,28 +28,46 @@ from ossa.errors import DataError
 from ossa.evaluate.columns import detection_columns, unknown_image
 from ossa.types import Detections
 
+COCO_AREAS: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
+    {"all": (0, 1e5**2), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e5**2)}
+)
+"""From and to, both included, in square pixels of the original image."""
+COCO_MOST_DETECTIONS = (1, 10, 100)
+"""Per image and class."""
+
 
 @dataclass(frozen=True)
 class CocoScores:
     """COCO's accumulated arrays; -1 where there is no truth to find."""
 
     precision: NDArray[np.float64]
-    """(10, 101, K, 4) with at most 100 detections per image and class."""
+    """(10, 101, K, A) with the last limit of detections per image and class."""
     recall: NDArray[np.float64]
-    """(10, K, 4, 3)."""
+    """(10, K, A, M)."""
 
 
-def score_as_coco(index: DatasetIndex, detections: Mapping[int, Detections]) -> CocoScores:
+def score_as_coco(
+    index: DatasetIndex,
+    detections: Mapping[int, Detections],
+    *,
+    areas: Mapping[str, tuple[float, float]] = COCO_AREAS,
+    most_detections: Sequence[int] = COCO_MOST_DETECTIONS,
+) -> CocoScores:
     """Returns what pycocotools' COCOeval ('bbox') computes, without its printing.
 
     Args:
         index: the truths.
         detections: by image id; an image that is absent has none.
+        areas: of the truths, from and to, both included, in square pixels of the original image.
+        most_detections: per image and class, ascending.
 
     Raises:
         DataError: a detection of an unknown image or class, or with an impossible score or box.
     """
     evaluator = _evaluator(index, detections)
+    evaluator.params.area_rng = [[float(low), float(high)] for low, high in areas.values()]
+    evaluator.params.area_rng_lbl = list(areas)
+    evaluator.params.max_dets = list(most_detections)
     evaluator.evaluate()
     evaluator.accumulate()
     arrays = evaluator.eval or {}

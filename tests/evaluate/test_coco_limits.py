@@ -1,0 +1,134 @@
+"""COCO's numbers at other sizes and numbers of detections: by hand, and against pycocotools."""
+
+import contextlib
+import io
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from evaluation_problems import ELSEWHERE, SQUARE, a_problem, an_index, found
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from ossa.data.index import DatasetIndex
+from ossa.errors import ConfigError
+from ossa.evaluate.coco import detections_as_coco_results, truths_as_coco_dict
+from ossa.evaluate.limits import score_at_limits
+from ossa.evaluate.metrics import evaluate_detections
+from ossa.types import Detections
+
+LARGE = (0.0, 0.0, 50.0, 40.0)
+
+
+def test_every_range_of_areas_has_a_row_for_the_mean_and_one_a_class() -> None:
+    # Squares of 100 pixels, a cat found and a dog missed, and a dog of 2,000 pixels, found.
+    index = an_index([[(0, SQUARE), (1, ELSEWHERE)], [(1, LARGE)]])
+    detections = {1: found((0.9, 0, SQUARE)), 2: found((0.9, 1, LARGE))}
+    areas = {"tiny": (0, 100), "rest": (100.5, math.inf)}
+    rows = score_at_limits(index, detections, areas=areas, most_detections=[5])
+    columns = ("area", "class", "num_truths", "ap", "ap50", "ap75", "ar_5")
+    assert [tuple(row) for row in rows] == [columns] * 6
+    told = [(row["area"], row["class"], row["num_truths"], row["ar_5"]) for row in rows]
+    assert told == [
+        ("tiny", None, 2, 0.5),
+        ("tiny", "cat", 1, 1),
+        ("tiny", "dog", 1, 0),
+        ("rest", None, 1, 1),
+        ("rest", "cat", 0, None),
+        ("rest", "dog", 1, 1),
+    ]
+    assert [row["ap"] for row in rows] == pytest.approx([0.5, 1, 0, 1, None, 1])
+
+
+def test_only_the_best_detections_of_an_image_and_class_take_part() -> None:
+    index = an_index([[(0, SQUARE), (0, ELSEWHERE)]])
+    detections = {1: found((0.9, 0, LARGE), (0.8, 0, SQUARE), (0.7, 0, ELSEWHERE))}
+    mean = score_at_limits(index, detections, most_detections=[3, 1, 2])[0]
+    assert [(key, mean[key]) for key in mean if key.startswith("ar_")] == [
+        *(("ar_1", 0), ("ar_2", 0.5), ("ar_3", 1))
+    ]
+    # With all three, precision is at best 2/3, at any recall.
+    assert mean["ap50"] == pytest.approx(2 / 3)
+
+
+def test_more_than_a_hundred_detections_can_take_part() -> None:
+    index = an_index([[(0, SQUARE)]])
+    detections = {1: found(*[(0.9, 0, ELSEWHERE)] * 150, (0.8, 0, SQUARE))}
+    mean = score_at_limits(index, detections, most_detections=[100, 300])[0]
+    assert (mean["ar_100"], mean["ar_300"]) == (0, 1)
+    assert mean["ap50"] == pytest.approx(1 / 151)
+
+
+def test_at_the_limits_of_coco_they_are_the_metrics() -> None:
+    index, detections = a_problem(3)
+    rows = score_at_limits(index, detections)
+    metrics = evaluate_detections(index, detections)
+    means = {row["area"]: row for row in rows if row["class"] is None}
+    assert [means["all"][key] for key in ("ap", "ap50", "ap75", "ar_1", "ar_10", "ar_100")] == [
+        *(metrics.ap, metrics.ap50, metrics.ap75, metrics.ar_1, metrics.ar_10, metrics.ar_100)
+    ]
+    for size in ("small", "medium", "large"):
+        assert means[size]["ap"] == getattr(metrics, f"ap_{size}")
+        assert means[size]["ar_100"] == getattr(metrics, f"ar_{size}")
+    classes = [row for row in rows if row["area"] == "all" and row["class"] is not None]
+    assert [row["ap"] for row in classes] == [one.ap for one in metrics.per_class]
+    assert [row["num_truths"] for row in classes] == [one.num_truths for one in metrics.per_class]
+
+
+AREAS = {"under 20 px": (0, 400), "20 to 60 px": (400, 3600), "over": (3600, 1e10)}
+MOST = [3, 30, 300]
+
+
+def _pycocotools(index: DatasetIndex, detections: dict[int, Detections]) -> COCOeval:
+    with contextlib.redirect_stdout(io.StringIO()):
+        truths: Any = COCO()  # its stubs know only files
+        truths.dataset = truths_as_coco_dict(index)
+        truths.createIndex()
+        results = truths.loadRes(detections_as_coco_results(index, detections))
+        evaluator = COCOeval(truths, results, "bbox")
+        evaluator.params.areaRng = list(AREAS.values())
+        evaluator.params.areaRngLbl = list(AREAS)
+        evaluator.params.maxDets = MOST
+        evaluator.evaluate()
+        evaluator.accumulate()
+    return evaluator
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_every_row_equals_pycocotools(seed: int) -> None:
+    index, detections = a_problem(seed)
+    oracle = _pycocotools(index, detections)
+    rows = iter(score_at_limits(index, detections, areas=AREAS, most_detections=MOST))
+    places = {category_id: place for place, category_id in enumerate(oracle.params.catIds)}
+    for area in range(len(AREAS)):
+        every = [places[category_id] for category_id in index.category_ids]
+        for classes in (every, *([place] for place in every)):
+            row = next(rows)
+            precision = oracle.eval["precision"][:, :, classes, area, -1]
+            recall = oracle.eval["recall"][:, classes, area]
+            pairs = [(row["ap"], precision), (row["ap50"], precision[0])]
+            pairs += [(row[f"ar_{most}"], recall[..., m]) for m, most in enumerate(MOST)]
+            for ours, theirs in pairs:
+                defined = theirs[theirs > -1]
+                if ours is None:
+                    assert not defined.size
+                else:
+                    assert ours == pytest.approx(float(np.mean(defined)), abs=1e-9)
+    assert next(rows, None) is None
+
+
+@pytest.mark.parametrize(
+    ("limits", "sentence"),
+    [
+        ({"areas": {}}, "expected one range of areas"),
+        ({"most_detections": []}, "one number of detections at least"),
+        ({"areas": {"odd": (9, 4)}}, "found 9 to 4 for 'odd': give square pixels"),
+        ({"areas": {"odd": (math.nan, 4)}}, "found nan to 4 for 'odd'"),
+        ({"areas": {"odd": (-1, 4)}}, "found -1 to 4 for 'odd'"),
+        ({"most_detections": [10, 0]}, "found 0 among most_detections"),
+    ],
+)
+def test_an_impossible_limit_is_told_in_a_sentence(limits: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        score_at_limits(an_index([[(0, SQUARE)]]), {}, **limits)
