@@ -8,19 +8,23 @@ import json
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from ossa.errors import ConfigError, suggestion
 
+Settings = TypeVar("Settings", bound=BaseModel)
 
-class _Section(BaseModel):
+
+class Section(BaseModel):
+    """Settings that belong together; a key that is not among them is an error."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """Which detector is built and from which weights it starts."""
 
     name: str
@@ -46,7 +50,7 @@ class ModelConfig(_Section):
     """A whole detector: our checkpoint or an official yolov5*.pt."""
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """Optimisation. The defaults are YOLOv5's."""
 
     epochs: int = Field(default=300, ge=1)
@@ -99,7 +103,7 @@ class TrainConfig(_Section):
     """The same from each layer of the backbone to the one before it, on top; 1 for none."""
 
 
-class LossConfig(_Section):
+class LossConfig(Section):
     """Gains as YOLOv5 states them: for 3 levels, 80 classes and 640 px; rescaled to the run."""
 
     box: float = Field(default=0.05, ge=0)
@@ -110,7 +114,7 @@ class LossConfig(_Section):
     """A truth belongs to an anchor when neither side differs by more than this factor."""
 
 
-class AugmentConfig(_Section):
+class AugmentConfig(Section):
     """How training images are changed. Probabilities and fractions of the image side."""
 
     mosaic: float = Field(default=1.0, ge=0, le=1)
@@ -125,7 +129,7 @@ class AugmentConfig(_Section):
     value: float = Field(default=0.4, ge=0, le=1)
 
 
-class EvaluateConfig(_Section):
+class EvaluateConfig(Section):
     """How raw predictions become detections."""
 
     confidence: float = Field(default=0.001, ge=0, lt=1)
@@ -135,7 +139,7 @@ class EvaluateConfig(_Section):
     """The best boxes of an image that enter non-maximum suppression."""
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """Everything that decides what a run computes."""
 
     model: ModelConfig
@@ -247,10 +251,7 @@ def build_config(settings: Mapping[str, Any], *, where: str = "the settings") ->
     Raises:
         ConfigError: naming the first key that is misspelt, missing or out of range.
     """
-    try:
-        config = RunConfig.model_validate(settings)
-    except ValidationError as problems:
-        raise ConfigError(f"{where}: {_first_problem(problems)}") from None
+    config = validated(RunConfig, settings, where=where)
     stride = max(config.model.strides)
     if config.train.imgsz % stride:
         below = config.train.imgsz // stride * stride
@@ -260,6 +261,18 @@ def build_config(settings: Mapping[str, Any], *, where: str = "the settings") ->
         )
     _refuse_what_would_be_ignored(config, where)
     return config
+
+
+def validated(schema: type[Settings], settings: Mapping[str, Any], *, where: str) -> Settings:
+    """Returns the settings as the schema has them.
+
+    Raises:
+        ConfigError: naming the first key that is misspelt, missing or out of range.
+    """
+    try:
+        return schema.model_validate(settings)
+    except ValidationError as problems:
+        raise ConfigError(f"{where}: {_first_problem(problems, schema)}") from None
 
 
 def _refuse_what_would_be_ignored(config: RunConfig, where: str) -> None:
@@ -290,18 +303,18 @@ def _refuse_what_would_be_ignored(config: RunConfig, where: str) -> None:
             raise ConfigError(f"{where}: {fault}")
 
 
-def _first_problem(problems: ValidationError) -> str:
+def _first_problem(problems: ValidationError, schema: type[BaseModel]) -> str:
     problem = problems.errors()[0]
     path = [str(part) for part in problem["loc"]]
     key = ".".join(path)
     if problem["type"] == "extra_forbidden":
-        known = [name for name, _ in _fields_of_section(path[:-1])]
+        known = [name for name, _ in _fields_of_section(schema, path[:-1])]
         return f"there is no setting {key!r}.{suggestion(path[-1], known)}"
     return f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {problem['input']!r}"
 
 
-def _fields_of_section(path: list[str]) -> Iterable[tuple[str, Any]]:
-    section: Any = RunConfig
+def _fields_of_section(schema: type[BaseModel], path: list[str]) -> Iterable[tuple[str, Any]]:
+    section: Any = schema
     for part in path:
         section = section.model_fields[part].annotation
     return section.model_fields.items()

@@ -20,6 +20,9 @@ from ossa.errors import OssaError, RunFailed
 _COMMANDS = ("train", "pretrain", "val", "compare", "predict", "backbones", "cost", "bench", "demo")
 """Each a function in the module `ossa.cli` of the same name, in the order of the help."""
 
+_STUDY_COMMANDS = ("plan", "run", "status", "add")
+"""Functions of `ossa.cli.study`: the commands behind `ossa study`."""
+
 _DONE, _FAILED, _BAD_INPUT = 0, 1, 2
 
 
@@ -95,6 +98,13 @@ def _ossa(
 for _name in _COMMANDS:
     _command = getattr(importlib.import_module(f"ossa.cli.{_name}"), _name)
     app.command(_name)(_ending_in_words(_command))
+
+_study = typer.Typer(help="Many backbones, identical conditions.", no_args_is_help=True)
+for _name in _STUDY_COMMANDS:
+    _study.command(_name)(
+        _ending_in_words(getattr(importlib.import_module("ossa.cli.study"), _name))
+    )
+app.add_typer(_study, name="study", rich_help_panel=None)
 
 
 def main() -> None:

@@ -115,7 +115,7 @@ def cost_detector(
     def build(side: int) -> Detector:
         return create_detector(name, num_classes=num_classes, neck=neck, imgsz=side)
 
-    return _cost_of(name, build, _cost_detector_form, imgsz=imgsz, compare=compare)
+    return _cost_of(name, build, cost_of_form, imgsz=imgsz, compare=compare)
 
 
 def cost_classifier(
@@ -196,7 +196,8 @@ def _difference(build: Callable[[int], nn.Module], imgsz: int) -> FormDifference
         return compare_forms(partial(build, imgsz), imgsz=imgsz)
 
 
-def _cost_detector_form(detector: Detector, imgsz: int) -> FormCost:
+def cost_of_form(detector: Detector, imgsz: int) -> FormCost:
+    """Returns the cost of a detector as it is built, for an image of `imgsz` x `imgsz` pixels."""
     counted = count_cost(detector, imgsz)
     shadow = on_meta(detector)
     laterals: Any = shadow.neck.laterals

@@ -88,9 +88,14 @@ def draw_images(num_images: int, *, resamples: int, seed: int) -> NDArray[np.uin
 
 def _each_group_left_out(num_images: int) -> NDArray[np.uint8]:
     """Returns (G, I) 0 for the images of one group, 1 for all others."""
-    num_groups = min(_GROUPS, num_images)
-    group = np.arange(num_images) % num_groups
-    return (group != np.arange(num_groups)[:, None]).astype(np.uint8)
+    groups = num_groups(num_images)
+    group = np.arange(num_images) % groups
+    return (group != np.arange(groups)[:, None]).astype(np.uint8)
+
+
+def num_groups(num_images: int) -> int:
+    """Returns G, into how many groups the images are divided."""
+    return min(_GROUPS, num_images)
 
 
 def resample(

@@ -31,7 +31,7 @@ from statsmodels.stats.multitest import multipletests
 
 from ossa.errors import DataError
 from ossa.evaluate.matching import Matches
-from ossa.evaluate.resampling import RESAMPLES, Bin, image_weightings, resample
+from ossa.evaluate.resampling import RESAMPLES, Bin, image_weightings, num_groups, resample
 
 LEVEL = 0.95
 FEWEST_RUNS = 3
@@ -110,7 +110,7 @@ def compare_models(
     comparisons: list[Comparison] = []
     for metric in metrics:
         values = np.split(np.stack([run[metric] for run in sampled]), ends)
-        of = partial(Values.of, resamples=resamples, num_images=runs[0].num_images)
+        of = partial(Values.of, num_images=runs[0].num_images)
         comparisons += compare_values(metric, [of(v) for v in values])
     return with_verdicts(comparisons)
 
@@ -174,9 +174,10 @@ class Values:
     num_images: int
 
     @classmethod
-    def of(cls, values: NDArray[np.float64], *, resamples: int, num_images: int) -> "Values":
+    def of(cls, values: NDArray[np.float64], *, num_images: int) -> "Values":
         """Returns them from those (R, W) by the weightings of `image_weightings`."""
-        plain, resampled, left_out = np.split(values, [1, 1 + resamples], axis=1)
+        drawn_end = values.shape[1] - num_groups(num_images)
+        plain, resampled, left_out = np.split(values, [1, drawn_end], axis=1)
         return cls(plain[:, 0], _defined(resampled), _defined(left_out), num_images)
 
     def less(self, other: "Values") -> "Values":

@@ -1,100 +1,93 @@
-"""Training several models under the same conditions, one after the other."""
+"""Bringing a study to its end: what is not finished is given to the executor."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from statistics import fmean
 
-import torch
-
-from ossa.config import ModelConfig, build_config, load_recipe, merge
-from ossa.cost.throughput import measure_throughput
-from ossa.models.weights import detector_from, read_checkpoint
-from ossa.train.events import Watcher
-from ossa.train.loop import train
-from ossa.train.outputs import LAST_WEIGHTS
-from ossa.types import Record
-
-_WARMUP_RUNS, _TIMED_RUNS = 10, 50
+from ossa.study.executors import Executor, Task
+from ossa.study.folder import (
+    RunState,
+    StudyFolder,
+    read_progress,
+    run_state,
+    write_failure,
+)
+from ossa.study.worker import DONE, FAILED, STOPPED
+from ossa.train.record import RECORD_FILE
 
 
-@dataclass(frozen=True)
-class FinishedRun:
-    """A run of a study with what only a comparison measures."""
-
-    record: Record
-    folder: Path
-    ms_per_image: float
-    """Mean of the network at batch 1 with decoding and suppression, all models turn by turn."""
-
-    def row(self) -> dict[str, Any]:
-        """Returns the flat keys by which every command prints figures."""
-        metrics, cost = self.record.metrics["last"], self.record.cost
-        return {
-            "model": self.record.model,
-            "imgsz": self.record.config["train"]["imgsz"],
-            **{key: value for key, value in metrics.items() if key != "epoch"},
-            **{key: cost[key] for key in ("params", "flops", "macs")},
-            "ms_per_image": self.ms_per_image,
-            "images_per_second": 1000.0 / self.ms_per_image,
-            "train_seconds": self.record.times["train"],
-        }
-
-
-def run_models(
-    models: Sequence[ModelConfig],
-    folder: Path,
+def run_study(
+    study: StudyFolder,
+    executor: Executor,
     *,
-    data: str,
-    recipe: str,
-    settings: Mapping[str, Any],
-    seed: int = 0,
-    device: str = "cpu",
-    workers: int = 0,
-    watcher: Watcher | None = None,
-) -> list[FinishedRun]:
-    """Trains every model by the same recipe, on the same data, from the same seed.
+    retry_failed: bool = False,
+    on_run: Callable[[RunState], None],
+) -> list[RunState]:
+    """Trains every run that is not finished and returns all of them as they then stand.
 
     Args:
-        models: what differs.
-        folder: receives one folder a model, named after it.
-        data: a data.yaml or its folder.
-        recipe: a shipped recipe or a YAML file.
-        settings: sections that replace values of the recipe, alike for all.
-        seed: of every run.
-        device: that trains and is timed.
-        workers: processes that load images.
-        watcher: is told how each training goes.
+        study: the folder with what was done before.
+        executor: computes the runs.
+        retry_failed: train those again that failed.
+        on_run: is told of each run that has ended.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, once every run has saved where it is.
     """
-    records = []
-    for model in models:
-        run_folder = folder / model.name
-        run_folder.mkdir(parents=True)
-        config = build_config(
-            merge(
-                merge(load_recipe(recipe), settings),
-                {"model": model.model_dump(), "data": data, "recipe": recipe, "seed": seed},
-            )
-        )
-        record = train(config, run_folder, device=device, workers=workers, watcher=watcher)
-        records.append(record)
-        if record.status == "stopped":
-            raise KeyboardInterrupt
-    return _with_times(records, folder, device=device)
-
-
-def _with_times(records: Sequence[Record], folder: Path, *, device: str) -> list[FinishedRun]:
-    detectors, imgsz = {}, 0
-    for record in records:
-        checkpoint = read_checkpoint(folder / record.model / LAST_WEIGHTS)
-        imgsz = checkpoint.imgsz
-        detector = detector_from(checkpoint).to(device)
-        detectors[record.model] = detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    config = build_config(records[0].config).evaluate
-    times = measure_throughput(
-        detectors, imgsz=imgsz, warmup=_WARMUP_RUNS, runs=_TIMED_RUNS, device=device, config=config
-    )
-    return [
-        FinishedRun(record, folder / record.model, times[record.model].ms_per_image)
-        for record in records
+    wanted = [
+        state
+        for state in study.states()
+        if not state.finished or (retry_failed and state.state == "failed")
     ]
+    # A process of an earlier call may still train: its run is taken up last.
+    wanted.sort(key=lambda state: state.state == "running")
+
+    def ended(name: str, exit_code: int) -> None:
+        run = study.plan.run(name)
+        folder = study.run_folder(run)
+        if exit_code not in (DONE, FAILED, STOPPED):
+            write_failure(folder, _told(exit_code))
+        on_run(run_state(run, folder, study.study.reported))
+
+    tasks = [Task(study.path.resolve(), state.run.name) for state in wanted]
+    executor.execute(tasks, ended=ended)
+    return study.states()
+
+
+def _told(exit_code: int) -> str:
+    if exit_code < 0:
+        memory = ", as a machine does that is short of memory" if exit_code == -9 else ""
+        return (
+            f"its process was ended by signal {-exit_code}{memory}; worker.log has its last words"
+        )
+    return f"its process ended with exit code {exit_code}; worker.log has its last words"
+
+
+def epochs_trained(study: StudyFolder) -> float:
+    """Returns the epochs of all runs that are trained, cheaply: nothing is verified."""
+    return sum(
+        float(run.config.train.epochs)
+        if (study.run_folder(run) / RECORD_FILE).exists()
+        else read_progress(study.run_folder(run))
+        for run in study.plan.runs
+    )
+
+
+def seconds_left(states: Sequence[RunState]) -> float | None:
+    """Returns the training time that unfinished runs still need, None while nothing is known.
+
+    A model that has not finished a run takes as long as the others do on average.
+    """
+    spent: dict[str, list[float]] = {}
+    for state in states:
+        if state.state == "done" and state.record is not None:
+            seconds = sum(state.record.times.values()) / state.run.config.train.epochs
+            spent.setdefault(state.run.model, []).append(seconds)
+    if not spent:
+        return None
+    an_epoch = {model: fmean(seconds) for model, seconds in spent.items()}
+    usual = fmean(an_epoch.values())
+    return sum(
+        (state.run.config.train.epochs - state.epochs_done) * an_epoch.get(state.run.model, usual)
+        for state in states
+        if not state.finished
+    )

@@ -30,7 +30,7 @@ def largest_batch(config: RunConfig, *, num_classes: int, device: torch.device) 
             f"--batch auto looks for what fits on a GPU, found {device}: give a number"
         )
     free, _ = torch.cuda.mem_get_info(device)
-    trial = _Trial(config, num_classes=num_classes, device=device)
+    trial = TrialStep(config, num_classes=num_classes, device=device)
     limit = int(_SHARE * free)
 
     def fits(images: int) -> bool:
@@ -63,8 +63,8 @@ def largest_that_fits(fits: Callable[[int], bool], *, most: int) -> int | None:
     return good or None
 
 
-class _Trial:
-    """Trains one batch of as many images as it is called with."""
+class TrialStep:
+    """Trains one batch of as many images as it is called with, all but the optimiser's step."""
 
     def __init__(self, config: RunConfig, *, num_classes: int, device: torch.device) -> None:
         # Weights do not matter for memory: none are fetched.

@@ -69,7 +69,7 @@ def prepare(
     Raises:
         ConfigError, DataError, UnsupportedBackbone, CheckpointError: naming what does not fit.
     """
-    train_index = _training_index(config, watcher=watcher, strict=strict)
+    train_index = training_index(config, watcher=watcher, strict=strict)
     val_index = _read_split(config, "val", watcher=watcher, strict=strict)
     if not len(train_index.labels):
         raise DataError(
@@ -164,7 +164,7 @@ def with_fitted_anchors(config: RunConfig) -> RunConfig:
     Raises:
         ConfigError, DataError: no training split, or too few boxes of different sizes.
     """
-    index = _training_index(config, watcher=Silence(), strict=False)
+    index = training_index(config, watcher=Silence(), strict=False)
     anchors_wh = fit_anchors(
         index, num_levels=len(config.model.strides), imgsz=config.train.imgsz, seed=config.seed
     )
@@ -175,7 +175,7 @@ def with_fitted_anchors(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"model": model})
 
 
-def _training_index(config: RunConfig, *, watcher: Watcher, strict: bool) -> DatasetIndex:
+def training_index(config: RunConfig, *, watcher: Watcher, strict: bool) -> DatasetIndex:
     """Returns the images that train: those that can be decoded, and of these the fraction."""
     index = _read_split(config, "train", watcher=watcher, strict=strict)
     return _fraction(index, config.train.fraction)

@@ -1,0 +1,175 @@
+"""What `ossa study plan` and `ossa study status` print."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from ossa.cli.output import duration, fraction, new_table, print_table, with_unit
+
+if TYPE_CHECKING:
+    from ossa.study.estimate import Estimate
+    from ossa.study.folder import RunState, StudyFolder
+    from ossa.study.plan import Plan
+    from ossa.study.prospect import Prospect
+
+
+def plan_rows(
+    plan: "Plan", prospect: "Prospect", estimates: "Mapping[str, Estimate | str]"
+) -> list[dict[str, Any]]:
+    """Returns one flat object a planned run; null where nothing was measured."""
+    rows = []
+    for run in plan.runs:
+        estimate = estimates.get(run.model)
+        row: dict[str, Any] = {
+            "run": run.name,
+            "model": run.model,
+            "family": run.family,
+            "seed": run.seed,
+            **run.varied,
+            "neck": run.config.model.neck,
+            "initial_weights": run.weights.source,
+            "policy": run.weights.policy,
+            "licence": run.weights.licence,
+            "config_hash": run.config.digest(),
+            **dict.fromkeys(("params", "flops", "macs", "seconds", "peak_bytes", "problem")),
+        }
+        if isinstance(estimate, str):
+            row["problem"] = estimate
+        elif estimate is not None:
+            row |= {key: getattr(estimate, key) for key in ("params", "flops", "macs")}
+            row["peak_bytes"] = estimate.peak_bytes
+            row["seconds"] = estimate.run_seconds(
+                run.config,
+                train_images=prospect.train_images,
+                val_images=prospect.val_images,
+            )
+        rows.append(row)
+    return rows
+
+
+def print_plan(
+    plan: "Plan", prospect: "Prospect", rows: Sequence[Mapping[str, Any]], *, jobs: int
+) -> None:
+    """Prints a line a model, the time of all, and what the runs share."""
+    table = new_table(
+        "model",
+        *("family", "neck", "initial weights", "parameters", "FLOPs", "MACs"),
+        *("a run takes", "memory"),
+    )
+    models = {row["model"]: row for row in reversed(rows)}
+    for model in plan.study.models:
+        row = models[model]
+        measured = row["seconds"] is not None
+        figures = [with_unit(row[key]) for key in ("params", "flops", "macs")] if measured else ()
+        last = (duration(row["seconds"]), with_unit(row["peak_bytes"]) + "B") if measured else ()
+        problem = ("cannot be trained",) if row["problem"] else ()
+        weights = row["initial_weights"]
+        table.add_row(model, row["family"], row["neck"], weights, *problem, *figures, *last)
+    print_table(table)
+    print()
+    for model, row in models.items():
+        if row["problem"]:
+            print(f"{model}: {row['problem']}")
+    study = plan.study
+    variations = len(plan.runs) // len(study.models) // len(study.seeds)
+    varied = f" x {variations} settings" if variations > 1 else ""
+    print(
+        f"{len(plan.runs)} runs: {len(study.models)} models x {len(study.seeds)} seeds{varied}"
+        + _time_of_all(rows, jobs)
+    )
+    _print_conditions(plan, prospect)
+
+
+def _time_of_all(rows: Sequence[Mapping[str, Any]], jobs: int) -> str:
+    seconds = [row["seconds"] for row in rows]
+    known = [value for value in seconds if value is not None]
+    if not known:
+        return ""
+    rest = f", {len(seconds) - len(known)} runs apart" if len(known) < len(seconds) else ""
+    at_once = f", {jobs} at a time" if jobs > 1 else ", one after the other"
+    return f"; about {duration(sum(known) / jobs)}{at_once}{rest} (without reading images)"
+
+
+def _print_conditions(plan: "Plan", prospect: "Prospect") -> None:
+    """Prints what is the same for all runs, and what is not."""
+    study, conditions = plan.study, plan.conditions
+    policies = sorted({run.weights.policy for run in plan.runs})
+    print(f"\nthe same for all runs ({len(conditions)} settings):")
+    for name, value in (
+        ("recipe", f"{study.recipe.base}, hash {plan.recipe_hash[:16]}"),
+        ("epochs, batch", f"{conditions['train.epochs']}, {conditions['train.batch']}"),
+        ("image side", f"{conditions['train.imgsz']} px"),
+        ("neck", conditions.get("model.neck")),
+        ("initial weights", policies[0] if len(policies) == 1 else None),
+        ("data", f"{prospect.train_images:,} and {prospect.val_images:,} images, fingerprint "
+                 f"{prospect.data_fingerprint[:16]}"),
+        ("reported", f"{study.reported.weights} weights on {study.reported.split}"),
+    ):  # fmt: skip
+        if value is not None:
+            print(f"  {name:16} {value}")
+    print("what differs: the backbone, the seed" + "".join(f", {key}" for key in study.vary))
+    for key, values in plan.exceptions.items():
+        told = ", ".join(f"{model} {value}" for model, value in values.items())
+        print(f"  declared: {key} ({told})")
+    if len(policies) > 1:
+        told = ", ".join(f"{model} {policy}" for model, policy in _policies(plan).items())
+        print(f"  declared: weights of different data ({told})")
+
+
+def _policies(plan: "Plan") -> dict[str, str]:
+    return {run.model: run.weights.policy for run in plan.runs}
+
+
+def status_rows(states: "Sequence[RunState]") -> list[dict[str, Any]]:
+    """Returns one flat object a run."""
+    return [
+        {
+            "run": state.run.name,
+            "model": state.run.model,
+            "seed": state.run.seed,
+            **state.run.varied,
+            "state": state.state,
+            "epochs_done": state.epochs_done,
+            "epochs": state.run.config.train.epochs,
+            "ap": state.record.metrics["last"]["ap"]
+            if state.state == "done" and state.record
+            else None,
+            "reason": state.reason,
+            "folder": str(state.folder),
+        }
+        for state in states
+    ]
+
+
+def print_status(study: "StudyFolder", states: "Sequence[RunState]") -> None:
+    """Prints how many runs are in which state, the time left, what failed, and the ranking."""
+    from ossa.study.run import seconds_left
+
+    counts = {state.state: 0 for state in states}
+    for state in states:
+        counts[state.state] += 1
+    print(f"{study.path}: " + ", ".join(f"{number} {name}" for name, number in counts.items()))
+    for state in states:
+        if state.state in ("running", "interrupted"):
+            epochs = state.run.config.train.epochs
+            print(f"  {state.run.name}: {state.state}, epoch {state.epochs_done} of {epochs}")
+        elif state.reason:
+            print(f"  {state.run.name}: {state.state}: {state.reason}")
+    left = seconds_left(states)
+    if left:
+        print(f"{duration(left)} of training are left, on one machine as that of the finished runs")
+    _print_ranking(study, states)
+
+
+def _print_ranking(study: "StudyFolder", states: "Sequence[RunState]") -> None:
+    base = study.plan.base
+    values: dict[str, list[float]] = {}
+    for state in states:
+        if state.state == "done" and state.record is not None and state.run.varied == base:
+            values.setdefault(state.run.model, []).append(state.record.metrics["last"]["ap"])
+    if not values:
+        return
+    table = new_table("ranking so far, last weights on val", "AP50-95", "runs")
+    for model, found in sorted(values.items(), key=lambda item: -fmean(item[1])):
+        table.add_row(model, fraction(fmean(found)), str(len(found)))
+    print_table(table)

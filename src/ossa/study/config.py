@@ -1,0 +1,201 @@
+"""The file of a study: what is compared, under which conditions, and where it runs."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+
+from ossa.config import (
+    AugmentConfig,
+    LossConfig,
+    Section,
+    TrainConfig,
+    load_recipe,
+    merge,
+    validated,
+)
+from ossa.errors import ConfigError, suggestion
+from ossa.models.presets import cspdarknet_scale, preset_scale
+
+NO_WEIGHTS = "none"
+_VARIABLE: Mapping[str, type[Section]] = {
+    "train": TrainConfig,
+    "loss": LossConfig,
+    "augment": AugmentConfig,
+}
+"""Sections whose settings a study may vary."""
+
+
+class RecipeChoice(Section):
+    """A recipe and what the study changes of it, alike for all runs."""
+
+    base: str = "yolov5-low"
+    """A shipped recipe, or a YAML file."""
+    epochs: PositiveInt | None = None
+    """These three are short for train.epochs, train.imgsz and train.batch."""
+    imgsz: PositiveInt | None = None
+    batch: PositiveInt | None = None
+    train: dict[str, Any] = Field(default_factory=dict)
+    loss: dict[str, Any] = Field(default_factory=dict)
+    augment: dict[str, Any] = Field(default_factory=dict)
+    evaluate: dict[str, Any] = Field(default_factory=dict)
+
+    def sections(self) -> dict[str, Any]:
+        """Returns the sections of `RunConfig`, those of the base underneath."""
+        short = {"epochs": self.epochs, "imgsz": self.imgsz, "batch": self.batch}
+        train = {key: value for key, value in short.items() if value is not None}
+        for key in train.keys() & self.train.keys():
+            raise ConfigError(f"recipe.{key} and recipe.train.{key} say the same: leave one out")
+        sections = {
+            "train": {**train, **self.train},
+            "loss": self.loss,
+            "augment": self.augment,
+            "evaluate": self.evaluate,
+        }
+        return merge(load_recipe(self.base), sections)
+
+
+class Reported(Section):
+    """Which weights of a run are scored, and on what: the number that the study reports."""
+
+    weights: Literal["last", "best"] = "last"
+    """The last average, or that of the epoch which was best on val."""
+    split: Literal["val", "test"] = "val"
+
+
+class ExecutorConfig(Section):
+    """Where the runs of a study are computed; it changes nothing of what is."""
+
+    kind: Literal["local", "ray", "slurm"] = "local"
+    jobs: PositiveInt | None = None
+    """Runs at a time. local: one a GPU, or one on the CPU; slurm: the array's limit."""
+    device: str | None = None
+    """cpu, cuda or the number of a GPU; local: a comma between several. The GPUs there are."""
+    workers: NonNegativeInt | None = None
+    """Processes of each run that load images."""
+    threads: PositiveInt | None = None
+    """Threads of each run; the processors divided by `jobs`."""
+    address: str | None = None
+    """ray: of the cluster; None for one on this machine."""
+    cpus: PositiveInt = 1
+    """ray, slurm: processors a run asks for."""
+    gpus: NonNegativeInt = 0
+    """ray, slurm: GPUs a run asks for."""
+    partition: str | None = None
+    """slurm."""
+    minutes: PositiveInt = 24 * 60
+    """slurm: the time limit of a job; a run that needs longer is resumed in another."""
+    requeues: NonNegativeInt = 5
+    """ray, slurm: how often a run that lost its machine is resumed elsewhere."""
+
+
+class StudyConfig(Section):
+    """Many models, a few seeds, one recipe."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    description: str = ""
+    data: str
+    """A folder under the data root, or a path."""
+    models: tuple[str, ...] = Field(min_length=1)
+    neck: Literal["own", "n", "s", "m", "l", "x"] = "s"
+    """The same for all; `own` lets presets bring theirs and gives s to the others."""
+    context: Literal["none", "sppf"] = "none"
+    strides: tuple[PositiveInt, ...] = (8, 16, 32)
+    seeds: tuple[NonNegativeInt, ...] = Field(default=(0, 1, 2), min_length=1)
+    initial_weights: str | dict[str, str] = NO_WEIGHTS
+    """A policy for all, or for each model `none`, a tag of timm or a file."""
+    mixed_initial_weights: bool = False
+    """Whether models may start from weights of different data, which every table then shows."""
+    recipe: RecipeChoice = RecipeChoice()
+    vary: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    """Settings such as train.lr and the values that every model is trained with."""
+    reported: Reported = Reported()
+    families: dict[str, str] = Field(default_factory=dict)
+    """Of models, where the first word of their names does not tell."""
+    executor: ExecutorConfig = ExecutorConfig()
+
+    @field_validator("executor", mode="before")
+    @classmethod
+    def _kind_alone(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+    def family(self, model: str) -> str:
+        """Returns the family of a model: mobilenet of mobilenetv3_large_100."""
+        if model in self.families:
+            return self.families[model]
+        if preset_scale(model) is not None or cspdarknet_scale(model) is not None:
+            return "cspdarknet"
+        word = re.match(r"[a-z]+?(?=v\d|[^a-z]|$)", model)
+        return word[0] if word else model
+
+    def neck_of(self, model: str) -> str:
+        """Returns the scale of a model's neck, or `own` for a preset that brings its own."""
+        if self.neck == "own" and preset_scale(model) is None:
+            return "s"
+        return self.neck
+
+
+def read_study(path: Path) -> StudyConfig:
+    """Returns the study of a YAML file.
+
+    Raises:
+        ConfigError: no such file, not YAML, a key that is misspelt or a value out of range.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"expected the file of a study at {path}, found none "
+            f"({(error.strerror or str(error)).lower()}); check the path"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(problem).split())}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected the settings of a study, found {content!r}")
+    return check_study(content, where=str(path))
+
+
+def check_study(content: Mapping[str, Any], *, where: str) -> StudyConfig:
+    """Returns the checked study.
+
+    Raises:
+        ConfigError: naming the first key that is misspelt, or twice the same model or seed.
+    """
+    study = validated(StudyConfig, content, where=where)
+    for key in ("models", "seeds"):
+        values = getattr(study, key)
+        twice = sorted({value for value in values if values.count(value) > 1}, key=str)
+        if twice:
+            raise ConfigError(f"{where}: {key} has {twice[0]} more than once: leave one out")
+    for key, names in {
+        "initial_weights": study.initial_weights,
+        "families": study.families,
+    }.items():
+        strangers = [name for name in names if name not in study.models]
+        if isinstance(names, dict) and strangers:
+            raise ConfigError(f"{where}: {key} names {strangers[0]}, which is not among the models")
+    if study.reported.weights == "best" and study.reported.split == "val":
+        raise ConfigError(
+            f"{where}: the best epoch is chosen on val, so reporting it there flatters every run: "
+            "report the last weights, or the best ones on another split (split: test)"
+        )
+    _check_varied(study, where)
+    return study
+
+
+def _check_varied(study: StudyConfig, where: str) -> None:
+    """Raises ConfigError for a varied setting that there is not, or that has one value."""
+    known = {
+        f"{section}.{name}" for section, schema in _VARIABLE.items() for name in schema.model_fields
+    }
+    for key, values in study.vary.items():
+        if key not in known:
+            raise ConfigError(
+                f"{where}: vary has {key!r}, expected a setting of {', '.join(_VARIABLE)} such as "
+                f"train.lr.{suggestion(key, known)}"
+            )
+        if len(set(map(str, values))) < 2:
+            raise ConfigError(f"{where}: vary.{key} needs two different values at least")

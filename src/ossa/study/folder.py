@@ -1,0 +1,258 @@
+"""The folder of a study: its file, its runs, and how far each is.
+
+study.yaml          the study as it stands, models and seeds added later among them
+runs/NAME/          one folder a run, as `ossa train` writes it, and
+    worker.log      what its process said
+    failure.json    why it failed, where it could not even begin
+timings.json        milliseconds an image, measured when all was trained
+"""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ossa.config import merge
+from ossa.errors import ConfigError, DataError
+from ossa.files import sha256_of, write_json_atomically, write_text_atomically
+from ossa.study.config import Reported, StudyConfig, check_study
+from ossa.study.plan import Plan, PlannedRun, make_plan
+from ossa.study.reported import is_reported
+from ossa.train.checkpoint import STATE_FILE
+from ossa.train.outputs import LOG_FILE, read_log
+from ossa.train.record import RECORD_FILE, read_record
+from ossa.types import Record
+
+STUDY_FILE = "study.yaml"
+RUNS_FOLDER = "runs"
+MEASUREMENTS_FILE = "measurements.json"
+WORKER_LOG = "worker.log"
+FAILURE_FILE = "failure.json"
+_PROGRESS_FILE = "progress.json"
+_LOCK_FILE = ".lock"
+
+State = Literal["done", "failed", "running", "interrupted", "waiting", "foreign"]
+
+
+@dataclass(frozen=True)
+class RunState:
+    """How far a run of a study is."""
+
+    run: PlannedRun
+    folder: Path
+    state: State
+    record: Record | None = None
+    """Where the run is done, or failed after it had begun."""
+    reason: str | None = None
+    """Why it failed, or why its record is not that of this run."""
+    epochs_done: int = 0
+
+    @property
+    def finished(self) -> bool:
+        return self.state in ("done", "failed", "foreign")
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """A study on the disk."""
+
+    path: Path
+    plan: Plan
+
+    @property
+    def study(self) -> StudyConfig:
+        return self.plan.study
+
+    def run_folder(self, run: PlannedRun) -> Path:
+        return self.path / RUNS_FOLDER / run.name
+
+    def states(self) -> list[RunState]:
+        """Returns every planned run as it stands, in the order of the plan."""
+        return [run_state(run, self.run_folder(run), self.study.reported) for run in self.plan.runs]
+
+
+def run_state(run: PlannedRun, folder: Path, reported: Reported) -> RunState:
+    """Returns how far a run is, from what lies in its folder."""
+    epochs = 0
+    if (folder / LOG_FILE).is_file():
+        with suppress(ValueError):  # half a line, of a process that was killed
+            epochs = len(read_log(folder))
+    if _is_locked(folder):
+        return RunState(run, folder, "running", epochs_done=epochs)
+    if (folder / RECORD_FILE).exists():
+        return _recorded(run, folder, reported, epochs)
+    failure = _failure(folder)
+    if failure is not None:
+        return RunState(run, folder, "failed", reason=failure, epochs_done=epochs)
+    begun = (folder / STATE_FILE).exists() or epochs > 0
+    return RunState(run, folder, "interrupted" if begun else "waiting", epochs_done=epochs)
+
+
+def _recorded(run: PlannedRun, folder: Path, reported: Reported, epochs: int) -> RunState:
+    try:
+        record = read_record(folder)
+        foreign = _why_foreign(run, folder, record)
+    except (DataError, TypeError) as problem:
+        return RunState(run, folder, "foreign", reason=str(problem), epochs_done=epochs)
+    if foreign is not None:
+        return RunState(run, folder, "foreign", reason=foreign, epochs_done=epochs)
+    if record.status == "done" and not is_reported(folder, reported):
+        return RunState(run, folder, "interrupted", epochs_done=epochs)
+    if record.status == "done":
+        return RunState(run, folder, "done", record, epochs_done=epochs)
+    return RunState(run, folder, "failed", record, reason=record.reason, epochs_done=epochs)
+
+
+def _why_foreign(run: PlannedRun, folder: Path, record: Record) -> str | None:
+    """Returns in which way a record is not one of this run, or None."""
+    if record.config_hash != run.config.digest():
+        return f"{folder / RECORD_FILE} is of a run with other settings"
+    for name, digest in record.files.items():
+        file = folder / name
+        if not file.is_file():
+            return f"{file}, of which {RECORD_FILE} speaks, is missing"
+        if sha256_of(file) != digest:
+            return f"{file} is not the file of which {RECORD_FILE} speaks: its sha256 differs"
+    return None
+
+
+def write_failure(folder: Path, reason: str) -> None:
+    """Says why a run failed that has no record."""
+    write_json_atomically(folder / FAILURE_FILE, {"reason": reason})
+
+
+def write_progress(folder: Path, epochs: float) -> None:
+    """Says how many epochs of a run are trained."""
+    write_json_atomically(folder / _PROGRESS_FILE, {"epochs": epochs})
+
+
+def read_progress(folder: Path) -> float:
+    """Returns the epochs that are trained, with the fraction of the one a process is in."""
+    try:
+        return float(json.loads((folder / _PROGRESS_FILE).read_text())["epochs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
+
+
+def _failure(folder: Path) -> str | None:
+    try:
+        return str(json.loads((folder / FAILURE_FILE).read_text())["reason"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{folder / FAILURE_FILE} cannot be read"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the folder of a run: while its process lives, another one waits here."""
+    with (folder / _LOCK_FILE).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for the process that trains in {folder}", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _is_locked(folder: Path) -> bool:
+    with suppress(FileNotFoundError), (folder / _LOCK_FILE).open("r") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+def create_study(
+    study: StudyConfig, path: Path, *, data: Path, weights_folder: Path
+) -> StudyFolder:
+    """Writes the study into its folder, or checks that the study there is the same.
+
+    Raises:
+        ConfigError: another study is there, or the plan cannot be made.
+    """
+    plan = make_plan(study, data=data, folder=weights_folder)
+    file = path / STUDY_FILE
+    if file.exists():
+        there = read_study_folder(path)
+        _check_continues(there, plan, file)
+        return there
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ConfigError(f"expected a new or empty folder or a study, found {path} in use")
+    (path / RUNS_FOLDER).mkdir(parents=True, exist_ok=True)
+    places = {"data": str(data.resolve()), "weights": str(weights_folder.resolve())}
+    _write(file, study, places)
+    return StudyFolder(path, plan)
+
+
+def _check_continues(there: StudyFolder, plan: Plan, file: Path) -> None:
+    """Raises ConfigError unless all runs of a plan are among those of the study in a folder."""
+    known = {run.name: run.config.digest() for run in there.plan.runs}
+    for run in plan.runs:
+        if run.name not in known:
+            raise ConfigError(
+                f"{file} has no run {run.name}: add its model or seed with 'ossa study add', or "
+                "name another folder"
+            )
+        if known[run.name] != run.config.digest():
+            raise ConfigError(
+                f"{file} has another recipe, neck or weights for {run.name}: results under "
+                "different conditions do not belong together; name another folder"
+            )
+
+
+def read_study_folder(path: Path) -> StudyFolder:
+    """Returns the study of a folder.
+
+    Raises:
+        ConfigError: the folder holds none, or one that was changed into nonsense.
+    """
+    study, places = _read(path / STUDY_FILE)
+    plan = make_plan(study, data=Path(places["data"]), folder=Path(places["weights"]))
+    return StudyFolder(path, plan)
+
+
+def extend_study(path: Path, *, models: list[str], seeds: list[int]) -> StudyFolder:
+    """Adds models and seeds to the study of a folder and returns it.
+
+    Raises:
+        ConfigError: one that is there already, or that the study cannot have.
+    """
+    study, places = _read(path / STUDY_FILE)
+    content = study.model_dump(mode="json")
+    more = {
+        "models": [*content["models"], *models],
+        "seeds": [*content["seeds"], *seeds],
+    }
+    study = check_study(merge(content, more), where=f"{path / STUDY_FILE} with what is added")
+    plan = make_plan(study, data=Path(places["data"]), folder=Path(places["weights"]))
+    _write(path / STUDY_FILE, study, places)
+    return StudyFolder(path, plan)
+
+
+def _write(file: Path, study: StudyConfig, places: dict[str, str]) -> None:
+    content = {"study": study.model_dump(mode="json"), "places": places}
+    write_text_atomically(file, yaml.safe_dump(content, sort_keys=False))
+
+
+def _read(file: Path) -> tuple[StudyConfig, dict[str, str]]:
+    if not file.is_file():
+        raise ConfigError(
+            f"expected the folder of a study, found no {STUDY_FILE} in {file.parent}: "
+            "start one with 'ossa study run FILE.yaml'"
+        )
+    try:
+        content: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+        study, places = content["study"], content["places"]
+        places = {"data": str(places["data"]), "weights": str(places["weights"])}
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+        raise ConfigError(
+            f"{file} is damaged: it holds no study and the places of its data"
+        ) from None
+    return check_study(study, where=str(file)), places

@@ -1,0 +1,206 @@
+"""The plan of a study: every run with its configuration, and the proof that they are alike.
+
+A plan needs no data and no measurement; `ossa.study.estimate` says what it will take.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ossa.config import RunConfig, build_config, merge, parse_settings
+from ossa.errors import ConfigError
+from ossa.models.build import with_weights_settings
+from ossa.models.presets import preset_scale
+from ossa.study.config import StudyConfig
+from ossa.study.policy import InitialWeights, initial_weights
+
+_A_BACKBONES_OWN = frozenset(
+    "model." + name
+    for name in (
+        *("name", "pretrained", "weights"),
+        *("backbone_weights", "backbone_mean", "backbone_std", "backbone_args"),
+    )
+)
+"""Settings that name the backbone and the weights it starts from."""
+_PLACES = frozenset({"data", "seed"})
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One training of a study."""
+
+    name: str
+    """Of its folder; `convnext_tiny-seed0`, or `convnext_tiny-lr0.005-seed0` of a varied study."""
+    model: str
+    """As the study names it."""
+    family: str
+    seed: int
+    varied: Mapping[str, Any]
+    """The values of what the study varies, by their dotted names."""
+    weights: InitialWeights
+    config: RunConfig
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of a study, in the order in which they are trained, and what they share."""
+
+    study: StudyConfig
+    runs: tuple[PlannedRun, ...]
+    """Seed by seed, so that a study that is not finished compares all models."""
+    conditions: Mapping[str, Any]
+    """Every setting that is the same for all runs, by its dotted name."""
+    exceptions: Mapping[str, Mapping[str, Any]]
+    """Settings beyond backbone, seed and what is varied that differ, and their values by model.
+
+    Only what the study declares: a neck of one's own.
+    """
+
+    @property
+    def base(self) -> Mapping[str, Any]:
+        """Of what is varied the recipe's own values, or the first where it has another."""
+        if not self.study.vary:
+            return {}
+        sections = self.study.recipe.sections()
+        own = flat_settings(build_config({**sections, "model": {"name": "any"}, "data": ""}))
+        return {
+            key: own[key] if own[key] in values else values[0]
+            for key, values in self.study.vary.items()
+        }
+
+    @property
+    def recipe_hash(self) -> str:
+        """The sha256 of the canonical JSON of the conditions."""
+        canonical = json.dumps(self.conditions, sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def base_runs(self) -> list[PlannedRun]:
+        """Returns the runs in which nothing is varied."""
+        base = self.base
+        return [run for run in self.runs if run.varied == base]
+
+    def run(self, name: str) -> PlannedRun:
+        """Returns the run of that name.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        for run in self.runs:
+            if run.name == name:
+                return run
+        raise ConfigError(f"expected a run of the study {self.study.name}, found {name!r}")
+
+
+def make_plan(study: StudyConfig, *, data: Path, folder: Path) -> Plan:
+    """Returns the plan of a study.
+
+    Args:
+        study: what is compared.
+        data: a data.yaml or the folder that holds one.
+        folder: of the study's file, from which relative paths of weights count.
+
+    Raises:
+        ConfigError: a setting that no run can have, or weights that do not fit the models.
+    """
+    for model in study.models:
+        scale = preset_scale(model)
+        if scale is not None and study.neck != "own":
+            raise ConfigError(
+                f"study {study.name}: {model} is a detector with a neck of its own; expected its "
+                f"backbone, cspdarknet_{scale}, behind the neck {study.neck} of all, or 'neck: own'"
+            )
+    weights = initial_weights(study, folder=folder)
+    runs = tuple(
+        _planned(study, model, seed=seed, varied=varied, weights=weights[model], data=data)
+        for seed in study.seeds
+        for varied in _variations(study)
+        for model in study.models
+    )
+    same, different = _compare_settings(study, runs)
+    return Plan(study, runs, conditions=same, exceptions=different)
+
+
+def _variations(study: StudyConfig) -> Iterator[dict[str, Any]]:
+    """Yields every combination of the varied values; one that is empty where nothing is varied."""
+    for values in itertools.product(*study.vary.values()):
+        yield dict(zip(study.vary, values, strict=True))
+
+
+def _planned(
+    study: StudyConfig,
+    model: str,
+    *,
+    seed: int,
+    varied: Mapping[str, Any],
+    weights: InitialWeights,
+    data: Path,
+) -> PlannedRun:
+    sections = study.recipe.sections()
+    for key, value in varied.items():
+        sections = merge(sections, parse_settings([f"{key}={json.dumps(value)}"]))
+    detector = {
+        "name": model,
+        "neck": study.neck_of(model),
+        "context": study.context,
+        "strides": study.strides,
+        **weights.model_settings,
+    }
+    settings = {
+        **sections,
+        "model": detector,
+        "data": str(data),
+        "recipe": study.recipe.base,
+        "seed": seed,
+    }
+    config = build_config(settings, where=f"study {study.name}")
+    config = config.model_copy(update={"model": with_weights_settings(config.model)})
+    values = [f"{key.rpartition('.')[2]}{value}" for key, value in varied.items()]
+    name = "-".join([model, *values, f"seed{seed}"])
+    return PlannedRun(name, model, study.family(model), seed, varied, weights, config)
+
+
+def _compare_settings(
+    study: StudyConfig, runs: Sequence[PlannedRun]
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Returns the settings that are the same in all runs, and the others by model.
+
+    Raises:
+        ConfigError: a setting differs that the study does not declare to differ.
+    """
+    may_differ = _A_BACKBONES_OWN | _PLACES | set(study.vary)
+    settings = [flat_settings(run.config) for run in runs]
+    same: dict[str, Any] = {}
+    different: dict[str, dict[str, Any]] = {}
+    for key in settings[0]:
+        values = [row.get(key) for row in settings]
+        if key in may_differ:
+            continue
+        if all(value == values[0] for value in values):
+            same[key] = values[0]
+        else:
+            different[key] = {run.model: value for run, value in zip(runs, values, strict=True)}
+    undeclared = set(different) - ({"model.neck"} if study.neck == "own" else set())
+    if undeclared:
+        key = min(undeclared)
+        raise ConfigError(
+            f"study {study.name}: expected the same {key} in all runs, found {different[key]}"
+        )
+    return same, different
+
+
+def flat_settings(config: RunConfig) -> dict[str, Any]:
+    """Returns the settings of a run by their dotted names."""
+
+    def flat(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for key, value in settings.items():
+            # `backbone_args` is one setting, whatever it holds.
+            if isinstance(value, dict) and key != "backbone_args":
+                yield from flat(value, f"{prefix}{key}.")
+            else:
+                yield prefix + key, value
+
+    return dict(flat(config.model_dump(mode="json"), ""))

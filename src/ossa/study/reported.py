@@ -1,0 +1,122 @@
+"""The number that a study reports of a run: what is scored, and on which split.
+
+The record of a run has the last weights on val. Where a study reports another split, the weights it
+names are scored there once the run is done, and the result is written beside the record.
+"""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+from ossa.config import build_config
+from ossa.data.api import read_data
+from ossa.data.description import read_description
+from ossa.data.index import DatasetIndex
+from ossa.data.reading import read_index
+from ossa.errors import DataError
+from ossa.evaluate.api import check_classes, detector_for_evaluation
+from ossa.evaluate.coco import detections_as_coco_results
+from ossa.evaluate.run import evaluate
+from ossa.files import sha256_of, write_atomically, write_json_atomically
+from ossa.models.weights import read_checkpoint
+from ossa.study.config import Reported
+from ossa.train.outputs import BEST_WEIGHTS, DETECTIONS_FILE, LAST_WEIGHTS
+from ossa.train.record import read_record
+
+REPORTED_FILE = "reported.json"
+
+
+def is_reported(folder: Path, reported: Reported) -> bool:
+    """Returns whether a finished run has the number that the study reports."""
+    return reported.split == "val" or (folder / REPORTED_FILE).is_file()
+
+
+def write_reported(folder: Path, reported: Reported, *, device: str, workers: int) -> None:
+    """Scores the weights of a finished run on the split and writes metrics and detections.
+
+    Raises:
+        OssaError: no such split, or weights that are gone.
+    """
+    config = build_config(read_record(folder).config)
+    weights = folder / (LAST_WEIGHTS if reported.weights == "last" else BEST_WEIGHTS)
+    checkpoint = read_checkpoint(weights)
+    index = read_data(config.data, reported.split).index
+    check_classes(checkpoint, index, data=config.data)
+    evaluation = evaluate(
+        detector_for_evaluation(checkpoint, imgsz=config.train.imgsz, device=device),
+        index,
+        imgsz=config.train.imgsz,
+        config=config.evaluate,
+        batch=config.train.batch,
+        device=device,
+        workers=workers,
+    )
+    detections = folder / detections_file(reported)
+    results = json.dumps(detections_as_coco_results(index, evaluation.detections))
+    write_atomically(detections, gzip.compress(results.encode(), mtime=0))
+    content = {
+        **reported.model_dump(),
+        "metrics": evaluation.metrics.flat(),
+        "fingerprint": index.fingerprint(),
+        "files": {detections.name: sha256_of(detections)},
+    }
+    write_json_atomically(folder / REPORTED_FILE, content)
+
+
+def read_reported(folder: Path, reported: Reported) -> dict[str, Any]:
+    """Returns the flat metrics that the study reports of a finished run.
+
+    Raises:
+        DataError: they are missing or of other weights or another split.
+    """
+    if reported.split == "val":
+        return read_record(folder).metrics["last"]
+    return _read(folder, reported)["metrics"]
+
+
+def reported_fingerprint(folder: Path, reported: Reported) -> str:
+    """Returns the fingerprint of the split that the study reports on.
+
+    Raises:
+        DataError: as `read_reported`.
+    """
+    if reported.split == "val":
+        return read_record(folder).data_fingerprint.rpartition("-")[2]
+    return _read(folder, reported)["fingerprint"]
+
+
+def read_split(folder: Path, data: str, reported: Reported) -> DatasetIndex:
+    """Returns the split that a study reports on, which must be as it was for the run of a folder.
+
+    Raises:
+        DataError: it is another one now.
+    """
+    fingerprint = reported_fingerprint(folder, reported)
+    index = read_index(read_description(data), reported.split).index
+    if index.fingerprint() != fingerprint:  # some images cannot be decoded
+        index = read_data(data, reported.split).index
+    if index.fingerprint() != fingerprint:
+        raise DataError(
+            f"the {reported.split} split of {data} is not the one that the run in {folder} was "
+            "scored on: give the data as they were"
+        )
+    return index
+
+
+def _read(folder: Path, reported: Reported) -> dict[str, Any]:
+    file = folder / REPORTED_FILE
+    try:
+        content = json.loads(file.read_text())
+        found = {key: content[key] for key in ("weights", "split")}
+        content["metrics"], content["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(f"expected the reported metrics at {file}, found none") from None
+    if found != reported.model_dump():
+        raise DataError(f"{file}: expected metrics of {reported.model_dump()}, found {found}")
+    return content
+
+
+def detections_file(reported: Reported) -> str:
+    """Returns the name of the file with the detections that the study reports on."""
+    return DETECTIONS_FILE if reported.split == "val" else f"{reported.split}-detections.json.gz"

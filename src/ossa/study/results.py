@@ -1,0 +1,219 @@
+"""What the finished runs of a study found: a table of runs, a table of models, their samples.
+
+Seeds are not points: a model is one, at the mean of its runs. A run that is missing, failed or
+foreign has no value anywhere; nothing is filled in.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ossa.data.index import DatasetIndex
+from ossa.errors import DataError
+from ossa.evaluate.statistics import Values
+from ossa.study.config import StudyConfig
+from ossa.study.folder import MEASUREMENTS_FILE, RunState, StudyFolder
+from ossa.study.law import inverse_normalised_loss
+from ossa.study.reported import detections_file, read_reported, read_split
+from ossa.study.samples import samples_of, values_of
+from ossa.train.outputs import read_log
+
+QUALITIES: Final[Mapping[str, str]] = {
+    "ap": "AP50-95",
+    "ap50": "AP50",
+    "ap_small": "AP small",
+    "ap_crowded": "AP crowded",
+    "recall": "recall",
+    "inverse_loss": "inverse normalised loss",
+}
+COMPLEXITIES: Final[Mapping[str, str]] = {
+    "params": "parameters",
+    "flops": "FLOPs",
+    "macs": "MACs",
+    "ms_per_image": "ms an image",
+    "train_seconds": "training s",
+    "peak_bytes": "memory, bytes",
+}
+_LOSSES = ("train_box", "train_objectness", "train_classes")
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """A run that is done, with all that is told of it."""
+
+    state: RunState
+    log: tuple[Mapping[str, Any], ...]
+    """An entry an epoch."""
+    samples: Mapping[str, NDArray[Any]]
+    """(W,) of every metric under the weightings of the images."""
+    row: Mapping[str, Any]
+    """Flat: model, family, seed, what is varied, metrics, costs, seconds."""
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """A study as far as it is done."""
+
+    folder: StudyFolder
+    states: tuple[RunState, ...]
+    """Of all runs that were planned."""
+    runs: tuple[StudyRun, ...]
+    """Those that are done and were trained on the same data."""
+    index: DatasetIndex
+    """The split that the study reports on."""
+    measurements: Mapping[str, Any]
+    """`measurements.json`; empty where nothing was measured."""
+
+    @property
+    def study(self) -> StudyConfig:
+        return self.folder.study
+
+    def base_runs(self) -> list[StudyRun]:
+        """Returns the runs with the recipe as it is, or with the first of the varied values."""
+        base = self.folder.plan.base
+        return [run for run in self.runs if run.state.run.varied == base]
+
+    def table(self) -> pd.DataFrame:
+        """Returns a row a finished run, with the varied ones."""
+        return pd.DataFrame([run.row for run in self.runs])
+
+    def models(self) -> pd.DataFrame:
+        """Returns a row a model in the order of the study: `runs` and the means over its seeds.
+
+        Columns of numbers have a deviation over seeds beside them, `ap_std`: NaN of one run.
+        """
+        rows: dict[str, list[Mapping[str, Any]]] = {}
+        for run in self.base_runs():
+            rows.setdefault(run.state.run.model, []).append(run.row)
+        order = [model for model in self.study.models if model in rows]
+        return pd.DataFrame([_mean_row(rows[model]) for model in order])
+
+    def values(self, metric: str) -> dict[str, Values]:
+        """Returns one sampled metric of every model that has finished runs.
+
+        Raises:
+            DataError: the split has nothing that the metric is about.
+        """
+        runs: dict[str, list[Mapping[str, NDArray[Any]]]] = {}
+        for run in self.base_runs():
+            runs.setdefault(run.state.run.model, []).append(run.samples)
+        return {
+            model: values_of(runs[model], metric, num_images=len(self.index))
+            for model in self.study.models
+            if model in runs
+        }
+
+
+def _mean_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns what the runs of a model have in common, and their means and deviations."""
+    words = ("model", "family", "policy", "weights", "licence", "neck")
+    row: dict[str, Any] = {"runs": len(rows), **{key: rows[0][key] for key in words}}
+    for name in (*QUALITIES, *COMPLEXITIES, *_MORE):
+        values = np.array([run[name] for run in rows], float)  # None becomes NaN
+        row[name] = float(values.mean())
+        row[f"{name}_std"] = float(values.std(ddof=1)) if len(values) > 1 else np.nan
+    return row
+
+
+_MORE = ("ap75", "ap_medium", "ap_large", "ar_100", "precision", "f1", "evaluate_seconds")
+"""Columns of numbers beside qualities and complexities."""
+
+
+def read_results(
+    folder: StudyFolder, *, on_run: Callable[[int, int], None] | None = None
+) -> StudyResults:
+    """Returns what a study has found so far.
+
+    Args:
+        folder: of the study.
+        on_run: called with the number of finished runs read and their total.
+
+    Raises:
+        DataError: no run is done, or the data are no longer those that were trained on.
+    """
+    states = folder.states()
+    done = [state for state in states if state.state == "done"]
+    if not done:
+        raise DataError(
+            f"expected finished runs in {folder.path}, found none of {len(states)}: "
+            "train them with 'ossa study run'"
+        )
+    index = read_split(done[0].folder, done[0].run.config.data, folder.study.reported)
+    states, done = _of_one_data_set(states)
+    measurements = _measurements(folder)
+    runs = []
+    for state in done:
+        runs.append(_read_run(folder, state, index, measurements))
+        if on_run is not None:
+            on_run(len(runs), len(done))
+    return StudyResults(folder, tuple(states), tuple(runs), index, measurements)
+
+
+def _of_one_data_set(states: list[RunState]) -> tuple[list[RunState], list[RunState]]:
+    """Returns all states, those of other data than the first as foreign; and the done ones."""
+    first = next(state.record for state in states if state.record and state.state == "done")
+    kept = []
+    for state in states:
+        record = state.record
+        if record and record.data_fingerprint != first.data_fingerprint:
+            reason = f"{state.folder} was trained on other data than the first run"
+            state = RunState(state.run, state.folder, "foreign", reason=reason)
+        kept.append(state)
+    return kept, [state for state in kept if state.state == "done"]
+
+
+def _measurements(folder: StudyFolder) -> dict[str, Any]:
+    try:
+        return json.loads((folder.path / MEASUREMENTS_FILE).read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        raise DataError(
+            f"{folder.path / MEASUREMENTS_FILE} is damaged: remove it and measure again with "
+            "'ossa study run'"
+        ) from None
+
+
+def _read_run(
+    folder: StudyFolder,
+    state: RunState,
+    index: DatasetIndex,
+    measurements: Mapping[str, Any],
+) -> StudyRun:
+    reported, run, record = folder.study.reported, state.run, state.record
+    assert record is not None
+    log = read_log(state.folder)
+    samples = samples_of(state.folder / detections_file(reported), index)
+    metrics = {
+        key: value for key, value in read_reported(state.folder, reported).items() if key != "epoch"
+    }
+    precision, recall = metrics.get("precision"), metrics.get("recall")
+    measured = measurements.get("models", {}).get(run.model, {})
+    row = {
+        "run": run.name,
+        "model": run.model,
+        "family": run.family,
+        "seed": run.seed,
+        **run.varied,
+        "policy": run.weights.policy,
+        "weights": run.weights.source,
+        "licence": run.weights.licence,
+        "neck": run.config.model.neck,
+        "imgsz": run.config.train.imgsz,
+        **metrics,
+        "f1": 2 * precision * recall / (precision + recall) if precision and recall else None,
+        "ap_crowded": float(samples["ap_crowded"][0]),
+        "inverse_loss": inverse_normalised_loss([sum(e[key] for key in _LOSSES) for e in log]),
+        **{key: record.cost[key] for key in ("params", "flops", "macs")},
+        "ms_per_image": measured.get("ms_per_image"),
+        "images_per_second": 1000.0 / measured["ms_per_image"] if measured else None,
+        "peak_bytes": measured.get("peak_bytes"),
+        "train_seconds": record.times["train"],
+        "evaluate_seconds": record.times["evaluate"],
+    }
+    return StudyRun(state, tuple(log), samples, row)

@@ -1,0 +1,153 @@
+"""The process of one run: `python -m ossa.study.worker STUDY_FOLDER RUN`.
+
+Whatever executes a study starts it, and may start it again: a run that is done is left as it is,
+one that was interrupted goes on behind its last checkpoint. Exit codes: 0 done, 1 failed, 3 stopped
+by Ctrl-C or SIGTERM with everything saved.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ossa.errors import OssaError
+from ossa.evaluate.run import Evaluation
+from ossa.study.config import Reported
+from ossa.study.folder import (
+    FAILURE_FILE,
+    locked,
+    read_study_folder,
+    write_failure,
+    write_progress,
+)
+from ossa.study.plan import PlannedRun
+from ossa.study.reported import detections_file, is_reported, read_split, write_reported
+from ossa.study.samples import samples_of
+from ossa.train.checkpoint import STATE_FILE
+from ossa.train.events import RunStart, Silence
+from ossa.train.loop import train
+from ossa.train.record import RECORD_FILE, read_record
+from ossa.types import Record
+
+DONE, FAILED, STOPPED = 0, 1, 3
+_SAVE_MINUTES = 5.0
+_PARENT_SECONDS = 2.0
+_PROGRESS_SECONDS = 2.0
+
+
+def train_run(
+    run: PlannedRun, folder: Path, *, reported: Reported, device: str, workers: int
+) -> int:
+    """Trains a run from where it is to its end and returns the exit code of its process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        (folder / FAILURE_FILE).unlink(missing_ok=True)
+        try:
+            record = _finished(folder) or train(
+                run.config,
+                folder,
+                device=device,
+                workers=workers,
+                resume=(folder / STATE_FILE).exists(),
+                watcher=_Log(folder),
+                save_minutes=_SAVE_MINUTES,
+            )
+            if record.status != "done":
+                return STOPPED
+            if not is_reported(folder, reported):
+                write_reported(folder, reported, device=device, workers=workers)
+            samples_of(
+                folder / detections_file(reported), read_split(folder, run.config.data, reported)
+            )
+        except KeyboardInterrupt:
+            return STOPPED
+        except Exception as failure:
+            traceback.print_exc()
+            told = str(failure) if isinstance(failure, OssaError) else _named(failure)
+            if not (folder / RECORD_FILE).exists():
+                write_failure(folder, " ".join(told.split()))
+            return FAILED
+    return DONE
+
+
+def _finished(folder: Path) -> Record | None:
+    if not (folder / RECORD_FILE).exists():
+        return None
+    record = read_record(folder)
+    return record if record.status == "done" else None
+
+
+def _named(failure: Exception) -> str:
+    return f"{type(failure).__name__}: {failure}"
+
+
+class _Log(Silence):
+    """Tells a log file how a training goes, a line an epoch, and the study how far it is."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._start: RunStart | None = None
+        self._told_at = 0.0
+
+    def started(self, start: RunStart) -> None:
+        self._start = start
+        print(f"training {start.config.model.name}, {start.epochs_done} epochs done", flush=True)
+
+    def note(self, sentence: str) -> None:
+        print(sentence, flush=True)
+
+    def batch_done(self, *, epoch: int, batch: int, loss: float) -> None:
+        assert self._start is not None
+        now = time.monotonic()
+        if now - self._told_at > _PROGRESS_SECONDS:
+            self._told_at = now
+            write_progress(self._folder, epoch + batch / self._start.batches_per_epoch)
+
+    def epoch_done(self, row: Mapping[str, Any], evaluation: Evaluation) -> None:
+        assert self._start is not None
+        epochs = self._start.config.train.epochs
+        seconds = row["train_seconds"] + row["evaluate_seconds"]
+        print(f"epoch {row['epoch'] + 1}/{epochs}  AP {row['ap']}  {seconds:.1f} s", flush=True)
+
+
+def _stop_without_parent(parent: int) -> None:
+    """Asks this process to stop once the one that started it is gone, as after a SIGKILL."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_PARENT_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main() -> int:
+    """Trains the run that the command line names."""
+    parser = argparse.ArgumentParser(description="The process of one run of a study.")
+    parser.add_argument("study", type=Path)
+    parser.add_argument("run")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--parent", type=int, help="stop when this process is gone")
+    options = parser.parse_args()
+    if options.parent is not None:
+        _stop_without_parent(options.parent)
+    study = read_study_folder(options.study)
+    run = study.plan.run(options.run)
+    return train_run(
+        run,
+        study.run_folder(run),
+        reported=study.study.reported,
+        device=options.device,
+        workers=options.workers,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""`ossa study` as a user types it."""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from running import Ossa, start_ossa
+
+STUDY = """\
+name: tiny
+data: {data}
+models: [cspdarknet_n{more}]
+neck: n
+seeds: [0]
+recipe: {{base: quick, epochs: {epochs}, imgsz: 64, batch: 8}}
+"""
+
+
+def study_file(scenes: Path, folder: Path, *, more: str = "", epochs: int = 1) -> Path:
+    """Writes a study of the scenes and returns its file."""
+    file = folder / "tiny.yaml"
+    file.write_text(STUDY.format(data=scenes.name, more=more, epochs=epochs))
+    return file
+
+
+def test_a_plan_tells_cost_conditions_and_what_differs(
+    ossa: Ossa, scenes: Path, tmp_path: Path
+) -> None:
+    file = study_file(scenes, tmp_path)
+    told = ossa("study", "plan", file, "--data-root", scenes.parent)
+    assert told.exit_code == 0, told.stderr
+    assert "the same for all runs" in told.stdout
+    assert "what differs: the backbone, the seed\n" in told.stdout
+    assert "1 runs: 1 models x 1 seeds; about" in told.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_plan_as_json_has_a_row_a_run(ossa: Ossa, scenes: Path, tmp_path: Path) -> None:
+    file = study_file(scenes, tmp_path, more=", resnet10t")
+    told = ossa("study", "plan", file, "--data-root", scenes.parent, "--no-measure", "--json")
+    plan = json.loads(told.stdout)
+    assert [row["run"] for row in plan["runs"]] == ["cspdarknet_n-seed0", "resnet10t-seed0"]
+    assert plan["runs"][0]["seconds"] is None
+    assert (plan["train_images"], plan["val_images"]) == (16, 8)
+    assert plan["conditions"]["train.epochs"] == 1
+    assert len(plan["data_fingerprint"].split("-")) == 2
+
+
+def test_a_study_is_run_extended_and_told(ossa: Ossa, scenes: Path, tmp_path: Path) -> None:
+    file = study_file(scenes, tmp_path)
+    finished = ossa("study", "run", file, "--data-root", scenes.parent)
+    assert finished.exit_code == 0, finished.stderr
+    assert "cspdarknet_n-seed0: AP 0." in finished.stderr
+    assert "1 of 1 runs are done" in finished.stderr
+    measured = json.loads(Path("runs/tiny/measurements.json").read_text())
+    assert measured["models"]["cspdarknet_n"]["ms_per_image"] > 0
+    (row,) = json.loads(ossa("study", "status", "runs/tiny", "--json").stdout)
+    assert (row["state"], row["epochs_done"], row["epochs"]) == ("done", 1, 1)
+    added = ossa("study", "add", "runs/tiny", "--model", "resnet10t")
+    assert "2 runs, 1 of them are waiting" in added.stderr
+    status = ossa("study", "status", file).stdout
+    assert "1 done, 1 waiting" in status
+    assert "of training are left" in status
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("plan nothing.yaml", "expected the file of a study at nothing.yaml, found none"),
+        ("status .", "expected the folder of a study, found no study.yaml in ."),
+        ("run tiny.yaml", "expected the data set scenes at scenes, found none: name the folder"),
+        ("run tiny.yaml --data-root DATA --executor cloud", "kind: input should be 'local'"),
+        ("add .", "expected --model or --seed of what to add, found neither"),
+    ],
+)
+def test_bad_input_is_told_in_a_sentence(
+    ossa: Ossa, scenes: Path, tmp_path: Path, arguments: str, sentence: str
+) -> None:
+    study_file(scenes, tmp_path)
+    words = [str(scenes.parent) if word == "DATA" else word for word in arguments.split()]
+    told = ossa("study", *words)
+    assert (told.exit_code, told.stdout) == (2, "")
+    assert told.stderr.startswith("error: ")
+    assert sentence in told.stderr
+
+
+def test_a_misspelt_option_is_told_with_the_right_one(ossa: Ossa) -> None:
+    told = ossa("study", "run", "tiny.yaml", "--job", "2")
+    assert told.exit_code == 2
+    assert "--jobs" in told.stderr
+
+
+def test_a_model_that_does_not_exist_is_in_the_plan_with_its_reason(
+    ossa: Ossa, scenes: Path, tmp_path: Path
+) -> None:
+    file = study_file(scenes, tmp_path, more=", resnet1")
+    told = ossa("study", "plan", file, "--data-root", scenes.parent)
+    assert told.exit_code == 0
+    assert "resnet1: " in told.stdout
+    assert "no model named 'resnet1'" in told.stdout
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_every_run_and_says_how_to_go_on(
+    ossa: Ossa, scenes: Path, tmp_path: Path
+) -> None:
+    file = study_file(scenes, tmp_path, more=", resnet10t", epochs=200)
+    process = start_ossa(
+        *("study", "run", file, "--data-root", scenes.parent, "--jobs", 2),
+        *("--output", tmp_path / "out"),
+    )
+    states = [tmp_path / "out" / "runs" / name / "log.jsonl" for name in
+              ("cspdarknet_n-seed0", "resnet10t-seed0")]  # fmt: skip
+    while not all(log.is_file() and log.stat().st_size for log in states):
+        assert process.poll() is None
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate()
+    assert process.returncode == 1
+    assert f"stopped; go on with: ossa study run {tmp_path / 'out'}" in stderr
+    rows = json.loads(ossa("study", "status", tmp_path / "out", "--json").stdout)
+    assert [row["state"] for row in rows] == ["interrupted", "interrupted"]

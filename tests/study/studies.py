@@ -1,0 +1,48 @@
+"""Small studies that the tests of this folder share."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ossa.study.config import StudyConfig, check_study
+from ossa.study.executors import Ended, Task
+from ossa.study.folder import read_study_folder
+from ossa.study.plan import Plan, make_plan
+from ossa.study.worker import train_run
+
+TINY = {"base": "quick", "epochs": 2, "imgsz": 64, "batch": 8}
+"""A recipe of a second or two on 16 images."""
+
+
+def a_study(**settings: Any) -> StudyConfig:
+    """Returns a study of two small models and one seed, with the settings in their place."""
+    content = {
+        "name": "tiny",
+        "data": "scenes",
+        "models": ["cspdarknet_n", "resnet10t"],
+        "neck": "n",
+        "seeds": [0],
+        "recipe": TINY,
+    }
+    return check_study(content | settings, where="the test")
+
+
+def a_plan(**settings: Any) -> Plan:
+    """Returns the plan of `a_study`; nothing needs to be on the disk."""
+    return make_plan(a_study(**settings), data=Path("scenes"), folder=Path())
+
+
+class InThisProcess:
+    """An executor that trains in the process of the test."""
+
+    def __init__(self) -> None:
+        self.executed: list[str] = []
+
+    def execute(self, tasks: Sequence[Task], *, ended: Ended) -> None:
+        for task in tasks:
+            self.executed.append(task.run)
+            study = read_study_folder(task.study)
+            run = study.plan.run(task.run)
+            folder = study.run_folder(run)
+            code = train_run(run, folder, reported=study.study.reported, device="cpu", workers=0)
+            ended(task.run, code)

@@ -1,0 +1,31 @@
+"""The study files in `studies/`: each is a study, and each that needs no weights can be planned."""
+
+from pathlib import Path
+
+import pytest
+
+from ossa.errors import ConfigError
+from ossa.study.config import read_study
+from ossa.study.plan import make_plan
+
+FILES = sorted((Path(__file__).parents[2] / "studies").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_shipped_study_can_be_planned(file: Path):
+    study = read_study(file)
+    assert study.name == file.stem
+    assert f"ossa study run studies/{file.name}" in file.read_text()
+    if study.name == "convnext-yolo":
+        with pytest.raises(ConfigError, match=r"expected a file at .*yolov5s.pt"):
+            make_plan(study, data=Path(study.data), folder=Path("nowhere"))
+        return
+    plan = make_plan(study, data=Path(study.data), folder=file.parent)
+    assert len(plan.runs) == len(study.models) * len(study.seeds)
+    assert {run.weights.policy for run in plan.runs} == {"none"}
+
+
+def test_the_study_as_published_declares_what_is_unequal():
+    study = read_study(next(file for file in FILES if file.stem == "convnext-yolo"))
+    assert study.mixed_initial_weights
+    assert study.neck == "own"
