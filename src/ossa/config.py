@@ -153,12 +153,17 @@ class RunConfig(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
 
     def digest(self) -> str:
-        """Returns the sha256 of the canonical JSON of all settings but the place of the data.
+        """Returns the `settings_digest` of all settings."""
+        return settings_digest(self.model_dump(mode="json"))
 
-        What the data are is told by their fingerprint, wherever they lie.
-        """
-        canonical = json.dumps(self.model_dump(mode="json", exclude={"data"}), sort_keys=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """Returns the sha256 of the canonical JSON of a run's settings but the place of the data.
+
+    What the data are is told by their fingerprint, wherever they lie.
+    """
+    kept = {key: value for key, value in settings.items() if key != "data"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def recipe_names() -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import yaml
 
-from ossa.config import merge
+from ossa.config import build_config, merge, settings_digest
 from ossa.errors import ConfigError, DataError
 from ossa.files import sha256_of, write_json_atomically, write_text_atomically
 from ossa.study.config import Reported, StudyConfig, check_study
@@ -110,7 +110,10 @@ def _recorded(run: PlannedRun, folder: Path, reported: Reported, epochs: int) ->
 
 def _why_foreign(run: PlannedRun, folder: Path, record: Record) -> str | None:
     """Returns in which way a record is not one of this run, or None."""
-    if record.config_hash != run.config.digest():
+    if record.config_hash != settings_digest(record.config):
+        return f"{folder / RECORD_FILE} was changed: its settings are not those of its hash"
+    # By the schema of today: a record of an earlier one has what was added since by default.
+    if build_config(record.config).digest() != run.config.digest():
         return f"{folder / RECORD_FILE} is of a run with other settings"
     for name, digest in record.files.items():
         file = folder / name
