@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,6 +13,7 @@ import torch
 from ossa.errors import ConfigError
 from ossa.study.config import ExecutorConfig
 from ossa.study.executors import Ended, Task
+from ossa.study.executors.remote import Launch
 from ossa.study.folder import RUNS_FOLDER, WORKER_LOG
 
 _POLL_SECONDS = 0.2
@@ -58,20 +58,9 @@ class LocalExecutor:
             raise
 
     def _start(self, task: Task, device: str) -> _Job:
-        folder = task.study / RUNS_FOLDER / task.run
-        folder.mkdir(parents=True, exist_ok=True)
-        place = ["--device", device, "--workers", str(self._workers), "--parent", str(os.getpid())]
-        with (folder / WORKER_LOG).open("ab") as log:
-            process = subprocess.Popen(
-                [*task.command(sys.executable), *place],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": str(self._threads)},
-                # Ctrl-C at the terminal is for the study, which stops its runs one by one.
-                start_new_session=True,
-            )
-        return _Job(task, process, device)
+        log = task.study / RUNS_FOLDER / task.run / WORKER_LOG
+        launch = Launch(task, log, device, workers=self._workers, threads=self._threads)
+        return _Job(task, launch.start(), device)
 
 
 def _stop(jobs: Sequence[_Job]) -> None:
