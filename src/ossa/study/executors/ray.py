@@ -1,0 +1,147 @@
+"""Runs as tasks of a Ray cluster (https://docs.ray.io): `pip install 'ossa[ray]'`.
+
+Ray finds a machine with the processors and GPUs that a run asks for; the task there starts the
+run's process and waits for it. A run whose machine is lost is given to another one, where it goes
+on behind its last checkpoint: all machines see the study's folder under the same path.
+"""
+
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+from ossa.errors import ConfigError
+from ossa.study.config import ExecutorConfig
+from ossa.study.executors import Ended, Task
+from ossa.study.executors.attempt import (
+    BROKEN,
+    LOST,
+    Attempt,
+    launch_on_cluster,
+    require_package,
+)
+from ossa.study.executors.remote import Launch, run_in_ray_task
+
+_POLL_SECONDS = 0.2
+_REACH_SECONDS = 10.0
+_OBJECT_STORE_BYTES = 80 * 2**20  # runs exchange files, not objects: Ray's least
+
+
+class RayExecutor:
+    """Gives every run to Ray, which computes as many at a time as the cluster has room for."""
+
+    def __init__(self, config: ExecutorConfig) -> None:
+        require_package("ray", extra="ray")
+        self._config = config
+
+    def execute(self, tasks: Sequence[Task], *, ended: Ended) -> None:
+        if not tasks:
+            return
+        import ray
+
+        _connect(self._config.address)
+        try:
+            check_room(self._config, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+            self._bring_to_end(tasks, ended)
+        finally:
+            ray.shutdown()
+
+    def _bring_to_end(self, tasks: Sequence[Task], ended: Ended) -> None:
+        import ray
+
+        config = self._config
+        # Ray's own retries would not say in a run's log that it was resumed.
+        compute = ray.remote(num_cpus=config.cpus, num_gpus=config.gpus, max_retries=0)(
+            run_in_ray_task
+        )
+        waiting = [Attempt(launch_on_cluster(task, config)) for task in tasks]
+        running: dict[Any, Attempt] = {}
+        try:
+            while waiting or running:
+                while waiting and len(running) < (config.jobs or len(tasks)):
+                    attempt = waiting.pop(0)
+                    running[compute.remote(attempt.launch)] = attempt
+                over, _ = ray.wait(list(running), timeout=_POLL_SECONDS)
+                for reference in over:
+                    attempt = running.pop(reference)
+                    exit_code = _exit_code(reference, attempt.launch)
+                    following = attempt.after(exit_code, at_most=config.requeues)
+                    if following is None:
+                        ended(attempt.launch.task.run, exit_code)
+                    else:
+                        waiting.insert(0, following)
+        except BaseException:
+            _stop(list(running))
+            raise
+
+
+def _connect(address: str | None) -> None:
+    """Connects to a cluster, or starts one that lives as long as this process.
+
+    Raises:
+        ConfigError: there is no cluster, or one of another version of Ray or Python.
+    """
+    import ray
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            _node_ip_address="127.0.0.1",
+            **quiet,
+        )
+        return
+    try:
+        _reach(address)
+        ray.init(address=address, **quiet)
+    except (OSError, RuntimeError, ValueError) as problem:
+        told = " ".join(str(problem).split())
+        raise ConfigError(
+            f"executor.address: expected a Ray cluster at {address}, found none to work with "
+            f"({told}); start one with 'ray start', or leave it out for one on this machine"
+        ) from None
+
+
+def _reach(address: str) -> None:
+    """Raises OSError where nothing listens at an address, which Ray tries for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
+
+
+def check_room(config: ExecutorConfig, nodes: Sequence[dict[str, float]]) -> None:
+    """Raises ConfigError where no node has what a run asks for, which would wait for ever."""
+    for node in nodes:
+        if node.get("CPU", 0) >= config.cpus and node.get("GPU", 0) >= config.gpus:
+            return
+    sizes = ", ".join(f"{node.get('CPU', 0):g}/{node.get('GPU', 0):g}" for node in nodes)
+    raise ConfigError(
+        f"executor: a run asks for {config.cpus} processors and {config.gpus} GPUs, and the nodes "
+        f"of the Ray cluster have {sizes}: ask for less, or start a larger node"
+    )
+
+
+def _exit_code(reference: Any, launch: Launch) -> int:
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        return ray.get(reference)
+    except RayTaskError as failure:
+        launch.note(f"the machine could not start the run: {failure}")
+        return BROKEN
+    except RayError:  # its process, its node or the way to it is gone
+        return LOST
+
+
+def _stop(references: list[Any]) -> None:
+    """Asks all runs to save and stop, and waits; a second Ctrl-C ends them at once."""
+    import ray
+
+    for reference in references:
+        ray.cancel(reference)
+    if references:
+        ray.wait(references, num_returns=len(references))
