@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 
 from ossa.errors import CheckpointError, ConfigError, UnsupportedBackbone, suggestion
 from ossa.models.backbones import roadmap as _roadmap  # noqa: F401 - registers its steps with timm
+from ossa.models.backbones.subsampling import without_small_strided_convolutions
 from ossa.models.backbones.weights_file import BackboneWeights
 from ossa.models.blocks import InputNormalization
 from ossa.types import Level
@@ -147,7 +148,8 @@ def _without_log() -> Iterator[None]:
 def _build(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     try:
         with _without_log():
-            return timm.create_model(name, features_only=True, **arguments)
+            network = timm.create_model(name, features_only=True, **arguments)
+            return without_small_strided_convolutions(network)
     except Exception as problem:  # a thousand models fail in as many ways
         if "unexpected keyword" in str(problem):
             raise ConfigError(f"{name} does not take these arguments: {problem}") from None
