@@ -53,6 +53,10 @@ class Table:
     caption: str = ""
     note: str = ""
     """Small print below."""
+    wide: bool = False
+    """May be wider than the text, where the screen is."""
+    folded: bool = False
+    """Only its caption is seen until a click on it."""
 
     def __post_init__(self) -> None:
         for number, row in enumerate(self.rows, start=1):
@@ -95,6 +99,10 @@ class TextBlock:
 
     kind: ClassVar[str] = "text"
     text: str
+    heading: str = ""
+    """Above it, smaller than that of a section."""
+    listed: bool = False
+    """Each paragraph is a point of a list."""
 
     @property
     def paragraphs(self) -> list[str]:
@@ -111,7 +119,17 @@ class KeyValues:
     caption: str = ""
 
 
-Block = Table | FigureBlock | PictureBlock | TextBlock | KeyValues
+@dataclass(frozen=True)
+class LiveBlock:
+    """A figure that the page's scripts draw; its markup is not escaped."""
+
+    kind: ClassVar[str] = "live"
+    markup: str
+    """Where it is drawn, with what it is drawn from."""
+    caption: str = ""
+
+
+Block = Table | FigureBlock | PictureBlock | TextBlock | KeyValues | LiveBlock
 
 
 @dataclass(frozen=True)
@@ -133,6 +151,8 @@ class Page:
     subtitle: str = ""
     footer: str = ""
     """Small print at the end: what made the page, from which data."""
+    scripts: Sequence[str] = ()
+    """Run at the end, each once, in this order; not escaped."""
 
 
 def render_page(page: Page) -> str:
@@ -182,7 +202,7 @@ def _rendered_column(column: Column, cells: Sequence[Cell]) -> list[_RenderedCel
     """
     values = [value for value in map(_value, cells) if value is not None]
     best_text = None
-    if column.best is not None and len(values) > 1:
+    if column.best is not None and len(set(values)) > 1:
         best = max(values) if column.best == "highest" else min(values)
         best_text = next(_text(cell, column) for cell in cells if _value(cell) == best)
     rendered = []
