@@ -1,0 +1,199 @@
+"""Downloads from a server that breaks off, lies and sends the wrong file."""
+
+import hashlib
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from file_server import Answer, FileServer, served
+
+from ossa.data.download import check_address, download
+from ossa.errors import ConfigError, DataError, RunFailed
+
+CONTENT = bytes(range(256)) * 400  # 102,400 bytes
+HALF = len(CONTENT) // 2
+SHA256 = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with served() as server:
+        server.files["/a.zip"] = CONTENT
+        yield server
+
+
+def get(server: FileServer, folder: Path, **options: object) -> Path:
+    """Downloads /a.zip, with two further attempts without a wait, and returns where it is put."""
+    known = {"size": len(CONTENT), "checksum": SHA256, "waits": (0, 0)} | options
+    download(f"{server.address}/a.zip", folder / "a.zip", **known)  # type: ignore[arg-type]
+    return folder / "a.zip"
+
+
+def test_a_file_arrives_whole_and_nothing_else_stays(server: FileServer, tmp_path: Path) -> None:
+    assert get(server, tmp_path).read_bytes() == CONTENT
+    assert [file.name for file in tmp_path.iterdir()] == ["a.zip"]
+
+
+def test_an_md5_sum_is_checked_as_well(server: FileServer, tmp_path: Path) -> None:
+    md5 = "md5:" + hashlib.md5(CONTENT).hexdigest()
+    assert get(server, tmp_path, checksum=md5).exists()
+
+
+def test_what_breaks_off_goes_on_at_the_byte_where_it_stopped(
+    server: FileServer, tmp_path: Path
+) -> None:
+    server.answers = [Answer(sends=1000), Answer(sends=500)]
+    assert get(server, tmp_path).read_bytes() == CONTENT
+    assert [asked for _, asked in server.requests] == [None, "bytes=1000-", "bytes=1500-"]
+
+
+def test_after_the_last_attempt_the_next_call_goes_on(server: FileServer, tmp_path: Path) -> None:
+    server.answers = [Answer(sends=1000), Answer(status=503), Answer(sends=500)]
+    with pytest.raises(RunFailed, match=r"found 1,500 after 3 attempts .* start again"):
+        get(server, tmp_path)
+    assert (tmp_path / "a.zip.part").read_bytes() == CONTENT[:1500]
+    server.requests.clear()
+    assert get(server, tmp_path).read_bytes() == CONTENT
+    assert server.requests == [("/a.zip", "bytes=1500-")]
+
+
+def test_an_attempt_that_brought_a_mebibyte_renews_the_patience(
+    server: FileServer, tmp_path: Path
+) -> None:
+    big = bytes(5 << 20)
+    server.files["/a.zip"] = big
+    server.answers = [Answer(sends=1 << 20)] * 4
+    checksum = "sha256:" + hashlib.sha256(big).hexdigest()
+    assert get(server, tmp_path, size=len(big), checksum=checksum).stat().st_size == len(big)
+    assert len(server.requests) == 5
+
+
+def test_a_server_without_ranges_sends_all_again(server: FileServer, tmp_path: Path) -> None:
+    server.answers = [Answer(sends=HALF), Answer(knows_ranges=False)]
+    assert get(server, tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("announced", [len(CONTENT) + 7, len(CONTENT) - 7])
+def test_a_server_that_announces_another_length_is_refused(
+    server: FileServer, tmp_path: Path, announced: int
+) -> None:
+    server.answers = [Answer(announces=announced)]
+    with pytest.raises(DataError, match=f"found a length of {announced}"):
+        get(server, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refused_length_leaves_what_had_arrived(server: FileServer, tmp_path: Path) -> None:
+    (tmp_path / "a.zip.part").write_bytes(CONTENT[:HALF])
+    server.answers = [Answer(announces=12, knows_ranges=False)]  # say, the page of a hotel
+    with pytest.raises(DataError, match="found a length of 12"):
+        get(server, tmp_path)
+    assert (tmp_path / "a.zip.part").stat().st_size == HALF
+
+
+def test_a_body_shorter_than_announced_ends_the_attempts(
+    server: FileServer, tmp_path: Path
+) -> None:
+    server.files["/a.zip"] = CONTENT[:HALF]
+    server.answers = [Answer(announces=len(CONTENT))]
+    # The second request finds nothing behind what is there, the third begins anew.
+    with pytest.raises(DataError, match=f"found a length of {HALF}"):
+        get(server, tmp_path)
+
+
+def test_a_body_that_does_not_end_is_cut_off(server: FileServer, tmp_path: Path) -> None:
+    server.answers = [Answer(announces=-1, appends=bytes(1 << 20))]
+    with pytest.raises(DataError, match=r"Expected 102,400 bytes .* found more; removed them"):
+        get(server, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_checksum_removes_the_file(server: FileServer, tmp_path: Path) -> None:
+    server.files["/a.zip"] = bytes(len(CONTENT))
+    with pytest.raises(DataError, match=r"Expected 102,400 bytes with sha256 .* removed .*part"):
+        get(server, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_there_is_checked_and_not_fetched(
+    server: FileServer, tmp_path: Path
+) -> None:
+    (tmp_path / "a.zip").write_bytes(CONTENT)
+    get(server, tmp_path)
+    (tmp_path / "a.zip").write_bytes(CONTENT[:-1])
+    with pytest.raises(DataError, match="found 102,399"):
+        get(server, tmp_path)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("told", ["bytes 0-102399/102400", "bytes 51200-102398/102399", "nothing"])
+def test_a_range_of_another_file_is_refused(server: FileServer, tmp_path: Path, told: str) -> None:
+    (tmp_path / "a.zip.part").write_bytes(CONTENT[:HALF])
+    server.answers = [Answer(content_range=told)]
+    with pytest.raises(DataError, match=f"bytes from {HALF} of {len(CONTENT)} .* found '{told}'"):
+        get(server, tmp_path)
+
+
+def test_more_than_the_file_beside_it_begins_anew(server: FileServer, tmp_path: Path) -> None:
+    (tmp_path / "a.zip.part").write_bytes(bytes(len(CONTENT) + 1))
+    assert get(server, tmp_path).read_bytes() == CONTENT
+    assert server.requests == [("/a.zip", None)]
+
+
+def test_a_missing_file_is_told_at_once(server: FileServer, tmp_path: Path) -> None:
+    server.files.clear()
+    with pytest.raises(DataError, match="found status 404"):
+        get(server, tmp_path)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_passing_fault_is_tried_again(server: FileServer, tmp_path: Path, status: int) -> None:
+    server.answers = [Answer(status=status)]
+    assert get(server, tmp_path).read_bytes() == CONTENT
+
+
+def test_a_redirection_keeps_the_place(server: FileServer, tmp_path: Path) -> None:
+    server.files["/elsewhere"] = CONTENT
+    (tmp_path / "a.zip.part").write_bytes(CONTENT[:HALF])
+    server.answers = [Answer(status=302, location="/elsewhere")]
+    assert get(server, tmp_path).read_bytes() == CONTENT
+    assert server.requests[-1] == ("/elsewhere", f"bytes={HALF}-")
+
+
+@pytest.mark.parametrize("location", ["ftp://127.0.0.1/a.zip", "file:///etc/hostname"])
+def test_a_redirection_away_from_http_is_not_followed(
+    server: FileServer, tmp_path: Path, location: str
+) -> None:
+    server.answers = [Answer(status=302, location=location)] * 3
+    with pytest.raises((DataError, RunFailed)):
+        get(server, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        nobody = FileServer(address=f"http://127.0.0.1:{closed.getsockname()[1]}")
+        with pytest.raises(RunFailed, match=r"found 0 after 3 attempts \(connection refused\)"):
+            get(nobody, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://example.org",
+        "file:///etc",
+        "example.org",
+        "http://",
+        "http://[",
+        "http://a b",
+        "http://x:y",
+        "http://ä/",
+    ],
+)
+def test_what_is_no_address_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="Expected an address such as"):
+        check_address(url)
