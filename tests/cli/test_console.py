@@ -158,3 +158,12 @@ def test_progress_of_other_work_is_counted_in_a_terminal(
     assert "drawing scenes" in written
     assert "1/2" in written
     assert SHOW_CURSOR in written
+
+
+@pytest.mark.usefixtures("in_a_terminal")
+def test_bytes_are_shown_with_unit_and_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    with Console() as console, console.progress("downloading", of_bytes=True) as on_bytes:
+        on_bytes(1_500_000, 3_000_000)
+    told = capsys.readouterr().err
+    assert "1.5/3.0 MB" in told
+    assert "?" in told  # one number is no rate yet

@@ -7,7 +7,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import rich.console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
 
 from ossa.cli.output import duration, fraction
@@ -66,12 +76,17 @@ class Console:
             self.note(f"{len(problems) - _PROBLEMS_SHOWN} more problems of the data")
 
     @contextmanager
-    def progress(self, doing: str) -> Iterator[Callable[[int, int], None]]:
-        """Yields a function of the number done and the number in all, shown while it is called."""
+    def progress(
+        self, doing: str, *, of_bytes: bool = False
+    ) -> Iterator[Callable[[int, int], None]]:
+        """Yields a function of the number done and the number in all, shown while it is called.
+
+        Numbers `of_bytes` are shown with their unit, their rate and the time left.
+        """
         if not self._err.is_interactive:
             self.note(doing)
         try:
-            yield lambda done, total: self._show(doing, done=done, total=total)
+            yield lambda done, total: self._show(doing, done=done, total=total, of_bytes=of_bytes)
         finally:
             self._close()
 
@@ -122,14 +137,16 @@ class Console:
     def finished(self, record: "Record") -> None:
         self._close()
 
-    def _show(self, doing: str, *, done: int, total: int, detail: str = "") -> None:
+    def _show(
+        self, doing: str, *, done: int, total: int, detail: str = "", of_bytes: bool = False
+    ) -> None:
         if not self._err.is_interactive:
             return
         if self._live is None:
             self._live = Progress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(_BAR_WIDTH),
-                MofNCompleteColumn(),
+                *(_columns_of_bytes() if of_bytes else (MofNCompleteColumn(),)),
                 TextColumn("{task.fields[detail]}", markup=False),
                 console=self._err,
                 refresh_per_second=_REFRESHES_PER_SECOND,
@@ -143,6 +160,10 @@ class Console:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+
+def _columns_of_bytes() -> tuple[ProgressColumn, ...]:
+    return DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
 
 
 def resolved(config: "RunConfig") -> list[str]:
