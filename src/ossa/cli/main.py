@@ -20,8 +20,14 @@ from ossa.errors import OssaError, RunFailed
 _COMMANDS = ("train", "pretrain", "val", "compare", "predict", "backbones", "cost", "bench", "demo")
 """Each a function in the module `ossa.cli` of the same name, in the order of the help."""
 
-_STUDY_COMMANDS = ("plan", "run", "status", "add")
-"""Functions of `ossa.cli.study`: the commands behind `ossa study`."""
+_GROUPS = {
+    "data": ("Data sets: get public ones.", {"data": ("get",)}),
+    "study": (
+        "Many backbones, identical conditions.",
+        {"study": ("plan", "run", "status", "add"), "study_report": ("report", "predict")},
+    ),
+}
+"""Commands behind `ossa data` and so on: what they are about, and functions by module."""
 
 _DONE, _FAILED, _BAD_INPUT = 0, 1, 2
 
@@ -99,12 +105,13 @@ for _name in _COMMANDS:
     _command = getattr(importlib.import_module(f"ossa.cli.{_name}"), _name)
     app.command(_name)(_ending_in_words(_command))
 
-_study = typer.Typer(help="Many backbones, identical conditions.", no_args_is_help=True)
-for _name in _STUDY_COMMANDS:
-    _study.command(_name)(
-        _ending_in_words(getattr(importlib.import_module("ossa.cli.study"), _name))
-    )
-app.add_typer(_study, name="study", rich_help_panel=None)
+for _group, (_help, _modules) in _GROUPS.items():
+    _commands = typer.Typer(help=_help, no_args_is_help=True)
+    for _module, _names in _modules.items():
+        for _name in _names:
+            _command = getattr(importlib.import_module(f"ossa.cli.{_module}"), _name)
+            _commands.command(_name)(_ending_in_words(_command))
+    app.add_typer(_commands, name=_group)
 
 
 def main() -> None:

@@ -1,0 +1,70 @@
+"""`ossa data`: getting data sets."""
+
+import shlex
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_ROOT_VARIABLE = "OSSA_DATA_ROOT"
+
+
+def get(
+    name: Annotated[
+        str, typer.Argument(help="coco, voc or voc0712-seedB.", metavar="NAME", show_default=False)
+    ],
+    root: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of all data sets. Nothing is written outside it.",
+            metavar="FOLDER",
+            envvar=_ROOT_VARIABLE,
+        ),
+    ] = Path("data"),
+    mirror: Annotated[
+        str | None,
+        typer.Option(
+            help="Address that stands for the official one. The files must be the official ones.",
+            metavar="URL",
+            show_default=False,
+        ),
+    ] = None,
+    keep_archives: Annotated[
+        bool,
+        typer.Option("--keep-archives", help="Keep them in FOLDER/downloads."),
+    ] = False,
+) -> None:
+    """Get a public data set from its official address, checked, unpacked and with a data.yaml.
+
+    coco is COCO 2017. voc is PASCAL VOC 2007 and 2012 trainval, voc0712-seedB their train alone,
+    both scored on the test of 2007. Interrupted at any point and started again, it goes on where it
+    was; the parts that two data sets share are fetched once.
+
+    [bold]Examples[/bold]
+
+      ossa data get voc0712-seedB
+
+      ossa data get coco --root /data --keep-archives
+    """
+    from ossa.cli.console import Console
+    from ossa.data.known_data import known_data_set
+    from ossa.data.obtain import obtain
+
+    known = known_data_set(name)
+    with Console() as console:
+        console.note(
+            f"{known.title}, in {root.absolute()} (--root or {_ROOT_VARIABLE} names another folder)"
+        )
+        try:
+            data_yaml = obtain(
+                known,
+                root,
+                mirror=mirror,
+                keep_archives=keep_archives,
+                progress=partial(console.progress, of_bytes=True),
+            )
+        except KeyboardInterrupt:
+            console.note("stopped; the same command goes on from here")
+            raise typer.Exit(1) from None
+        console.note(f"next: ossa train --data {shlex.quote(str(data_yaml.parent))}")
