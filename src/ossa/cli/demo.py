@@ -1,20 +1,30 @@
 """`ossa demo`: two backbones learn the same scenes, and a page shows what each buys and costs."""
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ossa.cli import options
+from ossa.errors import RunFailed
 
-_MODELS = ("cspdarknet_n", "cs3darknet_focus_s")
-_NECK = "n"
-_IMAGES = {"train": 1200, "val": 120}
-# Scenes differ in place, size and colour by themselves: a flip is all the augmentation they need.
-_SETTINGS = {
-    "train": {"epochs": 4, "imgsz": 160, "lr": 0.004},
-    "augment": {"scale": 0.0, "translate": 0.0, "saturation": 0.3, "value": 0.2},
+_STUDY: dict[str, Any] = {
+    "name": "demo",
+    "description": "Two backbones learn to tell shapes apart in generated scenes.",
+    "data": "scenes",
+    "models": ["cspdarknet_n", "cs3darknet_focus_s"],
+    "neck": "n",
+    # Scenes differ in place, size and colour by themselves: a flip is all the change they need.
+    "recipe": {
+        "base": "quick",
+        "epochs": 4,
+        "imgsz": 160,
+        "train": {"lr": 0.004},
+        "augment": {"scale": 0.0, "translate": 0.0, "saturation": 0.3, "value": 0.2},
+    },
 }
+_IMAGES = {"train": 1200, "val": 120}
 
 
 def demo(
@@ -27,41 +37,51 @@ def demo(
 ) -> None:
     """Draw a data set, train two small detectors on it, compare them on one page.
 
-    Takes under five minutes on two cores and needs no network. Everything is written into one
-    folder; an existing one is never overwritten.
+    It is a small study, run like any other ('ossa study'). Takes under five minutes on two cores
+    and needs no network. Everything is written into one folder; an existing one is never
+    overwritten.
     """
     from ossa.cli.console import Console
-    from ossa.cli.output import print_json, print_metrics_table, row_of
-    from ossa.config import ModelConfig, merge
-    from ossa.data.description import read_description
-    from ossa.data.reading import read_index
+    from ossa.cli.output import KEYS, print_json, print_metrics_table, row_of
+    from ossa.cli.study import ending, told_live
+    from ossa.config import merge
     from ossa.data.scenes import write_scenes
     from ossa.files import new_folder
-    from ossa.study.pages import write_comparison
-    from ossa.study.run import run_models
+    from ossa.study.config import ExecutorConfig, check_study
+    from ossa.study.executors import create_executor
+    from ossa.study.folder import create_study
+    from ossa.study.measure import measure_models
+    from ossa.study.report import write_study_report
+    from ossa.study.results import read_results
+    from ossa.study.run import run_study
 
     folder = new_folder(output)
-    settings = merge(_SETTINGS, {"train": {"epochs": epochs}} if epochs else {})
+    settings = {"seeds": [seed], "recipe": {"epochs": epochs}} if epochs else {"seeds": [seed]}
     with Console() as console:
         with console.progress("drawing scenes") as on_image:
             data = write_scenes(folder / "scenes", images=_IMAGES, seed=seed, on_image=on_image)
-        runs = run_models(
-            [ModelConfig(name=name, neck=_NECK) for name in _MODELS],
-            folder / "runs",
-            data=str(data),
-            recipe="quick",
-            settings=settings,
-            seed=seed,
-            watcher=console,
+        study = create_study(
+            check_study(merge(_STUDY, settings), where="the demo"),
+            folder / "study",
+            data=data.parent,
+            weights_folder=folder,
         )
-    page = write_comparison(
-        runs,
-        read_index(read_description(data), "val").index,
-        folder / "index.html",
-        title="Two backbones, the same conditions",
-        subtitle=f"{' and '.join(_MODELS)} learn to tell shapes apart in generated scenes.",
-    )
-    rows = [row_of(run.row()) for run in runs]
+        jobs = min(len(study.plan.runs), os.cpu_count() or 1)
+        with told_live(console, study):
+            states = run_study(
+                study,
+                create_executor(ExecutorConfig(jobs=jobs, device="cpu")),
+                on_run=lambda state: console.note(ending(state)),
+            )
+        for state in states:
+            if state.state != "done":
+                raise RunFailed(f"{state.run.name} {state.state}: {state.reason}")
+        with console.progress("timing both turn by turn"):
+            measure_models(study, states)
+        with console.progress("writing the report"):
+            results = read_results(study)
+            page = write_study_report(results, folder / "report")
+    rows = [row_of({key: run.row.get(key) for key in KEYS}) for run in results.runs]
     if as_json:
         print_json(rows)
     else:
