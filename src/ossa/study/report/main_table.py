@@ -30,7 +30,7 @@ _COLUMNS = (
     TableColumn("macs", "MACs", write=compact, best="lowest", note="multiply-adds of one image"),
     TableColumn(
         *("ms_per_image", "ms an image"),
-        decimals=1,
+        write=lambda milliseconds: f"{milliseconds:.1f}",
         best="lowest",
         note="batch 1, with decoding of the predictions and NMS",
     ),
