@@ -78,6 +78,10 @@ def test_one_word_chooses_the_executor():
         ("inception_v4", "inception"),
         ("efficientnetv2_rw_s", "efficientnet"),
         ("densenet121", "densenet"),
+        ("cs3darknet_focus_s", "cs3darknet"),
+        ("res2net50_14w_8s", "res2net"),
+        ("tf_efficientnetv2_s", "efficientnet"),
+        ("resnet10t", "resnet"),
     ],
 )
 def test_families_are_read_from_names(model: str, family: str):

@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from ossa.errors import ConfigError
 from ossa.study.config import ExecutorConfig
-from ossa.study.executors import create_executor
+from ossa.study.executors import Ended, Task, create_executor
 from ossa.study.folder import (
     StudyFolder,
     create_study,
@@ -142,6 +143,21 @@ def test_a_failed_run_keeps_its_reason_until_it_is_tried_again(study: StudyFolde
     assert set(states_of(study).values()) == {"done"}
 
 
+def test_a_process_that_dies_without_a_word_has_failed(study: StudyFolder):
+    class Dying:
+        def execute(self, tasks: Sequence[Task], *, ended: Ended) -> None:
+            for task, exit_code in zip(tasks, (1, -9), strict=True):
+                ended(task.run, exit_code)
+
+    for run in study.plan.runs:
+        shutil.rmtree(study.run_folder(run))
+        study.run_folder(run).mkdir()
+    first, second = run_study(study, Dying(), on_run=ignore)
+    assert (first.state, second.state) == ("failed", "failed")
+    assert "its process ended with exit code 1; worker.log" in str(first.reason)
+    assert "ended by signal 9, as a machine does that is short of memory" in str(second.reason)
+
+
 def test_a_study_that_goes_on_must_be_the_same(study: StudyFolder, scenes: Path, tmp_path: Path):
     def again(**settings: object) -> StudyFolder:
         return create_study(a_study(**settings), study.path, data=scenes, weights_folder=tmp_path)
@@ -149,7 +165,9 @@ def test_a_study_that_goes_on_must_be_the_same(study: StudyFolder, scenes: Path,
     assert states_of(again()) == states_of(study)
     with pytest.raises(ConfigError, match="has another recipe, neck or weights for cspdarknet_n"):
         again(recipe={**TINY, "epochs": 3})
-    with pytest.raises(ConfigError, match="has no run cspdarknet_n-seed1: add its model or seed with"):
+    with pytest.raises(
+        ConfigError, match="has no run cspdarknet_n-seed1: add its model or seed with"
+    ):
         again(seeds=[0, 1])
 
 

@@ -21,6 +21,8 @@ from ossa.errors import ConfigError, suggestion
 from ossa.models.presets import cspdarknet_scale, preset_scale
 
 NO_WEIGHTS = "none"
+_FAMILY = re.compile(r"(?:(?:tf|ese|legacy|dm|nf|test)_)?([a-z]+?(?:\d[a-z]{2,})?)(?=v\d|[^a-z]|$)")
+"""The first word of a name, without who made the weights and without a version."""
 _VARIABLE: Mapping[str, type[Section]] = {
     "train": TrainConfig,
     "loss": LossConfig,
@@ -128,8 +130,8 @@ class StudyConfig(Section):
             return self.families[model]
         if preset_scale(model) is not None or cspdarknet_scale(model) is not None:
             return "cspdarknet"
-        word = re.match(r"[a-z]+?(?=v\d|[^a-z]|$)", model)
-        return word[0] if word else model
+        word = _FAMILY.match(model)
+        return word[1] if word else model
 
     def neck_of(self, model: str) -> str:
         """Returns the scale of a model's neck, or `own` for a preset that brings its own."""

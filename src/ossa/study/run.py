@@ -11,7 +11,7 @@ from ossa.study.folder import (
     run_state,
     write_failure,
 )
-from ossa.study.worker import DONE, FAILED, STOPPED
+from ossa.study.worker import DONE, STOPPED
 from ossa.train.record import RECORD_FILE
 
 
@@ -44,7 +44,9 @@ def run_study(
     def ended(name: str, exit_code: int) -> None:
         run = study.plan.run(name)
         folder = study.run_folder(run)
-        if exit_code not in (DONE, FAILED, STOPPED):
+        state = run_state(run, folder, study.study.reported)
+        if exit_code not in (DONE, STOPPED) and not state.finished:
+            # It could not say why itself.
             write_failure(folder, _told(exit_code))
         on_run(run_state(run, folder, study.study.reported))
 
