@@ -29,6 +29,15 @@ def require_package(package: str, *, extra: str, find: Callable[[str], object] =
         )
 
 
+def check_device(config: ExecutorConfig) -> None:
+    """Raises ConfigError where a device is named, which on a cluster is the scheduler's choice."""
+    if config.device not in (None, "cpu") or (config.device == "cpu" and config.gpus):
+        raise ConfigError(
+            f"executor.device: expected none with {config.kind}, found {config.device!r}: say with "
+            f"executor.gpus how many GPUs a run asks for (here {config.gpus})"
+        )
+
+
 def launch_on_cluster(task: Task, config: ExecutorConfig) -> Launch:
     """Returns how a run is started on a machine of which it was given processors and GPUs."""
     workers = _WORKERS_ON_GPU if config.gpus else 0

@@ -17,6 +17,7 @@ from ossa.study.executors.attempt import (
     BROKEN,
     LOST,
     Attempt,
+    check_device,
     launch_on_cluster,
     require_package,
 )
@@ -32,6 +33,7 @@ class RayExecutor:
 
     def __init__(self, config: ExecutorConfig) -> None:
         require_package("ray", extra="ray")
+        check_device(config)
         self._config = config
 
     def execute(self, tasks: Sequence[Task], *, ended: Ended) -> None:

@@ -85,6 +85,7 @@ class SlurmJob:
         """
         if self._stop_file.exists():
             return -signal.SIGTERM
+        _forget_earlier_result()
         # Slurm's warning goes to all processes of a job and is for this one. A signal that is
         # blocked here stays so in the process that is started.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
@@ -108,3 +109,10 @@ class SlurmJob:
                 os.kill(self._process.pid, signal.SIGTERM)
                 os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
         return DelayedSubmission(SlurmJob(self._launch, self._stop_file))
+
+
+def _forget_earlier_result() -> None:
+    """Removes what this job left when it was requeued, or nothing would tell that it was lost."""
+    from submitit import JobEnvironment
+
+    JobEnvironment().paths.result_pickle.unlink(missing_ok=True)

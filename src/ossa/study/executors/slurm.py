@@ -1,0 +1,201 @@
+"""Runs as jobs of Slurm (https://slurm.schedmd.com), by submitit: `pip install 'ossa[slurm]'`.
+
+A study is an array of jobs, a run each. A job that is pre-empted, requeued or near its time limit
+saves and goes back into the queue, and goes on behind its last checkpoint wherever it starts again:
+all machines see the study's folder under the same path. submitit's files are in its `slurm/`.
+"""
+
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ossa.errors import ConfigError
+from ossa.study.config import ExecutorConfig
+from ossa.study.executors import Ended, Task
+from ossa.study.executors.attempt import (
+    BROKEN,
+    LOST,
+    Attempt,
+    check_device,
+    launch_on_cluster,
+    require_package,
+)
+from ossa.study.executors.remote import Launch, SlurmJob
+from ossa.study.worker import STOPPED
+
+SLURM_FOLDER = "slurm"
+_COMMANDS = ("sbatch", "squeue", "scancel", "scontrol")
+_POLL_SECONDS = 5.0  # every question is one to the controller of the whole cluster
+_STOP_POLL_SECONDS = 1.0
+_SAVING_SECONDS = 90  # between the warning and the time limit
+_LATE_POLLS = 3  # a shared file system shows a file some seconds after it was written
+_TIME_LIMITS = 1000  # a run takes as many jobs as it needs
+_OVER = frozenset(
+    {
+        *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"),
+        *("OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"),
+    }
+)
+_FOR_GOOD = ("CANCELLED", "OUT_OF_MEMORY")
+
+
+class SlurmExecutor:
+    """Submits every run, and waits until Slurm has brought all to their end."""
+
+    def __init__(self, config: ExecutorConfig) -> None:
+        require_package("submitit", extra="slurm")
+        check_device(config)
+        for command in _COMMANDS:
+            if shutil.which(command) is None:
+                raise ConfigError(
+                    f"executor slurm needs Slurm's command {command}, found none: start the study "
+                    "on a machine from which jobs are submitted"
+                )
+        self._config = config
+
+    def execute(self, tasks: Sequence[Task], *, ended: Ended) -> None:
+        if not tasks:
+            return
+        from submitit import SlurmExecutor as Submitter
+
+        folder = tasks[0].study / SLURM_FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        stop_file = folder / f"stop-{uuid.uuid4().hex}"
+        submitter = Submitter(folder, max_num_timeout=_TIME_LIMITS)
+        submitter.update_parameters(**job_parameters(self._config))
+        queue = Queue(submitter, stop_file, requeues=self._config.requeues)
+        try:
+            queue.submit([Attempt(launch_on_cluster(task, self._config)) for task in tasks])
+            while queue.jobs:
+                time.sleep(_POLL_SECONDS)
+                for run, exit_code in queue.ended():
+                    ended(run, exit_code)
+        except BaseException:
+            queue.stop()
+            raise
+        finally:
+            stop_file.unlink(missing_ok=True)
+
+
+class Queue:
+    """The jobs of a study that are not over."""
+
+    def __init__(self, submitter: Any, stop_file: Path, *, requeues: int) -> None:
+        self._submitter = submitter
+        self._stop_file = stop_file
+        self._requeues = requeues
+        self.jobs: dict[str, tuple[Any, Attempt]] = {}
+        """submitit's job and the attempt at a run, by the id of the job."""
+        self._late: dict[str, int] = {}
+
+    def submit(self, attempts: Sequence[Attempt]) -> None:
+        """Submits an array of jobs.
+
+        Raises:
+            ConfigError: Slurm refuses it.
+        """
+        from submitit.core.utils import FailedJobError
+
+        computed = [SlurmJob(attempt.launch, self._stop_file) for attempt in attempts]
+        try:
+            jobs = self._submitter.submit_array(computed)
+        except (FailedJobError, subprocess.CalledProcessError) as refused:
+            told = " ".join(str(refused).split())
+            raise ConfigError(f"executor: Slurm refuses the jobs of the study: {told}") from None
+        self.jobs |= {job.job_id: (job, tried) for job, tried in zip(jobs, attempts, strict=True)}
+
+    def ended(self) -> list[tuple[str, int]]:
+        """Returns run and exit code of those that have ended for good; resumes the others."""
+        states = job_states()
+        if states is None:
+            return []
+        found: list[tuple[str, int]] = []
+        for job_id, (job, attempt) in list(self.jobs.items()):
+            state = states.get(job_id)
+            if not _is_over(state):
+                continue
+            exit_code = self._exit_code(job, attempt.launch)
+            if exit_code is None:
+                continue
+            del self.jobs[job_id]
+            at_most = 0 if state in _FOR_GOOD else self._requeues
+            following = attempt.after(exit_code, at_most=at_most)
+            if following is not None:
+                self.submit([following])
+            elif state == "CANCELLED" and exit_code < 0:
+                found.append((attempt.launch.task.run, STOPPED))  # it did not fail
+            else:
+                found.append((attempt.launch.task.run, exit_code))
+        return found
+
+    def _exit_code(self, job: Any, launch: Launch) -> int | None:
+        """Returns the exit code of a run whose job is over, None where it may yet appear."""
+        from submitit.core.utils import UncompletedJobError
+
+        if not job.paths.result_pickle.exists():
+            self._late[job.job_id] = self._late.get(job.job_id, 0) + 1
+            return LOST if self._late[job.job_id] > _LATE_POLLS else None
+        try:
+            return job.result()
+        except UncompletedJobError as failure:
+            launch.note(f"the job could not start the run: {failure}")
+            return BROKEN
+
+    def stop(self) -> None:
+        """Asks all runs to save and stop, and waits; a second Ctrl-C cancels their jobs at once."""
+        self._stop_file.touch()
+        ids = list(self.jobs)
+        if not ids:
+            return
+        try:
+            subprocess.run(["scancel", "--state=PENDING", *ids], check=False, capture_output=True)
+            while (states := job_states()) is None or not all(
+                _is_over(states.get(job_id)) for job_id in ids
+            ):
+                time.sleep(_STOP_POLL_SECONDS)
+        except KeyboardInterrupt:
+            subprocess.run(["scancel", *ids], check=False, capture_output=True)
+
+
+def _is_over(state: str | None) -> bool:
+    # Slurm forgets a job some minutes after its end.
+    return state is None or state in _OVER
+
+
+def job_parameters(config: ExecutorConfig) -> dict[str, Any]:
+    """Returns what submitit is to ask Slurm for."""
+    parameters: dict[str, Any] = {
+        "job_name": "ossa",
+        "time": config.minutes,
+        "cpus_per_task": config.cpus,
+        "signal_delay_s": _SAVING_SECONDS,
+        "stderr_to_stdout": True,
+        "additional_parameters": {"requeue": True},
+        # Since Slurm 22.05 a step does not inherit the processors of its job.
+        "srun_args": [f"--cpus-per-task={config.cpus}"],
+    }
+    if config.jobs is not None:
+        parameters["array_parallelism"] = config.jobs
+    if config.gpus:
+        parameters["gpus_per_node"] = config.gpus
+    if config.partition is not None:
+        parameters["partition"] = config.partition
+    return parameters
+
+
+def job_states() -> Mapping[str, str] | None:
+    """Returns the state of every job of this user that Slurm remembers, by its id.
+
+    None where the controller does not answer, as while it is restarted.
+    """
+    question = ["squeue", "--me", "--all", "--array", "--states=all", "--noheader"]
+    answer = subprocess.run(
+        [*question, "--format=%i %T"], capture_output=True, text=True, check=False
+    )
+    if answer.returncode != 0:
+        return None
+    return dict(line.split() for line in answer.stdout.splitlines())
