@@ -73,7 +73,7 @@ class ExecutorConfig(Section):
 
     kind: Literal["local", "ray", "slurm"] = "local"
     jobs: PositiveInt | None = None
-    """Runs at a time. local: one a GPU, or one on the CPU; slurm: the array's limit."""
+    """Runs at a time, on any executor. local: one a GPU, or one on the CPU."""
     device: str | None = None
     """cpu, cuda or the number of a GPU; local: a comma between several. The GPUs there are."""
     workers: NonNegativeInt | None = None
