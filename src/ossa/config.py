@@ -121,6 +121,9 @@ class AugmentConfig(Section):
     plain_epochs: int = Field(default=0, ge=0)
     """The last epochs of a training, without mosaic and mixup."""
     mixup: float = Field(default=0.0, ge=0, le=1)
+    window: PositiveInt | None = 64
+    """Their partners come from so many images before, in the epoch's order, each decoded once for
+    all it is in; None: from all images, which are decoded anew for each."""
     translate: float = Field(default=0.1, ge=0, le=0.5)
     scale: float = Field(default=0.5, ge=0, lt=1)
     flip: float = Field(default=0.5, ge=0, le=1)

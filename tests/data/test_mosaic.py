@@ -81,7 +81,7 @@ def test_views_scale_and_place_the_canvas_within_their_ranges() -> None:
     augment = AugmentConfig(scale=0.5, translate=0.1)
     views = [random_view(2 * IMGSZ, IMGSZ, augment, generator=generator) for _ in range(4000)]
     assert {view.canvas for view in views} == {192}
-    columns = np.array([view[1:] for view in views])
+    columns = np.array([view[1:4] for view in views])
     low, high = np.array([0.5, 38.4, 38.4]), np.array([1.5, 57.6, 57.6])
     assert (columns >= low).all()
     assert (columns <= high).all()
@@ -134,6 +134,34 @@ def test_the_output_is_that_of_a_warped_canvas(seed: int) -> None:
     difference = np.abs(render(tiles, view, IMGSZ).image.astype(int) - expected)[inner]
     assert difference.max() <= 1  # rounding
     assert difference.mean() < 0.01
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_a_mirrored_view_gives_the_mirrored_output(seed: int) -> None:
+    tiles, view = random_mosaic(seed)
+    plain, mirrored = (render(tiles, view._replace(mirrored=m), IMGSZ) for m in (False, True))
+    difference = np.abs(mirrored.image.astype(int) - plain.image[:, ::-1])
+    assert difference.max() <= 1  # rounding
+    assert difference.mean() < 0.001
+    np.testing.assert_array_equal(mirrored.labels, plain.labels)
+    expected = plain.boxes_xyxy[:, [2, 1, 0, 3]] * (-1, 1, -1, 1) + (IMGSZ, 0, IMGSZ, 0)
+    np.testing.assert_allclose(mirrored.boxes_xyxy, expected, atol=1e-5)
+
+
+def test_left_becomes_right_for_pixels_and_boxes() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    boxes = np.array([[10, 5, 30, 25], [0, 0, 96, 96]], dtype=np.float32)
+    tile = Tile(Sample(image, boxes, np.array([1, 2])), 0, 0)
+    output = render([tile], CanvasView(96, 1.0, 48.0, 48.0, mirrored=True), 96)
+    np.testing.assert_array_equal(output.image, image[:, ::-1])
+    np.testing.assert_array_equal(output.boxes_xyxy, [[66, 5, 86, 25], [0, 0, 96, 96]])
+
+
+def test_the_output_is_painted_over_what_was_there() -> None:
+    tiles, view = random_mosaic(3)
+    out = np.full((IMGSZ, IMGSZ, 3), 7, np.uint8)
+    assert render(tiles, view, IMGSZ, out=out).image is out
+    np.testing.assert_array_equal(out, render(tiles, view, IMGSZ).image)
 
 
 @pytest.mark.parametrize("seed", range(25))

@@ -1,7 +1,5 @@
 """Samples and letterboxed images of an index, as functions of position and seed."""
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
@@ -11,21 +9,16 @@ from ossa.data.augment import training_sample
 from ossa.data.decode import decode_image
 from ossa.data.index import DatasetIndex
 from ossa.data.letterbox import letterbox, resize_long_side
+from ossa.data.order import Draw, ShuffledOrder
 from ossa.types import Letterbox, Sample
-
-
-class Draw(NamedTuple):
-    """Which image in which epoch: with the seed, all that decides an augmented sample."""
-
-    epoch: int
-    position: int
-    """Of the image in the index."""
 
 
 class TrainingDataset(Dataset[tuple[Sample, int]]):
     """Maps a `Draw` to an augmented sample and its image id.
 
-    The sample depends on (seed, epoch, position) alone, never on workers or their number.
+    The sample depends on (seed, epoch, position) alone, never on workers or their number. What is
+    decoded is kept while it can be a partner: who asks for the draws in their order has every
+    image decoded once, and up to `augment.window` more wherever the asking begins.
     """
 
     def __init__(
@@ -43,27 +36,42 @@ class TrainingDataset(Dataset[tuple[Sample, int]]):
         self.augment = augment
         self.seed = seed
         self.plain_from_epoch = plain_from_epoch
+        self._order = ShuffledOrder(len(index), seed=seed)
+        self._decoded: dict[int, Sample] = {}
+        """By position in the index; of what may be asked for again."""
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, draw: Draw) -> tuple[Sample, int]:
-        sample = training_sample(
+        return self.sample(draw), int(self.index.image_ids[draw.position])
+
+    def sample(self, draw: Draw, *, out: NDArray[np.uint8] | None = None) -> Sample:
+        """Returns the sample of a draw, its image painted into `out` where there is one."""
+        window = self.augment.window
+        near = [] if window is None else self._order.before(draw, window).tolist()
+        self._decoded = {p: self._decoded[p] for p in near if p in self._decoded}
+        return training_sample(
             draw.position,
-            load=self._load,
-            num_images=len(self.index),
+            load=self.load if window is None else self._load_once,
+            partners=near or range(len(self.index)),
             imgsz=self.imgsz,
             augment=self._augment_in(draw.epoch),
             generator=np.random.default_rng((self.seed, draw.epoch, draw.position)),
+            out=out,
         )
-        return sample, int(self.index.image_ids[draw.position])
 
     def _augment_in(self, epoch: int) -> AugmentConfig:
         if self.plain_from_epoch is None or epoch < self.plain_from_epoch:
             return self.augment
         return self.augment.model_copy(update={"mosaic": 0.0, "mixup": 0.0})
 
-    def _load(self, position: int) -> Sample:
+    def _load_once(self, position: int) -> Sample:
+        if position not in self._decoded:
+            self._decoded[position] = self.load(position)
+        return self._decoded[position]
+
+    def load(self, position: int) -> Sample:
         """Returns the image with its longer side of `imgsz` pixels, and the truths that train."""
         width, height = (int(side) for side in self.index.sizes_wh[position])
         decoded = decode_image(

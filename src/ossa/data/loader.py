@@ -8,16 +8,23 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from ossa.data.dataset import Draw, LetterboxedDataset, TrainingDataset
+from ossa.data.dataset import LetterboxedDataset, TrainingDataset
+from ossa.data.order import Draw, ShuffledOrder
+from ossa.data.parcels import Order, Parcel, Parcels, Slots, as_it_is
 from ossa.types import Batch, Letterbox, Sample
+
+_BLOCK_WINDOWS = 4
+"""Windows that a block of batches is long: a quarter is the most that is decoded twice."""
+_BLOCK_BYTES = 2**29
+"""Of images, the most in a block."""
 
 
 class EpochBatches(Sampler[list[Draw]]):
     """Yields the batches of all epochs in a row, so that workers never wait for an epoch's end.
 
-    The order of an epoch is a permutation drawn from (seed, epoch). Of several processes each
-    gets every count-th image of a batch, from the one of its rank on; nothing, where there are
-    fewer images left than processes.
+    The order of an epoch is that of `ShuffledOrder`. Of several processes each gets every count-th
+    image of a batch, from the one of its rank on; nothing, where there are fewer images left than
+    processes.
     """
 
     def __init__(
@@ -37,6 +44,7 @@ class EpochBatches(Sampler[list[Draw]]):
         self.seed = seed
         self.epochs = epochs
         self.start_batch = start_batch
+        self._order = ShuffledOrder(num_images, seed=seed)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -54,37 +62,117 @@ class EpochBatches(Sampler[list[Draw]]):
         rank, count = self.share
         start_epoch, skipped = divmod(self.start_batch, self.batches_per_epoch)
         for epoch in range(start_epoch, self.epochs):
-            order = np.random.default_rng((self.seed, epoch)).permutation(self.num_images)
+            order = self._order.of(epoch)
             start = skipped * self.batch if epoch == start_epoch else 0
             for first in range(start, self.num_images, self.batch):
                 members = order[first : first + self.batch][rank::count].tolist()
                 yield [Draw(epoch, position) for position in members]
 
 
-_EMPTY = Batch(
-    images=torch.zeros(0, 3, 0, 0, dtype=torch.uint8),
-    boxes_xyxy=torch.zeros(0, 4),
-    labels=torch.zeros(0, dtype=torch.int64),
-    image_index=torch.zeros(0, dtype=torch.int64),
-    image_ids=(),
-    letterboxes=(),
-)
-"""A process's share of a batch that has fewer images than there are processes."""
-
-
 def training_loader(
     dataset: TrainingDataset, batches: EpochBatches, *, workers: int, pin_memory: bool = False
-) -> DataLoader[Batch]:
-    """Returns a loader over all batches of all epochs; batches have no letterboxes."""
+) -> Iterator[Batch]:
+    """Returns all batches of all epochs in their order; they have no letterboxes.
+
+    The workers start at once. Where images are decoded once for a window of partners, each worker
+    makes blocks of consecutive batches, at whose starts it decodes the window again. Up to twice
+    as many blocks as there are workers wait in memory.
+    """
     _end_opencv_threads(workers)
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,  # type: ignore[arg-type] - draws stand for positions
-        num_workers=workers,
-        collate_fn=_collate_training,
-        worker_init_fn=_start_worker,
-        pin_memory=pin_memory,
-    )
+    return _TrainingLoader(dataset, batches, workers=workers, pin_memory=pin_memory)
+
+
+class _TrainingLoader(Iterator[Batch]):
+    """Has torch's workers, which take turns batch by batch, make blocks of batches each."""
+
+    def __init__(
+        self, dataset: TrainingDataset, batches: EpochBatches, *, workers: int, pin_memory: bool
+    ) -> None:
+        block = block_length(dataset, batches) if workers > 1 else 1
+        # Pinning copies in a thread of its own, which does not tell when it has.
+        self._slots = None if pin_memory or not workers else Slots(workers)
+        self._numbers = turns(len(batches), workers=max(workers, 1), block=block)
+        self._next_number = 0
+        self._arrived: dict[int, Parcel] = {}
+        largest = -(-batches.batch // batches.share[1])
+        orders = _Orders(batches, self._slots, workers=max(workers, 1), block=block)
+        self._parcels = iter(
+            DataLoader(
+                Parcels(dataset, largest),
+                batch_size=None,  # an order is of a whole batch
+                sampler=orders,
+                num_workers=workers,
+                # So that the next blocks are made while the last of these are trained with.
+                prefetch_factor=max(block, 2) if workers else None,
+                collate_fn=as_it_is,  # type: ignore[arg-type] - torch thinks of lists
+                worker_init_fn=_start_worker,
+                pin_memory=pin_memory,
+            )
+        )
+
+    def __next__(self) -> Batch:
+        while self._next_number not in self._arrived:
+            number = next(self._numbers)
+            self._arrived[number] = next(self._parcels)
+        parcel = self._arrived.pop(self._next_number)
+        self._next_number += 1
+        images = self._slots.lent(parcel) if self._slots else parcel.images
+        assert images is not None
+        return Batch(
+            images=images.permute(0, 3, 1, 2),
+            boxes_xyxy=torch.from_numpy(parcel.boxes_xyxy),
+            labels=torch.from_numpy(parcel.labels),
+            image_index=torch.from_numpy(parcel.image_index),
+            image_ids=parcel.image_ids,
+            letterboxes=(),
+        )
+
+
+class _Orders(Sampler[Order]):
+    """Yields the orders of batches as they are given to the workers, who take turns."""
+
+    def __init__(
+        self, batches: EpochBatches, slots: Slots | None, *, workers: int, block: int
+    ) -> None:
+        self.batches = batches
+        self.slots = slots
+        self.workers = workers
+        self.block = block
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Order]:
+        drawn = enumerate(self.batches)
+        known: dict[int, list[Draw]] = {}
+        numbers = turns(len(self.batches), workers=self.workers, block=self.block)
+        for turn, number in enumerate(numbers):
+            while number not in known:
+                following, draws = next(drawn)
+                known[following] = draws
+            slot = self.slots.taken(turn % self.workers) if self.slots else None
+            yield Order(known.pop(number), slot)
+
+
+def turns(count: int, *, workers: int, block: int) -> Iterator[int]:
+    """Yields 0..count-1 so that workers who take turns at it get `block` in a row each.
+
+    What is left at the end is shared among them in shorter rows.
+    """
+    for first in range(0, count, workers * block):
+        numbers = np.arange(first, min(first + workers * block, count))
+        rows = np.array_split(numbers, workers)  # the first are longer by one, if any
+        for turn in range(len(rows[0])):
+            yield from (int(row[turn]) for row in rows if turn < len(row))
+
+
+def block_length(dataset: TrainingDataset, batches: EpochBatches) -> int:
+    """Returns how many consecutive batches a worker makes before it goes on elsewhere."""
+    window = dataset.augment.window
+    if window is None:
+        return 1
+    batch_bytes = 3 * dataset.imgsz**2 * -(-batches.batch // batches.share[1])
+    return max(min(_BLOCK_WINDOWS * window // batches.batch, _BLOCK_BYTES // batch_bytes), 1)
 
 
 def evaluation_loader(
@@ -131,13 +219,6 @@ def make_batch(
         image_ids=tuple(image_ids),
         letterboxes=tuple(letterboxes),
     )
-
-
-def _collate_training(items: list[tuple[Sample, int]]) -> Batch:
-    if not items:
-        return _EMPTY
-    samples, image_ids = zip(*items, strict=True)
-    return make_batch(samples, image_ids)
 
 
 def _collate_letterboxed(items: list[tuple[Sample, int, Letterbox]]) -> Batch:

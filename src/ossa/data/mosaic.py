@@ -1,4 +1,4 @@
-"""Mosaic and affine change in one step: each source goes straight to its part of the output.
+"""Mosaic, affine change and flip in one step: sources go straight to their part of the output.
 
 YOLOv5 pastes four images onto a canvas of twice the size and then warps the canvas. Without
 rotation the affine map takes every tile to a rectangle, so here each rectangle of the output is
@@ -42,6 +42,8 @@ class CanvasView(NamedTuple):
     target_x: float
     """Where the canvas centre lands, in pixels of the output."""
     target_y: float
+    mirrored: bool = False
+    """Whether the output is mirrored left to right, after all of that."""
 
 
 def mosaic_tiles(
@@ -75,20 +77,22 @@ def random_view(
     return CanvasView(canvas, scale, target_x, target_y)
 
 
-def render(tiles: Sequence[Tile], view: CanvasView, imgsz: int) -> Sample:
+def render(
+    tiles: Sequence[Tile], view: CanvasView, imgsz: int, *, out: NDArray[np.uint8] | None = None
+) -> Sample:
     """Returns the output of `imgsz` x `imgsz` pixels with the boxes that remain visible.
 
     A box remains when it is wider and taller than 2 px, keeps more than a tenth of its scaled
-    area, and is not longer than 100 times its breadth.
+    area, and is not longer than 100 times its breadth. The image is painted into `out`, where
+    there is one.
     """
-    image = np.full((imgsz, imgsz, 3), FILL, dtype=np.uint8)
-    boxes, labels = [], []
+    image = np.empty((imgsz, imgsz, 3), dtype=np.uint8) if out is None else out
+    image.fill(FILL)
     for tile in tiles:
         _paint(image, tile, view)
-        tile_boxes, keep = _project_boxes(tile, view, imgsz)
-        boxes.append(tile_boxes[keep])
-        labels.append(tile.sample.labels[keep])
-    return Sample(image, np.concatenate(boxes), np.concatenate(labels))
+    boxes, keep = _project_boxes(tiles, view, imgsz)
+    labels = np.concatenate([tile.sample.labels for tile in tiles])
+    return Sample(image, boxes[keep], labels[keep])
 
 
 def _paint(image: NDArray[np.uint8], tile: Tile, view: CanvasView) -> None:
@@ -102,11 +106,15 @@ def _paint(image: NDArray[np.uint8], tile: Tile, view: CanvasView) -> None:
     # Output pixel i of the rectangle has its middle at start + i + 0.5.
     shift_x = (columns.start + 0.5 - view.target_x) / view.scale + centre - tile.left - 0.5
     shift_y = (rows.start + 0.5 - view.target_y) / view.scale + centre - tile.top - 0.5
-    to_source = np.array([[1 / view.scale, 0, shift_x], [0, 1 / view.scale, shift_y]])
-    image[rows, columns] = cv2.warpAffine(
+    step_x, size_wh = 1 / view.scale, (columns.stop - columns.start, rows.stop - rows.start)
+    if view.mirrored:  # the last pixel of the rectangle comes first
+        shift_x, step_x = shift_x + (size_wh[0] - 1) * step_x, -step_x
+        columns = slice(image.shape[1] - columns.stop, image.shape[1] - columns.start)
+    cv2.warpAffine(
         tile.sample.image,
-        to_source,
-        (columns.stop - columns.start, rows.stop - rows.start),
+        np.array([[step_x, 0, shift_x], [0, 1 / view.scale, shift_y]]),
+        size_wh,
+        dst=image[rows, columns],
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
     )
@@ -121,11 +129,14 @@ def _covered(origin: int, length: int, target: float, *, view: CanvasView, imgsz
 
 
 def _project_boxes(
-    tile: Tile, view: CanvasView, imgsz: int
+    tiles: Sequence[Tile], view: CanvasView, imgsz: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Returns the tile's boxes (n, 4) in the output, clipped to it, and which remain (n,)."""
-    origin = np.array([tile.left, tile.top] * 2, dtype=np.float32)
-    on_canvas = np.clip(tile.sample.boxes_xyxy + origin, 0, view.canvas)
+    """Returns the tiles' boxes (n, 4) in the output, clipped to it, and which remain (n,)."""
+    moved = [
+        tile.sample.boxes_xyxy + np.array([tile.left, tile.top] * 2, dtype=np.float32)
+        for tile in tiles
+    ]
+    on_canvas = np.clip(np.concatenate(moved), 0, view.canvas)
     target = np.array([view.target_x, view.target_y] * 2, dtype=np.float32)
     whole = (on_canvas - np.float32(view.canvas / 2)) * np.float32(view.scale) + target
     boxes = np.clip(whole, 0, imgsz)
@@ -137,4 +148,6 @@ def _project_boxes(
         & (sizes_wh.prod(axis=1) > _MIN_AREA_KEPT * whole_wh.prod(axis=1))
         & (aspect < _MAX_ASPECT)
     )
+    if view.mirrored:
+        boxes[:, [0, 2]] = imgsz - boxes[:, [2, 0]]
     return boxes, keep

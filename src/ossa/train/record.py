@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,18 @@ import cv2
 import timm
 import torch
 
+from ossa.config import merge, settings_digest
 from ossa.errors import DataError
 from ossa.files import write_json_atomically
 from ossa.types import Record
 
-RECORD_SCHEMA = 1
+RECORD_SCHEMA = 2
 RECORD_FILE = "record.json"
+SETTINGS_BEFORE = {"augment": {"window": None}}
+"""What settings that are younger than some runs were for these, whatever is the default today.
+
+Schema 1 had no window: the partners of mosaic and mixup were drawn from all images.
+"""
 
 
 def write_record(record: Record, folder: Path) -> None:
@@ -25,7 +31,7 @@ def write_record(record: Record, folder: Path) -> None:
 
 
 def read_record(folder: Path) -> Record:
-    """Returns the record of a run's folder.
+    """Returns the record of a run's folder, of whichever schema, as one of today's.
 
     Raises:
         DataError: there is none, or it is not a record of a known schema.
@@ -36,12 +42,22 @@ def read_record(folder: Path) -> Record:
         schema = content["schema"]
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(f"expected the record of a run at {file}, found none") from None
-    if schema != RECORD_SCHEMA:
+    if schema not in range(1, RECORD_SCHEMA + 1):
         raise DataError(
-            f"{file} is a record of schema {schema}, this version reads {RECORD_SCHEMA}: "
+            f"{file} is a record of schema {schema}, this version reads 1 to {RECORD_SCHEMA}: "
             "update ossa"
         )
-    return Record(**content)
+    record = Record(**content)
+    return _from_schema_1(record) if schema == 1 else record
+
+
+def _from_schema_1(record: Record) -> Record:
+    """Returns a record of schema 2 with the settings that its run could not choose yet."""
+    config = merge(SETTINGS_BEFORE, record.config)
+    # A hash that was not that of the settings must not become it.
+    honest = record.config_hash == settings_digest(record.config)
+    config_hash = settings_digest(config) if honest else record.config_hash
+    return replace(record, schema=2, config=config, config_hash=config_hash)
 
 
 def environment() -> dict[str, str]:
