@@ -62,5 +62,5 @@ def test_the_limits_of_size_are_cocos():
 
 def test_metrics_are_known_by_name():
     assert [metric for metric in METRICS if needs_bins([metric])] == list(METRICS[4:])
-    with pytest.raises(ConfigError, match="found 'ap_smal'. Did you mean ap_small"):
+    with pytest.raises(ConfigError, match=r"found 'ap_smal'. Did you mean ap_small"):
         check_metrics(["ap", "ap_smal"])
