@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
+from tiny_studies import InThisProcess, a_study
 
 from ossa.data.scenes import write_scenes
 from ossa.study.folder import StudyFolder, create_study
 from ossa.study.run import run_study
-from studies import InThisProcess, a_study
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from tiny_studies import TINY, a_plan
 
 from ossa.errors import ConfigError
-from studies import TINY, a_plan
 
 
 def test_runs_come_seed_by_seed_so_that_an_unfinished_study_compares_all_models():

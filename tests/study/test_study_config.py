@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
+from tiny_studies import a_study
 
 from ossa.errors import ConfigError
 from ossa.study.config import read_study
-from studies import a_study
 
 
 def test_a_study_of_ten_lines_is_read(tmp_path: Path):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from tiny_studies import TINY, InThisProcess, a_study
 
 from ossa.errors import ConfigError
 from ossa.study.config import ExecutorConfig
@@ -25,7 +26,6 @@ from ossa.study.folder import (
 from ossa.study.run import epochs_trained, run_study, seconds_left
 from ossa.study.samples import SAMPLES_FILE
 from ossa.train.outputs import read_log
-from studies import TINY, InThisProcess, a_study
 
 
 def ignore(_: object) -> None:
