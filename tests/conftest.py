@@ -12,6 +12,12 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keeps indexes out of the user's cache, in the processes that tests start, too."""
+    os.environ["OSSA_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with real data and weights: $OSSA_SHARED, or `shared` beside the checkout."""

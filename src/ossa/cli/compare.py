@@ -194,7 +194,7 @@ def _index_of(data: str, split: str, *, fingerprint: str, console: "Console") ->
         return report.index
     with console.progress("checking images") as on_image:
         report = keep_decodable(report, on_image=on_image)
-    console.problems(report.problems)
+    console.faults(report)
     return report.index
 
 

@@ -24,6 +24,7 @@ from ossa.cli.output import duration, fraction
 
 if TYPE_CHECKING:  # a command that trains nothing need not wait for torch
     from ossa.config import RunConfig
+    from ossa.data.index import IndexReport
     from ossa.evaluate.run import Evaluation
     from ossa.train.events import RunStart
     from ossa.types import Record
@@ -74,6 +75,12 @@ class Console:
             self.note(str(problem))
         if len(problems) > _PROBLEMS_SHOWN:
             self.note(f"{len(problems) - _PROBLEMS_SHOWN} more problems of the data")
+
+    def faults(self, report: "IndexReport") -> None:
+        """Prints what a split leaves out by its data.yaml, and the first of its faults."""
+        for note in report.notes:
+            self.note(note)
+        self.problems(report.problems)
 
     @contextmanager
     def progress(

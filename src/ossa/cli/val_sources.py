@@ -142,7 +142,7 @@ def _read_split(data: str, split: str, console: "Console") -> "DatasetIndex":
     report = read_index(read_description(data), split)
     with console.progress("checking images") as on_image:
         report = keep_decodable(report, on_image=on_image)
-    console.problems(report.problems)
+    console.faults(report)
     index = report.index
     if (index.crowd | index.difficult).all():
         raise DataError(

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ossa.data.decode import decode_image
-from ossa.data.index import DatasetIndex
-from ossa.data.problems import Problem, ProblemLog
-from ossa.data.reading import IndexReport
+from ossa.data.index import DatasetIndex, IndexReport
+from ossa.data.problems import ProblemLog
 from ossa.errors import DataError
 
 _SMALLEST_DECODE = 64
@@ -55,8 +54,11 @@ def keep_decodable(
             f"Expected images that can be decoded in {index.root}, found none among {len(index)}; "
             f"the first: {log.problems[0]}."
         )
-    problems: tuple[Problem, ...] = (*report.problems, *log.problems)
-    return IndexReport(index if good.all() else take_images(index, good), problems)
+    return replace(
+        report,
+        index=index if good.all() else take_images(index, good),
+        problems=(*report.problems, *log.problems),
+    )
 
 
 def take_images(index: DatasetIndex, chosen: NDArray[np.bool_]) -> DatasetIndex:

@@ -9,7 +9,13 @@ Keys (those of a YOLOv5 data.yaml work as they are):
     test:                     # may be empty or missing
     names: [RBC, WBC]         # or {0: RBC, 1: WBC}; optional for coco
     nc: 2                     # optional; must agree with names
+    category_ids: [1, 3]      # optional, yolo and voc: ids of the names, as COCO has them
+    classes: {blood cell: [RBC, WBC]}  # optional: new name: names of the files; see below
     download: ...             # ignored, as is roboflow
+
+`classes` filters, merges and renames, in every format: each new class is made of one or several of
+the files' own, and the truths of those that stand nowhere are left out. A list, `[RBC, WBC]`, keeps
+these under their names.
 
 An entry is, by format:
 
@@ -32,7 +38,10 @@ from ossa.errors import ConfigError, DataError, suggestion
 
 SPLITS: Final = ("train", "val", "test")
 _FORMATS: Final = ("coco", "voc", "yolo")
-_KEYS: Final = ("format", "path", *SPLITS, "names", "nc", "images", "download", "roboflow")
+_KEYS: Final = (
+    *("format", "path", *SPLITS, "names", "nc", "category_ids", "classes", "images"),
+    *("download", "roboflow"),
+)
 
 
 @dataclass(frozen=True)
@@ -54,9 +63,13 @@ class DataDescription:
     format: str
     """'coco', 'voc' or 'yolo'."""
     names: tuple[str, ...] | None
-    """K class names; None where only the COCO files know them."""
+    """K class names of the files; None where only the COCO files know them."""
     splits: Mapping[str, SplitSource]
     """Those of 'train', 'val' and 'test' that the file names."""
+    category_ids: tuple[int, ...] | None = None
+    """(K,) ids of the names; None where the format numbers them itself."""
+    classes: Mapping[str, tuple[str, ...]] | None = None
+    """Names of the files by the new name that they get; None: all as they are."""
 
 
 def read_description(path: Path | str) -> DataDescription:
@@ -85,7 +98,15 @@ def read_description(path: Path | str) -> DataDescription:
         for split, entry in entries.items()
     }
     names = _names(content, file=file, required=data_format != "coco")
-    return DataDescription(file, root, data_format, names, splits)
+    return DataDescription(
+        file,
+        root,
+        data_format,
+        names,
+        splits,
+        category_ids=_category_ids(content, names, data_format=data_format, file=file),
+        classes=_classes(content, file=file),
+    )
 
 
 def _load_yaml(file: Path) -> dict[str, Any]:
@@ -219,3 +240,52 @@ def _names(content: dict[str, Any], *, file: Path, required: bool) -> tuple[str,
             f"Expected as many names as key 'nc' of {file} says, {count}, found {len(names)}."
         )
     return names
+
+
+def _category_ids(
+    content: dict[str, Any], names: tuple[str, ...] | None, *, data_format: str, file: Path
+) -> tuple[int, ...] | None:
+    value = content.get("category_ids")
+    if value is None:
+        return None
+    if data_format == "coco":
+        raise ConfigError(
+            f"Expected no key 'category_ids' in {file}, since COCO files have ids of their own."
+        )
+    count = len(names or ())
+    ids = tuple(value) if isinstance(value, list) else ()
+    if len(ids) != count or len(set(ids)) < count or not all(type(one) is int for one in ids):
+        raise ConfigError(
+            f"Expected {count} different whole numbers, one a name, as key 'category_ids' of "
+            f"{file}, found {value!r}."
+        )
+    return ids
+
+
+def _classes(content: dict[str, Any], *, file: Path) -> dict[str, tuple[str, ...]] | None:
+    value = content.get("classes")
+    if value is None:
+        return None
+    if not isinstance(value, list | dict) or not value:
+        raise ConfigError(
+            f"Expected key 'classes' of {file} as 'new name: [names of the files]' or a list of "
+            f"names, found {value!r}."
+        )
+    pairs = value.items() if isinstance(value, dict) else [(name, name) for name in value]
+    classes = []
+    for new, olds in pairs:
+        listed = olds if isinstance(olds, list) else [olds]
+        if not listed or not all(isinstance(name, str) for name in (new, *listed)):
+            raise ConfigError(
+                f"Expected texts under key 'classes' of {file}, found {new!r}: {olds!r}; quote "
+                "names that are no texts."
+            )
+        classes.append((new, tuple(listed)))
+    used = [name for _, olds in classes for name in olds]
+    repeated = next((name for name in used if used.count(name) > 1), None)
+    if repeated is not None:
+        raise ConfigError(
+            f"Expected every class in one place under key 'classes' of {file}, found "
+            f"'{repeated}' in two."
+        )
+    return dict(classes)

@@ -5,11 +5,13 @@ Dimensions: I images, N truths, K classes.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ossa.data.problems import Problem
 
 
 @dataclass(frozen=True)
@@ -71,3 +73,28 @@ class DatasetIndex:
         for column in (*columns, self.labels, self.areas, self.crowd, self.difficult):
             digest.update(np.ascontiguousarray(column).tobytes())
         return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class IndexReport:
+    """One split, and what was wrong with its files."""
+
+    index: DatasetIndex
+    problems: tuple[Problem, ...]
+    """In the order they were met."""
+    notes: tuple[str, ...] = ()
+    """Sentences worth telling that are no faults: what the data.yaml leaves out."""
+
+
+def take_truths(index: DatasetIndex, chosen: NDArray[np.bool_]) -> DatasetIndex:
+    """Returns the index with all images and the chosen (N,) truths alone."""
+    return replace(
+        index,
+        truth_offsets=np.concatenate(([0], np.cumsum(chosen)))[index.truth_offsets],
+        boxes_xyxy=index.boxes_xyxy[chosen],
+        labels=index.labels[chosen],
+        areas=index.areas[chosen],
+        crowd=index.crowd[chosen],
+        difficult=index.difficult[chosen],
+        annotation_ids=index.annotation_ids[chosen],
+    )

@@ -1,35 +1,30 @@
 """From a description to the index of one split, with a report of every fault on the way."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Protocol
 
+from ossa.data import cache
+from ossa.data.classes import select_classes
 from ossa.data.description import DataDescription
 from ossa.data.formats import coco, voc, yolo
-from ossa.data.index import DatasetIndex
+from ossa.data.index import DatasetIndex, IndexReport
 from ossa.data.problems import Problem, ProblemLog
+from ossa.data.sources import SourceLog
 from ossa.errors import ConfigError, DataError
-
-
-@dataclass(frozen=True)
-class IndexReport:
-    """One split, and what was wrong with its files."""
-
-    index: DatasetIndex
-    problems: tuple[Problem, ...]
-    """In the order they were met."""
 
 
 class _Reader(Protocol):
     def __call__(
-        self, description: DataDescription, split: str, *, log: ProblemLog
+        self, description: DataDescription, split: str, *, log: ProblemLog, sources: SourceLog
     ) -> DatasetIndex: ...
 
 
 _READERS: Final[Mapping[str, _Reader]] = MappingProxyType(
     {"coco": coco.read, "voc": voc.read, "yolo": yolo.read}
 )
+_WORTH_KEEPING: Final = 5000
+"""Images from which on an index is kept in the cache: fewer are read in a second or two."""
 
 
 def read_index(description: DataDescription, split: str, *, strict: bool = False) -> IndexReport:
@@ -42,27 +37,49 @@ def read_index(description: DataDescription, split: str, *, strict: bool = False
     than one pixel is reported. COCO's boxes are never clipped, nor dropped as stated twice, since
     pycocotools evaluates them as they are.
 
+    The index of a large split is kept in the user's cache (`ossa.data.cache`) and opened from
+    there as long as no file that it was read from has changed; its faults are told again.
+
     Args:
         description: of the data set, from `read_description`.
         split: 'train', 'val' or 'test'.
         strict: raise at the first fault instead of reporting it.
 
     Raises:
-        ConfigError: the description has no such split.
+        ConfigError: the description has no such split, or its classes are not those of the files.
         DataError: the split has no usable image, a list or JSON file is unreadable, or the first
             fault where `strict`.
     """
     if split not in description.splits:
         known = ", ".join(description.splits)
         raise ConfigError(f"Expected a key '{split}' in {description.file}, found {known}.")
+    kept = cache.load(description, split)
+    if kept is not None:
+        log = ProblemLog(strict=strict)
+        for problem in kept.problems:
+            log.report(problem.file, problem.line, problem.what, action=problem.action)
+        return kept
+    sources = SourceLog()
+    report = _read(description, split, strict=strict, sources=sources)
+    if len(report.index) < _WORTH_KEEPING:
+        return report
+    return cache.store(report, description, split, sources=sources)
+
+
+def _read(
+    description: DataDescription, split: str, *, strict: bool, sources: SourceLog
+) -> IndexReport:
     log = ProblemLog(strict=strict)
-    index = _READERS[description.format](description, split, log=log)
+    index = _READERS[description.format](description, split, log=log, sources=sources)
     if not len(index):
         _raise_empty(description, split, log.problems)
+    notes: tuple[str, ...] = ()
+    if description.classes is not None:
+        index, notes = select_classes(index, description.classes, file=description.file)
     if not len(index.labels):
         what = f"split '{split}' has {len(index)} images and not one usable box"
         log.report(description.file, None, what, action="all read as background")
-    return IndexReport(index, log.problems)
+    return IndexReport(index, log.problems, notes)
 
 
 def _raise_empty(description: DataDescription, split: str, problems: tuple[Problem, ...]) -> None:

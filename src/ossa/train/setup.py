@@ -184,6 +184,8 @@ def training_index(config: RunConfig, *, watcher: Watcher, strict: bool) -> Data
 def _read_split(config: RunConfig, split: str, *, watcher: Watcher, strict: bool) -> DatasetIndex:
     report = read_index(read_description(config.data), split, strict=strict)
     report = keep_decodable(report, strict=strict)
+    for note in report.notes:
+        watcher.note(note)
     for problem in report.problems[:_PROBLEMS_SHOWN]:
         watcher.note(str(problem))
     if len(report.problems) > _PROBLEMS_SHOWN:

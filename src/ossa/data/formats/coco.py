@@ -2,74 +2,168 @@
 
 Ids of images, annotations and categories are kept; classes stand in the order of their ids, and
 images in the order of theirs, as pycocotools has them. Boxes are not clipped, and crowd regions
-are truths with `crowd` set. JSON has no useful line numbers: problems name the annotation's id.
+are truths with `crowd` set. An annotation may have a key `difficult`, of 0 or 1, as VOC has it;
+pycocotools does not look at it. JSON has no useful line numbers: problems name the annotation's id.
+
+The file is read element by element into columns, so that its outlines are never in memory at once.
 """
 
-import json
 import math
 import os
-from collections import defaultdict
+import struct
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ossa.data.description import DataDescription
-from ossa.data.formats.common import Box, Columns, fault_of_box, overhang, size_or_report
+from ossa.data.formats.common import (
+    Box,
+    fault_of_box,
+    overhang,
+    relative_to,
+    size_or_report,
+    suspicious,
+)
+from ossa.data.formats.json_stream import stream_lists
 from ossa.data.index import DatasetIndex
 from ossa.data.problems import ProblemLog
+from ossa.data.sources import SourceLog
 from ossa.errors import DataError
 
+_IDS: Final = ("id", "image_id", "category_id")
+_INT: Final = frozenset({int})
+_NUMBER: Final = frozenset({int, float})
 
-def read(description: DataDescription, split: str, *, log: ProblemLog) -> DatasetIndex:
+_ROW: Final = struct.Struct("<3q5d2?")
+_ROW_TYPE: Final = np.dtype(
+    [
+        ("id", "<i8"),
+        ("image_id", "<i8"),
+        ("category_id", "<i8"),
+        ("bbox", "<f8", 4),
+        ("area", "<f8"),
+        ("crowd", "?"),
+        ("difficult", "?"),
+    ]
+)
+"""An annotation as `_ROW` packs it; an area that is not stated is NaN."""
+
+
+def read(
+    description: DataDescription, split: str, *, log: ProblemLog, sources: SourceLog
+) -> DatasetIndex:
     """Returns the index of a split; see `ossa.data.reading.read_index`."""
     source = description.splits[split]
     (file,) = source.sources
+    sources.add(file)
+    content = _Content(file, log)
+    for key, row in stream_lists(file, ("images", "annotations", "categories")):
+        content.add(key, row)
+    names_by_id = _categories(content.categories, description, file=file)
     folder = source.images or file.parent
-    content = _load(file)
-    names_by_id = _categories(content, description, file=file)
-    category_ids = sorted(names_by_id)
-    label_of = {category_id: label for label, category_id in enumerate(category_ids)}
-    images = _images(content, file=file, log=log)
-    annotations = _annotations_by_image(content, images, file=file, log=log)
-    columns = Columns()
-    present = _FileListing()
-    for image_id in sorted(images):
-        image = images[image_id]
-        path = os.path.join(folder, image["file_name"])
-        size_wh = _size(path, image, present=present, log=log)
-        if size_wh is None:
-            continue
-        columns.add_image(path, size_wh)
-        columns.image_ids.append(image_id)
-        for annotation in annotations.get(image_id, ()):
-            _add_truth(columns, annotation, size_wh, label_of=label_of, file=file, log=log)
-    names = tuple(names_by_id[category_id] for category_id in category_ids)
-    return columns.to_index(description.root, names, category_ids)
+    category_ids = np.array(sorted(names_by_id), np.int64)
+    images = _present_images(content.images, folder, log=log, sources=sources)
+    chosen = _rows_in_order(content, images, log=log)
+    rows = content.rows[_usable(chosen, content, images, category_ids, log=log)]
+    starts = np.searchsorted(rows["image_id"], images.ids)
+    return DatasetIndex(
+        root=description.root,
+        names=tuple(names_by_id[category_id] for category_id in category_ids.tolist()),
+        category_ids=category_ids,
+        file_names=np.array([relative_to(description.root, path) for path in images.files], str),
+        image_ids=images.ids,
+        sizes_wh=images.sizes_wh,
+        truth_offsets=np.append(starts, len(rows)).astype(np.int64),
+        boxes_xyxy=_boxes_xyxy(rows),
+        labels=np.searchsorted(category_ids, rows["category_id"]).astype(np.int64),
+        # Not from xyxy: (x + w) - x is not always w, and sizes decide where a truth is counted.
+        areas=np.where(np.isnan(rows["area"]), rows["bbox"][:, 2:].prod(axis=1), rows["area"]),
+        crowd=np.ascontiguousarray(rows["crowd"]),
+        difficult=np.ascontiguousarray(rows["difficult"]),
+        annotation_ids=np.ascontiguousarray(rows["id"]),
+    )
 
 
-def _load(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_bytes())
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"Expected JSON, found a syntax error at {file}:{error.lineno}: {error.msg}."
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"Expected a JSON file in UTF-8 at {file}, found {error}.") from error
-    for key in ("images", "annotations", "categories"):
-        rows = content.get(key) if isinstance(content, dict) else None
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise DataError(f"Expected a list of objects as '{key}' in {file}, found none.")
-    return content
+class _Content:
+    """What a COCO file says, without what no index holds."""
+
+    def __init__(self, file: Path, log: ProblemLog) -> None:
+        self.file = file
+        self.categories: list[tuple[Any, Any]] = []
+        """Id and name."""
+        self.images: dict[int, tuple[str, Any, Any]] = {}
+        """File name, width and height by id."""
+        self.odd: dict[int, dict[str, Any]] = {}
+        """Ids and bbox of the annotations where one of these is no number, by their row."""
+        self._log = log
+        self._rows = bytearray()
+
+    @property
+    def rows(self) -> NDArray[np.void]:
+        """All annotations as `_ROW_TYPE`, in the order of the file; what is odd is 0 or NaN."""
+        return np.frombuffer(self._rows, _ROW_TYPE)
+
+    def stated(self, row: int) -> dict[str, Any]:
+        """Returns ids and bbox of an annotation as the file states them."""
+        columns = self.rows
+        plain = {key: columns[key][row].tolist() for key in (*_IDS, "bbox")}
+        return plain | self.odd.get(row, {})
+
+    def add(self, key: str, row: Any) -> None:
+        """Takes an element of one of the three lists."""
+        if not isinstance(row, dict):
+            raise DataError(f"Expected a list of objects as '{key}' in {self.file}, found {row!r}.")
+        if key == "annotations":
+            self._add_annotation(row)
+        elif key == "images":
+            self._add_image(row)
+        else:
+            self.categories.append((row.get("id"), row.get("name")))
+
+    def _add_annotation(self, row: dict[str, Any]) -> None:
+        ids = row.get("id"), row.get("image_id"), row.get("category_id")
+        bbox, area = row.get("bbox"), row.get("area")
+        if not isinstance(area, int | float) or not 0 <= area < math.inf:
+            area = math.nan
+        flags = bool(row.get("iscrowd")), row.get("difficult") in (1, "1")
+        if type(bbox) is list and {*map(type, ids)} <= _INT and {*map(type, bbox)} <= _NUMBER:
+            try:
+                self._rows += _ROW.pack(*ids, *bbox, area, *flags)
+                return
+            except (struct.error, OverflowError):  # not four numbers, or one of many digits
+                pass
+        self.odd[len(self._rows) // _ROW.size] = {"bbox": bbox} | dict(zip(_IDS, ids, strict=True))
+        ids = (value if _is_id(value) else 0 for value in ids)
+        self._rows += _ROW.pack(*ids, *(math.nan,) * 4, area, *flags)
+
+    def _add_image(self, row: dict[str, Any]) -> None:
+        image_id, name = row.get("id"), row.get("file_name")
+        if not _is_id(image_id) or not isinstance(name, str):
+            raise DataError(
+                f"Expected a whole number as id and a text as file_name for each of 'images' in "
+                f"{self.file}, found {image_id!r} and {name!r}."
+            )
+        if image_id in self.images:
+            what = f"id {image_id} of image '{name}' is that of another image"
+            self._log.report(self.file, None, what, action="image left out")
+        else:
+            self.images[image_id] = name, row.get("width"), row.get("height")
+
+
+def _is_id(value: Any) -> TypeGuard[int]:
+    """Returns whether a value is a whole number that fits a column."""
+    return type(value) is int and -(2**63) <= value < 2**63
 
 
 def _categories(
-    content: dict[str, Any], description: DataDescription, *, file: Path
+    rows: list[tuple[Any, Any]], description: DataDescription, *, file: Path
 ) -> dict[int, str]:
-    rows = content["categories"]
     names_by_id: dict[int, str] = {}
-    for row in rows:
-        category_id, name = row.get("id"), row.get("name")
-        if type(category_id) is not int or not isinstance(name, str):
+    for category_id, name in rows:
+        if not _is_id(category_id) or not isinstance(name, str):
             raise DataError(
                 f"Expected a whole number as id and a text as name for each of 'categories' in "
                 f"{file}, found {category_id!r} and {name!r}."
@@ -89,116 +183,123 @@ def _categories(
     return names_by_id
 
 
-def _images(content: dict[str, Any], *, file: Path, log: ProblemLog) -> dict[int, dict[str, Any]]:
-    images = {}
-    for image in content["images"]:
-        image_id, name = image.get("id"), image.get("file_name")
-        if type(image_id) is not int or not isinstance(name, str):
-            raise DataError(
-                f"Expected a whole number as id and a text as file_name for each of 'images' in "
-                f"{file}, found {image_id!r} and {name!r}."
-            )
-        if image_id in images:
-            what = f"id {image_id} of image '{name}' is that of another image"
-            log.report(file, None, what, action="image left out")
+@dataclass(frozen=True)
+class _Images:
+    """The images that can be used, in the order of their ids."""
+
+    ids: NDArray[np.int64]
+    files: list[str]
+    """Absolute paths."""
+    sizes_wh: NDArray[np.int32]
+
+
+def _present_images(
+    images: dict[int, tuple[str, Any, Any]], folder: Path, *, log: ProblemLog, sources: SourceLog
+) -> _Images:
+    present = _FileListing(sources)
+    ids, files, sizes_wh = [], [], []
+    for image_id in sorted(images):
+        name, *stated_wh = images[image_id]
+        path = os.path.join(folder, name)
+        if path not in present:
+            log.report(Path(path), None, "no such image", action="image left out")
             continue
-        images[image_id] = image
-    return images
+        size_wh = tuple(stated_wh)
+        if not all(type(side) is int and 0 < side < 2**31 for side in size_wh):
+            sources.add(path)
+            size_wh = size_or_report(path, log=log)
+        if size_wh is not None:
+            ids.append(image_id)
+            files.append(path)
+            sizes_wh.append(size_wh)
+    sizes = np.array(sizes_wh, np.int32).reshape(-1, 2)
+    return _Images(np.array(ids, np.int64), files, sizes)
 
 
-def _annotations_by_image(
-    content: dict[str, Any], images: dict[int, Any], *, file: Path, log: ProblemLog
-) -> dict[int, list[dict[str, Any]]]:
-    by_image = defaultdict(list)
-    seen = set()
-    for annotation in content["annotations"]:
-        annotation_id, image_id = annotation.get("id"), annotation.get("image_id")
-        if type(annotation_id) is not int or annotation_id in seen:
-            what = f"annotation id {annotation_id!r} is no whole number or used before"
-            log.report(file, None, what, action="box dropped")
-        elif type(image_id) is not int or image_id not in images:
-            what = f"annotation {annotation_id} of an unknown image, {image_id!r}"
-            log.report(file, None, what, action="box dropped")
+def _rows_in_order(content: _Content, images: _Images, *, log: ProblemLog) -> NDArray[np.int64]:
+    """Returns the rows of the annotations of usable images, image by image.
+
+    Within an image they keep the order of the file. Those of images that the file does not know,
+    and those that have no id of their own, are reported.
+    """
+    rows = content.rows
+    has_id = np.ones(len(rows), np.bool_)
+    has_image = np.isin(rows["image_id"], np.fromiter(content.images, np.int64))
+    for row, stated in content.odd.items():
+        has_id[row] = _is_id(stated["id"])
+        has_image[row] &= _is_id(stated["image_id"])
+    known = np.flatnonzero(has_id & has_image)
+    known = np.sort(known[np.unique(rows["id"][known], return_index=True)[1]])
+    refused = np.ones(len(rows), np.bool_)
+    refused[known] = False
+    for row in np.flatnonzero(refused).tolist():
+        stated = content.stated(row)
+        if has_id[row] and not has_image[row]:
+            what = f"annotation {stated['id']} of an unknown image, {stated['image_id']!r}"
         else:
-            seen.add(annotation_id)
-            by_image[image_id].append(annotation)
-    return by_image
+            what = f"annotation id {stated['id']!r} is no whole number or used before"
+        log.report(content.file, None, what, action="box dropped")
+    known = known[np.isin(rows["image_id"][known], images.ids)]
+    return known[np.argsort(rows["image_id"][known], kind="stable")]
 
 
-def _size(
-    path: str, image: dict[str, Any], *, present: "_FileListing", log: ProblemLog
-) -> tuple[int, int] | None:
-    if path not in present:
-        log.report(Path(path), None, "no such image", action="image left out")
-        return None
-    width, height = image.get("width"), image.get("height")
-    if type(width) is int and type(height) is int and width > 0 and height > 0:
-        return width, height
-    return size_or_report(path, log=log)
-
-
-def _add_truth(
-    columns: Columns,
-    annotation: dict[str, Any],
-    size_wh: tuple[int, int],
+def _usable(
+    chosen: NDArray[np.int64],
+    content: _Content,
+    images: _Images,
+    category_ids: NDArray[np.int64],
     *,
-    label_of: dict[int, int],
-    file: Path,
     log: ProblemLog,
-) -> None:
-    which = f"annotation {annotation['id']} of image {annotation['image_id']}"
-    category_id = annotation.get("category_id")
-    if type(category_id) is not int or category_id not in label_of:
-        log.report(file, None, f"{which}: class {category_id!r} unknown", action="box dropped")
-        return
-    box_xyxy = _box_xyxy(annotation.get("bbox"))
-    if box_xyxy is None:
-        what = f"{which}: expected four numbers as bbox, found {annotation.get('bbox')!r}"
-        log.report(file, None, what, action="box dropped")
-        return
-    fault = fault_of_box(box_xyxy, size_wh)
-    if fault is not None:
-        log.report(file, None, f"{which}: {fault}", action="box dropped")
-        return
-    beyond = overhang(box_xyxy, size_wh)
-    if beyond is not None:
-        log.report(file, None, f"{which}: {beyond}", action="box kept as it is")
-    columns.add_truth(
-        box_xyxy,
-        label_of[category_id],
-        area=_area(annotation),
-        crowd=bool(annotation.get("iscrowd")),
-    )
-    columns.annotation_ids.append(annotation["id"])
+) -> NDArray[np.int64]:
+    """Returns those of the chosen rows whose class and box can be used; reports what is wrong."""
+    rows = content.rows[chosen]
+    boxes_xyxy = _boxes_xyxy(rows)
+    sizes_wh = images.sizes_wh[np.searchsorted(images.ids, rows["image_id"])]
+    has_class = np.isin(rows["category_id"], category_ids)
+    usable = np.ones(len(rows), np.bool_)
+    for place in np.flatnonzero(~has_class | suspicious(boxes_xyxy, sizes_wh)).tolist():
+        stated = content.stated(int(chosen[place]))
+        box_xyxy, size_wh = boxes_xyxy[place].tolist(), sizes_wh[place].tolist()
+        which = f"annotation {stated['id']} of image {stated['image_id']}"
+        fault = _fault(stated, box_xyxy, size_wh, has_class=bool(has_class[place]))
+        beyond = overhang(box_xyxy, size_wh)
+        if fault is not None:
+            usable[place] = False
+            log.report(content.file, None, f"{which}: {fault}", action="box dropped")
+        elif beyond is not None:
+            log.report(content.file, None, f"{which}: {beyond}", action="box kept as it is")
+    return chosen[usable]
 
 
-def _box_xyxy(bbox: Any) -> Box | None:
-    if not isinstance(bbox, list) or len(bbox) != 4:
-        return None
-    if not all(type(number) in (int, float) for number in bbox):
-        return None
-    x0, y0, width, height = map(float, bbox)
-    return x0, y0, x0 + width, y0 + height
+def _fault(
+    stated: dict[str, Any], box_xyxy: Box, size_wh: tuple[int, int], *, has_class: bool
+) -> str | None:
+    """Returns why an annotation cannot be used, or None."""
+    if not (has_class and _is_id(stated["category_id"])):
+        return f"class {stated['category_id']!r} unknown"
+    bbox = stated["bbox"]
+    if type(bbox) is not list or len(bbox) != 4 or not {*map(type, bbox)} <= _NUMBER:
+        return f"expected four numbers as bbox, found {bbox!r}"
+    return fault_of_box(box_xyxy, size_wh)
 
 
-def _area(annotation: dict[str, Any]) -> float:
-    area = annotation.get("area")
-    if isinstance(area, int | float) and 0 <= area < math.inf:
-        return float(area)
-    # Not from xyxy: (x + w) - x is not always w, and sizes decide into which bin a truth falls.
-    width, height = annotation["bbox"][2:]
-    return float(width) * float(height)
+def _boxes_xyxy(rows: NDArray[np.void]) -> NDArray[np.float64]:
+    """Returns (N, 4) the boxes of annotations."""
+    bbox = rows["bbox"]
+    return np.concatenate([bbox[:, :2], bbox[:, :2] + bbox[:, 2:]], axis=1)
 
 
 class _FileListing:
     """Which files exist, from one listing a folder instead of one question a file."""
 
-    def __init__(self) -> None:
+    def __init__(self, sources: SourceLog) -> None:
+        self._sources = sources
         self._names_of_folder: dict[str, frozenset[str]] = {}
 
     def __contains__(self, path: object) -> bool:
         folder, name = os.path.split(str(path))
         if folder not in self._names_of_folder:
+            self._sources.add(folder)
             listed = os.listdir(folder) if os.path.isdir(folder) else []
             self._names_of_folder[folder] = frozenset(listed)
         return name in self._names_of_folder[folder]

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ossa.data.decode import read_image_size
 from ossa.data.index import DatasetIndex
 from ossa.data.problems import ProblemLog
+from ossa.data.sources import SourceLog
 from ossa.errors import DataError
 
 IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
@@ -81,8 +83,8 @@ class Columns:
             root=root,
             names=names,
             category_ids=np.array(ids, np.int64),
-            file_names=np.array([_relative(file, root) for file in self.files], np.str_),
-            image_ids=np.array(self.image_ids or _ids_from_stems(self.files), np.int64),
+            file_names=np.array([relative_to(root, file) for file in self.files], np.str_),
+            image_ids=np.array(self.image_ids or ids_from_stems(self.files), np.int64),
             sizes_wh=np.array(self.sizes_wh, np.int32).reshape(-1, 2),
             truth_offsets=np.concatenate(([0], np.cumsum(self.truth_counts))).astype(np.int64),
             boxes_xyxy=np.array(self.boxes_xyxy, np.float64).reshape(-1, 4),
@@ -114,6 +116,15 @@ def overhang(box_xyxy: Box, size_wh: tuple[int, int]) -> str | None:
     if beyond <= _ROUNDING_PIXELS:
         return None
     return f"box {shown(box_xyxy)} reaches {beyond:.3g} pixels out of the image"
+
+
+def suspicious(boxes_xyxy: NDArray[np.float64], sizes_wh: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Returns (N,) whether `fault_of_box` or `overhang` has something to say of a box."""
+    low, high = boxes_xyxy[:, :2], boxes_xyxy[:, 2:]
+    # So put that a coordinate that is not a number makes it false.
+    fine = (low < high) & (high > 0) & (low < sizes_wh)
+    fine &= (low >= -_ROUNDING_PIXELS) & (high - sizes_wh <= _ROUNDING_PIXELS)
+    return ~np.asarray(fine.all(axis=1))
 
 
 def clipped(box_xyxy: Box, size_wh: tuple[int, int]) -> Box:
@@ -171,10 +182,12 @@ def listed_lines(file: Path) -> list[tuple[int, str]]:
         raise DataError(f"Expected a list in UTF-8 at {file}, found {error}.") from error
 
 
-def images_under(folder: Path) -> list[str]:
+def images_under(folder: Path, *, sources: SourceLog | None = None) -> list[str]:
     """Returns the absolute paths of all images in a folder and its subfolders, sorted."""
     found = []
     for parent, _, names in os.walk(folder, followlinks=True):
+        if sources is not None:
+            sources.add(parent)
         found += [os.path.join(parent, name) for name in names if is_image(name)]
     return sorted(found)
 
@@ -185,13 +198,15 @@ def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
 
 
-def _relative(file: str, root: Path) -> str:
+def relative_to(root: Path, file: str) -> str:
+    """Returns an absolute path as an index holds it: relative to its root, with slashes."""
     prefix = f"{root}{os.sep}"
     relative = file[len(prefix) :] if file.startswith(prefix) else os.path.relpath(file, root)
     return relative.replace(os.sep, "/")
 
 
-def _ids_from_stems(files: list[str]) -> list[int]:
+def ids_from_stems(files: list[str]) -> list[int]:
+    """Returns the numbers that the stems are where all are different ones, else 1, 2, 3, ..."""
     stems = [os.path.splitext(os.path.basename(file))[0] for file in files]
     # 18 digits fit an int64; isdecimal alone accepts digits of other scripts.
     if all(stem.isascii() and stem.isdecimal() and len(stem) <= 18 for stem in stems):

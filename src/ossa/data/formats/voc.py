@@ -3,9 +3,13 @@
 Coordinates count pixels from 1 and include the last: a box from `xmin` to `xmax` covers the
 pixels xmin..xmax, which is xmin - 1 to xmax in coordinates that count edges from 0. A box whose
 corners are one and the same point or line (xmax <= xmin) is no one pixel wide object but a slip
-of the mouse, and is reported.
+of the mouse, and is reported. Corners may have decimals.
+
+Beside VOC's own tags an object may have COCO's `iscrowd`, 0 or 1, and `area`, in pixels, which
+`ossa data convert` writes and other readers pass over.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,18 +28,23 @@ from ossa.data.formats.common import (
 )
 from ossa.data.index import DatasetIndex
 from ossa.data.problems import ProblemLog
+from ossa.data.sources import SourceLog
 from ossa.errors import DataError, suggestion
 
 _CORNERS: Final = ("xmin", "ymin", "xmax", "ymax")
 
 
-def read(description: DataDescription, split: str, *, log: ProblemLog) -> DatasetIndex:
+def read(
+    description: DataDescription, split: str, *, log: ProblemLog, sources: SourceLog
+) -> DatasetIndex:
     """Returns the index of a split; see `ossa.data.reading.read_index`."""
     names = description.names or ()
     columns = Columns()
     seen = set()
     for source in description.splits[split].sources:
+        sources.add(source)
         root = _voc_root(source, default=description.root)
+        sources.add(root / "JPEGImages")
         images = _images_by_stem(root / "JPEGImages")
         for line, stem in _stems(source):
             image = images.get(stem) or images.get(os.path.splitext(stem)[0])
@@ -46,8 +55,11 @@ def read(description: DataDescription, split: str, *, log: ProblemLog) -> Datase
                 log.report(source, line, f"'{stem}' is listed twice", action="read once")
             else:
                 seen.add(image)
-                _add_image(columns, image, root / "Annotations", names=names, log=log)
-    return columns.to_index(description.root, names)
+                annotation = root / "Annotations" / f"{Path(image).stem}.xml"
+                sources.add(image)
+                sources.add(annotation)
+                _add_image(columns, image, annotation, names=names, log=log)
+    return columns.to_index(description.root, names, description.category_ids)
 
 
 def _voc_root(source: Path, *, default: Path) -> Path:
@@ -75,12 +87,11 @@ def _stems(source: Path) -> Iterator[tuple[int, str]]:
 
 
 def _add_image(
-    columns: Columns, image: str, annotations: Path, *, names: tuple[str, ...], log: ProblemLog
+    columns: Columns, image: str, file: Path, *, names: tuple[str, ...], log: ProblemLog
 ) -> None:
     size_wh = size_or_report(image, log=log)
     if size_wh is None:
         return
-    file = annotations / f"{os.path.splitext(os.path.basename(image))[0]}.xml"
     try:
         annotation = _parse(file)
     except FileNotFoundError:
@@ -101,8 +112,11 @@ def _add_image(
         elif truth is not None:
             truths.add(truth)
             label, box_xyxy = truth
-            difficult = thing.fields.get("difficult") == "1"
-            columns.add_truth(box_xyxy, label, difficult=difficult)
+            crowd = thing.fields.get("iscrowd") == "1"
+            # A crowd region is marked difficult only for those who do not know of crowds.
+            difficult = thing.fields.get("difficult") == "1" and not crowd
+            area = _area(thing.fields.get("area"))
+            columns.add_truth(box_xyxy, label, area=area, crowd=crowd, difficult=difficult)
 
 
 def _report_other_size(
@@ -142,6 +156,15 @@ def _truth(
         return None
     box_xyxy = usable_box((x0 - 1, y0 - 1, x1, y1), size_wh, log=log, file=file, line=thing.line)
     return None if box_xyxy is None else (names.index(name), box_xyxy)
+
+
+def _area(text: str | None) -> float | None:
+    """Returns a stated area in pixels, or None where there is none that makes sense."""
+    try:
+        area = float(text or "")
+    except ValueError:
+        return None
+    return area if 0 <= area < math.inf else None
 
 
 @dataclass

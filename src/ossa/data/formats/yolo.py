@@ -1,7 +1,8 @@
 """YOLO: beside each image of a folder `images` a txt file in a folder `labels`.
 
 A line is `class cx cy w h`, or `class x y x y x y ...` for a polygon of three or more points,
-all in fractions of the image's width and height. An image without a label file is background.
+all in fractions of the image's width and height. Of a polygon its extent is the box, and the area
+is the box's. An image without a label file is background.
 """
 
 import os
@@ -21,17 +22,22 @@ from ossa.data.formats.common import (
 )
 from ossa.data.index import DatasetIndex
 from ossa.data.problems import ProblemLog
+from ossa.data.sources import SourceLog
 
 
-def read(description: DataDescription, split: str, *, log: ProblemLog) -> DatasetIndex:
+def read(
+    description: DataDescription, split: str, *, log: ProblemLog, sources: SourceLog
+) -> DatasetIndex:
     """Returns the index of a split; see `ossa.data.reading.read_index`."""
     names = description.names or ()
     columns = Columns()
-    for image in _images(description, split, log=log):
+    for image in _images(description, split, log=log, sources=sources):
+        label_file = Path(label_file_of(image))
+        sources.add(image)
+        sources.add(label_file)
         size_wh = size_or_report(image, log=log)
         if size_wh is None:
             continue
-        label_file = Path(label_file_of(image))
         try:
             truths = _truths(label_file, size_wh, num_classes=len(names), log=log)
         except (OSError, UnicodeDecodeError) as error:
@@ -41,7 +47,7 @@ def read(description: DataDescription, split: str, *, log: ProblemLog) -> Datase
         columns.add_image(image, size_wh)
         for label, box_xyxy in truths:
             columns.add_truth(box_xyxy, label)
-    return columns.to_index(description.root, names)
+    return columns.to_index(description.root, names, description.category_ids)
 
 
 def label_file_of(image: str) -> str:
@@ -52,12 +58,15 @@ def label_file_of(image: str) -> str:
     return f"{before}{labels}{after}.txt"
 
 
-def _images(description: DataDescription, split: str, *, log: ProblemLog) -> list[str]:
+def _images(
+    description: DataDescription, split: str, *, log: ProblemLog, sources: SourceLog
+) -> list[str]:
     images: dict[str, None] = {}  # a dict keeps the order and holds every image once
     for source in description.splits[split].sources:
         if source.is_dir():
-            images.update(dict.fromkeys(images_under(source)))
+            images.update(dict.fromkeys(images_under(source, sources=sources)))
             continue
+        sources.add(source)
         for line, text in listed_lines(source):
             # As YOLOv5 does: './' begins at the list, all else at the root.
             folder = source.parent if text.startswith("./") else description.root

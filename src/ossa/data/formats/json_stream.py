@@ -1,0 +1,142 @@
+"""Lists of a large JSON file, element by element: memory for one element, not for the file.
+
+Python's own decoder reads each element, so that numbers, escapes and NaN mean what they mean
+elsewhere; this module only finds where the next element begins.
+"""
+
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any, Final, NoReturn, TextIO
+
+from ossa.errors import DataError
+
+_PIECE: Final = 1 << 22
+"""Characters read at a time."""
+_BLANK: Final = " \t\n\r"
+_AFTER_A_VALUE: Final = frozenset(f"{_BLANK}:,]}}")
+
+
+def stream_lists(file: Path, keys: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """Yields key and element for every element of the lists under `keys` of a JSON object.
+
+    They come in the order of the file; other keys are skipped.
+
+    Raises:
+        DataError: the file is unreadable or no JSON, or one of `keys` is no list, stands twice or,
+            told after the last element, not at all.
+    """
+    found = set()
+    try:
+        with file.open(encoding="utf-8-sig") as stream:
+            window = _Window(stream, file)
+            for key in _keys(window):
+                if key not in keys:
+                    window.value()
+                    continue
+                if key in found or window.peek() != "[":
+                    window.value()  # a syntax error is told as one
+                    what = "a second" if key in found else "no list"
+                    raise DataError(
+                        f"Expected one list of objects as '{key}' in {file}, found {what}."
+                    )
+                found.add(key)
+                for _ in _between(window, "[", "]"):
+                    yield key, window.value()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"Expected a JSON file in UTF-8 at {file}, found {error}.") from error
+    for key in keys:
+        if key not in found:
+            raise DataError(f"Expected a list of objects as '{key}' in {file}, found none.")
+
+
+def _keys(window: "_Window") -> Iterator[str]:
+    """Yields the keys of the outermost object, with the window at the value of each."""
+    if window.peek() == "[":  # a list, perhaps of detections, is JSON, but has no keys
+        return
+    for _ in _between(window, "{", "}"):
+        if window.peek() != '"':
+            window.fail("Expecting property name enclosed in double quotes")
+        key = window.value()
+        window.take(":")
+        yield key
+    if window.peek():
+        window.fail("extra data")
+
+
+def _between(window: "_Window", opening: str, closing: str) -> Iterator[None]:
+    """Yields before each of the values between two brackets, which the caller takes."""
+    window.take(opening)
+    if window.peek() != closing:
+        yield
+        while window.peek() == ",":
+            window.take(",")
+            yield
+    window.take(closing)
+
+
+class _Window:
+    """The part of a text file that is in memory, and a place in it."""
+
+    def __init__(self, stream: TextIO, file: Path) -> None:
+        self._stream = stream
+        self._file = file
+        self._decode = json.JSONDecoder().raw_decode
+        self._text, self._at = "", 0
+        self._line = 1
+        """Of the first character of the text in memory."""
+
+    def peek(self) -> str:
+        """Returns the next character that is not blank, '' at the end; the place is then there."""
+        while True:
+            text, at = self._text, self._at
+            while text[at : at + 1] and text[at] in _BLANK:
+                at += 1
+            self._at = at
+            if at < len(text) or not self._read_more():
+                return self._text[self._at : self._at + 1]
+
+    def take(self, character: str) -> None:
+        """Goes past a character.
+
+        Raises:
+            DataError: another one is next.
+        """
+        if self.peek() != character:
+            self.fail(f"Expecting '{character}'")
+        self._at += 1
+
+    def value(self) -> Any:
+        """Returns the value that begins here, and goes past it.
+
+        Raises:
+            DataError: there is none.
+        """
+        self.peek()
+        while True:
+            try:
+                value, end = self._decode(self._text, self._at)
+            except json.JSONDecodeError as error:
+                # Cut off where the text in memory ends, or wrong: the rest of the file tells.
+                if not self._read_more():
+                    self.fail(error.msg, at=error.pos)
+                continue
+            # A number may go on behind the end of the text in memory.
+            if self._text[end : end + 1] in _AFTER_A_VALUE or not self._read_more():
+                self._at = end
+                return value
+
+    def fail(self, what: str, *, at: int | None = None) -> NoReturn:
+        """Raises the DataError of a syntax error, with its line."""
+        line = self._line + self._text.count("\n", 0, self._at if at is None else at)
+        raise DataError(f"Expected JSON, found a syntax error at {self._file}:{line}: {what}.")
+
+    def _read_more(self) -> bool:
+        """Appends to the text in memory, drops what lies before the place; False at the end."""
+        # As much again as there is: an element of any length is decoded few times.
+        more = self._stream.read(max(_PIECE, len(self._text) - self._at))
+        if not more:
+            return False
+        self._line += self._text.count("\n", 0, self._at)
+        self._text, self._at = self._text[self._at :] + more, 0
+        return True
