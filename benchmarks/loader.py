@@ -6,7 +6,9 @@ Prints one JSON object with
 - for each image size `times_decoding`: images a second of the training loader (mosaic, affine,
   colours, flip, batches; no network), divided by those that one core decodes of the same files at
   full size and does nothing with. Both are measured in turn, several times; the median is told, and
-  the least and largest beside it.
+  the least and largest beside it. `times_decoding_of_processor_time` sets the processor time that
+  an image takes in all processes beside that of decoding it, where there are as many processors as
+  workers: what the first would be, were no other program running.
 - `decoded_per_image`: JPEGs a worker decodes for each image of its batches. What is above 1 it
   decodes again at the start of every block of batches.
 - `stages`: milliseconds an image of each stage, in one process.
@@ -16,6 +18,7 @@ found decoded because the epoch is short.
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +26,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
 from itertools import islice
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import cv2
@@ -73,12 +77,33 @@ def repeated(index: DatasetIndex, times: int) -> DatasetIndex:
     )
 
 
-def decoded_per_second(index: DatasetIndex) -> float:
-    """Returns how many of the files one core decodes in a second, at full size."""
-    started = time.perf_counter()
+class Seconds(NamedTuple):
+    """What an image takes."""
+
+    passed: float
+    """Of the clock."""
+    spent: float
+    """Of processors, in this process and those that it started."""
+
+
+def now() -> Seconds:
+    """Returns the clock and what processors have spent so far."""
+    children = [Path(f"/proc/{child.pid}/schedstat") for child in multiprocessing.active_children()]
+    spent = sum(int(file.read_text().split()[0]) for file in children) / 1e9
+    return Seconds(time.perf_counter(), time.process_time() + spent)
+
+
+def per_image(started: Seconds, images: int) -> Seconds:
+    """Returns what each of so many images took since then."""
+    return Seconds(*((end - start) / images for start, end in zip(started, now(), strict=True)))
+
+
+def decoding(index: DatasetIndex) -> Seconds:
+    """Returns what one core takes to decode a file at full size."""
+    started = now()
     for position in range(len(index)):
         decode_image(index.image_path(position))
-    return len(index) / (time.perf_counter() - started)
+    return per_image(started, len(index))
 
 
 def decoded_per_image(
@@ -96,17 +121,16 @@ def decoded_per_image(
     return counting.decoded / images
 
 
-def loaded_per_second(training: TrainingDataset, *, batch: int, blocks: int, workers: int) -> float:
-    """Returns images a second of the loader, without its start."""
+def loading(training: TrainingDataset, *, batch: int, blocks: int, workers: int) -> Seconds:
+    """Returns what the loader takes for an image, without its start."""
     order = EpochBatches(len(training), batch=batch, seed=0, epochs=1000)
     # Whole rounds of all workers' blocks: when one ends, they have made as much of the next.
     a_round = workers * block_length(training, order)
     loader = training_loader(training, order, workers=workers)
     for _ in islice(loader, 2 * a_round):  # until memory and queues are as they stay
         pass
-    started = time.perf_counter()
-    images = sum(len(made.image_ids) for made in islice(loader, blocks * a_round))
-    return images / (time.perf_counter() - started)
+    started = now()
+    return per_image(started, sum(len(made.image_ids) for made in islice(loader, blocks * a_round)))
 
 
 @contextmanager
@@ -158,20 +182,24 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     for imgsz in arguments.imgsz:
         training = TrainingDataset(index, imgsz=imgsz, augment=settings, seed=0)
         order = EpochBatches(len(index), batch=arguments.batch, seed=0, epochs=1)
-        rounds = []
+        passed, spent, loads, decodes = [], [], [], []
         for _ in range(arguments.rounds):
-            before = decoded_per_second(files)
-            loaded = loaded_per_second(
+            before = decoding(files)
+            loaded = loading(
                 training, batch=arguments.batch, blocks=arguments.blocks, workers=arguments.workers
             )
-            alone = statistics.mean((before, decoded_per_second(files)))
-            rounds.append((loaded / alone, loaded, alone))
-        ratios, loaded, alone = zip(*rounds, strict=True)
+            alone = Seconds(*map(statistics.mean, zip(before, decoding(files), strict=True)))
+            passed.append(alone.passed / loaded.passed)
+            spent.append(arguments.workers * alone.spent / loaded.spent)
+            loads.append(1 / loaded.passed)
+            decodes.append(1 / alone.passed)
         sizes[imgsz] = {
-            "times_decoding": statistics.median(ratios),
-            "times_decoding_range": [min(ratios), max(ratios)],
-            "images_per_second": statistics.median(loaded),
-            "decoded_per_second_by_one_core": statistics.median(alone),
+            "times_decoding": statistics.median(passed),
+            "times_decoding_range": [min(passed), max(passed)],
+            "times_decoding_of_processor_time": statistics.median(spent),
+            "times_decoding_of_processor_time_range": [min(spent), max(spent)],
+            "images_per_second": statistics.median(loads),
+            "decoded_per_second_by_one_core": statistics.median(decodes),
             "decoded_per_image": decoded_per_image(
                 index, settings, imgsz=imgsz, batch=arguments.batch
             ),
