@@ -1,4 +1,4 @@
-"""`ossa data`: getting data sets."""
+"""`ossa data`: getting and converting data sets."""
 
 import shlex
 from functools import partial
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ossa.errors import ConfigError
 
 _ROOT_VARIABLE = "OSSA_DATA_ROOT"
 
@@ -68,3 +70,61 @@ def get(
             console.note("stopped; the same command goes on from here")
             raise typer.Exit(1) from None
         console.note(f"next: ossa train --data {shlex.quote(str(data_yaml.parent))}")
+
+
+def convert(
+    data: Annotated[
+        str, typer.Argument(help="data.yaml, or the folder that holds one.", show_default=False)
+    ],
+    output: Annotated[
+        Path,
+        typer.Argument(help="New or empty folder.", metavar="OUTPUT", show_default=False),
+    ],
+    to: Annotated[
+        str, typer.Option(help="coco, voc or yolo.", metavar="FORMAT", show_default=False)
+    ],
+    split: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Splits to write, one --split each.  [default: all]",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = None,
+    copy_images: Annotated[
+        bool,
+        typer.Option("--copy-images", help="Copy the images, too: the folder needs no other then."),
+    ] = False,
+) -> None:
+    """Write a data set in another format, and say what that format cannot hold.
+
+    Images stay where they are: COCO refers to them, VOC and YOLO get symbolic links. Key 'classes'
+    of the data.yaml filters, merges and renames on the way.
+
+    [bold]Examples[/bold]
+
+      ossa data convert data/voc --to coco voc-as-coco
+
+      ossa data convert cells.yaml --to yolo cells-yolo --split val --copy-images
+    """
+    from ossa.cli.console import Console
+    from ossa.data.convert import convert as convert_data
+    from ossa.data.description import SPLITS, read_description
+
+    wrong = next((name for name in split or () if name not in SPLITS), None)
+    if wrong is not None:
+        raise ConfigError(f"Expected --split {', '.join(SPLITS)}, found '{wrong}'.")
+    with Console() as console:
+        with console.progress("converting") as on_image:
+            conversion = convert_data(
+                read_description(data),
+                output,
+                to=to,
+                splits=split,
+                copy_images=copy_images,
+                on_image=on_image,
+            )
+        console.problems(conversion.problems)
+        for note in conversion.notes:
+            console.note(note)
+        console.note(f"next: ossa train --data {shlex.quote(str(output))}")

@@ -21,7 +21,7 @@ _COMMANDS = ("train", "pretrain", "val", "compare", "predict", "backbones", "cos
 """Each a function in the module `ossa.cli` of the same name, in the order of the help."""
 
 _GROUPS = {
-    "data": ("Data sets: get public ones.", {"data": ("get",)}),
+    "data": ("Data sets: get public ones, convert any.", {"data": ("get", "convert")}),
     "study": (
         "Many backbones, identical conditions.",
         {"study": ("plan", "run", "status", "add"), "study_report": ("report", "predict")},

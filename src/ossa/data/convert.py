@@ -1,0 +1,271 @@
+"""From a data set in one format to the same in another, with a sentence for all that is lost."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from os.path import abspath
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import yaml
+
+from ossa.data.check import take_images
+from ossa.data.description import DataDescription
+from ossa.data.formats.common import ids_from_stems, is_image
+from ossa.data.formats.writing import (
+    Changes,
+    WrittenSplit,
+    as_read_back,
+    write_coco,
+    write_voc,
+    write_yolo,
+)
+from ossa.data.index import DatasetIndex
+from ossa.data.problems import Problem
+from ossa.data.reading import read_index
+from ossa.errors import ConfigError, DataError
+
+FORMATS: Final = ("coco", "voc", "yolo")
+_NEVER_READ: Final = {
+    "coco": "outlines and keypoints are not carried over: of every object its box and area are",
+    "voc": "pose, truncation and parts are not carried over: of every object its box is",
+    "yolo": "polygons are not carried over: of every one its box is",
+}
+_TITLES: Final = {"coco": "COCO", "voc": "VOC", "yolo": "YOLO"}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A data set written anew."""
+
+    data_yaml: Path
+    problems: tuple[Problem, ...]
+    """Faults met while reading; what they left out is not in the new data set."""
+    notes: tuple[str, ...]
+    """What else was left out, as the data.yaml says, and what the new format cannot hold."""
+
+
+def convert(
+    description: DataDescription,
+    output: Path | str,
+    *,
+    to: str,
+    splits: Sequence[str] | None = None,
+    copy_images: bool = False,
+    on_image: Callable[[int, int], None] | None = None,
+) -> Conversion:
+    """Writes the splits of a data set in another format, and a data.yaml for them.
+
+    COCO refers to the images where they lie; VOC and YOLO, which must have them in a folder of
+    their own, get symbolic links. The data.yaml is written last: without it a folder is not whole.
+
+    Args:
+        description: of the data set, from `read_description`; its `classes` are applied.
+        output: a folder that is empty or not there yet.
+        to: 'coco', 'voc' or 'yolo'.
+        splits: those to write; all that the description has where None.
+        copy_images: write copies instead of referring or linking to the images.
+        on_image: called with the number of images of a split that are placed, and their total.
+
+    Raises:
+        ConfigError: an unknown format or split, or class names that VOC's XML cannot hold.
+        DataError: nothing can be read, the splits have different classes, the folder is in use or
+            cannot be written.
+    """
+    if to not in FORMATS:
+        raise ConfigError(f"Expected coco, voc or yolo as the format to write, found '{to}'.")
+    output = Path(abspath(output))
+    reports = {
+        split: read_index(description, split)
+        for split in (description.splits if splits is None else splits)
+    }
+    if to != "coco":
+        _check_names({split: report.index for split, report in reports.items()}, to=to)
+    _claim(output)
+    notes = [note for report in reports.values() for note in report.notes]
+    notes.append(_NEVER_READ[description.format])
+    entries: dict[str, Any] = {}
+    write = _Writer(output, to=to, copy_images=copy_images)
+    try:
+        for split, report in reports.items():
+            index, changes = as_read_back(_with_readable_names(report.index, to=to), to)
+            left_out = len(report.index) - len(index)
+            written = write(index, split, on_image=on_image)
+            entries[split] = written.entry
+            losses = _losses(index, changes, written, to=to, images=left_out)
+            notes += [f"{split}: {loss}" for loss in losses]
+        first = next(iter(reports.values())).index
+        root = description.root if to == "coco" and not copy_images else None
+        text = _yaml(first, entries, to=to, root=root)
+        (output / "data.yaml").write_text(text, encoding="utf-8")
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        place = error.filename2 or error.filename
+        raise DataError(
+            f"Could not write the data set into {output}: {reason}"
+            + (f" ({place})" if place else "")
+            + "; what is there is not whole, so remove it and try again"
+            + ("." if copy_images else ", with copied images where links cannot be made.")
+        ) from error
+    problems = tuple(problem for report in reports.values() for problem in report.problems)
+    return Conversion(output / "data.yaml", problems, tuple(notes))
+
+
+class _Writer:
+    """Writes split after split of one data set."""
+
+    def __init__(self, output: Path, *, to: str, copy_images: bool) -> None:
+        self._output = output
+        self._to = to
+        self._copy_images = copy_images
+        self._stems: dict[tuple[str, str], str] = {}
+
+    def __call__(
+        self,
+        index: DatasetIndex,
+        split: str,
+        *,
+        on_image: Callable[[int, int], None] | None,
+    ) -> WrittenSplit:
+        done = 0
+
+        def place_image(source: str, target: Path) -> None:
+            nonlocal done
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if self._copy_images:
+                shutil.copyfile(source, target)
+            else:
+                target.symlink_to(abspath(source))
+            done += 1
+            if on_image is not None:
+                on_image(done, len(index))
+
+        if self._to == "coco":
+            place = place_image if self._copy_images else None
+            return write_coco(index, split, self._output, place_image=place)
+        if self._to == "voc":
+            return write_voc(index, split, self._output, place_image=place_image, stems=self._stems)
+        return write_yolo(index, split, self._output, place_image=place_image)
+
+
+def _claim(output: Path) -> None:
+    """Makes the folder, which must be empty.
+
+    Raises:
+        DataError: it is in use or cannot be made.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        used = next(output.iterdir(), None)
+    except OSError as error:
+        raise DataError(
+            f"Expected a folder that can be made at {output}, found "
+            f"{(error.strerror or str(error)).lower()}."
+        ) from error
+    if used is not None:
+        raise DataError(
+            f"Expected a new or empty folder at {output}, found {used.name} in it; nothing is "
+            "overwritten, so choose another."
+        )
+
+
+def _check_names(indexes: Mapping[str, DatasetIndex], *, to: str) -> None:
+    first, *others = indexes.items()
+    for split, index in others:
+        same_ids = np.array_equal(index.category_ids, first[1].category_ids)
+        if index.names != first[1].names or not same_ids:
+            raise DataError(
+                f"Expected the same classes in all splits for {_TITLES[to]}, found others in "
+                f"'{split}' than in '{first[0]}'; key 'classes' of the data.yaml chooses common "
+                "ones, or convert one split at a time."
+            )
+    for name in first[1].names if to == "voc" else ():
+        if not name.isprintable() or name != name.strip() or not name:
+            raise ConfigError(
+                f"Expected class names that XML keeps, found {name!r}; rename it by key 'classes' "
+                "of the data.yaml."
+            )
+
+
+def _with_readable_names(index: DatasetIndex, *, to: str) -> DatasetIndex:
+    """Returns the index without images that a reader of VOC or YOLO would pass over."""
+    if to == "coco":
+        return index
+    names = (name.rpartition("/")[2] for name in index.file_names.tolist())
+    readable = np.fromiter((is_image(name) for name in names), np.bool_, len(index))
+    if not readable.any():
+        raise DataError(
+            f"Expected images with the suffix of one, such as .jpg, for {_TITLES[to]}, found "
+            f"{index.file_names[0]}."
+        )
+    return index if readable.all() else take_images(index, readable)
+
+
+def _losses(
+    index: DatasetIndex, changes: Changes, written: WrittenSplit, *, to: str, images: int
+) -> list[str]:
+    """Returns a sentence for each thing of a split that the format does not hold."""
+    title = _TITLES[to]
+    told = (
+        (
+            images,
+            f"{{}} left out, whose file name {title} readers do not take for an image",
+            "image",
+        ),
+        (
+            changes.thin,
+            "{} of at most one pixel left out, which VOC readers drop",
+            "box",
+        ),
+        (changes.stated_twice, f"{{}} left out, stated twice, which {title} readers drop", "box"),
+        (changes.clipped, "{} clipped to the image, which COCO alone does not do", "box"),
+        (changes.areas, f"the area of {{}} is lost: {title} has the box's alone", "object"),
+        (written.rounded, "{} rounded, by less than a billionth of a pixel", "box"),
+    )
+    sentences = [sentence.format(_counted(count, noun)) for count, sentence, noun in told if count]
+    if to == "yolo" and changes.crowd:
+        crowds = _counted(changes.crowd, "crowd region")
+        sentences.insert(0, f"{crowds} left out: YOLO txt has no crowd flag")
+    if changes.difficult:
+        what = ("difficult object", "left out: YOLO txt has no such flag")
+        if to == "voc":
+            what = ("crowd region", "no longer difficult, which VOC says of every crowd")
+        sentences.insert(0, f"{_counted(changes.difficult, what[0])} {what[1]}")
+    if to == "coco":
+        ordered = {"classes": index.category_ids, "images": index.image_ids}
+        return sentences + [
+            f"{what} stand in the order of their ids, not in the given one"
+            for what, ids in ordered.items()
+            if (np.diff(ids) < 0).any()
+        ]
+    if index.image_ids.tolist() != ids_from_stems(list(written.files)):
+        sentences.append(f"image ids are lost: {title} has none, so they come from names or places")
+    if (index.annotation_ids != np.arange(1, len(index.labels) + 1)).any():
+        sentences.append(f"annotation ids are lost: {title} has none, so they are counted from 1")
+    renamed = sum(
+        Path(old).name != Path(new).name
+        for old, new in zip(index.file_names.tolist(), written.files, strict=True)
+    )
+    if renamed:
+        names = _counted(renamed, "image")
+        sentences.append(f"{names} renamed, which shared a stem or had blanks in their names")
+    return sentences
+
+
+def _counted(count: int, noun: str) -> str:
+    plural = f"{noun}es" if noun.endswith("x") else f"{noun}s"
+    return f"{count} {noun if count == 1 else plural}"
+
+
+def _yaml(index: DatasetIndex, entries: Mapping[str, Any], *, to: str, root: Path | None) -> str:
+    content: dict[str, Any] = {"format": to}
+    if root is not None:
+        content["path"] = str(root)
+    content |= entries
+    if to != "coco":
+        content["names"] = list(index.names)
+        ids = index.category_ids.tolist()
+        if ids != list(range(len(ids))):
+            content["category_ids"] = ids
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
