@@ -103,8 +103,9 @@ def test_a_model_that_does_not_exist_is_in_the_plan_with_its_reason(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_saves_every_run_and_says_how_to_go_on(
-    ossa: Ossa, scenes: Path, tmp_path: Path
+    ossa: Ossa, scenes: Path, tmp_path: Path, ending: signal.Signals
 ) -> None:
     file = study_file(scenes, tmp_path, more=", resnet10t", epochs=200)
     process = start_ossa(
@@ -116,7 +117,7 @@ def test_ctrl_c_saves_every_run_and_says_how_to_go_on(
     while not all(log.is_file() and log.stat().st_size for log in states):
         assert process.poll() is None
         time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(ending)
     _, stderr = process.communicate()
     assert process.returncode == 1
     assert f"stopped; go on with: ossa study run {tmp_path / 'out'}" in stderr

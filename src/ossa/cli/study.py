@@ -1,6 +1,7 @@
 """`ossa study`: many backbones under identical conditions, from the plan to the report."""
 
 import shlex
+import signal
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -154,7 +155,7 @@ def run(
         done = sum(state.state == "done" for state in before)
         console.note(f"{opened.path}: {done} of {len(before)} runs are done")
         try:
-            with told_live(console, opened):
+            with _stoppable(), told_live(console, opened):
                 states = run_study(
                     opened,
                     create_executor(chosen),
@@ -233,6 +234,18 @@ def _executor_config(study: "StudyConfig", kind: str | None, **machine: Any) -> 
         given["kind"] = kind
     where = "the options of the executor"
     return validated(ExecutorConfig, {**study.executor.model_dump(), **given}, where=where)
+
+
+@contextmanager
+def _stoppable() -> "Iterator[None]":
+    """Has SIGTERM do what Ctrl-C does, and Ctrl-C also where a shell's background ignores it."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    former = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, former, strict=True):
+            signal.signal(number, handler)
 
 
 @contextmanager
