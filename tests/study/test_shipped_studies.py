@@ -1,5 +1,6 @@
 """The study files in `studies/`: each is a study, and each that needs no weights can be planned."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ def test_a_shipped_study_can_be_planned(file: Path):
             make_plan(study, data=Path(study.data), folder=Path("nowhere"))
         return
     plan = make_plan(study, data=Path(study.data), folder=file.parent)
-    assert len(plan.runs) == len(study.models) * len(study.seeds)
+    settings = math.prod(len(values) for values in study.vary.values())
+    assert len(plan.runs) == len(study.models) * len(study.seeds) * settings
     assert {run.weights.policy for run in plan.runs} == {"none"}
 
 
