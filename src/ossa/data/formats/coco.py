@@ -11,6 +11,7 @@ The file is read element by element into columns, so that its outlines are never
 import math
 import os
 import struct
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeGuard
@@ -36,6 +37,7 @@ from ossa.errors import DataError
 _IDS: Final = ("id", "image_id", "category_id")
 _INT: Final = frozenset({int})
 _NUMBER: Final = frozenset({int, float})
+_LARGEST: Final = sys.float_info.max
 
 _ROW: Final = struct.Struct("<3q5d2?")
 _ROW_TYPE: Final = np.dtype(
@@ -114,7 +116,7 @@ class _Content:
 
     def add(self, key: str, row: Any) -> None:
         """Takes an element of one of the three lists."""
-        if not isinstance(row, dict):
+        if type(row) is not dict:
             raise DataError(f"Expected a list of objects as '{key}' in {self.file}, found {row!r}.")
         if key == "annotations":
             self._add_annotation(row)
@@ -126,7 +128,7 @@ class _Content:
     def _add_annotation(self, row: dict[str, Any]) -> None:
         ids = row.get("id"), row.get("image_id"), row.get("category_id")
         bbox, area = row.get("bbox"), row.get("area")
-        if not isinstance(area, int | float) or not 0 <= area < math.inf:
+        if type(area) not in _NUMBER or not 0 <= area <= _LARGEST:
             area = math.nan
         flags = bool(row.get("iscrowd")), row.get("difficult") in (1, "1")
         if type(bbox) is list and {*map(type, ids)} <= _INT and {*map(type, bbox)} <= _NUMBER:

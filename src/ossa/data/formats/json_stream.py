@@ -90,11 +90,14 @@ class _Window:
         """Returns the next character that is not blank, '' at the end; the place is then there."""
         while True:
             text, at = self._text, self._at
-            while text[at : at + 1] and text[at] in _BLANK:
+            while at < len(text):
+                if text[at] not in _BLANK:
+                    self._at = at
+                    return text[at]
                 at += 1
             self._at = at
-            if at < len(text) or not self._read_more():
-                return self._text[self._at : self._at + 1]
+            if not self._read_more():
+                return ""
 
     def take(self, character: str) -> None:
         """Goes past a character.
