@@ -57,7 +57,7 @@ def test_a_deterministic_run_resumes_to_the_same_bits(scenes: Path, tmp_path: Pa
 
 def test_values_are_read_one_batch_late():
     def outcome(numbers: list[float]) -> Outcome:
-        return Outcome(int(numbers[0]), 2, (0, 1), 0.01, (0.0, 0.0, 0.0), 0.0, False)
+        return Outcome(int(numbers[0]), 2, (0, 1), 0.01, (0.0, 0.0, 0.0), 0.0, False, 0.0)
 
     reader = LateReader(torch.device(GPU))
     assert reader.put(torch.tensor([1.0], device=GPU), outcome) == []

@@ -103,7 +103,7 @@ def test_bf16_runs_the_network_in_bf16_and_keeps_losses_and_weights_in_fp32():
 
 def test_on_the_cpu_nothing_is_read_late():
     def outcome(numbers: list[float]) -> Outcome:
-        return Outcome(7, 2, (0, 1), 0.01, (numbers[0], 0.0, 0.0), 0.0, False)
+        return Outcome(7, 2, (0, 1), 0.01, (numbers[0], 0.0, 0.0), 0.0, False, 0.0)
 
     (known,) = LateReader(CPU).put(Tensor([3.0]), outcome)
     assert known.losses[0] == 3

@@ -274,7 +274,7 @@ SaveMinutes = Annotated[
     typer.Option(
         "--save-minutes",
         min=0.0,
-        help="The state is saved at every epoch's end, and within an epoch so often.",
+        help="The state is saved so often within an epoch, and at its end once a minute.",
         metavar="M",
         rich_help_panel=_WHERE,
         show_default="15",

@@ -57,7 +57,8 @@ def train(
         resume: go on from the state in `folder`.
         strict: stop at the first fault of the data instead of leaving it out.
         watcher: is told how it goes; of several processes, that of the first.
-        save_minutes: the state is saved at every epoch's end, and within an epoch so often.
+        save_minutes: the state is saved within an epoch so often, and at the end of an epoch
+            that is over a minute after the last time.
         processes: that share every batch.
 
     Raises:
@@ -151,7 +152,7 @@ def _train_epoch(run: Run, loader: Iterator[Batch], request: StopRequest) -> Eva
         initial_weights=run.parts.initial_weights,
         best=run.progress.best_epoch == epoch,
     )
-    run.save()
+    run.save_at_epoch_end()
     run.watcher.epoch_done(row, evaluation)
     if run.over and epoch + 1 < run.config.train.epochs:
         patience = run.config.train.patience
@@ -184,7 +185,7 @@ def _train_to_epoch_end(run: Run, loader: Iterator[Batch], request: StopRequest)
             )
         if at_end or run.stop:
             break
-        if time.monotonic() - run.saved_at > run.save_seconds:
+        if run.state_age > run.save_seconds:
             _account_rest(run, batch)
             run.save()
     _account_rest(run, batch)
@@ -207,14 +208,15 @@ def _train_batch(run: Run, batch: Batch, request: StopRequest) -> list[Outcome]:
     if number - run.progress.last_step_batch >= settings.accumulate:
         norm = run.step.update()
         run.progress.last_step_batch = number
-    asked = share.new_tensor(float(request.requested))
-    values = torch.cat((processes.sum(torch.cat((share, asked[None]))), norm[None]))
+    state_age = time.monotonic() - run.saved_at if processes.is_first else 0.0
+    asked = share.new_tensor((float(request.requested), state_age))
+    values = torch.cat((processes.sum(torch.cat((share, asked))), norm[None]))
 
     def outcome(numbers: list[float]) -> Outcome:
-        box, objectness, classes, stop, gradient_norm = numbers
+        box, objectness, classes, stop, age, gradient_norm = numbers
         losses = (box, objectness, classes)
         return Outcome(
-            number, images, batch.image_ids, settings.lr, losses, gradient_norm, stop > 0
+            number, images, batch.image_ids, settings.lr, losses, gradient_norm, stop > 0, age
         )
 
     return run.reader.put(values, outcome)
@@ -243,7 +245,7 @@ def _account(run: Run, outcome: Outcome, batch: Batch) -> None:
         RunFailed: losses or gradients that are not finite, with the layer where it began.
     """
     progress = run.progress
-    run.stop = run.stop or outcome.stop
+    run.stop, run.state_age = run.stop or outcome.stop, outcome.state_age
     if outcome.finite:
         for name, value in zip(progress.loss_sums, outcome.losses, strict=True):
             progress.loss_sums[name] += value * outcome.images

@@ -17,6 +17,9 @@ from ossa.train.setup import Parts
 from ossa.train.step import LateReader, Step
 from ossa.types import Record
 
+_YOUNG_SECONDS = 60.0
+"""What a killed run may lose at most, beside an epoch, for not writing the state more often."""
+
 
 @dataclass
 class Run:
@@ -38,6 +41,8 @@ class Run:
     saved_at: float = field(default_factory=time.monotonic)
     stop: bool = False
     """Whether a process was asked to stop, as all of them know."""
+    state_age: float = 0.0
+    """Seconds since the state was saved, as all processes know: they save together or not."""
 
     def save(self) -> None:
         """Writes the state from which the run can go on."""
@@ -50,7 +55,14 @@ class Run:
             identity=self.identity,
             processes=self.processes,
         )
-        self.saved_at = time.monotonic()
+        self.saved_at, self.state_age = time.monotonic(), 0.0
+
+    def save_at_epoch_end(self) -> None:
+        """Saves the state, unless that was done just now: it may be far larger than the weights."""
+        first_epoch = self.progress.batch_number == self.batches.batches_per_epoch
+        is_old = self.state_age > min(self.save_seconds, _YOUNG_SECONDS)
+        if is_old or first_epoch or self.stop or self.over:
+            self.save()
 
     @property
     def over(self) -> bool:

@@ -33,6 +33,8 @@ class Outcome(NamedTuple):
     """Before clipping; 0 where the batch waits for others before a step."""
     stop: bool
     """Whether any process was asked to stop."""
+    state_age: float
+    """Seconds since the state was saved, by the first process's clock."""
 
     @property
     def finite(self) -> bool:
