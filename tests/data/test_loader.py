@@ -1,7 +1,10 @@
 """Batches: every image once an epoch, the same for any number of workers and after a resume."""
 
+import multiprocessing
+import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -317,3 +320,23 @@ def test_evaluation_goes_through_the_index_in_its_order(index: DatasetIndex, wor
     squares = [dataset[position][0].image for position in range(7)]
     images = torch.cat([batch.images for batch in batches])
     np.testing.assert_array_equal(images.permute(0, 2, 3, 1), np.stack(squares))
+
+
+def test_one_sigterm_to_a_worker_is_for_the_main_process_and_a_second_ends_it(
+    index: DatasetIndex,
+) -> None:
+    dataset = TrainingDataset(index, imgsz=64, augment=AugmentConfig(window=4), seed=1)
+    batches = EpochBatches(len(index), batch=2, seed=0, epochs=50)
+    others = set(multiprocessing.active_children())
+    loader = training_loader(dataset, batches, workers=1)
+    seen = {next(loader).image_ids}
+    (worker,) = set(multiprocessing.active_children()) - others
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGTERM)
+    seen |= {next(loader).image_ids for _ in range(10)}
+    assert worker.is_alive()
+    assert len(seen) > 5
+    with suppress(RuntimeError):  # by which torch may tell of a lost worker
+        os.kill(worker.pid, signal.SIGTERM)
+        worker.join(timeout=30)
+    assert worker.exitcode == -signal.SIGTERM

@@ -234,8 +234,10 @@ def _end_opencv_threads(workers: int) -> None:
 
 
 def _start_worker(_: int) -> None:
-    # Ctrl-C is for the main process, which saves before it lets the workers go.
+    # Ctrl-C is for the main process, which saves before it lets the workers go. So is the SIGTERM
+    # of a scheduler that warns all processes of a job; a second one ends the worker.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     # One process a core: OpenCV's own threads would only compete.
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
