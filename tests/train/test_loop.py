@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ossa.config import (
 )
 from ossa.data.scenes import write_scenes
 from ossa.errors import CheckpointError, DataError, RunFailed
+from ossa.evaluate.run import Evaluation
 from ossa.files import sha256_of
 from ossa.models import loss as loss_module
 from ossa.models.loss import LossTerms
@@ -347,6 +349,20 @@ def test_the_state_is_saved_within_an_epoch_as_often_as_asked(scenes: Path, tmp_
     train(config_of(scenes), tmp_path, watcher=Looks(), save_minutes=0)
     # When a batch is told, the one before it is saved.
     assert seen == [1, 2, 3, 4, 5]
+
+
+def test_a_state_younger_than_a_minute_is_not_written_again_at_an_epochs_end(
+    scenes: Path, tmp_path: Path
+):
+    saved: list[int] = []
+
+    class Looks(Silence):
+        def epoch_done(self, row: Mapping[str, Any], evaluation: Evaluation) -> None:
+            state = torch.load(tmp_path / STATE_FILE, weights_only=True)
+            saved.append(state["progress"]["batch_number"])
+
+    train(config_of(scenes, epochs=3), tmp_path, watcher=Looks())
+    assert saved == [BATCHES, BATCHES, 3 * BATCHES]  # always after the first and the last
 
 
 def test_a_fraction_of_the_images_is_the_same_for_every_seed(scenes: Path, tmp_path: Path):
