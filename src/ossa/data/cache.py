@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from ossa import __version__
 from ossa.data.description import DataDescription
 from ossa.data.index import DatasetIndex, IndexReport
-from ossa.data.problems import Problem
+from ossa.data.problems import Problem, ProblemKind
 from ossa.data.sources import SourceLog, unchanged
 from ossa.errors import CheckpointError
 from ossa.files import write_atomically
 
-_READERS_VERSION: Final = 1
+_READERS_VERSION: Final = 2
 """To be raised where a reader makes another index than before of the same files."""
 _COLUMNS: Final = tuple(
     field.name for field in fields(DatasetIndex) if field.name not in ("root", "names")
@@ -73,9 +73,7 @@ def load(description: DataDescription, split: str) -> IndexReport | None:
             names=tuple(about["names"]),
             **{name: columns[name] for name in _COLUMNS},
         )
-        problems = tuple(
-            Problem(**{**problem, "file": Path(problem["file"])}) for problem in about["problems"]
-        )
+        problems = tuple(_problem(stored) for stored in about["problems"])
         return IndexReport(index, problems, tuple(about["notes"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None  # none yet, or not written by this version: read anew and written over
@@ -134,6 +132,17 @@ def _key(description: DataDescription, split: str) -> str:
         None if description.classes is None else list(description.classes.items()),
     )
     return hashlib.sha256(repr(said).encode()).hexdigest()
+
+
+def _problem(stored: Mapping[str, Any]) -> Problem:
+    """Returns the problem that `asdict` and JSON made this of."""
+    box_xyxy = stored["box_xyxy"]
+    as_it_was = {
+        "file": Path(stored["file"]),
+        "kind": ProblemKind(stored["kind"]),
+        "box_xyxy": None if box_xyxy is None else tuple(box_xyxy),
+    }
+    return Problem(**{**stored, **as_it_was})
 
 
 def _write(stream: BinaryIO, columns: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ossa.data.decode import decode_image
 from ossa.data.index import DatasetIndex, IndexReport
-from ossa.data.problems import ProblemLog
+from ossa.data.problems import ProblemKind, ProblemLog
 from ossa.errors import DataError
 
 _SMALLEST_DECODE = 64
@@ -44,7 +44,13 @@ def keep_decodable(
         for position, fault in enumerate(faults):
             if fault is not None:
                 good[position] = False
-                log.report(index.image_path(position), None, fault, action="image left out")
+                log.report(
+                    index.image_path(position),
+                    None,
+                    fault,
+                    action="image left out",
+                    kind=ProblemKind.IMAGE_UNREADABLE,
+                )
             if on_image is not None:
                 on_image(position + 1, len(index))
     finally:

@@ -1,9 +1,32 @@
 """What is wrong with the files of a data set, with file and line, and what was done about it."""
 
+import math
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from ossa.errors import DataError
+
+
+class ProblemKind(StrEnum):
+    """What sort of fault it is, for those who count."""
+
+    IMAGE_MISSING = "image-missing"
+    IMAGE_UNREADABLE = "image-unreadable"
+    IMAGE_OTHER_SIZE = "image-other-size"
+    IMAGE_LISTED_TWICE = "image-listed-twice"
+    IMAGE_WITHOUT_LABELS = "image-without-labels"
+    LABELS_UNREADABLE = "labels-unreadable"
+    LABELS_WITHOUT_IMAGE = "labels-without-image"
+    ENTRY_UNUSABLE = "entry-unusable"
+    """Of a list or of a JSON file: it is no image, or has the id of another."""
+    BOX_MALFORMED = "box-malformed"
+    BOX_EMPTY = "box-empty"
+    BOX_OUTSIDE = "box-outside"
+    BOX_OVERHANGING = "box-overhanging"
+    BOX_DUPLICATED = "box-duplicated"
+    CLASS_UNKNOWN = "class-unknown"
+    SPLIT_WITHOUT_BOXES = "split-without-boxes"
 
 
 @dataclass(frozen=True)
@@ -16,6 +39,11 @@ class Problem:
     what: str
     action: str
     """What reading did about it: 'box dropped', 'image left out', ..."""
+    kind: ProblemKind
+    image: str | None = None
+    """Absolute path of the image that a box belongs to."""
+    box_xyxy: tuple[float, float, float, float] | None = None
+    """As it is stated, in pixels of that image; None where it is not numbers."""
 
     def __str__(self) -> str:
         place = str(self.file) if self.line is None else f"{self.file}:{self.line}"
@@ -29,16 +57,36 @@ class ProblemLog:
         self._strict = strict
         self._problems: list[Problem] = []
 
-    def report(self, file: Path, line: int | None, what: str, *, action: str) -> None:
+    def report(
+        self,
+        file: Path,
+        line: int | None,
+        what: str,
+        *,
+        action: str,
+        kind: ProblemKind,
+        image: str | None = None,
+        box_xyxy: tuple[float, float, float, float] | None = None,
+    ) -> None:
+        """Appends a problem of these fields; a box that is not finite numbers is left out.
+
+        Raises:
+            DataError: the log is strict.
+        """
+        if box_xyxy is not None and not all(map(math.isfinite, box_xyxy)):
+            box_xyxy = None
+        self.add(Problem(file, line, what, action, kind, image, box_xyxy))
+
+    def add(self, problem: Problem) -> None:
         """Appends a problem.
 
         Raises:
             DataError: the log is strict.
         """
-        problem = Problem(file, line, what, action)
         if self._strict:
+            file, line = problem.file, problem.line
             place = str(file) if line is None else f"{file}:{line}"
-            raise DataError(f"{place}: {what}; mend it, or read without strict.")
+            raise DataError(f"{place}: {problem.what}; mend it, or read without strict.")
         self._problems.append(problem)
 
     @property

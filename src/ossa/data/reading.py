@@ -9,7 +9,7 @@ from ossa.data.classes import select_classes
 from ossa.data.description import DataDescription
 from ossa.data.formats import coco, voc, yolo
 from ossa.data.index import DatasetIndex, IndexReport
-from ossa.data.problems import Problem, ProblemLog
+from ossa.data.problems import Problem, ProblemKind, ProblemLog
 from ossa.data.sources import SourceLog
 from ossa.errors import ConfigError, DataError
 
@@ -57,7 +57,7 @@ def read_index(description: DataDescription, split: str, *, strict: bool = False
     if kept is not None:
         log = ProblemLog(strict=strict)
         for problem in kept.problems:
-            log.report(problem.file, problem.line, problem.what, action=problem.action)
+            log.add(problem)
         return kept
     sources = SourceLog()
     report = _read(description, split, strict=strict, sources=sources)
@@ -78,7 +78,13 @@ def _read(
         index, notes = select_classes(index, description.classes, file=description.file)
     if not len(index.labels):
         what = f"split '{split}' has {len(index)} images and not one usable box"
-        log.report(description.file, None, what, action="all read as background")
+        log.report(
+            description.file,
+            None,
+            what,
+            action="all read as background",
+            kind=ProblemKind.SPLIT_WITHOUT_BOXES,
+        )
     return IndexReport(index, log.problems, notes)
 
 

@@ -13,6 +13,7 @@ import os
 import struct
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeGuard
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from ossa.data.description import DataDescription
 from ossa.data.formats.common import (
     Box,
+    Fault,
     fault_of_box,
     overhang,
     relative_to,
@@ -30,7 +32,7 @@ from ossa.data.formats.common import (
 )
 from ossa.data.formats.json_stream import stream_lists
 from ossa.data.index import DatasetIndex
-from ossa.data.problems import ProblemLog
+from ossa.data.problems import ProblemKind, ProblemLog
 from ossa.data.sources import SourceLog
 from ossa.errors import DataError
 
@@ -150,7 +152,8 @@ class _Content:
             )
         if image_id in self.images:
             what = f"id {image_id} of image '{name}' is that of another image"
-            self._log.report(self.file, None, what, action="image left out")
+            kind = ProblemKind.ENTRY_UNUSABLE
+            self._log.report(self.file, None, what, action="image left out", kind=kind)
         else:
             self.images[image_id] = name, row.get("width"), row.get("height")
 
@@ -204,7 +207,8 @@ def _present_images(
         name, *stated_wh = images[image_id]
         path = os.path.join(folder, name)
         if path not in present:
-            log.report(Path(path), None, "no such image", action="image left out")
+            what, kind = "no such image", ProblemKind.IMAGE_MISSING
+            log.report(Path(path), None, what, action="image left out", kind=kind)
             continue
         size_wh = tuple(stated_wh)
         if not all(type(side) is int and 0 < side < 2**31 for side in size_wh):
@@ -238,9 +242,11 @@ def _rows_in_order(content: _Content, images: _Images, *, log: ProblemLog) -> ND
         stated = content.stated(row)
         if has_id[row] and not has_image[row]:
             what = f"annotation {stated['id']} of an unknown image, {stated['image_id']!r}"
+            kind = ProblemKind.LABELS_WITHOUT_IMAGE
         else:
             what = f"annotation id {stated['id']!r} is no whole number or used before"
-        log.report(content.file, None, what, action="box dropped")
+            kind = ProblemKind.ENTRY_UNUSABLE
+        log.report(content.file, None, what, action="box dropped", kind=kind)
     known = known[np.isin(rows["image_id"][known], images.ids)]
     return known[np.argsort(rows["image_id"][known], kind="stable")]
 
@@ -256,7 +262,8 @@ def _usable(
     """Returns those of the chosen rows whose class and box can be used; reports what is wrong."""
     rows = content.rows[chosen]
     boxes_xyxy = _boxes_xyxy(rows)
-    sizes_wh = images.sizes_wh[np.searchsorted(images.ids, rows["image_id"])]
+    positions = np.searchsorted(images.ids, rows["image_id"])
+    sizes_wh = images.sizes_wh[positions]
     has_class = np.isin(rows["category_id"], category_ids)
     usable = np.ones(len(rows), np.bool_)
     for place in np.flatnonzero(~has_class | suspicious(boxes_xyxy, sizes_wh)).tolist():
@@ -265,23 +272,27 @@ def _usable(
         which = f"annotation {stated['id']} of image {stated['image_id']}"
         fault = _fault(stated, box_xyxy, size_wh, has_class=bool(has_class[place]))
         beyond = overhang(box_xyxy, size_wh)
+        image = images.files[positions[place]]
+        report = partial(log.report, content.file, None, image=image, box_xyxy=tuple(box_xyxy))
         if fault is not None:
             usable[place] = False
-            log.report(content.file, None, f"{which}: {fault}", action="box dropped")
+            report(f"{which}: {fault.what}", action="box dropped", kind=fault.kind)
         elif beyond is not None:
-            log.report(content.file, None, f"{which}: {beyond}", action="box kept as it is")
+            kind = ProblemKind.BOX_OVERHANGING
+            report(f"{which}: {beyond}", action="box kept as it is", kind=kind)
     return chosen[usable]
 
 
 def _fault(
     stated: dict[str, Any], box_xyxy: Box, size_wh: tuple[int, int], *, has_class: bool
-) -> str | None:
+) -> Fault | None:
     """Returns why an annotation cannot be used, or None."""
     if not (has_class and _is_id(stated["category_id"])):
-        return f"class {stated['category_id']!r} unknown"
+        return Fault(ProblemKind.CLASS_UNKNOWN, f"class {stated['category_id']!r} unknown")
     bbox = stated["bbox"]
     if type(bbox) is not list or len(bbox) != 4 or not {*map(type, bbox)} <= _NUMBER:
-        return f"expected four numbers as bbox, found {bbox!r}"
+        what = f"expected four numbers as bbox, found {bbox!r}"
+        return Fault(ProblemKind.BOX_MALFORMED, what)
     return fault_of_box(box_xyxy, size_wh)
 
 

@@ -5,7 +5,7 @@ Dimensions: I images, N truths, K classes.
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from os.path import abspath
 from pathlib import Path
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ossa.data.decode import read_image_size
 from ossa.data.index import DatasetIndex
-from ossa.data.problems import ProblemLog
+from ossa.data.problems import ProblemKind, ProblemLog
 from ossa.data.sources import SourceLog
 from ossa.errors import DataError
 
@@ -96,16 +96,27 @@ class Columns:
         )
 
 
-def fault_of_box(box_xyxy: Box, size_wh: tuple[int, int]) -> str | None:
+@dataclass(frozen=True)
+class Fault:
+    """Why an annotation cannot be used."""
+
+    kind: ProblemKind
+    what: str
+
+
+def fault_of_box(box_xyxy: Box, size_wh: tuple[int, int]) -> Fault | None:
     """Returns why a box cannot be used, or None when it can."""
     x0, y0, x1, y1 = box_xyxy
     width, height = size_wh
     if not all(math.isfinite(number) for number in box_xyxy):
-        return "box with a coordinate that is not a number"
+        what = "box with a coordinate that is not a number"
+        return Fault(ProblemKind.BOX_MALFORMED, what)
     if x1 <= x0 or y1 <= y0:
-        return f"box of no area, {x1 - x0:g} x {y1 - y0:g} pixels"
+        what = f"box of no area, {x1 - x0:g} x {y1 - y0:g} pixels"
+        return Fault(ProblemKind.BOX_EMPTY, what)
     if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
-        return f"box {shown(box_xyxy)} outside the image of {width}x{height} pixels"
+        what = f"box {shown(box_xyxy)} outside the image of {width}x{height} pixels"
+        return Fault(ProblemKind.BOX_OUTSIDE, what)
     return None
 
 
@@ -135,16 +146,23 @@ def clipped(box_xyxy: Box, size_wh: tuple[int, int]) -> Box:
 
 
 def usable_box(
-    box_xyxy: Box, size_wh: tuple[int, int], *, log: ProblemLog, file: Path, line: int | None
+    box_xyxy: Box, size_wh: tuple[int, int], *, report: Callable[..., None]
 ) -> Box | None:
-    """Returns a box clipped to its image, or None where it had to be dropped; reports both."""
+    """Returns a box clipped to its image, or None where it had to be dropped; reports both.
+
+    Args:
+        box_xyxy: as stated.
+        size_wh: of the image.
+        report: `ProblemLog.report` of a given file and line.
+    """
     fault = fault_of_box(box_xyxy, size_wh)
     if fault is not None:
-        log.report(file, line, fault, action="box dropped")
+        report(fault.what, action="box dropped", kind=fault.kind, box_xyxy=box_xyxy)
         return None
     beyond = overhang(box_xyxy, size_wh)
     if beyond is not None:
-        log.report(file, line, beyond, action="box clipped")
+        kind = ProblemKind.BOX_OVERHANGING
+        report(beyond, action="box clipped", kind=kind, box_xyxy=box_xyxy)
     return clipped(box_xyxy, size_wh)
 
 
@@ -160,7 +178,13 @@ def size_or_report(file: str, *, log: ProblemLog) -> tuple[int, int] | None:
         return read_image_size(path)
     except DataError as error:
         reason = str(error).rpartition(", found ")[2].rstrip(".")
-        log.report(path, None, f"unreadable image: {reason}", action="image left out")
+        log.report(
+            path,
+            None,
+            f"unreadable image: {reason}",
+            action="image left out",
+            kind=ProblemKind.IMAGE_UNREADABLE,
+        )
         return None
 
 

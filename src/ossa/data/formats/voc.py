@@ -11,8 +11,9 @@ Beside VOC's own tags an object may have COCO's `iscrowd`, 0 or 1, and `area`, i
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 from xml.parsers import expat
@@ -27,7 +28,7 @@ from ossa.data.formats.common import (
     usable_box,
 )
 from ossa.data.index import DatasetIndex
-from ossa.data.problems import ProblemLog
+from ossa.data.problems import ProblemKind, ProblemLog
 from ossa.data.sources import SourceLog
 from ossa.errors import DataError, suggestion
 
@@ -50,9 +51,11 @@ def read(
             image = images.get(stem) or images.get(os.path.splitext(stem)[0])
             if image is None:
                 what = f"no image '{stem}' in {root / 'JPEGImages'}"
-                log.report(source, line, what, action="image left out")
+                kind = ProblemKind.IMAGE_MISSING
+                log.report(source, line, what, action="image left out", kind=kind)
             elif image in seen:
-                log.report(source, line, f"'{stem}' is listed twice", action="read once")
+                what, kind = f"'{stem}' is listed twice", ProblemKind.IMAGE_LISTED_TWICE
+                log.report(source, line, what, action="read once", kind=kind, image=image)
             else:
                 seen.add(image)
                 annotation = root / "Annotations" / f"{Path(image).stem}.xml"
@@ -95,20 +98,24 @@ def _add_image(
     try:
         annotation = _parse(file)
     except FileNotFoundError:
-        log.report(file, None, "no annotation file", action="image left out")
+        what, kind = "no annotation file", ProblemKind.IMAGE_WITHOUT_LABELS
+        log.report(file, None, what, action="image left out", kind=kind, image=image)
         return
     except (expat.ExpatError, _ForbiddenXmlError, OSError) as error:
         # Without its boxes it would train as background.
         line = getattr(error, "lineno", None)
-        log.report(file, line, f"unreadable XML: {error}", action="image left out")
+        what, kind = f"unreadable XML: {error}", ProblemKind.LABELS_UNREADABLE
+        log.report(file, line, what, action="image left out", kind=kind, image=image)
         return
-    _report_other_size(annotation, size_wh, file=file, log=log)
+    _report_other_size(annotation, image, size_wh, file=file, log=log)
     columns.add_image(image, size_wh)
     truths = set()
     for thing in annotation.objects:
-        truth = _truth(thing, size_wh, names=names, file=file, log=log)
+        report = partial(log.report, file, thing.line, image=image)
+        truth = _truth(thing, size_wh, names=names, report=report)
         if truth is not None and truth in truths:
-            log.report(file, thing.line, "box stated twice", action="kept once")
+            kind = ProblemKind.BOX_DUPLICATED
+            report("box stated twice", action="kept once", kind=kind, box_xyxy=truth[1])
         elif truth is not None:
             truths.add(truth)
             label, box_xyxy = truth
@@ -120,13 +127,20 @@ def _add_image(
 
 
 def _report_other_size(
-    annotation: "_Annotation", size_wh: tuple[int, int], *, file: Path, log: ProblemLog
+    annotation: "_Annotation", image: str, size_wh: tuple[int, int], *, file: Path, log: ProblemLog
 ) -> None:
     stated = annotation.size.get("width", "0"), annotation.size.get("height", "0")
     if stated in (("0", "0"), tuple(map(str, size_wh))):  # some tools write 0 x 0
         return
     what = f"size {'x'.join(stated)} stated, but the image has {size_wh[0]}x{size_wh[1]} pixels"
-    log.report(file, annotation.size_line, what, action="boxes kept as they are")
+    log.report(
+        file,
+        annotation.size_line,
+        what,
+        action="boxes kept as they are",
+        kind=ProblemKind.IMAGE_OTHER_SIZE,
+        image=image,
+    )
 
 
 def _truth(
@@ -134,27 +148,28 @@ def _truth(
     size_wh: tuple[int, int],
     *,
     names: tuple[str, ...],
-    file: Path,
-    log: ProblemLog,
+    report: Callable[..., None],
 ) -> tuple[int, Box] | None:
+    """Returns class and box of an object, or None, reported, where it cannot be used."""
+    dropped = partial(report, action="box dropped")
     name = thing.fields.get("name")
     if name not in names:
         what = f"class '{name}' unknown.{suggestion(name or '', names)}".removesuffix(".")
-        log.report(file, thing.line, what, action="box dropped")
+        dropped(what, kind=ProblemKind.CLASS_UNKNOWN)
         return None
     try:
         x0, y0, x1, y1 = (float(thing.fields[f"bndbox/{key}"]) for key in _CORNERS)
     except KeyError as error:
-        log.report(file, thing.line, f"object without {error}", action="box dropped")
+        dropped(f"object without {error}", kind=ProblemKind.BOX_MALFORMED)
         return None
     except ValueError as error:
-        log.report(file, thing.line, f"box that is not numbers: {error}", action="box dropped")
+        dropped(f"box that is not numbers: {error}", kind=ProblemKind.BOX_MALFORMED)
         return None
     if x1 <= x0 or y1 <= y0:
         what = f"box of no area, from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g})"
-        log.report(file, thing.line, what, action="box dropped")
+        dropped(what, kind=ProblemKind.BOX_EMPTY, box_xyxy=(x0 - 1, y0 - 1, x1, y1))
         return None
-    box_xyxy = usable_box((x0 - 1, y0 - 1, x1, y1), size_wh, log=log, file=file, line=thing.line)
+    box_xyxy = usable_box((x0 - 1, y0 - 1, x1, y1), size_wh, report=report)
     return None if box_xyxy is None else (names.index(name), box_xyxy)
 
 

@@ -6,6 +6,7 @@ is the box's. An image without a label file is background.
 """
 
 import os
+from functools import partial
 from pathlib import Path
 
 from ossa.data.description import DataDescription
@@ -21,7 +22,7 @@ from ossa.data.formats.common import (
     usable_box,
 )
 from ossa.data.index import DatasetIndex
-from ossa.data.problems import ProblemLog
+from ossa.data.problems import ProblemKind, ProblemLog
 from ossa.data.sources import SourceLog
 
 
@@ -39,10 +40,17 @@ def read(
         if size_wh is None:
             continue
         try:
-            truths = _truths(label_file, size_wh, num_classes=len(names), log=log)
+            truths = _truths(label_file, image, size_wh, num_classes=len(names), log=log)
         except (OSError, UnicodeDecodeError) as error:
             # Without its boxes it would train as background.
-            log.report(label_file, None, f"unreadable labels: {error}", action="image left out")
+            log.report(
+                label_file,
+                None,
+                f"unreadable labels: {error}",
+                action="image left out",
+                kind=ProblemKind.LABELS_UNREADABLE,
+                image=image,
+            )
             continue
         columns.add_image(image, size_wh)
         for label, box_xyxy in truths:
@@ -72,33 +80,43 @@ def _images(
             folder = source.parent if text.startswith("./") else description.root
             image = absolute(text, folder)
             if not is_image(os.path.basename(image)):
-                log.report(source, line, f"'{text}' is no image file", action="line left out")
+                what, kind = f"'{text}' is no image file", ProblemKind.ENTRY_UNUSABLE
+                log.report(source, line, what, action="line left out", kind=kind)
                 continue
             if image in images:
-                log.report(source, line, f"'{text}' is listed twice", action="read once")
+                what, kind = f"'{text}' is listed twice", ProblemKind.IMAGE_LISTED_TWICE
+                log.report(source, line, what, action="read once", kind=kind, image=image)
             images[image] = None
     return list(images)
 
 
 def _truths(
-    file: Path, size_wh: tuple[int, int], *, num_classes: int, log: ProblemLog
+    file: Path, image: str, size_wh: tuple[int, int], *, num_classes: int, log: ProblemLog
 ) -> list[tuple[int, Box]]:
     truths: dict[tuple[int, Box], None] = {}
     if not file.is_file():
         return []
     for line, text in numbered_lines(file):
+        report = partial(log.report, file, line, image=image)
         try:
             label, box_xyxy = _parse(text, size_wh, num_classes=num_classes)
         except ValueError as error:
-            log.report(file, line, str(error), action="box dropped")
+            unknown = isinstance(error, _UnknownClassError)
+            kind = ProblemKind.CLASS_UNKNOWN if unknown else ProblemKind.BOX_MALFORMED
+            report(str(error), action="box dropped", kind=kind)
             continue
-        box = usable_box(box_xyxy, size_wh, log=log, file=file, line=line)
+        box = usable_box(box_xyxy, size_wh, report=report)
         if box is None:
             continue
         if (label, box) in truths:
-            log.report(file, line, "box stated twice", action="kept once")
+            kind = ProblemKind.BOX_DUPLICATED
+            report("box stated twice", action="kept once", kind=kind, box_xyxy=box)
         truths[label, box] = None
     return list(truths)
+
+
+class _UnknownClassError(ValueError):
+    """A number that no class has."""
 
 
 def _parse(text: str, size_wh: tuple[int, int], *, num_classes: int) -> tuple[int, Box]:
@@ -111,7 +129,9 @@ def _parse(text: str, size_wh: tuple[int, int], *, num_classes: int) -> tuple[in
     except ValueError as error:
         raise ValueError(f"expected numbers, found '{text}'") from error
     if not (0 <= number < num_classes and number.is_integer()):
-        raise ValueError(f"class {columns[0]} unknown, there are {num_classes} (0 is the first)")
+        raise _UnknownClassError(
+            f"class {columns[0]} unknown, there are {num_classes} (0 is the first)"
+        )
     width, height = size_wh
     if count == 5:
         cx, cy, w, h = values
