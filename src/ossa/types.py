@@ -6,7 +6,7 @@ Boxes are xyxy in absolute pixels everywhere; each field says of which image.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,10 +118,15 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def above(self, confidence: float) -> "Detections":
+    def above(self, confidence: float) -> Self:
         """Returns the detections whose score is at least `confidence`."""
         keep = self.scores >= confidence
-        return Detections(self.boxes_xyxy[keep], self.scores[keep], self.labels[keep])
+        return replace(
+            self,
+            boxes_xyxy=self.boxes_xyxy[keep],
+            scores=self.scores[keep],
+            labels=self.labels[keep],
+        )
 
 
 NOTHING_FOUND = Detections(
