@@ -11,6 +11,7 @@ from ossa.config import EvaluateConfig
 from ossa.data.dataset import LetterboxedDataset
 from ossa.data.index import DatasetIndex
 from ossa.data.loader import evaluation_loader
+from ossa.data.pixels import PixelCache
 from ossa.evaluate.metrics import Metrics, evaluate_detections
 from ossa.models.loss import DetectionLoss, LossTerms
 from ossa.models.postprocess import detect
@@ -43,6 +44,7 @@ def evaluate(
     detector: nn.Module,
     index: DatasetIndex,
     *,
+    pixels: PixelCache | None = None,
     imgsz: int,
     config: EvaluateConfig,
     batch: int = 16,
@@ -60,6 +62,7 @@ def evaluate(
     Args:
         detector: maps images to `RawPredictions`.
         index: the split.
+        pixels: of its images, decoded before; None to decode them now.
         imgsz: side of the network input in pixels.
         config: confidence, suppression and limits.
         batch: images in one forward; decides speed, not results.
@@ -71,9 +74,8 @@ def evaluate(
         gather: returns what every process found to every process.
     """
     started = time.perf_counter()
-    loader = evaluation_loader(
-        LetterboxedDataset(index, imgsz=imgsz), batch=batch, workers=workers, share=share
-    )
+    dataset = LetterboxedDataset(index, imgsz=imgsz, pixels=pixels)
+    loader = evaluation_loader(dataset, batch=batch, workers=workers, share=share)
     was_training = detector.training
     detector.eval()
     found: dict[int, Detections] = {}

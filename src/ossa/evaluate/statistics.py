@@ -31,7 +31,8 @@ from statsmodels.stats.multitest import multipletests
 
 from ossa.errors import DataError
 from ossa.evaluate.matching import Matches
-from ossa.evaluate.resampling import RESAMPLES, Bin, image_weightings, num_groups, resample
+from ossa.evaluate.resampling import RESAMPLES, Bin, image_weightings, resample
+from ossa.evaluate.values import Spread, Values
 
 LEVEL = 0.95
 FEWEST_RUNS = 3
@@ -136,91 +137,23 @@ def check_truths(runs: Sequence[Matches]) -> None:
         )
 
 
-class _Spread(NamedTuple):
-    """A variance, and how well it is known."""
-
-    variance: float
-    freedom: float
-    """Degrees of freedom."""
-
-    def half_width(self) -> float:
-        """Returns that of the interval of 95 %."""
-        return float(stats.t.ppf((1 + LEVEL) / 2, self.freedom)) * self.variance**0.5
-
-    def p_of_zero(self, value: float) -> float:
-        """Returns the two-sided p of `value` if the truth is 0."""
-        if self.variance == 0:
-            return 1.0 if value == 0 else 0.0
-        return 2 * float(stats.t.sf(abs(value) / self.variance**0.5, self.freedom))
+def _half_width(spread: Spread) -> float:
+    """Returns that of the interval of 95 %."""
+    return float(stats.t.ppf((1 + LEVEL) / 2, spread.freedom)) * spread.variance**0.5
 
 
-def _sum(parts: Sequence[_Spread]) -> _Spread:
+def _p_of_zero(spread: Spread, value: float) -> float:
+    """Returns the two-sided p of `value` if the truth is 0."""
+    if spread.variance == 0:
+        return 1.0 if value == 0 else 0.0
+    return 2 * float(stats.t.sf(abs(value) / spread.variance**0.5, spread.freedom))
+
+
+def _sum(parts: Sequence[Spread]) -> Spread:
     """Returns the variance of a sum of independent parts, by Welch and Satterthwaite."""
     variance = sum(part.variance for part in parts)
     doubt = sum(part.variance**2 / part.freedom for part in parts)
-    return _Spread(variance, variance**2 / doubt if doubt else 1.0)
-
-
-@dataclass(frozen=True)
-class Values:
-    """One metric of the runs of a model."""
-
-    plain: NDArray[np.float64]
-    """(R,) every image once."""
-    resampled: NDArray[np.float64]
-    """(R, B), without the resamples in which there is no truth."""
-    left_out: NDArray[np.float64]
-    """(R, G)."""
-    num_images: int
-
-    @classmethod
-    def of(cls, values: NDArray[np.float64], *, num_images: int) -> "Values":
-        """Returns them from those (R, W) by the weightings of `image_weightings`."""
-        drawn_end = values.shape[1] - num_groups(num_images)
-        plain, resampled, left_out = np.split(values, [1, drawn_end], axis=1)
-        return cls(plain[:, 0], _defined(resampled), _defined(left_out), num_images)
-
-    def less(self, other: "Values") -> "Values":
-        """Returns the difference of two models as that of one run: of the means of their runs."""
-
-        def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-            return values.mean(axis=0, keepdims=True)
-
-        return Values(
-            mean(self.plain) - mean(other.plain),
-            mean(self.resampled) - mean(other.resampled),
-            mean(self.left_out) - mean(other.left_out),
-            self.num_images,
-        )
-
-    def over_images(self) -> _Spread:
-        """Returns the spread of the mean of the runs, if these are scored on other images."""
-        variance = float(self.resampled.mean(axis=0).var(ddof=1))
-        influences = self.left_out.mean(axis=0)
-        deviations = influences - influences.mean()
-        second, fourth = (deviations**2).mean(), (deviations**4).mean()
-        doubt = fourth - second**2  # kurtosis less 1, times the square of the variance
-        freedom = float(2 * len(deviations) * second**2 / doubt) if doubt > 0 else np.inf
-        return _Spread(variance, min(freedom, self.num_images - 1.0))
-
-    def over_seeds(self) -> _Spread:
-        """Returns the spread of the mean of the runs, on the same images."""
-        runs = len(self.plain)
-        return _Spread(float(self.plain.var(ddof=1)) / runs, runs - 1.0)
-
-    def in_both(self) -> float:
-        """Returns the variance of the mean of the runs that is in both spreads.
-
-        It is that of what an image is to one run and not to the others.
-        """
-        runs = len(self.plain)
-        own = self.resampled - self.resampled.mean(axis=0)
-        return float(own.var(axis=1, ddof=1).sum()) / (runs - 1) / runs
-
-
-def _defined(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns the columns that are defined, which are the same for all runs of all models."""
-    return values[:, np.isfinite(values[0])]
+    return Spread(variance, variance**2 / doubt if doubt else 1.0)
 
 
 def compare_values(metric: str, models: Sequence[Values]) -> list[Comparison]:
@@ -247,19 +180,19 @@ def _estimate(values: Values, models: Sequence[Values], *, lowest: float) -> Est
     over_seeds = min(len(model.plain) for model in models) >= FEWEST_RUNS
     if over_seeds:
         common = max(images.variance - sum(model.in_both() for model in models), 0.0)
-        parts = [_Spread(common, images.freedom), *(model.over_seeds() for model in models)]
+        parts = [Spread(common, images.freedom), *(model.over_seeds() for model in models)]
         # By chance three runs agree better than the images let them.
-        seeds = max(images, _sum(parts), key=_Spread.half_width)
+        seeds = max(images, _sum(parts), key=_half_width)
 
-    def interval(spread: _Spread) -> Interval:
-        half = spread.half_width()
+    def interval(spread: Spread) -> Interval:
+        half = _half_width(spread)
         return Interval(max(value - half, lowest), min(value + half, 1.0))
 
     return Estimate(
         value=value,
         images=interval(images),
         seeds=interval(seeds) if over_seeds else None,
-        p=seeds.p_of_zero(value),
+        p=_p_of_zero(seeds, value),
     )
 
 

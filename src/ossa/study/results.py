@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ossa.data.index import DatasetIndex
 from ossa.errors import DataError
-from ossa.evaluate.statistics import Values
+from ossa.evaluate.values import Values
 from ossa.study.config import StudyConfig
 from ossa.study.folder import MEASUREMENTS_FILE, RunState, StudyFolder
 from ossa.study.law import inverse_normalised_loss

@@ -17,7 +17,7 @@ from ossa.errors import DataError
 from ossa.evaluate.coco import read_coco_results
 from ossa.evaluate.matching import Matches, match
 from ossa.evaluate.resampling import METRICS, RESAMPLES, bins_of, image_weightings, resample
-from ossa.evaluate.statistics import Values
+from ossa.evaluate.values import Values
 from ossa.files import sha256_of, write_atomically
 
 SAMPLES_FILE = "resampled.npz"

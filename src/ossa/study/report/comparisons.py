@@ -13,11 +13,11 @@ from ossa.evaluate.statistics import (
     Comparison,
     Estimate,
     Interval,
-    Values,
     Verdict,
     compare_values,
     with_verdicts,
 )
+from ossa.evaluate.values import Values
 from ossa.study.report.tables import ReportTable, TableColumn
 from ossa.study.report.words import signed
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from ossa.evaluate.statistics import Values
+from ossa.evaluate.values import Values
 from ossa.study.report.comparisons import compare_named
 from ossa.study.report.tables import ReportTable, TableColumn
 from ossa.study.report.view import StudyView

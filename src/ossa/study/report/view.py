@@ -9,7 +9,7 @@ import pandas as pd
 
 from ossa.errors import DataError
 from ossa.evaluate.resampling import METRICS
-from ossa.evaluate.statistics import Values
+from ossa.evaluate.values import Values
 from ossa.study.frontier import Draws, Frontier, find_frontier, joint_draws
 from ossa.study.law import Law, fit_law
 from ossa.study.points import NoLaw, Points
