@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from ossa.cli.output import KEYS
 from ossa.config import RunConfig
+from ossa.data.decode import decode_image
 from ossa.errors import RunFailed
 from ossa.train.record import read_record
 from ossa.train.step import Step
@@ -101,6 +102,38 @@ def test_figures_can_be_left_out(ossa: Ossa, scenes: Path, tmp_path: Path) -> No
     assert not (tmp_path / "runs" / "yolov5n" / "figures").exists()
     again = ossa("train", "--resume", tmp_path / "runs" / "yolov5n", "--no-figures")
     assert again.exit_code == 0, again.stderr
+
+
+@pytest.mark.parametrize("place", ["disk", "ram"])
+def test_a_cache_changes_no_bit_of_a_training_and_images_are_decoded_once(
+    training: FinishedTraining,
+    ossa: Ossa,
+    scenes: Path,
+    place: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoded: list[Path] = []
+
+    def decode(path: Path, **settings: Any) -> Any:
+        decoded.append(path)
+        return decode_image(path, **settings)
+
+    monkeypatch.setattr("ossa.data.resized.decode_image", decode)
+    monkeypatch.setattr("ossa.data.check.decode_image", decode)
+    common = ("--data", scenes, "--model", "yolov5n", "--epochs", 1, "--no-figures", "--json")
+    result = ossa("train", *common, *TINY, "--cache", place)
+    assert result.exit_code == 0, result.stderr
+    assert len(decoded) == len(set(decoded)) == 16 + 8
+    assert "cache of 16 images of split 'train' at 64 px: " in result.stderr
+    assert "cache of 8 images of split 'val' at 64 px: " in result.stderr
+    row, without = json.loads(result.stdout), training.row()
+    different = {key for key in row if row[key] != without[key]}
+    assert different <= {"folder", "images_per_second", "train_seconds"}
+    ours = load_file(Path(row["folder"]) / "last.safetensors")
+    theirs = load_file(training.folder / "last.safetensors")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    hashes = [read_record(Path(r["folder"])).config_hash for r in (row, without)]
+    assert hashes[0] == hashes[1]
 
 
 def test_a_finished_run_is_not_trained_again(training: FinishedTraining, ossa: Ossa) -> None:

@@ -223,7 +223,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_behind(
         with open("/dev/full", "wb", buffering=0) as full:
             full.write(b"x")
 
-    monkeypatch.setattr(cache, "_write", fill)
+    monkeypatch.setattr(cache, "write_columns", fill)
     report = read(write(tmp_path, "coco"))
     assert "no space left on device" in report.notes[0]
     assert list(folder.iterdir()) == []

@@ -97,6 +97,9 @@ class Console:
         finally:
             self._close()
 
+    def preparing(self, doing: str, *, done: int, total: int) -> None:
+        self._show(doing, done=done, total=total)
+
     def started(self, start: "RunStart") -> None:
         self._epochs = start.config.train.epochs
         self._batches_per_epoch = start.batches_per_epoch

@@ -41,6 +41,17 @@ Workers = Annotated[
         show_default=False,
     ),
 ]
+Cache = Annotated[
+    Literal["ram", "disk"] | None,
+    typer.Option(
+        "--cache",
+        help="Decode and resize every image once: disk keeps the pixels in the cache folder "
+        "(OSSA_CACHE, else ~/.cache/ossa) for every later run, ram in memory that all processes "
+        "share. It changes the speed, never the result.",
+        rich_help_panel=MACHINE_PANEL,
+        show_default=False,
+    ),
+]
 AsJson = Annotated[
     bool,
     typer.Option(

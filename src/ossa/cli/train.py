@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _TRACKING = {"track", "track_weights", "track_project"}
 _WITH_RESUME = {
-    *("resume", "device", "workers", "save_minutes", "no_figures", "as_json"),
+    *("resume", "device", "workers", "cache", "save_minutes", "no_figures", "as_json"),
     *_TRACKING,
 }
 
@@ -67,6 +67,7 @@ def train(
     exist_ok: opt.ExistOk = False,
     device: options.Device = None,
     workers: options.Workers = None,
+    cache: options.Cache = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Train a detector and score it after every epoch.
@@ -182,9 +183,7 @@ def _machine(given: Mapping[str, Any]) -> dict[str, Any]:
         "device": device_of_process(options.choose_device(given.get("device"))),
         "workers": options.choose_workers(given.get("workers")),
     }
-    if "save_minutes" in given:
-        machine["save_minutes"] = given["save_minutes"]
-    return machine
+    return machine | {key: given[key] for key in ("cache", "save_minutes") if key in given}
 
 
 def _trackers(given: Mapping[str, Any]) -> "list[Tracker]":

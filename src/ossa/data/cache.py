@@ -1,24 +1,22 @@
 """The index of a split in one file of the user's cache folder, opened by memory map.
 
 A file is whole or not there, whoever writes at the same time, and may be deleted at any moment.
-It is laid out as safetensors lays out tensors (any of its readers opens it): a length, a header in
-JSON, the columns. A header says which files the index was read from and what they were then: while
-they are, the index is taken from here, else read anew and written over this one.
+With its columns (`ossa.data.columns`) it says which files the index was read from and what they
+were then: while they are, the index is taken from here, else read anew and written over this one.
 """
 
 import hashlib
 import json
-import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ossa import __version__
+from ossa.data.columns import read_columns, write_columns
 from ossa.data.description import DataDescription
 from ossa.data.index import DatasetIndex, IndexReport
 from ossa.data.problems import Problem, ProblemKind
@@ -31,15 +29,6 @@ _READERS_VERSION: Final = 2
 _COLUMNS: Final = tuple(
     field.name for field in fields(DatasetIndex) if field.name not in ("root", "names")
 )
-_NAMES_OF_TYPES: Final[Mapping[str, str]] = {
-    "float64": "F64",
-    "int64": "I64",
-    "int32": "I32",
-    "uint8": "U8",
-    "bool": "BOOL",
-}
-_TYPES: Final[Mapping[str, str]] = {short: name for name, short in _NAMES_OF_TYPES.items()}
-_ALIGNMENT: Final = 64
 
 
 def cache_folder() -> Path:
@@ -59,8 +48,7 @@ def load(description: DataDescription, split: str) -> IndexReport | None:
     file = _file_of(description, split)
     try:
         raw = np.memmap(file, np.uint8, mode="r")
-        header, columns = _columns(raw)
-        about = json.loads(header["__metadata__"]["ossa"])
+        about, columns = read_columns(raw)
         paths = json.loads(columns["source_paths"].tobytes())
         if about["key"] != _key(description, split):
             return None
@@ -107,7 +95,7 @@ def store(
     }
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, lambda stream: _write(stream, columns, about))
+        write_atomically(file, lambda stream: write_columns(stream, columns, about))
     except (OSError, CheckpointError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
         note = (
@@ -143,52 +131,3 @@ def _problem(stored: Mapping[str, Any]) -> Problem:
         "box_xyxy": None if box_xyxy is None else tuple(box_xyxy),
     }
     return Problem(**{**stored, **as_it_was})
-
-
-def _write(stream: BinaryIO, columns: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> None:
-    header: dict[str, Any] = {"__metadata__": {"ossa": json.dumps(about)}}
-    at = 0
-    # The widest numbers first: so all begin at a multiple of their width.
-    ordered = sorted(columns.items(), key=lambda item: -item[1].dtype.itemsize)
-    for name, column in ordered:
-        header[name] = {
-            "dtype": _NAMES_OF_TYPES[column.dtype.name],
-            "shape": list(column.shape),
-            "data_offsets": [at, at + column.nbytes],
-        }
-        at += column.nbytes
-    text = json.dumps(header).encode()
-    text += b" " * (-(len(text) + 8) % _ALIGNMENT)
-    stream.write(len(text).to_bytes(8, "little"))
-    stream.write(text)
-    for _, column in ordered:
-        # Little-endian, as on every machine that PyTorch runs on.
-        stream.write(np.ascontiguousarray(column).reshape(-1).view(np.uint8).data)
-
-
-def _columns(raw: NDArray[np.uint8]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Returns the header of a file and its columns, as views.
-
-    Raises:
-        ValueError, KeyError, TypeError: it is no such file, or cut short.
-    """
-    start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
-    header = json.loads(raw[8:start].tobytes())
-    return header, dict(_views(header, np.asarray(raw[start:])))
-
-
-def _views(
-    header: Mapping[str, Any], data: NDArray[np.uint8]
-) -> Iterator[tuple[str, NDArray[Any]]]:
-    end = 0
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        first, last = entry["data_offsets"]
-        dtype, shape = np.dtype(_TYPES[entry["dtype"]]), entry["shape"]
-        if last - first != math.prod(shape) * dtype.itemsize:
-            raise ValueError(f"column {name} is not as long as its shape")
-        yield name, data[first:last].view(dtype).reshape(shape)
-        end = max(end, last)
-    if end != len(data):
-        raise ValueError("cut short")

@@ -1,6 +1,6 @@
 """What is looked at before a training starts: does every image decode?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ def keep_decodable(
     *,
     strict: bool = False,
     threads: int = 2,
+    known: Iterable[str | None] | None = None,
     on_image: Callable[[int, int], None] | None = None,
 ) -> IndexReport:
     """Returns the report without the images whose files cannot be decoded, which it now names.
@@ -30,6 +31,7 @@ def keep_decodable(
         report: of a split.
         strict: raise at the first such image.
         threads: that decode at the same time.
+        known: why each image cannot be decoded, or None for it; nothing is decoded then.
         on_image: called with the number of images checked and their total.
 
     Raises:
@@ -40,7 +42,11 @@ def keep_decodable(
     good = np.ones(len(index), dtype=np.bool_)
     pool = ThreadPoolExecutor(threads)
     try:
-        faults = pool.map(lambda position: _fault(index, position), range(len(index)))
+        faults = (
+            pool.map(lambda position: _fault(index, position), range(len(index)))
+            if known is None
+            else known
+        )
         for position, fault in enumerate(faults):
             if fault is not None:
                 good[position] = False

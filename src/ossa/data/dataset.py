@@ -6,10 +6,11 @@ from torch.utils.data import Dataset
 
 from ossa.config import AugmentConfig
 from ossa.data.augment import training_sample
-from ossa.data.decode import decode_image
 from ossa.data.index import DatasetIndex
-from ossa.data.letterbox import letterbox, resize_long_side
+from ossa.data.letterbox import on_square
 from ossa.data.order import Draw, ShuffledOrder
+from ossa.data.pixels import PixelCache
+from ossa.data.resized import Resized, read_resized
 from ossa.types import Letterbox, Sample
 
 
@@ -29,9 +30,18 @@ class TrainingDataset(Dataset[tuple[Sample, int]]):
         augment: AugmentConfig,
         seed: int,
         plain_from_epoch: int | None = None,
+        pixels: PixelCache | None = None,
     ) -> None:
-        """`plain_from_epoch`: the first epoch without mosaic and mixup, None for never."""
+        """Args:
+        index: of the images.
+        imgsz: side of a sample in pixels.
+        augment: probabilities and ranges.
+        seed: of all that is random.
+        plain_from_epoch: the first epoch without mosaic and mixup, None for never.
+        pixels: the same images, decoded as this data set decodes them; it changes no sample.
+        """
         self.index = index
+        self.pixels = pixels
         self.imgsz = imgsz
         self.augment = augment
         self.seed = seed
@@ -73,33 +83,39 @@ class TrainingDataset(Dataset[tuple[Sample, int]]):
 
     def load(self, position: int) -> Sample:
         """Returns the image with its longer side of `imgsz` pixels, and the truths that train."""
-        width, height = (int(side) for side in self.index.sizes_wh[position])
-        decoded = decode_image(
-            self.index.image_path(position), reduce_to=self.imgsz, size_wh=(width, height)
-        )
-        # Reduced sides are rounded up, so the ratio of the sides is not exactly the reduction.
-        reduction = round(max(width, height) / max(decoded.shape[:2]))
-        image = resize_long_side(decoded, self.imgsz)
-        scale_yx = np.divide(image.shape[:2], decoded.shape[:2]) / reduction
+        image, scale_yx = self._resized(position)
         boxes_xyxy, labels = _training_boxes(self.index, position)
         boxes_xyxy = boxes_xyxy * np.tile(scale_yx[::-1], 2)
         return Sample(image, boxes_xyxy.astype(np.float32), labels)
+
+    def _resized(self, position: int) -> Resized:
+        if self.pixels is not None:
+            return self.pixels[position]
+        return read_resized(self.index, position, self.imgsz, reduced=True)
 
 
 class LetterboxedDataset(Dataset[tuple[Sample, int, Letterbox]]):
     """Maps a position to the image on a square of `imgsz` pixels, its id and its placement."""
 
-    def __init__(self, index: DatasetIndex, *, imgsz: int) -> None:
+    def __init__(
+        self, index: DatasetIndex, *, imgsz: int, pixels: PixelCache | None = None
+    ) -> None:
+        """`pixels`: the same images, decoded as this data set decodes them."""
         self.index = index
         self.imgsz = imgsz
+        self.pixels = pixels
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, position: int) -> tuple[Sample, int, Letterbox]:
         width, height = (int(side) for side in self.index.sizes_wh[position])
-        image = decode_image(self.index.image_path(position), size_wh=(width, height))
-        square, placement = letterbox(image, self.imgsz)
+        image, _ = (
+            read_resized(self.index, position, self.imgsz)
+            if self.pixels is None
+            else self.pixels[position]
+        )
+        square, placement = on_square(image, self.imgsz, original_wh=(width, height))
         boxes_xyxy, labels = _training_boxes(self.index, position)
         boxes = placement.boxes_to_network(boxes_xyxy.astype(np.float32))
         sample = Sample(square, boxes, labels)

@@ -25,7 +25,14 @@ def resize_long_side(image: NDArray[np.uint8], imgsz: int) -> NDArray[np.uint8]:
 def letterbox(image: NDArray[np.uint8], imgsz: int) -> tuple[NDArray[np.uint8], Letterbox]:
     """Returns the image (H, W, 3) centred on a grey square of `imgsz` px, and its placement."""
     original_wh = (image.shape[1], image.shape[0])
-    return _centred(resize_long_side(image, imgsz), (imgsz, imgsz), original_wh=original_wh)
+    return on_square(resize_long_side(image, imgsz), imgsz, original_wh=original_wh)
+
+
+def on_square(
+    resized: NDArray[np.uint8], imgsz: int, *, original_wh: tuple[int, int]
+) -> tuple[NDArray[np.uint8], Letterbox]:
+    """Returns a resized image centred on a grey square of `imgsz` px, and the original's place."""
+    return _centred(resized, (imgsz, imgsz), original_wh=original_wh)
 
 
 def letterbox_rectangular(

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ossa.config import RunConfig, build_config, load_recipe, merge
+from ossa.data.pixel_store import CachePlace
 from ossa.errors import ConfigError
 from ossa.models.presets import preset_scale
 from ossa.train.events import Watcher
@@ -47,6 +48,7 @@ def train_detector(
     settings: Mapping[str, Any] | None = None,
     device: torch.device | str = "cpu",
     workers: int = 0,
+    cache: CachePlace | None = None,
     watcher: Watcher | None = None,
 ) -> Record:
     """Trains a detector and returns its record; the weights lie in `folder`, best.safetensors.
@@ -56,6 +58,7 @@ def train_detector(
         folder: of the run; a new or an empty one.
         device: 'cpu', 'cuda', 'cuda:1', ...
         workers: processes that load images; they change the speed, never the result.
+        cache: where images are kept decoded, 'ram' or 'disk'; changes the speed, never the result.
         watcher: is told how it goes.
 
     Raises:
@@ -67,4 +70,4 @@ def train_detector(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"expected a new or empty folder for the run, found {folder} in use")
     folder.mkdir(parents=True, exist_ok=True)
-    return train(config, folder, device=device, workers=workers, watcher=watcher)
+    return train(config, folder, device=device, workers=workers, cache=cache, watcher=watcher)

@@ -32,6 +32,10 @@ class Watcher(Protocol):
 
     def started(self, start: RunStart) -> None: ...
 
+    def preparing(self, doing: str, *, done: int, total: int) -> None:
+        """Before the start: how much of something long is done, such as decoding for a cache."""
+        ...
+
     def batch_done(self, *, epoch: int, batch: int, loss: float) -> None:
         """Args:
         epoch: counted from 0.
@@ -64,6 +68,9 @@ class Silence:
     def started(self, start: RunStart) -> None:
         pass
 
+    def preparing(self, doing: str, *, done: int, total: int) -> None:
+        pass
+
     def batch_done(self, *, epoch: int, batch: int, loss: float) -> None:
         pass
 
@@ -88,6 +95,9 @@ class Watchers:
 
     def started(self, start: RunStart) -> None:
         self._each(lambda watcher: watcher.started(start))
+
+    def preparing(self, doing: str, *, done: int, total: int) -> None:
+        self._each(lambda watcher: watcher.preparing(doing, done=done, total=total))
 
     def batch_done(self, *, epoch: int, batch: int, loss: float) -> None:
         self._each(lambda watcher: watcher.batch_done(epoch=epoch, batch=batch, loss=loss))

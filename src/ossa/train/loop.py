@@ -13,6 +13,7 @@ import torch
 from ossa.config import RunConfig
 from ossa.data.dataset import TrainingDataset
 from ossa.data.loader import training_loader
+from ossa.data.pixel_store import CachePlace
 from ossa.errors import OssaError, RunFailed
 from ossa.evaluate.run import Evaluation, evaluate
 from ossa.models.build import with_weights_settings
@@ -41,6 +42,7 @@ def train(
     *,
     device: torch.device | str = "cpu",
     workers: int = 0,
+    cache: CachePlace | None = None,
     resume: bool = False,
     strict: bool = False,
     watcher: Watcher | None = None,
@@ -54,6 +56,7 @@ def train(
         folder: of the run; must exist, and be empty unless `resume`.
         device: 'cpu', 'cuda', 'cuda:1', ...
         workers: processes that load images; they change the speed, never the result.
+        cache: where images are kept decoded, 'ram' or 'disk'; changes the speed, never the result.
         resume: go on from the state in `folder`.
         strict: stop at the first fault of the data instead of leaving it out.
         watcher: is told how it goes; of several processes, that of the first.
@@ -67,7 +70,9 @@ def train(
     watcher = (watcher or Silence()) if processes.is_first else Silence()
     device = torch.device(device)
     config = config.model_copy(update={"model": with_weights_settings(config.model)})
-    parts = prepare(config, device=device, watcher=watcher, strict=strict, processes=processes)
+    parts = prepare(
+        config, device=device, watcher=watcher, strict=strict, cache=cache, processes=processes
+    )
 
     def fitting_batch() -> int | None:
         return largest_batch(config, num_classes=len(parts.train_index.names), device=device)
@@ -115,6 +120,7 @@ def _train_and_finish(run: Run, *, workers: int) -> Record:
         augment=config.augment,
         seed=config.seed,
         plain_from_epoch=config.train.epochs - plain if plain else None,
+        pixels=run.parts.train_pixels,
     )
     # The workers start here, before Ctrl-C and the like get another meaning.
     loader = iter(
@@ -281,6 +287,7 @@ def _evaluate(run: Run, *, epoch: int) -> Evaluation:
     evaluation = evaluate(
         network,
         run.parts.val_index,
+        pixels=run.parts.val_pixels,
         imgsz=train.imgsz,
         config=run.config.evaluate,
         batch=train.batch,

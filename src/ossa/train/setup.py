@@ -15,6 +15,8 @@ from ossa.data.anchors import best_possible_recall, fit_anchors
 from ossa.data.check import keep_decodable, take_images
 from ossa.data.description import read_description
 from ossa.data.index import DatasetIndex
+from ossa.data.pixel_store import CachePlace, open_pixels
+from ossa.data.pixels import PixelCache
 from ossa.data.reading import read_index
 from ossa.errors import CheckpointError, ConfigError, DataError
 from ossa.files import sha256_of
@@ -46,6 +48,9 @@ class Parts:
 
     train_index: DatasetIndex
     val_index: DatasetIndex
+    train_pixels: PixelCache | None
+    """Of the images of the index; None where they are decoded whenever they are needed."""
+    val_pixels: PixelCache | None
     detector: Detector
     frozen: FrozenPart
     average: ModelAverage[Detector]
@@ -62,6 +67,7 @@ def prepare(
     device: torch.device,
     watcher: Watcher,
     strict: bool = False,
+    cache: CachePlace | None = None,
     processes: Processes = ALONE,
 ) -> Parts:
     """Reads the data, builds the detector and loads its initial weights.
@@ -69,8 +75,9 @@ def prepare(
     Raises:
         ConfigError, DataError, UnsupportedBackbone, CheckpointError: naming what does not fit.
     """
-    train_index = training_index(config, watcher=watcher, strict=strict)
-    val_index = _read_split(config, "val", watcher=watcher, strict=strict)
+    train = read_split(config, "train", watcher=watcher, strict=strict, cache=cache)
+    val = read_split(config, "val", watcher=watcher, strict=strict, cache=cache)
+    train_index, val_index = train.index, val.index
     if not len(train_index.labels):
         raise DataError(
             f"the training split of {config.data} has {len(train_index)} images and no usable box"
@@ -90,6 +97,8 @@ def prepare(
     return Parts(
         train_index=train_index,
         val_index=val_index,
+        train_pixels=train.pixels,
+        val_pixels=val.pixels,
         detector=detector,
         frozen=frozen,
         average=ModelAverage(
@@ -177,13 +186,45 @@ def with_fitted_anchors(config: RunConfig) -> RunConfig:
 
 def training_index(config: RunConfig, *, watcher: Watcher, strict: bool) -> DatasetIndex:
     """Returns the images that train: those that can be decoded, and of these the fraction."""
-    index = _read_split(config, "train", watcher=watcher, strict=strict)
-    return _fraction(index, config.train.fraction)
+    return read_split(config, "train", watcher=watcher, strict=strict).index
 
 
-def _read_split(config: RunConfig, split: str, *, watcher: Watcher, strict: bool) -> DatasetIndex:
-    report = read_index(read_description(config.data), split, strict=strict)
-    report = keep_decodable(report, strict=strict)
+@dataclass(frozen=True)
+class Split:
+    """Images with their truths, and their pixels where these are kept."""
+
+    index: DatasetIndex
+    pixels: PixelCache | None
+
+
+def read_split(
+    config: RunConfig,
+    split: str,
+    *,
+    watcher: Watcher,
+    strict: bool = False,
+    cache: CachePlace | None = None,
+) -> Split:
+    """Returns the images of a split that can be decoded; of 'train' the fraction that trains.
+
+    A cache has all images of the split, whatever the fraction.
+    """
+    description = read_description(config.data)
+    report = read_index(description, split, strict=strict)
+    pixels = None
+    if cache is not None:
+        pixels = open_pixels(
+            report.index,
+            cache,
+            description=description,
+            split=split,
+            imgsz=config.train.imgsz,
+            reduced=split == "train",
+            listener=watcher,
+            strict=strict,
+        )
+    known = None if pixels is None else pixels.faults()
+    report = keep_decodable(report, strict=strict, known=known)
     for note in report.notes:
         watcher.note(note)
     for problem in report.problems[:_PROBLEMS_SHOWN]:
@@ -193,7 +234,8 @@ def _read_split(config: RunConfig, split: str, *, watcher: Watcher, strict: bool
             f"{len(report.problems) - _PROBLEMS_SHOWN} more problems in the {split} split: "
             "--strict stops at the first"
         )
-    return report.index
+    index = _fraction(report.index, config.train.fraction) if split == "train" else report.index
+    return Split(index, None if pixels is None else pixels.of(index))
 
 
 def _initial_detector(
