@@ -21,7 +21,10 @@ _COMMANDS = ("train", "pretrain", "val", "compare", "predict", "backbones", "cos
 """Each a function in the module `ossa.cli` of the same name, in the order of the help."""
 
 _GROUPS = {
-    "data": ("Data sets: get public ones, convert any.", {"data": ("get", "convert")}),
+    "data": (
+        "Data sets: get public ones, convert and check any.",
+        {"data": ("get", "convert"), "data_check": ("check",)},
+    ),
     "study": (
         "Many backbones, identical conditions.",
         {"study": ("plan", "run", "status", "add"), "study_report": ("report", "predict")},

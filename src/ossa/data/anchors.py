@@ -79,13 +79,21 @@ def fit_anchors(
     return anchors_wh.reshape(num_levels, per_level, 2)
 
 
-def _training_sizes_wh(index: DatasetIndex, imgsz: int) -> NDArray[np.float64]:
-    """Returns (N, 2) of the boxes that train, clipped to their images as the data set does."""
-    image = np.repeat(np.arange(len(index)), np.diff(index.truth_offsets))
+def sizes_at_input_wh(index: DatasetIndex, imgsz: int) -> NDArray[np.float64]:
+    """Returns (N, 2) widths and heights of all boxes in pixels of the network input.
+
+    They are clipped to their images, as the data set does.
+    """
+    image = index.truth_images()
     limits = np.tile(index.sizes_wh[image], 2)
     boxes_xyxy = np.clip(index.boxes_xyxy, 0, limits)
     scale = imgsz / index.sizes_wh[image].max(axis=1, keepdims=True)
-    sizes_wh = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]) * scale
+    return (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]) * scale
+
+
+def _training_sizes_wh(index: DatasetIndex, imgsz: int) -> NDArray[np.float64]:
+    """Returns (N, 2) of the boxes that train."""
+    sizes_wh = sizes_at_input_wh(index, imgsz)
     sizes_wh = sizes_wh[~(index.crowd | index.difficult) & (sizes_wh > 0).all(axis=1)]
     if not len(sizes_wh):
         raise DataError(f"expected a box that trains in {index.root}, found none")

@@ -21,7 +21,7 @@ from ossa.data.formats.writing import (
     write_voc,
     write_yolo,
 )
-from ossa.data.index import DatasetIndex
+from ossa.data.index import DatasetIndex, IndexReport
 from ossa.data.problems import Problem
 from ossa.data.reading import read_index
 from ossa.errors import ConfigError, DataError
@@ -75,11 +75,26 @@ def convert(
     """
     if to not in FORMATS:
         raise ConfigError(f"Expected coco, voc or yolo as the format to write, found '{to}'.")
-    output = Path(abspath(output))
     reports = {
         split: read_index(description, split)
         for split in (description.splits if splits is None else splits)
     }
+    return write_reports(
+        reports, description, output, to=to, copy_images=copy_images, on_image=on_image
+    )
+
+
+def write_reports(
+    reports: Mapping[str, IndexReport],
+    description: DataDescription,
+    output: Path | str,
+    *,
+    to: str,
+    copy_images: bool = False,
+    on_image: Callable[[int, int], None] | None = None,
+) -> Conversion:
+    """Writes splits that are read already, by name; all else as `convert` has it."""
+    output = Path(abspath(output))
     if to != "coco":
         _check_names({split: report.index for split, report in reports.items()}, to=to)
     _claim(output)

@@ -1,0 +1,237 @@
+"""`ossa data check`: what is wrong, strange and notable in a data set."""
+
+import os
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ossa.cli import options
+from ossa.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ossa.data.checks.run import Check
+    from ossa.data.index import DatasetIndex
+
+_FAULTS_FOUND = 1
+_CASES_SHOWN = 3
+_MOST_CLASSES = 20
+"""In the table; of more the ends alone are named."""
+
+
+def check(
+    data: Annotated[
+        str, typer.Argument(help="data.yaml, or the folder that holds one.", show_default=False)
+    ],
+    images: Annotated[
+        bool,
+        typer.Option(
+            "--images",
+            help="Read every image, too: unreadable, cut short, turned by EXIF, exact copies, "
+            "training images in val or test.",
+        ),
+    ] = False,
+    imgsz: Annotated[
+        int,
+        typer.Option(
+            *options.IMGSZ_NAMES,
+            min=1,
+            metavar="PIXELS",
+            help="Side of the square training input, at which sizes and anchors are judged.",
+        ),
+    ] = 640,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a page, index.html, with figures and pictures of the worst cases.",
+            metavar="FOLDER",
+            show_default=False,
+        ),
+    ] = None,
+    fix: Annotated[
+        bool,
+        typer.Option(
+            "--fix",
+            help="Write a cleaned copy of the annotations, in their own format; the original is "
+            "never touched.",
+        ),
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="New or empty folder for --fix.", metavar="FOLDER", show_default="NAME-fixed"
+        ),
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Look for what is wrong in a data set, and describe the rest.
+
+    Exit codes: 0 where nothing or only remarks are found, 1 where there are faults, 2 where the
+    data set cannot be read at all. With --fix, too, it tells of the original.
+
+    [bold]Faults[/bold]: images missing, unreadable, cut short, of another size than annotated, or
+    in val or test and in train; boxes of no area, outside their image, not numbers, stated twice,
+    of an unknown class; labels without image, unreadable labels, VOC images without XML; classes
+    that are evaluated and not trained.
+
+    [bold]Remarks[/bold]: images turned by EXIF, copies within a split, shared by val and test,
+    listed twice, without labels; boxes tiny, covering all, reaching out; classes unused, rare, not
+    evaluated; anchors that do not fit.
+
+    [bold]Examples[/bold]
+
+      ossa data check bccd
+
+      ossa data check data/coco --images --report pages/coco --json > check.json
+
+      ossa data check cells.yaml --images --fix --output cells-clean
+    """
+    from ossa.cli.console import Console
+    from ossa.cli.output import print_json
+    from ossa.data.checks.run import check_data
+    from ossa.data.description import read_description
+    from ossa.models.head import default_anchors_wh
+
+    _check_folders(report, output, fix=fix)
+    description = read_description(data)
+    with Console() as console:
+        with console.progress("checking") as on_image:
+            found = check_data(
+                description,
+                imgsz=imgsz,
+                anchors_wh=default_anchors_wh((8, 16, 32)).numpy(),
+                images=images,
+                threads=os.cpu_count() or 1,
+                crowding_of=_crowding,
+                on_image=on_image,
+            )
+        for note in (note for one in found.reports.values() for note in one.notes):
+            console.note(note)
+        if not as_json:
+            _print(found)
+        if fix:
+            _fix(found, output or Path(f"{_name(description.file)}-fixed"), console.note)
+    if as_json:
+        print_json(found.as_dict())
+    if found.num_faults:
+        raise typer.Exit(_FAULTS_FOUND)
+
+
+def _check_folders(report: Path | None, output: Path | None, *, fix: bool) -> None:
+    """Raises ConfigError for what could only be told after a long check."""
+    if output is not None and not fix:
+        raise ConfigError(f"expected --output beside --fix alone, found --output {output}")
+    for option, folder in (("--report", report), ("--output", output)):
+        in_use = folder is not None and folder.exists()
+        if folder is not None and in_use and (not folder.is_dir() or any(folder.iterdir())):
+            raise ConfigError(
+                f"expected a new or empty folder for {option}, found {folder} in use: name another"
+            )
+
+
+def _crowding(index: "DatasetIndex") -> Mapping[str, int]:
+    """Returns the boxes by how they stand, as evaluation tells them apart."""
+    import numpy as np
+
+    from ossa.evaluate.crowding import KINDS, surroundings_of_truths
+
+    kinds = surroundings_of_truths(index).kinds[~index.crowd]
+    return dict(zip(KINDS, np.bincount(kinds, minlength=len(KINDS)).tolist(), strict=True))
+
+
+def _name(data_yaml: Path) -> str:
+    """Returns what people call a data set: its folder, or the yaml where that has a name."""
+    return data_yaml.parent.name if data_yaml.stem == "data" else data_yaml.stem
+
+
+def _fix(found: "Check", output: Path, note: Callable[[str], None]) -> None:
+    from ossa.data.checks.fixing import write_cleaned
+
+    written = write_cleaned(found, output)
+    for sentence in written.notes:
+        note(sentence)
+    note(f"cleaned copy: {shlex.quote(str(written.data_yaml))}")
+
+
+def _print(found: "Check") -> None:
+    """Prints findings with their first cases, the figures of every split, and the classes."""
+    from rich.table import Table
+
+    from ossa.cli.output import print_table
+
+    root = found.description.root
+    if found.findings:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column("")
+        table.add_column("count", justify="right")
+        table.add_column("split")
+        table.add_column("", overflow="fold")
+        for one in found.findings:
+            count = f"{one.count:,}"
+            table.add_row(str(one.sort.severity), count, one.split or "all", one.title)
+            for case in one.cases[:_CASES_SHOWN]:
+                table.add_row("", "", "", f"  {case.place(root)}: {case.what}")
+        print_table(table)
+        print()
+    print_table(_table_of_splits(found))
+    print()
+    _print_classes(found)
+    print()
+    read = f"{len(found.images):,} images read" if found.images else "images not read (--images)"
+    print(f"{_counted(found.num_faults, 'fault')}, {_counted(found.num_remarks, 'remark')}; {read}")
+
+
+def _table_of_splits(found: "Check") -> Any:
+    from ossa.cli.output import fraction, new_table
+
+    splits = found.statistics
+    table = new_table("", *splits)
+
+    def add(title: str, told: Callable[[Any], str]) -> None:
+        table.add_row(title, *(told(one) for one in splits.values()))
+
+    add("images", lambda one: f"{one.num_images:,}")
+    add("of these background", lambda one: f"{one.num_background:,}")
+    add("boxes", lambda one: f"{one.num_boxes:,}")
+    if any(one.num_crowd or one.num_difficult for one in splits.values()):
+        add("crowd regions", lambda one: f"{one.num_crowd:,}")
+        add("difficult boxes", lambda one: f"{one.num_difficult:,}")
+    for name, limits in (("small", "under 32²"), ("medium", "to 96²"), ("large", "over")):
+        title = f"{name} at {found.imgsz} px ({limits})"
+        add(title, lambda one, name=name: _share(one.sizes[name], one.num_boxes))
+    add("boxes an image, mean", lambda one: f"{one.boxes_per_image['mean']:.1f}")
+    add("boxes an image, most", lambda one: f"{one.boxes_per_image['max']:.0f}")
+    for kind in next(iter(splits.values())).crowding:
+        add(kind, lambda one, kind=kind: _share(one.crowding[kind], one.num_boxes))
+    add("width over height, 5 to 95 %", lambda one: _span(one.aspect_ratios))
+    add("anchors' best possible recall", lambda one: fraction(one.best_possible_recall))
+    return table
+
+
+def _print_classes(found: "Check") -> None:
+    from ossa.cli.output import new_table, print_table
+
+    rows = list(found.classes.items())
+    if len(rows) > _MOST_CLASSES:
+        half = _MOST_CLASSES // 2
+        rows.sort(key=lambda row: -sum(row[1].values()))
+        print(f"{len(rows)} classes; the {half} with most boxes and the {half} with fewest:")
+        rows = rows[:half] + rows[-half:]
+    table = new_table("class", *(f"boxes in {split}" for split in found.statistics))
+    for name, counts in rows:
+        table.add_row(name, *(f"{number:,}" for number in counts.values()))
+    print_table(table)
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count / total:.1%}" if total else "–"
+
+
+def _span(quantiles: Mapping[str, float]) -> str:
+    return f"{quantiles['p5']:.2f} to {quantiles['p95']:.2f}" if quantiles else "–"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,165 @@
+"""A check of a whole data set: read every split, look for what is strange, describe the rest."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ossa.data.checks.boxes import find_strange_boxes
+from ossa.data.checks.classes import ClassCounts, count_classes, find_strange_classes
+from ossa.data.checks.files import find_lost_labels, find_unlabelled
+from ossa.data.checks.findings import MOST_CASES, Case, Finding, Severity, Shown, in_order
+from ossa.data.checks.images import (
+    ImageState,
+    find_broken_images,
+    find_copies,
+    number_contents,
+    read_images,
+)
+from ossa.data.checks.statistics import Statistics, describe
+from ossa.data.description import DataDescription
+from ossa.data.index import DatasetIndex, IndexReport
+from ossa.data.problems import Problem
+from ossa.data.reading import read_index
+
+LOW_RECALL: Final = 0.98
+"""Best possible recall below which the anchors are remarked upon; YOLOv5 fits its own below it."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """A data set and what was found in it."""
+
+    description: DataDescription
+    imgsz: int
+    reports: Mapping[str, IndexReport]
+    """By split."""
+    findings: tuple[Finding, ...]
+    """Faults first."""
+    statistics: Mapping[str, Statistics]
+    """By split."""
+    classes: ClassCounts
+    images: Mapping[str, ImageState] = field(default_factory=lambda: MappingProxyType({}))
+    """By path; empty where no image was read."""
+
+    @property
+    def num_faults(self) -> int:
+        return self._count(Severity.FAULT)
+
+    @property
+    def num_remarks(self) -> int:
+        return self._count(Severity.REMARK)
+
+    @property
+    def indexes(self) -> dict[str, DatasetIndex]:
+        return {split: report.index for split, report in self.reports.items()}
+
+    def contents(self) -> dict[str, NDArray[np.int64]]:
+        """Returns by split a number for every image, equal where the image is known to be."""
+        return number_contents(self.indexes, self.images)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns what `--json` prints."""
+        return {
+            "data": str(self.description.file),
+            "format": self.description.format,
+            "imgsz": self.imgsz,
+            "images_read": len(self.images),
+            "num_faults": self.num_faults,
+            "num_remarks": self.num_remarks,
+            "findings": [finding.as_dict() for finding in self.findings],
+            "splits": {split: one.as_dict() for split, one in self.statistics.items()},
+            "classes": [{"name": name, **counts} for name, counts in self.classes.items()],
+        }
+
+    def _count(self, severity: Severity) -> int:
+        return sum(one.count for one in self.findings if one.sort.severity is severity)
+
+
+def check_data(
+    description: DataDescription,
+    *,
+    imgsz: int,
+    anchors_wh: NDArray[np.floating],
+    anchor_ratio: float = 4.0,
+    images: bool = False,
+    threads: int = 2,
+    crowding_of: Callable[[DatasetIndex], Mapping[str, int]] | None = None,
+    on_image: Callable[[int, int], None] | None = None,
+) -> Check:
+    """Returns what is wrong, strange and notable in a data set; nothing is written.
+
+    Args:
+        description: from `read_description`.
+        imgsz: side of the square network input at which sizes count.
+        anchors_wh: (L, A, 2) in pixels of the network input.
+        anchor_ratio: factor within which a box belongs to an anchor.
+        images: decode every image, and compare those of equal length byte by byte.
+        threads: that decode at the same time.
+        crowding_of: counts the boxes of a split by how they stand.
+        on_image: called with the number of images read and their total.
+
+    Raises:
+        DataError: a split cannot be read at all.
+    """
+    reports = {split: read_index(description, split) for split in description.splits}
+    indexes = {split: report.index for split, report in reports.items()}
+    states = read_images(indexes.values(), threads=threads, on_image=on_image) if images else {}
+    statistics = {
+        split: describe(
+            index,
+            imgsz=imgsz,
+            anchors_wh=anchors_wh,
+            anchor_ratio=anchor_ratio,
+            crowding={} if crowding_of is None else crowding_of(index),
+        )
+        for split, index in indexes.items()
+    }
+    classes = count_classes(indexes)
+    findings = [
+        *find_lost_labels(description, indexes),
+        *find_strange_classes(classes, description.file),
+        *find_copies(indexes, number_contents(indexes, states)),
+    ]
+    for split, report in reports.items():
+        findings += _of_reading(report.problems, split)
+        findings += find_unlabelled(description, split, report)
+        findings += find_strange_boxes(report.index, split, imgsz=imgsz, description=description)
+        findings += _of_anchors(statistics[split], split, description.file, imgsz=imgsz)
+        if states:
+            findings += find_broken_images(report.index, split, states)
+    return Check(
+        description, imgsz, reports, in_order(findings), statistics, classes, images=states
+    )
+
+
+def _of_reading(problems: Sequence[Problem], split: str) -> list[Finding]:
+    by_kind: dict[str, list[Problem]] = {}
+    for problem in problems:
+        by_kind.setdefault(problem.kind, []).append(problem)
+    return [
+        Finding(kind, split, len(found), tuple(map(_case, found[:MOST_CASES])))
+        for kind, found in by_kind.items()
+    ]
+
+
+def _case(problem: Problem) -> Case:
+    shown: tuple[Shown, ...] = ()
+    if problem.image is not None and problem.box_xyxy is not None:
+        shown = (Shown(problem.image, (problem.box_xyxy,)),)
+    return Case(problem.file, f"{problem.what} ({problem.action})", problem.line, shown)
+
+
+def _of_anchors(
+    statistics: Statistics, split: str, data_yaml: Path, *, imgsz: int
+) -> list[Finding]:
+    recall = statistics.best_possible_recall
+    if split != "train" or recall is None or recall >= LOW_RECALL:
+        return []
+    boxes = statistics.num_boxes - statistics.num_difficult
+    what = f"best possible recall {recall:.4f} at {imgsz} px, under {LOW_RECALL}"
+    return [Finding("anchors-misfit", split, round(boxes * (1 - recall)), (Case(data_yaml, what),))]
