@@ -52,18 +52,29 @@ class _Candidates(NamedTuple):
 
 @torch.no_grad()
 def detect(
-    raw: RawPredictions, letterboxes: Sequence[Letterbox], config: EvaluateConfig
+    raw: RawPredictions,
+    letterboxes: Sequence[Letterbox],
+    config: EvaluateConfig,
+    *,
+    wanted: Tensor | None = None,
 ) -> list[Detections]:
     """Returns the detections of each of the B images, in pixels of the original image.
 
     No time limit, and nothing is dropped but what `config` says. A GPU is waited for three times
     a level, however many the images; suppression, a chain of small decisions, is the processor's.
+
+    Args:
+        raw: predictions for B images.
+        letterboxes: B.
+        config: confidence, suppression and limits.
+        wanted: bool (K,) on the CPU. Where given, a box counts for its best class alone, and only
+            if that is wanted: what nobody asked for does not use up the detections.
     """
     levels = zip(raw.logits, raw.anchors_wh, raw.strides, strict=True)
     of_levels = [_possible_boxes(*level, config.confidence) for level in levels]
     found = []
     for letterbox, *answers in zip(letterboxes, *of_levels, strict=True):
-        candidates = _candidates(torch.cat(answers), config.confidence)
+        candidates = _candidates(torch.cat(answers), config.confidence, wanted)
         kept = _suppress(candidates, config)
         found.append(
             Detections(
@@ -103,15 +114,20 @@ def _possible_boxes(
     return answers.cpu().split(counts)
 
 
-def _candidates(answers: Tensor, confidence: float) -> _Candidates:
+def _candidates(answers: Tensor, confidence: float, wanted: Tensor | None) -> _Candidates:
     """Returns the pairs of box and class of one image whose score is above the confidence.
 
     Args:
         answers: (P, 5 + K) xyxy in pixels of the network input, logits of objectness and classes.
         confidence: 0..1.
+        wanted: bool (K,), of which the best class of a box must be; every class counts for None.
     """
     enough = torch.logit(confidence * _HAIR / answers[:, 4].sigmoid())
-    possible = (answers[:, 5:] > enough[:, None]).numpy()
+    classes = answers[:, 5:]
+    above_enough = classes > enough[:, None]
+    if wanted is not None:
+        above_enough &= (classes == classes.amax(dim=1, keepdim=True)) & wanted
+    possible = above_enough.numpy()
     box_index, labels = np.divmod(np.flatnonzero(possible), possible.shape[1])
     # In double precision, rounded once: the last bit of a float32 sigmoid depends on where in the
     # array it stands, and so would the order of equal scores.

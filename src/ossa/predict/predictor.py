@@ -1,9 +1,8 @@
 """A trained detector, ready for pictures.
 
-Dimensions: B images (always one here), A anchors, H W cells, K classes.
+Dimensions: H W pixels, K classes.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast, overload
@@ -12,22 +11,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from ossa.config import EvaluateConfig
 from ossa.data.decode import decode_image
 from ossa.data.letterbox import letterbox, letterbox_rectangular
-from ossa.errors import ConfigError, DataError, UnsupportedBackbone, suggestion
+from ossa.errors import ConfigError, DataError, suggestion
+from ossa.export.choose import runtime_for_checkpoint
+from ossa.export.description import Precision, Suppression
+from ossa.export.files import RuntimeName, is_exported, open_exported
+from ossa.export.graph import CONFIDENCE, takes_rectangles, usual_confidence
+from ossa.export.runtimes import (
+    AnyRuntime,
+    ExportedRuntime,
+    SuppressedRuntime,
+    TorchRuntime,
+    find,
+)
 from ossa.models.detector import Backbone, Detector
-from ossa.models.postprocess import detect
-from ossa.models.weights import detector_from, read_checkpoint
+from ossa.models.weights import read_checkpoint
 from ossa.report.drawing import draw_boxes
-from ossa.types import Detections, RawPredictions
+from ossa.types import Detections
 
-CONFIDENCE = 0.25
-"""YOLOv5's habit for pictures, where the checkpoint knows no better; evaluation starts at 0.001."""
 NMS_IOU = 0.45
-"""As above; evaluation suppresses at 0.6."""
+"""YOLOv5's habit for pictures; evaluation suppresses at 0.6."""
 MAX_DETECTIONS = 300
 
 Picture: TypeAlias = str | Path | NDArray[np.uint8]
@@ -38,33 +45,45 @@ Pictures: TypeAlias = (
 
 
 def load(
-    path: Path | str, device: torch.device | str = "cpu", imgsz: int | None = None
+    path: Path | str,
+    device: torch.device | str = "cpu",
+    imgsz: int | None = None,
+    *,
+    runtime: RuntimeName | None = None,
+    precision: Precision | None = None,
 ) -> "Predictor":
     """Returns a predictor with the weights of a file.
 
     Args:
-        path: a checkpoint of ours, or an official `yolov5*.pt` (read without running its code).
+        path: a checkpoint of ours, an official `yolov5*.pt` (read without running its code), or
+            what `ossa export` wrote: an .onnx, an OpenVINO .xml or its folder, a .torchscript.
         device: 'cpu', 'cuda', 'cuda:1', ...
         imgsz: longer side of the network input in pixels; that of the training if not given.
+        runtime: 'torch', 'onnxruntime', 'openvino', or 'auto' for the fastest of those installed.
+            If not given, 'torch' for a checkpoint and 'auto' for an exported file.
+        precision: of the computation; that of the file if not given. Nothing but fp32 is as exact
+            as the training's own evaluation.
 
     Raises:
         CheckpointError: the file is missing, damaged, of another program, or unsafe.
-        ConfigError: `imgsz` is no multiple of the largest stride, or there is no such device.
+        ConfigError: `imgsz` is no multiple of the largest stride, there is no such device, or the
+            runtime is not installed or does not run this file.
         UnsupportedBackbone: the backbone cannot take images of `imgsz`.
     """
+    if is_exported(path):
+        exported = open_exported(path, runtime=runtime or "auto", precision=precision)
+        return _of_file(exported, device=device, imgsz=imgsz)
     checkpoint = read_checkpoint(path)
     imgsz = checkpoint.imgsz if imgsz is None else imgsz
     _check_imgsz(imgsz, stride=max(checkpoint.model.strides))
-    detector = detector_from(checkpoint)
-    best = checkpoint.best_confidence
     return Predictor(
-        detector,
+        runtime_for_checkpoint(
+            checkpoint, imgsz=imgsz, device=device, runtime=runtime or "torch", precision=precision
+        ),
         names=checkpoint.names,
         imgsz=imgsz,
-        device=device,
         origin=checkpoint.origin,
-        # At 1, if that should have been best, nothing would be found: scores are to be above it.
-        confidence=CONFIDENCE if best is None or best >= 1 else best,
+        confidence=usual_confidence(checkpoint),
     )
 
 
@@ -73,13 +92,13 @@ class Predictor:
 
     An image is brought to `imgsz` pixels on its longer side, and the shorter side padded with
     grey to the next multiple of the largest stride, as YOLOv5 does. Backbones that were built for
-    one image size, or whose windows do not divide every rectangle, get squares instead:
-    `rectangular` tells which.
+    one image size, or whose windows do not divide every rectangle, get squares instead, and so do
+    exported files of one size: `rectangular` tells which.
     """
 
     def __init__(
         self,
-        detector: Detector,
+        detector: Detector | AnyRuntime,
         *,
         names: Sequence[str],
         imgsz: int,
@@ -88,7 +107,8 @@ class Predictor:
         confidence: float = CONFIDENCE,
     ) -> None:
         """Args:
-            detector: is moved to `device` and set to evaluation mode.
+            detector: is moved to `device` and set to evaluation mode; or what runs one already,
+                on its own device.
             names: K class names.
             imgsz: longer side of the network input in pixels.
             device: 'cpu', 'cuda', 'cuda:1', ...
@@ -98,16 +118,30 @@ class Predictor:
         Raises:
             ConfigError: `imgsz` is no multiple of the largest stride, or there is no such device.
         """
-        levels = cast(Backbone, detector.backbone).levels
-        self.stride = max(level.stride for level in levels)
+        if isinstance(detector, nn.Module):
+            detector = TorchRuntime(detector, device=device)
+        self.runtime: AnyRuntime = detector
+        self.stride = _largest_stride(detector)
         _check_imgsz(imgsz, stride=self.stride)
-        self.rectangular = _takes_rectangles(detector, imgsz=imgsz, stride=self.stride)
-        self.detector = _on_device(detector.eval(), device)
-        self.device = torch.device(device)
+        self.rectangular = _gets_rectangles(detector, imgsz=imgsz, stride=self.stride)
+        self.device = detector.device
         self.names = tuple(names)
         self.imgsz = imgsz
         self.origin = dict(origin or {})
         self.confidence = confidence
+        inside = getattr(detector, "suppression", None)
+        self.nms_iou: float = NMS_IOU if inside is None else inside.nms_iou
+
+    @property
+    def detector(self) -> Detector:
+        """The network in PyTorch.
+
+        Raises:
+            ConfigError: an exported file is run, which holds none.
+        """
+        if isinstance(self.runtime, TorchRuntime):
+            return self.runtime.detector
+        raise ConfigError(f"{self.runtime.name} runs this detector, not PyTorch: load a checkpoint")
 
     @property
     def licence(self) -> str | None:
@@ -120,7 +154,7 @@ class Predictor:
         source: Picture,
         *,
         confidence: float | None = ...,
-        nms_iou: float = ...,
+        nms_iou: float | None = ...,
         classes: Sequence[str | int] | None = ...,
         max_detections: int = ...,
     ) -> Detections: ...
@@ -131,7 +165,7 @@ class Predictor:
         source: Pictures,
         *,
         confidence: float | None = ...,
-        nms_iou: float = ...,
+        nms_iou: float | None = ...,
         classes: Sequence[str | int] | None = ...,
         max_detections: int = ...,
     ) -> list[Detections]: ...
@@ -141,7 +175,7 @@ class Predictor:
         source: Picture | Pictures,
         *,
         confidence: float | None = None,
-        nms_iou: float = NMS_IOU,
+        nms_iou: float | None = None,
         classes: Sequence[str | int] | None = None,
         max_detections: int = MAX_DETECTIONS,
     ) -> Detections | list[Detections]:
@@ -153,17 +187,24 @@ class Predictor:
             source: an image file, an array uint8 (H, W, 3) RGB, or a list of these.
             confidence: 0..1; detections with a lower score are left out. If not given, that of
                 the best F1 on val, which the training left in the checkpoint; 0.25 without one.
-            nms_iou: of two boxes of one class that overlap more than this the better stays.
+            nms_iou: of two boxes of one class that overlap more than this the better stays. If
+                not given, 0.45, or what a file with NMS in its graph was told.
             classes: names or labels of the only classes to look for.
             max_detections: the most per picture.
 
         Raises:
             DataError: a picture cannot be read, or an array is none.
-            ConfigError: a value out of range, or an unknown class.
+            ConfigError: a value out of range, one that a file with NMS in its graph cannot
+                follow, or an unknown class.
         """
-        lowest = self.confidence if confidence is None else confidence
-        settings = _settings(lowest, nms_iou, max_detections)
-        wanted = torch.zeros(len(self.names), dtype=torch.bool, device=self.device)
+        settings = _settings(
+            self.confidence if confidence is None else confidence,
+            self.nms_iou if nms_iou is None else nms_iou,
+            max_detections,
+        )
+        if isinstance(self.runtime, SuppressedRuntime):
+            _check_within(settings, self.runtime.suppression)
+        wanted = torch.zeros(len(self.names), dtype=torch.bool)
         wanted[self.labels_of(classes)] = True
         if isinstance(source, str | Path | np.ndarray):
             return self._predict_one(source, settings, wanted)
@@ -199,21 +240,56 @@ class Predictor:
         else:
             canvas, placement = letterbox(image, self.imgsz)
         images = torch.from_numpy(canvas).permute(2, 0, 1)[None].to(self.device)
-        raw = _with_best_class_only(self.detector(images), wanted)
-        return detect(raw, [placement], settings)[0]
+        return find(self.runtime, images, [placement], settings, wanted=wanted)[0]
 
 
-def _with_best_class_only(raw: RawPredictions, wanted: Tensor) -> RawPredictions:
-    """Returns the predictions without any class but the best of each box, if that is `wanted` (K,).
+def _of_file(
+    exported: ExportedRuntime | SuppressedRuntime, *, device: torch.device | str, imgsz: int | None
+) -> Predictor:
+    """Returns the predictor of an exported file, which knows everything itself."""
+    about = exported.description
+    if torch.device(device).type != exported.device.type:
+        raise ConfigError(
+            f"{exported.name} runs on the {exported.device} here, found the device "
+            f"{str(device)!r}: leave --device out, or give the checkpoint"
+        )
+    if imgsz not in (None, about.imgsz) and not about.any_size:
+        raise ConfigError(
+            f"this file was exported for {about.imgsz} px and takes no other size, found {imgsz}: "
+            "leave --imgsz out, or export with --dynamic size"
+        )
+    return Predictor(
+        exported,
+        names=about.names,
+        imgsz=imgsz or about.imgsz,
+        origin=about.origin,
+        confidence=about.confidence,
+    )
 
-    Done before suppression, so that classes nobody asked for do not use up the detections.
-    """
-    logits = []
-    for level in raw.logits:
-        classes = level[..., 5:]
-        kept = (classes == classes.amax(dim=-1, keepdim=True)) & wanted
-        logits.append(torch.cat((level[..., :5], classes.masked_fill(~kept, -torch.inf)), dim=-1))
-    return raw._replace(logits=tuple(logits))
+
+def _largest_stride(runtime: AnyRuntime) -> int:
+    if isinstance(runtime, TorchRuntime):
+        return max(level.stride for level in cast(Backbone, runtime.detector.backbone).levels)
+    return max(cast(ExportedRuntime, runtime).description.strides)
+
+
+def _gets_rectangles(runtime: AnyRuntime, *, imgsz: int, stride: int) -> bool:
+    if isinstance(runtime, TorchRuntime):
+        return takes_rectangles(runtime.detector, imgsz=imgsz, stride=stride)
+    return cast(ExportedRuntime, runtime).description.rectangular
+
+
+def _check_within(settings: EvaluateConfig, inside: Suppression) -> None:
+    """Raises ConfigError for settings that the graph's own NMS has decided otherwise."""
+    faults = {
+        f"leaves out scores below {inside.confidence:g}, found a confidence of "
+        f"{settings.confidence:g}": settings.confidence < inside.confidence,
+        f"suppresses at IoU {inside.nms_iou:g}, found {settings.nms_iou:g}": settings.nms_iou
+        != inside.nms_iou,
+    }
+    for fault, found in faults.items():
+        if found:
+            raise ConfigError(f"the NMS in this file {fault}: export it again with other settings")
 
 
 def _pixels(picture: Picture) -> NDArray[np.uint8]:
@@ -256,30 +332,3 @@ def _check_imgsz(imgsz: int, *, stride: int) -> None:
             f"imgsz must be a multiple of the largest stride, {stride}, found {imgsz}: "
             f"use {below} or {below + stride}"
         )
-
-
-def _takes_rectangles(detector: Detector, *, imgsz: int, stride: int) -> bool:
-    """Returns whether the detector runs on images that are no square of `imgsz` pixels.
-
-    Tried on the meta device with the side changed by one stride: what divides two neighbouring
-    sizes divides every size, so that windows which need divisible maps fail here and not later.
-    """
-    shadow = copy.deepcopy(detector).eval().to("meta")
-    images = torch.zeros(1, 3, imgsz, imgsz + stride, dtype=torch.uint8, device="meta")
-    try:
-        with torch.inference_mode():
-            shadow(images)
-    except (UnsupportedBackbone, RuntimeError, AssertionError, ValueError):
-        return False
-    return True
-
-
-def _on_device(detector: Detector, device: torch.device | str) -> Detector:
-    try:
-        # Channels-last, as in training: the convolutions are faster so.
-        return detector.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    except (RuntimeError, AssertionError) as problem:
-        raise ConfigError(
-            f"the device {str(device)!r} cannot be used here ({str(problem).splitlines()[0]}): "
-            "try 'cpu'"
-        ) from None

@@ -1,0 +1,83 @@
+"""Conversions of checkpoints, kept in the user's cache folder."""
+
+import tempfile
+from pathlib import Path
+
+from ossa import __version__
+from ossa.data.cache import cache_folder
+from ossa.errors import CheckpointError
+from ossa.export import onnx_format, openvino_format
+from ossa.export.description import ExportDescription, Precision
+from ossa.export.extras import require
+from ossa.export.files import RuntimeName, open_exported
+from ossa.export.graph import LogitsGraph, describe, strides_of, takes_rectangles, usual_confidence
+from ossa.export.runtimes import ExportedRuntime, SuppressedRuntime
+from ossa.models.detector import Detector
+from ossa.models.weights import Checkpoint, detector_from
+
+_FILE_OF = {"openvino": "model.xml", "onnxruntime": "model.onnx"}
+
+
+def converted(
+    checkpoint: Checkpoint,
+    *,
+    imgsz: int,
+    runtime: RuntimeName,
+    precision: Precision,
+    threads: int | None,
+) -> ExportedRuntime | SuppressedRuntime:
+    """Returns a checkpoint as OpenVINO or ONNX Runtime runs it, converted the first time only.
+
+    Any batch and, where the network takes it, any size. A damaged entry is converted again.
+
+    Raises:
+        ConfigError: the runtime is not installed.
+        UnsupportedBackbone: the runtime cannot express the network.
+    """
+    require(runtime, purpose=f"--runtime {runtime}")
+    entry = cache_folder() / "converted" / _key(checkpoint, imgsz, runtime)
+    file = entry / _FILE_OF[runtime]
+    if not file.is_file():
+        _convert_into(entry, checkpoint, imgsz=imgsz, runtime=runtime)
+    try:
+        return open_exported(file, runtime=runtime, precision=precision, threads=threads)
+    except CheckpointError:
+        _convert_into(entry, checkpoint, imgsz=imgsz, runtime=runtime)
+        return open_exported(file, runtime=runtime, precision=precision, threads=threads)
+
+
+def _key(checkpoint: Checkpoint, imgsz: int, runtime: str) -> str:
+    """Returns the name of an entry: the version may convert otherwise than the one before."""
+    return f"{checkpoint.origin['sha256'][:32]}-{imgsz}-{runtime}-{__version__}"
+
+
+def _convert_into(entry: Path, checkpoint: Checkpoint, *, imgsz: int, runtime: str) -> None:
+    """Makes an entry, whole or not at all, whoever makes it at the same time."""
+    detector = detector_from(checkpoint)
+    description = _described(detector, checkpoint, imgsz)
+    graph = LogitsGraph(detector)
+    entry.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=entry.parent) as folder:
+        file = Path(folder) / _FILE_OF[runtime]
+        if runtime == "openvino":
+            model = openvino_format.convert(graph, description)
+            openvino_format.save(model, file, precision="fp32")
+        else:
+            onnx_format.save(onnx_format.convert(graph, description), file)
+        # The file that is looked for comes last.
+        for part in sorted(Path(folder).iterdir(), key=lambda part: part.name == file.name):
+            part.replace(entry / part.name)
+
+
+def _described(detector: Detector, checkpoint: Checkpoint, imgsz: int) -> ExportDescription:
+    any_size = takes_rectangles(detector, imgsz=imgsz, stride=max(strides_of(detector)))
+    return describe(
+        detector,
+        names=checkpoint.names,
+        imgsz=imgsz,
+        batch=None,
+        any_size=any_size,
+        precision="fp32",
+        confidence=usual_confidence(checkpoint),
+        origin=checkpoint.origin,
+    )

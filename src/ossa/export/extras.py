@@ -1,0 +1,57 @@
+"""The packages that only exports and faster runtimes need."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from ossa.errors import ConfigError
+
+EXTRA_OF = {
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxruntime": "export",
+    "openvino": "openvino",
+    "nncf": "openvino",
+}
+"""Extra of ossa that brings a package."""
+
+
+def is_installed(package: str) -> bool:
+    return find_spec(package) is not None
+
+
+def require(package: str, *, purpose: str) -> Any:
+    """Returns the imported package.
+
+    Raises:
+        ConfigError: it is not installed; with the line that installs it.
+    """
+    if not is_installed(package):
+        raise ConfigError(
+            f'{purpose} needs the package {package}: pip install "ossa[{EXTRA_OF[package]}]"'
+        )
+    return import_module(package)
+
+
+def first_line(problem: Exception) -> str:
+    """Returns the first line of what an error of another package says."""
+    lines = (line.strip() for line in str(problem).splitlines())
+    return next(filter(None, lines), type(problem).__name__)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps exporters from telling their own affairs, such as that TorchScript is deprecated."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

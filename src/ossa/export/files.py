@@ -1,0 +1,122 @@
+"""Opening exported files of every format."""
+
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from ossa.errors import CheckpointError, ConfigError
+from ossa.export import onnx_format, openvino_format, torchscript_format
+from ossa.export.description import ExportDescription, Precision
+from ossa.export.extras import is_installed
+from ossa.export.runtimes import Engine, ExportedRuntime, SuppressedRuntime
+
+RuntimeName: TypeAlias = Literal["auto", "torch", "onnxruntime", "openvino"]
+
+_SUFFIXES = (".onnx", ".xml", ".torchscript")
+
+
+def is_exported(path: Path | str) -> bool:
+    """Returns whether a path is, by its name, that of an exported file or folder."""
+    path = Path(path)
+    return path.suffix in _SUFFIXES or path.is_dir()
+
+
+def open_exported(
+    path: Path | str,
+    *,
+    runtime: RuntimeName = "auto",
+    precision: Precision | None = None,
+    threads: int | None = None,
+) -> ExportedRuntime | SuppressedRuntime:
+    """Returns what runs an exported file on the processor.
+
+    Args:
+        path: an .onnx, an OpenVINO .xml or the folder that holds one, or a .torchscript.
+        runtime: for an .onnx ONNX Runtime or OpenVINO, 'auto' for OpenVINO where it is installed;
+            the other formats have one each.
+        precision: of the computation; that of the file if not given. OpenVINO computes any file
+            in bf16, too.
+        threads: the runtime's choice if None; of PyTorch's threads there is one number only, set
+            by `torch.set_num_threads`.
+
+    Raises:
+        CheckpointError: missing, damaged, of another program, or unsafe.
+        ConfigError: the runtime is not installed, or does not run this file.
+    """
+    file = _file_of(Path(path))
+    if file.suffix == ".onnx":
+        name, engine, description = _open_onnx(file, runtime, precision, threads)
+    elif file.suffix == ".xml":
+        _check_runtime(file, runtime, "openvino")
+        model, description = openvino_format.read(file)
+        computed = precision or description.precision
+        name, engine = (
+            "openvino",
+            openvino_format.engine(model, precision=computed, threads=threads),
+        )
+    else:
+        _check_runtime(file, runtime, "torch")
+        module, description = torchscript_format.read(file)
+        name, engine = "torchscript", torchscript_format.engine(module)
+    return runtime_of(
+        engine, description, name=name, precision=_precision(file, name, description, precision)
+    )
+
+
+def runtime_of(
+    engine: Engine, description: ExportDescription, *, name: str, precision: Precision
+) -> ExportedRuntime | SuppressedRuntime:
+    """Returns the runtime of an engine, by what its graph returns."""
+    if description.suppression is None:
+        return ExportedRuntime(engine, description, name=name, precision=precision)
+    return SuppressedRuntime(
+        engine, description, description.suppression, name=name, precision=precision
+    )
+
+
+def _open_onnx(
+    file: Path, runtime: RuntimeName, precision: Precision | None, threads: int | None
+) -> tuple[str, Engine, ExportDescription]:
+    if runtime == "torch":
+        raise ConfigError(f"PyTorch does not run {file}: take --runtime onnxruntime or openvino")
+    if runtime == "openvino" or (runtime == "auto" and is_installed("openvino")):
+        model, description = openvino_format.read_onnx(file)
+        computed = precision or description.precision
+        engine = openvino_format.engine(model, precision=computed, threads=threads)
+        return "openvino", engine, description
+    session = onnx_format.open_session(file, where=str(file), threads=threads)
+    description = onnx_format.description_in(session, where=str(file))
+    return "onnxruntime", onnx_format.engine(session), description
+
+
+def _file_of(path: Path) -> Path:
+    """Returns the file itself, of a folder the one .xml in it."""
+    if path.is_dir():
+        inside = sorted(path.glob("*.xml"))
+        if len(inside) != 1:
+            raise CheckpointError(
+                f"expected one OpenVINO .xml in the folder {path}, found {len(inside)}: name the "
+                "file itself"
+            )
+        return inside[0]
+    if not path.is_file():
+        raise CheckpointError(f"expected an exported file at {path}, found none")
+    return path
+
+
+def _check_runtime(file: Path, runtime: RuntimeName, own: RuntimeName) -> None:
+    if runtime not in ("auto", own):
+        raise ConfigError(
+            f"{file} is run by {own}, found --runtime {runtime}: leave it out, or give the "
+            "checkpoint or its .onnx"
+        )
+
+
+def _precision(
+    file: Path, name: str, description: ExportDescription, wanted: Precision | None
+) -> Precision:
+    own = description.precision
+    if wanted in (None, own) or (name == "openvino" and wanted == "bf16"):
+        return wanted or own
+    raise ConfigError(
+        f"{file} holds {own}, found --precision {wanted}: export the checkpoint with it"
+    )

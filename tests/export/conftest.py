@@ -1,0 +1,70 @@
+"""Fixtures for the tests of exports; those of a format skip where its packages are absent."""
+
+from pathlib import Path
+
+import pytest
+from small_detector import NAMES, small_detector
+
+from ossa.export import onnx_format, openvino_format, torchscript_format
+from ossa.export.description import ExportDescription
+from ossa.export.extras import is_installed
+from ossa.export.graph import LogitsGraph, describe
+from ossa.models.detector import Detector
+
+REASON = "needs the extras export and openvino"
+
+
+@pytest.fixture(scope="session")
+def detector() -> Detector:
+    return small_detector()
+
+
+@pytest.fixture(scope="session")
+def description(detector: Detector) -> ExportDescription:
+    """Of any batch and any size."""
+    return describe(
+        detector,
+        names=NAMES,
+        imgsz=64,
+        batch=None,
+        any_size=True,
+        precision="fp32",
+        origin={"licence": "Apache-2.0"},
+    )
+
+
+@pytest.fixture(scope="session")
+def onnx_model(detector: Detector, description: ExportDescription) -> object:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if not is_installed(package):
+            pytest.skip(f"{package} is not installed: {REASON}")
+    return onnx_format.convert(LogitsGraph(detector), description)
+
+
+@pytest.fixture(scope="session")
+def onnx_file(onnx_model: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("onnx") / "small.onnx"
+    onnx_format.save(onnx_model, file)
+    return file
+
+
+@pytest.fixture(scope="session")
+def openvino_file(
+    detector: Detector, description: ExportDescription, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    if not is_installed("openvino"):
+        pytest.skip(f"openvino is not installed: {REASON}")
+    file = tmp_path_factory.mktemp("openvino") / "small.xml"
+    model = openvino_format.convert(LogitsGraph(detector), description)
+    openvino_format.save(model, file, precision="fp32")
+    return file
+
+
+@pytest.fixture(scope="session")
+def torchscript_file(
+    detector: Detector, description: ExportDescription, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    file = tmp_path_factory.mktemp("torchscript") / "small.torchscript"
+    module = torchscript_format.convert(LogitsGraph(detector), description)
+    torchscript_format.save(module, description, file)
+    return file
