@@ -1,24 +1,38 @@
 """Pixels from a cache: the same as from the files, and never those of files since changed."""
 
+import errno
+import multiprocessing
+import os
+import pickle
+import re
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from multiprocessing.context import ForkProcess
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Event
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-from dataset_files import write_yolo
+from dataset_files import write_text, write_yolo
 from PIL import Image
 
 from ossa.config import AugmentConfig
-from ossa.data import resized, sources
-from ossa.data.check import keep_decodable
+from ossa.data import pixel_store, pixels, resized, shared_memory, sources
+from ossa.data.check import keep_decodable, take_images
 from ossa.data.dataset import LetterboxedDataset, TrainingDataset
 from ossa.data.description import read_description
 from ossa.data.index import DatasetIndex
 from ossa.data.loader import EpochBatches, evaluation_loader, training_loader
-from ossa.data.pixel_store import CachePlace, open_pixels
+from ossa.data.pixel_store import CachePlace, open_pixels, remove_unfinished
 from ossa.data.pixels import PixelCache
 from ossa.data.reading import read_index
+from ossa.data.shared_memory import free_memory
+from ossa.errors import DataError, RunFailed
 from ossa.types import Batch
 
 IMGSZ = 32
@@ -177,3 +191,288 @@ def test_size_and_place_are_told(data: Path, folder: Path) -> None:
         f"cache of {what}: {size} in {file}",
     ]
     assert file.stat().st_size == cache.nbytes
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_changed_image_has_all_decoded_again(data: Path, place: CachePlace) -> None:
+    kept = opened(data, place)
+    before = kept[4].image.copy()
+    Image.new("RGB", (32, 20), (9, 9, 9)).save(image_file(data, "e.jpg"))
+    heard = Heard()
+    after = opened(data, place, heard=heard)[4].image
+    assert heard.done == [1, 2, 3, 4, 5, 6]
+    assert (after == 9).all()
+    # Who has the cache open goes on with what it was.
+    np.testing.assert_array_equal(kept[4].image, before)
+
+
+def test_another_list_of_images_has_all_decoded_again(data: Path, folder: Path) -> None:
+    opened(data)
+    image_file(data, "d.png").rename(image_file(data, "h.png"))
+    (data.parent / "labels" / "train" / "d.txt").rename(data.parent / "labels" / "train" / "h.txt")
+    heard = Heard()
+    cache = opened(data, heard=heard)
+    assert heard.done == [1, 2, 3, 4, 5, 6]
+    assert cache[5].image.shape == (23, 32, 3)  # 90 x 64
+    assert len(list(folder.iterdir())) == 1  # in the place of the old one
+
+
+@pytest.mark.parametrize("module", ["cv2", "PIL"])
+def test_another_decoder_has_all_decoded_again(
+    data: Path, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened(data)
+    monkeypatch.setattr(f"{module}.__version__", "other")
+    heard = Heard()
+    opened(data, heard=heard)
+    assert heard.done == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 7, 5000, -1])
+def test_a_file_that_is_cut_short_is_no_cache(data: Path, folder: Path, kept_bytes: int) -> None:
+    opened(data)
+    (file,) = folder.iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(whole[:kept_bytes])
+    opened(data)
+    assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_images_that_cannot_be_decoded_are_told_each_time_as_without_a_cache(
+    data: Path, place: CachePlace
+) -> None:
+    report = read_index(read_description(data), "train")
+    damaged = image_file(data, "b.jpg")
+    damaged.write_bytes(damaged.read_bytes()[:1500])
+    image_file(data, "d.png").unlink()
+    without = keep_decodable(report)
+    for _ in range(2):
+        cache = open_pixels(
+            report.index,
+            place,
+            description=read_description(data),
+            split="train",
+            imgsz=IMGSZ,
+            reduced=True,
+            listener=Heard(),
+        )
+        checked = keep_decodable(report, known=cache.faults())
+        assert checked.problems == without.problems
+        assert [problem.file.name for problem in checked.problems] == ["b.jpg", "d.png"]
+        good = cache.of(checked.index)
+        assert (len(cache), len(good)) == (6, 4)
+        # a, c, e and f are left.
+        assert [good[n].image.shape[:2] for n in range(4)] == [
+            (24, 32),
+            (32, 25),
+            (20, 32),
+            (26, 32),
+        ]
+
+
+def test_strict_stops_at_the_first_image_that_cannot_be_decoded(data: Path, folder: Path) -> None:
+    image_file(data, "b.jpg").write_bytes(image_file(data, "b.jpg").read_bytes()[:1500])
+    with pytest.raises(DataError, match=r"Expected an image at .*b\.jpg, found "):
+        opened(data, strict=True)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_part_of_the_images_shares_the_cache_of_all(data: Path) -> None:
+    cache, index = opened(data), index_of(data)
+    part = cache.of(take_images(index, np.array([False, True, False, True, True, False])))
+    for position, whole in enumerate((1, 3, 4)):
+        np.testing.assert_array_equal(part[position].image, cache[whole].image)
+        np.testing.assert_array_equal(part[position].scale_yx, cache[whole].scale_yx)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_worker_is_sent_the_place_of_the_pixels_not_the_pixels(
+    data: Path, place: CachePlace
+) -> None:
+    index = index_of(data)
+    cache = opened(data, place, imgsz=640).of(
+        take_images(index, np.array([False, True, True, True, True, True]))
+    )
+    sent = pickle.dumps(cache)
+    assert cache.nbytes > 4_000_000
+    assert len(sent) < 1000
+    received = pickle.loads(sent)
+    np.testing.assert_array_equal(received[0].image, cache[0].image)
+
+
+def test_pixels_cannot_be_changed(data: Path) -> None:
+    for place in PLACES:
+        with pytest.raises(ValueError, match="read-only"):
+            opened(data, place)[0].image[0, 0, 0] = 1
+
+
+def test_a_full_disk_is_told_before_anything_is_decoded(
+    data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pixel_store.shutil, "disk_usage", lambda _: SimpleNamespace(free=5_500_000))
+    heard = Heard()
+    with pytest.raises(RunFailed) as failure:
+        opened(data, imgsz=1024, heard=heard)
+    # 1024 x (746 + 602 + 789 + 728 + 640 + 819) x 3, with 100 bytes of columns for each
+    assert re.fullmatch(
+        r"the cache of 6 images of split 'train' at 1024 px needs 13\.3 MB in .*/pixels-\w+\.bin"
+        r", found 5\.5 MB free: free some space, or name another folder in OSSA_CACHE, or leave "
+        r"the cache out",
+        str(failure.value),
+    )
+    assert heard.done == []
+    assert list(folder.iterdir()) == []
+
+
+def test_too_little_memory_is_told_before_anything_is_decoded(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pixel_store, "free_memory", lambda: 10_000_000)
+    heard = Heard()
+    with pytest.raises(RunFailed, match=r"13\.3 MB in memory, found 8\.0 MB free: take a smaller "):
+        opened(data, "ram", imgsz=1024, heard=heard)
+    assert heard.done == []
+
+
+def test_a_disk_that_fills_up_meanwhile_is_told_and_nothing_is_left(
+    data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pixels, "write_columns", full)
+    with pytest.raises(RunFailed, match=f"in {folder}: no space left on device; free some space"):
+        opened(data)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_cache_folder_that_cannot_be_written_is_told(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("OSSA_CACHE", str(tmp_path / "file"))
+    with pytest.raises(
+        RunFailed, match=r"/file: file exists; .* name another folder in OSSA_CACHE"
+    ):
+        opened(data)
+
+
+def test_what_is_free_is_the_machines_or_less() -> None:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < free_memory() <= total
+
+
+def test_a_control_group_limits_what_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {
+        "proc/meminfo": "MemTotal: 9000 kB\nMemAvailable: 5000 kB\n",
+        "proc/self/cgroup": "0::/job/step\n",
+        "groups/job/memory.max": "3000000\n",
+        "groups/job/memory.current": "2500000\n",
+        "groups/job/memory.stat": "anon 1\ninactive_file 100000\nactive_file 20000\n",
+        "groups/job/step/memory.max": "max\n",
+    }
+    for name, text in files.items():
+        write_text(tmp_path / name, text)
+    monkeypatch.setattr(shared_memory, "_PROC", tmp_path / "proc")
+    monkeypatch.setattr(shared_memory, "_CGROUPS", tmp_path / "groups")
+    assert free_memory() == 3_000_000 - 2_500_000 + 120_000
+    (tmp_path / "groups/job/memory.max").write_text("max\n")
+    assert free_memory() == 5000 * 1024
+
+
+def build_slowly(data: Path, place: CachePlace, started: Event, heard: "Queue[Heard]") -> None:
+    """Is a process that takes its time for every image, and then lives on."""
+    read = pixels.read_resized
+
+    def slow(*arguments: Any, **settings: Any) -> Any:
+        started.set()
+        time.sleep(0.1)
+        return read(*arguments, **settings)
+
+    pixels.read_resized = slow
+    told = Heard()
+    kept = opened(data, place, heard=told)
+    heard.put(told)
+    time.sleep(1000)
+    del kept
+
+
+@contextmanager
+def builders(
+    data: Path, place: CachePlace, count: int
+) -> Iterator[tuple[list[ForkProcess], Event, "Queue[Heard]"]]:
+    """Yields processes that were started together, whether one has begun, and what they heard."""
+    fork = multiprocessing.get_context("fork")
+    started, heard = fork.Event(), fork.Queue()
+    processes = [
+        fork.Process(target=build_slowly, args=(data, place, started, heard)) for _ in range(count)
+    ]
+    for process in processes:
+        process.start()
+    yield processes, started, heard
+    for process in processes:
+        process.kill()
+        process.join()
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_of_two_builders_at_once_one_decodes_and_the_other_waits(
+    data: Path, folder: Path, place: CachePlace
+) -> None:
+    with builders(data, place, 2) as (_, _, heard):
+        told = sorted((heard.get(timeout=60) for _ in range(2)), key=lambda one: len(one.done))
+        assert [one.done for one in told] == [[], [1, 2, 3, 4, 5, 6]]
+        assert told[0].notes[-1] == told[1].notes[-1]
+        ours = Heard()
+        opened(data, place, heard=ours)
+        assert ours.done == []
+    assert [file.suffix for file in folder.iterdir()] == ([".bin"] if place == "disk" else [])
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_a_killed_builder_leaves_is_no_cache_and_is_removed(
+    data: Path, folder: Path, place: CachePlace
+) -> None:
+    with builders(data, place, 1) as ((process,), started, _):
+        assert started.wait(60)
+        remove_unfinished(folder)  # nothing that is in use
+        assert [file.suffix for file in folder.iterdir()] == [".tmp"]
+        process.kill()
+        process.join()
+    assert [file.suffix for file in folder.iterdir()] == [".tmp"]
+    heard = Heard()
+    opened(data, "disk", imgsz=48, heard=heard)  # another one
+    assert heard.done == [1, 2, 3, 4, 5, 6]
+    assert [file.suffix for file in folder.iterdir()] == [".bin"]
+
+
+def test_memory_is_free_again_when_the_last_process_that_shares_it_was_killed(
+    data: Path, folder: Path
+) -> None:
+    def shared() -> int:
+        return sum(1 for link in _memory_files() if "ossa-pixels" in link)
+
+    before = shared()
+    with builders(data, "ram", 1) as ((first,), _, heard):
+        heard.get(timeout=60)
+        assert shared() > before
+        with builders(data, "ram", 1) as ((second,), _, heard_by_second):
+            assert heard_by_second.get(timeout=60).done == []
+            first.kill()
+            first.join()
+            ours = Heard()
+            opened(data, "ram", heard=ours)  # from the second, who did not make it
+            assert ours.done == []
+            second.kill()
+            second.join()
+    assert shared() == before
+    assert list(folder.iterdir()) == []
+
+
+def _memory_files() -> Iterator[str]:
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            yield os.readlink(link)

@@ -69,7 +69,7 @@ def open_pixels(
         DataError: an image cannot be decoded and `strict`.
     """
     request = PixelRequest.of(index, imgsz=imgsz, reduced=reduced)
-    said = f"{description.file}\0{split}\0{imgsz}\0{reduced}"
+    said = repr((str(description.file), split, imgsz, reduced))
     name = f"pixels-{hashlib.sha256(said.encode()).hexdigest()[:24]}"
     what = f"{len(index):,} images of split '{split}' at {imgsz} px"
     order = _Order(request, name, what, listener, strict)

@@ -119,7 +119,7 @@ class PixelRequest:
         """Returns a digest of all that decides what the pixels are, beside the image files."""
         said = (__version__, cv2.__version__, PIL.__version__, self.imgsz, self.reduced)
         digest = hashlib.sha256(repr((*said, str(self.index.root))).encode())
-        digest.update("\0".join(self.index.file_names.tolist()).encode())
+        digest.update("\0".join(self.index.file_names.tolist()).encode(errors="surrogatepass"))
         for column in (self.index.image_ids, self.index.sizes_wh):
             digest.update(np.ascontiguousarray(column).tobytes())
         return digest.hexdigest()
