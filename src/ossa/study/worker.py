@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,15 +127,15 @@ def _stop_without_parent(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def main() -> int:
-    """Trains the run that the command line names."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Trains the run that the command line names, or these arguments; returns the exit code."""
     parser = argparse.ArgumentParser(description="The process of one run of a study.")
     parser.add_argument("study", type=Path)
     parser.add_argument("run")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--parent", type=int, help="stop when this process is gone")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.parent is not None:
         _stop_without_parent(options.parent)
     study = read_study_folder(options.study)
