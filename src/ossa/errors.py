@@ -38,5 +38,20 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {listed}?"
 
 
+def legible(text: str, limit: int = 200) -> str:
+    """Returns a text from a file as a message may show it.
+
+    What a terminal would not print, or take for a command, is escaped; of a long text there are
+    the beginning and the end, `limit` characters together.
+    """
+    if len(text) > limit:
+        half = limit // 2
+        text = f"{text[:half]} ... {text[-half:]}"
+    if text.isprintable():
+        return text
+    escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(escaped)
+
+
 class RunFailed(OssaError):  # noqa: N818 - says what happened to the run
     """A run that was in order when it started could not go on (exit code 1 instead of 2)."""

@@ -136,9 +136,9 @@ def test_a_missing_or_unreadable_image_is_left_out_with_a_report(tmp_path: Path)
     write_text(yaml_file, "train: list.txt\nnames: [a]\n")
     report = read(yaml_file)
     assert report.index.file_names.tolist() == ["images/train/1.jpg"]
-    assert [str(p).rpartition("images/")[2] for p in report.problems] == [
-        "train/2.jpg: unreadable image: no image (image left out)",
-        "9.jpg: unreadable image: no such file (image left out)",
+    assert [str(problem).replace(str(tmp_path), "") for problem in report.problems] == [
+        "/images/train/2.jpg: unreadable image: no image (image left out)",
+        "/list.txt:3: no image /images/9.jpg (image left out)",
     ]
 
 
@@ -160,10 +160,10 @@ def test_labels_lie_in_place_of_the_last_folder_named_images(tmp_path: Path) -> 
 
 def test_an_unreadable_label_file_leaves_its_image_out(tmp_path: Path) -> None:
     yaml_file = write_yolo(tmp_path, {"1.jpg": "0 .5 .5 .1 .1", "2.jpg": ""})
-    (tmp_path / "labels" / "train" / "2.txt").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "labels" / "train" / "2.txt").write_bytes(b"0 .5 .5 1 1\n\xff\xfe")
     report = read(yaml_file)
     assert report.index.image_ids.tolist() == [1]
-    assert places(report) == [("2.txt", None, "image left out")]
+    assert places(report) == [("2.txt", 2, "image left out")]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -320,7 +320,7 @@ def test_coco_boxes_are_reported_but_never_clipped(tmp_path: Path) -> None:
     annotations = [coco_annotation(1, [-0.5, 0, 30, 5]), coco_annotation(2, [90, 0, 30, 5])]
     report = read(write_coco(tmp_path, annotations))
     assert report.index.boxes_xyxy.tolist() == [[-0.5, 0, 29.5, 5], [90, 0, 120, 5]]
-    assert places(report) == [("train.json", None, "box kept as it is")]
+    assert places(report) == [("train.json", 1, "box kept as it is")]
     assert "annotation 2 of image 7" in report.problems[0].what
 
 
@@ -367,14 +367,15 @@ def test_a_coco_image_that_is_not_on_disk_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "photos" / "3.jpg").unlink()
     report = read(yaml_file)
     assert report.index.image_ids.tolist() == [7]
-    assert places(report) == [("3.jpg", None, "image left out")]
+    assert places(report) == [("train.json", 1, "image left out")]
+    assert report.problems[0].what == f"no image {tmp_path / 'photos' / '3.jpg'}"
 
 
 def test_a_coco_image_id_used_twice_is_reported(tmp_path: Path) -> None:
     images = [{"id": 7, "file_name": "7.jpg"}, {"id": 7, "file_name": "3.jpg"}]
     report = read(write_coco(tmp_path, [coco_annotation(1, [1, 1, 5, 5])], images=images))
     assert report.index.file_names.tolist() == ["photos/7.jpg"]
-    assert places(report) == [("train.json", None, "image left out")]
+    assert places(report) == [("train.json", 1, "image left out")]
 
 
 def test_names_of_the_yaml_must_be_those_of_the_coco_file_in_order_of_ids(tmp_path: Path) -> None:
@@ -415,7 +416,7 @@ def test_a_malformed_coco_file_is_one_sentence(tmp_path: Path, text: str, messag
     ],
 )
 def test_images_and_categories_need_ids_and_names(tmp_path: Path, content: dict[str, Any]) -> None:
-    with pytest.raises(DataError, match=r"Expected .* in .*train\.json"):
+    with pytest.raises(DataError, match=r"Expected .* (in|at) .*train\.json"):
         read(write_coco(tmp_path, [], **content))
 
 

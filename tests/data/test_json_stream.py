@@ -23,7 +23,7 @@ values = st.recursive(
 def streamed(file: Path, text: str, *keys: str) -> dict[str, list[Any]]:
     file.write_text(text, encoding="utf-8")
     found: dict[str, list[Any]] = {key: [] for key in keys}
-    for key, value in stream_lists(file, keys):
+    for key, _, value in stream_lists(file, keys):
         found[key].append(value)
     return found
 
@@ -90,21 +90,63 @@ def test_a_syntax_error_is_told_with_its_line(
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ('{"b": []}', "found none"),
-        ("[1, 2]", "found none"),
-        ('{"a": 5}', "found no list"),
-        ('{"a": [], "a": []}', "found a second"),
+        ('{"b": []}', r"in .*x\.json, found none"),
+        ("[1, 2]", r"in .*x\.json, found none"),
+        ('{"a":\n5}', r", found no list at .*x\.json:2"),
+        ('{"a": [],\n"a": []}', r", found a second at .*x\.json:2"),
     ],
 )
 def test_a_list_that_is_not_there_once_is_an_error(tmp_path: Path, text: str, found: str) -> None:
-    with pytest.raises(DataError, match=f"list of objects as 'a' in .*x.json, {found}"):
+    with pytest.raises(DataError, match=f"list of objects as 'a'.*{found}"):
         streamed(tmp_path / "x.json", text, "a")
 
 
 def test_a_file_in_another_encoding_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_bytes(b'{"a": ["\xff"]}')
-    with pytest.raises(DataError, match="JSON file in UTF-8"):
+    (tmp_path / "x.json").write_bytes(b'{"a": [\n"\xc3\xa9\n\xff"]}')
+    with pytest.raises(DataError, match=r"JSON in UTF-8, found another byte at .*x\.json:3"):
         list(stream_lists(tmp_path / "x.json", ("a",)))
+
+
+@pytest.mark.parametrize("piece", [1, 7, 1000])
+def test_every_element_comes_with_the_line_that_it_begins_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    monkeypatch.setattr(json_stream, "_PIECE", piece)
+    text = '{"x": [1,\n2],\n"a": [{"b":\n1}, {},\n\n 5\n],\n"c": [\n6]}'
+    (tmp_path / "x.json").write_text(text)
+    lines = [(key, line) for key, line, _ in stream_lists(tmp_path / "x.json", ("a", "c"))]
+    assert lines == [("a", 3), ("a", 4), ("a", 6), ("c", 9)]
+
+
+@pytest.mark.parametrize("piece", [1, 5, 20, 33])
+def test_blanks_of_any_length_are_not_taken_for_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    monkeypatch.setattr(json_stream, "_PIECE", piece)
+    tokens = ["{", '"a"', ":", "[", "{", '"b"', ":", "1", ",", '"c"', ":", "[", "]", "}", ",", "2"]
+    text = (" " * 50).join([*tokens, "]", "}"])
+    assert streamed(tmp_path / "x.json", text, "a")["a"] == [{"b": 1, "c": []}, 2]
+
+
+def test_an_error_is_told_before_the_rest_of_the_file_is_read(tmp_path: Path) -> None:
+    """A wrong word in the first line of 48 MB: never over three pieces of 4 MB in memory."""
+    with (tmp_path / "x.json").open("w") as file:
+        file.write('{"a": [wrong,\n' + ("1" * 1000 + ",\n") * 48_000)
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"x\.json:1: Expecting value"):
+        list(stream_lists(tmp_path / "x.json", ("a",)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 24 << 20
+
+
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [("[" * 100_000, "nested too deeply"), ("9" * 5000, "a number of too many digits")],
+)
+def test_what_python_cannot_hold_is_a_syntax_error(tmp_path: Path, value: str, what: str) -> None:
+    with pytest.raises(DataError, match=rf"x\.json:2: .*{what}"):
+        streamed(tmp_path / "x.json", '{"a":\n[' + value, "a")
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:

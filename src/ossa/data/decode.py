@@ -1,22 +1,31 @@
 """From image files to pixels: sizes from headers, uint8 RGB from bodies.
 
-OpenCV decodes; Pillow reads headers and decodes what OpenCV cannot. Both honour the EXIF
-orientation, so that a size read here is the shape of the decoded image.
+Pillow reads headers, OpenCV decodes, and Pillow decodes what OpenCV cannot. The header comes first:
+it says whether the image is of a size that may be decoded, and its EXIF orientation, which is
+applied to size and pixels alike.
 """
 
+import re
+import warnings
 from io import BytesIO
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ossa.errors import DataError
 
 # A file that cannot be decoded is reported once, as a DataError, not also on stderr.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+MOST_PIXELS: Final = 178_956_970
+"""An image of more is not decoded: half a gigabyte as RGB, and where Pillow stops by itself."""
+LONGEST_SIDE: Final = 65_535
+"""Of an image that is decoded: the most that a JPEG can have."""
 
 # OpenCV names the reduced flags for grey and BGR only; grey's reduction with the RGB bit is RGB.
 _FLAG_OF_REDUCTION: Final = {
@@ -25,24 +34,30 @@ _FLAG_OF_REDUCTION: Final = {
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4 | cv2.IMREAD_COLOR_RGB,
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_COLOR_RGB,
 }
-_JPEG_START: Final = b"\xff\xd8\xff"
-_TIFF_STARTS: Final = (b"II*\0", b"MM\0*")
+_TIFF: Final = "TIFF"
+_FLIP_OF_ORIENTATION: Final = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}
+"""OpenCV's flip code, by EXIF orientation; from 5 on rows and columns are exchanged before."""
 _EIGHT_BIT_MODES: Final = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
+
+
+class _Header(NamedTuple):
+    """What an image file says of itself."""
+
+    kind: str
+    """As Pillow calls it: 'JPEG', 'PNG', ..."""
+    size_wh: tuple[int, int]
+    """Width and height in pixels, upright."""
+    orientation: int
+    """That of EXIF, 1 to 8, which the pixels still have; 1 is upright."""
 
 
 def read_image_size(path: Path) -> tuple[int, int]:
     """Returns width and height in pixels as decoded (EXIF orientation applied), from the header.
 
     Raises:
-        DataError: there is no such file, or it is not an image.
+        DataError: there is no such file, it is not an image, or it is too large to be decoded.
     """
-    try:
-        with Image.open(path) as image:
-            turned = image.format != "TIFF" and _orientation(image) in (5, 6, 7, 8)
-            width, height = image.size  # Pillow turns the size of a TIFF by itself
-    except Exception as error:  # on damaged files Pillow raises errors of a dozen kinds
-        raise DataError(f"Expected an image at {path}, found {_reason(error)}.") from error
-    return (height, width) if turned else (width, height)
+    return _read_header(path, path=path).size_wh
 
 
 def decode_image(
@@ -60,43 +75,70 @@ def decode_image(
         size_wh: width and height that the image is known to have, at full size.
 
     Raises:
-        DataError: the file is missing, empty, cut short, no image, or not of the size `size_wh`.
+        DataError: the file is missing, empty, cut short, no image, not of the size `size_wh`, or
+            of more than `MOST_PIXELS` or `LONGEST_SIDE`, told from its header.
     """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"Expected an image at {path}, found {_reason(error)}.") from error
+    header = _read_header(BytesIO(data), path=path)
     reduction = 1
-    if reduce_to is not None and size_wh is not None and data.startswith(_JPEG_START):
+    if reduce_to is not None and size_wh is not None and header.kind in ("JPEG", "MPO"):
         reduction = _reduction(max(size_wh), reduce_to)
-    image = _decode(data, path=path, reduction=reduction)
+    image = _decode(data, header, path=path, reduction=reduction)
     if size_wh is not None:
         _check_size(image, size_wh, path=path, reduction=reduction)
     return image
 
 
-def _decode(data: bytes, *, path: Path, reduction: int) -> NDArray[np.uint8]:
-    # OpenCV multiplies the colours of a TIFF by its alpha and fails on turned ones.
-    pil_first = data.startswith(_TIFF_STARTS)
-    image = None if pil_first else _decode_with_cv2(data, reduction)
-    if image is not None:
-        return image
-    reason = "an image of an unknown kind (8 or 16 bits a channel are read)"
+def _read_header(source: Path | BytesIO, *, path: Path) -> _Header:
     try:
-        image = _decode_with_pil(data, reduction)
-    except Exception as error:  # see read_image_size
-        reason = _reason(error)
+        with Image.open(source) as image:
+            kind, size_wh = str(image.format), image.size
+            # Pillow turns a TIFF, size and pixels, by itself.
+            orientation = 1 if kind == _TIFF else _orientation(image)
+    except Image.DecompressionBombError as error:
+        pixels = re.search(r"\d+", str(error))  # Pillow tells no more of the size
+        raise _too_large(f"{pixels[0] if pixels else 'many'} pixels", path=path) from error
+    except Exception as error:  # on damaged files Pillow raises errors of a dozen kinds
+        raise DataError(f"Expected an image at {path}, found {_reason(error)}.") from error
+    width, height = size_wh
+    if width * height > MOST_PIXELS or max(size_wh) > LONGEST_SIDE:
+        raise _too_large(f"{width}x{height} pixels", path=path)
+    return _Header(kind, (height, width) if orientation >= 5 else (width, height), orientation)
+
+
+def _too_large(size: str, *, path: Path) -> DataError:
+    return DataError(
+        f"Expected an image at {path}, found one of {size}, which is too large to decode (the most "
+        f"are {MOST_PIXELS:,} pixels, {LONGEST_SIDE:,} a side); scale it down or cut it into tiles."
+    )
+
+
+def _decode(data: bytes, header: _Header, *, path: Path, reduction: int) -> NDArray[np.uint8]:
+    # OpenCV multiplies the colours of a TIFF by its alpha and fails on turned ones.
+    pil_first = header.kind == _TIFF
+    image = None if pil_first else _decode_with_cv2(data, reduction)
+    reason = "an image of an unknown kind (8 or 16 bits a channel are read)"
+    if image is None:
+        try:
+            image = _decode_with_pil(data, reduction)
+        except Exception as error:  # see _read_header
+            reason = _reason(error)
     if image is None and pil_first:
         image = _decode_with_cv2(data, reduction)
     if image is None:
         raise DataError(f"Expected an image at {path}, found {reason}; replace or remove it.")
-    return image
+    return _upright(image, header.orientation)
 
 
 def _decode_with_cv2(data: bytes, reduction: int) -> NDArray[np.uint8] | None:
+    # Of a damaged EXIF block OpenCV makes another orientation than Pillow: the header's counts.
+    flags = _FLAG_OF_REDUCTION[reduction] | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         # From memory, unlike from a file, a JPEG that is cut short gives None, not half an image.
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAG_OF_REDUCTION[reduction])
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         return None
     return image  # type: ignore[return-value]  # OpenCV's stub knows neither None nor uint8
@@ -106,8 +148,9 @@ def _decode_with_pil(data: bytes, reduction: int) -> NDArray[np.uint8] | None:
     with Image.open(BytesIO(data)) as image:
         if image.mode not in _EIGHT_BIT_MODES:
             return None
-        turned = ImageOps.exif_transpose(image).convert("RGB")
-        return np.array(turned.reduce(reduction) if reduction > 1 else turned)
+        image.load()  # turns a TIFF in place
+        rgb = image.convert("RGB")
+        return np.array(rgb.reduce(reduction) if reduction > 1 else rgb)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -118,9 +161,19 @@ def _orientation(image: Image.Image) -> int:
     exif = Image.Exif()
     try:
         exif.load(stored)
-        return exif.get(ExifTags.Base.Orientation, 1)
-    except Exception:  # whatever a damaged block raises: OpenCV decodes such a file unturned
+        orientation = exif.get(ExifTags.Base.Orientation, 1)
+    except Exception:  # whatever a damaged block raises: the image is taken as it is stored
         return 1
+    return orientation if type(orientation) is int and 1 <= orientation <= 8 else 1
+
+
+def _upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Returns an image turned and mirrored as its EXIF orientation (TIFF 6.0, tag 274) asks."""
+    if orientation >= 5:
+        image = cv2.transpose(image)  # type: ignore[assignment]  # see _decode_with_cv2
+    if orientation in _FLIP_OF_ORIENTATION:
+        image = cv2.flip(image, _FLIP_OF_ORIENTATION[orientation])  # type: ignore[assignment]
+    return image
 
 
 def _reduction(long_side: int, reduce_to: int) -> int:

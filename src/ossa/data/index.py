@@ -67,8 +67,10 @@ class DatasetIndex:
 
     def fingerprint(self) -> str:
         """Returns a sha256 over names, files, sizes and truths: what a run was trained on."""
-        digest = hashlib.sha256("\0".join(self.names).encode())
-        digest.update("\0".join(self.file_names.tolist()).encode())
+        # Names of files need not be UTF-8: Python holds the odd bytes as lone surrogates.
+        names, files = ("\0".join(texts) for texts in (self.names, self.file_names.tolist()))
+        digest = hashlib.sha256(names.encode(errors="surrogatepass"))
+        digest.update(files.encode(errors="surrogatepass"))
         columns = (self.image_ids, self.sizes_wh, self.truth_offsets, self.boxes_xyxy)
         for column in (*columns, self.labels, self.areas, self.crowd, self.difficult):
             digest.update(np.ascontiguousarray(column).tobytes())

@@ -4,8 +4,12 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
-from ossa.errors import DataError
+from ossa.errors import DataError, legible
+
+_LONGEST_PATH: Final = 500
+"""Characters of a path that a message shows."""
 
 
 class ProblemKind(StrEnum):
@@ -35,7 +39,7 @@ class Problem:
 
     file: Path
     line: int | None
-    """Counted from 1; None where the fault has no line (an image, an entry of a JSON file)."""
+    """Counted from 1; None where the fault has no line (an image, a whole file)."""
     what: str
     action: str
     """What reading did about it: 'box dropped', 'image left out', ..."""
@@ -45,9 +49,14 @@ class Problem:
     box_xyxy: tuple[float, float, float, float] | None = None
     """As it is stated, in pixels of that image; None where it is not numbers."""
 
+    @property
+    def place(self) -> str:
+        """File and line, as a terminal can show them."""
+        file = legible(str(self.file), _LONGEST_PATH)
+        return file if self.line is None else f"{file}:{self.line}"
+
     def __str__(self) -> str:
-        place = str(self.file) if self.line is None else f"{self.file}:{self.line}"
-        return f"{place}: {self.what} ({self.action})"
+        return f"{self.place}: {self.what} ({self.action})"
 
 
 class ProblemLog:
@@ -68,14 +77,16 @@ class ProblemLog:
         image: str | None = None,
         box_xyxy: tuple[float, float, float, float] | None = None,
     ) -> None:
-        """Appends a problem of these fields; a box that is not finite numbers is left out.
+        """Appends a problem of these fields; `what` may quote the file as it is.
+
+        A box that is not finite numbers is left out.
 
         Raises:
             DataError: the log is strict.
         """
         if box_xyxy is not None and not all(map(math.isfinite, box_xyxy)):
             box_xyxy = None
-        self.add(Problem(file, line, what, action, kind, image, box_xyxy))
+        self.add(Problem(file, line, legible(what), action, kind, image, box_xyxy))
 
     def add(self, problem: Problem) -> None:
         """Appends a problem.
@@ -84,9 +95,7 @@ class ProblemLog:
             DataError: the log is strict.
         """
         if self._strict:
-            file, line = problem.file, problem.line
-            place = str(file) if line is None else f"{file}:{line}"
-            raise DataError(f"{place}: {problem.what}; mend it, or read without strict.")
+            raise DataError(f"{problem.place}: {problem.what}; mend it, or read without strict.")
         self._problems.append(problem)
 
     @property

@@ -60,6 +60,6 @@ def _stamp(path: str) -> tuple[int, int, int]:
     # The time of inode change, too: unlike that of change, no tool sets it back.
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no path can have such characters
         return _ABSENT
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns

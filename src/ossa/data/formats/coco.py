@@ -3,7 +3,7 @@
 Ids of images, annotations and categories are kept; classes stand in the order of their ids, and
 images in the order of theirs, as pycocotools has them. Boxes are not clipped, and crowd regions
 are truths with `crowd` set. An annotation may have a key `difficult`, of 0 or 1, as VOC has it;
-pycocotools does not look at it. JSON has no useful line numbers: problems name the annotation's id.
+pycocotools does not look at it. Most files are one long line: problems name line and annotation id.
 
 The file is read element by element into columns, so that its outlines are never in memory at once.
 """
@@ -34,19 +34,20 @@ from ossa.data.formats.json_stream import stream_lists
 from ossa.data.index import DatasetIndex
 from ossa.data.problems import ProblemKind, ProblemLog
 from ossa.data.sources import SourceLog
-from ossa.errors import DataError
+from ossa.errors import DataError, legible
 
 _IDS: Final = ("id", "image_id", "category_id")
 _INT: Final = frozenset({int})
 _NUMBER: Final = frozenset({int, float})
 _LARGEST: Final = sys.float_info.max
 
-_ROW: Final = struct.Struct("<3q5d2?")
+_ROW: Final = struct.Struct("<4q5d2?")
 _ROW_TYPE: Final = np.dtype(
     [
         ("id", "<i8"),
         ("image_id", "<i8"),
         ("category_id", "<i8"),
+        ("line", "<i8"),
         ("bbox", "<f8", 4),
         ("area", "<f8"),
         ("crowd", "?"),
@@ -64,12 +65,12 @@ def read(
     (file,) = source.sources
     sources.add(file)
     content = _Content(file, log)
-    for key, row in stream_lists(file, ("images", "annotations", "categories")):
-        content.add(key, row)
+    for key, line, row in stream_lists(file, ("images", "annotations", "categories")):
+        content.add(key, line, row)
     names_by_id = _categories(content.categories, description, file=file)
     folder = source.images or file.parent
     category_ids = np.array(sorted(names_by_id), np.int64)
-    images = _present_images(content.images, folder, log=log, sources=sources)
+    images = _present_images(content, folder, log=log, sources=sources)
     chosen = _rows_in_order(content, images, log=log)
     rows = content.rows[_usable(chosen, content, images, category_ids, log=log)]
     starts = np.searchsorted(rows["image_id"], images.ids)
@@ -96,10 +97,10 @@ class _Content:
 
     def __init__(self, file: Path, log: ProblemLog) -> None:
         self.file = file
-        self.categories: list[tuple[Any, Any]] = []
-        """Id and name."""
-        self.images: dict[int, tuple[str, Any, Any]] = {}
-        """File name, width and height by id."""
+        self.categories: list[tuple[int, Any, Any]] = []
+        """Line, id and name."""
+        self.images: dict[int, tuple[int, str, Any, Any]] = {}
+        """Line, file name, width and height by id."""
         self.odd: dict[int, dict[str, Any]] = {}
         """Ids and bbox of the annotations where one of these is no number, by their row."""
         self._log = log
@@ -116,46 +117,49 @@ class _Content:
         plain = {key: columns[key][row].tolist() for key in (*_IDS, "bbox")}
         return plain | self.odd.get(row, {})
 
-    def add(self, key: str, row: Any) -> None:
-        """Takes an element of one of the three lists."""
+    def add(self, key: str, line: int, row: Any) -> None:
+        """Takes an element of one of the three lists, and the line that it begins in."""
         if type(row) is not dict:
-            raise DataError(f"Expected a list of objects as '{key}' in {self.file}, found {row!r}.")
+            raise DataError(
+                f"Expected a list of objects as '{key}', found {legible(repr(row))} at "
+                f"{self.file}:{line}."
+            )
         if key == "annotations":
-            self._add_annotation(row)
+            self._add_annotation(line, row)
         elif key == "images":
-            self._add_image(row)
+            self._add_image(line, row)
         else:
-            self.categories.append((row.get("id"), row.get("name")))
+            self.categories.append((line, row.get("id"), row.get("name")))
 
-    def _add_annotation(self, row: dict[str, Any]) -> None:
+    def _add_annotation(self, line: int, row: dict[str, Any]) -> None:
         ids = row.get("id"), row.get("image_id"), row.get("category_id")
-        bbox, area = row.get("bbox"), row.get("area")
+        bbox, area = row.get("bbox"), row.get("area", math.nan)
         if type(area) not in _NUMBER or not 0 <= area <= _LARGEST:
             area = math.nan
         flags = bool(row.get("iscrowd")), row.get("difficult") in (1, "1")
         if type(bbox) is list and {*map(type, ids)} <= _INT and {*map(type, bbox)} <= _NUMBER:
             try:
-                self._rows += _ROW.pack(*ids, *bbox, area, *flags)
+                self._rows += _ROW.pack(*ids, line, *bbox, area, *flags)
                 return
             except (struct.error, OverflowError):  # not four numbers, or one of many digits
                 pass
         self.odd[len(self._rows) // _ROW.size] = {"bbox": bbox} | dict(zip(_IDS, ids, strict=True))
         ids = (value if _is_id(value) else 0 for value in ids)
-        self._rows += _ROW.pack(*ids, *(math.nan,) * 4, area, *flags)
+        self._rows += _ROW.pack(*ids, line, *(math.nan,) * 4, area, *flags)
 
-    def _add_image(self, row: dict[str, Any]) -> None:
+    def _add_image(self, line: int, row: dict[str, Any]) -> None:
         image_id, name = row.get("id"), row.get("file_name")
         if not _is_id(image_id) or not isinstance(name, str):
             raise DataError(
-                f"Expected a whole number as id and a text as file_name for each of 'images' in "
-                f"{self.file}, found {image_id!r} and {name!r}."
+                f"Expected a whole number as id and a text as file_name for each of 'images', "
+                f"found {legible(repr(image_id))} and {legible(repr(name))} at {self.file}:{line}."
             )
         if image_id in self.images:
-            what = f"id {image_id} of image '{name}' is that of another image"
+            what = f"id {image_id} of image '{legible(name)}' is that of another image"
             kind = ProblemKind.ENTRY_UNUSABLE
-            self._log.report(self.file, None, what, action="image left out", kind=kind)
+            self._log.report(self.file, line, what, action="image left out", kind=kind)
         else:
-            self.images[image_id] = name, row.get("width"), row.get("height")
+            self.images[image_id] = line, name, row.get("width"), row.get("height")
 
 
 def _is_id(value: Any) -> TypeGuard[int]:
@@ -164,14 +168,14 @@ def _is_id(value: Any) -> TypeGuard[int]:
 
 
 def _categories(
-    rows: list[tuple[Any, Any]], description: DataDescription, *, file: Path
+    rows: list[tuple[int, Any, Any]], description: DataDescription, *, file: Path
 ) -> dict[int, str]:
     names_by_id: dict[int, str] = {}
-    for category_id, name in rows:
+    for line, category_id, name in rows:
         if not _is_id(category_id) or not isinstance(name, str):
             raise DataError(
-                f"Expected a whole number as id and a text as name for each of 'categories' in "
-                f"{file}, found {category_id!r} and {name!r}."
+                f"Expected a whole number as id and a text as name for each of 'categories', "
+                f"found {legible(repr(category_id))} and {legible(repr(name))} at {file}:{line}."
             )
         names_by_id[category_id] = name
     names = tuple(names_by_id[category_id] for category_id in sorted(names_by_id))
@@ -199,16 +203,16 @@ class _Images:
 
 
 def _present_images(
-    images: dict[int, tuple[str, Any, Any]], folder: Path, *, log: ProblemLog, sources: SourceLog
+    content: _Content, folder: Path, *, log: ProblemLog, sources: SourceLog
 ) -> _Images:
     present = _FileListing(sources)
     ids, files, sizes_wh = [], [], []
-    for image_id in sorted(images):
-        name, *stated_wh = images[image_id]
+    for image_id in sorted(content.images):
+        line, name, *stated_wh = content.images[image_id]
         path = os.path.join(folder, name)
         if path not in present:
-            what, kind = "no such image", ProblemKind.IMAGE_MISSING
-            log.report(Path(path), None, what, action="image left out", kind=kind)
+            what, kind = f"no image {legible(path)}", ProblemKind.IMAGE_MISSING
+            log.report(content.file, line, what, action="image left out", kind=kind)
             continue
         size_wh = tuple(stated_wh)
         if not all(type(side) is int and 0 < side < 2**31 for side in size_wh):
@@ -241,12 +245,14 @@ def _rows_in_order(content: _Content, images: _Images, *, log: ProblemLog) -> ND
     for row in np.flatnonzero(refused).tolist():
         stated = content.stated(row)
         if has_id[row] and not has_image[row]:
-            what = f"annotation {stated['id']} of an unknown image, {stated['image_id']!r}"
+            image_id = legible(repr(stated["image_id"]))
+            what = f"annotation {stated['id']} of an unknown image, {image_id}"
             kind = ProblemKind.LABELS_WITHOUT_IMAGE
         else:
-            what = f"annotation id {stated['id']!r} is no whole number or used before"
+            annotation_id = legible(repr(stated["id"]))
+            what = f"annotation id {annotation_id} is no whole number or used before"
             kind = ProblemKind.ENTRY_UNUSABLE
-        log.report(content.file, None, what, action="box dropped", kind=kind)
+        log.report(content.file, int(rows["line"][row]), what, action="box dropped", kind=kind)
     known = known[np.isin(rows["image_id"][known], images.ids)]
     return known[np.argsort(rows["image_id"][known], kind="stable")]
 
@@ -273,7 +279,8 @@ def _usable(
         fault = _fault(stated, box_xyxy, size_wh, has_class=bool(has_class[place]))
         beyond = overhang(box_xyxy, size_wh)
         image = images.files[positions[place]]
-        report = partial(log.report, content.file, None, image=image, box_xyxy=tuple(box_xyxy))
+        line = int(rows["line"][place])
+        report = partial(log.report, content.file, line, image=image, box_xyxy=tuple(box_xyxy))
         if fault is not None:
             usable[place] = False
             report(f"{which}: {fault.what}", action="box dropped", kind=fault.kind)
@@ -288,10 +295,11 @@ def _fault(
 ) -> Fault | None:
     """Returns why an annotation cannot be used, or None."""
     if not (has_class and _is_id(stated["category_id"])):
-        return Fault(ProblemKind.CLASS_UNKNOWN, f"class {stated['category_id']!r} unknown")
+        what = f"class {legible(repr(stated['category_id']))} unknown"
+        return Fault(ProblemKind.CLASS_UNKNOWN, what)
     bbox = stated["bbox"]
     if type(bbox) is not list or len(bbox) != 4 or not {*map(type, bbox)} <= _NUMBER:
-        what = f"expected four numbers as bbox, found {bbox!r}"
+        what = f"expected four numbers as bbox, found {legible(repr(bbox))}"
         return Fault(ProblemKind.BOX_MALFORMED, what)
     return fault_of_box(box_xyxy, size_wh)
 

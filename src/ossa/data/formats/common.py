@@ -18,7 +18,7 @@ from ossa.data.decode import read_image_size
 from ossa.data.index import DatasetIndex
 from ossa.data.problems import ProblemKind, ProblemLog
 from ossa.data.sources import SourceLog
-from ossa.errors import DataError
+from ossa.errors import DataError, legible
 
 IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
@@ -28,6 +28,8 @@ Box = tuple[float, float, float, float]
 # Rounding to whole pixels and counting from 1 put a box up to one pixel outside its image;
 # the rest is for decimals that were rounded themselves.
 _ROUNDING_PIXELS: Final = 1.01
+_FARTHEST: Final = 2.0**31
+"""Pixels: what is farther from an image overflows sooner or later."""
 
 
 @dataclass
@@ -111,6 +113,9 @@ def fault_of_box(box_xyxy: Box, size_wh: tuple[int, int]) -> Fault | None:
     if not all(math.isfinite(number) for number in box_xyxy):
         what = "box with a coordinate that is not a number"
         return Fault(ProblemKind.BOX_MALFORMED, what)
+    if max(map(abs, box_xyxy)) > _FARTHEST:
+        what = f"box {shown(box_xyxy)} with a coordinate beyond any image"
+        return Fault(ProblemKind.BOX_MALFORMED, what)
     if x1 <= x0 or y1 <= y0:
         what = f"box of no area, {x1 - x0:g} x {y1 - y0:g} pixels"
         return Fault(ProblemKind.BOX_EMPTY, what)
@@ -171,39 +176,28 @@ def shown(box_xyxy: Box) -> str:
     return f"({', '.join(f'{number:.6g}' for number in box_xyxy)})"
 
 
-def size_or_report(file: str, *, log: ProblemLog) -> tuple[int, int] | None:
-    """Returns width and height of an image, or None, reported, where it cannot be read."""
+def size_or_report(
+    file: str, *, log: ProblemLog, listed: tuple[Path, int] | None = None
+) -> tuple[int, int] | None:
+    """Returns width and height of an image, or None, reported, where it cannot be read.
+
+    Args:
+        file: the image.
+        log: takes the report.
+        listed: list and line that name the image, which are told where there is no such image.
+    """
     path = Path(file)
     try:
         return read_image_size(path)
     except DataError as error:
         reason = str(error).rpartition(", found ")[2].rstrip(".")
-        log.report(
-            path,
-            None,
-            f"unreadable image: {reason}",
-            action="image left out",
-            kind=ProblemKind.IMAGE_UNREADABLE,
-        )
-        return None
-
-
-def numbered_lines(file: Path) -> list[tuple[int, str]]:
-    """Returns number, from 1, and stripped text of the lines of a UTF-8 file that are not empty."""
-    lines = enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1)
-    return [(number, line.strip()) for number, line in lines if line.strip()]
-
-
-def listed_lines(file: Path) -> list[tuple[int, str]]:
-    """Returns the numbered lines of a list that a split cannot do without.
-
-    Raises:
-        DataError: the file cannot be read as text.
-    """
-    try:
-        return numbered_lines(file)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"Expected a list in UTF-8 at {file}, found {error}.") from error
+    if listed is not None and not os.path.exists(file):
+        what, kind = f"no image {legible(file)}", ProblemKind.IMAGE_MISSING
+        log.report(*listed, what, action="image left out", kind=kind)
+    else:
+        what, kind = f"unreadable image: {reason}", ProblemKind.IMAGE_UNREADABLE
+        log.report(path, None, what, action="image left out", kind=kind)
+    return None
 
 
 def images_under(folder: Path, *, sources: SourceLog | None = None) -> list[str]:

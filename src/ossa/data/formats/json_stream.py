@@ -9,18 +9,22 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Final, NoReturn, TextIO
 
+from ossa.data.formats.text import line_of_fault
 from ossa.errors import DataError
 
 _PIECE: Final = 1 << 22
 """Characters read at a time."""
+_LONGEST_WORD: Final = 16
+"""Characters that are enough to tell any word, or escape within a text, from a wrong one."""
 _BLANK: Final = " \t\n\r"
 _AFTER_A_VALUE: Final = frozenset(f"{_BLANK}:,]}}")
 
 
-def stream_lists(file: Path, keys: Collection[str]) -> Iterator[tuple[str, Any]]:
-    """Yields key and element for every element of the lists under `keys` of a JSON object.
+def stream_lists(file: Path, keys: Collection[str]) -> Iterator[tuple[str, int, Any]]:
+    """Yields key, line and element for every element of the lists under `keys` of a JSON object.
 
-    They come in the order of the file; other keys are skipped.
+    The line, counted from 1, is that where the element begins. They come in the order of the file;
+    other keys are skipped.
 
     Raises:
         DataError: the file is unreadable or no JSON, or one of `keys` is no list, stands twice or,
@@ -38,13 +42,17 @@ def stream_lists(file: Path, keys: Collection[str]) -> Iterator[tuple[str, Any]]
                     window.value()  # a syntax error is told as one
                     what = "a second" if key in found else "no list"
                     raise DataError(
-                        f"Expected one list of objects as '{key}' in {file}, found {what}."
+                        f"Expected one list of objects as '{key}', found {what} at "
+                        f"{file}:{window.line()}."
                     )
                 found.add(key)
                 for _ in _between(window, "[", "]"):
-                    yield key, window.value()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"Expected a JSON file in UTF-8 at {file}, found {error}.") from error
+                    yield key, window.line(), window.value()
+    except UnicodeDecodeError as error:
+        place = f"{file}:{line_of_fault(file)}"
+        raise DataError(f"Expected JSON in UTF-8, found another byte at {place}.") from error
+    except OSError as error:
+        raise DataError(f"Expected a JSON file at {file}, found {error.strerror}.") from error
     for key in keys:
         if key not in found:
             raise DataError(f"Expected a list of objects as '{key}' in {file}, found none.")
@@ -83,8 +91,8 @@ class _Window:
         self._file = file
         self._decode = json.JSONDecoder().raw_decode
         self._text, self._at = "", 0
-        self._line = 1
-        """Of the first character of the text in memory."""
+        self._line, self._counted = 1, 0
+        """A line and a place in the text in memory that is in it, at or before the current one."""
 
     def peek(self) -> str:
         """Returns the next character that is not blank, '' at the end; the place is then there."""
@@ -120,19 +128,35 @@ class _Window:
             try:
                 value, end = self._decode(self._text, self._at)
             except json.JSONDecodeError as error:
-                # Cut off where the text in memory ends, or wrong: the rest of the file tells.
-                if not self._read_more():
+                # Cut off where the text in memory ends, or wrong: more of the file tells.
+                if not self._may_be_cut(error) or not self._read_more():
                     self.fail(error.msg, at=error.pos)
                 continue
+            except RecursionError:
+                self.fail("lists and objects nested too deeply")
+            except ValueError:  # Python reads no whole number of more than 4300 digits
+                self.fail("a number of too many digits")
             # A number may go on behind the end of the text in memory.
             if self._text[end : end + 1] in _AFTER_A_VALUE or not self._read_more():
                 self._at = end
                 return value
 
+    def line(self) -> int:
+        """Returns the line, from 1, of the next character that is not blank."""
+        self.peek()
+        self._count_lines()
+        return self._line
+
     def fail(self, what: str, *, at: int | None = None) -> NoReturn:
         """Raises the DataError of a syntax error, with its line."""
-        line = self._line + self._text.count("\n", 0, self._at if at is None else at)
+        end = self._at if at is None else at
+        line = self._line + self._text.count("\n", self._counted, end)
         raise DataError(f"Expected JSON, found a syntax error at {self._file}:{line}: {what}.")
+
+    def _may_be_cut(self, error: json.JSONDecodeError) -> bool:
+        """Returns whether an error may be only that the text in memory ends too early."""
+        is_text = error.msg.startswith("Unterminated string")
+        return is_text or error.pos > len(self._text) - _LONGEST_WORD
 
     def _read_more(self) -> bool:
         """Appends to the text in memory, drops what lies before the place; False at the end."""
@@ -140,6 +164,10 @@ class _Window:
         more = self._stream.read(max(_PIECE, len(self._text) - self._at))
         if not more:
             return False
-        self._line += self._text.count("\n", 0, self._at)
-        self._text, self._at = self._text[self._at :] + more, 0
+        self._count_lines()
+        self._text, self._at, self._counted = self._text[self._at :] + more, 0, 0
         return True
+
+    def _count_lines(self) -> None:
+        self._line += self._text.count("\n", self._counted, self._at)
+        self._counted = self._at

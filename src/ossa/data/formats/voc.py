@@ -9,13 +9,14 @@ Beside VOC's own tags an object may have COCO's `iscrowd`, 0 or 1, and `area`, i
 `ossa data convert` writes and other readers pass over.
 """
 
+import functools
 import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 from xml.parsers import expat
 
 from ossa.data.description import DataDescription
@@ -23,16 +24,18 @@ from ossa.data.formats.common import (
     Box,
     Columns,
     is_image,
-    listed_lines,
     size_or_report,
     usable_box,
 )
+from ossa.data.formats.text import listed_lines
 from ossa.data.index import DatasetIndex
 from ossa.data.problems import ProblemKind, ProblemLog
 from ossa.data.sources import SourceLog
-from ossa.errors import DataError, suggestion
+from ossa.errors import DataError, legible, suggestion
 
 _CORNERS: Final = ("xmin", "ymin", "xmax", "ymax")
+_DEEPEST: Final = 50
+"""Elements within elements; VOC's own files have five."""
 
 
 def read(
@@ -103,7 +106,7 @@ def _add_image(
         return
     except (expat.ExpatError, _ForbiddenXmlError, OSError) as error:
         # Without its boxes it would train as background.
-        line = getattr(error, "lineno", None)
+        line = getattr(error, "lineno", None)  # of a file that does not open there is none
         what, kind = f"unreadable XML: {error}", ProblemKind.LABELS_UNREADABLE
         log.report(file, line, what, action="image left out", kind=kind, image=image)
         return
@@ -154,8 +157,7 @@ def _truth(
     dropped = partial(report, action="box dropped")
     name = thing.fields.get("name")
     if name not in names:
-        what = f"class '{name}' unknown.{suggestion(name or '', names)}".removesuffix(".")
-        dropped(what, kind=ProblemKind.CLASS_UNKNOWN)
+        dropped(_unknown_class(name, names), kind=ProblemKind.CLASS_UNKNOWN)
         return None
     try:
         x0, y0, x1, y1 = (float(thing.fields[f"bndbox/{key}"]) for key in _CORNERS)
@@ -171,6 +173,12 @@ def _truth(
         return None
     box_xyxy = usable_box((x0 - 1, y0 - 1, x1, y1), size_wh, report=report)
     return None if box_xyxy is None else (names.index(name), box_xyxy)
+
+
+@functools.cache  # often the same for a hundred thousand boxes, and slow
+def _unknown_class(name: str | None, names: tuple[str, ...]) -> str:
+    near = suggestion(name or "", names)
+    return f"class '{legible(str(name))}' unknown.{near}".removesuffix(".")
 
 
 def _area(text: str | None) -> float | None:
@@ -197,7 +205,11 @@ class _Annotation:
 
 
 class _ForbiddenXmlError(Exception):
-    """A DOCTYPE: no annotation needs one, and entities can be made to fill the memory."""
+    """What no annotation needs, and what can be made to fill memory or time."""
+
+    def __init__(self, what: str, lineno: int) -> None:
+        super().__init__(what)
+        self.lineno = lineno
 
 
 def _parse(file: Path) -> _Annotation:
@@ -206,7 +218,12 @@ def _parse(file: Path) -> _Annotation:
     texts: list[str] = []
     parser = expat.ParserCreate()
 
+    def refuse(what: str) -> NoReturn:
+        raise _ForbiddenXmlError(what, parser.CurrentLineNumber)
+
     def start(tag: str, _attributes: dict[str, str]) -> None:
+        if len(path) == _DEEPEST:
+            refuse(f"elements nested more than {_DEEPEST} deep")
         path.append(tag)
         texts.clear()
         if path[1:] == ["object"]:
@@ -223,12 +240,14 @@ def _parse(file: Path) -> _Annotation:
             annotation.size[path[2]] = text
         path.pop()
 
-    def refuse(*_: object) -> None:
-        raise _ForbiddenXmlError("DOCTYPE is not allowed")
-
     parser.StartElementHandler = start
     parser.EndElementHandler = end
     parser.CharacterDataHandler = texts.append
-    parser.StartDoctypeDeclHandler = refuse
-    parser.Parse(file.read_bytes(), True)
+    # Without a DOCTYPE there are no entities, neither such that multiply nor such that open files.
+    parser.StartDoctypeDeclHandler = lambda *_: refuse("DOCTYPE is not allowed")
+    data = file.read_bytes()
+    try:
+        parser.Parse(data, True)
+    except (LookupError, ValueError) as error:  # an encoding that Python does not know or not so
+        refuse(str(error))
     return annotation

@@ -16,11 +16,10 @@ from ossa.data.formats.common import (
     absolute,
     images_under,
     is_image,
-    listed_lines,
-    numbered_lines,
     size_or_report,
     usable_box,
 )
+from ossa.data.formats.text import line_of_fault, listed_lines, numbered_lines
 from ossa.data.index import DatasetIndex
 from ossa.data.problems import ProblemKind, ProblemLog
 from ossa.data.sources import SourceLog
@@ -32,21 +31,23 @@ def read(
     """Returns the index of a split; see `ossa.data.reading.read_index`."""
     names = description.names or ()
     columns = Columns()
-    for image in _images(description, split, log=log, sources=sources):
+    images = _images(description, split, log=log, sources=sources)
+    for image, listed in images.items():
         label_file = Path(label_file_of(image))
         sources.add(image)
         sources.add(label_file)
-        size_wh = size_or_report(image, log=log)
+        size_wh = size_or_report(image, log=log, listed=listed)
         if size_wh is None:
             continue
         try:
             truths = _truths(label_file, image, size_wh, num_classes=len(names), log=log)
         except (OSError, UnicodeDecodeError) as error:
             # Without its boxes it would train as background.
+            readable = not isinstance(error, OSError)
             log.report(
                 label_file,
-                None,
-                f"unreadable labels: {error}",
+                line_of_fault(label_file) if readable else None,
+                f"unreadable labels: {'no UTF-8' if readable else error.strerror}",
                 action="image left out",
                 kind=ProblemKind.LABELS_UNREADABLE,
                 image=image,
@@ -68,8 +69,9 @@ def label_file_of(image: str) -> str:
 
 def _images(
     description: DataDescription, split: str, *, log: ProblemLog, sources: SourceLog
-) -> list[str]:
-    images: dict[str, None] = {}  # a dict keeps the order and holds every image once
+) -> dict[str, tuple[Path, int] | None]:
+    """Returns the images in order, each with the list and line that name it first, if any."""
+    images: dict[str, tuple[Path, int] | None] = {}
     for source in description.splits[split].sources:
         if source.is_dir():
             images.update(dict.fromkeys(images_under(source, sources=sources)))
@@ -86,8 +88,8 @@ def _images(
             if image in images:
                 what, kind = f"'{text}' is listed twice", ProblemKind.IMAGE_LISTED_TWICE
                 log.report(source, line, what, action="read once", kind=kind, image=image)
-            images[image] = None
-    return list(images)
+            images.setdefault(image, (source, line))
+    return images
 
 
 def _truths(
