@@ -37,14 +37,15 @@ class KnownDetector(nn.Module):
         self.register_buffer("anchors_wh", torch.tensor([[[16.0, 8.0]], [[32.0, 32.0]]]))
 
     def forward(self, images: Tensor) -> RawPredictions:
-        height, width = images.shape[-2:]
+        batch, _, height, width = images.shape
         if self.only_squares and height != width:
             raise RuntimeError("built for squares")
         fine, coarse = (
-            torch.full((1, 1, height // stride, width // stride, 8), -20.0) for stride in (8, 32)
+            torch.full((batch, 1, height // stride, width // stride, 8), -20.0)
+            for stride in (8, 32)
         )
-        fine[0, 0, 1, 2] = torch.tensor([0, 0, 0, 0, *map(_logit, (0.9, 0.6, 0.9, 1e-6))])
-        coarse[0, 0, 0, 0] = torch.tensor([0, 0, 0, 0, *map(_logit, (0.5, 1e-6, 1e-6, 0.8))])
+        fine[:, 0, 1, 2] = torch.tensor([0, 0, 0, 0, *map(_logit, (0.9, 0.6, 0.9, 1e-6))])
+        coarse[:, 0, 0, 0] = torch.tensor([0, 0, 0, 0, *map(_logit, (0.5, 1e-6, 1e-6, 0.8))])
         anchors_wh = cast(Tensor, self.anchors_wh)
         return RawPredictions((fine, coarse), anchors_wh, (8, 32))
 

@@ -129,6 +129,32 @@ def test_a_list_of_files_and_arrays_gives_a_list(tmp_path: Path) -> None:
     assert predictor.predict([]) == []
 
 
+def test_a_batch_of_pictures_of_many_sizes_gives_what_each_gives_alone(weights: Path) -> None:
+    predictor = load(weights)
+    generator = np.random.default_rng(0)
+    sizes = [(64, 64), (32, 64), (64, 64), (48, 64), (64, 32), (64, 64), (128, 64)]
+    pictures = [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+    settings = {"confidence": 1e-4, "max_detections": 20}
+    together = predictor.predict(pictures, batch=4, **settings)
+    for picture, found in zip(pictures, together, strict=True):
+        alone = predictor.predict(picture, **settings)
+        assert len(alone) == 20
+        assert found.picture is picture
+        np.testing.assert_array_equal(found.labels, alone.labels)
+        np.testing.assert_allclose(found.scores, alone.scores, rtol=1e-4)
+        np.testing.assert_allclose(found.boxes_xyxy, alone.boxes_xyxy, atol=1e-3)
+
+
+def test_pictures_of_one_network_size_go_through_at_once() -> None:
+    predictor, batches = known_predictor(), []
+    forward = predictor.detector.forward
+    predictor.detector.forward = lambda images: batches.append(len(images)) or forward(images)
+    predictor.predict([grey(64, 64), grey(64, 32), grey(128, 128), grey(64, 64)], batch=3)
+    assert batches == [2, 1, 1]
+    with pytest.raises(ConfigError, match="a batch of at least 1 picture, found 0"):
+        predictor.predict([grey(64, 64)], batch=0)
+
+
 @pytest.mark.parametrize(
     "array",
     [grey(4, 4).astype(np.float32), grey(4, 4)[..., 0], grey(4, 4)[None], grey(0, 4)],

@@ -1,4 +1,4 @@
-"""Files, folders and patterns become pictures with names, in order."""
+"""What a user names becomes pictures, videos and streams with names, in order."""
 
 import os
 from pathlib import Path
@@ -8,11 +8,17 @@ import pytest
 from known_detector import write_png
 
 from ossa.errors import DataError
-from ossa.predict.sources import find_pictures, read_annotated
+from ossa.predict.sources import (
+    LiveSource,
+    PictureFile,
+    VideoFile,
+    find_sources,
+    read_annotated,
+)
 
 
 def names_of(source: Path | str) -> list[str]:
-    return [picture.name for picture in find_pictures(str(source))]
+    return [found.name for found in find_sources(str(source))]
 
 
 @pytest.fixture
@@ -24,8 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_one_picture_is_its_own_list(folder: Path) -> None:
-    (picture,) = find_pictures(str(folder / "b.png"))
-    assert (picture.file, picture.name) == (folder / "b.png", "b")
+    assert find_sources(str(folder / "b.png")) == [PictureFile(folder / "b.png", "b")]
 
 
 def test_a_folder_gives_its_pictures_and_those_of_its_subfolders_in_order(folder: Path) -> None:
@@ -40,8 +45,8 @@ def test_a_pattern_gives_what_it_matches_named_from_its_first_wildcard_on(folder
 
 def test_a_relative_source_keeps_its_paths(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    assert [picture.file for picture in find_pictures("*.png")] == [Path("b.png")]
-    assert find_pictures(".")[0].file == Path("a.jpg")
+    assert find_sources("*.png") == find_sources("b.png") == [PictureFile(Path("b.png"), "b")]
+    assert find_sources(".")[0] == PictureFile(Path("a.jpg"), "a")
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path: Path) -> None:
@@ -54,16 +59,43 @@ def test_pictures_that_differ_in_their_suffix_alone_get_numbers(tmp_path: Path) 
     assert names_of(tmp_path) == ["a-2", "a.b", "a", "a-3"]
 
 
+def test_videos_stand_among_the_pictures(folder: Path) -> None:
+    for name in ("aa.MP4", ".hidden.mp4", "sub/c.webm"):
+        (folder / name).touch()
+    assert names_of(folder) == ["a", "aa", "b", "sub/c", "sub/c-2", "sub/deep/a"]
+    assert find_sources(str(folder / "*"))[1] == VideoFile(folder / "aa.MP4", "aa")
+    assert find_sources(str(folder / "aa.MP4")) == [VideoFile(folder / "aa.MP4", "aa")]
+
+
+def test_a_number_is_a_camera_unless_a_file_is_called_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (camera,) = find_sources("0")
+    assert (camera, camera.name, camera.title) == (LiveSource(0), "camera0", "0")
+    (tmp_path / "0").touch()
+    assert find_sources("0") == [PictureFile(Path("0"), "0")]
+
+
+def test_an_address_is_a_stream_whose_password_is_never_told() -> None:
+    (stream,) = find_sources("rtsp://me:secret@camera.example:554/a@b")
+    assert stream == LiveSource("rtsp://me:secret@camera.example:554/a@b")
+    assert (stream.name, stream.title) == ("stream", "rtsp://camera.example:554/a@b")
+    assert find_sources("https://a.example/b?c=[d]*")[0].title == "https://a.example/b?c=[d]*"
+
+
 def test_a_source_that_is_not_there_is_refused(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"a pattern in quotes, found no .*absent"):
-        find_pictures(str(folder / "absent"))
+    with pytest.raises(DataError, match=r"the address of a stream, found no .*absent"):
+        find_sources(str(folder / "absent"))
 
 
 def test_a_folder_or_pattern_without_pictures_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"expected pictures \(.bmp, .*\) in the folder"):
-        find_pictures(str(tmp_path))
+    with pytest.raises(
+        DataError, match=r"expected pictures \(.bmp, .*\) or videos \(.avi, .*\) in the folder"
+    ):
+        find_sources(str(tmp_path))
     with pytest.raises(DataError, match=r"in what .*\*.png matches, found none"):
-        find_pictures(str(tmp_path / "*.png"))
+        find_sources(str(tmp_path / "*.png"))
 
 
 def write_data_set(root: Path) -> Path:

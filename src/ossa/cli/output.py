@@ -41,8 +41,12 @@ def row_of(known: Mapping[str, Any]) -> dict[str, Any]:
 
 def print_json(value: Any) -> None:
     """Prints one JSON document on stdout; NaN and infinities, for which it has no word, as null."""
-    plain = json.loads(json.dumps(value), parse_constant=lambda _: None)
-    print(json.dumps(plain, indent=2))
+    print(json.dumps(plain(value), indent=2))
+
+
+def plain(value: Any) -> Any:
+    """Returns what JSON can say of `value`: NaN and infinities become None."""
+    return json.loads(json.dumps(value), parse_constant=lambda _: None)
 
 
 def with_unit(number: float) -> str:

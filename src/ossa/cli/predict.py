@@ -1,129 +1,49 @@
-"""`ossa predict`: find objects in pictures, draw them, write them to files."""
+"""`ossa predict`: find objects in pictures and videos, draw them, write them to files."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING
 
 from ossa.cli import options
-from ossa.errors import ConfigError
+from ossa.cli import predict_options as said
+from ossa.errors import ConfigError, RunFailed
 
 if TYPE_CHECKING:
     from ossa.cli.console import Console
+    from ossa.cli.predict_output import Outputs, Stdout
+    from ossa.predict.found import PictureDetections
     from ossa.predict.predictor import Predictor
-    from ossa.predict.sources import AnnotatedPictures, PictureFile
-    from ossa.predict.writers import ResultFolder
-
-_FILES_PANEL = "What is written"
+    from ossa.predict.shots import Shot
+    from ossa.predict.sources import AnnotatedPictures, Source
 
 
 def predict(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="PICTURES",
-            help="A picture, a folder (with its subfolders), or a pattern in quotes.",
-            show_default=False,
-        ),
-    ],
-    weights: Annotated[
-        Path,
-        typer.Option(
-            help="A checkpoint of ossa, or an official yolov5*.pt.",
-            metavar="FILE",
-            show_default=False,
-        ),
-    ],
-    imgsz: Annotated[
-        int | None,
-        typer.Option(
-            *options.IMGSZ_NAMES,
-            metavar="PIXELS",
-            help="Longer side of the network input in pixels.",
-            show_default="that of the training",
-        ),
-    ] = None,
-    conf: Annotated[
-        float | None,
-        typer.Option(
-            "--conf",
-            "--conf-thres",
-            min=0,
-            max=1,
-            help="Leave out detections with a lower score.",
-            show_default="that of the best F1 in training; 0.25 where the file has none",
-        ),
-    ] = None,
-    iou: Annotated[
-        float,
-        typer.Option(
-            "--iou",
-            "--iou-thres",
-            min=0,
-            max=1,
-            help="Of two boxes of a class that overlap more, one stays.",
-        ),
-    ] = 0.45,
-    classes: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME,...",
-            help="Look for these only: names or numbers, with commas or the option repeated.",
-            show_default=False,
-        ),
-    ] = None,
-    max_det: Annotated[int, typer.Option(min=1, help="Most detections of an image.")] = 300,
-    pictures: Annotated[
-        bool,
-        typer.Option(
-            "--pictures/--no-pictures",
-            help="Annotated pictures, under the names of the originals.",
-            rich_help_panel=_FILES_PANEL,
-        ),
-    ] = True,
-    show_truth: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATH",
-            help="A data set (data.yaml or its folder) whose boxes are drawn below the detections.",
-            rich_help_panel=_FILES_PANEL,
-            show_default=False,
-        ),
-    ] = None,
-    save_txt: Annotated[
-        bool,
-        typer.Option("--save-txt", help="YOLO txt in labels/.", rich_help_panel=_FILES_PANEL),
-    ] = False,
-    save_conf: Annotated[
-        bool,
-        typer.Option(
-            "--save-conf",
-            help="YOLO txt with the score as a sixth column.",
-            rich_help_panel=_FILES_PANEL,
-        ),
-    ] = False,
-    save_json: Annotated[
-        bool,
-        typer.Option(
-            "--save-json",
-            help="predictions.json, a COCO results file: with the ids of the data set of "
-            "--show-truth, else with pictures counted from 1 and classes from 0.",
-            rich_help_panel=_FILES_PANEL,
-        ),
-    ] = False,
-    output: Annotated[
-        Path,
-        typer.Option(
-            help="Folder for the results; where it is in use, the first free of -2, -3, ...",
-            rich_help_panel=_FILES_PANEL,
-        ),
-    ] = Path("runs/predict"),
+    source: said.SourceArgument = None,
+    *,
+    source_option: said.SourceOption = None,
+    weights: said.Weights,
+    imgsz: said.ImgSize = None,
+    conf: said.Confidence = None,
+    iou: said.NmsIou = None,
+    classes: said.Classes = None,
+    max_det: said.MostDetections = 300,
+    batch: said.Batch = 1,
+    every: said.Every = 1,
+    show: said.Show = False,
+    pictures: said.Pictures = True,
+    show_truth: said.ShowTruth = None,
+    save_txt: said.SaveTxt = False,
+    save_conf: said.SaveConf = False,
+    save_json: said.SaveJson = False,
+    save_csv: said.SaveCsv = False,
+    save_crops: said.SaveCrops = False,
+    output: said.Output = Path("runs/predict"),
     device: options.Device = None,
     as_json: options.AsJson = False,
+    as_json_lines: said.AsJsonLines = False,
 ) -> None:
-    """Find objects in pictures, draw them, write them to files.
+    """Find objects in pictures and videos, draw them, write them to files.
 
     [bold]Examples[/bold]
 
@@ -131,17 +51,27 @@ def predict(
 
       ossa predict "photos/*.jpg" --weights yolov5n.pt --classes person,dog --save-txt
 
+      ossa predict street.mp4 --weights yolov5n.pt --every 2 --save-csv
+
+      ossa predict 0 --weights yolov5n.pt --no-pictures --jsonl
+
       ossa predict cells/images/val --weights best.safetensors --show-truth cells
     """
     from ossa.cli.console import Console
-    from ossa.cli.output import print_json
-    from ossa.errors import RunFailed
+    from ossa.cli.predict_output import Outputs, Stdout
     from ossa.files import new_folder
+    from ossa.predict.folder import ResultFolder, Wanted
     from ossa.predict.predictor import load
-    from ossa.predict.sources import find_pictures
-    from ossa.predict.writers import ResultFolder
+    from ossa.predict.shots import predict_shots, shots_of
+    from ossa.predict.sources import find_sources
+    from ossa.predict.window import Window
 
-    found = find_pictures(source)
+    if as_json and as_json_lines:
+        raise ConfigError("--json prints one document, --jsonl a line a picture: choose one")
+    stdout = Stdout(as_document=as_json, as_lines=as_json_lines)
+    named = _one_source(source, source_option)
+    sources = find_sources(named)
+    window = Window() if show else None
     predictor = load(weights, options.choose_device(device), imgsz)
     settings = {
         "confidence": conf,
@@ -150,35 +80,35 @@ def predict(
         "max_detections": max_det,
     }
     predictor.predict([], **settings)  # refuses a wrong setting before a folder is made
-    folder = None
+    wanted = Wanted(pictures, save_txt or save_conf, save_conf, save_json, save_csv, save_crops)
     with Console() as console:
         if conf is None:
             console.note(
                 f"detections from a score of {predictor.confidence:g}; --conf sets another"
             )
-        truth = _read_truth(show_truth, found, console) if show_truth else None
+        truth = _read_truth(show_truth, sources, console) if show_truth else None
         if save_json and truth is not None:
             _check_classes(truth, predictor, show_truth)
-        if pictures or save_txt or save_conf or save_json:
-            folder = ResultFolder(
-                new_folder(output),
-                predictor,
-                drawings=pictures,
-                label_files=save_txt or save_conf,
-                scores_in_label_files=save_conf,
-                coco_file=save_json,
-                truth=truth,
-            )
-        results = _predict_each(found, predictor, settings, folder=folder, console=console)
-        if not results:
-            raise RunFailed(f"none of the {len(found)} pictures in {source} could be read")
-        if folder is not None:
-            folder.finish()
+        folder = None
+        if any(wanted):
+            folder = ResultFolder(new_folder(output), wanted, every=every, truth=truth)
+        shots = shots_of(sources, every=every, tell=console.note)
+        answers = predict_shots(shots, predictor, settings, batch=batch)
+        with Outputs(stdout, folder, window) as outputs:
+            stopped = _take_each(answers, sources, outputs, console)
+        if folder is not None and stdout.num_shots:
             console.note(f"results in {folder.folder}")
-    if as_json:
-        print_json(results)
-    else:
-        print(_summary(results))
+    stdout.close()
+    _check_end(stdout, sources, named, stopped=stopped)
+
+
+def _one_source(argument: str | None, option: str | None) -> str:
+    if (argument is None) == (option is None):
+        raise ConfigError(
+            "expected one source (a picture, a video, a folder, a pattern in quotes, the number of "
+            f"a camera or the address of a stream), found {'none' if option is None else 'two'}"
+        )
+    return argument or option or ""
 
 
 def _class_list(texts: list[str] | None, predictor: "Predictor") -> list[str] | None:
@@ -189,14 +119,13 @@ def _class_list(texts: list[str] | None, predictor: "Predictor") -> list[str] | 
     return [name.strip() for names in lists for name in names]
 
 
-def _read_truth(
-    data: str, pictures: "Sequence[PictureFile]", console: "Console"
-) -> "AnnotatedPictures":
+def _read_truth(data: str, sources: "Sequence[Source]", console: "Console") -> "AnnotatedPictures":
     """Returns what a data set knows, having told of its faults and of pictures it lacks."""
-    from ossa.predict.sources import read_annotated
+    from ossa.predict.sources import PictureFile, read_annotated
 
     truth = read_annotated(data)
     console.problems(truth.problems)
+    pictures = [source for source in sources if isinstance(source, PictureFile)]
     strangers = [picture.file for picture in pictures if truth.find(picture.file) is None]
     if strangers:
         console.note(
@@ -216,41 +145,37 @@ def _check_classes(truth: "AnnotatedPictures", predictor: "Predictor", data: str
         )
 
 
-def _predict_each(
-    pictures: "Sequence[PictureFile]",
-    predictor: "Predictor",
-    settings: dict[str, Any],
-    *,
-    folder: "ResultFolder | None",
+def _take_each(
+    answers: "Generator[tuple[Shot, PictureDetections]]",
+    sources: "Sequence[Source]",
+    outputs: "Outputs",
     console: "Console",
-) -> list[dict[str, Any]]:
-    """Returns what was found in each picture that can be read, and tells of those that cannot."""
-    from ossa.data.decode import decode_image
-    from ossa.errors import DataError
-    from ossa.predict.writers import picture_result
+) -> bool:
+    """Hands every answer to the outputs; returns whether Ctrl-C came before the last."""
+    from ossa.train.interrupt import StopRequest
 
-    results = []
-    with console.progress("predicting") as on_picture:
-        for number, picture in enumerate(pictures, start=1):
-            try:
-                image = decode_image(picture.file)
-            except DataError as fault:
-                console.note(str(fault))
+    positions = {source: number for number, source in enumerate(sources, start=1)}
+    with StopRequest() as stop, console.progress("predicting") as on_shot, closing(answers):
+        for shot, found in answers:
+            wants_more = outputs.add(shot, found)
+            if len(sources) == 1 and shot.frame is not None:
+                done = shot.frame.number + 1
+                on_shot(done, shot.frame.video.num_frames or done)
             else:
-                detections = predictor.predict(image, **settings)
-                if folder is not None:
-                    folder.add(picture, image, detections)
-                size_wh = (image.shape[1], image.shape[0])
-                results.append(
-                    picture_result(picture.file, size_wh, detections, names=predictor.names)
-                )
-            on_picture(number, len(pictures))
-    return results
+                on_shot(positions[shot.source], len(sources))
+            if stop.requested or not wants_more:
+                break
+    return stop.requested
 
 
-def _summary(results: Sequence[dict[str, Any]]) -> str:
-    """Returns '2 pictures: 3 person, 1 dog', the most frequent class first."""
-    names = (found["name"] for result in results for found in result["detections"])
-    counts = [f"{count} {name}" for name, count in Counter(names).most_common()]
-    pictures = "1 picture" if len(results) == 1 else f"{len(results)} pictures"
-    return f"{pictures}: {', '.join(counts) or 'nothing found'}"
+def _check_end(stdout: "Stdout", sources: "Sequence[Source]", named: str, *, stopped: bool) -> None:
+    """Raises RunFailed if there is no result, or not all of them.
+
+    A camera or stream has no other end than Ctrl-C, or its own.
+    """
+    from ossa.predict.sources import LiveSource
+
+    if not stdout.num_shots and not stopped:
+        raise RunFailed(f"nothing in {named} could be read")
+    if stopped and not isinstance(sources[0], LiveSource):
+        raise RunFailed(f"stopped before it was done, after {stdout.summary()}")

@@ -14,9 +14,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from ossa.config import EvaluateConfig
-from ossa.data.decode import decode_image
 from ossa.data.letterbox import letterbox, letterbox_rectangular
-from ossa.errors import ConfigError, DataError, suggestion
+from ossa.errors import ConfigError, suggestion
 from ossa.export.choose import runtime_for_checkpoint
 from ossa.export.description import Precision, Suppression
 from ossa.export.files import RuntimeName, is_exported, open_exported
@@ -30,15 +29,14 @@ from ossa.export.runtimes import (
 )
 from ossa.models.detector import Backbone, Detector
 from ossa.models.weights import read_checkpoint
+from ossa.predict.found import Picture, PictureDetections, pixels_of
 from ossa.report.drawing import draw_boxes
-from ossa.types import Detections
+from ossa.types import Detections, Letterbox
 
 NMS_IOU = 0.45
 """YOLOv5's habit for pictures; evaluation suppresses at 0.6."""
 MAX_DETECTIONS = 300
 
-Picture: TypeAlias = str | Path | NDArray[np.uint8]
-"""An image file, or pixels (H, W, 3) RGB."""
 Pictures: TypeAlias = (
     list[str] | tuple[str, ...] | Sequence[Path] | Sequence[NDArray[np.uint8]] | list[Picture]
 )
@@ -157,7 +155,8 @@ class Predictor:
         nms_iou: float | None = ...,
         classes: Sequence[str | int] | None = ...,
         max_detections: int = ...,
-    ) -> Detections: ...
+        batch: int = ...,
+    ) -> PictureDetections: ...
 
     @overload
     def predict(
@@ -168,7 +167,8 @@ class Predictor:
         nms_iou: float | None = ...,
         classes: Sequence[str | int] | None = ...,
         max_detections: int = ...,
-    ) -> list[Detections]: ...
+        batch: int = ...,
+    ) -> list[PictureDetections]: ...
 
     def predict(
         self,
@@ -178,10 +178,13 @@ class Predictor:
         nms_iou: float | None = None,
         classes: Sequence[str | int] | None = None,
         max_detections: int = MAX_DETECTIONS,
-    ) -> Detections | list[Detections]:
+        batch: int = 1,
+    ) -> PictureDetections | list[PictureDetections]:
         """Returns what is found in a picture, or a list of it for a list of pictures.
 
-        Unlike in evaluation, which follows COCO, a box has one class: its best.
+        The detections know their picture: they `draw()` and `crop()` it, and state themselves
+        with `to_coco()` and `to_dataframe()`. Unlike in evaluation, which follows COCO, a box has
+        one class: its best.
 
         Args:
             source: an image file, an array uint8 (H, W, 3) RGB, or a list of these.
@@ -191,6 +194,8 @@ class Predictor:
                 not given, 0.45, or what a file with NMS in its graph was told.
             classes: names or labels of the only classes to look for.
             max_detections: the most per picture.
+            batch: pictures of a list that are in memory together; those that the network sees in
+                one size go through it at once.
 
         Raises:
             DataError: a picture cannot be read, or an array is none.
@@ -207,8 +212,16 @@ class Predictor:
         wanted = torch.zeros(len(self.names), dtype=torch.bool)
         wanted[self.labels_of(classes)] = True
         if isinstance(source, str | Path | np.ndarray):
-            return self._predict_one(source, settings, wanted)
-        return [self._predict_one(picture, settings, wanted) for picture in source]
+            return self._predict_together([source], settings, wanted)[0]
+        if batch < 1:
+            raise ConfigError(f"expected a batch of at least 1 picture, found {batch}")
+        starts = range(0, len(source), batch)
+        together = (list(source[start : start + batch]) for start in starts)
+        return [
+            found
+            for pictures in together
+            for found in self._predict_together(pictures, settings, wanted)
+        ]
 
     def labels_of(self, classes: Sequence[str | int] | None) -> list[int]:
         """Returns the labels of classes given by name or label; of all classes for None.
@@ -223,7 +236,7 @@ class Predictor:
     def draw(self, picture: Picture, detections: Detections) -> NDArray[np.uint8]:
         """Returns a copy of the picture (H, W, 3) RGB with boxes, class names and scores."""
         return draw_boxes(
-            _pixels(picture),
+            pixels_of(picture),
             detections.boxes_xyxy,
             detections.labels,
             names=self.names,
@@ -231,16 +244,29 @@ class Predictor:
         )
 
     @torch.inference_mode()
-    def _predict_one(
-        self, picture: Picture, settings: EvaluateConfig, wanted: Tensor
-    ) -> Detections:
-        image = _pixels(picture)
+    def _predict_together(
+        self, pictures: Sequence[Picture], settings: EvaluateConfig, wanted: Tensor
+    ) -> list[PictureDetections]:
+        placed = [self._placed(pixels_of(picture)) for picture in pictures]
+        of_shapes: dict[tuple[int, ...], list[int]] = {}
+        for position, (canvas, _) in enumerate(placed):
+            of_shapes.setdefault(canvas.shape, []).append(position)
+        found: dict[int, Detections] = {}
+        for positions in of_shapes.values():
+            canvases, placements = zip(*(placed[position] for position in positions), strict=True)
+            images = torch.from_numpy(np.stack(canvases)).permute(0, 3, 1, 2).to(self.device)
+            answers = find(self.runtime, images, placements, settings, wanted=wanted)
+            found |= zip(positions, answers, strict=True)
+        return [
+            PictureDetections(**vars(found[position]), picture=picture, names=self.names)
+            for position, picture in enumerate(pictures)
+        ]
+
+    def _placed(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Letterbox]:
+        """Returns the network's input (H, W, 3), and where the image stands in it."""
         if self.rectangular:
-            canvas, placement = letterbox_rectangular(image, self.imgsz, stride=self.stride)
-        else:
-            canvas, placement = letterbox(image, self.imgsz)
-        images = torch.from_numpy(canvas).permute(2, 0, 1)[None].to(self.device)
-        return find(self.runtime, images, [placement], settings, wanted=wanted)[0]
+            return letterbox_rectangular(image, self.imgsz, stride=self.stride)
+        return letterbox(image, self.imgsz)
 
 
 def _of_file(
@@ -290,18 +316,6 @@ def _check_within(settings: EvaluateConfig, inside: Suppression) -> None:
     for fault, found in faults.items():
         if found:
             raise ConfigError(f"the NMS in this file {fault}: export it again with other settings")
-
-
-def _pixels(picture: Picture) -> NDArray[np.uint8]:
-    if isinstance(picture, str | Path):
-        return decode_image(Path(picture))
-    image = np.asarray(picture)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise DataError(
-            f"expected a picture as uint8 (height, width, 3) RGB, found {image.dtype} "
-            f"{image.shape}; convert it, and give several pictures as a list"
-        )
-    return image
 
 
 def _label_of(name_or_label: str | int, names: Sequence[str]) -> int:

@@ -1,51 +1,119 @@
-"""From what a user names (a picture, a folder, a pattern) to files, and to what is true of them."""
+"""From what a user names (a picture, a folder, a pattern, a video, a camera, a stream) to sources.
+
+And to what is true of pictures that a data set knows.
+"""
 
 import glob
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ossa.data.description import read_description
-from ossa.data.formats.common import IMAGE_SUFFIXES, images_under, is_image
+from ossa.data.formats.common import IMAGE_SUFFIXES, is_image
 from ossa.data.index import DatasetIndex
 from ossa.data.problems import Problem
 from ossa.data.reading import read_index
 from ossa.errors import DataError
 from ossa.report.drawing import draw_boxes
 
+VIDEO_SUFFIXES: Final = frozenset(
+    {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
+)
+
 
 @dataclass(frozen=True)
-class PictureFile:
-    """A picture to read, and what its results shall be called."""
-
+class _SourceFile:
     file: Path
     name: str
-    """Unique among the pictures; without suffix, with the subfolders below the source."""
+    """What its results are called: unique among the sources, without suffix, with the subfolders
+    below what was named."""
+
+    @property
+    def title(self) -> str:
+        """How it is told and written down."""
+        return str(self.file)
 
 
-def find_pictures(source: str) -> list[PictureFile]:
-    """Returns the pictures of a source in the order of their paths.
+class PictureFile(_SourceFile):
+    """A picture to read."""
+
+
+class VideoFile(_SourceFile):
+    """A video to read."""
+
+
+@dataclass(frozen=True)
+class LiveSource:
+    """A camera or a stream: it has no length, and nobody knows when it ends."""
+
+    address: int | str
+    """The number of a camera, or what stands in front of and behind `://`."""
+
+    @property
+    def name(self) -> str:
+        return f"camera{self.address}" if isinstance(self.address, int) else "stream"
+
+    @property
+    def title(self) -> str:
+        """How it is told and written down: without the user and password of an address."""
+        return re.sub(r"(?<=://)[^/@]*@", "", str(self.address))
+
+
+Source: TypeAlias = PictureFile | VideoFile | LiveSource
+
+
+def find_sources(source: str) -> list[Source]:
+    """Returns the pictures and videos of a source in the order of their paths.
 
     Args:
-        source: an image file (of any suffix), a folder (searched with its subfolders), or a
-            pattern with `*`, `?`, `[...]` or `**`.
+        source: a file (a video by its suffix, else an image of any), a folder (searched with its
+            subfolders), a pattern with `*`, `?`, `[...]` or `**`, the number of a camera, or the
+            address of a stream, such as `rtsp://...`.
 
     Raises:
-        DataError: there is no such file or folder, or no image in or behind it.
+        DataError: there is no such file or folder, or nothing to look at in or behind it.
     """
     path = Path(source)
     if path.is_dir():
-        return _named(images_under(path), root=path, found_in=f"the folder {source}")
+        return _named(_files_under(path), root=path, found_in=f"the folder {source}")
     if path.exists():
-        return [PictureFile(path, path.stem)]
+        return _named([source], root=path.parent, found_in=source)
+    if source.isdecimal():
+        return [LiveSource(int(source))]
+    if "://" in source:
+        return [LiveSource(source)]
     if not glob.has_magic(source):
-        raise DataError(f"expected a picture, a folder or a pattern in quotes, found no {source}")
+        raise DataError(
+            "expected a picture, a video, a folder, a pattern in quotes, the number of a camera "
+            f"or the address of a stream, found no {source}"
+        )
     matches = (match for match in glob.glob(source, recursive=True) if Path(match).is_file())
-    files = sorted(match for match in matches if is_image(Path(match).name))
+    files = sorted(match for match in matches if _can_be_read(Path(match).name))
     return _named(files, root=_fixed_folder(path), found_in=f"what {source} matches")
+
+
+def _files_under(folder: Path) -> list[str]:
+    return sorted(
+        os.path.join(parent, name)
+        for parent, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if _can_be_read(name)
+    )
+
+
+def _can_be_read(name: str) -> bool:
+    """Returns whether a file has the suffix of a picture or a video and is not hidden."""
+    return is_image(name) or (_is_video(name) and not name.startswith("."))
+
+
+def _is_video(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
 
 
 def _fixed_folder(pattern: Path) -> Path:
@@ -53,20 +121,21 @@ def _fixed_folder(pattern: Path) -> Path:
     return next(folder for folder in pattern.parents if not glob.has_magic(str(folder)))
 
 
-def _named(files: list[str], *, root: Path, found_in: str) -> list[PictureFile]:
-    if not files:
-        raise DataError(
-            f"expected pictures ({', '.join(sorted(IMAGE_SUFFIXES))}) in {found_in}, found none"
-        )
-    pictures: dict[str, PictureFile] = {}
+def _named(files: Iterable[str], *, root: Path, found_in: str) -> list[Source]:
+    sources: dict[str, Source] = {}
     for file in map(Path, files):
         stem = name = file.relative_to(root).with_suffix("").as_posix()
         number = 1
-        while name in pictures:  # a.jpg beside a.png
+        while name in sources:  # a.jpg beside a.png
             number += 1
             name = f"{stem}-{number}"
-        pictures[name] = PictureFile(file, name)
-    return list(pictures.values())
+        sources[name] = (VideoFile if _is_video(file.name) else PictureFile)(file, name)
+    if not sources:
+        raise DataError(
+            f"expected pictures ({', '.join(sorted(IMAGE_SUFFIXES))}) or videos "
+            f"({', '.join(sorted(VIDEO_SUFFIXES))}) in {found_in}, found none"
+        )
+    return list(sources.values())
 
 
 @dataclass(frozen=True)

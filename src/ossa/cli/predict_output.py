@@ -1,0 +1,102 @@
+"""Where `ossa predict` sends what it finds: stdout, a folder, a window."""
+
+import json
+from collections import Counter
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from ossa.cli.output import plain
+
+if TYPE_CHECKING:
+    from ossa.predict.folder import ResultFolder
+    from ossa.predict.found import PictureDetections
+    from ossa.predict.shots import Shot
+    from ossa.predict.window import Window
+
+
+class Stdout:
+    """Prints the results: as one JSON document, a line each, or as counts at the end.
+
+    Whichever it is, each result is printed as soon as it is known, and none is kept.
+    """
+
+    def __init__(self, *, as_document: bool, as_lines: bool) -> None:
+        self._as_document = as_document
+        self._as_lines = as_lines
+        self._counts: Counter[str] = Counter()
+        self.num_pictures = 0
+        self.num_frames = 0
+
+    @property
+    def num_shots(self) -> int:
+        return self.num_pictures + self.num_frames
+
+    def add(self, shot: "Shot", found: "PictureDetections") -> None:
+        """Prints or counts the results of one picture."""
+        from ossa.predict.formats import picture_result
+
+        if self._as_document or self._as_lines:
+            result = picture_result(shot.size_wh, found, names=found.names, place=shot.place)
+            text = json.dumps(plain(result))
+            if self._as_document:
+                text = (",\n" if self.num_shots else "[\n") + text
+            print(text, end="" if self._as_document else "\n", flush=True)
+        self._counts.update(found.names[label] for label in found.labels)
+        self.num_pictures += shot.frame is None
+        self.num_frames += shot.frame is not None
+
+    def close(self) -> None:
+        """Ends the document, or prints the counts."""
+        if not self.num_shots:
+            return
+        if self._as_document:
+            print("\n]")
+        elif not self._as_lines:
+            print(self.summary())
+
+    def summary(self) -> str:
+        """Returns '2 pictures, 30 frames: 3 person, 1 dog', the most frequent class first."""
+        of_kinds = ((self.num_pictures, "picture"), (self.num_frames, "frame"))
+        shots = [f"{count} {kind}{'s' * (count > 1)}" for count, kind in of_kinds if count]
+        names = [f"{count} {name}" for name, count in self._counts.most_common()]
+        return f"{', '.join(shots)}: {', '.join(names) or 'nothing found'}"
+
+
+class Outputs:
+    """All that want to know what was found; leaving the `with` ends their files."""
+
+    def __init__(
+        self,
+        stdout: Stdout,
+        folder: "ResultFolder | None" = None,
+        window: "Window | None" = None,
+    ) -> None:
+        self.stdout = stdout
+        self._folder = folder
+        self._window = window
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        if self._folder is not None:
+            self._open.enter_context(self._folder)
+        if self._window is not None:
+            self._open.callback(self._window.close)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._open.close()
+
+    def add(self, shot: "Shot", found: "PictureDetections") -> bool:
+        """Hands on what was found in a picture; returns False once the user wants no more."""
+        self.stdout.add(shot, found)
+        drawing = None if self._folder is None else self._folder.add(shot, found)
+        if self._window is None:
+            return True
+        drawing = found.draw() if drawing is None else drawing
+        return self._window.show(drawing, wait=shot.frame is None)

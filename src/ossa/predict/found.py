@@ -1,0 +1,121 @@
+"""What `predict` returns: detections that know their picture."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ossa.data.decode import decode_image
+from ossa.errors import ConfigError, DataError
+from ossa.predict.formats import TABLE_COLUMNS, coco_results, table_rows
+from ossa.report.drawing import draw_boxes
+from ossa.types import Detections
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Picture: TypeAlias = str | Path | NDArray[np.uint8]
+"""An image file, or pixels (H, W, 3) RGB."""
+
+
+@dataclass(frozen=True)
+class PictureDetections(Detections):
+    """The detections of a picture, which can be drawn on it, cut out of it and written down.
+
+    Of a file the pixels are read again when they are needed, so that the results of a long list
+    of files hold no pictures; an array is referred to, not copied.
+    """
+
+    picture: Picture = field(repr=False)
+    """What was given to `predict`."""
+    names: tuple[str, ...] = field(repr=False)
+    """K class names."""
+
+    def draw(self) -> NDArray[np.uint8]:
+        """Returns a copy of the picture (H, W, 3) RGB with boxes, class names and scores.
+
+        Raises:
+            DataError: the file of the picture cannot be read any more; so do the other methods
+                that need pixels.
+        """
+        return draw_boxes(
+            pixels_of(self.picture),
+            self.boxes_xyxy,
+            self.labels,
+            names=self.names,
+            scores=self.scores,
+        )
+
+    def crop(self) -> list[NDArray[np.uint8]]:
+        """Returns what is in each box as a picture (h, w, 3) RGB of its own, best first.
+
+        Every pixel that a box touches is in it, and never less than one.
+        """
+        image = pixels_of(self.picture)
+        return [image[rows, columns].copy() for rows, columns in _slices(self, image)]
+
+    def to_coco(
+        self, *, image_id: int = 1, category_ids: Sequence[int] | None = None
+    ) -> list[dict[str, Any]]:
+        """Returns the detections as entries of a COCO results file, with `file_name` for a file.
+
+        Args:
+            image_id: by which the annotations know the picture.
+            category_ids: K ids of the classes, by label; labels themselves if not given.
+
+        Raises:
+            ConfigError: there are not K ids.
+        """
+        ids = range(len(self.names)) if category_ids is None else category_ids
+        if len(ids) != len(self.names):
+            raise ConfigError(
+                f"expected one of category_ids for each of the {len(self.names)} classes, found "
+                f"{len(ids)}"
+            )
+        place = {} if self.file is None else {"file_name": self.file.name}
+        return coco_results(self, image_id=image_id, category_ids=ids, place=place)
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """Returns a row a detection: file, label, name, score, xmin, ymin, xmax, ymax.
+
+        The edges are in pixels of the picture; `file` is None for an array.
+        """
+        import pandas as pd
+
+        table = pd.DataFrame(table_rows(self, names=self.names), columns=list(TABLE_COLUMNS))
+        table.insert(0, "file", None if self.file is None else str(self.file))
+        return table
+
+    @property
+    def file(self) -> Path | None:
+        """The file of the picture; None of an array."""
+        return None if isinstance(self.picture, np.ndarray) else Path(self.picture)
+
+
+def pixels_of(picture: Picture) -> NDArray[np.uint8]:
+    """Returns the pixels (H, W, 3) RGB of a picture.
+
+    Raises:
+        DataError: the file cannot be read, or the array is no picture.
+    """
+    if isinstance(picture, str | Path):
+        return decode_image(Path(picture))
+    image = np.asarray(picture)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise DataError(
+            f"expected a picture as uint8 (height, width, 3) RGB, found {image.dtype} "
+            f"{image.shape}; convert it, and give several pictures as a list"
+        )
+    return image
+
+
+def _slices(found: Detections, image: NDArray[np.uint8]) -> list[tuple[slice, slice]]:
+    """Returns rows and columns of each box."""
+    height, width = image.shape[:2]
+    first = np.floor(found.boxes_xyxy[:, :2]).clip(0, [width - 1, height - 1])
+    last = np.ceil(found.boxes_xyxy[:, 2:]).clip(first + 1, [width, height])
+    corners = np.concatenate((first, last), axis=1).astype(int).tolist()
+    return [(slice(top, bottom), slice(left, right)) for left, top, right, bottom in corners]
