@@ -111,6 +111,10 @@ def check(
             console.note(note)
         if not as_json:
             _print(found)
+        if report is not None:
+            with console.progress("writing the report"):
+                page = _write_page(found, report)
+            console.note(f"report: {page}")
         if fix:
             _fix(found, output or Path(f"{_name(description.file)}-fixed"), console.note)
     if as_json:
@@ -144,6 +148,14 @@ def _crowding(index: "DatasetIndex") -> Mapping[str, int]:
 def _name(data_yaml: Path) -> str:
     """Returns what people call a data set: its folder, or the yaml where that has a name."""
     return data_yaml.parent.name if data_yaml.stem == "data" else data_yaml.stem
+
+
+def _write_page(found: "Check", folder: Path) -> Path:
+    from ossa import __version__
+    from ossa.data.checks.page import write_check_page
+
+    title = f"Check of {_name(found.description.file)}"
+    return write_check_page(found, folder, title=title, facts={"Ossa": __version__})
 
 
 def _fix(found: "Check", output: Path, note: Callable[[str], None]) -> None:

@@ -43,15 +43,15 @@ def find_strange_classes(counts: ClassCounts, data_yaml: Path) -> list[Finding]:
     splits = next(iter(counts.values()), {}).keys()
     unused, untrained, unevaluated = [], [], []
     for name, of_split in counts.items():
-        evaluated = [f"{of_split[split]} in {split}" for split in splits if split != "train"]
+        evaluated = [f"in {split} {of_split[split]}" for split in splits if split != "train"]
         scored = any(number for split, number in of_split.items() if split != "train")
         trained = of_split.get("train", 0)
         if not any(of_split.values()):
             unused.append(name)
         elif "train" in splits and scored and not trained:
-            untrained.append(f"{name}: 0 boxes in train, {', '.join(evaluated)}")
+            untrained.append(f"{name}: boxes in train 0, {', '.join(evaluated)}")
         elif "val" in splits and trained and not of_split["val"]:
-            unevaluated.append(f"{name}: {trained} boxes in train, 0 in val")
+            unevaluated.append(f"{name}: boxes in train {trained}, in val 0")
     found = {
         "class-untrained": untrained,
         "class-unevaluated": unevaluated,
@@ -81,7 +81,7 @@ def _find_rare(counts: ClassCounts, data_yaml: Path) -> list[Finding]:
     )
     if not rare:
         return []
-    whats = [f"{name} {boxes[name]}, {frequent} {boxes[frequent]} boxes" for name in rare]
+    whats = [f"boxes of {name} {boxes[name]}, of {frequent} {boxes[frequent]}" for name in rare]
     note = f"under 1 to {RARE}"
     return [Finding("class-imbalance", split, len(rare), _cases(data_yaml, whats), note=note)]
 

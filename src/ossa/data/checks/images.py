@@ -96,7 +96,7 @@ def find_broken_images(
         kind, what, shown = state.kind, state.what, (Shown(path),)
         if kind is None and state.orientation != _UPRIGHT:
             kind, what = "image-rotated", f"{_ORIENTATIONS[state.orientation]} by EXIF"
-            shown = (_with_boxes(index, position),)
+            shown = (with_boxes(index, position),)
         if kind is not None:
             cases.setdefault(kind, []).append(Case(Path(path), what, shown=shown))
     return [
@@ -209,11 +209,12 @@ def _pair(original: tuple[DatasetIndex, int], copy: tuple[DatasetIndex, int], sp
     first, second = original[0].image_path(original[1]), copy[0].image_path(copy[1])
     same = "the same file as" if first == second else "the same bytes as"
     name = original[0].file_names[original[1]]
-    shown = (_with_boxes(*original), _with_boxes(*copy))
+    shown = (with_boxes(*original), with_boxes(*copy))
     return Case(second, f"{same} {name} of {split}", shown=shown)
 
 
-def _with_boxes(index: DatasetIndex, position: int) -> Shown:
+def with_boxes(index: DatasetIndex, position: int) -> Shown:
+    """Returns an image with all its boxes."""
     rows = index.truths(position)
     boxes: list[Box] = [(x0, y0, x1, y1) for x0, y0, x1, y1 in index.boxes_xyxy[rows].tolist()]
     return Shown(str(index.image_path(position)), tuple(boxes))

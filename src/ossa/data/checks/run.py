@@ -36,6 +36,9 @@ class Check:
 
     description: DataDescription
     imgsz: int
+    anchors_wh: NDArray[np.floating]
+    """(L, A, 2) in pixels of the network input."""
+    anchor_ratio: float
     reports: Mapping[str, IndexReport]
     """By split."""
     findings: tuple[Finding, ...]
@@ -133,7 +136,15 @@ def check_data(
         if states:
             findings += find_broken_images(report.index, split, states)
     return Check(
-        description, imgsz, reports, in_order(findings), statistics, classes, images=states
+        description,
+        imgsz,
+        anchors_wh,
+        anchor_ratio,
+        reports,
+        in_order(findings),
+        statistics,
+        classes,
+        images=states,
     )
 
 
