@@ -77,6 +77,12 @@ def test_a_coco_file_alone_takes_its_images_from_the_key_images_or_its_own_folde
         ("train: images\nnames: [a\nval: images\n", "syntax error at .*data.yaml:3"),
         ("train: images\nnames: !!python/name:os.system x\n", "syntax error at .*data.yaml:2"),
         ("train: images\n", "class names as key 'names'"),
+        ("train: images\nnames: &a [*a]\n", "data.yaml:2: an alias"),
+        ("train: images\nnames:\n  " + "[" * 50 + "]" * 50, "data.yaml:3: .*more than 20 deep"),
+        ("train: images\nnc: " + "9" * 5000, "data.yaml:2: Exceeds the limit"),
+        ("train: images\nnames: [a\x07]", "data.yaml:2: unacceptable character"),
+        ("train: images\n? [train, val]\n: 1\n", "'a list or mapping' at .*data.yaml:2"),
+        ("train: images\nnames: [a]\ncategory_ids: [9223372036854775808]", "1 different whole"),
         ("names: [a]\n", "train, val or test"),
         ("", "found none"),
         ("train: images\nnames: [a, b]\nnc: 3\n", "3, found 2"),
@@ -86,9 +92,9 @@ def test_a_coco_file_alone_takes_its_images_from_the_key_images_or_its_own_folde
         ("train: images\nnames: [yes, no]\n", "found True; quote it"),
         ("train: images\nnames: []\n", "list of class names"),
         ("train: images\nnames: [a]\nformat: yollo\n", "'yollo'. Did you mean yolo"),
-        ("train: 5\nnames: [a]\n", "path as key 'train' of .*data.yaml, found 5"),
+        ("train: 5\nnames: [a]\n", "path as key 'train' at .*data.yaml:1, found 5"),
         ("train: []\nnames: [a]\n", "found an empty list"),
-        ("train: images\nnames: [a]\nimages: images\n", "'images' of .* only for coco"),
+        ("train: images\nnames: [a]\nimages: images\n", "'images' at .*:3 only for coco"),
         ("train: {image: images, annotations: a.json}\n", "'image'. Did you mean images"),
         ("train: {images: images}\n", "annotations: <JSON file> in key 'train'"),
     ],
@@ -101,8 +107,11 @@ def test_a_bad_key_or_value_is_refused_by_name(tmp_path: Path, text: str, messag
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("train: pictures\nnames: [a]\n", "pictures, as key 'train' of .*data.yaml says"),
-        ("path: nowhere\ntrain: images\nnames: [a]\n", "key 'path' of .*data.yaml at .*nowhere"),
+        ("train: pictures\nnames: [a]\n", "pictures, as key 'train' at .*data.yaml:1 says"),
+        (
+            "path: nowhere\ntrain: images\nnames: [a]\n",
+            "at .*nowhere, as key 'path' at .*data.yaml:1 says",
+        ),
         ("train: {images: none, annotations: images/1.jpg}\n", "none, as key 'train'"),
         ("format: coco\ntrain: images\n", "a JSON file and a folder"),
     ],
@@ -120,6 +129,6 @@ def test_a_missing_yaml_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_yaml_of_other_bytes_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "data.yaml").write_bytes(b"names: [\xff]\n")
-    with pytest.raises(ConfigError, match="UTF-8"):
+    (tmp_path / "data.yaml").write_bytes(b"train: images\nnames: [\xff]\n")
+    with pytest.raises(ConfigError, match=r"UTF-8 text, found another byte at .*data\.yaml:2"):
         read_description(tmp_path)

@@ -394,7 +394,7 @@ def test_names_of_the_yaml_must_be_those_of_the_coco_file_in_order_of_ids(tmp_pa
         ('{"images": [],\n "annotations": }', r"syntax error at .*train\.json:2"),
         ("[]", "list of objects as 'images'"),
         ('{"images": [], "annotations": [1], "categories": []}', "as 'annotations'"),
-        (json.dumps({"images": [], "annotations": [], "categories": []}), "every id and name once"),
+        (json.dumps({"images": [], "annotations": [], "categories": []}), "found an empty one"),
     ],
 )
 def test_a_malformed_coco_file_is_one_sentence(tmp_path: Path, text: str, message: str) -> None:

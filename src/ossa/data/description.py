@@ -26,15 +26,15 @@ An entry is, by format:
            that key, in the folder of the JSON file
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from os.path import abspath
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
-from ossa.errors import ConfigError, DataError, suggestion
+from ossa.data.keyed_yaml import KeyedYaml, load_keyed_yaml
+from ossa.errors import ConfigError, DataError, legible, suggestion
 
 SPLITS: Final = ("train", "val", "test")
 _FORMATS: Final = ("coco", "voc", "yolo")
@@ -82,85 +82,48 @@ def read_description(path: Path | str) -> DataDescription:
     file = Path(abspath(path))
     if file.is_dir():
         file = file / "data.yaml"
-    content = _load_yaml(file)
-    root = Path(abspath(file.parent / _text(content, "path", file=file, default=".")))
+    content = load_keyed_yaml(file, _KEYS)
+    root = Path(abspath(file.parent / _text(content, "path", default=".")))
     if not root.is_dir():
-        raise DataError(f"Expected the folder of key 'path' of {file} at {root}, found none there.")
-    entries = {split: content[split] for split in SPLITS if content.get(split) is not None}
+        place = content.place("path")
+        raise DataError(f"Expected a folder at {_shown(root)}, as {place} says, found none there.")
+    entries = {split: content.get(split) for split in SPLITS if content.get(split) is not None}
     if not entries:
         raise ConfigError(f"Expected a key train, val or test in {file}, found none of them.")
-    data_format = _format(content, entries, root=root, file=file)
+    data_format = _format(content, entries, root=root)
     if content.get("images") is not None and data_format != "coco":
-        raise ConfigError(f"Expected key 'images' of {file} only for coco, found {data_format}.")
+        raise ConfigError(f"Expected {content.place('images')} only for coco, found {data_format}.")
     read = _coco_source if data_format == "coco" else _list_source
     splits = {
-        split: read(entry, content, root=root, where=f"key '{split}' of {file}")
+        split: read(entry, content, root=root, where=content.place(split))
         for split, entry in entries.items()
     }
-    names = _names(content, file=file, required=data_format != "coco")
+    names = _names(content, required=data_format != "coco")
     return DataDescription(
         file,
         root,
         data_format,
         names,
         splits,
-        category_ids=_category_ids(content, names, data_format=data_format, file=file),
-        classes=_classes(content, file=file),
+        category_ids=_category_ids(content, names, data_format=data_format),
+        classes=_classes(content),
     )
 
 
-def _load_yaml(file: Path) -> dict[str, Any]:
-    try:
-        text = file.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except OSError as error:
-        raise DataError(
-            f"Expected the description of a data set at {file}, found none there; "
-            "give a data.yaml or a folder that holds one."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"Expected UTF-8 text in {file}, found another byte at {error.start}."
-        ) from error
-    except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = file if mark is None else f"{file}:{mark.line + 1}"
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ConfigError(f"Expected YAML, found a syntax error at {place}: {problem}.") from error
-    if not isinstance(node, yaml.MappingNode):
-        raise ConfigError(f"Expected keys such as train, val and names in {file}, found none.")
-    _check_keys(node, file=file)
-    return content
-
-
-def _check_keys(node: yaml.MappingNode, *, file: Path) -> None:
-    seen = set()
-    for key_node, _ in node.value:
-        key, place = key_node.value, f"{file}:{key_node.start_mark.line + 1}"
-        if key not in _KEYS:
-            raise ConfigError(
-                f"Expected a key of a data.yaml, found '{key}' at {place}.{suggestion(key, _KEYS)}"
-            )
-        if key in seen:
-            raise ConfigError(f"Expected every key once, found '{key}' again at {place}.")
-        seen.add(key)
-
-
-def _text(content: dict[str, Any], key: str, *, file: Path, default: str) -> str:
+def _text(content: KeyedYaml, key: str, *, default: str) -> str:
     value = content.get(key)
     if value is None:
         return default
     if not isinstance(value, str):
-        raise ConfigError(f"Expected a text as key '{key}' of {file}, found {value!r}.")
+        raise ConfigError(f"Expected a text as {content.place(key)}, found {_shown(value)}.")
     return value
 
 
-def _format(content: dict[str, Any], entries: dict[str, Any], *, root: Path, file: Path) -> str:
-    told = _text(content, "format", file=file, default="").lower()
+def _format(content: KeyedYaml, entries: dict[str, Any], *, root: Path) -> str:
+    told = _text(content, "format", default="").lower()
     if told and told not in _FORMATS:
         raise ConfigError(
-            f"Expected coco, voc or yolo as key 'format' of {file}, found '{told}'."
+            f"Expected coco, voc or yolo as {content.place('format')}, found '{legible(told)}'."
             f"{suggestion(told, _FORMATS)}"
         )
     if told:
@@ -172,19 +135,21 @@ def _format(content: dict[str, Any], entries: dict[str, Any], *, root: Path, fil
     return "voc" if has_voc_folders or any("ImageSets" in Path(f).parts for f in flat) else "yolo"
 
 
-def _list_source(entry: Any, _content: dict[str, Any], *, root: Path, where: str) -> SplitSource:
+def _list_source(entry: Any, _content: KeyedYaml, *, root: Path, where: str) -> SplitSource:
     entries = entry if isinstance(entry, list) else [entry]
     if not entries:
         raise ConfigError(f"Expected a folder or a list file as {where}, found an empty list.")
     return SplitSource(tuple(_existing(one, root=root, where=where) for one in entries))
 
 
-def _coco_source(entry: Any, content: dict[str, Any], *, root: Path, where: str) -> SplitSource:
+def _coco_source(entry: Any, content: KeyedYaml, *, root: Path, where: str) -> SplitSource:
     fields = entry if isinstance(entry, dict) else {"annotations": entry}
     for key in fields:
         if key not in ("images", "annotations"):
             near = suggestion(str(key), ("images", "annotations"))
-            raise ConfigError(f"Expected images and annotations in {where}, found '{key}'.{near}")
+            raise ConfigError(
+                f"Expected images and annotations in {where}, found '{legible(str(key))}'.{near}"
+            )
     if "annotations" not in fields:
         raise ConfigError(f"Expected annotations: <JSON file> in {where}, found none.")
     annotations = _existing(fields["annotations"], root=root, where=where)
@@ -193,83 +158,102 @@ def _coco_source(entry: Any, content: dict[str, Any], *, root: Path, where: str)
     if annotations.is_dir() or not folder.is_dir():
         raise DataError(
             f"Expected a JSON file and a folder of images as {where}, "
-            f"found {annotations} and {folder}."
+            f"found {_shown(annotations)} and {_shown(folder)}."
         )
     return SplitSource((annotations,), images=folder)
 
 
 def _existing(entry: Any, *, root: Path, where: str) -> Path:
     if not isinstance(entry, str):
-        raise ConfigError(f"Expected a path as {where}, found {entry!r}.")
+        raise ConfigError(f"Expected a path as {where}, found {_shown(entry)}.")
     candidates = [Path(abspath(root / entry))]
     if entry.startswith("../"):  # exports of Roboflow mean '../train/images' from the root itself
         candidates.append(Path(abspath(root / entry[3:])))
     for path in candidates:
         if path.exists():
             return path
-    raise DataError(f"Expected a folder or file at {candidates[0]}, as {where} says, found none.")
+    raise DataError(
+        f"Expected a folder or file at {_shown(candidates[0])}, as {where} says, found none."
+    )
 
 
-def _names(content: dict[str, Any], *, file: Path, required: bool) -> tuple[str, ...] | None:
+def _names(content: KeyedYaml, *, required: bool) -> tuple[str, ...] | None:
     value = content.get("names")
     if value is None:
         if required or content.get("nc") is not None:
-            raise ConfigError(f"Expected the class names as key 'names' of {file}, found none.")
+            raise ConfigError(
+                f"Expected the class names as key 'names' of {content.file}, found none."
+            )
         return None
+    place = content.place("names")
     if isinstance(value, dict):
         if set(value) != set(range(len(value))):
             raise ConfigError(
-                f"Expected the numbers 0 to {len(value) - 1} before the names of {file}, "
-                f"found {', '.join(map(str, value))}."
+                f"Expected the numbers 0 to {len(value) - 1} before the names of {place}, "
+                f"found {legible(', '.join(map(str, value)))}."
             )
         value = [value[number] for number in range(len(value))]
     if not isinstance(value, list) or not value:
-        raise ConfigError(
-            f"Expected a list of class names as key 'names' of {file}, found {value!r}."
-        )
+        raise ConfigError(f"Expected a list of class names as {place}, found {_shown(value)}.")
     for name in value:
         if isinstance(name, bool) or not isinstance(name, str | int):
-            raise ConfigError(f"Expected texts as names of {file}, found {name!r}; quote it.")
+            raise ConfigError(f"Expected texts under {place}, found {_shown(name)}; quote it.")
     names = tuple(str(name) for name in value)
-    repeated = next((name for name in names if names.count(name) > 1), None)
+    repeated = _repeated(names)
     if repeated is not None:
-        raise ConfigError(f"Expected every class name once in {file}, found '{repeated}' twice.")
+        raise ConfigError(
+            f"Expected every name once under {place}, found '{legible(repeated)}' twice."
+        )
     count = content.get("nc")
     if count is not None and count != len(names):
         raise ConfigError(
-            f"Expected as many names as key 'nc' of {file} says, {count}, found {len(names)}."
+            f"Expected as many names as {content.place('nc')} says, {_shown(count)}, found "
+            f"{len(names)}."
         )
     return names
 
 
+def _repeated(names: Iterable[str]) -> str | None:
+    """Returns the first name that stands twice, if any."""
+    counts = Counter(names)
+    return next((name for name, count in counts.items() if count > 1), None)
+
+
+def _shown(value: Any) -> str:
+    """Returns a path, or a value as it would be written, as a message may show it."""
+    return legible(str(value) if isinstance(value, Path) else repr(value))
+
+
 def _category_ids(
-    content: dict[str, Any], names: tuple[str, ...] | None, *, data_format: str, file: Path
+    content: KeyedYaml, names: tuple[str, ...] | None, *, data_format: str
 ) -> tuple[int, ...] | None:
     value = content.get("category_ids")
     if value is None:
         return None
     if data_format == "coco":
         raise ConfigError(
-            f"Expected no key 'category_ids' in {file}, since COCO files have ids of their own."
+            f"Expected no {content.place('category_ids')}, since COCO files have ids of their own."
         )
     count = len(names or ())
     ids = tuple(value) if isinstance(value, list) else ()
-    if len(ids) != count or len(set(ids)) < count or not all(type(one) is int for one in ids):
+    fit = all(type(one) is int and -(2**63) <= one < 2**63 for one in ids)
+    if not fit or len(ids) != count or len(set(ids)) < count:
         raise ConfigError(
-            f"Expected {count} different whole numbers, one a name, as key 'category_ids' of "
-            f"{file}, found {value!r}."
+            f"Expected {count} different whole numbers, one a name, as "
+            f"{content.place('category_ids')}, found {_shown(value)}."
         )
     return ids
 
 
-def _classes(content: dict[str, Any], *, file: Path) -> dict[str, tuple[str, ...]] | None:
+def _classes(content: KeyedYaml) -> dict[str, tuple[str, ...]] | None:
     value = content.get("classes")
     if value is None:
         return None
+    place = content.place("classes")
     if not isinstance(value, list | dict) or not value:
         raise ConfigError(
-            f"Expected key 'classes' of {file} as 'new name: [names of the files]' or a list of "
-            f"names, found {value!r}."
+            f"Expected 'new name: [names of the files]' or a list of names as {place}, found "
+            f"{_shown(value)}."
         )
     pairs = value.items() if isinstance(value, dict) else [(name, name) for name in value]
     classes = []
@@ -277,15 +261,13 @@ def _classes(content: dict[str, Any], *, file: Path) -> dict[str, tuple[str, ...
         listed = olds if isinstance(olds, list) else [olds]
         if not listed or not all(isinstance(name, str) for name in (new, *listed)):
             raise ConfigError(
-                f"Expected texts under key 'classes' of {file}, found {new!r}: {olds!r}; quote "
-                "names that are no texts."
+                f"Expected texts under {place}, found {_shown(new)}: {_shown(olds)}; quote names "
+                "that are no texts."
             )
         classes.append((new, tuple(listed)))
-    used = [name for _, olds in classes for name in olds]
-    repeated = next((name for name in used if used.count(name) > 1), None)
+    repeated = _repeated(name for _, olds in classes for name in olds)
     if repeated is not None:
         raise ConfigError(
-            f"Expected every class in one place under key 'classes' of {file}, found "
-            f"'{repeated}' in two."
+            f"Expected every class in one place under {place}, found '{legible(repeated)}' in two."
         )
     return dict(classes)

@@ -171,19 +171,25 @@ def _categories(
     rows: list[tuple[int, Any, Any]], description: DataDescription, *, file: Path
 ) -> dict[int, str]:
     names_by_id: dict[int, str] = {}
+    used = set()
     for line, category_id, name in rows:
         if not _is_id(category_id) or not isinstance(name, str):
             raise DataError(
                 f"Expected a whole number as id and a text as name for each of 'categories', "
                 f"found {legible(repr(category_id))} and {legible(repr(name))} at {file}:{line}."
             )
+        if category_id in names_by_id or name in used:
+            raise DataError(
+                f"Expected every id and name once in 'categories', found "
+                f"{legible(f'{category_id} or {name!r}')} again at {file}:{line}."
+            )
         names_by_id[category_id] = name
-    names = tuple(names_by_id[category_id] for category_id in sorted(names_by_id))
-    if not names or len(set(names)) < len(rows):
+        used.add(name)
+    if not names_by_id:
         raise DataError(
-            f"Expected every id and name once in 'categories' of {file}, "
-            f"found {len(rows)} categories with {len(set(names))} different names."
+            f"Expected a list of classes as 'categories' in {file}, found an empty one."
         )
+    names = tuple(names_by_id[category_id] for category_id in sorted(names_by_id))
     if description.names not in (None, names):
         raise DataError(
             f"Expected in {description.file} the names of {file} in the order of their ids, "
