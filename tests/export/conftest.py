@@ -44,7 +44,7 @@ def onnx_model(detector: Detector, description: ExportDescription) -> object:
 @pytest.fixture(scope="session")
 def onnx_file(onnx_model: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("onnx") / "small.onnx"
-    onnx_format.save(onnx_model, file)
+    onnx_format.save(onnx_model, file, precision="fp32")
     return file
 
 

@@ -17,7 +17,10 @@ import typer
 from ossa import __version__
 from ossa.errors import OssaError, RunFailed
 
-_COMMANDS = ("train", "pretrain", "val", "compare", "predict", "backbones", "cost", "bench", "demo")
+_COMMANDS = (
+    *("train", "pretrain", "val", "compare", "export", "predict", "backbones", "cost", "bench"),
+    "demo",
+)
 """Each a function in the module `ossa.cli` of the same name, in the order of the help."""
 
 _GROUPS = {

@@ -63,7 +63,8 @@ def _convert_into(entry: Path, checkpoint: Checkpoint, *, imgsz: int, runtime: s
             model = openvino_format.convert(graph, description)
             openvino_format.save(model, file, precision="fp32")
         else:
-            onnx_format.save(onnx_format.convert(graph, description), file)
+            model = onnx_format.convert(graph, description)
+            onnx_format.save(model, file, precision="fp32")
         # The file that is looked for comes last.
         for part in sorted(Path(folder).iterdir(), key=lambda part: part.name == file.name):
             part.replace(entry / part.name)

@@ -33,8 +33,10 @@ class ExportDescription(Section):
 
     The graph takes uint8 (B, 3, H, W) RGB and does scaling, mean and deviation itself. Without
     `suppression` it returns for every level the logits (B, H_l, W_l, A, 5 + K): x, y, w, h,
-    objectness, classes. With it, the N detections of all images, best first: boxes float32 (N, 4)
-    xyxy in pixels of the network input, scores (N,), labels int64 (N,), image_index int64 (N,).
+    objectness, classes. With it, the N detections of all images, in no promised order: boxes
+    float32 (N, 4) xyxy in pixels of the network input, scores (N,), labels int64 (N,), image_index
+    int64 (N,); of each image and class at most `max_detections`, of which a reader keeps the best
+    `max_detections` of an image.
     """
 
     schema_number: Literal[1] = SCHEMA

@@ -3,9 +3,10 @@
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from importlib.util import find_spec
+from io import StringIO
 from typing import Any
 
 from ossa.errors import ConfigError
@@ -18,6 +19,7 @@ EXTRA_OF = {
     "nncf": "openvino",
 }
 """Extra of ossa that brings a package."""
+_TALKATIVE = ("torch.onnx", "torch.utils.cpp_extension", "nncf")
 
 
 def is_installed(package: str) -> bool:
@@ -46,12 +48,15 @@ def first_line(problem: Exception) -> str:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keeps exporters from telling their own affairs, such as that TorchScript is deprecated."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        # stdout is for results: NNCF draws its progress there.
+        with warnings.catch_warnings(), redirect_stdout(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

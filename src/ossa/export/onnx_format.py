@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ossa.errors import CheckpointError, ConfigError, UnsupportedBackbone
-from ossa.export.description import METADATA_KEY, ExportDescription, read_description
+from ossa.export.description import METADATA_KEY, ExportDescription, Precision, read_description
 from ossa.export.extras import first_line, quiet, require
 from ossa.export.graph import LogitsGraph
 from ossa.export.runtimes import Engine
@@ -108,9 +108,10 @@ def with_half_weights(model: Any) -> Any:
     return half
 
 
-def save(model: Any, file: Path) -> None:
-    """Writes an .onnx whole, weights included."""
-    write_atomically(file, model.SerializeToString())
+def save(model: Any, file: Path, *, precision: Precision) -> None:
+    """Writes an .onnx whole, weights included; these in half precision for fp16 only."""
+    whole = with_half_weights(model) if precision == "fp16" else model
+    write_atomically(file, whole.SerializeToString())
 
 
 def open_session(content: bytes | Path, *, where: str, threads: int | None = None) -> Any:

@@ -35,7 +35,7 @@ class Runtime(Protocol):
 
 
 class Suppressed(NamedTuple):
-    """What is left of B images when the graph itself suppresses, best first."""
+    """What is left of B images when the graph itself suppresses, in no promised order."""
 
     boxes_xyxy: Tensor
     """(N, 4) in pixels of the network input."""
@@ -148,6 +148,26 @@ class SuppressedRuntime:
             before += count
         return Suppressed(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
+    def detections(
+        self,
+        images: Tensor,
+        letterboxes: Sequence[Letterbox],
+        settings: EvaluateConfig,
+        *,
+        wanted: Tensor,
+    ) -> list[Detections]:
+        """Returns what `find` returns."""
+        found = self(images)
+        keep = (found.scores > settings.confidence) & wanted.to(self.device)[found.labels]
+        boxes_xyxy, scores, labels, image_index = (column[keep].cpu().numpy() for column in found)
+        detections = []
+        for image, letterbox in enumerate(letterboxes):
+            mine = np.flatnonzero(image_index == image)
+            mine = mine[(-scores[mine]).argsort(kind="stable")][: settings.max_detections]
+            boxes = letterbox.boxes_to_image(boxes_xyxy[mine])
+            detections.append(Detections(boxes, scores[mine], labels[mine]))
+        return detections
+
 
 AnyRuntime: TypeAlias = Runtime | SuppressedRuntime
 
@@ -158,9 +178,11 @@ def find(
     letterboxes: Sequence[Letterbox],
     settings: EvaluateConfig,
     *,
-    wanted: Tensor | None = None,
+    wanted: Tensor,
 ) -> list[Detections]:
     """Returns the detections of each of B images, in pixels of the original image.
+
+    Only the best class of a box counts.
 
     Args:
         runtime: of any kind.
@@ -168,31 +190,11 @@ def find(
         letterboxes: B.
         settings: confidence, suppression and limits; of a graph with NMS the confidence is at
             least its own and the rest the same or stricter.
-        wanted: bool (K,) on the CPU. Where given, only the best class of a box counts, if it is
-            wanted; without it every class of a box that is above the confidence. A graph with NMS
-            knows best classes only.
+        wanted: bool (K,) on the CPU: the classes to be found.
     """
     if isinstance(runtime, SuppressedRuntime):
-        return _sent_home(runtime(images), letterboxes, settings, wanted)
+        return runtime.detections(images, letterboxes, settings, wanted=wanted)
     return detect(runtime(images), letterboxes, settings, wanted=wanted)
-
-
-def _sent_home(
-    found: Suppressed,
-    letterboxes: Sequence[Letterbox],
-    settings: EvaluateConfig,
-    wanted: Tensor | None,
-) -> list[Detections]:
-    keep = found.scores > settings.confidence
-    if wanted is not None:
-        keep &= wanted.to(found.labels.device)[found.labels]
-    boxes_xyxy, scores, labels, image_index = (column[keep].cpu().numpy() for column in found)
-    detections = []
-    for image, letterbox in enumerate(letterboxes):
-        mine = np.flatnonzero(image_index == image)[: settings.max_detections]
-        boxes = letterbox.boxes_to_image(boxes_xyxy[mine].astype(np.float32))
-        detections.append(Detections(boxes, scores[mine].astype(np.float32), labels[mine]))
-    return detections
 
 
 def _in_batches(images: Tensor, batch: int | None) -> list[tuple[Tensor, int]]:

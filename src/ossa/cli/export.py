@@ -1,0 +1,261 @@
+"""`ossa export`: a detector as a file for another runtime, compared with PyTorch before it counts."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from ossa.cli import options
+from ossa.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ossa.cli.console import Console
+    from ossa.data.index import DatasetIndex
+    from ossa.export.description import Suppression
+    from ossa.export.export import Export
+    from ossa.models.weights import Checkpoint
+
+_NMS_PANEL = "NMS in the graph"
+_CHECK_PANEL = "Comparison with PyTorch"
+
+
+def export(
+    weights: Annotated[
+        Path,
+        typer.Option(
+            help="A checkpoint of ossa, or an official yolov5*.pt.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ],
+    format: Annotated[
+        Literal["onnx", "openvino", "torchscript"], typer.Option(help="Of the file.")
+    ] = "onnx",
+    precision: Annotated[
+        Literal["fp32", "fp16", "bf16", "int8"],
+        typer.Option(
+            help="fp16 halves the file and computes in fp32 on a CPU; bf16 is for openvino and "
+            "torchscript; int8, for onnx and openvino, is calibrated on the split train of --data."
+        ),
+    ] = "fp32",
+    imgsz: Annotated[
+        int | None,
+        typer.Option(
+            *options.IMGSZ_NAMES,
+            metavar="PIXELS",
+            help="Longer side of the network input in pixels.",
+            show_default="that of the training",
+        ),
+    ] = None,
+    batch: Annotated[
+        int,
+        typer.Option(*options.BATCH_NAMES, min=1, metavar="N", help="Images in one run."),
+    ] = 1,
+    dynamic: Annotated[
+        Literal["none", "batch", "size", "all"],
+        typer.Option(
+            help="What a run may choose: the number of images, their height and width (multiples "
+            "of the largest stride), or both.",
+        ),
+    ] = "none",
+    nms: Annotated[
+        bool,
+        typer.Option(
+            "--nms",
+            help="Put decoding and NMS into the graph, which then returns boxes, scores, labels "
+            "and image_index instead of logits.",
+            rich_help_panel=_NMS_PANEL,
+        ),
+    ] = False,
+    conf: Annotated[
+        float | None,
+        typer.Option(
+            "--conf",
+            "--conf-thres",
+            min=0,
+            max=0.999,
+            help="With --nms: leave out detections with a lower score.",
+            show_default="that of the best F1 in training, else 0.25",
+            rich_help_panel=_NMS_PANEL,
+        ),
+    ] = None,
+    iou: Annotated[
+        float,
+        typer.Option(
+            "--iou",
+            "--iou-thres",
+            min=0.001,
+            max=1,
+            help="With --nms: of two boxes of a class that overlap more, one stays.",
+            rich_help_panel=_NMS_PANEL,
+        ),
+    ] = 0.45,
+    max_det: Annotated[
+        int,
+        typer.Option(
+            min=1, help="With --nms: most detections of an image.", rich_help_panel=_NMS_PANEL
+        ),
+    ] = 300,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="A data.yaml, or the folder that holds one.",
+            metavar="PATH",
+            show_default="that of the training",
+            rich_help_panel=_CHECK_PANEL,
+        ),
+    ] = None,
+    split: Annotated[
+        str,
+        typer.Option(help="On whose images the file is compared.", rich_help_panel=_CHECK_PANEL),
+    ] = "val",
+    images: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Most images to compare on, spread evenly over the split.",
+            rich_help_panel=_CHECK_PANEL,
+        ),
+    ] = 128,
+    max_ap_drop: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="AP50-95, as a fraction, that the file may lose and still be called good.",
+            rich_help_panel=_CHECK_PANEL,
+        ),
+    ] = 0.01,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="The file: .onnx, .xml (with a .bin beside it) or .torchscript. A good one "
+            "replaces what is there; one that is not good gets -not-good into its name.",
+            metavar="FILE",
+            show_default="beside the weights, with the precision in its name",
+        ),
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Write a detector as a file for another runtime.
+
+    The file is run and compared with PyTorch on real images before it is called done. Names,
+    sizes, strides, thresholds, letterbox and normalisation travel inside it: `ossa predict
+    --weights FILE` needs nothing else. Exit code 1 where it is not good.
+
+    [bold]Examples[/bold]
+
+      ossa export --weights runs/yolov5n/best.safetensors
+
+      ossa export --weights yolov5n.pt --format openvino --precision int8 --data coco128
+
+      ossa export --weights yolov5n.pt --data coco128 --nms --dynamic batch
+    """
+    from ossa.cli.console import Console
+    from ossa.cli.output import print_json
+    from ossa.export.export import SUFFIXES, ExportSettings
+    from ossa.export.export import export as write
+    from ossa.models.weights import read_checkpoint
+
+    checkpoint = read_checkpoint(weights)
+    settings = ExportSettings(
+        format=format,
+        precision=precision,
+        imgsz=imgsz,
+        batch=None if dynamic in ("batch", "all") else batch,
+        any_size=dynamic in ("size", "all"),
+        suppression=_suppression(checkpoint, conf, iou, max_det) if nms else None,
+        max_ap_drop=max_ap_drop,
+    )
+    file = output or weights.with_name(f"{weights.stem}-{precision}{SUFFIXES[format]}")
+    with Console() as console:
+        source = data or _data_of(checkpoint)
+        compared = _read(source, split, images, console)
+        calibration = _calibration(source, split, console) if precision == "int8" else None
+        with console.progress("exporting") as on_images:
+            done = write(
+                checkpoint,
+                file,
+                settings,
+                images=compared,
+                calibration=calibration,
+                on_stage=console.note,
+                on_images=on_images,
+            )
+    if as_json:
+        print_json(done.flat())
+    else:
+        _print(done)
+    if done.fault is not None:
+        raise typer.Exit(1)
+
+
+def _suppression(
+    checkpoint: "Checkpoint", conf: float | None, iou: float, max_det: int
+) -> "Suppression":
+    from ossa.export.description import Suppression
+    from ossa.export.graph import usual_confidence
+
+    confidence = usual_confidence(checkpoint) if conf is None else conf
+    return Suppression(confidence=confidence, nms_iou=iou, max_detections=max_det)
+
+
+def _data_of(checkpoint: "Checkpoint") -> str:
+    """Returns the data set of the training.
+
+    Raises:
+        ConfigError: the checkpoint does not know it.
+    """
+    data = (checkpoint.details.get("run") or {}).get("data")
+    if data is None:
+        raise ConfigError(
+            f"an export is compared with PyTorch on real images, and {checkpoint.origin['file']} "
+            "does not say which it was trained on: give --data"
+        )
+    return data
+
+
+def _read(data: str, split: str, count: int, console: "Console") -> "DatasetIndex":
+    from ossa.data.api import read_data
+    from ossa.export.parity import some_images
+
+    report = read_data(data, split)
+    console.faults(report)
+    if not len(report.index.boxes_xyxy):
+        raise ConfigError(
+            f"expected objects in split '{split}' of {data}, to take the AP from, found none"
+        )
+    return some_images(report.index, count)
+
+
+def _calibration(data: str, split: str, console: "Console") -> "DatasetIndex":
+    """Returns images of the split train, and tells where the AP is taken from these, too."""
+    from ossa.export.quantize import CALIBRATION_IMAGES
+
+    images = _read(data, "train", CALIBRATION_IMAGES, console)
+    compared = _read(data, split, CALIBRATION_IMAGES, console)
+    if set(images.file_names.tolist()) & set(compared.file_names.tolist()):
+        console.note(
+            f"calibrated and compared on the same images, for train and {split} of {data} share "
+            "them: others may lose more"
+        )
+    return images
+
+
+def _print(done: "Export") -> None:
+    from ossa.cli.output import fraction, with_unit
+
+    compared = done.comparison
+    rows = {
+        "file": f"{done.file} ({with_unit(done.bytes)}B)",
+        "compared on": f"{compared.images} images, {compared.detections} detections by PyTorch",
+        "largest score difference": f"{compared.largest_score_difference:.2g}",
+        "largest box difference": f"{compared.largest_box_difference_px:.2g} px",
+        "reported by one only": str(compared.unmatched),
+        "AP50-95 before": fraction(compared.ap_before),
+        "AP50-95 after": fraction(compared.ap_after),
+        "verdict": "good" if done.fault is None else f"not good: {done.fault}",
+    }
+    for title, value in rows.items():
+        print(f"{title:<26}{value}")

@@ -1,0 +1,228 @@
+"""From a checkpoint to a file that was run and compared before it is called good."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ossa.data.index import DatasetIndex
+from ossa.errors import ConfigError
+from ossa.evaluate.api import check_classes
+from ossa.export import onnx_format, openvino_format, quantize, torchscript_format
+from ossa.export.description import ExportDescription, Format, Precision, Suppression
+from ossa.export.files import open_exported
+from ossa.export.graph import LogitsGraph, describe, usual_confidence
+from ossa.export.parity import BOX_TOLERANCE_PX, SCORE_TOLERANCE, Comparison, compare
+from ossa.export.runtimes import TorchRuntime
+from ossa.export.suppression import SuppressionGraph, behind_onnx, behind_openvino
+from ossa.models.detector import Detector
+from ossa.models.weights import Checkpoint, detector_from
+
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".torchscript"}
+PRECISIONS: dict[Format, tuple[Precision, ...]] = {
+    "onnx": ("fp32", "fp16", "int8"),
+    "openvino": ("fp32", "fp16", "bf16", "int8"),
+    "torchscript": ("fp32", "fp16", "bf16"),
+}
+_WHY_NOT = {
+    ("onnx", "bf16"): "ONNX Runtime has no convolutions in bf16 on the CPU",
+    ("torchscript", "int8"): "PyTorch's quantised operators are not kept up for TorchScript",
+}
+_NOT_GOOD = "-not-good"
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What is exported, and what it may lose."""
+
+    format: Format
+    precision: Precision = "fp32"
+    imgsz: int | None = None
+    """Longer side in pixels; that of the training if None."""
+    batch: int | None = 1
+    """None for any."""
+    any_size: bool = False
+    suppression: Suppression | None = None
+    """Of the NMS in the graph; None for logits."""
+    max_ap_drop: float = 0.01
+    """AP50-95, a fraction, that the file may lose and be called good."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """A file, and how it compares with PyTorch."""
+
+    file: Path
+    """Named `...-not-good` where it is not."""
+    description: ExportDescription
+    comparison: Comparison
+    bytes: int
+    """Of all its files."""
+    fault: str | None
+    """Why it is not called good."""
+
+    def flat(self) -> dict[str, Any]:
+        about = self.description
+        return {
+            "file": str(self.file),
+            "good": self.fault is None,
+            "fault": self.fault,
+            "bytes": self.bytes,
+            "precision": about.precision,
+            "imgsz": about.imgsz,
+            "batch": about.batch,
+            "any_size": about.any_size,
+            "nms": None if about.suppression is None else about.suppression.model_dump(),
+            **self.comparison.flat(),
+        }
+
+
+def export(
+    checkpoint: Checkpoint,
+    output: Path,
+    settings: ExportSettings,
+    *,
+    images: DatasetIndex,
+    calibration: DatasetIndex | None = None,
+    on_stage: Callable[[str], None] = lambda stage: None,
+    on_images: Callable[[int, int], None] | None = None,
+) -> Export:
+    """Writes a file, runs it as a reader would, and compares it with PyTorch.
+
+    A file that is not as good as it must be is kept under a name with '-not-good', so that nobody
+    takes it by mistake; a good one replaces what has its name.
+
+    Args:
+        checkpoint: a whole detector.
+        output: the file, with the suffix of its format; OpenVINO's weights lie beside it (.bin).
+        settings: what is exported.
+        images: on which it is compared, with truths.
+        calibration: images from which the ranges of int8 are taken.
+        on_stage: called with what begins.
+        on_images: called with the number of images compared and their total.
+
+    Raises:
+        ConfigError: settings that exclude each other, a package that is not installed, or a data
+            set of other classes.
+        UnsupportedBackbone: the format cannot express the network.
+        CheckpointError: the file cannot be written.
+    """
+    _check(settings, output, calibration)
+    check_classes(checkpoint, images, data=str(images.root))
+    detector = detector_from(checkpoint)
+    description = _describe(checkpoint, detector, settings)
+    on_stage(f"converting to {settings.format}")
+    with tempfile.TemporaryDirectory(dir=_folder_of(output), prefix=".export-") as folder:
+        file = Path(folder) / output.name
+        _write(detector, description, settings.format, file, calibration=calibration)
+        on_stage("comparing with PyTorch")
+        reference = TorchRuntime(detector)
+        exported = open_exported(
+            file, runtime="onnxruntime" if settings.format == "onnx" else "auto"
+        )
+        comparison = compare(reference, exported, images, on_images=on_images)
+        fault = fault_of(comparison, settings)
+        name = output.stem if fault is None else f"{output.stem}{_NOT_GOOD}"
+        parts = sorted(Path(folder).iterdir(), key=lambda part: part.suffix == output.suffix)
+        size = sum(part.stat().st_size for part in parts)
+        for part in parts:  # the one that is opened comes last
+            part.replace(output.with_name(f"{name}{part.suffix}"))
+    return Export(output.with_name(f"{name}{output.suffix}"), description, comparison, size, fault)
+
+
+def fault_of(comparison: Comparison, settings: ExportSettings) -> str | None:
+    """Returns why an export is not to be called good, None where it is."""
+    if not comparison.ap_drop <= settings.max_ap_drop:  # not a number is no good
+        return (
+            f"AP fell from {comparison.ap_before:.4f} to {comparison.ap_after:.4f}, by more than "
+            f"{settings.max_ap_drop:g}"
+        )
+    if settings.precision != "fp32":
+        return None
+    if comparison.largest_score_difference > SCORE_TOLERANCE:
+        return (
+            f"a score differs by {comparison.largest_score_difference:.2g}, more than the "
+            f"{SCORE_TOLERANCE:g} that fp32 may"
+        )
+    if comparison.largest_box_difference_px > BOX_TOLERANCE_PX:
+        return (
+            f"a box differs by {comparison.largest_box_difference_px:.2g} px, more than the "
+            f"{BOX_TOLERANCE_PX:g} px that fp32 may"
+        )
+    return None
+
+
+def _check(settings: ExportSettings, output: Path, calibration: DatasetIndex | None) -> None:
+    known, suffix = PRECISIONS[settings.format], SUFFIXES[settings.format]
+    if settings.precision not in known:
+        why = _WHY_NOT[settings.format, settings.precision]
+        raise ConfigError(
+            f"--format {settings.format} takes --precision {', '.join(known)}, found "
+            f"{settings.precision}: {why}"
+        )
+    if output.suffix != suffix:
+        raise ConfigError(f"expected a file named *{suffix} for --output, found {output}")
+    if settings.precision == "int8" and calibration is None:
+        raise ConfigError("int8 is calibrated on images: give --data with a split to train on")
+
+
+def _folder_of(output: Path) -> Path:
+    if not output.parent.is_dir():
+        raise ConfigError(
+            f"expected an existing folder for --output, found none at {output.parent}"
+        )
+    return output.parent
+
+
+def _describe(
+    checkpoint: Checkpoint, detector: Detector, settings: ExportSettings
+) -> ExportDescription:
+    imgsz = checkpoint.imgsz if settings.imgsz is None else settings.imgsz
+    stride = max(checkpoint.model.strides)
+    if imgsz < stride or imgsz % stride:
+        below = max(imgsz // stride, 1) * stride
+        raise ConfigError(
+            f"imgsz must be a multiple of the largest stride, {stride}, found {imgsz}: "
+            f"use {below} or {below + stride}"
+        )
+    return describe(
+        detector,
+        names=checkpoint.names,
+        imgsz=imgsz,
+        batch=settings.batch,
+        any_size=settings.any_size,
+        precision=settings.precision,
+        suppression=settings.suppression,
+        confidence=usual_confidence(checkpoint),
+        origin=checkpoint.origin,
+    )
+
+
+def _write(
+    detector: Detector,
+    description: ExportDescription,
+    format: Format,
+    file: Path,
+    *,
+    calibration: DatasetIndex | None,
+) -> None:
+    """Writes the files of an export; quantisation, decoding and NMS come in this order."""
+    precision, inside = description.precision, description.suppression
+    if format == "torchscript":
+        graph: nn.Module = LogitsGraph(detector, dtype=torchscript_format.DTYPES[precision])
+        if inside is not None:
+            graph = nn.Sequential(graph, SuppressionGraph(description, inside))
+        torchscript_format.save(torchscript_format.convert(graph, description), description, file)
+        return
+    of_format: Any = onnx_format if format == "onnx" else openvino_format
+    model = of_format.convert(LogitsGraph(detector), description)
+    if precision == "int8":
+        assert calibration is not None
+        model = quantize.quantized(model, description, calibration)
+    if inside is not None:
+        behind = behind_onnx if format == "onnx" else behind_openvino
+        model = behind(model, description, inside)
+    of_format.save(of_format.described(model, description), file, precision=precision)

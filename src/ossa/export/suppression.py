@@ -1,0 +1,219 @@
+"""Decoding and non-maximum suppression as part of the graph.
+
+The same as `ossa predict` does: a box counts for its best class, scores are objectness times class,
+and of two boxes of a class that overlap by more than the limit the better stays. It is a graph of
+its own, behind the one that returns logits: so it computes in float whatever that one computes in.
+
+Dimensions: B images, L levels, A anchors, H W cells, P boxes of an image, K classes, N detections.
+"""
+
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.ops import nms
+
+from ossa.boxes import cxcywh_to_xyxy
+from ossa.export.description import ExportDescription, Suppression
+from ossa.export.extras import require
+from ossa.export.onnx_format import OPSET
+from ossa.models.loss import decode_boxes_in_cells
+
+OUTPUTS = ("boxes", "scores", "labels", "image_index")
+_PURPOSE = "NMS in the graph"
+_APART = 2.0**20
+"""Pixels between the boxes of two classes or images, so that one suppression serves all of them."""
+
+
+class SuppressionGraph(nn.Module):
+    """Maps logits (B, H_l, W_l, A, 5 + K) to boxes (N, 4), scores, labels and image index (N,)."""
+
+    def __init__(self, description: ExportDescription, suppression: Suppression) -> None:
+        super().__init__()
+        self.register_buffer("anchors_wh", torch.tensor(description.anchors_wh))
+        self.strides = description.strides
+        self.suppression = suppression
+
+    def forward(self, logits: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        levels = zip(logits, self.anchors_wh, self.strides, strict=True)  # type: ignore[arg-type]
+        decoded = [_decoded(*level) for level in levels]
+        boxes_xyxy, scores = (torch.cat(parts, dim=1) for parts in zip(*decoded, strict=True))
+        above = scores > self.suppression.confidence
+        image_index, box_index, labels = above.nonzero(as_tuple=True)
+        boxes = boxes_xyxy[image_index, box_index]
+        of_classes = scores[image_index, box_index, labels]
+        apart = (image_index * scores.shape[2] + labels).double() * _APART
+        kept = nms(boxes.double() + apart[:, None], of_classes.double(), self.suppression.nms_iou)
+        return boxes[kept], of_classes[kept], labels[kept], image_index[kept]
+
+
+def _decoded(logits: Tensor, anchors_wh: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """Returns boxes (B, P, 4) in pixels and scores (B, P, K), 0 but of best classes, of a level."""
+    height, width = logits.shape[1:3]
+    rows = torch.arange(height).view(1, height, 1, 1)
+    columns = torch.arange(width).view(1, 1, width, 1)
+    boxes = decode_boxes_in_cells(logits[..., :4], anchors_wh / stride)
+    centres = torch.stack((boxes[..., 0] + columns, boxes[..., 1] + rows), dim=-1)
+    boxes_xyxy = cxcywh_to_xyxy(torch.cat((centres, boxes[..., 2:]), dim=-1) * stride)
+    classes = logits[..., 5:].sigmoid()
+    best = classes >= classes.amax(dim=-1, keepdim=True)
+    scores = classes * logits[..., 4:5].sigmoid() * best
+    return boxes_xyxy.flatten(1, 3), scores.flatten(1, 3)
+
+
+def behind_onnx(model: Any, description: ExportDescription, suppression: Suppression) -> Any:
+    """Returns the `onnx.ModelProto` of logits with decoding and suppression behind it."""
+    onnx = require("onnx", purpose=_PURPOSE)
+    behind = onnx_graph(description, suppression, like=model)
+    names = [(output.name, f"nms_{output.name}") for output in model.graph.output]
+    merged = onnx.compose.merge_models(model, behind, io_map=names)
+    onnx.checker.check_model(merged)
+    return merged
+
+
+def behind_openvino(model: Any, description: ExportDescription, suppression: Suppression) -> Any:
+    """Returns the `openvino.Model` of logits with decoding and suppression behind it.
+
+    The graph is written as ONNX and read by OpenVINO, so the package onnx is needed, too.
+    """
+    openvino = require("openvino", purpose=_PURPOSE)
+    content = onnx_graph(description, suppression).SerializeToString()
+    behind = openvino.Core().read_model(BytesIO(content))
+    for parameter, result in zip(behind.get_parameters(), model.get_results(), strict=True):
+        parameter.output(0).replace(result.input_value(0))
+    joined = openvino.Model(behind.get_results(), model.get_parameters(), "ossa")
+    joined.validate_nodes_and_infer_types()
+    return joined
+
+
+class _Nodes:
+    """Writes an ONNX graph node by node: each method returns the name of a value."""
+
+    def __init__(self, onnx: Any) -> None:
+        self._onnx = onnx
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def constant(self, value: Any, kind: type[np.generic] = np.int64) -> str:
+        name = f"nms_constant_{len(self.constants)}"
+        array = np.asarray(value, dtype=kind)
+        self.constants.append(self._onnx.numpy_helper.from_array(array, name))
+        return name
+
+    def real(self, value: Any) -> str:
+        return self.constant(value, np.float32)
+
+    def add(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
+        name = output or f"nms_{operator}_{len(self.nodes)}"
+        node = self._onnx.helper.make_node(operator, list(inputs), [name], name=name, **attributes)
+        self.nodes.append(node)
+        return name
+
+    def last(self, value: str, start: int, end: int) -> str:
+        """Returns the entries start..end - 1 of the last axis."""
+        limits = (self.constant([start]), self.constant([end]), self.constant([-1]))
+        return self.add("Slice", value, *limits)
+
+    def scaled(self, value: str, factor: float, shift: float = 0.0) -> str:
+        product = self.add("Mul", value, self.real(factor))
+        return self.add("Add", product, self.real(shift)) if shift else product
+
+
+def onnx_graph(
+    description: ExportDescription, suppression: Suppression, *, like: Any | None = None
+) -> Any:
+    """Returns the `onnx.ModelProto` that maps `nms_logits_<stride>` to the four outputs.
+
+    Args:
+        description: levels, anchors and classes.
+        suppression: confidence, limits.
+        like: a model whose operator set it takes.
+    """
+    onnx = require("onnx", purpose=_PURPOSE)
+    write = _Nodes(onnx)
+    levels = [
+        _level(
+            write,
+            f"nms_logits_{stride}",
+            anchors_wh=anchors_wh,
+            stride=stride,
+            num_classes=len(description.names),
+        )
+        for stride, anchors_wh in zip(description.strides, description.anchors_wh, strict=True)
+    ]
+    boxes_xyxy = write.add("Concat", *(boxes for boxes, _ in levels), axis=1)
+    of_boxes = write.add("Concat", *(scores for _, scores in levels), axis=1)
+    scores = write.add("Transpose", of_boxes, perm=[0, 2, 1])  # (B, K, P)
+    limits = (
+        write.constant([suppression.max_detections]),
+        write.real([suppression.nms_iou]),
+        write.real([suppression.confidence]),
+    )
+    # (N, 3): image, class, box.
+    chosen = write.add("NonMaxSuppression", boxes_xyxy, scores, *limits)
+    image, label, box = (write.last(chosen, axis, axis + 1) for axis in range(3))
+    of_image = write.add("Concat", image, box, axis=1)
+    flat = write.constant([-1])
+    write.add("GatherND", boxes_xyxy, of_image, output="boxes")
+    write.add("GatherND", scores, chosen, output="scores")
+    write.add("Reshape", label, flat, output="labels")
+    write.add("Reshape", image, flat, output="image_index")
+    return _model(onnx, write, description, like)
+
+
+def _level(
+    write: _Nodes, logits: str, *, anchors_wh: Any, stride: int, num_classes: int
+) -> tuple[str, str]:
+    """Writes what `_decoded` computes; returns the names of boxes and scores."""
+    fractions = write.add("Sigmoid", logits)
+    shape = write.add("Shape", logits)
+    centres = []
+    for axis, place in ((2, [1, 1, -1, 1, 1]), (1, [1, -1, 1, 1, 1])):  # x along W, y along H
+        count = write.add("Gather", shape, write.constant(axis), axis=0)
+        cells = write.add("Range", write.constant(0), count, write.constant(1))
+        grid = write.add("Cast", write.add("Reshape", cells, write.constant(place)), to=1)
+        fraction = write.last(fractions, 2 - axis, 3 - axis)
+        centre = write.add("Add", write.scaled(fraction, 2.0, -0.5), grid)
+        centres.append(write.scaled(centre, float(stride)))
+    doubled = write.scaled(write.last(fractions, 2, 4), 2.0)
+    sizes = write.add("Mul", write.add("Mul", doubled, doubled), write.real(anchors_wh))
+    halves = write.scaled(sizes, 0.5)
+    centre = write.add("Concat", *centres, axis=-1)
+    corners = (write.add("Sub", centre, halves), write.add("Add", centre, halves))
+    boxes_xyxy = write.add("Concat", *corners, axis=-1)
+    objectness = write.last(fractions, 4, 5)
+    classes = write.last(fractions, 5, 5 + num_classes)
+    best = write.add("ReduceMax", classes, write.constant([-1]), keepdims=1)
+    products = write.add("Mul", classes, objectness)
+    is_best = write.add("GreaterOrEqual", classes, best)
+    scores = write.add("Where", is_best, products, write.real(0.0))
+    # 0 keeps the number of images.
+    return (
+        write.add("Reshape", boxes_xyxy, write.constant([0, -1, 4])),
+        write.add("Reshape", scores, write.constant([0, -1, num_classes])),
+    )
+
+
+def _model(onnx: Any, write: _Nodes, description: ExportDescription, like: Any | None) -> Any:
+    helper, proto = onnx.helper, onnx.TensorProto
+    answers = 5 + len(description.names)
+    anchors = len(description.anchors_wh[0])
+    inputs = [
+        helper.make_tensor_value_info(
+            f"nms_logits_{stride}", proto.FLOAT, [None, None, None, anchors, answers]
+        )
+        for stride in description.strides
+    ]
+    kinds = ((proto.FLOAT, ["N", 4]), (proto.FLOAT, ["N"]), (proto.INT64, ["N"]))
+    outputs = [
+        helper.make_tensor_value_info(name, *kind)
+        for name, kind in zip(OUTPUTS, (*kinds, kinds[-1]), strict=True)
+    ]
+    graph = helper.make_graph(write.nodes, "suppression", inputs, outputs, write.constants)
+    opsets = [helper.make_opsetid("", OPSET)] if like is None else like.opset_import
+    model = helper.make_model(graph, opset_imports=opsets)
+    model.ir_version = 10 if like is None else like.ir_version
+    return model

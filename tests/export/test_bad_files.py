@@ -1,0 +1,133 @@
+"""Files that are damaged, foreign or malicious end in a sentence, and are not run."""
+
+import io
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from small_detector import small_detector
+
+from ossa.errors import CheckpointError, ConfigError
+from ossa.export import extras, torchscript_format
+from ossa.export.description import ExportDescription
+from ossa.export.files import open_exported
+
+
+class _WritesAFile(torch.nn.Module):
+    """What a stranger could send: reads and writes a file while it pretends to detect."""
+
+    def __init__(self, file: str) -> None:
+        super().__init__()
+        self.file = file
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.from_file(self.file, shared=True, size=16, dtype=torch.uint8) + images.sum()
+
+
+def test_torchscript_that_reaches_for_files_is_not_run(
+    description: ExportDescription, tmp_path: Path
+) -> None:
+    target, file = tmp_path / "written", tmp_path / "evil.torchscript"
+    program = torch.jit.trace_module  # named so that the deprecation is told once
+    assert callable(program)
+    scripted = torch.jit.script(_WritesAFile(str(target)))
+    torchscript_format.save(scripted, description, file)
+    with pytest.raises(
+        CheckpointError, match=r'uses "from_file\(", which no detector of ossa does'
+    ):
+        open_exported(file)
+    assert not target.exists()
+
+
+def test_torchscript_of_another_program_is_not_run(tmp_path: Path) -> None:
+    file = tmp_path / "foreign.torchscript"
+    torch.jit.save(torch.jit.script(torch.nn.ReLU()), str(file))
+    with pytest.raises(CheckpointError, match="carries no description by ossa"):
+        open_exported(file)
+
+
+def test_an_archive_with_two_entries_of_one_name_is_refused(
+    torchscript_file: Path, tmp_path: Path
+) -> None:
+    content = io.BytesIO(torchscript_file.read_bytes())
+    with zipfile.ZipFile(content, "a") as archive:
+        first = next(entry.filename for entry in archive.infolist() if "/code/" in entry.filename)
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr(first, "def forward(self): pass")
+    file = tmp_path / "changed.torchscript"
+    file.write_bytes(content.getvalue())
+    with pytest.raises(CheckpointError, match="holds two entries of one name"):
+        open_exported(file)
+
+
+@pytest.mark.parametrize("fixture", ["onnx_file", "openvino_file", "torchscript_file"])
+@pytest.mark.parametrize("part", [0, 0.5, 0.95])
+def test_a_truncated_file_is_told_as_such(
+    request: pytest.FixtureRequest, tmp_path: Path, fixture: str, part: float
+) -> None:
+    whole: Path = request.getfixturevalue(fixture)
+    file = tmp_path / whole.name
+    content = whole.read_bytes()
+    file.write_bytes(content[: int(part * len(content))])
+    weights = whole.with_suffix(".bin")
+    if weights.is_file():
+        file.with_suffix(".bin").write_bytes(weights.read_bytes())
+    with pytest.raises(CheckpointError, match=f"{file}"):
+        open_exported(file)
+
+
+def test_openvino_weights_that_are_missing_or_cut_short_are_told(
+    openvino_file: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "small.xml"
+    file.write_bytes(openvino_file.read_bytes())
+    with pytest.raises(
+        CheckpointError, match=r"expected the weights of .*small\.xml at .*small\.bin"
+    ):
+        open_exported(file)
+    file.with_suffix(".bin").write_bytes(openvino_file.with_suffix(".bin").read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="is damaged or no OpenVINO file"):
+        open_exported(file)
+
+
+def test_onnx_of_another_program_is_refused(onnx_model: object, tmp_path: Path) -> None:
+    foreign = type(onnx_model)()
+    foreign.CopyFrom(onnx_model)  # type: ignore[attr-defined]
+    del foreign.metadata_props[:]  # type: ignore[attr-defined]
+    file = tmp_path / "foreign.onnx"
+    file.write_bytes(foreign.SerializeToString())  # type: ignore[attr-defined]
+    for runtime in ("onnxruntime", "openvino"):
+        pytest.importorskip(runtime, reason="needs the extras export and openvino")
+        with pytest.raises(CheckpointError, match="carries no description by ossa"):
+            open_exported(file, runtime=runtime)  # type: ignore[arg-type]
+
+
+def test_an_absent_extra_is_named_with_the_line_that_installs_it(
+    onnx_file: Path, openvino_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda package: None)
+    with pytest.raises(ConfigError, match=r'needs the package openvino: pip install "ossa\[openv'):
+        open_exported(openvino_file)
+    with pytest.raises(ConfigError, match=r'needs the package onnxruntime: pip install "ossa\[exp'):
+        open_exported(onnx_file, runtime="onnxruntime")
+
+
+def test_nothing_of_the_extras_is_imported_before_it_is_needed() -> None:
+    import subprocess
+
+    program = (
+        "import ossa.export.export, ossa.predict.predictor, ossa.cli.export, sys;"
+        "print([name for name in ('onnx', 'onnxscript', 'onnxruntime', 'openvino', 'nncf')"
+        " if name in sys.modules])"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert told.stdout.strip() == "[]"
+
+
+def test_what_the_small_detector_says_depends_on_the_picture() -> None:
+    detector = small_detector()
+    dark, light = (torch.full((1, 3, 64, 64), value, dtype=torch.uint8) for value in (0, 255))
+    with torch.no_grad():
+        assert (detector(dark).logits[0] != detector(light).logits[0]).any()
