@@ -1,4 +1,4 @@
-"""`ossa export`: a detector as a file for another runtime, compared with PyTorch before it counts."""
+"""`ossa export`: a detector as a file for another runtime, compared with PyTorch first."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
