@@ -26,6 +26,8 @@ from ossa.errors import DataError
 _SMALLEST_DECODE: Final = 64
 """JPEGs are decoded as small as the decoder allows: it reads every byte anyway."""
 _READ_AT_ONCE: Final = 2**20
+_PNG: Final = b"\x89PNG\r\n\x1a\n"
+_NO_END: Final = "the end of the file is missing"
 _UPRIGHT: Final = 1
 _ORIENTATIONS: Final = {
     2: "mirrored",
@@ -237,9 +239,11 @@ def _read_image(path: str, size_wh: tuple[int, int], *, hashed: bool) -> ImageSt
         if not os.path.isfile(path):
             return ImageState(ProblemKind.IMAGE_UNREADABLE, "no such file", orientation, digest)
         if is_cut_short(file):
-            return ImageState("image-truncated", "the end of the file is missing", 1, digest)
+            return ImageState("image-truncated", _NO_END, orientation, digest)
         reason = str(error).rpartition(", found ")[2].partition(";")[0].rstrip(".")
         return ImageState(ProblemKind.IMAGE_UNREADABLE, reason, orientation, digest)
+    if _is_png(file) and is_cut_short(file):  # whose missing rows OpenCV makes black, in silence
+        return ImageState("image-truncated", _NO_END, orientation, digest)
     return ImageState(None, "", orientation, digest)
 
 
@@ -250,13 +254,18 @@ def is_cut_short(path: Path) -> bool:
         # Behind the last start of scan: a thumbnail in the header has an end of its own.
         scan = data.rfind(b"\xff\xda")
         return scan < 0 or data.find(b"\xff\xd9", scan) < 0
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return b"IEND" not in data[-64:]
+    if data.startswith(_PNG):
+        return b"IEND" not in data
     if data.startswith(b"RIFF"):
         return len(data) < int.from_bytes(data[4:8], "little") + 8
     if data.startswith(b"BM"):
         return len(data) < int.from_bytes(data[2:6], "little")
     return False
+
+
+def _is_png(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(len(_PNG)) == _PNG
 
 
 def stored_orientation(path: str) -> int:

@@ -1,0 +1,193 @@
+"""A check counts what is wrong and strange about boxes and classes, and says where."""
+
+from pathlib import Path
+
+import pytest
+from checks_data import (
+    GOOD,
+    check,
+    coco_box,
+    counts,
+    only,
+    write_coco_file,
+    write_yolo_splits,
+)
+from dataset_files import voc_object, write_voc
+
+from ossa.data.checks.findings import Severity
+
+FAULT, REMARK = Severity.FAULT, Severity.REMARK
+
+
+def test_nothing_is_found_in_a_good_data_set(tmp_path: Path) -> None:
+    found = check(write_yolo_splits(tmp_path, {"train": {"1.png": GOOD}, "val": {"2.png": GOOD}}))
+    assert found.findings == ()
+    assert (found.num_faults, found.num_remarks) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("lines", "kind", "severity", "count", "what"),
+    [
+        ("0 .5 .5 0 .2\n1 .5 .5 .2 0\n", "box-empty", FAULT, 2, "box of no area, 0 x 10 pixels"),
+        ("0 1.5 .5 .2 .2\n", "box-outside", FAULT, 1, "outside the image of 100x50 pixels"),
+        ("0 .9 .5 .4 .4\n", "box-overhanging", REMARK, 1, "reaches 10 pixels out of the image"),
+        ("0 .5 .5 .2\n0 nan .5 .2 .2\n", "box-malformed", FAULT, 2, "found 4"),
+        ("0 .5 .5 .4 .4\n0 .5 .5 .4 .4\n", "box-duplicated", FAULT, 2, "box stated twice"),
+        ("7 .5 .5 .2 .2\n", "class-unknown", FAULT, 1, "class 7 unknown, there are 2"),
+        ("0 .5 .5 1 1\n", "box-covering", REMARK, 1, "100.0% of the image"),
+    ],
+)
+def test_each_fault_of_a_box_is_counted_once_and_placed_in_its_line(
+    tmp_path: Path, lines: str, kind: str, severity: Severity, count: int, what: str
+) -> None:
+    labels = GOOD + lines
+    finding = only(check(write_yolo_splits(tmp_path, {"train": {"1.png": labels}})))
+    assert (finding.kind, finding.split, finding.count) == (kind, "train", count)
+    assert finding.sort.severity is severity
+    first = finding.cases[0]
+    assert first.file == tmp_path / "labels/train/1.txt"
+    assert first.line == (None if kind == "box-covering" else 3)
+    assert what in first.what
+
+
+def test_a_box_that_covers_99_percent_of_its_image_covers_all(tmp_path: Path) -> None:
+    almost = "0 .5 .5 .99 .99\n"  # 0.9801 of the area
+    covering = "0 .5 .5 .995 .995\n"  # 0.990025
+    finding = only(
+        check(write_yolo_splits(tmp_path, {"train": {"1.png": GOOD + almost + covering}}))
+    )
+    assert (finding.kind, finding.count) == ("box-covering", 1)
+    assert "99.0% of the image" in finding.cases[0].what
+
+
+def test_tiny_is_a_side_under_two_pixels_of_the_networks_input(tmp_path: Path) -> None:
+    data_yaml = write_yolo_splits(tmp_path, {"train": {"1.png": GOOD + "0 .5 .5 .03 .2\n"}})
+    assert counts(check(data_yaml)) == {}  # 3 pixels
+    halved = check(data_yaml, imgsz=50)  # 1.5
+    assert counts(halved)["box-tiny", "train"] == 1
+    (case,) = next(one.cases for one in halved.findings if one.kind == "box-tiny")
+    assert case.what == "box (48.5, 20, 51.5, 30), a, 1.5 px at 50"
+
+
+def test_the_tiniest_box_comes_first(tmp_path: Path) -> None:
+    lines = "0 .5 .5 .015 .2\n0 .5 .5 .005 .2\n0 .5 .5 .2 .02\n"  # 1.5, 0.5 and 1 pixels
+    found = check(write_yolo_splits(tmp_path, {"train": {"1.png": lines}}))
+    (tiny,) = (one for one in found.findings if one.kind == "box-tiny")
+    assert [case.what.rpartition(", ")[2] for case in tiny.cases] == [
+        "0.5 px at 100",
+        "1 px at 100",
+        "1.5 px at 100",
+    ]
+
+
+def test_coco_boxes_stated_twice_are_found_though_reading_keeps_them(tmp_path: Path) -> None:
+    annotations = [
+        coco_box(1, [10, 10, 40, 20]),
+        coco_box(2, [10, 10, 40, 20]),
+        coco_box(3, [10, 10, 40, 20]),
+        coco_box(4, [10, 10, 40, 20], category=2),
+        coco_box(5, [10, 10, 40, 20], image=2),
+    ]
+    finding = only(check(write_coco_file(tmp_path, annotations)))
+    assert (finding.kind, finding.count) == ("box-duplicated", 2)
+    assert [case.what.partition(":")[0] for case in finding.cases] == [
+        "annotation 2 of image 1",
+        "annotation 3 of image 1",
+    ]
+    assert finding.cases[0].file == tmp_path / "train.json"
+
+
+def test_faults_of_coco_are_counted_by_kind(tmp_path: Path) -> None:
+    annotations = [
+        coco_box(1, [10, 10, 40, 20]),
+        coco_box(2, [10, 10, 40, 20], category=2, image=2),
+        coco_box(3, [10, 10, 0, 20]),
+        coco_box(4, [200, 10, 40, 20]),
+        coco_box(5, [90, 10, 40, 20]),
+        coco_box(6, [10, 10, 40], image=2),
+        coco_box(7, [10, 10, 40, 20], category=9),
+        coco_box(8, [10, 10, 40, 20], image=9),
+        coco_box(1, [30, 10, 40, 20]),
+    ]
+    assert counts(check(write_coco_file(tmp_path, annotations))) == {
+        ("box-empty", "train"): 1,
+        ("box-outside", "train"): 1,
+        ("box-overhanging", "train"): 1,
+        ("box-malformed", "train"): 1,
+        ("class-unknown", "train"): 1,
+        ("labels-without-image", "train"): 1,
+        ("entry-unusable", "train"): 1,
+    }
+
+
+def test_faults_of_voc_are_counted_by_kind(tmp_path: Path) -> None:
+    good = [voc_object("cat", (11, 11, 50, 30)), voc_object("dog", (11, 11, 30, 30))]
+    bad = [
+        voc_object("cat", (20, 20, 20, 20)),
+        voc_object("cat", (11, 11, 50, 30)),
+        voc_object("cow", (11, 11, 50, 30)),
+        voc_object("cat", ("x", 11, 50, 30)),
+        voc_object("cat", (90, 11, 120, 30)),
+        "<size><width>50</width><height>100</height></size>",
+    ]
+    assert counts(check(write_voc(tmp_path, {"a": [*good, *bad]}))) == {
+        ("box-empty", "train"): 1,
+        ("box-duplicated", "train"): 1,
+        ("class-unknown", "train"): 1,
+        ("box-malformed", "train"): 1,
+        ("box-overhanging", "train"): 1,
+        ("image-other-size", "train"): 1,
+    }
+
+
+def test_crowd_regions_are_neither_tiny_nor_covering(tmp_path: Path) -> None:
+    annotations = [
+        coco_box(1, [10, 10, 40, 20]),
+        coco_box(2, [10, 10, 40, 20], category=2, image=2),
+        coco_box(3, [0, 0, 100, 50], iscrowd=1),
+        coco_box(4, [10, 10, 1, 1], iscrowd=1),
+    ]
+    found = check(write_coco_file(tmp_path, annotations))
+    assert found.findings == ()
+    statistics = found.statistics["train"]
+    assert (statistics.num_boxes, statistics.num_crowd) == (2, 2)
+
+
+def test_a_class_may_be_unused_untrained_or_unevaluated(tmp_path: Path) -> None:
+    one = "{} .5 .5 .4 .4\n"
+    splits = {
+        "train": {"1.png": one.format(0) + one.format(1)},
+        "val": {"2.png": one.format(0) + one.format(2)},
+    }
+    found = check(write_yolo_splits(tmp_path, splits, names="[a, b, c, d]"))
+    assert {
+        (str(f.kind), str(f.sort.severity)): [c.what for c in f.cases] for f in found.findings
+    } == {
+        ("class-untrained", "fault"): ["c: boxes in train 0, in val 1"],
+        ("class-unevaluated", "remark"): ["b: boxes in train 1, in val 0"],
+        ("class-unused", "remark"): ["d"],
+    }
+    assert found.classes["b"] == {"train": 1, "val": 0}
+
+
+def test_of_one_split_alone_nothing_is_said_of_the_other(tmp_path: Path) -> None:
+    found = check(write_yolo_splits(tmp_path, {"train": {"1.png": "0 .5 .5 .4 .4\n"}}))
+    assert counts(found) == {("class-unused", None): 1}
+
+
+@pytest.mark.parametrize(("boxes", "rare"), [(100, 0), (101, 1)])
+def test_a_class_is_rare_beside_more_than_a_hundred_times_its_boxes(
+    tmp_path: Path, boxes: int, rare: int
+) -> None:
+    lines = "".join(f"0 .5 .5 .4 {0.3 + k / 1000}\n" for k in range(boxes)) + "1 .5 .5 .4 .4\n"
+    found = check(write_yolo_splits(tmp_path, {"train": {"1.png": lines}}))
+    assert counts(found).get(("class-imbalance", "train"), 0) == rare
+
+
+def test_a_split_without_a_usable_box_is_a_fault(tmp_path: Path) -> None:
+    found = check(write_yolo_splits(tmp_path, {"train": {"1.png": GOOD}, "val": {"2.png": ""}}))
+    assert counts(found) == {
+        ("split-without-boxes", "val"): 1,
+        ("class-unevaluated", None): 2,
+    }
+    assert found.statistics["val"].best_possible_recall is None
