@@ -94,8 +94,11 @@ def check(
     from ossa.data.description import read_description
     from ossa.models.head import default_anchors_wh
 
-    _check_folders(report, output, fix=fix)
+    if output is not None and not fix:
+        raise ConfigError(f"expected --output beside --fix alone, found --output {output}")
     description = read_description(data)
+    cleaned = (output or Path(f"{_name(description.file)}-fixed")) if fix else None
+    _check_folders({"--report": report, "--output": cleaned})
     with Console() as console:
         with console.progress("checking") as on_image:
             found = check_data(
@@ -115,21 +118,20 @@ def check(
             with console.progress("writing the report"):
                 page = _write_page(found, report)
             console.note(f"report: {page}")
-        if fix:
-            _fix(found, output or Path(f"{_name(description.file)}-fixed"), console.note)
+        if cleaned is not None:
+            _fix(found, cleaned, console.note)
     if as_json:
         print_json(found.as_dict())
     if found.num_faults:
         raise typer.Exit(_FAULTS_FOUND)
 
 
-def _check_folders(report: Path | None, output: Path | None, *, fix: bool) -> None:
+def _check_folders(folders: Mapping[str, Path | None]) -> None:
     """Raises ConfigError for what could only be told after a long check."""
-    if output is not None and not fix:
-        raise ConfigError(f"expected --output beside --fix alone, found --output {output}")
-    for option, folder in (("--report", report), ("--output", output)):
-        in_use = folder is not None and folder.exists()
-        if folder is not None and in_use and (not folder.is_dir() or any(folder.iterdir())):
+    for option, folder in folders.items():
+        if folder is None or not folder.exists():
+            continue
+        if not folder.is_dir() or any(folder.iterdir()):
             raise ConfigError(
                 f"expected a new or empty folder for {option}, found {folder} in use: name another"
             )

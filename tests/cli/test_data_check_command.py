@@ -1,0 +1,164 @@
+"""`ossa data check`: what it prints, writes and refuses, and how it ends."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from running import Ossa
+
+GOOD = "0 0.5 0.5 0.5 0.5\n"
+EMPTY, TINY = "0 0.5 0.5 0 0.5\n", "0 0.5 0.5 0.01 0.5\n"
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> Path:
+    """Two images of 64 pixels, a good box in each; returns the folder."""
+    for folder in ("images/train", "labels/train"):
+        (tmp_path / "cells" / folder).mkdir(parents=True)
+    for number in (1, 2):
+        image = Image.new("RGB", (64, 64), (number, 0, 0))
+        image.save(tmp_path / "cells" / "images/train" / f"{number}.png")
+        say(tmp_path / "cells", number, GOOD)
+    text = "train: images/train\nnames: [cell]\n"
+    (tmp_path / "cells" / "data.yaml").write_text(text, encoding="utf-8")
+    return tmp_path / "cells"
+
+
+def say(cells: Path, number: int, labels: str) -> None:
+    (cells / "labels/train" / f"{number}.txt").write_text(labels, encoding="utf-8")
+
+
+def test_a_good_data_set_ends_with_0(ossa: Ossa, cells: Path) -> None:
+    result = ossa("data", "check", cells)
+    assert result.exit_code == 0, result.stderr
+    assert "0 faults, 0 remarks; images not read (--images)" in result.stdout
+
+
+def test_remarks_end_with_0_and_faults_with_1(ossa: Ossa, cells: Path) -> None:
+    say(cells, 1, GOOD + TINY)
+    remarked = ossa("data", "check", cells, "--imgsz", 64)
+    assert remarked.exit_code == 0
+    # Its anchors do not fit the tiny box, either.
+    assert "0 faults, 2 remarks;" in remarked.stdout
+    assert "labels/train/1.txt: box (31.68, 16, 32.32, 48), cell, 0.64 px at 64" in remarked.stdout
+    say(cells, 2, GOOD + EMPTY)
+    faulty = ossa("data", "check", cells, "--imgsz", 64)
+    assert faulty.exit_code == 1
+    assert "1 fault, 2 remarks;" in faulty.stdout
+    assert "labels/train/2.txt:2: box of no area, 0 x 32 pixels (box dropped)" in faulty.stdout
+    assert "error" not in faulty.stderr
+
+
+def test_images_are_read_when_asked_for(ossa: Ossa, cells: Path) -> None:
+    image = cells / "images/train/1.png"
+    image.write_bytes(image.read_bytes()[:-20])
+    assert ossa("data", "check", cells).exit_code == 0
+    result = ossa("data", "check", cells, "--images")
+    assert result.exit_code == 1
+    assert "images that are cut short" in result.stdout
+    assert "2 images read" in result.stdout
+
+
+def test_json_is_one_document_with_every_finding(ossa: Ossa, cells: Path) -> None:
+    say(cells, 2, GOOD + EMPTY)
+    result = ossa("data", "check", cells, "--json", "--images")
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert (found["num_faults"], found["num_remarks"], found["images_read"]) == (1, 0, 2)
+    (finding,) = found["findings"]
+    assert (finding["kind"], finding["severity"], finding["split"]) == (
+        "box-empty",
+        "fault",
+        "train",
+    )
+    assert finding["cases"] == [
+        {
+            "file": str(cells / "labels/train/2.txt"),
+            "line": 2,
+            "what": "box of no area, 0 x 32 pixels (box dropped)",
+        }
+    ]
+    assert found["classes"] == [{"name": "cell", "train": 2}]
+    split = found["splits"]["train"]
+    assert split["crowding"] == {"isolated": 2, "touching": 0, "crowded": 0}
+    assert split["sizes"] == {"small": 0, "medium": 0, "large": 2}  # 32 of 64 pixels are 320 of 640
+    assert split["sizes_in_files"] == {"small": 0, "medium": 2, "large": 0}
+
+
+def test_the_page_has_the_numbers_and_pictures_and_needs_no_other_file(
+    ossa: Ossa, cells: Path
+) -> None:
+    say(cells, 1, GOOD + TINY)
+    say(cells, 2, GOOD + EMPTY)
+    result = ossa("data", "check", cells, "--imgsz", 64, "--report", "page")
+    assert result.exit_code == 1, result.stderr
+    assert "report: page/index.html" in result.stderr
+    page = Path("page/index.html").read_text(encoding="utf-8")
+    assert "Boxes of no area: 1 in train" in page
+    assert "Tiny boxes (a side under 2 px at 64): 1 in train" in page
+    # The empty box, the tiny one, and the image with most boxes.
+    assert page.count("data:image/jpeg;base64,") == 3
+    assert page.count("<svg") == 5
+    assert json.loads(Path("page/check.json").read_text())["num_faults"] == 1
+
+
+def test_a_page_is_written_of_a_data_set_without_any_box(ossa: Ossa, cells: Path) -> None:
+    for number in (1, 2):
+        say(cells, number, "")
+    result = ossa("data", "check", cells, "--report", "page")
+    assert result.exit_code == 1
+    assert "splits without a usable box" in result.stdout
+    assert Path("page/index.html").is_file()
+
+
+def test_fix_writes_a_copy_and_leaves_the_original(ossa: Ossa, cells: Path) -> None:
+    say(cells, 2, GOOD + EMPTY)
+    before = {file: file.read_bytes() for file in cells.rglob("*") if file.is_file()}
+    result = ossa("data", "check", cells, "--fix")
+    assert result.exit_code == 1, result.stderr  # it tells of the original
+    assert "cleaned copy: " in result.stderr
+    assert {file: file.read_bytes() for file in cells.rglob("*") if file.is_file()} == before
+    assert ossa("data", "check", "cells-fixed", "--images").exit_code == 0
+    again = ossa("data", "check", cells, "--fix", "--output", "elsewhere")
+    assert again.exit_code == 1
+    assert ossa("data", "check", "elsewhere").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--output", "new"], "expected --output beside --fix alone"),
+        (["--fix", "--output", "cells"], "found cells in use"),
+        (["--report", "cells"], "found cells in use"),
+        (["--imgsz", "0"], "--imgsz"),
+        (["--imgaes"], "--images"),
+    ],
+)
+def test_what_makes_no_sense_ends_with_2_in_one_sentence(
+    ossa: Ossa, cells: Path, arguments: list[str], said: str
+) -> None:
+    result = ossa("data", "check", cells, *arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not Path("new").exists()
+
+
+def test_a_folder_in_use_by_the_usual_name_is_refused_before_the_check(
+    ossa: Ossa, cells: Path
+) -> None:
+    Path("cells-fixed").mkdir()
+    Path("cells-fixed/mine.txt").write_text("keep")
+    result = ossa("data", "check", cells, "--fix")
+    assert result.exit_code == 2
+    assert "found cells-fixed in use" in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_data_set_that_cannot_be_read_ends_with_2(ossa: Ossa, cells: Path) -> None:
+    (cells / "images/train/1.png").unlink()
+    (cells / "images/train/2.png").write_text("no image")
+    result = ossa("data", "check", cells)
+    assert result.exit_code == 2
+    assert "found none that can be used" in result.stderr
