@@ -60,7 +60,7 @@ def _sections(check: Check) -> list[Section]:
     crowded_blocks: list[Block] = []
     if crowded is not None:
         caption = "The images with most boxes."
-        crowded_blocks.append(PictureBlock(encode_jpeg(crowded), caption=caption))
+        crowded_blocks.append(PictureBlock(encode_jpeg(crowded.image), caption=caption))
     return [
         Section("What was found", _summary(check), text=_summary_text(check)),
         *_sections_of_findings(check),
@@ -84,15 +84,10 @@ def _sections(check: Check) -> list[Section]:
 
 
 def _summary_text(check: Check) -> str:
-    read = (
-        f"{len(check.images):,} images were read"
-        if check.images
-        else "The images were not read (--images does)"
-    )
-    found = (
-        f"{check.num_faults:,} faults and {check.num_remarks:,} remarks." if check.findings else ""
-    )
-    return f"{found or 'Nothing was found.'} {read}."
+    found = f"Faults: {check.num_faults:,}. Remarks: {check.num_remarks:,}."
+    if check.images:
+        return f"{found} Images read: {len(check.images):,}."
+    return f"{found} The images were not read (--images does)."
 
 
 def _summary(check: Check) -> list[Block]:
@@ -125,8 +120,8 @@ def _blocks_of(finding: Finding, root: Path) -> list[Block]:
     blocks: list[Block] = [TextBlock(advice, heading=heading)]
     picture = picture_of_cases(finding.cases, most=_PICTURES)
     if picture is not None:
-        caption = "The first cases of the table, row by row."
-        blocks.append(PictureBlock(encode_jpeg(picture), caption=caption, alt=finding.title))
+        data = encode_jpeg(picture.image)
+        blocks.append(PictureBlock(data, caption=picture.caption, alt=finding.title))
     rows: list[list[Cell]] = [
         [number, case.place(root), case.what] for number, case in enumerate(finding.cases, start=1)
     ]

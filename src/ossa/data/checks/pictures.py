@@ -4,6 +4,7 @@ Images are uint8 (H, W, 3) RGB.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Final
@@ -36,26 +37,48 @@ _MOST_BEYOND: Final = 0.5
 _END_OF_JPEG: Final = b"\xff\xd9"
 
 
-def picture_of_cases(cases: Sequence[Case], *, most: int) -> NDArray[np.uint8] | None:
-    """Returns one picture of the first cases that an image shows, or None without any.
+@dataclass(frozen=True)
+class CasePicture:
+    """One picture of several cases."""
 
-    Four a row; the two images of a case stand one above the other.
+    image: NDArray[np.uint8]
+    numbers: tuple[int, ...]
+    """Which cases it shows, counted from 1, row by row."""
+
+    @property
+    def caption(self) -> str:
+        """Which rows of a table of the cases stand where in the picture."""
+        *others, last = map(str, self.numbers)
+        if not others:
+            return f"Case {last} of the table."
+        return f"Cases {', '.join(others)} and {last} of the table, row by row."
+
+
+def picture_of_cases(cases: Sequence[Case], *, most: int) -> CasePicture | None:
+    """Returns one picture of the first cases that images show, or None without any.
+
+    Four a row; the two images of a case stand one above the other. What cannot be decoded at all
+    is left out.
 
     Args:
         cases: worst first.
         most: cases that are drawn.
     """
-    drawn = [[_draw(shown) for shown in case.shown] for case in cases[:most] if case.shown]
-    whole = [pictures for pictures in drawn if all(picture is not None for picture in pictures)]
+    drawn: dict[int, list[NDArray[np.uint8]]] = {}
+    for number, case in enumerate(cases[:most], start=1):
+        pictures = [picture for picture in map(_draw, case.shown) if picture is not None]
+        if pictures and len(pictures) == len(case.shown):
+            drawn[number] = pictures
+    if not drawn:
+        return None
     rows = []
-    for start in range(0, len(whole), _IN_A_ROW):
-        together = whole[start : start + _IN_A_ROW]
+    columns = list(drawn.values())
+    blank = np.full((1, 1, 3), 255, np.uint8)
+    for start in range(0, len(columns), _IN_A_ROW):
+        together = columns[start : start + _IN_A_ROW]
         for line in range(max(map(len, together))):
-            blank = np.full((_SIDE, _SIDE, 3), 255, np.uint8)
-            rows.append(
-                [pictures[line] if line < len(pictures) else blank for pictures in together]
-            )
-    return picture_grid(rows) if rows else None
+            rows.append([one[line] if line < len(one) else blank for one in together])
+    return CasePicture(picture_grid(rows), tuple(drawn))
 
 
 def _draw(shown: Shown) -> NDArray[np.uint8] | None:

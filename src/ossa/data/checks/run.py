@@ -1,5 +1,6 @@
 """A check of a whole data set: read every split, look for what is strange, describe the rest."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,12 +19,13 @@ from ossa.data.checks.images import (
     find_broken_images,
     find_copies,
     number_contents,
+    paths_of,
     read_images,
 )
 from ossa.data.checks.statistics import Statistics, describe
 from ossa.data.description import DataDescription
 from ossa.data.index import DatasetIndex, IndexReport
-from ossa.data.problems import Problem
+from ossa.data.problems import Problem, ProblemKind
 from ossa.data.reading import read_index
 
 LOW_RECALL: Final = 0.98
@@ -129,7 +131,7 @@ def check_data(
         *find_copies(indexes, number_contents(indexes, states)),
     ]
     for split, report in reports.items():
-        findings += _of_reading(report.problems, split)
+        findings += _of_reading(report, split)
         findings += find_unlabelled(description, split, report)
         findings += find_strange_boxes(report.index, split, imgsz=imgsz, description=description)
         findings += _of_anchors(statistics[split], split, description.file, imgsz=imgsz)
@@ -148,14 +150,28 @@ def check_data(
     )
 
 
-def _of_reading(problems: Sequence[Problem], split: str) -> list[Finding]:
+def _of_reading(report: IndexReport, split: str) -> list[Finding]:
+    """Returns findings of what reading reported."""
     by_kind: dict[str, list[Problem]] = {}
-    for problem in problems:
+    for problem in report.problems:
         by_kind.setdefault(problem.kind, []).append(problem)
+    overhanging = by_kind.get(ProblemKind.BOX_OVERHANGING)
+    if overhanging is not None:
+        sizes_wh = dict(zip(paths_of(report.index), report.index.sizes_wh.tolist(), strict=True))
+        overhanging.sort(key=lambda problem: -_pixels_beyond(problem, sizes_wh))
     return [
         Finding(kind, split, len(found), tuple(map(_case, found[:MOST_CASES])))
         for kind, found in by_kind.items()
     ]
+
+
+def _pixels_beyond(problem: Problem, sizes_wh: Mapping[str, Sequence[int]]) -> float:
+    """Returns how far the box of a problem reaches out of its image."""
+    size_wh = sizes_wh.get(os.path.normpath(problem.image or ""))
+    if problem.box_xyxy is None or size_wh is None:
+        return 0.0
+    x0, y0, x1, y1 = problem.box_xyxy
+    return max(-x0, -y0, x1 - size_wh[0], y1 - size_wh[1])
 
 
 def _case(problem: Problem) -> Case:
