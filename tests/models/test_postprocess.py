@@ -17,7 +17,7 @@ from ossa.data.loader import evaluation_loader
 from ossa.evaluate.run import evaluate
 from ossa.models import postprocess
 from ossa.models.head import default_anchors_wh
-from ossa.models.postprocess import detect
+from ossa.models.postprocess import detect, find_candidates, suppress
 from ossa.models.weights import detector_from, read_checkpoint
 from ossa.types import Detections, Letterbox, RawPredictions
 
@@ -290,6 +290,20 @@ def test_the_size_of_a_chunk_decides_nothing(chunk: int, monkeypatch: pytest.Mon
     monkeypatch.setattr(postprocess, "_CHUNK_PER_DETECTION", 0)
     assert_same(detect(raw, [PLACEMENT, SAME], config), expected)
     assert len(expected[0]) > 50
+
+
+def test_candidates_of_a_low_confidence_hold_the_detections_of_every_higher_one():
+    raw = random_predictions(8, images=1)
+    (all_of_them,) = find_candidates(raw, 0.01)
+    for confidence, nms_iou in ((0.05, 0.3), (0.2, 0.6), (0.4, 1.0)):
+        config = EvaluateConfig(confidence=confidence, nms_iou=nms_iou)
+        (expected,) = detect(raw, [PLACEMENT], config)
+        above = all_of_them.take(all_of_them.scores > np.float32(confidence))
+        again = suppress(above, PLACEMENT, config)
+        assert 0 < len(expected) < len(all_of_them.scores)
+        np.testing.assert_array_equal(again.boxes_xyxy, expected.boxes_xyxy)
+        np.testing.assert_array_equal(again.scores, expected.scores)
+        np.testing.assert_array_equal(again.labels, expected.labels)
 
 
 def test_an_image_has_the_same_detections_alone_and_in_any_memory_format():

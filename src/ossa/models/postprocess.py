@@ -19,7 +19,7 @@ Dimensions: B images, A anchors, H W cells, P predicted boxes, C candidates, K c
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,13 +41,19 @@ _CHUNK_PER_DETECTION = 7
 photograph need at the confidence 0.001. They decide speed, not results."""
 
 
-class _Candidates(NamedTuple):
+class Candidates(NamedTuple):
+    """What could be detected in one image, before suppression."""
+
     boxes_xyxy: NDArray[np.float32]
     """(C, 4) in pixels of the network input."""
     scores: NDArray[np.float32]
     """(C,) above the confidence."""
     labels: NDArray[np.int64]
     """(C,) in 0..K-1."""
+
+    def take(self, which: NDArray[Any]) -> "Candidates":
+        """Returns some of them, by position or by a mask (C,)."""
+        return Candidates(*(column[which] for column in self))
 
 
 @torch.no_grad()
@@ -70,20 +76,33 @@ def detect(
         wanted: bool (K,) on the CPU. Where given, a box counts for its best class alone, and only
             if that is wanted: what nobody asked for does not use up the detections.
     """
+    of_images = find_candidates(raw, config.confidence, wanted=wanted)
+    return [
+        suppress(candidates, letterbox, config)
+        for candidates, letterbox in zip(of_images, letterboxes, strict=True)
+    ]
+
+
+@torch.no_grad()
+def find_candidates(
+    raw: RawPredictions, confidence: float, *, wanted: Tensor | None = None
+) -> list[Candidates]:
+    """Returns what `suppress` makes the detections of each of the B images from.
+
+    Those above a higher confidence, or of fewer wanted classes, are among them in the same order.
+    """
     levels = zip(raw.logits, raw.anchors_wh, raw.strides, strict=True)
-    of_levels = [_possible_boxes(*level, config.confidence) for level in levels]
-    found = []
-    for letterbox, *answers in zip(letterboxes, *of_levels, strict=True):
-        candidates = _candidates(torch.cat(answers), config.confidence, wanted)
-        kept = _suppress(candidates, config)
-        found.append(
-            Detections(
-                boxes_xyxy=letterbox.boxes_to_image(candidates.boxes_xyxy[kept]),
-                scores=candidates.scores[kept],
-                labels=candidates.labels[kept],
-            )
-        )
-    return found
+    of_levels = [_possible_boxes(*level, confidence) for level in levels]
+    return [
+        _candidates(torch.cat(answers), confidence, wanted)
+        for answers in zip(*of_levels, strict=True)
+    ]
+
+
+def suppress(candidates: Candidates, letterbox: Letterbox, config: EvaluateConfig) -> Detections:
+    """Returns the detections, in pixels of the original image; `config.confidence` is not read."""
+    kept = candidates.take(_unsuppressed_first(candidates, config))
+    return Detections(letterbox.boxes_to_image(kept.boxes_xyxy), kept.scores, kept.labels)
 
 
 def _possible_boxes(
@@ -114,7 +133,7 @@ def _possible_boxes(
     return answers.cpu().split(counts)
 
 
-def _candidates(answers: Tensor, confidence: float, wanted: Tensor | None) -> _Candidates:
+def _candidates(answers: Tensor, confidence: float, wanted: Tensor | None) -> Candidates:
     """Returns the pairs of box and class of one image whose score is above the confidence.
 
     Args:
@@ -136,10 +155,10 @@ def _candidates(answers: Tensor, confidence: float, wanted: Tensor | None) -> _C
     scores = (objectness * classes).float().numpy()
     above = scores > np.float32(confidence)
     boxes_xyxy = answers[:, :4].numpy()[box_index[above]]
-    return _Candidates(boxes_xyxy, scores[above], labels[above])
+    return Candidates(boxes_xyxy, scores[above], labels[above])
 
 
-def _suppress(candidates: _Candidates, config: EvaluateConfig) -> NDArray[np.int64]:
+def _unsuppressed_first(candidates: Candidates, config: EvaluateConfig) -> NDArray[np.int64]:
     """Returns the positions of the candidates that are detections, best first."""
     order = _best_first(candidates.scores)[: config.max_candidates]
     chunk = max(_LEAST_CHUNK, _CHUNK_PER_DETECTION * config.max_detections)
