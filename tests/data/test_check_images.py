@@ -67,6 +67,20 @@ def test_images_cut_short_unreadable_and_gone_are_told_apart(tmp_path: Path) -> 
     assert cut.file == images["cut"]
 
 
+def test_what_reading_and_decoding_find_unreadable_is_one_finding(tmp_path: Path) -> None:
+    data_yaml = write_yolo_splits(
+        tmp_path, {"train": dict.fromkeys(("1.png", "2.png", "3.png"), GOOD)}
+    )
+    (tmp_path / "images/train/1.png").write_text("<html>404</html>")
+    spoilt = tmp_path / "images/train/2.png"
+    body = bytearray(spoilt.read_bytes())
+    body[-60:-20] = bytes(40)
+    spoilt.write_bytes(body)
+    finding = only(check(data_yaml, images=True))
+    assert (finding.kind, finding.count) == ("image-unreadable", 2)
+    assert [case.file.name for case in finding.cases] == ["1.png", "2.png"]
+
+
 def test_an_image_of_another_size_than_coco_states_is_a_fault(tmp_path: Path) -> None:
     boxes = [coco_box(1, [10, 10, 40, 20]), coco_box(2, [10, 10, 40, 20], image=2, category=2)]
     data_yaml = write_coco_file(tmp_path, boxes)

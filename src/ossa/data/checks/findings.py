@@ -1,7 +1,7 @@
 """The words for what a check finds: how grave it is, what it is called and what to do."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
@@ -187,9 +187,23 @@ class Finding:
 
 
 def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Returns the findings, faults first, then by kind; within a kind in the given order."""
+    """Returns the findings, faults first, then by kind; within a kind in the given order.
+
+    Those of one kind in one split become one.
+    """
+    merged: dict[tuple[str, str | None], Finding] = {}
+    for finding in findings:
+        key = str(finding.kind), finding.split
+        before = merged.get(key)
+        if before is not None:
+            cases = (*before.cases, *finding.cases)[:MOST_CASES]
+            finding = replace(before, count=before.count + finding.count, cases=cases)
+        merged[key] = finding
     kinds = list(SORTS)
     grave = [Severity.FAULT, Severity.REMARK]
     return tuple(
-        sorted(findings, key=lambda one: (grave.index(one.sort.severity), kinds.index(one.kind)))
+        sorted(
+            merged.values(),
+            key=lambda one: (grave.index(one.sort.severity), kinds.index(one.kind)),
+        )
     )

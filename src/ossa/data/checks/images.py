@@ -59,7 +59,7 @@ def read_images(
     threads: int,
     on_image: Callable[[int, int], None] | None = None,
 ) -> dict[str, ImageState]:
-    """Returns the state of every image file by its path; each file is read once.
+    """Returns the state of every image file by its path, also where it is in two splits.
 
     Args:
         indexes: of the splits.
@@ -235,6 +235,7 @@ def _read_image(path: str, size_wh: tuple[int, int], *, hashed: bool) -> ImageSt
             what = f"{found_wh[0]}x{found_wh[1]} pixels, annotated as {size_wh[0]}x{size_wh[1]}"
             return ImageState(ProblemKind.IMAGE_OTHER_SIZE, what, orientation, digest)
         decode_image(file, reduce_to=_SMALLEST_DECODE, size_wh=size_wh)
+        _verify_png(file)
     except (DataError, OSError) as error:
         if not os.path.isfile(path):
             return ImageState(ProblemKind.IMAGE_UNREADABLE, "no such file", orientation, digest)
@@ -242,8 +243,6 @@ def _read_image(path: str, size_wh: tuple[int, int], *, hashed: bool) -> ImageSt
             return ImageState("image-truncated", _NO_END, orientation, digest)
         reason = str(error).rpartition(", found ")[2].partition(";")[0].rstrip(".")
         return ImageState(ProblemKind.IMAGE_UNREADABLE, reason, orientation, digest)
-    if _is_png(file) and is_cut_short(file):  # whose missing rows OpenCV makes black, in silence
-        return ImageState("image-truncated", _NO_END, orientation, digest)
     return ImageState(None, "", orientation, digest)
 
 
@@ -263,9 +262,14 @@ def is_cut_short(path: Path) -> bool:
     return False
 
 
-def _is_png(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(len(_PNG)) == _PNG
+def _verify_png(path: Path) -> None:
+    """Raises DataError for a PNG with damaged or missing chunks, which OpenCV makes black rows."""
+    try:
+        with Image.open(path) as image:
+            if image.format == "PNG":
+                image.verify()
+    except Exception as error:  # on damaged files Pillow raises errors of a dozen kinds
+        raise DataError(f"Expected a whole PNG at {path}, found a damaged one: {error}.") from error
 
 
 def stored_orientation(path: str) -> int:

@@ -103,7 +103,7 @@ def check_data(
         imgsz: side of the square network input at which sizes count.
         anchors_wh: (L, A, 2) in pixels of the network input.
         anchor_ratio: factor within which a box belongs to an anchor.
-        images: decode every image, and compare those of equal length byte by byte.
+        images: decode every image, and compare those of equal length by their sha256.
         threads: that decode at the same time.
         crowding_of: counts the boxes of a split by how they stand.
         on_image: called with the number of images read and their total.
