@@ -12,6 +12,7 @@ from ossa.cli import options
 from ossa.errors import ConfigError
 
 if TYPE_CHECKING:
+    from ossa.cli.console import Console
     from ossa.data.checks.run import Check
     from ossa.data.index import DatasetIndex
 
@@ -119,7 +120,7 @@ def check(
                 page = _write_page(found, report)
             console.note(f"report: {page}")
         if cleaned is not None:
-            _fix(found, cleaned, console.note)
+            _fix(found, cleaned, console)
     if as_json:
         print_json(found.as_dict())
     if found.num_faults:
@@ -160,13 +161,14 @@ def _write_page(found: "Check", folder: Path) -> Path:
     return write_check_page(found, folder, title=title, facts={"Ossa": __version__})
 
 
-def _fix(found: "Check", output: Path, note: Callable[[str], None]) -> None:
+def _fix(found: "Check", output: Path, console: "Console") -> None:
     from ossa.data.checks.fixing import write_cleaned
 
-    written = write_cleaned(found, output)
-    for sentence in written.notes:
-        note(sentence)
-    note(f"cleaned copy: {shlex.quote(str(written.data_yaml))}")
+    with console.progress("cleaning") as on_image:
+        written = write_cleaned(found, output, on_image=on_image)
+    for note in written.notes:
+        console.note(note)
+    console.note(f"cleaned copy: {shlex.quote(str(written.data_yaml))}")
 
 
 def _print(found: "Check") -> None:
