@@ -25,8 +25,8 @@ _COMMANDS = (
 
 _GROUPS = {
     "data": (
-        "Data sets: get public ones, convert and check any.",
-        {"data": ("get", "convert"), "data_check": ("check",)},
+        "Data sets: get public ones, convert, check and look at any.",
+        {"data": ("get", "convert"), "data_check": ("check",), "data_show": ("show",)},
     ),
     "study": (
         "Many backbones, identical conditions.",
