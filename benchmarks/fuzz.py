@@ -43,7 +43,9 @@ def _read_all(family: Family, count: int, seed: int, *, only: int | None) -> lis
         outcomes.append(outcome)
         if outcome.kind.forbidden or only is not None:
             said = outcome.messages[0] if outcome.messages else ""
-            print(f"{family.name}:{number} ({what}) {outcome.kind.value}: {said}", flush=True)
+            print(
+                f"{family.name}:{number} ({what}) {outcome.kind.value}: {said!a}", flush=True
+            )
     return outcomes
 
 

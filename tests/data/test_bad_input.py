@@ -258,6 +258,25 @@ def test_an_image_too_large_is_refused_by_its_header(
     assert "(the most are 178,956,970 pixels, 65,535 a side)" in str(raised.value)
 
 
+def test_a_header_that_claims_what_the_file_cannot_hold_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "1.jpg"
+    Image.fromarray(gradient()).save(path)
+    data = path.read_bytes()
+    size_at = data.index(b"\xff\xc0") + 5
+    side = (10_000).to_bytes(2, "big")
+    path.write_bytes(data[:size_at] + side + side + data[size_at + 4 :])
+    assert read_image_size(path) == (10_000, 10_000)
+    with pytest.raises(DataError, match=r"10000x10000 pixels do not fit in \d+ bytes"):
+        decode_image(path)
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("JPEG", "L"), ("JPEG", "RGB"), ("PNG", "1")])
+def test_a_blank_image_is_read_however_small_its_file(tmp_path: Path, kind: str, mode: str) -> None:
+    path = tmp_path / "blank"
+    Image.new(mode, (2000, 2000)).save(path, kind, optimize=True, quality=1)
+    assert decode_image(path).shape == (2000, 2000, 3)
+
+
 def test_a_damaged_exif_block_turns_size_and_pixels_alike(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ossa.data.index import DatasetIndex, take_truths
-from ossa.errors import ConfigError, suggestion
+from ossa.errors import ConfigError, legible, suggestion
 
 
 def select_classes(
@@ -30,7 +30,7 @@ def select_classes(
     unknown = next((old for olds in classes.values() for old in olds if old not in label_of), None)
     if unknown is not None:
         raise ConfigError(
-            f"Expected under key 'classes' of {file} names of its classes, found '{unknown}'."
+            f"Expected under key 'classes' of {file} names of its classes, found '{legible(unknown)}'."
             + (suggestion(unknown, index.names) or f" There are {', '.join(index.names)}.")
         )
     new_labels = np.full(len(index.names), -1)

@@ -27,6 +27,9 @@ MOST_PIXELS: Final = 178_956_970
 LONGEST_SIDE: Final = 65_535
 """Of an image that is decoded: the most that a JPEG can have."""
 
+_MOST_PIXELS_OF_A_BYTE: Final = {"JPEG": 1000, "MPO": 1000, "PNG": 10_000}
+"""By kind, more than any packing reaches: a blank JPEG has 256, a blank PNG of one bit 8200."""
+
 # OpenCV names the reduced flags for grey and BGR only; grey's reduction with the RGB bit is RGB.
 _FLAG_OF_REDUCTION: Final = {
     1: cv2.IMREAD_COLOR_RGB,
@@ -83,6 +86,7 @@ def decode_image(
     except OSError as error:
         raise DataError(f"Expected an image at {path}, found {_reason(error)}.") from error
     header = _read_header(BytesIO(data), path=path)
+    _check_length(data, header, path=path)
     reduction = 1
     if reduce_to is not None and size_wh is not None and header.kind in ("JPEG", "MPO"):
         reduction = _reduction(max(size_wh), reduce_to)
@@ -107,6 +111,20 @@ def _read_header(source: Path | BytesIO, *, path: Path) -> _Header:
     if width * height > MOST_PIXELS or max(size_wh) > LONGEST_SIDE:
         raise _too_large(f"{width}x{height} pixels", path=path)
     return _Header(kind, (height, width) if orientation >= 5 else (width, height), orientation)
+
+
+def _check_length(data: bytes, header: _Header, *, path: Path) -> None:
+    """Raises DataError where a header claims pixels that the file cannot hold.
+
+    A decoder would make room for all of them before it finds that they are missing.
+    """
+    width, height = header.size_wh
+    most = _MOST_PIXELS_OF_A_BYTE.get(header.kind)
+    if most is not None and width * height > most * len(data):
+        raise DataError(
+            f"Expected an image at {path}, found a damaged one: {width}x{height} pixels do not fit "
+            f"in {len(data)} bytes; replace or remove it."
+        )
 
 
 def _too_large(size: str, *, path: Path) -> DataError:
