@@ -50,8 +50,14 @@ def test_a_plan_as_json_has_a_row_a_run(ossa: Ossa, scenes: Path, tmp_path: Path
 
 def test_a_study_is_run_extended_and_told(ossa: Ossa, scenes: Path, tmp_path: Path) -> None:
     file = study_file(scenes, tmp_path)
-    finished = ossa("study", "run", file, "--data-root", scenes.parent)
+    finished = ossa("study", "run", file, "--data-root", scenes.parent, "--cache", "ram")
     assert finished.exit_code == 0, finished.stderr
+    # Decoded here, once for all runs, which find the images in memory.
+    assert "decoding 16 images of split 'train' at 64 px once, 0.2 MB in memory" in finished.stderr
+    log = Path("runs/tiny/runs/cspdarknet_n-seed0/worker.log").read_text()
+    assert "cache of 16 images of split 'train' at 64 px: 0.2 MB in memory\n" in log
+    assert "cache of 8 images of split 'val' at 64 px: 0.1 MB in memory\n" in log
+    assert "decoding" not in log
     assert "cspdarknet_n-seed0: AP 0." in finished.stderr
     assert "1 of 1 runs are done" in finished.stderr
     measured = json.loads(Path("runs/tiny/measurements.json").read_text())

@@ -66,6 +66,17 @@ def test_a_run_with_a_gpu_sees_it_as_the_first_and_loads_with_four_workers(tmp_p
     assert launch.log == tmp_path / "runs" / "a-seed0" / "worker.log"
 
 
+def test_a_run_is_told_where_images_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    started: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **_: started.append(command))
+    for cache in (None, "disk"):
+        config = ExecutorConfig(kind="slurm", cache=cache)
+        launch_on_cluster(Task(tmp_path, "a-seed0"), config).start()
+    without, with_cache = started
+    assert "--cache" not in without
+    assert with_cache[with_cache.index("--cache") + 1] == "disk"
+
+
 @pytest.mark.parametrize("exit_code", [STOPPED, -signal.SIGTERM, -signal.SIGKILL])
 def test_a_run_that_was_ended_from_outside_is_resumed_so_many_times(tmp_path: Path, exit_code: int):
     first = attempt_at(tmp_path)

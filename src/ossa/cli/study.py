@@ -3,7 +3,7 @@
 import shlex
 import signal
 import threading
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -127,6 +127,7 @@ def run(
     jobs: Jobs = None,
     device: options.Device = None,
     workers: options.Workers = None,
+    cache: options.Cache = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Train those again that failed.")
     ] = False,
@@ -148,14 +149,17 @@ def run(
     from ossa.study.run import run_study
 
     opened = _open(study, data_root=data_root, output=output, begin=True)
-    chosen = _executor_config(opened.study, executor, jobs=jobs, device=device, workers=workers)
+    chosen = _executor_config(
+        opened.study, executor, jobs=jobs, device=device, workers=workers, cache=cache
+    )
     folder = shlex.quote(str(opened.path))
     with Console() as console:
         before = opened.states()
         done = sum(state.state == "done" for state in before)
         console.note(f"{opened.path}: {done} of {len(before)} runs are done")
         try:
-            with _stoppable(), told_live(console, opened):
+            kept = _images_kept(opened, chosen, before, watcher=console)
+            with _stoppable(), kept, told_live(console, opened):
                 states = run_study(
                     opened,
                     create_executor(chosen),
@@ -234,6 +238,24 @@ def _executor_config(study: "StudyConfig", kind: str | None, **machine: Any) -> 
         given["kind"] = kind
     where = "the options of the executor"
     return validated(ExecutorConfig, {**study.executor.model_dump(), **given}, where=where)
+
+
+def _images_kept(
+    study: "StudyFolder",
+    executor: "ExecutorConfig",
+    states: "list[RunState]",
+    *,
+    watcher: "Console",
+) -> "AbstractContextManager[None]":
+    """Has the images of all unfinished runs decoded before the first, where that is wanted."""
+    from ossa.study.run import images_kept
+
+    runs = [state.run for state in states if not state.finished]
+    # On machines of a cluster the first run there decodes what all need.
+    if executor.cache is None or executor.kind != "local":
+        return nullcontext()
+    splits = ("train", "val", study.study.reported.split)
+    return images_kept(runs, executor.cache, splits=splits, watcher=watcher)
 
 
 @contextmanager

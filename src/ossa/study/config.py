@@ -78,6 +78,8 @@ class ExecutorConfig(Section):
     """cpu, cuda or the number of a GPU; local: a comma between several. The GPUs there are."""
     workers: NonNegativeInt | None = None
     """Processes of each run that load images."""
+    cache: Literal["ram", "disk"] | None = None
+    """Where images are kept decoded for all runs: in memory, or in the user's cache folder."""
     threads: PositiveInt | None = None
     """Threads of each run; the processors divided by `jobs`."""
     address: str | None = None

@@ -13,6 +13,7 @@ from ossa.config import build_config
 from ossa.data.api import read_data
 from ossa.data.description import read_description
 from ossa.data.index import DatasetIndex
+from ossa.data.pixel_store import CachePlace
 from ossa.data.reading import read_index
 from ossa.errors import DataError
 from ossa.evaluate.api import check_classes, detector_for_evaluation
@@ -21,8 +22,10 @@ from ossa.evaluate.run import evaluate
 from ossa.files import sha256_of, write_atomically, write_json_atomically
 from ossa.models.weights import read_checkpoint
 from ossa.study.config import Reported
+from ossa.train.events import Silence
 from ossa.train.outputs import BEST_WEIGHTS, DETECTIONS_FILE, LAST_WEIGHTS
 from ossa.train.record import read_record
+from ossa.train.setup import read_split as read_split_of_run
 
 REPORTED_FILE = "reported.json"
 
@@ -32,7 +35,14 @@ def is_reported(folder: Path, reported: Reported) -> bool:
     return reported.split == "val" or (folder / REPORTED_FILE).is_file()
 
 
-def write_reported(folder: Path, reported: Reported, *, device: str, workers: int) -> None:
+def write_reported(
+    folder: Path,
+    reported: Reported,
+    *,
+    device: str,
+    workers: int,
+    cache: CachePlace | None = None,
+) -> None:
     """Scores the weights of a finished run on the split and writes metrics and detections.
 
     Raises:
@@ -41,11 +51,13 @@ def write_reported(folder: Path, reported: Reported, *, device: str, workers: in
     config = build_config(read_record(folder).config)
     weights = folder / (LAST_WEIGHTS if reported.weights == "last" else BEST_WEIGHTS)
     checkpoint = read_checkpoint(weights)
-    index = read_data(config.data, reported.split).index
+    split = read_split_of_run(config, reported.split, watcher=Silence(), cache=cache)
+    index = split.index
     check_classes(checkpoint, index, data=config.data)
     evaluation = evaluate(
         detector_for_evaluation(checkpoint, imgsz=config.train.imgsz, device=device),
         index,
+        pixels=split.pixels,
         imgsz=config.train.imgsz,
         config=config.evaluate,
         batch=config.train.batch,

@@ -1,8 +1,10 @@
 """Bringing a study to its end: what is not finished is given to the executor."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from statistics import fmean
 
+from ossa.data.pixel_store import CachePlace
 from ossa.study.executors import Executor, Task
 from ossa.study.folder import (
     RunState,
@@ -11,8 +13,30 @@ from ossa.study.folder import (
     run_state,
     write_failure,
 )
+from ossa.study.plan import PlannedRun
 from ossa.study.worker import DONE, STOPPED
+from ossa.train.events import Watcher
 from ossa.train.record import RECORD_FILE
+from ossa.train.setup import read_split
+
+
+@contextmanager
+def images_kept(
+    runs: Iterable[PlannedRun], place: CachePlace, *, splits: Iterable[str], watcher: Watcher
+) -> Iterator[None]:
+    """Has the images of runs decoded on this machine, each once; those in memory while it lasts.
+
+    Raises:
+        ConfigError, DataError, RunFailed: as `ossa.train.setup.read_split`.
+    """
+    configs = {(run.config.data, run.config.train.imgsz): run.config for run in runs}
+    kept = [
+        read_split(config, split, watcher=watcher, cache=place)
+        for config in configs.values()
+        for split in dict.fromkeys(splits)
+    ]
+    yield
+    del kept
 
 
 def run_study(

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ossa.data.pixel_store import CachePlace
 from ossa.errors import OssaError
 from ossa.evaluate.run import Evaluation
 from ossa.study.config import Reported
@@ -42,7 +43,13 @@ _PROGRESS_SECONDS = 2.0
 
 
 def train_run(
-    run: PlannedRun, folder: Path, *, reported: Reported, device: str, workers: int
+    run: PlannedRun,
+    folder: Path,
+    *,
+    reported: Reported,
+    device: str,
+    workers: int,
+    cache: CachePlace | None = None,
 ) -> int:
     """Trains a run from where it is to its end and returns the exit code of its process."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -54,6 +61,7 @@ def train_run(
                 folder,
                 device=device,
                 workers=workers,
+                cache=cache,
                 resume=(folder / STATE_FILE).exists(),
                 watcher=_Log(folder),
                 save_minutes=_SAVE_MINUTES,
@@ -61,7 +69,7 @@ def train_run(
             if record.status != "done":
                 return STOPPED
             if not is_reported(folder, reported):
-                write_reported(folder, reported, device=device, workers=workers)
+                write_reported(folder, reported, device=device, workers=workers, cache=cache)
             samples_of(
                 folder / detections_file(reported), read_split(folder, run.config.data, reported)
             )
@@ -134,6 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--cache", choices=["ram", "disk"])
     parser.add_argument("--parent", type=int, help="stop when this process is gone")
     options = parser.parse_args(arguments)
     if options.parent is not None:
@@ -146,6 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reported=study.study.reported,
         device=options.device,
         workers=options.workers,
+        cache=options.cache,
     )
 
 

@@ -48,6 +48,7 @@ def launch_on_cluster(task: Task, config: ExecutorConfig) -> Launch:
         device="cuda:0" if config.gpus else "cpu",
         workers=config.workers if config.workers is not None else workers,
         threads=config.threads or config.cpus,
+        cache=config.cache,
     )
 
 

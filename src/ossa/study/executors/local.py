@@ -48,6 +48,7 @@ class LocalExecutor:
         on_gpu = devices[0] != "cpu"
         # On the CPU the network itself leaves no processor idle.
         self._workers = config.workers if config.workers is not None else (4 if on_gpu else 0)
+        self._cache = [] if config.cache is None else ["--cache", config.cache]
 
     def execute(self, tasks: Sequence[Task], *, ended: Ended) -> None:
         waiting, free = list(tasks), list(self._slots)
@@ -60,9 +61,8 @@ class LocalExecutor:
             while waiting or running:
                 while waiting and free:
                     task, device = waiting.pop(0), free.pop(0)
-                    process = processes.Process(
-                        target=_train, args=(task, device, self._workers, self._threads)
-                    )
+                    place = ["--device", device, "--workers", str(self._workers), *self._cache]
+                    process = processes.Process(target=_train, args=(task, place, self._threads))
                     process.start()
                     running.append(_Job(task, process, device))
                 for job in [job for job in running if job.process.exitcode is not None]:
@@ -89,7 +89,7 @@ def _threads_of_new_processes(threads: int) -> Iterator[None]:
             os.environ[name] = before
 
 
-def _train(task: Task, device: str, workers: int, threads: int) -> None:
+def _train(task: Task, place: list[str], threads: int) -> None:
     """Is the process of a run, which stops once the one that it is a copy of is gone."""
     # Ctrl-C at the terminal is for the study, which stops its runs one by one.
     os.setsid()
@@ -100,8 +100,8 @@ def _train(task: Task, device: str, workers: int, threads: int) -> None:
             os.dup2(file.fileno(), stream.fileno())
     # The server may be of an earlier study in this process.
     torch.set_num_threads(threads)
-    place = ["--device", device, "--workers", str(workers), "--parent", str(os.getppid())]
-    sys.exit(train_named_run([str(task.study), task.run, *place]))
+    parent = ["--parent", str(os.getppid())]
+    sys.exit(train_named_run([str(task.study), task.run, *place, *parent]))
 
 
 def _stop(jobs: Sequence[_Job]) -> None:

@@ -32,11 +32,14 @@ class Launch:
     workers: int
     """Processes that load images."""
     threads: int
+    cache: str | None = None
+    """Where images are kept decoded, if they are."""
 
     def start(self) -> "subprocess.Popen[bytes]":
         """Starts the run's process, which stops once this process is gone."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         place = ["--device", self.device, "--workers", str(self.workers)]
+        place += [] if self.cache is None else ["--cache", self.cache]
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [*self.task.command(sys.executable), *place, "--parent", str(os.getpid())],
