@@ -7,6 +7,7 @@ import pytest
 from running import Ossa
 
 QUICK = ("--imgsz", 64, "--warmup", 0, "--runs", 2, "--classes", 3, "--neck", "n")
+QUICK += ("--runtime", "torch")
 QUICK_ON_CPU = (*QUICK, "--device", "cpu", "--threads", 1)
 
 
@@ -71,3 +72,33 @@ def test_a_folder_that_cannot_be_made_is_refused_before_the_timing(
     result = ossa("bench", "yolov5n", "--output", "taken", *QUICK_ON_CPU)
     assert result.exit_code == 2
     assert "error: expected a folder that can be made for --output, found taken" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "expected a MODEL to time, or --runtimes all, found neither"),
+        (("--runtimes", "all"), "give --weights and --data, found neither"),
+        (("--runtimes", "all", "--data", "bccd"), "give --weights and --data, found one of them"),
+        (
+            ("yolov5n", "--training-form", "--runtime", "openvino"),
+            "PyTorch alone runs --training-form and GPUs here, found --runtime openvino",
+        ),
+    ],
+)
+def test_what_a_runtime_lacks_is_told(
+    ossa: Ossa, arguments: tuple[object, ...], sentence: str
+) -> None:
+    result = ossa("bench", *arguments, "--device", "cpu")
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+
+
+@pytest.mark.slow
+def test_auto_takes_openvino_on_a_processor(ossa: Ossa) -> None:
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    result = ossa("bench", "yolov5n", *QUICK_ON_CPU, "--runtime", "auto", "--json")
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads(result.stdout)
+    assert row["runtime"] == "openvino"
+    assert "openvino on cpu" in result.stderr

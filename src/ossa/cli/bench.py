@@ -12,20 +12,22 @@ from ossa.errors import ConfigError
 
 if TYPE_CHECKING:
     from ossa.cost.bench import Protocol
+    from ossa.export.files import RuntimeName
 
 _LARGEST_STRIDE = 32
 _PROTOCOL = "Protocol (as it stands, that of ConvNeXt-YOLO)"
+_RUNTIMES = "Every runtime, with its price"
 
 
 def bench(
     models: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="MODEL",
             help="yolov5n to yolov5x, cspdarknet_n to cspdarknet_x, or any timm architecture.",
             show_default=False,
         ),
-    ],
+    ] = None,
     imgsz: Annotated[
         int,
         typer.Option(
@@ -57,6 +59,13 @@ def bench(
         Literal["fp32", "bf16"],
         typer.Option(help="Of weights and features.", rich_help_panel=_PROTOCOL),
     ] = "fp32",
+    runtime: Annotated[
+        Literal["auto", "torch", "onnxruntime", "openvino"],
+        typer.Option(
+            help="auto takes OpenVINO on a CPU where it is installed, else PyTorch.",
+            rich_help_panel=_PROTOCOL,
+        ),
+    ] = "auto",
     memory_format: Annotated[
         Literal["channels_last", "contiguous"],
         typer.Option(help="Of weights and features.", rich_help_panel=_PROTOCOL),
@@ -73,6 +82,36 @@ def bench(
     neck: Annotated[
         options.NeckScale, typer.Option(help="Scale of the neck behind a backbone.")
     ] = "s",
+    runtimes: Annotated[
+        Literal["all"] | None,
+        typer.Option(
+            help="Instead of models: one detector in every runtime and precision on the CPU.",
+            show_default=False,
+            rich_help_panel=_RUNTIMES,
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --runtimes: a checkpoint of ossa, or an official yolov5*.pt.",
+            metavar="FILE",
+            show_default=False,
+            rich_help_panel=_RUNTIMES,
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="With --runtimes: the data.yaml, or its folder, that the AP is taken on; its "
+            "split train calibrates int8.",
+            metavar="PATH",
+            show_default=False,
+            rich_help_panel=_RUNTIMES,
+        ),
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="With --runtimes: of the AP.", rich_help_panel=_RUNTIMES)
+    ] = "val",
     output: Annotated[
         Path | None,
         typer.Option(
@@ -109,12 +148,21 @@ def bench(
       ossa bench resnet50 convnext_tiny --neck s --runs 30 --warmup 5 --threads 2
 
       ossa bench yolov5s --batch 32 --precision bf16 --device 0 --output results
+
+      ossa bench --runtimes all --weights yolov5n.pt --data coco128 --runs 30 --warmup 5
     """
+    from ossa.cli.bench_runtimes import bench_runtimes
     from ossa.cli.console import Console
     from ossa.cli.output import print_json
     from ossa.cost.bench import Protocol, bench_detectors, write_rows
     from ossa.models.build import create_detector
 
+    if runtimes is not None:
+        times = {"imgsz": imgsz, "warmup": warmup, "runs": runs, "threads": threads}
+        bench_runtimes(weights, data, split, **times, as_json=as_json)
+        return
+    if not models:
+        raise ConfigError("expected a MODEL to time, or --runtimes all, found neither")
     models = list(dict.fromkeys(models))
     protocol = Protocol(
         imgsz=checked_side(imgsz),
@@ -126,6 +174,7 @@ def bench(
         memory_format=memory_format,
         threads=threads,
         form="training" if training_form else "deployed",
+        runtime=_runtime(runtime, options.choose_device(device), training_form=training_form),
     )
     if output is not None:
         _make_folder(output)
@@ -142,6 +191,28 @@ def bench(
         print_json(rows)
     else:
         _print_table(rows, protocol)
+
+
+def _runtime(wanted: "RuntimeName", device: str, *, training_form: bool) -> Any:
+    """Returns what is wanted, or the fastest of those installed that time this form.
+
+    Raises:
+        ConfigError: PyTorch alone runs a GPU here, and alone the form of the training.
+    """
+    from ossa.export.choose import fastest_runtime
+    from ossa.export.extras import require
+
+    only_torch = training_form or device != "cpu"
+    if wanted == "auto":
+        return "torch" if only_torch else fastest_runtime(device)
+    if wanted != "torch" and only_torch:
+        raise ConfigError(
+            f"PyTorch alone runs --training-form and GPUs here, found --runtime {wanted}: leave "
+            "one of them out"
+        )
+    if wanted != "torch":
+        require(wanted, purpose=f"--runtime {wanted}")
+    return wanted
 
 
 def _make_folder(folder: Path) -> None:
@@ -162,6 +233,7 @@ def _command(models: list[str], protocol: "Protocol", *, classes: int, neck: str
         "--warmup": protocol.warmup,
         "--runs": protocol.runs,
         "--precision": protocol.precision,
+        "--runtime": protocol.runtime,
         "--memory-format": protocol.memory_format,
         "--classes": classes,
         "--neck": neck,

@@ -13,7 +13,14 @@ import torch
 import torchvision
 
 from ossa.config import EvaluateConfig
-from ossa.cost.throughput import TIMED_RUNS, WARMUP_RUNS, Throughput, measure_throughput
+from ossa.cost.throughput import (
+    TIMED_RUNS,
+    WARMUP_RUNS,
+    Network,
+    Throughput,
+    measure_throughput,
+)
+from ossa.export.choose import runtime_in_memory
 from ossa.files import write_json_atomically
 from ossa.models.deploy import deployed
 from ossa.models.detector import Detector
@@ -41,12 +48,13 @@ class Protocol:
     memory_format: Literal["channels_last", "contiguous"] = "channels_last"
     """Of weights and features."""
     form: Literal["deployed", "training"] = "deployed"
+    runtime: Literal["torch", "onnxruntime", "openvino"] = "torch"
 
     def in_words(self) -> str:
         return (
             f"{self.form} form, batch {self.batch}, {self.imgsz} x {self.imgsz} px, "
             f"{self.warmup} runs to warm up and {self.runs} timed, {self.precision}, "
-            f"{self.memory_format}, on {self.device}"
+            f"{self.memory_format}, {self.runtime} on {self.device}"
         )
 
 
@@ -62,8 +70,8 @@ def bench_detectors(detectors: Mapping[str, Detector], protocol: Protocol) -> li
         detectors: by name, in the training form; they stay as they are.
         protocol: how.
     """
-    prepared = {name: _prepared(detector, protocol) for name, detector in detectors.items()}
     with using_threads(protocol.threads):
+        prepared = {name: _prepared(detector, protocol) for name, detector in detectors.items()}
         times = measure_throughput(
             prepared,
             imgsz=protocol.imgsz,
@@ -94,6 +102,7 @@ def write_rows(rows: Sequence[Mapping[str, Any]], folder: Path, *, command: str)
     """
     row = rows[0]
     words = ("bench", *(row[key] for key in ("precision", "memory_format", "form")))
+    words += () if row["runtime"] == "torch" else (row["runtime"],)
     name = f"{hardware_slug(row['device'], row['threads'])}-{'-'.join(words)}"
     name += f"-batch{row['batch']}-{row['imgsz']}px"
     numbered = (folder / f"{name}-{number}.json" for number in itertools.count(2))
@@ -134,8 +143,17 @@ def _rounds_to_tf32(protocol: Protocol) -> bool:
     return on_gpu and protocol.precision == "fp32" and torch.backends.cudnn.allow_tf32
 
 
-def _prepared(detector: Detector, protocol: Protocol) -> Detector:
+def _prepared(detector: Detector, protocol: Protocol) -> Network:
     """Returns a copy in the form, precision and memory format that the protocol asks for."""
+    if protocol.runtime != "torch":
+        return runtime_in_memory(
+            detector,
+            imgsz=protocol.imgsz,
+            batch=protocol.batch,
+            runtime=protocol.runtime,
+            precision=protocol.precision,
+            threads=torch.get_num_threads(),
+        )
     in_form = deployed if protocol.form == "deployed" else copy.deepcopy
     prepared = in_form(detector).eval().requires_grad_(False)
     return prepared.to(

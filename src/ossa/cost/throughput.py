@@ -1,15 +1,19 @@
 """How long a detector takes for an image."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from typing import TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from ossa.config import EvaluateConfig
 from ossa.models.postprocess import detect
-from ossa.types import Letterbox
+from ossa.types import Letterbox, RawPredictions
+
+Network: TypeAlias = Callable[[Tensor], RawPredictions]
+"""Maps uint8 images (B, 3, H, W) to raw predictions: a detector, or what runs one."""
 
 WARMUP_RUNS, TIMED_RUNS = 100, 300
 """With batch 1 at 640 x 640 pixels the protocol of ConvNeXt-YOLO."""
@@ -42,7 +46,7 @@ class Throughput(Timing):
 
 @torch.no_grad()
 def measure_throughput(
-    detectors: Mapping[str, nn.Module],
+    detectors: Mapping[str, Network],
     *,
     imgsz: int,
     batch: int = 1,
@@ -57,7 +61,7 @@ def measure_throughput(
     The images are random and lie on the device already.
 
     Args:
-        detectors: by name, in evaluation mode, on `device`.
+        detectors: by name, in evaluation mode where they have modes, on `device`.
         imgsz: side of the square input in pixels.
         batch: images in one run.
         warmup: runs of each detector that are not counted.

@@ -1,13 +1,19 @@
 """Which runtime runs a checkpoint."""
 
+from typing import Any
+
 import torch
 
+from ossa.data.index import DatasetIndex
 from ossa.errors import ConfigError
+from ossa.export import onnx_format, openvino_format, quantize
 from ossa.export.cache import converted
 from ossa.export.description import Precision
 from ossa.export.extras import is_installed
 from ossa.export.files import RuntimeName
-from ossa.export.runtimes import AnyRuntime, TorchRuntime
+from ossa.export.graph import LogitsGraph, describe
+from ossa.export.runtimes import AnyRuntime, ExportedRuntime, TorchRuntime
+from ossa.models.detector import Detector
 from ossa.models.weights import Checkpoint, detector_from
 
 
@@ -61,3 +67,52 @@ def runtime_for_checkpoint(
     return converted(
         checkpoint, imgsz=imgsz, runtime=runtime, precision=precision or "fp32", threads=threads
     )
+
+
+def runtime_in_memory(
+    detector: Detector,
+    *,
+    imgsz: int,
+    batch: int,
+    runtime: RuntimeName,
+    precision: Precision = "fp32",
+    threads: int | None = None,
+    calibration: DatasetIndex | None = None,
+) -> ExportedRuntime:
+    """Returns a detector as OpenVINO or ONNX Runtime runs it, for one batch of squares of one size.
+
+    Args:
+        detector: in the training form.
+        imgsz: side of the images in pixels.
+        batch: images in one run.
+        runtime: 'openvino' or 'onnxruntime'.
+        precision: of the computation.
+        threads: the runtime's own choice if None.
+        calibration: images from which the ranges of int8 are taken.
+
+    Raises:
+        ConfigError: a package is not installed, or the runtime does not compute in this precision.
+        UnsupportedBackbone: the runtime cannot express the network.
+    """
+    head: Any = detector.head
+    description = describe(
+        detector,
+        names=tuple(map(str, range(head.num_classes))),
+        imgsz=imgsz,
+        batch=batch,
+        any_size=False,
+        precision=precision,
+    )
+    if runtime != "openvino" and precision == "bf16":
+        raise ConfigError(f"{runtime} does not compute in bf16 here: take --runtime openvino")
+    of_format: Any = openvino_format if runtime == "openvino" else onnx_format
+    model = of_format.convert(LogitsGraph(detector), description)
+    if calibration is not None:
+        model = quantize.quantized(model, description, calibration)
+    if runtime == "openvino":
+        engine = openvino_format.engine(model, precision=precision, threads=threads)
+    else:
+        content = model.SerializeToString()
+        session = onnx_format.open_session(content, where="the network", threads=threads)
+        engine = onnx_format.engine(session)
+    return ExportedRuntime(engine, description, name=runtime, precision=precision)

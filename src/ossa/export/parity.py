@@ -3,7 +3,7 @@
 Dimensions: B images, N and M detections of one image, K classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from ossa.data.check import take_images
 from ossa.data.dataset import LetterboxedDataset
 from ossa.data.index import DatasetIndex
 from ossa.data.loader import evaluation_loader
+from ossa.errors import DataError
 from ossa.evaluate.metrics import evaluate_detections
 from ossa.export.description import ExportDescription
 from ossa.export.runtimes import ExportedRuntime, SuppressedRuntime, TorchRuntime
@@ -75,6 +76,9 @@ def compare(
         exported: the file.
         index: images with truths.
         on_images: called with the number of images done and their total.
+
+    Raises:
+        DataError: no image has a truth.
     """
     about = exported.description
     loader = evaluation_loader(
@@ -98,14 +102,24 @@ def compare(
         largest_box_difference_px=max(gap.box_px for gap in gaps),
         detections=sum(gap.detections for gap in gaps),
         unmatched=sum(gap.unmatched for gap in gaps),
-        ap_before=evaluate_detections(index, before).ap,
-        ap_after=evaluate_detections(index, after).ap,
+        ap_before=_ap(index, before),
+        ap_after=_ap(index, after),
         settings={
             **_scoring(about).model_dump(),
             "compared_from_confidence": about.confidence,
             "best_class_only": about.suppression is not None,
         },
     )
+
+
+def _ap(index: DatasetIndex, detections: Mapping[int, Detections]) -> float:
+    ap = evaluate_detections(index, detections).ap
+    if ap is None:
+        raise DataError(
+            f"expected objects in the images of {index.root} that are compared, found none: name "
+            "a split with annotations"
+        )
+    return ap
 
 
 def some_images(index: DatasetIndex, count: int) -> DatasetIndex:

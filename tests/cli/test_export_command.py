@@ -1,0 +1,105 @@
+"""`ossa export` from the outside: what it writes, says and refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from running import Ossa
+
+from ossa.config import ModelConfig
+from ossa.data.api import read_data
+from ossa.export.description import METADATA_KEY
+from ossa.models.build import build_detector
+from ossa.models.weights import save_checkpoint
+from ossa.predict.predictor import load
+
+
+@pytest.fixture(scope="module")
+def weights(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained yolov5n at 64 px that knows on which data it was trained."""
+    names = read_data(scenes).index.names
+    model = ModelConfig(name="yolov5n", neck="own")
+    torch.manual_seed(0)
+    detector = build_detector(model, num_classes=len(names), imgsz=64)
+    with torch.no_grad():
+        for conv in detector.head.predict:  # type: ignore[union-attr]
+            conv.bias.zero_()  # type: ignore[union-attr]
+    file = tmp_path_factory.mktemp("weights") / "best.safetensors"
+    details = {"run": {"data": str(scenes)}, "licence": "Apache-2.0"}
+    save_checkpoint(file, detector, model=model, names=names, imgsz=64, details=details)
+    return file
+
+
+def test_a_file_is_compared_and_is_all_that_predict_needs(
+    ossa: Ossa, weights: Path, scenes: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "small.torchscript"
+    arguments = ("--weights", weights, "--format", "torchscript", "--images", 4, "--output", file)
+    result = ossa("export", *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["good"]
+    assert told["fault"] is None
+    assert told["images"] == 4
+    assert told["detections"] > 10
+    assert told["largest_score_difference"] < 1e-4
+    assert told["ap_drop"] == pytest.approx(0, abs=1e-3)
+    assert [one.name for one in tmp_path.iterdir()] == ["small.torchscript"]
+    assert load(file).licence == "Apache-2.0"
+    pictures = scenes / "images" / "val"
+    result = ossa("predict", pictures, "--weights", file, "--no-pictures", "--conf", 0.1)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("8 pictures: ")
+
+
+def test_a_file_that_is_not_good_says_so_in_its_name_and_ends_with_1(
+    ossa: Ossa, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ossa.export.export.SCORE_TOLERANCE", -1.0)
+    file = tmp_path / "small.torchscript"
+    file.write_text("what was good before")
+    arguments = ("--weights", weights, "--format", "torchscript", "--images", 2, "--output", file)
+    result = ossa("export", *arguments)
+    assert result.exit_code == 1
+    assert "not good: a score differs by" in result.stdout
+    assert (tmp_path / "small-not-good.torchscript").is_file()
+    assert file.read_text() == "what was good before"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ("--format", "torchscript", "--precision", "int8"),
+            "--format torchscript takes --precision fp32, fp16, bf16, found int8",
+        ),
+        (("--precision", "bf16"), "ONNX Runtime has no convolutions in bf16 on the CPU"),
+        (("--output", "a.xml"), "expected a file named *.onnx for --output, found a.xml"),
+        (("--output", "absent/a.onnx"), "expected an existing folder for --output"),
+        (("--imgsz", 100), "a multiple of the largest stride, 32, found 100: use 96 or 128"),
+        (("--split", "tset"), "tset"),
+        (("--formt", "onnx"), "--format"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_work(
+    ossa: Ossa, weights: Path, arguments: tuple[object, ...], said: str
+) -> None:
+    result = ossa("export", "--weights", weights, *arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr.replace("\n", " ")
+    assert "Traceback" not in result.stderr
+
+
+def test_without_real_images_nothing_is_exported(ossa: Ossa, weights: Path, tmp_path: Path) -> None:
+    read = load(weights)
+    file = tmp_path / "unknown.safetensors"
+    model = ModelConfig(name="yolov5n", neck="own")
+    save_checkpoint(file, read.detector, model=model, names=read.names, imgsz=64, details={})
+    result = ossa("export", "--weights", file)
+    assert result.exit_code == 2
+    assert "does not say which it was trained on: give --data" in result.stderr
+
+
+def test_the_key_of_the_metadata_is_the_documented_one() -> None:
+    assert METADATA_KEY == "ossa"

@@ -1,0 +1,100 @@
+"""A checkpoint in the fastest runtime, and its conversion in the cache."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_detector import NAMES, picture, small_detector
+
+from ossa.config import ModelConfig
+from ossa.data.cache import cache_folder
+from ossa.errors import ConfigError
+from ossa.export import cache, choose, extras
+from ossa.export.choose import fastest_runtime, runtime_for_checkpoint
+from ossa.export.runtimes import ExportedRuntime, TorchRuntime
+from ossa.models.weights import Checkpoint
+from ossa.predict.predictor import Predictor
+
+openvino = pytest.mark.skipif(
+    not extras.is_installed("openvino"), reason="needs the extra openvino"
+)
+
+
+@pytest.fixture
+def checkpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Checkpoint:
+    """One of the small detector, and an empty cache."""
+    monkeypatch.setenv("OSSA_CACHE", str(tmp_path / "cache"))
+    for module in (cache, choose):
+        monkeypatch.setattr(module, "detector_from", lambda checkpoint: small_detector())
+    return Checkpoint(
+        model=ModelConfig(name="small", strides=(8, 16)),
+        names=NAMES,
+        imgsz=64,
+        tensors={},
+        origin={"file": "small.safetensors", "sha256": "ab" * 32, "licence": "Apache-2.0"},
+        details={"metrics": {"best_confidence": 0.3}},
+    )
+
+
+@openvino
+def test_a_checkpoint_is_converted_once_and_answers_as_pytorch_does(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    converted = runtime_for_checkpoint(checkpoint, imgsz=64, runtime="auto")
+    assert isinstance(converted, ExportedRuntime)
+    assert (converted.name, converted.precision) == ("openvino", "fp32")
+    assert converted.description.confidence == 0.3
+    kept = sorted(file.name for file in cache_folder().rglob("*") if file.is_file())
+    assert kept == ["model.bin", "model.xml"]
+
+    def forbidden(*_: Any, **__: Any) -> None:
+        raise AssertionError("converted a second time")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cache, "_convert_into", forbidden)
+        again = runtime_for_checkpoint(checkpoint, imgsz=64, runtime="openvino")
+    plain = Predictor(small_detector(), names=NAMES, imgsz=64)
+    expected = plain.predict(picture(60, 40))
+    assert len(expected) > 5
+    for runtime in (converted, again):
+        found = Predictor(runtime, names=NAMES, imgsz=64).predict(picture(60, 40))
+        np.testing.assert_allclose(found.boxes_xyxy, expected.boxes_xyxy, atol=0.1)
+        np.testing.assert_allclose(found.scores, expected.scores, atol=0.001)
+
+    next(cache_folder().rglob("model.bin")).write_bytes(b"damaged")
+    healed = runtime_for_checkpoint(checkpoint, imgsz=64, runtime="openvino")
+    found = Predictor(healed, names=NAMES, imgsz=64).predict(picture(60, 40))
+    np.testing.assert_allclose(found.scores, expected.scores, atol=0.001)
+
+
+def test_auto_is_pytorch_where_nothing_faster_is(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fastest_runtime("cuda:0") == "torch"
+    monkeypatch.setattr(extras, "find_spec", lambda package: None)
+    assert fastest_runtime("cpu") == "torch"
+    assert isinstance(runtime_for_checkpoint(checkpoint, imgsz=64), TorchRuntime)
+    with pytest.raises(ConfigError, match=r'--runtime openvino needs .* pip install "ossa\[openv'):
+        runtime_for_checkpoint(checkpoint, imgsz=64, runtime="openvino")
+
+
+def test_what_a_runtime_cannot_do_is_told(checkpoint: Checkpoint) -> None:
+    with pytest.raises(ConfigError, match="openvino runs on the CPU here, found the device 'cuda"):
+        runtime_for_checkpoint(checkpoint, imgsz=64, runtime="openvino", device="cuda:0")
+    for runtime, precision in (("openvino", "int8"), ("onnxruntime", "bf16")):
+        with pytest.raises(ConfigError, match=f"ossa export --precision {precision}"):
+            runtime_for_checkpoint(
+                checkpoint,
+                imgsz=64,
+                runtime=runtime,  # type: ignore[arg-type]
+                precision=precision,  # type: ignore[arg-type]
+            )
+
+
+def test_bf16_is_computed_only_where_it_is_asked_for(checkpoint: Checkpoint) -> None:
+    images = torch.full((1, 3, 64, 64), 77, dtype=torch.uint8)
+    exact = runtime_for_checkpoint(checkpoint, imgsz=64, runtime="torch")(images)
+    rounded = runtime_for_checkpoint(checkpoint, imgsz=64, runtime="torch", precision="bf16")
+    assert not torch.equal(exact.logits[0], rounded(images).logits[0].float())  # type: ignore[union-attr]

@@ -1,0 +1,58 @@
+"""The official YOLOv5n on coco128 through every format: the price of each."""
+
+from pathlib import Path
+
+import pytest
+
+from ossa.data.api import read_data
+from ossa.export.description import Format, Precision, Suppression
+from ossa.export.export import SUFFIXES, ExportSettings, export
+from ossa.export.extras import is_installed
+from ossa.export.parity import some_images
+from ossa.models.weights import read_checkpoint
+
+pytestmark = [pytest.mark.slow, pytest.mark.realdata]
+IMAGES = 24
+NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
+
+
+@pytest.mark.parametrize(
+    ("format", "precision", "nms"),
+    [
+        ("onnx", "fp32", False),
+        ("onnx", "fp32", True),
+        ("onnx", "fp16", False),
+        ("onnx", "int8", False),
+        ("openvino", "fp32", False),
+        ("openvino", "fp16", False),
+        ("openvino", "bf16", False),
+        ("openvino", "int8", True),
+        ("torchscript", "fp32", True),
+        ("torchscript", "bf16", False),
+    ],
+)
+def test_the_export_is_good(
+    shared: Path, tmp_path: Path, format: Format, precision: Precision, nms: bool
+) -> None:
+    packages = [*NEEDED.get(format, ()), *(("nncf",) if precision == "int8" else ())]
+    absent = [package for package in packages if not is_installed(package)]
+    if absent:
+        pytest.skip(f"needs {', '.join(absent)}: the extras export and openvino")
+    index = some_images(read_data(shared / "data" / "coco128").index, IMAGES)
+    done = export(
+        read_checkpoint(shared / "weights" / "yolov5n.pt"),
+        tmp_path / f"n{SUFFIXES[format]}",
+        ExportSettings(
+            format, precision, suppression=Suppression() if nms else None, max_ap_drop=0.03
+        ),
+        images=index,
+        calibration=index if precision == "int8" else None,
+    )
+    assert done.fault is None
+    assert done.comparison.ap_before > 0.2
+    if precision == "fp32":
+        assert done.comparison.largest_score_difference < 1e-4
+        assert done.comparison.largest_box_difference_px < 0.01
+        assert done.comparison.unmatched == 0
+    else:
+        assert 0 < done.comparison.largest_score_difference < 0.6
