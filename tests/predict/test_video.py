@@ -157,6 +157,16 @@ def test_what_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
         writer.add(np.zeros((32, 64, 3), np.uint8), 0)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full disk to write to")
+def test_a_full_disk_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.webm").symlink_to("/dev/full")
+    writer = VideoWriter(tmp_path / "a.webm", 10)
+    for number in range(3):
+        writer.add(frame_image(number), number / 10)
+    with pytest.raises(RunFailed, match=r"could not write all 3 frames of .*a\.webm"):
+        writer.close()
+
+
 def test_nothing_is_printed_by_the_libraries(tmp_path: Path) -> None:
     file = break_frames(write_video(tmp_path / "a.avi", 5), [2])
     program = "import sys; from test_video import copied, Path; print(copied(Path(sys.argv[1])))"

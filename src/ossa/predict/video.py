@@ -224,13 +224,26 @@ class VideoWriter:
         self._write(self._last)
 
     def close(self, seconds: float | None = None) -> None:
-        """Ends the file; the last picture is seen until `seconds`, where that is given."""
+        """Ends the file; the last picture is seen until `seconds`, where that is given.
+
+        Raises:
+            RunFailed: the file is not whole, as on a full disk.
+        """
         if self._writer is None:
             return
         if seconds is not None and self._last is not None:
             self._fill(self._last, round(seconds * self._rate))
         self._writer.release()
         self._writer = None
+        # Its length is written last. OpenCV does not say when it could not write.
+        stated = cv2.VideoCapture(str(self._file.absolute()), cv2.CAP_FFMPEG).get(
+            cv2.CAP_PROP_FRAME_COUNT
+        )
+        if stated < self._written - 1:
+            raise RunFailed(
+                f"could not write all {self._written} frames of {self._file}: free some space, or "
+                "leave it out with --no-pictures"
+            )
 
     def _fill(self, picture: Any, until: int) -> None:
         while self._written < until:
