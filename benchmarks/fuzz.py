@@ -43,9 +43,7 @@ def _read_all(family: Family, count: int, seed: int, *, only: int | None) -> lis
         outcomes.append(outcome)
         if outcome.kind.forbidden or only is not None:
             said = outcome.messages[0] if outcome.messages else ""
-            print(
-                f"{family.name}:{number} ({what}) {outcome.kind.value}: {said!a}", flush=True
-            )
+            print(f"{family.name}:{number} ({what}) {outcome.kind.value}: {said!a}", flush=True)
     return outcomes
 
 
@@ -97,11 +95,13 @@ def main() -> None:
     print(f"\n{time.process_time() - start:.0f} s of processor time")
     without = collections.Counter(
         _template(message)
-        for outcomes in outcomes_of_family.values()
+        for name, outcomes in outcomes_of_family.items()
+        if families[name].data_yaml is not None  # an image has no lines
         for outcome in outcomes
         if not outcome.kind.forbidden
         for message in outcome.without_line
     )
+    print(f"{without.total()} messages on a text without a line where there could be one")
     for message, count in without.most_common(options.show):
         print(f"no line, {count} times: {message}")
     if any(o.kind.forbidden for outcomes in outcomes_of_family.values() for o in outcomes):

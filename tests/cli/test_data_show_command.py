@@ -128,9 +128,9 @@ def test_a_damaged_image_is_named_and_left_out_as_in_training(
     for folder in ("images/train", "labels/train"):
         (root / folder).mkdir(parents=True)
     index = read_index(read_description(scenes), "train").index
+    suffix = index.image_path(0).suffix
     for number in range(6):
         picture = index.image_path(number).read_bytes()
-        suffix = index.image_path(number).suffix
         keep = 900 if number == 3 else len(picture)
         (root / f"images/train/{number}{suffix}").write_bytes(picture[:keep])
         (root / f"labels/train/{number}.txt").write_text("0 0.5 0.5 0.5 0.5\n")

@@ -263,11 +263,21 @@ def test_a_header_that_claims_what_the_file_cannot_hold_is_refused(tmp_path: Pat
     Image.fromarray(gradient()).save(path)
     data = path.read_bytes()
     size_at = data.index(b"\xff\xc0") + 5
-    side = (10_000).to_bytes(2, "big")
+    side = (9000).to_bytes(2, "big")
     path.write_bytes(data[:size_at] + side + side + data[size_at + 4 :])
-    assert read_image_size(path) == (10_000, 10_000)
-    with pytest.raises(DataError, match=r"10000x10000 pixels do not fit in \d+ bytes"):
+    assert read_image_size(path) == (9000, 9000)
+    with pytest.raises(DataError, match=r"9000x9000 pixels do not fit in \d+ bytes"):
         decode_image(path)
+
+
+def test_a_chunk_that_claims_four_gigabytes_takes_none(
+    families: dict[str, Family],
+) -> None:
+    sound = families["PNG"].seeds[0]
+    length_at = sound.index(b"IDAT") - 4
+    outcome = read_spoilt(families["PNG"], sound[:length_at] + b"\xff" * 4 + sound[length_at + 4 :])
+    assert not outcome.kind.forbidden, outcome
+    assert outcome.grown_bytes < 10_000_000
 
 
 @pytest.mark.parametrize(("kind", "mode"), [("JPEG", "L"), ("JPEG", "RGB"), ("PNG", "1")])

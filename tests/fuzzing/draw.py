@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from fuzzing.bombs import bombs
-from fuzzing.mutations import mutations
+from fuzzing.mutations import mutations, with_checksums
 from fuzzing.seeds import Family
 
 
@@ -27,4 +27,6 @@ def spoilt_files(family: Family, count: int, seed: int) -> Iterator[tuple[str, b
             mutation = ways[int(rng.integers(len(ways)))]
             data = mutation(data, rng)
             names.append(mutation.__name__)
+        if family.name == "PNG" and number % 2:
+            data = with_checksums(data)
         yield ", ".join(names), data

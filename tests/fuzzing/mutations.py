@@ -1,6 +1,7 @@
 """Ways to spoil a file: those that need no knowledge of its kind."""
 
 import re
+import zlib
 from collections.abc import Callable
 from typing import Final
 
@@ -75,6 +76,17 @@ def swap_pieces(data: bytes, rng: np.random.Generator) -> bytes:
 def insert_noise(data: bytes, rng: np.random.Generator) -> bytes:
     at = int(rng.integers(len(data) + 1))
     return data[:at] + rng.bytes(int(rng.integers(1, 64))) + data[at:]
+
+
+def with_checksums(png: bytes) -> bytes:
+    """Returns a PNG with the right checksum behind every chunk, so that decoders read on."""
+    parts, at = [png[:8]], 8
+    while at + 12 <= len(png):
+        end = at + 8 + int.from_bytes(png[at : at + 4], "big")
+        named = png[at + 4 : end]
+        parts += [png[at : at + 4], named, zlib.crc32(named).to_bytes(4, "big")]
+        at = end + 4
+    return b"".join([*parts, png[at:]])
 
 
 def _with_token(

@@ -11,7 +11,7 @@ from ossa.errors import ConfigError, legible, suggestion
 
 
 def select_classes(
-    index: DatasetIndex, classes: Mapping[str, tuple[str, ...]], *, file: Path
+    index: DatasetIndex, classes: Mapping[str, tuple[str, ...]], *, file: Path, line: int | None
 ) -> tuple[DatasetIndex, tuple[str, ...]]:
     """Returns the index with the classes asked for, and a sentence on what was left out.
 
@@ -22,6 +22,7 @@ def select_classes(
         index: of a split.
         classes: the names of the files by the new name; no name of the files stands twice.
         file: the data.yaml, for errors and sentences.
+        line: of key `classes` in it.
 
     Raises:
         ConfigError: the files have no class of such a name.
@@ -30,8 +31,9 @@ def select_classes(
     unknown = next((old for olds in classes.values() for old in olds if old not in label_of), None)
     if unknown is not None:
         raise ConfigError(
-            f"Expected under key 'classes' of {file} names of its classes, found '{legible(unknown)}'."
-            + (suggestion(unknown, index.names) or f" There are {', '.join(index.names)}.")
+            f"Expected names of its classes under key 'classes' at {file}:{line}, found "
+            f"'{legible(unknown)}'."
+            + (suggestion(unknown, index.names) or f" There are {legible(', '.join(index.names))}.")
         )
     new_labels = np.full(len(index.names), -1)
     for new_label, olds in enumerate(classes.values()):

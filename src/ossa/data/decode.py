@@ -38,6 +38,7 @@ _FLAG_OF_REDUCTION: Final = {
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_COLOR_RGB,
 }
 _TIFF: Final = "TIFF"
+_PNG: Final = "PNG"
 _FLIP_OF_ORIENTATION: Final = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}
 """OpenCV's flip code, by EXIF orientation; from 5 on rows and columns are exchanged before."""
 _EIGHT_BIT_MODES: Final = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
@@ -135,9 +136,11 @@ def _too_large(size: str, *, path: Path) -> DataError:
 
 
 def _decode(data: bytes, header: _Header, *, path: Path, reduction: int) -> NDArray[np.uint8]:
-    # OpenCV multiplies the colours of a TIFF by its alpha and fails on turned ones.
+    # OpenCV multiplies the colours of a TIFF by its alpha and fails on turned ones; for a chunk of
+    # a PNG it makes room for as many bytes as the chunk claims, four gigabytes if it likes.
     pil_first = header.kind == _TIFF
-    image = None if pil_first else _decode_with_cv2(data, reduction)
+    pil_alone = header.kind == _PNG and not _chunks_fit(data)
+    image = None if pil_first or pil_alone else _decode_with_cv2(data, reduction)
     reason = "an image of an unknown kind (8 or 16 bits a channel are read)"
     if image is None:
         try:
@@ -149,6 +152,14 @@ def _decode(data: bytes, header: _Header, *, path: Path, reduction: int) -> NDAr
     if image is None:
         raise DataError(f"Expected an image at {path}, found {reason}; replace or remove it.")
     return _upright(image, header.orientation)
+
+
+def _chunks_fit(data: bytes) -> bool:
+    """Returns whether every chunk of a PNG is as long as it says (PNG specification, 5.3)."""
+    at = 8
+    while at + 8 <= len(data) and data[at + 4 : at + 8] != b"IEND":
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    return at <= len(data)
 
 
 def _decode_with_cv2(data: bytes, reduction: int) -> NDArray[np.uint8] | None:

@@ -70,6 +70,8 @@ class DataDescription:
     """(K,) ids of the names; None where the format numbers them itself."""
     classes: Mapping[str, tuple[str, ...]] | None = None
     """Names of the files by the new name that they get; None: all as they are."""
+    classes_line: int | None = None
+    """Of key `classes` in the file."""
 
 
 def read_description(path: Path | str) -> DataDescription:
@@ -107,6 +109,7 @@ def read_description(path: Path | str) -> DataDescription:
         splits,
         category_ids=_category_ids(content, names, data_format=data_format),
         classes=_classes(content),
+        classes_line=content.lines.get("classes"),
     )
 
 

@@ -75,7 +75,9 @@ def _read(
         _raise_empty(description, split, log.problems)
     notes: tuple[str, ...] = ()
     if description.classes is not None:
-        index, notes = select_classes(index, description.classes, file=description.file)
+        index, notes = select_classes(
+            index, description.classes, file=description.file, line=description.classes_line
+        )
     if not len(index.labels):
         what = f"split '{split}' has {len(index)} images and not one usable box"
         log.report(
