@@ -19,7 +19,7 @@ from ossa.errors import OssaError, RunFailed
 
 _COMMANDS = (
     *("train", "pretrain", "val", "compare", "export", "predict", "backbones", "cost", "bench"),
-    "demo",
+    *("app", "demo"),
 )
 """Each a function in the module `ossa.cli` of the same name, in the order of the help."""
 

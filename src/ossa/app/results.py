@@ -1,0 +1,135 @@
+"""What a visitor takes home: pictures or a video with boxes, and tables, in one zip file."""
+
+import csv
+import io
+import json
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ossa.app.compare import Answer, Comparison, compare
+from ossa.app.models import PageModel, Thresholds
+from ossa.app.session import Session
+from ossa.data.decode import decode_image
+from ossa.predict.formats import TABLE_COLUMNS, picture_result, table_rows
+from ossa.predict.video import VideoWriter
+from ossa.report.drawing import draw_boxes, encode_jpeg, picture_grid
+
+_VIDEO_SIDE = 960
+"""Longer side in pixels of one model's picture in the video."""
+
+
+def answers_of(
+    session: Session, models: Sequence[PageModel], position: int, thresholds: Thresholds
+) -> list[Answer]:
+    """Returns what each model finds in a still; the network runs only where it has not yet."""
+    return [
+        Answer(model.title, seen.names, seen.detections(thresholds))
+        for model, seen in zip(models, session.look(models, position), strict=True)
+    ]
+
+
+def write_results(
+    folder: Path,
+    session: Session,
+    models: Sequence[PageModel],
+    thresholds: Thresholds,
+    *,
+    positions: Sequence[int],
+    on_still: Callable[[int], object] = lambda done: None,
+) -> Path:
+    """Writes a zip of the stills at `positions` and returns it.
+
+    It holds detections.json, detections.csv with who missed what, and for every still and model
+    the picture with its boxes.
+    """
+    file = folder / "ossa-results.zip"
+    documents, rows = [], []
+    with zipfile.ZipFile(file, "w") as archive:  # pictures do not get smaller
+        for done, position in enumerate(positions, start=1):
+            still = session.stills[position]
+            image = decode_image(still.file)
+            comparison = compare(answers_of(session, models, position, thresholds))
+            for number, answer in enumerate(comparison.answers):
+                drawn = _drawn(image, answer)
+                name = f"{_plain(answer.title)}/{position:03d}.jpg"
+                archive.writestr(name, encode_jpeg(drawn, 92))
+                place = {"file": session.name, "seconds": still.seconds, "model": answer.title}
+                found = answer.detections
+                documents.append(
+                    picture_result(still.size_wh, found, names=answer.names, place=place)
+                )
+                rows += _rows(comparison, number, place.values())
+            on_still(done)
+        archive.writestr("detections.json", json.dumps(documents, indent=1))
+        archive.writestr("detections.csv", _csv(rows))
+    return file
+
+
+def write_video(
+    folder: Path,
+    session: Session,
+    models: Sequence[PageModel],
+    thresholds: Thresholds,
+    *,
+    on_still: Callable[[int], object] = lambda done: None,
+) -> Path:
+    """Writes the video with every model's boxes side by side, as WebM, and returns it.
+
+    It shows the frames that were looked at, each until the next.
+    """
+    file = folder / "ossa-video.webm"
+    seconds = [still.seconds or 0.0 for still in session.stills]
+    step = (seconds[-1] - seconds[0]) / max(1, len(seconds) - 1) or 1.0
+    writer = VideoWriter(file, rate=max(1.0, 1 / step))
+    for position, still in enumerate(session.stills):
+        image = decode_image(still.file)
+        answers = answers_of(session, models, position, thresholds)
+        pictures = [_shrunk(_drawn(image, answer)) for answer in answers]
+        titled = picture_grid([pictures], row_titles=[" | ".join(one.title for one in answers)])
+        writer.add(titled, seconds[position] - seconds[0])
+        on_still(position + 1)
+    writer.close(seconds[-1] - seconds[0] + step)
+    return file
+
+
+def _drawn(image: NDArray[np.uint8], answer: Answer) -> NDArray[np.uint8]:
+    found = answer.detections
+    return draw_boxes(
+        image, found.boxes_xyxy, found.labels, names=answer.names, scores=found.scores
+    )
+
+
+def _shrunk(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    from ossa.data.letterbox import resize_long_side
+
+    return image if max(image.shape[:2]) <= _VIDEO_SIDE else resize_long_side(image, _VIDEO_SIDE)
+
+
+def _rows(comparison: Comparison, number: int, place: Sequence[object]) -> list[list[object]]:
+    answer = comparison.answers[number]
+    titles = [one.title for one in comparison.answers]
+    return [
+        [*place, *row, " ".join(titles[other] for other in missed_by)]
+        for row, missed_by in zip(
+            table_rows(answer.detections, names=answer.names),
+            comparison.missed_by[number],
+            strict=True,
+        )
+    ]
+
+
+def _csv(rows: Sequence[Sequence[object]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["file", "seconds", "model", *TABLE_COLUMNS, "missed_by"])
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _plain(title: str) -> str:
+    """Returns a title as the name of a folder."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in title).strip(".") or "model"
