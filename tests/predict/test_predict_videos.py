@@ -14,8 +14,14 @@ from known_detector import write_png
 from typer.testing import CliRunner, Result
 from videos import break_frames, rate_of, read_numbers, write_video
 
+import ossa.cli.options
+import ossa.predict.predictor
 from ossa.cli.main import app
 from ossa.cli.predict_output import Outputs
+from ossa.errors import ConfigError, RunFailed
+from ossa.predict.folder import ResultFolder
+from ossa.predict.found import PictureDetections
+from ossa.predict.shots import Shot
 
 
 @pytest.fixture
@@ -186,6 +192,42 @@ def test_ctrl_c_in_a_file_leaves_what_was_done_and_says_so(
     assert result.exit_code == 1
     assert "error: stopped before it was done, after 4 frames" in result.stderr
     assert len(read_numbers(predict.out / "a.webm")) == 4
+
+
+def test_where_the_disk_is_full_json_is_still_a_document(
+    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_json = ResultFolder.add
+
+    def add_or_fail(folder: ResultFolder, shot: Shot, found: PictureDetections) -> object:
+        if shot.name == "a_000002":
+            raise RunFailed("could not write it: no space left")
+        return write_json(folder, shot, found)
+
+    monkeypatch.setattr(ResultFolder, "add", add_or_fail)
+    result = predict(write_video(tmp_path / "a.avi", 5), "--json", "--save-txt")
+    assert result.exit_code == 1
+    assert "error: could not write it: no space left" in result.stderr
+    assert [one["frame"] for one in json.loads(result.stdout)] == [0, 1, 2]
+
+
+def test_an_exported_file_runs_on_the_processor_where_there_is_a_gpu_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = []
+
+    def load(weights: Path, device: str, imgsz: int | None) -> None:
+        devices.append(device)
+        raise ConfigError("seen enough")
+
+    monkeypatch.setattr(ossa.predict.predictor, "load", load)
+    monkeypatch.setattr(ossa.cli.options, "choose_device", lambda wanted: wanted or "cuda:0")
+    write_png(tmp_path / "a.png")
+    for weights in ("a.onnx", "a.safetensors"):
+        for device in ((), ("--device", "cuda:1")):
+            arguments = (tmp_path / "a.png", "--weights", weights, *device)
+            CliRunner().invoke(app, ["predict", *map(str, arguments)])
+    assert devices == ["cpu", "cuda:1", "cuda:0", "cuda:1"]
 
 
 def test_closing_the_window_ends_with_success(

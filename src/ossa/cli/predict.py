@@ -72,7 +72,7 @@ def predict(
     named = _one_source(source, source_option)
     sources = find_sources(named)
     window = Window() if show else None
-    predictor = load(weights, options.choose_device(device), imgsz)
+    predictor = load(weights, _choose_device(device, weights), imgsz)
     settings = {
         "confidence": conf,
         "nms_iou": iou,
@@ -98,8 +98,14 @@ def predict(
             stopped = _take_each(answers, sources, outputs, console)
         if folder is not None and stdout.num_shots:
             console.note(f"results in {folder.folder}")
-    stdout.close()
     _check_end(stdout, sources, named, stopped=stopped)
+
+
+def _choose_device(wanted: str | None, weights: Path) -> str:
+    """Returns the device that is wanted, else the first GPU where the weights are for PyTorch."""
+    from ossa.export.files import is_exported
+
+    return "cpu" if wanted is None and is_exported(weights) else options.choose_device(wanted)
 
 
 def _one_source(argument: str | None, option: str | None) -> str:

@@ -57,6 +57,8 @@ class Stdout:
 
     def summary(self) -> str:
         """Returns '2 pictures, 30 frames: 3 person, 1 dog', the most frequent class first."""
+        if not self.num_shots:
+            return "nothing was looked at"
         of_kinds = ((self.num_pictures, "picture"), (self.num_frames, "frame"))
         shots = [f"{count} {kind}{'s' * (count > 1)}" for count, kind in of_kinds if count]
         names = [f"{count} {name}" for name, count in self._counts.most_common()]
@@ -64,7 +66,7 @@ class Stdout:
 
 
 class Outputs:
-    """All that want to know what was found; leaving the `with` ends their files."""
+    """All that want to know what was found; leaving the `with` ends their files, and stdout."""
 
     def __init__(
         self,
@@ -91,6 +93,8 @@ class Outputs:
         trace: TracebackType | None,
     ) -> None:
         self._open.close()
+        if not isinstance(error, BrokenPipeError):
+            self.stdout.close()
 
     def add(self, shot: "Shot", found: "PictureDetections") -> bool:
         """Hands on what was found in a picture; returns False once the user wants no more."""
