@@ -12,6 +12,8 @@ Prints one JSON object with
 - `decoded_per_image`: JPEGs a worker decodes for each image of its batches. What is above 1 it
   decodes again at the start of every block of batches.
 - `stages`: milliseconds an image of each stage, in one process.
+- with --cache, `times_without_cache`: images a second of the loader with a cache of pixels, divided
+  by those without, measured in turn; by the clock and by processor time.
 The files are told apart --repeat times, so that a small data set is as a large one: no image is
 found decoded because the epoch is short.
 """
@@ -24,7 +26,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import wraps
+from functools import partial, wraps
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,18 +36,21 @@ import cv2
 import numpy as np
 
 from ossa.config import AugmentConfig
-from ossa.data import augment, dataset, mosaic, parcels
+from ossa.data import augment, mosaic, parcels, resized
 from ossa.data.api import read_data
 from ossa.data.dataset import TrainingDataset
 from ossa.data.decode import decode_image
+from ossa.data.description import read_description
 from ossa.data.index import DatasetIndex
 from ossa.data.loader import EpochBatches, block_length, training_loader
+from ossa.data.pixel_store import open_pixels
+from ossa.train.events import Silence
 from ossa.train.record import environment
 from ossa.types import Sample
 
 _STAGES = (
-    (dataset, "decode_image"),
-    (dataset, "resize_long_side"),
+    (resized, "decode_image"),
+    (resized, "resize_long_side"),
     (mosaic, "_paint"),
     (mosaic, "_project_boxes"),
     (augment, "change_colour"),
@@ -121,11 +126,13 @@ def decoded_per_image(
     return counting.decoded / images
 
 
-def loading(training: TrainingDataset, *, batch: int, blocks: int, workers: int) -> Seconds:
+def loading(
+    training: TrainingDataset, *, batch: int, block: int, blocks: int, workers: int
+) -> Seconds:
     """Returns what the loader takes for an image, without its start."""
     order = EpochBatches(len(training), batch=batch, seed=0, epochs=1000)
     # Whole rounds of all workers' blocks: when one ends, they have made as much of the next.
-    a_round = workers * block_length(training, order)
+    a_round = workers * block
     loader = training_loader(training, order, workers=workers)
     for _ in islice(loader, 2 * a_round):  # until memory and queues are as they stay
         pass
@@ -173,6 +180,32 @@ def stages(training: TrainingDataset, *, batch: int, batches: int) -> dict[str, 
     return {name: total / (batch * batches) for name, total in milliseconds.items()}
 
 
+def with_cache(
+    training: TrainingDataset, files: DatasetIndex, arguments: argparse.Namespace
+) -> TrainingDataset:
+    """Returns the data set with the pixels of the files, each as often as it is in there."""
+    pixels = open_pixels(
+        files,
+        arguments.cache,
+        description=read_description(arguments.data),
+        split="train",
+        imgsz=training.imgsz,
+        reduced=True,
+        listener=Silence(),
+    )
+    return TrainingDataset(
+        training.index,
+        imgsz=training.imgsz,
+        augment=training.augment,
+        seed=training.seed,
+        pixels=pixels.at(np.tile(np.arange(len(files)), arguments.repeat)),
+    )
+
+
+def told(ratios: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(ratios), "least": min(ratios), "largest": max(ratios)}
+
+
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     cv2.setNumThreads(1)
     files = read_data(arguments.data, "train").index
@@ -182,12 +215,22 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     for imgsz in arguments.imgsz:
         training = TrainingDataset(index, imgsz=imgsz, augment=settings, seed=0)
         order = EpochBatches(len(index), batch=arguments.batch, seed=0, epochs=1)
+        load = partial(
+            loading,
+            batch=arguments.batch,
+            block=block_length(training, order),
+            blocks=arguments.blocks,
+            workers=arguments.workers,
+        )
+        cached = None if arguments.cache is None else with_cache(training, files, arguments)
         passed, spent, loads, decodes = [], [], [], []
+        bought: list[Seconds] = []
         for _ in range(arguments.rounds):
             before = decoding(files)
-            loaded = loading(
-                training, batch=arguments.batch, blocks=arguments.blocks, workers=arguments.workers
-            )
+            loaded = load(training)
+            if cached is not None:
+                ratios = (a / b for a, b in zip(loaded, load(cached), strict=True))
+                bought.append(Seconds(*ratios))
             alone = Seconds(*map(statistics.mean, zip(before, decoding(files), strict=True)))
             passed.append(alone.passed / loaded.passed)
             spent.append(arguments.workers * alone.spent / loaded.spent)
@@ -206,6 +249,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             "batches_in_a_block": block_length(training, order),
             "stages": stages(training, batch=arguments.batch, batches=16),
         }
+        if bought:
+            sizes[imgsz]["times_without_cache"] = told([ratio.passed for ratio in bought])
+            by_processor = told([ratio.spent for ratio in bought])
+            sizes[imgsz]["times_without_cache_of_processor_time"] = by_processor
     return {
         "data": arguments.data,
         "workers": arguments.workers,
@@ -226,6 +273,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=3, help="of each worker, timed in a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--repeat", type=int, default=16)
+    parser.add_argument("--cache", choices=["ram", "disk"])
     print(json.dumps(measure(parser.parse_args()), indent=2))
 
 

@@ -169,7 +169,7 @@ def turns(count: int, *, workers: int, block: int) -> Iterator[int]:
 def block_length(dataset: TrainingDataset, batches: EpochBatches) -> int:
     """Returns how many consecutive batches a worker makes before it goes on elsewhere."""
     window = dataset.augment.window
-    if window is None:
+    if window is None or dataset.pixels is not None:  # nothing is decoded twice
         return 1
     batch_bytes = 3 * dataset.imgsz**2 * -(-batches.batch // batches.share[1])
     return max(min(_BLOCK_WINDOWS * window // batches.batch, _BLOCK_BYTES // batch_bytes), 1)

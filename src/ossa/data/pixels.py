@@ -82,16 +82,17 @@ class PixelCache:
 
     def of(self, index: DatasetIndex) -> Self:
         """Returns those of the images of an index that has some of these, in their order."""
-        return self._at(np.flatnonzero(np.isin(self._image_ids, index.image_ids)))
+        return self.at(np.flatnonzero(np.isin(self._image_ids, index.image_ids)))
 
-    def _at(self, rows: NDArray[np.int64]) -> Self:
+    def at(self, rows: NDArray[np.int64]) -> Self:
+        """Returns the images (n,) of these places in the file, in this order."""
         chosen = type(self)(self.file, held=self._held)
         chosen._rows = rows
         return chosen
 
 
 def _opened_again(file: Path, rows: NDArray[np.int64]) -> PixelCache:
-    return PixelCache(file)._at(rows)
+    return PixelCache(file).at(rows)
 
 
 @dataclass(frozen=True)
