@@ -1,0 +1,1 @@
+"""From detections to metrics, their intervals, and a page on them."""
