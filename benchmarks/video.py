@@ -9,7 +9,7 @@ video, YOLO txt, COCO results, CSV, crops and JSON lines, everything that is wri
 After each thousandth line of JSON the resident memory of the process is read from /proc.
 Prints one JSON object: `resident_mb` by the number of frames done, `growth_mb` from the first
 reading to the last, `peak_mb`, and `cpu_ms_per_frame` (processor time, imports included).
-10,000 frames take about five minutes of processor time on one core.
+10,000 frames take about four minutes of processor time on one core.
 """
 
 import argparse
@@ -34,7 +34,7 @@ _EVERY_FRAMES = 1000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--frames", type=int, default=10_000)
     parser.add_argument("--batch", type=int, default=1)
     options = parser.parse_args()

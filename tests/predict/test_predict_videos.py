@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from file_server import FileServer, served
-from known_detector import write_png
+from known_detector import shape_of, write_png
 from typer.testing import CliRunner, Result
 from videos import break_frames, rate_of, read_numbers, write_video
 
@@ -265,4 +265,4 @@ def test_a_source_without_any_picture_is_a_failure(
 def test_a_picture_of_30000_pixels_is_a_picture(predict: Predict, tmp_path: Path) -> None:
     result = predict(write_png(tmp_path / "wide.png", (30_000, 40)))
     assert result.exit_code == 0, result.output
-    assert cv2.imread(str(predict.out / "wide.png")).shape == (40, 30_000, 3)
+    assert shape_of(predict.out / "wide.png") == (40, 30_000, 3)
