@@ -125,22 +125,21 @@ def _configuration(**options: Any) -> "RunConfig":
 
 def _batches(
     report: "IndexReport | None", config: "RunConfig", *, number: int
-) -> "dict[str, list[Batch]]":
-    """Returns batches of the training split by the heading they stand under; none without it."""
+) -> "dict[int, list[Batch]]":
+    """Returns the first batches of the training split, by epoch; none without that split."""
     from ossa.data.show import augmented_batches
     from ossa.train.events import Silence
     from ossa.train.setup import training_index
 
     if report is None or not number:
         return {}
-    epochs = {"The first batches of training": 0}
-    if config.augment.plain_epochs:
-        epochs["The first batches of the last epoch"] = config.train.epochs - 1
+    # The last is another kind where it is without mosaic and mixup.
+    epochs = {0, config.train.epochs - 1} if config.augment.plain_epochs else {0}
 
-    def made(index: "DatasetIndex") -> "dict[str, list[Batch]]":
+    def made(index: "DatasetIndex") -> "dict[int, list[Batch]]":
         return {
-            heading: augmented_batches(index, config, number=number, epoch=epoch)
-            for heading, epoch in epochs.items()
+            epoch: augmented_batches(index, config, number=number, epoch=epoch)
+            for epoch in sorted(epochs)
         }
 
     if config.train.fraction == 1:

@@ -26,7 +26,8 @@ from ossa.types import Batch
 _SIDE: Final = 360
 """Pixels of the longer side of an image on the page."""
 _IN_A_ROW: Final = 3
-_MOST_IN_A_BATCH: Final = 18
+_OF_A_BATCH_IN_A_ROW: Final = 4
+_MOST_IN_A_BATCH: Final = 16
 """Of a larger batch the first are shown."""
 
 Picture = NDArray[np.uint8]
@@ -99,7 +100,7 @@ def augmented_batches(
 
 
 def picture_of_batch(batch: Batch, *, names: Sequence[str]) -> Picture:
-    """Returns one picture of the first 18 images of a batch with their boxes."""
+    """Returns one picture of the first 16 images of a batch with their boxes."""
     images = batch.images[:_MOST_IN_A_BATCH].permute(0, 2, 3, 1).numpy()
     drawn = []
     for number, image in enumerate(images):
@@ -107,7 +108,7 @@ def picture_of_batch(batch: Batch, *, names: Sequence[str]) -> Picture:
         small = resize_long_side(image, _SIDE)
         boxes_xyxy = batch.boxes_xyxy[mine].numpy() * (len(small) / len(image))
         drawn.append(draw_boxes(small, boxes_xyxy, batch.labels[mine].numpy(), names=names))
-    return _grid(drawn)
+    return _grid(drawn, _OF_A_BATCH_IN_A_ROW)
 
 
 def write_sample_page(
@@ -115,7 +116,7 @@ def write_sample_page(
     *,
     title: str,
     samples: Mapping[str, Sampled],
-    batches: Mapping[str, Sequence[Batch]],
+    batches: Mapping[int, Sequence[Batch]],
     config: RunConfig,
     facts: Mapping[str, str],
 ) -> Path:
@@ -125,7 +126,7 @@ def write_sample_page(
         path: the HTML file.
         title: of the page.
         samples: by split.
-        batches: of the training split, by the heading that they stand under; may be empty.
+        batches: the first of epochs counted from 0; may be empty.
         config: that made the batches.
         facts: told at the end of the page, such as the version.
     """
@@ -133,8 +134,7 @@ def write_sample_page(
     if batches:
         names = samples["train"].index.names
         sections += [
-            Section(heading, _pictures(made, names=names), text=_about(made))
-            for heading, made in batches.items()
+            _section_of_batches(epoch, made, names=names) for epoch, made in batches.items()
         ]
         sections.append(_section_of_settings(config))
     footer = ", ".join(f"{key} {value}" for key, value in facts.items())
@@ -155,7 +155,7 @@ def _section_of_sample(split: str, sampled: Sampled) -> Section:
     text = (
         f"The split has {len(index):,} images with {len(index.labels):,} boxes of "
         f"{len(index.names)} classes; {background:,} of the images have no box. Here are "
-        f"{len(shown)} of them, drawn at random."
+        f"{len(shown)} images, drawn at random."
     )
     text = "\n\n".join([text, *sampled.faults])
     if not shown:
@@ -163,7 +163,7 @@ def _section_of_sample(split: str, sampled: Sampled) -> Section:
     return Section(
         f"Split {split}",
         [
-            _block(_grid([picture for _, picture in shown]), f"images of {split}"),
+            _block(_grid([picture for _, picture in shown], _IN_A_ROW), f"images of {split}"),
             _files(index, shown),
         ],
         text=text,
@@ -185,36 +185,37 @@ def _files(index: DatasetIndex, shown: Sequence[tuple[int, Picture]]) -> Table:
     return Table(columns, rows, caption="Files of these pictures", folded=True)
 
 
-def _pictures(batches: Sequence[Batch], *, names: Sequence[str]) -> list[PictureBlock]:
-    return [
+def _section_of_batches(epoch: int, batches: Sequence[Batch], *, names: Sequence[str]) -> Section:
+    largest = max(len(batch.images) for batch in batches)
+    most = _MOST_IN_A_BATCH
+    shown = f", of which the first {most} are shown" if largest > most else ""
+    heading = (
+        f"The first batches of epoch {epoch + 1}" if epoch else "The first batches of training"
+    )
+    begins = "begins its last epoch" if epoch else "begins"
+    text = (
+        f"Batches of up to {largest} images{shown}. A training with the settings below {begins} "
+        "with them, whatever its model, workers and device. Boxes are clipped to the picture; crowd "
+        "regions and difficult objects do not train, so they are not drawn."
+    )
+    pictures = [
         _block(picture_of_batch(batch, names=names), f"batch {number}")
         for number, batch in enumerate(batches, start=1)
     ]
-
-
-def _about(batches: Sequence[Batch]) -> str:
-    largest = max(len(batch.images) for batch in batches)
-    shown = (
-        f", of which the first {_MOST_IN_A_BATCH} are shown" if largest > _MOST_IN_A_BATCH else ""
-    )
-    return (
-        f"Batches of up to {largest} images{shown}. A training with the settings below begins with "
-        "them, whatever its model, workers and device. Boxes are clipped to the picture; crowd "
-        "regions and difficult objects do not train, so they are not drawn."
-    )
+    return Section(heading, pictures, text=text)
 
 
 def _section_of_settings(config: RunConfig) -> Section:
     pairs = [
         *(("recipe", config.recipe), ("seed", config.seed)),
-        *(("train.imgsz", config.train.imgsz), ("train.batch", config.train.batch)),
+        *((f"train.{key}", getattr(config.train, key)) for key in ("imgsz", "batch", "epochs")),
         *((f"augment.{key}", value) for key, value in config.augment.model_dump().items()),
     ]
     return Section("Settings", [KeyValues(pairs)])
 
 
-def _grid(pictures: Sequence[Picture]) -> Picture:
-    rows = [pictures[at : at + _IN_A_ROW] for at in range(0, len(pictures), _IN_A_ROW)]
+def _grid(pictures: Sequence[Picture], in_a_row: int) -> Picture:
+    rows = [pictures[at : at + in_a_row] for at in range(0, len(pictures), in_a_row)]
     return picture_grid(rows)
 
 
