@@ -163,6 +163,11 @@ def test_a_row_with_a_cell_too_many_is_an_error_rather_than_a_cut_table():
         render_page(page_of(Table([Column("a")], [[1], [1, 2]])))
 
 
+def test_a_file_name_that_is_no_utf_8_is_written_escaped(tmp_path: Path):
+    page = write_page(Page("caf\udce9.jpg", []), tmp_path / "page.html")
+    assert "<h1>caf\\udce9.jpg</h1>" in page.read_text(encoding="utf-8")
+
+
 def test_a_page_replaces_the_one_before_and_leaves_nothing_else(tmp_path: Path):
     path = tmp_path / "report" / "index.html"
     write_page(Page("Old", []), path)

@@ -157,7 +157,9 @@ class Page:
 
 def render_page(page: Page) -> str:
     """Returns the page as HTML; all its text is escaped."""
-    return _template().render(page=page, rendered=_rendered, TextBlock=TextBlock)
+    text = _template().render(page=page, rendered=_rendered, TextBlock=TextBlock)
+    # Names of files need not be UTF-8: Python holds the odd bytes as lone surrogates.
+    return text.encode(errors="backslashreplace").decode()
 
 
 def write_page(page: Page, path: Path) -> Path:
