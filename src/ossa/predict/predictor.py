@@ -4,6 +4,7 @@ Dimensions: H W pixels, K classes.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias, cast, overload
 
@@ -215,13 +216,10 @@ class Predictor:
             return self._predict_together([source], settings, wanted)[0]
         if batch < 1:
             raise ConfigError(f"expected a batch of at least 1 picture, found {batch}")
-        starts = range(0, len(source), batch)
-        together = (list(source[start : start + batch]) for start in starts)
-        return [
-            found
-            for pictures in together
-            for found in self._predict_together(pictures, settings, wanted)
-        ]
+        pictures, found = iter(source), []
+        while together := list(islice(pictures, batch)):
+            found += self._predict_together(together, settings, wanted)
+        return found
 
     def labels_of(self, classes: Sequence[str | int] | None) -> list[int]:
         """Returns the labels of classes given by name or label; of all classes for None.
