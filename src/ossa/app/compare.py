@@ -50,10 +50,12 @@ class Comparison:
                 for other in range(len(self.answers))
                 if other != i and (found := self._missed(i, other))
             ]
-        agreed = "Both" if len(self.answers) == 2 else "All"
+        everyone = "both" if len(self.answers) == 2 else "all"
         shared = self._shared()
         told.append(
-            f"{agreed} find {_listed(shared)}." if shared else f"{agreed} agree on nothing."
+            f"{everyone.title()} find {_listed(shared)}."
+            if shared
+            else f"Nothing is found by {everyone}."
         )
         return told + self._strangers()
 

@@ -43,7 +43,10 @@ class Choice:
 class Shown:
     """What there is to see."""
 
-    html: str
+    pictures: str
+    """HTML of the models side by side, or a sentence in their place."""
+    notes: str = ""
+    """HTML of their differences and times."""
     num_stills: int = 0
     """Frames that can be chosen from; 0 where there is no picture."""
 
@@ -77,12 +80,11 @@ class Desk:
         if session is None:
             return Shown(views.sentence(WELCOME))
         if not models:
-            return Shown(views.sentence(_NO_MODEL), len(session.stills))
+            return Shown(views.sentence(_NO_MODEL), num_stills=len(session.stills))
         try:
-            html = self._html(session, models, choice)
+            return self._seen(session, models, choice)
         except DataError:  # forgotten while this ran
             return Shown(views.sentence(_GONE, is_fault=True))
-        return Shown(html, len(session.stills))
 
     def results(self, key: str, choice: Choice, on_still: Callable[[int, int], object]) -> Path:
         """Returns a zip of pictures and tables.
@@ -136,7 +138,7 @@ class Desk:
             raise DataError("no model is chosen: choose at least one")
         return session, models
 
-    def _html(self, session: Session, models: Sequence[PageModel], choice: Choice) -> str:
+    def _seen(self, session: Session, models: Sequence[PageModel], choice: Choice) -> Shown:
         position = min(max(choice.still, 1), len(session.stills)) - 1
         still = session.stills[position]
         seen = session.look(models, position)
@@ -147,16 +149,12 @@ class Desk:
             milliseconds.append(1000 * (time.perf_counter() - started))
             answers.append(Answer(model.title, one.names, detections))
         comparison = compare(answers)
-        return "".join(
-            (
-                views.side_by_side(
-                    comparison,
-                    f"picture/{session.token}/{position}",
-                    still.size_wh,
-                    names=self._names,
-                    abouts=[model.about for model in models],
-                ),
-                views.in_words(comparison),
-                views.times_table(comparison, seen, session.decode_milliseconds, milliseconds),
-            )
+        pictures = views.side_by_side(
+            comparison,
+            f"picture/{session.token}/{position}",
+            still.size_wh,
+            names=self._names,
+            abouts=[model.about for model in models],
         )
+        times = views.times_table(comparison, seen, session.decode_milliseconds, milliseconds)
+        return Shown(pictures, views.in_words(comparison) + times, len(session.stills))

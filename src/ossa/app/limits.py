@@ -32,7 +32,7 @@ class Limits:
     uploads_at_once: int = 4
     running: int = 1
     """Requests that compute at the same time: more would share the same processors."""
-    waiting: int = 12
+    waiting: int = 24
     """Further requests that wait; the next is told that the server is busy."""
     sessions: int = 32
     """Visitors whose picture is kept; it goes when one more comes."""

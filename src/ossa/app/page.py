@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 from fastapi import FastAPI
@@ -38,7 +38,10 @@ def build_page(
         else:
             _trial(handlers, models, limits)
         page.unload(handlers.forget)
-    page.queue(max_size=limits.waiting, default_concurrency_limit=limits.running, api_open=False)
+    # The gate refuses in words before this queue is full.
+    page.queue(
+        max_size=2 * limits.waiting, default_concurrency_limit=limits.running, api_open=False
+    )
     return page
 
 
@@ -64,74 +67,119 @@ def mount_page(app: FastAPI, page: gr.Blocks, limits: Limits) -> None:
     page.has_launched = True
 
 
+class _Controls(NamedTuple):
+    """What a visitor can set."""
+
+    frame: gr.Slider
+    models: gr.CheckboxGroup
+    confidence: gr.Slider
+    overlap: gr.Slider
+    classes: gr.Dropdown
+    download: gr.Button
+    zipped: gr.DownloadButton
+    """Out of sight: the browser fetches from it what the button had written."""
+    film: gr.Button
+
+    @property
+    def settings(self) -> list[Any]:
+        """In the order of the handlers' arguments."""
+        return [self.models, self.confidence, self.overlap, self.classes, self.frame]
+
+
 def _trial(handlers: "_Handlers", models: Sequence[PageModel], limits: Limits) -> None:
+    with gr.Row(elem_classes="ossa-layout"):
+        with gr.Column(elem_classes="ossa-source"):
+            file, camera = _sources(limits)
+        with gr.Column(elem_classes="ossa-settings"):
+            controls = _controls(models)
+        with gr.Column(elem_classes="ossa-result"):
+            pictures = gr.HTML(views.sentence(WELCOME), elem_id="ossa-pictures", padding=False)
+            notes = gr.HTML(elem_id="ossa-notes", padding=False)
+            video = gr.Video(
+                visible=False, label="Video with boxes", interactive=False, elem_id="ossa-video"
+            )
+    _connect(handlers, (file, camera), controls, (pictures, notes, video))
+
+
+def _sources(limits: Limits) -> tuple[gr.File, gr.Image]:
+    with gr.Tabs():
+        with gr.Tab("Picture or video"):
+            file = gr.File(label=_bounds(limits), height=150, elem_id="ossa-file")
+        with gr.Tab("Camera"):
+            camera = gr.Image(
+                sources=["webcam"],
+                type="filepath",
+                image_mode=None,  # the file as it was sent: it is decoded once, and elsewhere
+                show_label=False,
+                elem_id="ossa-camera",
+            )
+    return file, camera
+
+
+def _controls(models: Sequence[PageModel]) -> _Controls:
     titles = [model.title for model in models]
-    with gr.Row(elem_classes="ossa-columns"):
-        with gr.Column(scale=1, min_width=300, elem_classes="ossa-settings"):
-            with gr.Tabs():
-                with gr.Tab("Picture or video"):
-                    file = gr.File(label=_bounds(limits), elem_id="ossa-file", height=150)
-                with gr.Tab("Camera"):
-                    camera = gr.Image(
-                        sources=["webcam"],
-                        type="filepath",
-                        image_mode=None,
-                        show_label=False,
-                        elem_id="ossa-camera",
-                    )
-            frame = gr.Slider(1, 2, 1, step=1, label="Frame", visible=False, elem_id="ossa-frame")
-            chosen = gr.CheckboxGroup(
-                titles, value=titles[:2], label="Models", elem_id="ossa-models"
-            )
-            confidence = gr.Slider(
-                LOWEST_CONFIDENCE,
-                0.99,
-                round(min(model.predictor.confidence for model in models), 2),
-                step=0.01,
-                label="Confidence",
-                info="Boxes with a lower score are hidden",
-                elem_id="ossa-confidence",
-            )
-            overlap = gr.Slider(
-                0.05,
-                1,
-                NMS_IOU,
-                step=0.05,
-                label="NMS IoU",
-                info="Of two boxes of a class that overlap more, one stays",
-                elem_id="ossa-iou",
-            )
-            classes = gr.Dropdown(
-                class_names(models),
-                value=[],
-                multiselect=True,
-                label="Classes",
-                info="None chosen: all",
-                elem_id="ossa-classes",
-            )
-            download = gr.Button("Download results", elem_id="ossa-download", size="sm")
-            zipped = gr.DownloadButton(visible="hidden", elem_id="ossa-zip")
-            film = gr.Button("Video with boxes", visible=False, elem_id="ossa-film", size="sm")
-        with gr.Column(scale=4, min_width=320):
-            shown = gr.HTML(views.sentence(WELCOME), elem_id="ossa-shown", padding=False)
-            video = gr.Video(visible=False, label="Video with boxes", interactive=False)
-    settings = [chosen, confidence, overlap, classes, frame]
-    outputs = [shown, frame, film, video]
+    usual_confidence = min(model.predictor.confidence for model in models)
+    return _Controls(
+        frame=gr.Slider(1, 2, 1, step=1, label="Frame", visible=False, elem_id="ossa-frame"),
+        models=gr.CheckboxGroup(titles, value=titles[:2], label="Models", elem_id="ossa-models"),
+        confidence=gr.Slider(
+            LOWEST_CONFIDENCE,
+            0.99,
+            round(max(usual_confidence, LOWEST_CONFIDENCE), 2),
+            step=0.01,
+            label="Confidence",
+            info="Lower scores are hidden",
+            elem_id="ossa-confidence",
+        ),
+        overlap=gr.Slider(
+            0.05,
+            1,
+            NMS_IOU,
+            step=0.05,
+            label="NMS IoU",
+            info="Of boxes of a class that overlap more, one stays",
+            elem_id="ossa-iou",
+        ),
+        classes=gr.Dropdown(
+            class_names(models),
+            value=[],
+            multiselect=True,
+            label="Classes",
+            info="None chosen: all",
+            elem_id="ossa-classes",
+        ),
+        download=gr.Button("Download results", size="sm", elem_id="ossa-download"),
+        zipped=gr.DownloadButton(visible="hidden", elem_id="ossa-zip"),
+        film=gr.Button("Video with boxes", visible=False, size="sm", elem_id="ossa-film"),
+    )
+
+
+def _connect(
+    handlers: "_Handlers",
+    sources: tuple[gr.File, gr.Image],
+    controls: _Controls,
+    results: tuple[gr.HTML, gr.HTML, gr.Video],
+) -> None:
+    file, camera = sources
+    pictures, notes, video = results
+    settings, seen = controls.settings, [pictures, notes]
+    outputs = [*seen, controls.frame, controls.film, video]
     # What may run a network waits for its turn; a threshold never waits for a network.
     network: dict[str, Any] = {"concurrency_id": "network"}
     private: dict[str, Any] = {"api_visibility": "private"}
+    live: dict[str, Any] = {"trigger_mode": "always_last", "show_progress": "hidden", **private}
     file.upload(handlers.look, [file, *settings], outputs, api_name="look", **network)
     camera.input(handlers.look, [camera, *settings], outputs, **network, **private)
     file.clear(handlers.clear, None, outputs, **private)
-    live: dict[str, Any] = {"trigger_mode": "always_last", "show_progress": "hidden", **private}
-    for control in (confidence, overlap, classes):
-        control.input(handlers.show, settings, shown, concurrency_id="thresholds", **live)
-    for control in (chosen, frame):
-        control.input(handlers.show, settings, shown, **network, **live)
-    download.click(handlers.results, settings, zipped, **network, **private).success(
-        None, js="() => document.querySelector('#ossa-zip').click()"
+    for control in (controls.confidence, controls.overlap, controls.classes):
+        control.input(handlers.show, settings, seen, concurrency_id="thresholds", **live)
+    for control in (controls.models, controls.frame):
+        control.input(handlers.show, settings, seen, **network, **live)
+    written = controls.download.click(
+        handlers.results, settings, controls.zipped, **network, **private
     )
-    film.click(handlers.video, settings, video, **network, **private)
+    written.success(None, js="() => document.querySelector('#ossa-zip').click()")
+    controls.film.click(handlers.video, settings, video, **network, **private)
 
 
 class _Handlers:
@@ -164,9 +212,10 @@ class _Handlers:
         classes: list[str],
         frame: float,
         request: gr.Request,
-    ) -> str:
+    ) -> tuple[str, str]:
         choice = _choice(models, confidence, nms_iou, classes, frame)
-        return self._desk.show(_key(request), choice).html
+        answer = self._desk.show(_key(request), choice)
+        return answer.pictures, answer.notes
 
     def clear(self, request: gr.Request) -> tuple[Any, ...]:
         self.forget(request)
@@ -218,7 +267,8 @@ def _shown(answer: Shown) -> tuple[Any, ...]:
     """Returns the new state of the boxes, the frame, and what only a video has."""
     is_video = answer.num_stills > 1
     return (
-        answer.html,
+        answer.pictures,
+        answer.notes,
         gr.Slider(1, max(2, answer.num_stills), 1, visible=is_video),
         gr.Button(visible=is_video),
         gr.Video(None, visible=False),

@@ -3,10 +3,11 @@
 import asyncio
 import errno
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -114,7 +115,7 @@ def serve(
     report: Path | None = None,
     on_start: Callable[[], object] = lambda: None,
 ) -> None:
-    """Answers requests until Ctrl-C.
+    """Answers requests until Ctrl-C, or until it is told to end (SIGTERM).
 
     Everything it writes lies in one temporary folder, which is gone afterwards.
 
@@ -142,7 +143,13 @@ def serve(
                 on_start()
             await serving
 
-        asyncio.run(run())
+        # uvicorn ends in order, then raises the signal again: that must not skip the cleaning up.
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            with suppress(KeyboardInterrupt):
+                asyncio.run(run())
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def build_app(

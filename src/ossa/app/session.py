@@ -138,7 +138,7 @@ class Sessions:
         with self._lock:
             sessions = [session for session, _ in self._by_key.values()]
         for session in sessions:
-            if secrets.compare_digest(session.token, token):
+            if secrets.compare_digest(session.token.encode(), token.encode()):
                 return session.stills[position] if 0 <= position < len(session.stills) else None
         return None
 

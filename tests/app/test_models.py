@@ -1,0 +1,100 @@
+"""A network runs once a picture; thresholds are applied to what it said, again and again."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from known_models import (
+    CAT,
+    DOG,
+    NAMES,
+    SIDE,
+    first_model,
+    known_model,
+    runs_of,
+    second_model,
+)
+
+from ossa.app.models import (
+    LOWEST_CONFIDENCE,
+    PageModel,
+    Thresholds,
+    class_names,
+    load_models,
+    titles_of,
+)
+from ossa.errors import ConfigError
+
+IMAGE = np.full((SIDE, SIDE, 3), 120, np.uint8)
+
+
+def found(model: PageModel, **settings: object) -> list[tuple[str, float]]:
+    thresholds = Thresholds(**{"confidence": 0.2, "nms_iou": 0.45, **settings})  # type: ignore[arg-type]
+    seen = model.look(IMAGE).detections(thresholds)
+    return [
+        (NAMES[i], round(float(score), 2))
+        for i, score in zip(seen.labels, seen.scores, strict=True)
+    ]
+
+
+def test_confidence_overlap_and_classes_choose_among_the_boxes() -> None:
+    model = first_model()
+    assert found(model) == [("dog", 0.81), ("dog", 0.64), ("bird", 0.25)]
+    assert found(model, confidence=0.7) == [("dog", 0.81)]
+    assert found(model, nms_iou=0.3) == [("dog", 0.81), ("bird", 0.25)]  # the two dogs: IoU 1/3
+    assert found(model, classes=frozenset({"bird", "unknown"})) == [("bird", 0.25)]
+
+
+def test_thresholds_run_no_network() -> None:
+    model = first_model()
+    before = runs_of(model)
+    seen = model.look(IMAGE)
+    for confidence in (0.1, 0.3, 0.5):
+        seen.detections(Thresholds(confidence, 0.45))
+    assert runs_of(model) == before + 1
+
+
+@pytest.mark.parametrize("confidence", [LOWEST_CONFIDENCE, 0.25, 0.49, 0.7])
+@pytest.mark.parametrize("nms_iou", [0.1, 0.4])
+@pytest.mark.parametrize("classes", [None, ["dog"]])
+def test_what_is_shown_is_what_ossa_predict_finds(
+    confidence: float, nms_iou: float, classes: list[str] | None
+) -> None:
+    model = first_model()
+    image = np.random.default_rng(0).integers(0, 255, (40, 100, 3), np.uint8)  # not of the input
+    expected = model.predictor.predict(
+        image, confidence=confidence, nms_iou=nms_iou, classes=classes
+    )
+    thresholds = Thresholds(confidence, nms_iou, frozenset(classes) if classes else None)
+    seen = model.look(image).detections(thresholds)
+    np.testing.assert_array_equal(seen.boxes_xyxy, expected.boxes_xyxy)
+    np.testing.assert_array_equal(seen.scores, expected.scores)
+    np.testing.assert_array_equal(seen.labels, expected.labels)
+
+
+def test_each_stage_has_its_time() -> None:
+    milliseconds = first_model().look(IMAGE).milliseconds
+    assert list(milliseconds) == ["prepare", "network", "decode"]
+    assert all(value > 0 for value in milliseconds.values())
+
+
+def test_a_file_that_is_called_best_is_named_by_its_folder() -> None:
+    assert titles_of([Path("runs/yolov5n/best.safetensors"), Path("yolov5s.pt")]) == [
+        "yolov5n",
+        "yolov5s",
+    ]
+
+
+def test_titles_that_would_be_alike_get_more_of_the_path() -> None:
+    files = [Path("/a/n/best.safetensors"), Path("/b/n/best.safetensors")]
+    assert titles_of(files) == ["a/n/best", "b/n/best"]
+
+
+def test_a_file_given_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--weights a\.pt is given twice"):
+        load_models([Path("a.pt"), Path("a.pt")])
+
+
+def test_the_classes_of_all_models_are_listed_once() -> None:
+    other = known_model("other", [DOG, CAT._replace(label=0)], ("wolf", "dog"))
+    assert class_names([second_model(), other]) == ["cat", "dog", "bird", "wolf"]
