@@ -17,7 +17,17 @@ if TYPE_CHECKING:
 _USUAL_IMGSZ = 640
 """Side of the network's input that a report takes for predictions of an unknown network."""
 _OF_A_DETECTOR = (
-    *("weights", "batch", "conf", "iou", "max_det", "save_predictions", "device", "workers"),
+    *(
+        "weights",
+        "batch",
+        "conf",
+        "iou",
+        "max_det",
+        "save_predictions",
+        "device",
+        "workers",
+        "cache",
+    ),
 )
 """Arguments that mean nothing where the detections are there already."""
 _RESAMPLES = 200
@@ -108,6 +118,7 @@ def val(
     ] = None,
     device: options.Device = None,
     workers: options.Workers = None,
+    cache: options.Cache = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Score a detector, or the detections of any other, on a data set with COCO's metrics.
@@ -143,6 +154,7 @@ def val(
                 settings={"confidence": conf, "nms_iou": iou, "max_detections": max_det},
                 device=options.choose_device(device),
                 workers=options.choose_workers(workers),
+                cache=cache,
                 console=console,
             )
         else:

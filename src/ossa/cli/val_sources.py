@@ -10,7 +10,9 @@ from ossa.errors import DataError
 if TYPE_CHECKING:
     from ossa.cli.console import Console
     from ossa.data.index import DatasetIndex
+    from ossa.data.pixel_store import CachePlace
     from ossa.evaluate.metrics import Metrics
+    from ossa.train.setup import Split
     from ossa.types import Detections
 
 
@@ -40,6 +42,7 @@ def run_detector(
     settings: Mapping[str, Any],
     device: str,
     workers: int,
+    cache: "CachePlace | None",
     console: "Console",
 ) -> Scored:
     """Returns what a detector finds in a split, scored; `settings` are those of `evaluate`.
@@ -62,7 +65,8 @@ def run_detector(
             "evaluate": settings,
         }
     )
-    index = _read_split(data, split, console)
+    read = _read_split(data, split, console, imgsz=config.train.imgsz, cache=cache)
+    index = read.index
     check_classes(checkpoint, index, data=data)
     imgsz = config.train.imgsz
     detector = detector_for_evaluation(checkpoint, imgsz=imgsz, device=device)
@@ -71,6 +75,7 @@ def run_detector(
         evaluation = evaluate(
             detector,
             index,
+            pixels=read.pixels,
             imgsz=imgsz,
             config=config.evaluate,
             batch=batch,
@@ -105,7 +110,7 @@ def read_predictions(
     from ossa.evaluate.coco import read_coco_results
     from ossa.evaluate.metrics import evaluate_detections
 
-    index = _read_split(data, split, console)
+    index = _read_split(data, split, console).index
     detections = read_coco_results(file, index)
     known = {
         "model": file.name,
@@ -129,7 +134,14 @@ def _scored(
     return Scored(index, detections, metrics, row_of({**metrics.flat(), **known}))
 
 
-def _read_split(data: str, split: str, console: "Console") -> "DatasetIndex":
+def _read_split(
+    data: str,
+    split: str,
+    console: "Console",
+    *,
+    imgsz: int = 0,
+    cache: "CachePlace | None" = None,
+) -> "Split":
     """Returns the images that can be decoded, with objects to be found; the same for both sources.
 
     Raises:
@@ -137,11 +149,26 @@ def _read_split(data: str, split: str, console: "Console") -> "DatasetIndex":
     """
     from ossa.data.check import keep_decodable
     from ossa.data.description import read_description
+    from ossa.data.pixel_store import open_pixels
     from ossa.data.reading import read_index
+    from ossa.train.setup import Split
 
-    report = read_index(read_description(data), split)
+    description = read_description(data)
+    report = read_index(description, split)
+    pixels = known = None
+    if cache is not None:
+        pixels = open_pixels(
+            report.index,
+            cache,
+            description=description,
+            split=split,
+            imgsz=imgsz,
+            reduced=False,
+            listener=console,
+        )
+        known = pixels.faults()
     with console.progress("checking images") as on_image:
-        report = keep_decodable(report, on_image=on_image)
+        report = keep_decodable(report, known=known, on_image=on_image)
     console.faults(report)
     index = report.index
     if (index.crowd | index.difficult).all():
@@ -150,4 +177,4 @@ def _read_split(data: str, split: str, console: "Console") -> "DatasetIndex":
             f"{len(index)} images (crowd regions and difficult objects do not count): evaluate on "
             "a split with annotations"
         )
-    return index
+    return Split(index, None if pixels is None else pixels.of(index))
