@@ -44,13 +44,16 @@ def legible(text: str, limit: int = 200) -> str:
     What a terminal would not print, or take for a command, is escaped; of a long text there are
     the beginning and the end, `limit` characters together.
     """
-    if len(text) > limit:
-        half = limit // 2
-        text = f"{text[:half]} ... {text[-half:]}"
+    text = _ends(text, limit)
     if text.isprintable():
         return text
     escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return "".join(escaped)
+    return _ends("".join(escaped), limit)
+
+
+def _ends(text: str, limit: int) -> str:
+    half = limit // 2
+    return text if len(text) <= limit else f"{text[:half]} ... {text[-half:]}"
 
 
 class RunFailed(OssaError):  # noqa: N818 - says what happened to the run

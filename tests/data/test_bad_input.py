@@ -23,7 +23,7 @@ from ossa.data.decode import LONGEST_SIDE, MOST_PIXELS, decode_image, read_image
 from ossa.data.description import read_description
 from ossa.data.index import IndexReport
 from ossa.data.reading import read_index
-from ossa.errors import DataError, OssaError
+from ossa.errors import DataError, OssaError, legible
 
 KINDS = ("coco", "voc", "voc list", "yolo", "yolo list", "data.yaml")
 IMAGES = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")
@@ -215,6 +215,21 @@ def test_a_message_shows_no_control_character_and_no_megabyte(tmp_path: Path) ->
     assert "expected numbers, found '0 \\x1b[31m .5 .5 .5'" in first
     assert "x ... x" in second
     assert len(second) < 600
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("café, 名前", "café, 名前"),
+        ("\x1b[31m", "\\x1b[31m"),
+        ("0123456789", "0123456789"),
+        ("0123456789a", "01234 ... 6789a"),
+        ("\0" * 1000, "\\x00\\ ... 0\\x00"),
+        ("\ud800", "\\ud800"),
+    ],
+)
+def test_a_text_is_legible_on_any_terminal(text: str, shown: str) -> None:
+    assert legible(text, limit=10) == shown
 
 
 def test_a_file_whose_name_is_no_utf_8_has_a_fingerprint(tmp_path: Path) -> None:
