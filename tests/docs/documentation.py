@@ -6,6 +6,7 @@ reader would write. What cannot be run here says so in a comment right before it
     <!-- needs: network, minutes -->
 """
 
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -38,6 +39,8 @@ _BLOCK = re.compile(
     r"^```(?P<language>\w+)(?: title=\"(?P<title>[^\"\n]+)\")?\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
+_SETTING = re.compile(r"[A-Z_]+=")
+_SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 _MARK = re.compile(r"<!--\s*needs")
 
 
@@ -57,15 +60,28 @@ class Step:
 
     @property
     def words(self) -> list[str]:
-        """A command as the shell passes it on, without where its output goes."""
+        """A command as the shell passes it on, without its environment and redirected output."""
         words = shlex.split(self.text, comments=True)
-        return words[: words.index(">")] if ">" in words else words
+        words = words[: words.index(">")] if ">" in words else words
+        return words[len(self.environment) :]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What is set for one command, as in `NAME=value command`."""
+        words = shlex.split(self.text, comments=True)
+        settings = itertools.takewhile(_SETTING.match, words)
+        return dict(word.split("=", 1) for word in settings)
 
 
 def steps_of(page: str) -> list[Step]:
     """Returns the steps of a page in their order."""
     content = (ROOT / page).read_text()
     return [step for block in _BLOCK.finditer(content) for step in _steps(page, content, block)]
+
+
+def spans_of(page: str) -> list[str]:
+    """Returns what a page shows as code within its sentences."""
+    return _SPAN.findall(_BLOCK.sub("", (ROOT / page).read_text()))
 
 
 def num_marks(page: str) -> tuple[int, int]:

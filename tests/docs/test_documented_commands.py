@@ -4,12 +4,15 @@ Nothing is run here: `test_documented_steps.py` does that.
 """
 
 import ast
+import re
+import shlex
 import tomllib
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import typer
-from documentation import PAGES, REASONS, ROOT, Step, num_marks, steps_of
+from documentation import PAGES, REASONS, ROOT, Step, num_marks, spans_of, steps_of
 from typer.testing import CliRunner
 
 from ossa.cli.main import app
@@ -18,18 +21,30 @@ STEPS = [step for page in PAGES for step in steps_of(page)]
 COMMANDS = [step for step in STEPS if step.kind == "command"]
 
 
+def find_command(words: Sequence[str]) -> tuple[Any, Any, list[str]]:
+    """Returns the command that the words begin with, its context, and the other words."""
+    command: Any = typer.main.get_command(app)
+    context = command.context_class(command, info_name="ossa")
+    rest = list(words)
+    while hasattr(command, "resolve_command") and rest:
+        name, command, rest = command.resolve_command(context, rest)
+        context = command.context_class(command, info_name=name, parent=context)
+    return command, context, rest
+
+
 def check_ossa(words: Sequence[str]) -> None:
     """Raises typer's own error for an unknown command, a misspelt option or a value out of range.
 
     The command is looked up and its arguments are converted, as when it is called.
     """
-    command = typer.main.get_command(app)
-    context = command.context_class(command, info_name="ossa")
-    rest = list(words)
-    while hasattr(command, "resolve_command"):
-        name, command, rest = command.resolve_command(context, rest)  # pyright: ignore[reportAttributeAccessIssue]
-        context = command.context_class(command, info_name=name, parent=context)
+    command, context, rest = find_command(words)
     command.make_context(context.info_name, rest, parent=context.parent)
+
+
+def options_of(command: Any) -> set[str]:
+    """Returns all names of the options of a command and of those below it."""
+    own = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+    return own.union(*(options_of(below) for below in getattr(command, "commands", {}).values()))
 
 
 def check_torchrun(words: Sequence[str]) -> None:
@@ -51,7 +66,9 @@ def check_python(words: Sequence[str]) -> None:
 
 def check_pip(words: Sequence[str]) -> None:
     """Fails where an extra of ossa's is installed that there is not."""
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
     assert words[0] in ("install", "uninstall")
     for word in words[1:]:
         name, _, asked = word.rstrip("]").partition("[")
@@ -93,6 +110,18 @@ def test_a_documented_command_parses(step: Step) -> None:
         CHECKS[program](words)
     else:
         assert "package" in step.needs, f"{step.place}: {program} is not checked by any test"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_and_options_within_sentences_exist(page: str) -> None:
+    known = options_of(typer.main.get_command(app)) | {"--help"}
+    for span in spans_of(page):
+        if span.startswith("--"):
+            assert re.split(r"[\s=,]", span)[0] in known, f"{page}: no command has {span}"
+        elif span.startswith("ossa "):
+            command, _, rest = find_command(shlex.split(span)[1:])
+            given = {word for word in rest if word.startswith("--")}
+            assert given <= options_of(command) | {"--help"}, f"{page}: {span}"
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.place)

@@ -18,36 +18,41 @@ from safetensors.torch import save_file
 import ossa
 from ossa.data.scenes import write_scenes
 from ossa.evaluate.coco import detections_as_coco_results
+from ossa.train.record import RECORD_FILE
 from ossa.types import Detections
 
 IMAGES = {"train": 8, "val": 4, "test": 4}
-RUNS = (
-    "mobilenetv2_100",
-    *(f"{model}-seed{seed}" for model in ("yolov5n", "convnext_atto") for seed in range(3)),
-)
-"""Copies of `yolov5n` in `runs`."""
+RUNS = {
+    "mobilenetv2_100": 0,
+    **{f"{model}-seed{seed}": seed for model in ("yolov5n", "convnext_atto") for seed in range(3)},
+}
+"""Copies of the run `yolov5n` and the seeds that they are said to have."""
 BACKBONE = "mobilenetv2_100"
 """Of the file with backbone weights."""
 
 
 def prepare(folder: Path) -> None:
     """Writes everything that the commands of any page find in the folder of their reader."""
-    _write_data(folder)
+    write_data(folder)
+    write_results(folder)
+    _write_classes(folder)
     _write_pictures(folder)
     _write_runs(folder)
-    _write_results(folder)
     _write_weights(folder)
     shutil.copytree(ROOT / "studies", folder / "studies")
-    shutil.copytree(ROOT / "examples", folder / "examples")
 
 
-def _write_data(folder: Path) -> None:
-    """Writes one data set under all names, and classified pictures as ImageNet's."""
+def write_data(folder: Path) -> None:
+    """Writes one data set under all names."""
     write_scenes(folder / "scenes-of-all", images=IMAGES, imgsz=128)
     for name in ("bccd", "coco", "coco128", "cells", "data/voc", "data/coco", "DATA/bccd"):
         shutil.copytree(folder / "scenes-of-all", folder / name)
     description = yaml.safe_load((folder / "cells" / "data.yaml").read_text())
     (folder / "cells.yaml").write_text(yaml.safe_dump({**description, "path": "cells"}))
+
+
+def _write_classes(folder: Path) -> None:
+    """Writes noise as if it were classified pictures."""
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
         for label in ("bone", "fish"):
@@ -81,12 +86,14 @@ def _write_runs(folder: Path) -> None:
         folder=first,
         settings={"train": {"imgsz": 64, "batch": 4, "epochs": 1}},
     )
-    for name in RUNS:
+    for name, seed in RUNS.items():
         shutil.copytree(first, folder / "runs" / name)
+        record = json.loads((folder / "runs" / name / RECORD_FILE).read_text())
+        (folder / "runs" / name / RECORD_FILE).write_text(json.dumps({**record, "seed": seed}))
     shutil.copy(first / "best.safetensors", folder / "best.safetensors")
 
 
-def _write_results(folder: Path) -> None:
+def write_results(folder: Path) -> None:
     """Writes detections as results files: of even objects at 0.9, of the others at 0.3."""
     index = ossa.read_data(folder / "bccd", "val").index
     detections = {}
