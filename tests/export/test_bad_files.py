@@ -5,14 +5,18 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from small_detector import SmallBackbone, small_detector
+from torch import nn
 
-from ossa.errors import CheckpointError, ConfigError
-from ossa.export import extras, torchscript_format
+from ossa.errors import CheckpointError, ConfigError, UnsupportedBackbone
+from ossa.export import extras, onnx_format, openvino_format, torchscript_format
 from ossa.export.description import ExportDescription
 from ossa.export.files import open_exported
+from ossa.export.graph import LogitsGraph
 
 
 class _WritesAFile(torch.nn.Module):
@@ -96,6 +100,40 @@ def test_onnx_of_another_program_is_refused(onnx_model: object, tmp_path: Path) 
         pytest.importorskip(runtime, reason="needs the extras export and openvino")
         with pytest.raises(CheckpointError, match="carries no description by ossa"):
             open_exported(file, runtime=runtime)  # type: ignore[arg-type]
+
+
+class _Bessel(nn.Module):
+    """A backbone with an operation that only PyTorch knows."""
+
+    levels = SmallBackbone.levels
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = SmallBackbone()
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        fine, coarse = self.inner(images)
+        return torch.special.bessel_j0(fine), coarse
+
+
+@pytest.mark.parametrize(
+    ("of_format", "package", "said"),
+    [
+        (openvino_format, "openvino", r"converted to OpenVINO \(No conversion rule .*bessel_j0\)"),
+        pytest.param(
+            *(onnx_format, "onnxscript", r"ONNX's operator set 18 \(No ONNX function .*bessel_j0"),
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_an_operation_that_a_format_lacks_is_named(
+    of_format: Any, package: str, said: str, description: ExportDescription
+) -> None:
+    pytest.importorskip(package, reason="needs the extras export and openvino")
+    detector = small_detector()
+    detector.backbone = _Bessel()
+    with pytest.raises(UnsupportedBackbone, match=said):
+        of_format.convert(LogitsGraph(detector), description)
 
 
 def test_an_absent_extra_is_named_with_the_line_that_installs_it(

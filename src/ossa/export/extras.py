@@ -39,10 +39,17 @@ def require(package: str, *, purpose: str) -> Any:
     return import_module(package)
 
 
-def first_line(problem: Exception) -> str:
-    """Returns the first line of what an error of another package says."""
-    lines = (line.strip() for line in str(problem).splitlines())
-    return next(filter(None, lines), type(problem).__name__)
+def first_line(problem: BaseException) -> str:
+    """Returns the line in which an error of another package says what is wrong.
+
+    The error behind all others knows it best; of several lines it is the first, unless a later one
+    names an operation that cannot be converted.
+    """
+    while problem.__cause__ is not None:
+        problem = problem.__cause__
+    lines = [line.strip(" -") for line in str(problem).splitlines() if line.strip()]
+    named = [line for line in lines if line.startswith("No conversion rule found")]
+    return (named or lines or [type(problem).__name__])[0]
 
 
 @contextmanager

@@ -138,6 +138,8 @@ def engine(model: Any, *, precision: Precision, threads: int | None = None) -> E
     # One picture at a time is to be done soon, not many in a while.
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     settings["INFERENCE_PRECISION_HINT"] = _HINT_OF[precision]
+    # A thread bound to one core waits for whatever else that core has to do.
+    settings["ENABLE_CPU_PINNING"] = False
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
     try:
