@@ -54,7 +54,10 @@ def train_detector(
     """Trains a detector and returns its record; the weights lie in `folder`, best.safetensors.
 
     Args:
-        data, model, recipe, settings: as `run_config`.
+        data: a data.yaml, or the folder that holds one.
+        model: a preset (`yolov5n` to `yolov5x`), or any backbone.
+        recipe: a shipped recipe, or the path of a YAML file.
+        settings: laid over the recipe, such as {'train': {'epochs': 50}, 'seed': 1}.
         folder: of the run; a new or an empty one.
         device: 'cpu', 'cuda', 'cuda:1', ...
         workers: processes that load images; they change the speed, never the result.
