@@ -195,8 +195,9 @@ def _section_of_batches(epoch: int, batches: Sequence[Batch], *, names: Sequence
     begins = "begins its last epoch" if epoch else "begins"
     text = (
         f"Batches of up to {largest} images{shown}. A training with the settings below {begins} "
-        "with them, whatever its model, workers and device. Boxes are clipped to the picture; "
-        "crowd regions and difficult objects do not train, so they are not drawn."
+        "with them, whatever its model, workers and device, as long as no other image of the "
+        "split is damaged. Boxes are clipped to the picture; crowd regions and difficult objects "
+        "do not train, so they are not drawn."
     )
     pictures = [
         _block(picture_of_batch(batch, names=names), f"batch {number}")
