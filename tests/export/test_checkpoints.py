@@ -10,7 +10,7 @@ from small_detector import NAMES, picture, small_detector
 
 from ossa.config import ModelConfig
 from ossa.data.cache import cache_folder
-from ossa.errors import ConfigError
+from ossa.errors import ConfigError, UnsupportedBackbone
 from ossa.export import cache, choose, extras
 from ossa.export.choose import fastest_runtime, runtime_for_checkpoint
 from ossa.export.runtimes import ExportedRuntime, TorchRuntime
@@ -67,6 +67,19 @@ def test_a_checkpoint_is_converted_once_and_answers_as_pytorch_does(
     healed = runtime_for_checkpoint(checkpoint, imgsz=64, runtime="openvino")
     found = Predictor(healed, names=NAMES, imgsz=64).predict(picture(60, 40))
     np.testing.assert_allclose(found.scores, expected.scores, atol=0.001)
+
+
+@openvino
+def test_auto_is_pytorch_where_openvino_cannot_express_the_network(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise UnsupportedBackbone("an operator is unknown")
+
+    monkeypatch.setattr(cache, "_convert_into", refuse)
+    assert isinstance(runtime_for_checkpoint(checkpoint, imgsz=64), TorchRuntime)
+    with pytest.raises(UnsupportedBackbone):
+        runtime_for_checkpoint(checkpoint, imgsz=64, runtime="openvino")
 
 
 def test_auto_is_pytorch_where_nothing_faster_is(

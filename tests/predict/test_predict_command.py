@@ -8,6 +8,8 @@ from known_detector import shape_of, write_png
 from typer.testing import CliRunner, Result
 
 from ossa.cli.main import app
+from ossa.data.cache import cache_folder
+from ossa.export.extras import is_installed
 from ossa.predict.predictor import load
 from ossa.types import Detections
 
@@ -49,6 +51,21 @@ def test_pictures_are_drawn_and_the_counts_and_the_place_are_told(
     assert f"results in {tmp_path / 'out'}" in result.stderr
     assert written(tmp_path / "out") == ["a.jpg", "b.png"]
     assert shape_of(tmp_path / "out" / "b.png") == (48, 64, 3)
+
+
+@pytest.mark.skipif(not is_installed("openvino"), reason="needs the extra openvino")
+def test_the_fastest_runtime_runs_it_and_finds_what_pytorch_finds(
+    pictures: Path, weights: Path
+) -> None:
+    common = (pictures / "b.png", "--weights", weights, "--no-pictures", "--json", *LOW)
+    (fast,) = json.loads(predict(*common).stdout)
+    (plain,) = json.loads(predict(*common, "--runtime", "torch").stdout)
+    assert len(plain["detections"]) == 3
+    for one, other in zip(fast["detections"], plain["detections"], strict=True):
+        assert one["box_xyxy"] == pytest.approx(other["box_xyxy"], abs=0.1)
+        assert one["score"] == pytest.approx(other["score"], abs=0.001)
+    kept = {file.parent.name for file in (cache_folder() / "converted").rglob("model.xml")}
+    assert any("-64-openvino-" in name for name in kept)
 
 
 def test_results_in_use_are_never_overwritten(

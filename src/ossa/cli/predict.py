@@ -40,6 +40,8 @@ def predict(
     save_crops: said.SaveCrops = False,
     output: said.Output = Path("runs/predict"),
     device: options.Device = None,
+    runtime: said.Runtime = "auto",
+    precision: said.Precision = None,
     as_json: options.AsJson = False,
     as_json_lines: said.AsJsonLines = False,
 ) -> None:
@@ -72,7 +74,9 @@ def predict(
     named = _one_source(source, source_option)
     sources = find_sources(named)
     window = Window() if show else None
-    predictor = load(weights, _choose_device(device, weights), imgsz)
+    predictor = load(
+        weights, _choose_device(device, weights), imgsz, runtime=runtime, precision=precision
+    )
     settings = {
         "confidence": conf,
         "nms_iou": iou,

@@ -1,7 +1,7 @@
 """The options of `ossa predict`. They do nothing themselves: see `ossa.cli.predict`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -154,6 +154,22 @@ Output = Annotated[
     typer.Option(
         help="Folder for the results; where it is in use, the first free of -2, -3, ...",
         rich_help_panel=_FILES,
+    ),
+]
+Runtime = Annotated[
+    Literal["auto", "torch", "onnxruntime", "openvino"],
+    typer.Option(
+        help="What runs the network. auto takes OpenVINO on a CPU where it is installed and knows "
+        "every operator, else PyTorch.",
+        rich_help_panel=_MACHINE,
+    ),
+]
+Precision = Annotated[
+    Literal["fp32", "bf16"] | None,
+    typer.Option(
+        help="Of the computation; only fp32 is as exact as the evaluation in training.",
+        rich_help_panel=_MACHINE,
+        show_default="fp32, or that of an exported file",
     ),
 ]
 AsJsonLines = Annotated[

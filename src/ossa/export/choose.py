@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from ossa.data.index import DatasetIndex
-from ossa.errors import ConfigError
+from ossa.errors import ConfigError, UnsupportedBackbone
 from ossa.export import onnx_format, openvino_format, quantize
 from ossa.export.cache import converted
 from ossa.export.description import Precision
@@ -19,8 +19,12 @@ from ossa.models.weights import Checkpoint, detector_from
 
 def fastest_runtime(device: torch.device | str) -> RuntimeName:
     """Returns 'openvino' on a processor where it is installed, else 'torch'."""
-    on_cpu = torch.device(device).type == "cpu"
-    return "openvino" if on_cpu and is_installed("openvino") else "torch"
+    return "openvino" if is_cpu(device) and is_installed("openvino") else "torch"
+
+
+def is_cpu(device: torch.device | str) -> bool:
+    """Returns whether a device, which need not exist, is the processor."""
+    return str(device) == "cpu"
 
 
 def runtime_for_checkpoint(
@@ -42,7 +46,7 @@ def runtime_for_checkpoint(
         checkpoint: a whole detector.
         imgsz: longer side of the network input in pixels.
         device: 'cpu', 'cuda', 'cuda:1', ...
-        runtime: 'auto' for the fastest of those installed that run on the device.
+        runtime: 'auto' for the fastest of those installed that run the network on the device.
         precision: fp32, or bf16 where it is asked for.
         threads: of the runtime on the CPU; its own choice if None.
 
@@ -51,10 +55,17 @@ def runtime_for_checkpoint(
         UnsupportedBackbone: the runtime cannot express the network.
     """
     if runtime == "auto":
-        runtime = fastest_runtime(device)
+        fastest = fastest_runtime(device)
+        settings: dict[str, Any] = {"imgsz": imgsz, "device": device, "precision": precision}
+        try:
+            return runtime_for_checkpoint(checkpoint, **settings, runtime=fastest, threads=threads)
+        except UnsupportedBackbone:
+            if fastest == "torch":
+                raise
+            runtime = "torch"
     if runtime == "torch":
         return TorchRuntime(detector_from(checkpoint), device=device, precision=precision or "fp32")
-    if torch.device(device).type != "cpu":
+    if not is_cpu(device):
         raise ConfigError(
             f"{runtime} runs on the CPU here, found the device {str(device)!r}: take --runtime "
             "torch"
