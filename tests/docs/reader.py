@@ -28,9 +28,9 @@ SHORTER = {
 }
 """Options that are appended to a command and have the last word."""
 SMALLER = {
-    r"\bepochs\"?: \d+": lambda found: found[0].rpartition(" ")[0] + " 1",
-    r"\bimgsz\"?: \d+": lambda found: found[0].rpartition(" ")[0] + " 64",
-    r"\"(train|val)\": \d+": lambda found: found[0].rpartition(" ")[0] + " 6",
+    r"(\bepochs\"?: )\d+": r"\g<1>1",
+    r"(\bimgsz\"?: )\d+": r"\g<1>64",
+    r"(\"(?:train|val)\": )\d+": r"\g<1>6",
 }
 """What changes in files and Python: epochs, sides of images, numbers of generated scenes."""
 

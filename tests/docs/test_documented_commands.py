@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from ossa.cli.main import app
 
 STEPS = [step for page in PAGES for step in steps_of(page)]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 COMMANDS = [step for step in STEPS if step.kind == "command"]
 
 
@@ -66,9 +67,7 @@ def check_python(words: Sequence[str]) -> None:
 
 def check_pip(words: Sequence[str]) -> None:
     """Fails where an extra of ossa's is installed that there is not."""
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
-        "optional-dependencies"
-    ]
+    extras = PROJECT["project"]["optional-dependencies"]
     assert words[0] in ("install", "uninstall")
     for word in words[1:]:
         name, _, asked = word.rstrip("]").partition("[")
@@ -77,8 +76,8 @@ def check_pip(words: Sequence[str]) -> None:
 
 
 def check_pytest(words: Sequence[str]) -> None:
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]
-    markers = {marker.partition(":")[0] for marker in settings["ini_options"]["markers"]}
+    settings = PROJECT["tool"]["pytest"]["ini_options"]
+    markers = {marker.partition(":")[0] for marker in settings["markers"]}
     for before, word in zip(("", *words), words, strict=False):
         if before == "-m":
             assert word in markers, f"no such marker: {word}"
