@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from running import Ossa
 
+from ossa.errors import UnsupportedBackbone
+
 QUICK = ("--imgsz", 64, "--warmup", 0, "--runs", 2, "--classes", 3, "--neck", "n")
 QUICK += ("--runtime", "torch")
 QUICK_ON_CPU = (*QUICK, "--device", "cpu", "--threads", 1)
@@ -92,6 +94,23 @@ def test_what_a_runtime_lacks_is_told(
     result = ossa("bench", *arguments, "--device", "cpu")
     assert result.exit_code == 2
     assert sentence in result.stderr
+
+
+def test_auto_takes_pytorch_where_openvino_cannot_express_a_network(
+    ossa: Ossa, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+
+    def refused(*_: object, **__: object) -> None:
+        raise UnsupportedBackbone("no rule for bessel_j0")
+
+    monkeypatch.setattr("ossa.cost.bench.runtime_in_memory", refused)
+    result = ossa("bench", "yolov5n", *QUICK_ON_CPU, "--runtime", "auto", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)[0]["runtime"] == "torch"
+    assert "no rule for bessel_j0; all are timed in PyTorch" in result.stderr
+    wanted = ossa("bench", "yolov5n", *QUICK_ON_CPU, "--runtime", "openvino")
+    assert wanted.exit_code == 2
 
 
 @pytest.mark.slow

@@ -124,8 +124,9 @@ def test_what_is_asked_of_a_file_must_be_in_it(torchscript_file: Path) -> None:
         open_exported(torchscript_file, precision="int8")
     with pytest.raises(ConfigError, match="is run by torch, found --runtime openvino"):
         open_exported(torchscript_file, runtime="openvino")
-    with pytest.raises(ConfigError, match="torchscript runs on the cpu here, found the device"):
-        load(torchscript_file, device="cuda")
+    for device in ("cuda", "abacus"):
+        with pytest.raises(ConfigError, match="torchscript runs on the CPU here, found the device"):
+            load(torchscript_file, device=device)
     with pytest.raises(ConfigError, match="runs this detector, not PyTorch"):
         _ = load(torchscript_file).detector
 

@@ -1,6 +1,7 @@
 """`ossa bench`: how fast detectors are here, by a protocol that the results state."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -8,11 +9,13 @@ import typer
 
 from ossa.cli import options
 from ossa.cli.cost import checked_side
-from ossa.errors import ConfigError
+from ossa.errors import ConfigError, UnsupportedBackbone
 
 if TYPE_CHECKING:
+    from ossa.cli.console import Console
     from ossa.cost.bench import Protocol
     from ossa.export.files import RuntimeName
+    from ossa.models.detector import Detector
 
 _LARGEST_STRIDE = 32
 _PROTOCOL = "Protocol (as it stands, that of ConvNeXt-YOLO)"
@@ -154,7 +157,7 @@ def bench(
     from ossa.cli.bench_runtimes import bench_runtimes
     from ossa.cli.console import Console
     from ossa.cli.output import print_json
-    from ossa.cost.bench import Protocol, bench_detectors, write_rows
+    from ossa.cost.bench import Protocol, write_rows
     from ossa.models.build import create_detector
 
     if runtimes is not None:
@@ -182,7 +185,7 @@ def bench(
     with Console() as console:
         detectors = {model: create_detector(model, **settings) for model in models}
         console.note(f"timing {', '.join(models)}: {protocol.in_words()}")
-        rows = bench_detectors(detectors, protocol)
+        rows, protocol = _timed(detectors, protocol, console, free=runtime == "auto")
         if output is not None:
             command = _command(models, protocol, classes=classes, neck=neck)
             file = write_rows(rows, output, command=command)
@@ -213,6 +216,26 @@ def _runtime(wanted: "RuntimeName", device: str, *, training_form: bool) -> Any:
     if wanted != "torch":
         require(wanted, purpose=f"--runtime {wanted}")
     return wanted
+
+
+def _timed(
+    detectors: "dict[str, Detector]", protocol: "Protocol", console: "Console", *, free: bool
+) -> "tuple[list[dict[str, Any]], Protocol]":
+    """Returns the rows and the protocol that they follow.
+
+    That is one in PyTorch where the runtime of `protocol` cannot express a network and is `free` to
+    be another.
+    """
+    from ossa.cost.bench import bench_detectors
+
+    try:
+        return bench_detectors(detectors, protocol), protocol
+    except UnsupportedBackbone as fault:
+        if not free:
+            raise
+        console.note(f"{fault}; all are timed in PyTorch")
+    protocol = replace(protocol, runtime="torch")
+    return bench_detectors(detectors, protocol), protocol
 
 
 def _make_folder(folder: Path) -> None:

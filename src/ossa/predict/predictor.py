@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ossa.config import EvaluateConfig
 from ossa.data.letterbox import letterbox, letterbox_rectangular
 from ossa.errors import ConfigError, suggestion
-from ossa.export.choose import runtime_for_checkpoint
+from ossa.export.choose import is_cpu, runtime_for_checkpoint
 from ossa.export.description import Precision, Suppression
 from ossa.export.files import RuntimeName, is_exported, open_exported
 from ossa.export.graph import CONFIDENCE, takes_rectangles, usual_confidence
@@ -272,9 +272,9 @@ def _of_file(
 ) -> Predictor:
     """Returns the predictor of an exported file, which knows everything itself."""
     about = exported.description
-    if torch.device(device).type != exported.device.type:
+    if not is_cpu(device):
         raise ConfigError(
-            f"{exported.name} runs on the {exported.device} here, found the device "
+            f"{exported.name} runs on the CPU here, found the device "
             f"{str(device)!r}: leave --device out, or give the checkpoint"
         )
     if imgsz not in (None, about.imgsz) and not about.any_size:
