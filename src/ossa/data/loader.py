@@ -1,5 +1,6 @@
 """Batches for training and evaluation."""
 
+import gc
 import signal
 from collections.abc import Iterator, Sequence
 
@@ -234,6 +235,8 @@ def _end_opencv_threads(workers: int) -> None:
 
 
 def _start_worker(_: int) -> None:
+    # Else the first full collection would write into all that is shared with the main process.
+    gc.freeze()
     # Ctrl-C is for the main process, which saves before it lets the workers go. So is the SIGTERM
     # of a scheduler that warns all processes of a job; a second one ends the worker.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,5 +1,6 @@
 """The pictures in a run's folder: drawn while it is trained, complete when it ends."""
 
+import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -99,6 +100,8 @@ class RunFigures(Silence):
         if self._undrawn is not None:
             self._draw_evaluation(self._undrawn.metrics, self._undrawn.detections)
             self._undrawn = None
+            # Figures are cycles, 7 MB here, which would wait for the next full collection.
+            gc.collect()
 
     def _draw_written_detections(self) -> None:
         index = self._run.val_index
