@@ -5,25 +5,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-
-@dataclass(frozen=True)
-class Served:
-    url: str
-    process: subprocess.Popen[str]
-    temporary: Path
-    """Where the server may write."""
-
-    @property
-    def megabytes(self) -> float:
-        """Memory that the server's process holds now."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
-        return int(line.split()[1]) / 1024
+from served_page import Served
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import Served
 from known_models import write_picture, write_video
+from served_page import Served
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

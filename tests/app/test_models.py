@@ -23,6 +23,7 @@ from ossa.app.models import (
     load_models,
     titles_of,
 )
+from ossa.data.decode import decode_image
 from ossa.errors import ConfigError
 
 IMAGE = np.full((SIDE, SIDE, 3), 120, np.uint8)
@@ -70,6 +71,19 @@ def test_what_is_shown_is_what_ossa_predict_finds(
     np.testing.assert_array_equal(seen.boxes_xyxy, expected.boxes_xyxy)
     np.testing.assert_array_equal(seen.scores, expected.scores)
     np.testing.assert_array_equal(seen.labels, expected.labels)
+
+
+@pytest.mark.realdata
+def test_what_is_shown_of_a_photograph_is_what_ossa_predict_finds(shared: Path) -> None:
+    (model,) = load_models([shared / "weights" / "yolov5n.pt"])
+    image = decode_image(sorted((shared / "data" / "coco128" / "images").glob("*.jpg"))[0])
+    seen = model.look(image)
+    for confidence, nms_iou in ((0.05, 0.45), (0.25, 0.45), (0.25, 0.7)):
+        expected = model.predictor.predict(image, confidence=confidence, nms_iou=nms_iou)
+        shown = seen.detections(Thresholds(confidence, nms_iou))
+        assert len(shown) > 3
+        np.testing.assert_array_equal(shown.boxes_xyxy, expected.boxes_xyxy)
+        np.testing.assert_array_equal(shown.scores, expected.scores)
 
 
 def test_each_stage_has_its_time() -> None:

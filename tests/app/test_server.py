@@ -4,9 +4,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import Served
 from known_models import write_picture
 from page_client import Busy, Client
+from served_page import Served
 
 pytestmark = pytest.mark.slow
 

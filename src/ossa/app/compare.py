@@ -112,8 +112,8 @@ def same_objects(first: Answer, second: Answer) -> list[tuple[int, int]]:
     Pairs of one class and an IoU of at least `SAME_IOU` are taken, those that overlap most first:
     so it does not matter which answer is the first.
     """
-    boxes = [torch.from_numpy(answer.detections.boxes_xyxy) for answer in (first, second)]
-    iou = box_iou(*boxes).numpy()
+    boxes_xyxy = [torch.from_numpy(one.detections.boxes_xyxy) for one in (first, second)]
+    iou = box_iou(boxes_xyxy[0], boxes_xyxy[1]).numpy()
     names = [
         np.array([answer.names[label] for label in answer.detections.labels.tolist()], object)
         for answer in (first, second)

@@ -136,7 +136,10 @@ class Gate:
         )
 
     def _has_room(self, num_bytes: int) -> bool:
-        """Deletes what was uploaded long ago; returns whether there is room for so much more."""
+        return self.sweep() + num_bytes <= self._limits.kept_bytes
+
+    def sweep(self) -> int:
+        """Deletes what was uploaded long ago; returns the bytes that are left."""
         now, kept = time.time(), 0
         for file in list(self._uploads.rglob("*")):
             try:
@@ -150,7 +153,7 @@ class Gate:
                     kept += status.st_size
             except OSError:  # another request was faster
                 continue
-        return kept + num_bytes <= self._limits.kept_bytes
+        return kept
 
 
 def _is_open(method: str, path: str) -> bool:

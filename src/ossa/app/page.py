@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 from fastapi import FastAPI
+from gradio import themes
+from gradio.themes.utils import fonts
 
 from ossa.app import views
 from ossa.app.desk import WELCOME, Choice, Desk, Shown
@@ -96,7 +98,7 @@ def _trial(handlers: "_Handlers", models: Sequence[PageModel], limits: Limits) -
             pictures = gr.HTML(views.sentence(WELCOME), elem_id="ossa-pictures", padding=False)
             notes = gr.HTML(elem_id="ossa-notes", padding=False)
             video = gr.Video(
-                visible=False, label="Video with boxes", interactive=False, elem_id="ossa-video"
+                visible=False, show_label=False, interactive=False, elem_id="ossa-video"
             )
     _connect(handlers, (file, camera), controls, (pictures, notes, video))
 
@@ -175,11 +177,11 @@ def _connect(
         control.input(handlers.show, settings, seen, concurrency_id="thresholds", **live)
     for control in (controls.models, controls.frame):
         control.input(handlers.show, settings, seen, **network, **live)
-    written = controls.download.click(
-        handlers.results, settings, controls.zipped, **network, **private
-    )
+    # A visitor waits for these: how far they are shows on the notes.
+    waiting: dict[str, Any] = {"show_progress_on": [notes], **network, **private}
+    written = controls.download.click(handlers.results, settings, controls.zipped, **waiting)
     written.success(None, js="() => document.querySelector('#ossa-zip').click()")
-    controls.film.click(handlers.video, settings, video, **network, **private)
+    controls.film.click(handlers.video, settings, video, **waiting)
 
 
 class _Handlers:
@@ -299,17 +301,18 @@ def _heading(models: Sequence[PageModel]) -> str:
     return (
         '<header class="ossa-heading"><h1>Ossa</h1><p>'
         + ("One detector" if count == 1 else f"{count} detectors side by side")
-        + ", on your own picture. It stays on this server only while you look at it.</p></header>"
+        + ", on your own picture. It goes to this server and nowhere else, and is deleted soon "
+        "after you leave.</p></header>"
     )
 
 
-def _theme() -> gr.Theme:
+def _theme() -> themes.Base:
     """Returns a theme whose fonts the reader's system has: gradio's own come from elsewhere."""
-    fonts = [gr.themes.Font(name) for name in (*_FONTS, "sans-serif")]
-    mono_fonts = [gr.themes.Font(name) for name in (*_MONO_FONTS, "monospace")]
-    return gr.themes.Base(
-        primary_hue=gr.themes.colors.blue,
-        neutral_hue=gr.themes.colors.slate,
-        font=fonts,
+    sans_fonts = [fonts.Font(name) for name in (*_FONTS, "sans-serif")]
+    mono_fonts = [fonts.Font(name) for name in (*_MONO_FONTS, "monospace")]
+    return themes.Base(
+        primary_hue=themes.colors.blue,
+        neutral_hue=themes.colors.slate,
+        font=sans_fonts,
         font_mono=mono_fonts,
     ).set(body_text_color_subdued="*neutral_500", body_text_color_subdued_dark="*neutral_400")

@@ -14,6 +14,7 @@ from ossa.app.compare import Answer, Comparison, compare
 from ossa.app.models import PageModel, Thresholds
 from ossa.app.session import Session
 from ossa.data.decode import decode_image
+from ossa.data.letterbox import resize_long_side
 from ossa.predict.formats import TABLE_COLUMNS, picture_result, table_rows
 from ossa.predict.video import VideoWriter
 from ossa.report.drawing import draw_boxes, encode_jpeg, picture_grid
@@ -62,7 +63,7 @@ def write_results(
                 documents.append(
                     picture_result(still.size_wh, found, names=answer.names, place=place)
                 )
-                rows += _rows(comparison, number, place.values())
+                rows += _rows(comparison, number, list(place.values()))
             on_still(done)
         archive.writestr("detections.json", json.dumps(documents, indent=1))
         archive.writestr("detections.csv", _csv(rows))
@@ -104,8 +105,6 @@ def _drawn(image: NDArray[np.uint8], answer: Answer) -> NDArray[np.uint8]:
 
 
 def _shrunk(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    from ossa.data.letterbox import resize_long_side
-
     return image if max(image.shape[:2]) <= _VIDEO_SIDE else resize_long_side(image, _VIDEO_SIDE)
 
 

@@ -11,8 +11,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ossa.app.gate import Gate
 from ossa.app.limits import Limits
 from ossa.app.models import PageModel
 from ossa.app.session import Sessions
@@ -28,6 +29,7 @@ _SETTINGS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 """Nothing of this page calls home."""
+_SWEEP_SECONDS = 60.0
 _REPORT_POLICY = (
     "sandbox allow-scripts; default-src 'none'; img-src data: blob:; "
     "style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -102,7 +104,7 @@ def _no_port(address: Address, problem: OSError) -> str:
     if problem.errno == errno.EADDRNOTAVAIL:
         return f"expected an address of this machine for --host, found {address.host!r}"
     return (
-        f"port {address.port} on {address.host} cannot be taken ({os.strerror(problem.errno)}): "
+        f"port {address.port} on {address.host} cannot be taken ({problem.strerror}): "
         "choose another with --port"
     )
 
@@ -141,6 +143,9 @@ def serve(
                 await asyncio.sleep(0.02)
             if server.started:
                 on_start()
+            while not serving.done():
+                await asyncio.wait([serving], timeout=_SWEEP_SECONDS)
+                await asyncio.to_thread(app.sweep)
             await serving
 
         # uvicorn ends in order, then raises the signal again: that must not skip the cleaning up.
@@ -154,7 +159,7 @@ def serve(
 
 def build_app(
     models: Sequence[PageModel], folder: Path, *, limits: Limits, report: Path | None = None
-) -> Any:
+) -> Gate:
     """Returns the ASGI application.
 
     Args:
@@ -170,7 +175,6 @@ def build_app(
     os.environ["GRADIO_EXAMPLES_CACHE"] = str(folder / "examples")  # else in the current folder
     from fastapi import FastAPI
 
-    from ossa.app.gate import Gate
     from ossa.app.page import build_page, mount_page
 
     sessions = Sessions(folder / "sessions", limits)

@@ -111,7 +111,7 @@ def in_words(comparison: Comparison) -> str:
     points = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
     return (
         f'<section class="ossa-words"><h3>Differences</h3><ul>{points}</ul>'
-        '<p class="ossa-key"><i class="ossa-both"></i> found by every model here '
+        '<p class="ossa-key"><i class="ossa-both"></i> found by every model that knows the class '
         '<i class="ossa-one"></i> missed by another: one class, IoU below 0.5</p></section>'
     )
 

@@ -1,0 +1,83 @@
+"""`ossa app` refuses what it cannot serve, in one sentence and before it reads any weights."""
+
+import socket
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from ossa.app.serve import Address, listening
+from ossa.cli.main import app
+from ossa.errors import ConfigError
+
+
+def ossa_app(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["app", *map(str, arguments), "--no-open"])
+
+
+@pytest.fixture(autouse=True)
+def _gradio_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ossa.app.serve.find_spec", lambda name: object())
+
+
+def test_a_port_in_use_is_named_with_the_option_that_takes_another() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        result = ossa_app("--weights", "no.pt", "--port", port)
+    assert result.exit_code == 2
+    assert f"port {port} on 127.0.0.1 is in use, perhaps by another ossa app" in result.stderr
+    assert "--port" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_missing_extra_is_named_with_the_line_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ossa.app.serve.find_spec", lambda name: None)
+    result = ossa_app("--weights", "no.pt")
+    assert result.exit_code == 2
+    assert result.stderr == ("error: ossa app needs the package gradio: pip install 'ossa[app]'\n")
+
+
+def test_weights_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    result = ossa_app("--weights", tmp_path / "no.pt", "--port", port)
+    assert result.exit_code == 2
+    assert "no.pt" in result.stderr
+
+
+def test_a_study_without_a_report_is_refused_with_the_command_that_writes_it(
+    tmp_path: Path,
+) -> None:
+    result = ossa_app("--weights", "no.pt", "--study", tmp_path)
+    assert result.exit_code == 2
+    assert f"found none: ossa study report {tmp_path} writes it" in result.stderr
+
+
+def test_a_host_that_is_no_address_of_this_machine_is_refused() -> None:
+    for host in ("nowhere.invalid", "192.0.2.1"):
+        with (
+            pytest.raises(ConfigError, match=f"of this machine for --host, found '{host}'"),
+            listening(Address(host, 7860)),
+        ):
+            pass
+
+
+def test_it_listens_to_this_machine_alone_unless_told_otherwise() -> None:
+    from ossa.cli.app import app as command
+
+    assert command.__kwdefaults__["host"] == "127.0.0.1"
+
+
+def test_a_misspelt_option_is_told() -> None:
+    result = ossa_app("--weights", "no.pt", "--prot", "8000")
+    assert result.exit_code == 2
+    assert "--prot" in result.stderr
+
+
+def test_an_upload_limit_of_nothing_is_out_of_range() -> None:
+    assert ossa_app("--weights", "no.pt", "--max-upload-mb", "0").exit_code == 2
