@@ -81,7 +81,7 @@ def test_what_is_shown_of_a_photograph_is_what_ossa_predict_finds(shared: Path) 
     for confidence, nms_iou in ((0.05, 0.45), (0.25, 0.45), (0.25, 0.7)):
         expected = model.predictor.predict(image, confidence=confidence, nms_iou=nms_iou)
         shown = seen.detections(Thresholds(confidence, nms_iou))
-        assert len(shown) > 3
+        assert len(shown) >= 3
         np.testing.assert_array_equal(shown.boxes_xyxy, expected.boxes_xyxy)
         np.testing.assert_array_equal(shown.scores, expected.scores)
 

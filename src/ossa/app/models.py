@@ -24,7 +24,7 @@ from ossa.types import Detections, Letterbox, RawPredictions
 
 LOWEST_CONFIDENCE: Final = 0.01
 """Boxes with a lower score are not kept, so that no slider goes below it."""
-_MOST_CANDIDATES: Final = 4000
+_MOST_CANDIDATES: Final = 2000
 """The best of a picture that are kept, 28 bytes each: more than 300 detections ever need."""
 
 
