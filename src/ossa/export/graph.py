@@ -14,6 +14,7 @@ from ossa.errors import ConfigError, UnsupportedBackbone
 from ossa.export.description import ExportDescription, Precision, Suppression
 from ossa.models.deploy import deployed
 from ossa.models.detector import Backbone, Detector
+from ossa.models.head import AnchorHead
 from ossa.models.weights import Checkpoint
 
 CONFIDENCE = 0.25
@@ -24,7 +25,8 @@ class LogitsGraph(nn.Module):
     """Maps uint8 (B, 3, H, W) RGB to the logits (B, H_l, W_l, A, 5 + K) of each level.
 
     The detector in its deployed form; the logits are float32 whatever it computes in. Anchors come
-    last but one, so that post-processing walks through memory in order.
+    last but one, so that post-processing walks through memory in order; and since runtimes keep
+    channels last, too, the answers of a convolution need not be moved at all.
     """
 
     def __init__(self, detector: Detector, *, dtype: torch.dtype = torch.float32) -> None:
@@ -32,8 +34,14 @@ class LogitsGraph(nn.Module):
         self.detector = deployed(detector).cpu().to(dtype)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        logits = self.detector(images).logits
-        return tuple(level.permute(0, 2, 3, 1, 4).contiguous().float() for level in logits)
+        network: Any = self.detector
+        head: AnchorHead = network.head
+        features = network.neck(network.backbone(images))
+        answers = (head.num_anchors, 5 + head.num_classes)
+        return tuple(
+            conv(maps).permute(0, 2, 3, 1).unflatten(3, answers).contiguous().float()
+            for conv, maps in zip(head.predict, features, strict=True)
+        )
 
 
 def describe(
