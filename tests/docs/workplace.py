@@ -16,7 +16,7 @@ from documentation import ROOT
 from safetensors.torch import save_file
 
 import ossa
-from ossa.data.scenes import write_scenes
+from ossa.data.scenes import draw_scene, write_scenes
 from ossa.evaluate.coco import detections_as_coco_results
 from ossa.train.record import RECORD_FILE
 from ossa.types import Detections
@@ -63,17 +63,18 @@ def _write_classes(folder: Path) -> None:
 
 
 def _write_pictures(folder: Path) -> None:
-    """Writes photos of several formats, and a folder of pictures within the data set."""
-    pictures = sorted((folder / "bccd" / "images" / "val").iterdir())
+    """Writes photos, the same within a data set, and a video of them."""
+    scenes = [draw_scene(np.random.default_rng(number), 128).image for number in range(4)]
+    pictures = [np.ascontiguousarray(scene[..., ::-1]) for scene in scenes]
     for place in (folder / "photos", folder / "bccd" / "JPEGImages"):
         place.mkdir()
         for number, picture in enumerate(pictures):
-            cv2.imwrite(str(place / f"{number}.jpg"), cv2.imread(str(picture)))
+            cv2.imwrite(str(place / f"{number}.jpg"), picture)
     shutil.copy(folder / "photos" / "0.jpg", folder / "photo.jpg")
-    size = cv2.imread(str(pictures[0])).shape[1::-1]
-    video = cv2.VideoWriter(str(folder / "street.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, size)
+    codec = cv2.VideoWriter.fourcc(*"mp4v")
+    video = cv2.VideoWriter(str(folder / "street.mp4"), codec, 10, (128, 128))
     for picture in pictures:
-        video.write(cv2.imread(str(picture)))
+        video.write(picture)
     video.release()
 
 
