@@ -7,6 +7,8 @@ after the last, when processes end. Prints one JSON object; for each process and
 in mebibytes,
 - `pss`: its memory, what it shares with others divided by their number;
 - `anonymous`: the part of it that is no file and no shared memory: where objects are;
+- `shared`: the part of it that is shared memory: batches, and a cache in memory; the rest are files,
+  mostly libraries, of which a process has the less the more programs use them;
 - each after every epoch, as the median of the first and of the last quarter of the epochs, and
   `per_epoch`, the median of the slopes between any two epochs of the last three quarters.
 Processes that are there after more than half of the epochs are told, the oldest first: that which
@@ -31,7 +33,7 @@ from scipy.stats import theilslopes
 from ossa.train.outputs import LOG_FILE
 from ossa.train.record import environment
 
-_KINDS = {"pss": "Pss", "anonymous": "Pss_Anon"}
+_KINDS = {"pss": "Pss", "anonymous": "Pss_Anon", "shared": "Pss_Shmem"}
 _POLL_SECONDS = 0.2
 
 Memory = Mapping[str, float]
@@ -87,7 +89,7 @@ def told(memory: Sequence[Memory]) -> dict[str, Any]:
         result[kind] = {
             "first_quarter": round(statistics.median(values[:quarter]), 1),
             "last_quarter": round(statistics.median(values[-quarter:]), 1),
-            "per_epoch": round(theilslopes(values[quarter:]).slope, 3),
+            "per_epoch": round(theilslopes(values[quarter:])[0], 3),
             "after_each": [round(value, 1) for value in values],
         }
     return result
@@ -110,6 +112,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             settings["cache"] = arguments.cache
         for option, value in settings.items():
             command += [f"--{option}", str(value)]
+        if arguments.no_figures:
+            command.append("--no-figures")
         samples = watched(command, Path(folder) / "run" / LOG_FILE)[: arguments.epochs - 1]
     lasting = [
         process
@@ -136,6 +140,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--no-figures", action="store_true")
     parser.add_argument("--cache", choices=["ram", "disk"])
     print(json.dumps(measure(parser.parse_args()), indent=2))
 
