@@ -82,6 +82,19 @@ def test_auto_is_pytorch_where_openvino_cannot_express_the_network(
         runtime_for_checkpoint(checkpoint, imgsz=64, runtime="openvino")
 
 
+@openvino
+def test_a_cache_that_cannot_be_written_is_done_without(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("OSSA_CACHE", str(tmp_path / "file"))
+    converted = runtime_for_checkpoint(checkpoint, imgsz=64, runtime="openvino")
+    assert isinstance(converted, ExportedRuntime)
+    images = torch.full((1, 3, 64, 64), 77, dtype=torch.uint8)
+    expected = TorchRuntime(small_detector())(images).logits[0]
+    torch.testing.assert_close(converted(images).logits[0], expected, atol=1e-5, rtol=1e-5)
+
+
 def test_auto_is_pytorch_where_nothing_faster_is(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """Conversions of checkpoints, kept in the user's cache folder."""
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -28,22 +29,37 @@ def converted(
 ) -> ExportedRuntime | SuppressedRuntime:
     """Returns a checkpoint as OpenVINO or ONNX Runtime runs it, converted the first time only.
 
-    Any batch and, where the network takes it, any size. A damaged entry is converted again.
+    Any batch and, where the network takes it, any size. A damaged entry is converted again; where
+    the cache cannot be written, every time.
 
     Raises:
         ConfigError: the runtime is not installed.
         UnsupportedBackbone: the runtime cannot express the network.
     """
     require(runtime, purpose=f"--runtime {runtime}")
-    entry = cache_folder() / "converted" / _key(checkpoint, imgsz, runtime)
-    file = entry / _FILE_OF[runtime]
-    if not file.is_file():
-        _convert_into(entry, checkpoint, imgsz=imgsz, runtime=runtime)
+    key = _key(checkpoint, imgsz, runtime)
+    entry = cache_folder() / "converted" / key
+    with tempfile.TemporaryDirectory() as elsewhere:
+        if not _can_be_written(entry):
+            entry = Path(elsewhere) / key
+            entry.mkdir()
+        file = entry / _FILE_OF[runtime]
+        if not file.is_file():
+            _convert_into(entry, checkpoint, imgsz=imgsz, runtime=runtime)
+        try:
+            return open_exported(file, runtime=runtime, precision=precision, threads=threads)
+        except CheckpointError:
+            _convert_into(entry, checkpoint, imgsz=imgsz, runtime=runtime)
+            return open_exported(file, runtime=runtime, precision=precision, threads=threads)
+
+
+def _can_be_written(entry: Path) -> bool:
+    """Returns whether the folder of an entry exists or could be made just now."""
     try:
-        return open_exported(file, runtime=runtime, precision=precision, threads=threads)
-    except CheckpointError:
-        _convert_into(entry, checkpoint, imgsz=imgsz, runtime=runtime)
-        return open_exported(file, runtime=runtime, precision=precision, threads=threads)
+        entry.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(entry.parent, os.W_OK) or any(entry.iterdir())
 
 
 def _key(checkpoint: Checkpoint, imgsz: int, runtime: str) -> str:
@@ -56,7 +72,6 @@ def _convert_into(entry: Path, checkpoint: Checkpoint, *, imgsz: int, runtime: s
     detector = detector_from(checkpoint)
     description = _described(detector, checkpoint, imgsz)
     graph = LogitsGraph(detector)
-    entry.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=entry.parent) as folder:
         file = Path(folder) / _FILE_OF[runtime]
         if runtime == "openvino":
