@@ -7,8 +7,8 @@ after the last, when processes end. Prints one JSON object; for each process and
 in mebibytes,
 - `pss`: its memory, what it shares with others divided by their number;
 - `anonymous`: the part of it that is no file and no shared memory: where objects are;
-- `shared`: the part of it that is shared memory: batches, and a cache in memory; the rest are files,
-  mostly libraries, of which a process has the less the more programs use them;
+- `shared`: the part of it that is shared memory: batches, and a cache in memory; the rest are
+  files, mostly libraries, of which a process has the less the more programs use them;
 - each after every epoch, as the median of the first and of the last quarter of the epochs, and
   `per_epoch`, the median of the slopes between any two epochs of the last three quarters.
 Processes that are there after more than half of the epochs are told, the oldest first: that which
@@ -86,10 +86,11 @@ def told(memory: Sequence[Memory]) -> dict[str, Any]:
     result = {}
     for kind in _KINDS:
         values = [one[kind] for one in memory]
+        slope, *_ = map(float, theilslopes(values[quarter:]))
         result[kind] = {
             "first_quarter": round(statistics.median(values[:quarter]), 1),
             "last_quarter": round(statistics.median(values[-quarter:]), 1),
-            "per_epoch": round(theilslopes(values[quarter:])[0], 3),
+            "per_epoch": round(slope, 3),
             "after_each": [round(value, 1) for value in values],
         }
     return result
