@@ -19,6 +19,7 @@ EXTRA_OF = {
     "nncf": "openvino",
 }
 """Extra of ossa that brings a package."""
+_PLACES = ("Exception from", "Check '", "FrontEnd API failed")
 _TALKATIVE = ("torch.onnx", "torch.utils.cpp_extension", "nncf")
 
 
@@ -42,12 +43,13 @@ def require(package: str, *, purpose: str) -> Any:
 def first_line(problem: BaseException) -> str:
     """Returns the line in which an error of another package says what is wrong.
 
-    The error behind all others knows it best; of several lines it is the first, unless a later one
-    names an operation that cannot be converted.
+    The error behind all others knows it best; of several lines it is the first that is not a place
+    in OpenVINO's source, unless a later one names an operation that cannot be converted.
     """
     while problem.__cause__ is not None:
         problem = problem.__cause__
     lines = [line.strip(" -") for line in str(problem).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(_PLACES)]
     named = [line for line in lines if line.startswith("No conversion rule found")]
     return (named or lines or [type(problem).__name__])[0]
 
