@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 import ossa
 from ossa.data.scenes import draw_scene, write_scenes
 from ossa.evaluate.coco import detections_as_coco_results
-from ossa.train.record import RECORD_FILE
+from ossa.train.outputs import CONFIG_FILE
 from ossa.types import Detections
 
 IMAGES = {"train": 8, "val": 4, "test": 4}
@@ -88,9 +88,9 @@ def _write_runs(folder: Path) -> None:
         settings={"train": {"imgsz": 64, "batch": 4, "epochs": 1}},
     )
     for name, seed in RUNS.items():
-        shutil.copytree(first, folder / "runs" / name)
-        record = json.loads((folder / "runs" / name / RECORD_FILE).read_text())
-        (folder / "runs" / name / RECORD_FILE).write_text(json.dumps({**record, "seed": seed}))
+        copy = shutil.copytree(first, folder / "runs" / name)
+        config = yaml.safe_load((copy / CONFIG_FILE).read_text())
+        (copy / CONFIG_FILE).write_text(yaml.safe_dump({**config, "seed": seed}))
     shutil.copy(first / "best.safetensors", folder / "best.safetensors")
 
 
