@@ -24,23 +24,33 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     temporary = folder / "tmp"
     temporary.mkdir()
     port = free_port()
-    with subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("known_server.py")), str(port), str(report)],
-        env={**os.environ, "TMPDIR": str(temporary)},
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=folder,
-    ) as process:
+    errors = folder / "stderr.txt"
+    with (
+        errors.open("w") as stderr,
+        subprocess.Popen(
+            [
+                sys.executable,
+                str(Path(__file__).with_name("known_server.py")),
+                str(port),
+                str(report),
+            ],
+            env={**os.environ, "TMPDIR": str(temporary)},
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            cwd=folder,
+        ) as process,
+    ):
         try:
             assert process.stdout is not None
-            assert process.stdout.readline() == "started\n"
+            assert process.stdout.readline() == "started\n", errors.read_text()
             yield Served(f"http://127.0.0.1:{port}", process, temporary)
         finally:
             process.terminate()
             code = process.wait(30)
-    assert code == 0
+    assert (code, errors.read_text()) == (0, "")
     assert list(temporary.glob("ossa-app-*")) == []
-    assert sorted(file.name for file in folder.iterdir()) == ["report.html", "tmp"]
+    assert sorted(file.name for file in folder.iterdir()) == ["report.html", "stderr.txt", "tmp"]
 
 
 def free_port() -> int:

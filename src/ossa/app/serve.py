@@ -22,6 +22,7 @@ from ossa.errors import ConfigError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from uvicorn import Server
 
 _SETTINGS = {
     "GRADIO_ANALYTICS_ENABLED": "False",
@@ -135,26 +136,36 @@ def serve(
         config = uvicorn.Config(
             app, log_level="warning", timeout_graceful_shutdown=2, server_header=False
         )
-        server = uvicorn.Server(config)
+        with suppress(KeyboardInterrupt):  # before it has started
+            asyncio.run(_run(uvicorn.Server(config), held, on_start=on_start, sweep=app.sweep))
 
-        async def run() -> None:
-            serving = asyncio.create_task(server.serve(sockets=[held]))
-            while not server.started and not serving.done():
-                await asyncio.sleep(0.02)
-            if server.started:
-                on_start()
-            while not serving.done():
-                await asyncio.wait([serving], timeout=_SWEEP_SECONDS)
-                await asyncio.to_thread(app.sweep)
-            await serving
 
-        # uvicorn ends in order, then raises the signal again: that must not skip the cleaning up.
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            with suppress(KeyboardInterrupt):
-                asyncio.run(run())
-        finally:
-            signal.signal(signal.SIGTERM, before)
+async def _run(
+    server: "Server",
+    held: socket.socket,
+    *,
+    on_start: Callable[[], object],
+    sweep: Callable[[], object],
+) -> None:
+    """Runs the server until a signal ends it, and sweeps from time to time."""
+
+    def stop() -> None:
+        server.force_exit = server.should_exit  # at the second time
+        server.should_exit = True
+
+    serving = asyncio.create_task(server.serve(sockets=[held]))
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.02)
+    # In place of uvicorn's own handlers, which raise the signal again at the end: the folder would
+    # stay, and a traceback.
+    for one in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(one, stop)
+    if server.started:
+        on_start()
+    while not serving.done():
+        await asyncio.wait([serving], timeout=_SWEEP_SECONDS)
+        await asyncio.to_thread(sweep)
+    await serving
 
 
 def build_app(

@@ -1,5 +1,7 @@
 """`ossa app`: a page to try detectors on pictures of one's own."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,6 +10,7 @@ import typer
 from ossa.cli import options
 
 _SERVER = "Server"
+_SCREENS = ("DISPLAY", "WAYLAND_DISPLAY")
 
 
 def app(
@@ -94,7 +97,12 @@ def app(
 
         def tell() -> None:
             console.note(f"the page is at {address.url} (Ctrl-C ends it)")
-            if open_page:
+            if open_page and _has_screen():
                 typer.launch(address.url)
 
         serve(held, models, limits=limits, report=report, on_start=tell)
+
+
+def _has_screen() -> bool:
+    """Returns whether a browser would open in a window: one for terminals would take this one."""
+    return sys.platform != "linux" or any(os.environ.get(name) for name in _SCREENS)
