@@ -32,8 +32,9 @@ from torchvision.ops import batched_nms
 from ossa.boxes import cxcywh_to_xyxy
 from ossa.config import EvaluateConfig
 from ossa.cost.bench import using_threads
-from ossa.data import dataset
+from ossa.data import resized
 from ossa.data.api import read_data
+from ossa.data.dataset import LetterboxedDataset
 from ossa.data.index import DatasetIndex
 from ossa.data.loader import evaluation_loader
 from ossa.evaluate.api import detector_for_evaluation
@@ -186,9 +187,9 @@ def validate(
 ) -> dict[str, Any]:
     """Returns milliseconds an image of a validation and its parts, and its metrics."""
     watch = Stopwatch()
-    decode = watch.timed("decoding", dataset.decode_image)
+    decode = watch.timed("decoding", resized.decode_image)
     whole = watch.timed("whole", evaluate)
-    with mock.patch.object(dataset, "decode_image", decode):
+    with mock.patch.object(resized, "decode_image", decode):
         metrics = whole(
             TimedDetector(detector, watch), index, imgsz=imgsz, config=config, batch=batch
         ).metrics
@@ -211,7 +212,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     detector = detector_for_evaluation(checkpoint, imgsz=arguments.imgsz, device="cpu").eval()
     batches = list(
         evaluation_loader(
-            dataset.LetterboxedDataset(index, imgsz=arguments.imgsz),
+            LetterboxedDataset(index, imgsz=arguments.imgsz),
             batch=arguments.batch,
             workers=0,
         )

@@ -53,7 +53,7 @@ class Candidates(NamedTuple):
 
     def take(self, which: NDArray[Any]) -> "Candidates":
         """Returns some of them, by position or by a mask (C,)."""
-        return Candidates(*(column[which] for column in self))
+        return Candidates(self.boxes_xyxy[which], self.scores[which], self.labels[which])
 
 
 @torch.no_grad()

@@ -119,11 +119,11 @@ def read_split(folder: Path, data: str, reported: Reported) -> DatasetIndex:
 def _read(folder: Path, reported: Reported) -> dict[str, Any]:
     file = folder / REPORTED_FILE
     try:
-        content = json.loads(file.read_text())
-        found = {key: content[key] for key in ("weights", "split")}
-        content["metrics"], content["fingerprint"]
+        read = json.loads(file.read_text())
+        content = {key: read[key] for key in ("weights", "split", "metrics", "fingerprint")}
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(f"expected the reported metrics at {file}, found none") from None
+    found = {key: content[key] for key in ("weights", "split")}
     if found != reported.model_dump():
         raise DataError(f"{file}: expected metrics of {reported.model_dump()}, found {found}")
     return content
