@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import cv2
 import pytest
 from known_models import write_picture, write_video
 
 from ossa.app.limits import Limits, check_upload
+from ossa.app.serve import SETTINGS
 from ossa.errors import ConfigError, DataError
 
 
@@ -37,6 +39,19 @@ def test_nothing_but_pictures_and_videos_comes_near_a_decoder(
     file.write_bytes(content)
     with pytest.raises(DataError, match=r"a\.mp4 is neither a picture nor a video: expected a JPE"):
         check_upload(file, "a.mp4", Limits())
+
+
+def test_behind_that_check_ffmpeg_itself_opens_no_playlist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video(tmp_path / "secret.avi", 3)
+    playlist = tmp_path / "a.mp4"
+    playlist.write_text("ffconcat version 1.0\nfile secret.avi\n")
+    assert cv2.VideoCapture(str(playlist), cv2.CAP_FFMPEG).read()[0]  # if it may
+    for name, value in SETTINGS.items():
+        monkeypatch.setenv(name, value)
+    assert not cv2.VideoCapture(str(playlist), cv2.CAP_FFMPEG).isOpened()
+    assert check_upload(tmp_path / "secret.avi", "secret.avi", Limits()) == "video"
 
 
 def test_an_empty_file_is_called_so(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from known_models import (
     CAT,
     DOG,
@@ -25,6 +26,9 @@ from ossa.app.models import (
 )
 from ossa.data.decode import decode_image
 from ossa.errors import ConfigError
+from ossa.export.description import ExportDescription, Suppression
+from ossa.export.runtimes import SuppressedRuntime
+from ossa.predict.predictor import Predictor
 
 IMAGE = np.full((SIDE, SIDE, 3), 120, np.uint8)
 
@@ -71,6 +75,29 @@ def test_what_is_shown_is_what_ossa_predict_finds(
     np.testing.assert_array_equal(seen.boxes_xyxy, expected.boxes_xyxy)
     np.testing.assert_array_equal(seen.scores, expected.scores)
     np.testing.assert_array_equal(seen.labels, expected.labels)
+
+
+def test_what_a_file_with_nms_inside_has_suppressed_stays_so() -> None:
+    # Two dogs on top of each other: NMS in the graph let both through, so no slider removes one.
+    boxes = torch.tensor([[12.0, 8, 28, 16], [12, 8, 28, 16], [36, 40, 52, 48]])
+    answer = (boxes, torch.tensor([0.5, 0.8, 0.3]), torch.tensor([1, 1, 0]), torch.zeros(3).long())
+    description = ExportDescription(
+        names=NAMES,
+        imgsz=SIDE,
+        batch=1,
+        any_size=False,
+        rectangular=False,
+        strides=(8,),
+        anchors_wh=(((16.0, 8.0),),),
+        suppression=Suppression(),
+    )
+    runtime = SuppressedRuntime(
+        lambda images: answer, description, Suppression(), name="openvino", precision="fp32"
+    )
+    model = PageModel("exported", Predictor(runtime, names=NAMES, imgsz=SIDE))
+    assert found(model, nms_iou=0.1) == [("dog", 0.8), ("dog", 0.5), ("cat", 0.3)]
+    assert found(model, confidence=0.4) == [("dog", 0.8), ("dog", 0.5)]
+    assert model.about.endswith("NMS in the file at 0.45")
 
 
 @pytest.mark.realdata

@@ -94,15 +94,13 @@ class Desk:
         """
         session, models = self._to_write(key, choice)
         count = len(session.stills)
-        with session.lock:
-            return write_results(
-                session.folder,
-                session,
-                models,
-                choice.thresholds,
-                positions=range(count),
-                on_still=lambda done: on_still(done, count),
-            )
+        return write_results(
+            session.folder,
+            session,
+            models,
+            choice.thresholds,
+            on_still=lambda done: on_still(done, count),
+        )
 
     def video(self, key: str, choice: Choice, on_still: Callable[[int, int], object]) -> Path:
         """Returns a WebM of the models side by side.
@@ -114,14 +112,13 @@ class Desk:
         if not session.is_video:
             raise DataError("there is no video: drop one first")
         count = len(session.stills)
-        with session.lock:
-            return write_video(
-                session.folder,
-                session,
-                models,
-                choice.thresholds,
-                on_still=lambda done: on_still(done, count),
-            )
+        return write_video(
+            session.folder,
+            session,
+            models,
+            choice.thresholds,
+            on_still=lambda done: on_still(done, count),
+        )
 
     def forget(self, key: str) -> None:
         """Drops what a visitor has left behind."""

@@ -258,10 +258,19 @@ def _key(request: gr.Request) -> str:
 
 
 def _choice(
-    models: list[str], confidence: float, nms_iou: float, classes: list[str], frame: float
+    models: list[str],
+    confidence: float | None,
+    nms_iou: float | None,
+    classes: list[str],
+    frame: float | None,
 ) -> Choice:
+    # A number field that was emptied gives None.
     return Choice(
-        tuple(models or ()), float(confidence), float(nms_iou), tuple(classes or ()), int(frame)
+        tuple(models),
+        confidence=float(confidence or LOWEST_CONFIDENCE),
+        nms_iou=float(nms_iou or NMS_IOU),
+        classes=tuple(classes),
+        still=int(frame or 1),
     )
 
 

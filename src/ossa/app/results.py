@@ -39,19 +39,17 @@ def write_results(
     models: Sequence[PageModel],
     thresholds: Thresholds,
     *,
-    positions: Sequence[int],
     on_still: Callable[[int], object] = lambda done: None,
 ) -> Path:
-    """Writes a zip of the stills at `positions` and returns it.
+    """Writes a zip of all stills and returns it.
 
     It holds detections.json, detections.csv with who missed what, and for every still and model
-    the picture with its boxes.
+    the picture with its boxes. One visitor's results are written one after the other.
     """
     file = folder / "ossa-results.zip"
     documents, rows = [], []
     with zipfile.ZipFile(file, "w") as archive:  # pictures do not get smaller
-        for done, position in enumerate(positions, start=1):
-            still = session.stills[position]
+        for position, still in enumerate(session.stills):
             image = decode_image(still.file)
             comparison = compare(answers_of(session, models, position, thresholds))
             for number, answer in enumerate(comparison.answers):
@@ -64,7 +62,7 @@ def write_results(
                     picture_result(still.size_wh, found, names=answer.names, place=place)
                 )
                 rows += _rows(comparison, number, list(place.values()))
-            on_still(done)
+            on_still(position + 1)
         archive.writestr("detections.json", json.dumps(documents, indent=1))
         archive.writestr("detections.csv", _csv(rows))
     return file

@@ -24,12 +24,15 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from uvicorn import Server
 
-_SETTINGS = {
+SETTINGS = {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "OPENCV_FFMPEG_CAPTURE_OPTIONS": "format_whitelist;mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,"
+    "mpeg,mpegts,mpegvideo|protocol_whitelist;file",
+    "OPENCV_FFMPEG_LOGLEVEL": "-8",
 }
-"""Nothing of this page calls home."""
+"""Of the process: nothing calls home; FFmpeg reads no playlist, which would name other files."""
 _SWEEP_SECONDS = 60.0
 _REPORT_POLICY = (
     "sandbox allow-scripts; default-src 'none'; img-src data: blob:; "
@@ -181,7 +184,7 @@ def build_app(
     """
     uploads = folder / "uploads"
     uploads.mkdir()
-    os.environ.update(_SETTINGS)
+    os.environ.update(SETTINGS)
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
     os.environ["GRADIO_EXAMPLES_CACHE"] = str(folder / "examples")  # else in the current folder
     from fastapi import FastAPI

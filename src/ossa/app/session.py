@@ -10,10 +10,9 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +52,7 @@ class Session:
     """Reading the picture, or one frame."""
     seen: dict[tuple[int, str], Seen] = field(default_factory=dict)
     """By position of the still and title of the model."""
-    lock: AbstractContextManager[Any] = field(default_factory=threading.RLock)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def token(self) -> str:
