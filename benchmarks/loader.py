@@ -36,14 +36,15 @@ import cv2
 import numpy as np
 
 from ossa.config import AugmentConfig
-from ossa.data import augment, mosaic, parcels, resized
+from ossa.data import resized
 from ossa.data.api import read_data
-from ossa.data.dataset import TrainingDataset
+from ossa.data.batches import augment, mosaic, parcels
+from ossa.data.batches.dataset import TrainingDataset
+from ossa.data.batches.loader import EpochBatches, block_length, training_loader
+from ossa.data.caching.pixel_store import open_pixels
 from ossa.data.decode import decode_image
 from ossa.data.description import read_description
 from ossa.data.index import DatasetIndex
-from ossa.data.loader import EpochBatches, block_length, training_loader
-from ossa.data.pixel_store import open_pixels
 from ossa.train.events import Silence
 from ossa.train.record import environment
 from ossa.types import Sample

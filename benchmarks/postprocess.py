@@ -34,9 +34,9 @@ from ossa.config import EvaluateConfig
 from ossa.cost.bench import using_threads
 from ossa.data import resized
 from ossa.data.api import read_data
-from ossa.data.dataset import LetterboxedDataset
+from ossa.data.batches.dataset import LetterboxedDataset
+from ossa.data.batches.loader import evaluation_loader
 from ossa.data.index import DatasetIndex
-from ossa.data.loader import evaluation_loader
 from ossa.evaluate.api import detector_for_evaluation
 from ossa.evaluate.run import evaluate
 from ossa.models.loss import decode_boxes_in_cells

@@ -26,8 +26,8 @@ from typing import Any
 import torch
 
 from ossa.config import RunConfig, build_config, load_recipe, merge
-from ossa.data.dataset import TrainingDataset
-from ossa.data.loader import EpochBatches, training_loader
+from ossa.data.batches.dataset import TrainingDataset
+from ossa.data.batches.loader import EpochBatches, training_loader
 from ossa.models.presets import preset_scale
 from ossa.train.distributed import ALONE
 from ossa.train.ema import ModelAverage

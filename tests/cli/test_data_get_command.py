@@ -19,9 +19,9 @@ from file_server import Answer, FileServer, served
 from PIL import Image
 from running import Ossa
 
-from ossa.data import download, known_data, obtain
 from ossa.data.description import read_description
-from ossa.data.known_data import Archive, KnownDataSet
+from ossa.data.public import download, known_data, obtain
+from ossa.data.public.known_data import Archive, KnownDataSet
 from ossa.data.reading import read_index
 
 BOX = (

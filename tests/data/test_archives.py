@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ossa.data.archives import Limits, unpack
+from ossa.data.public.archives import Limits, unpack
 from ossa.errors import DataError
 
 ROOMY = Limits(total_bytes=1 << 30)

@@ -19,7 +19,8 @@ from dataset_files import (
 )
 from safetensors.numpy import load_file
 
-from ossa.data import cache, reading, sources
+from ossa.data import reading, sources
+from ossa.data.caching import indexes as cache
 from ossa.data.description import read_description
 from ossa.data.index import DatasetIndex, IndexReport
 from ossa.data.sources import SourceLog

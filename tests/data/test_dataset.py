@@ -17,10 +17,10 @@ from dataset_files import (
 from PIL import Image
 
 from ossa.config import AugmentConfig
-from ossa.data.dataset import LetterboxedDataset, TrainingDataset
+from ossa.data.batches.dataset import LetterboxedDataset, TrainingDataset
+from ossa.data.batches.order import Draw, ShuffledOrder
 from ossa.data.description import read_description
 from ossa.data.index import DatasetIndex
-from ossa.data.order import Draw, ShuffledOrder
 from ossa.data.reading import read_index
 from ossa.errors import DataError
 from ossa.types import Letterbox, Sample

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from file_server import Answer, FileServer, served
 
-from ossa.data.download import check_address, download
+from ossa.data.public.download import check_address, download
 from ossa.errors import ConfigError, DataError, RunFailed
 
 CONTENT = bytes(range(256)) * 400  # 102,400 bytes

@@ -16,10 +16,8 @@ from dataset_files import gradient, write_yolo
 from PIL import Image
 
 from ossa.config import AugmentConfig
-from ossa.data.dataset import LetterboxedDataset, TrainingDataset
-from ossa.data.description import read_description
-from ossa.data.index import DatasetIndex
-from ossa.data.loader import (
+from ossa.data.batches.dataset import LetterboxedDataset, TrainingDataset
+from ossa.data.batches.loader import (
     EpochBatches,
     block_length,
     evaluation_loader,
@@ -27,6 +25,8 @@ from ossa.data.loader import (
     training_loader,
     turns,
 )
+from ossa.data.description import read_description
+from ossa.data.index import DatasetIndex
 from ossa.data.reading import read_index
 from ossa.types import Batch, Letterbox, Sample
 

@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 
 from ossa.config import AugmentConfig
+from ossa.data.batches.mosaic import (
+    CanvasView,
+    Tile,
+    centred_tile,
+    mosaic_tiles,
+    random_view,
+    render,
+)
 from ossa.data.letterbox import letterbox
-from ossa.data.mosaic import CanvasView, Tile, centred_tile, mosaic_tiles, random_view, render
 from ossa.types import Sample
 
 IMGSZ = 96

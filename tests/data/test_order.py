@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ossa.data.order import Draw, ShuffledOrder
+from ossa.data.batches.order import Draw, ShuffledOrder
 
 
 def line(num_images: int, *, seed: int, epochs: int) -> list[Draw]:

@@ -22,16 +22,17 @@ from dataset_files import write_text, write_yolo
 from PIL import Image
 
 from ossa.config import AugmentConfig
-from ossa.data import pixel_store, pixels, resized, shared_memory, sources
+from ossa.data import resized, sources
+from ossa.data.batches.dataset import LetterboxedDataset, TrainingDataset
+from ossa.data.batches.loader import EpochBatches, evaluation_loader, training_loader
+from ossa.data.caching import pixel_store, pixels, shared_memory
+from ossa.data.caching.pixel_store import CachePlace, open_pixels, remove_unfinished
+from ossa.data.caching.pixels import PixelCache
+from ossa.data.caching.shared_memory import free_memory
 from ossa.data.check import keep_decodable, take_images
-from ossa.data.dataset import LetterboxedDataset, TrainingDataset
 from ossa.data.description import read_description
 from ossa.data.index import DatasetIndex
-from ossa.data.loader import EpochBatches, evaluation_loader, training_loader
-from ossa.data.pixel_store import CachePlace, open_pixels, remove_unfinished
-from ossa.data.pixels import PixelCache
 from ossa.data.reading import read_index
-from ossa.data.shared_memory import free_memory
 from ossa.errors import DataError, RunFailed
 from ossa.types import Batch
 

@@ -9,7 +9,7 @@ import torch
 from small_detector import NAMES, picture, small_detector
 
 from ossa.config import ModelConfig
-from ossa.data.cache import cache_folder
+from ossa.data.caching.indexes import cache_folder
 from ossa.errors import ConfigError, UnsupportedBackbone
 from ossa.export import cache, choose, extras
 from ossa.export.choose import fastest_runtime, runtime_for_checkpoint

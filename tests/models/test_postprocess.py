@@ -12,8 +12,8 @@ from yolov5_oracle import Box, decoded_box, iou, sigmoid
 
 from ossa.config import EvaluateConfig
 from ossa.data.api import read_data
-from ossa.data.dataset import LetterboxedDataset
-from ossa.data.loader import evaluation_loader
+from ossa.data.batches.dataset import LetterboxedDataset
+from ossa.data.batches.loader import evaluation_loader
 from ossa.evaluate.run import evaluate
 from ossa.models import postprocess
 from ossa.models.head import default_anchors_wh

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ossa.config import LossConfig, TrainConfig
-from ossa.data.loader import EpochBatches
+from ossa.data.batches.loader import EpochBatches
 from ossa.models.build import create_detector
 from ossa.models.loss import DetectionLoss
 from ossa.train.distributed import Processes, joined_processes

@@ -50,8 +50,8 @@ def get(
       ossa data get coco --root /data --keep-archives
     """
     from ossa.cli.console import Console
-    from ossa.data.known_data import known_data_set
-    from ossa.data.obtain import obtain
+    from ossa.data.public.known_data import known_data_set
+    from ossa.data.public.obtain import obtain
 
     known = known_data_set(name)
     with Console() as console:

@@ -9,8 +9,8 @@ from ossa.errors import DataError
 
 if TYPE_CHECKING:
     from ossa.cli.console import Console
+    from ossa.data.caching.pixel_store import CachePlace
     from ossa.data.index import DatasetIndex
-    from ossa.data.pixel_store import CachePlace
     from ossa.evaluate.metrics import Metrics
     from ossa.train.setup import Split
     from ossa.types import Detections
@@ -147,9 +147,9 @@ def _read_split(
     Raises:
         ConfigError, DataError: no such split, or nothing is to be found in it.
     """
+    from ossa.data.caching.pixel_store import open_pixels
     from ossa.data.check import keep_decodable
     from ossa.data.description import read_description
-    from ossa.data.pixel_store import open_pixels
     from ossa.data.reading import read_index
     from ossa.train.setup import Split
 

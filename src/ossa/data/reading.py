@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, Protocol
 
-from ossa.data import cache
+from ossa.data.caching import indexes
 from ossa.data.classes import select_classes
 from ossa.data.description import DataDescription
 from ossa.data.formats import coco, voc, yolo
@@ -37,8 +37,8 @@ def read_index(description: DataDescription, split: str, *, strict: bool = False
     than one pixel is reported. COCO's boxes are never clipped, nor dropped as stated twice, since
     pycocotools evaluates them as they are.
 
-    The index of a large split is kept in the user's cache (`ossa.data.cache`) and opened from
-    there as long as no file that it was read from has changed; its faults are told again.
+    The index of a large split is kept in the user's cache (`ossa.data.caching.indexes`) and opened
+    from there as long as no file that it was read from has changed; its faults are told again.
 
     Args:
         description: of the data set, from `read_description`.
@@ -53,7 +53,7 @@ def read_index(description: DataDescription, split: str, *, strict: bool = False
     if split not in description.splits:
         known = ", ".join(description.splits)
         raise ConfigError(f"Expected a key '{split}' in {description.file}, found {known}.")
-    kept = cache.load(description, split)
+    kept = indexes.load(description, split)
     if kept is not None:
         log = ProblemLog(strict=strict)
         for problem in kept.problems:
@@ -63,7 +63,7 @@ def read_index(description: DataDescription, split: str, *, strict: bool = False
     report = _read(description, split, strict=strict, sources=sources)
     if len(report.index) < _WORTH_KEEPING:
         return report
-    return cache.store(report, description, split, sources=sources)
+    return indexes.store(report, description, split, sources=sources)
 
 
 def _read(

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ossa.config import RunConfig
-from ossa.data.dataset import TrainingDataset
+from ossa.data.batches.dataset import TrainingDataset
+from ossa.data.batches.loader import EpochBatches, training_loader
 from ossa.data.decode import decode_image
 from ossa.data.index import DatasetIndex
 from ossa.data.letterbox import resize_long_side
-from ossa.data.loader import EpochBatches, training_loader
 from ossa.errors import DataError
 from ossa.report.drawing import draw_boxes, encode_jpeg, picture_grid
 from ossa.report.page import Column, KeyValues, Page, PictureBlock, Section, Table, write_page

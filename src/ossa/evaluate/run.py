@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from ossa.config import EvaluateConfig
-from ossa.data.dataset import LetterboxedDataset
+from ossa.data.batches.dataset import LetterboxedDataset
+from ossa.data.batches.loader import evaluation_loader
+from ossa.data.caching.pixels import PixelCache
 from ossa.data.index import DatasetIndex
-from ossa.data.loader import evaluation_loader
-from ossa.data.pixels import PixelCache
 from ossa.evaluate.metrics import Metrics, evaluate_detections
 from ossa.models.loss import DetectionLoss, LossTerms
 from ossa.models.postprocess import detect

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from ossa import __version__
-from ossa.data.cache import cache_folder
+from ossa.data.caching.indexes import cache_folder
 from ossa.errors import CheckpointError
 from ossa.export import onnx_format, openvino_format
 from ossa.export.description import ExportDescription, Precision

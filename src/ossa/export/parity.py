@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torchvision.ops import box_iou
 
 from ossa.config import EvaluateConfig
+from ossa.data.batches.dataset import LetterboxedDataset
+from ossa.data.batches.loader import evaluation_loader
 from ossa.data.check import take_images
-from ossa.data.dataset import LetterboxedDataset
 from ossa.data.index import DatasetIndex
-from ossa.data.loader import evaluation_loader
 from ossa.errors import DataError
 from ossa.evaluate.metrics import evaluate_detections
 from ossa.export.description import ExportDescription

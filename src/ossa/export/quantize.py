@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ossa.data.dataset import LetterboxedDataset
+from ossa.data.batches.dataset import LetterboxedDataset
 from ossa.data.index import DatasetIndex
 from ossa.errors import UnsupportedBackbone
 from ossa.export.description import ExportDescription

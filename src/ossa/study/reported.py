@@ -11,9 +11,9 @@ from typing import Any
 
 from ossa.config import build_config
 from ossa.data.api import read_data
+from ossa.data.caching.pixel_store import CachePlace
 from ossa.data.description import read_description
 from ossa.data.index import DatasetIndex
-from ossa.data.pixel_store import CachePlace
 from ossa.data.reading import read_index
 from ossa.errors import DataError
 from ossa.evaluate.api import check_classes, detector_for_evaluation

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import fmean
 
-from ossa.data.pixel_store import CachePlace
+from ossa.data.caching.pixel_store import CachePlace
 from ossa.study.executors import Executor, Task
 from ossa.study.folder import (
     RunState,

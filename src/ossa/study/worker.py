@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ossa.data.pixel_store import CachePlace
+from ossa.data.caching.pixel_store import CachePlace
 from ossa.errors import OssaError
 from ossa.evaluate.run import Evaluation
 from ossa.study.config import Reported

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ossa.config import RunConfig, build_config, load_recipe, merge
-from ossa.data.pixel_store import CachePlace
+from ossa.data.caching.pixel_store import CachePlace
 from ossa.errors import ConfigError
 from ossa.models.presets import preset_scale
 from ossa.train.events import Watcher

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ossa.config import RunConfig
-from ossa.data.dataset import TrainingDataset
+from ossa.data.batches.dataset import TrainingDataset
+from ossa.data.batches.loader import EpochBatches
 from ossa.data.index import DatasetIndex
 from ossa.data.letterbox import resize_long_side
-from ossa.data.loader import EpochBatches
 from ossa.evaluate.coco import read_coco_results
 from ossa.evaluate.confusion import confusion_matrix
 from ossa.evaluate.figures import precision_recall_figure, save_confusion

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from ossa.config import RunConfig
-from ossa.data.dataset import TrainingDataset
-from ossa.data.loader import training_loader
-from ossa.data.pixel_store import CachePlace
+from ossa.data.batches.dataset import TrainingDataset
+from ossa.data.batches.loader import training_loader
+from ossa.data.caching.pixel_store import CachePlace
 from ossa.errors import OssaError, RunFailed
 from ossa.evaluate.run import Evaluation, evaluate
 from ossa.models.build import with_weights_settings

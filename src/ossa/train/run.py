@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ossa.config import RunConfig
-from ossa.data.loader import EpochBatches
+from ossa.data.batches.loader import EpochBatches
 from ossa.train.checkpoint import Progress, load_state, save_state
 from ossa.train.distributed import Processes
 from ossa.train.events import RunStart, Watcher

@@ -12,11 +12,11 @@ from torch.optim import Optimizer
 
 from ossa.config import ModelConfig, RunConfig
 from ossa.data.anchors import best_possible_recall, fit_anchors
+from ossa.data.caching.pixel_store import CachePlace, open_pixels
+from ossa.data.caching.pixels import PixelCache
 from ossa.data.check import keep_decodable, take_images
 from ossa.data.description import read_description
 from ossa.data.index import DatasetIndex
-from ossa.data.pixel_store import CachePlace, open_pixels
-from ossa.data.pixels import PixelCache
 from ossa.data.reading import read_index
 from ossa.errors import CheckpointError, ConfigError, DataError
 from ossa.files import sha256_of

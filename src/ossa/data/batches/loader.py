@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from ossa.data.dataset import LetterboxedDataset, TrainingDataset
-from ossa.data.order import Draw, ShuffledOrder
-from ossa.data.parcels import Order, Parcel, Parcels, Slots, as_it_is
+from ossa.data.batches.dataset import LetterboxedDataset, TrainingDataset
+from ossa.data.batches.order import Draw, ShuffledOrder
+from ossa.data.batches.parcels import Order, Parcel, Parcels, Slots, as_it_is
 from ossa.types import Batch, Letterbox, Sample
 
 _BLOCK_WINDOWS = 4

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, Protocol, TypeAlias
 
-from ossa.data.cache import cache_folder
+from ossa.data.caching.indexes import cache_folder
+from ossa.data.caching.pixels import PixelCache, PixelRequest
+from ossa.data.caching.shared_memory import free_memory, new_memory_file, open_memory_files, seal
 from ossa.data.description import DataDescription
 from ossa.data.index import DatasetIndex
-from ossa.data.pixels import PixelCache, PixelRequest
-from ossa.data.shared_memory import free_memory, new_memory_file, open_memory_files, seal
 from ossa.errors import RunFailed
 
 CachePlace: TypeAlias = Literal["ram", "disk"]

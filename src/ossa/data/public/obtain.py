@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ossa.data.archives import Limits, unpack
-from ossa.data.download import Progress, bytes_there, check_address, download, silent
-from ossa.data.known_data import Archive, KnownDataSet, Part
+from ossa.data.public.archives import Limits, unpack
+from ossa.data.public.download import Progress, bytes_there, check_address, download, silent
+from ossa.data.public.known_data import Archive, KnownDataSet, Part
 from ossa.errors import DataError, RunFailed
 from ossa.files import write_text_atomically
 

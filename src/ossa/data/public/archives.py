@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
-from ossa.data.download import OnBytes
+from ossa.data.public.download import OnBytes
 from ossa.errors import DataError
 
 _ALWAYS_HARMLESS_BYTES: Final = 1 << 20

@@ -5,11 +5,11 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from ossa.config import AugmentConfig
-from ossa.data.augment import training_sample
+from ossa.data.batches.augment import training_sample
+from ossa.data.batches.order import Draw, ShuffledOrder
+from ossa.data.caching.pixels import PixelCache
 from ossa.data.index import DatasetIndex
 from ossa.data.letterbox import on_square
-from ossa.data.order import Draw, ShuffledOrder
-from ossa.data.pixels import PixelCache
 from ossa.data.resized import Resized, read_resized
 from ossa.types import Letterbox, Sample
 

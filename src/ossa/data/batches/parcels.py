@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, get_worker_info
 
-from ossa.data.dataset import TrainingDataset
-from ossa.data.order import Draw
+from ossa.data.batches.dataset import TrainingDataset
+from ossa.data.batches.order import Draw
 
 _NO_BOXES = np.zeros((0, 4), np.float32)
 _NO_LABELS = np.zeros(0, np.int64)

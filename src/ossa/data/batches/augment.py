@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ossa.config import AugmentConfig
-from ossa.data.mosaic import (
+from ossa.data.batches.mosaic import (
     CanvasView,
     Tile,
     centred_tile,

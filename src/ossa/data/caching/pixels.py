@@ -1,9 +1,9 @@
 """The resized images of a split in one file, opened by memory map.
 
 First the pixels of all images, one after the other as they are read from their files, then columns
-(`ossa.data.columns`) that say where each is, then eight bytes that say where the columns are. What
-is said with them tells of which images, files and decoders the pixels are: a file is only used for
-what it was made of.
+(`ossa.data.caching.columns`) that say where each is, then eight bytes that say where the columns
+are. What is said with them tells of which images, files and decoders the pixels are: a file is only
+used for what it was made of.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ import PIL
 from numpy.typing import NDArray
 
 from ossa import __version__
-from ossa.data.columns import ALIGNMENT, read_columns, write_columns
+from ossa.data.caching.columns import ALIGNMENT, read_columns, write_columns
 from ossa.data.index import DatasetIndex
 from ossa.data.resized import Resized, read_resized
 from ossa.data.sources import SourceLog

@@ -1,8 +1,9 @@
 """The index of a split in one file of the user's cache folder, opened by memory map.
 
 A file is whole or not there, whoever writes at the same time, and may be deleted at any moment.
-With its columns (`ossa.data.columns`) it says which files the index was read from and what they
-were then: while they are, the index is taken from here, else read anew and written over this one.
+With its columns (`ossa.data.caching.columns`) it says which files the index was read from and what
+they were then: while they are, the index is taken from here, else read anew and written over this
+one.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from ossa import __version__
-from ossa.data.columns import read_columns, write_columns
+from ossa.data.caching.columns import read_columns, write_columns
 from ossa.data.description import DataDescription
 from ossa.data.index import DatasetIndex, IndexReport
 from ossa.data.problems import Problem, ProblemKind

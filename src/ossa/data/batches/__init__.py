@@ -1,0 +1,1 @@
+"""From an index to the batches that the network sees: order, augmentation, workers."""
