@@ -52,16 +52,17 @@ def test_drawings_keep_names_and_subfolders_and_only_jpegs_stay_jpegs(tmp_path: 
 
 
 def test_without_a_data_set_pictures_count_from_one_and_classes_from_zero(tmp_path: Path) -> None:
-    for name in ("x.png", "y.png"):
+    for name in ("x.png", "sub/y.png"):
         write_png(tmp_path / "pics" / name, (100, 50))
     wanted = NO_DRAWINGS._replace(label_files=True, coco_file=True)
     with ResultFolder(tmp_path, wanted) as folder:
         for shot in shots_of(find_sources(str(tmp_path / "pics")), tell=print):
-            folder.add(shot, found_in(shot).above(0.6 if shot.name == "y" else 0.9))
+            folder.add(shot, found_in(shot).above(0.6 if shot.name == "sub/y" else 0.9))
+    label = "1 0.200000 0.300000 0.200000 0.400000\n"
     assert (tmp_path / "labels" / "x.txt").read_text() == ""
-    assert (tmp_path / "labels" / "y.txt").read_text() == "1 0.200000 0.300000 0.200000 0.400000\n"
+    assert (tmp_path / "labels" / "sub" / "y.txt").read_text() == label
     (entry,) = json.loads((tmp_path / "predictions.json").read_text())
-    assert (entry["image_id"], entry["file_name"], entry["category_id"]) == (2, "y.png", 1)
+    assert (entry["image_id"], entry["file_name"], entry["category_id"]) == (1, "sub/y.png", 1)
 
 
 def test_nothing_found_is_an_empty_list_and_a_table_of_titles(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_a_damaged_picture_costs_one_sentence(pictures: Path, weights: Path, dam
     told = [line for line in result.stderr.splitlines() if str(damaged) in line]
     assert len(told) == 1
     assert told[0].startswith(f"Expected an image at {damaged}, found ")
-    assert result.stdout.startswith("2 pictures: ")
+    assert result.stdout.startswith("2 pictures (1 file unreadable): ")
 
 
 def test_no_readable_picture_is_a_failure(weights: Path, damaged: Path) -> None:

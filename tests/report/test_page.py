@@ -9,25 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ossa.report import (
+from ossa.report.drawing import encode_jpeg, encode_png
+from ossa.report.figures import Line, figure_svg, line_figure
+from ossa.report.page import (
+    Block,
     Column,
     FigureBlock,
     KeyValues,
-    Line,
     Page,
     PictureBlock,
     Section,
     Table,
     TextBlock,
     Written,
-    encode_jpeg,
-    encode_png,
-    figure_svg,
-    line_figure,
     render_page,
     write_page,
 )
-from ossa.report.page import Block
 
 
 def page_of(*blocks: Block) -> Page:

@@ -86,7 +86,7 @@ def convert(
     split: Annotated[
         list[str] | None,
         typer.Option(
-            help="Splits to write, one --split each.  [default: all]",
+            help="Splits to write, one --split each; all where there is none.",
             metavar="NAME",
             show_default=False,
         ),

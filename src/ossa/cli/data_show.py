@@ -24,7 +24,7 @@ def show(
     split: Annotated[
         list[str] | None,
         typer.Option(
-            help="Splits to show, one --split each.  [default: all]",
+            help="Splits to show, one --split each; all where there is none.",
             metavar="NAME",
             show_default=False,
         ),

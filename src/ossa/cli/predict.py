@@ -96,7 +96,7 @@ def predict(
         folder = None
         if any(wanted):
             folder = ResultFolder(new_folder(output), wanted, every=every, truth=truth)
-        shots = shots_of(sources, every=every, tell=console.note)
+        shots = shots_of(sources, every=every, tell=console.note, lose=stdout.lose)
         answers = predict_shots(shots, predictor, settings, batch=batch)
         with Outputs(stdout, folder, window) as outputs:
             stopped = _take_each(answers, sources, outputs, console)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ossa.predict.folder import ResultFolder
     from ossa.predict.found import PictureDetections
     from ossa.predict.shots import Shot
+    from ossa.predict.sources import Source
     from ossa.predict.window import Window
 
 
@@ -27,6 +28,7 @@ class Stdout:
         self._counts: Counter[str] = Counter()
         self.num_pictures = 0
         self.num_frames = 0
+        self.num_unreadable = 0
 
     @property
     def num_shots(self) -> int:
@@ -46,6 +48,10 @@ class Stdout:
         self.num_pictures += shot.frame is None
         self.num_frames += shot.frame is not None
 
+    def lose(self, source: "Source") -> None:
+        """Counts a source that cannot be read."""
+        self.num_unreadable += 1
+
     def close(self) -> None:
         """Ends the document, or prints the counts."""
         if not self.num_shots:
@@ -56,13 +62,18 @@ class Stdout:
             print(self.summary())
 
     def summary(self) -> str:
-        """Returns '2 pictures, 30 frames: 3 person, 1 dog', the most frequent class first."""
+        """Returns '2 pictures, 30 frames: 3 person, 1 dog', the most frequent class first.
+
+        What could not be read is between them: '2 pictures (1 file unreadable): 3 person'.
+        """
         if not self.num_shots:
             return "nothing was looked at"
         of_kinds = ((self.num_pictures, "picture"), (self.num_frames, "frame"))
         shots = [f"{count} {kind}{'s' * (count > 1)}" for count, kind in of_kinds if count]
         names = [f"{count} {name}" for name, count in self._counts.most_common()]
-        return f"{', '.join(shots)}: {', '.join(names) or 'nothing found'}"
+        lost = self.num_unreadable
+        missing = f" ({lost} {'files' if lost > 1 else 'file'} unreadable)" if lost else ""
+        return f"{', '.join(shots)}{missing}: {', '.join(names) or 'nothing found'}"
 
 
 class Outputs:

@@ -130,7 +130,8 @@ class ResultFolder:
             image_id, category_ids = self._num_shots, range(len(found.names))
         else:
             return
-        place: dict[str, Any] = {"file_name": Path(shot.source.title).name}
+        file_name = (Path(shot.source.name).parent / Path(shot.source.title).name).as_posix()
+        place: dict[str, Any] = {"file_name": file_name}
         if shot.frame is not None:
             place["frame"] = shot.frame.number
         self._coco.add(

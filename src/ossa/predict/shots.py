@@ -57,7 +57,11 @@ class Shot:
 
 
 def shots_of(
-    sources: Iterable[Source], *, every: int = 1, tell: Callable[[str], object]
+    sources: Iterable[Source],
+    *,
+    every: int = 1,
+    tell: Callable[[str], object],
+    lose: Callable[[Source], object] = lambda _: None,
 ) -> Iterator[Shot]:
     """Yields the pictures of all sources in their order; what cannot be read is passed over.
 
@@ -66,6 +70,7 @@ def shots_of(
         every: of a video, looks at frames 0, `every`, 2 `every`, ...
         tell: is given a sentence for each picture or video that is damaged, and for the end of a
             camera or stream.
+        lose: is given each source that cannot be read, or not to its end.
     """
     for source in sources:
         try:
@@ -81,6 +86,7 @@ def shots_of(
                 tell(remark)
         except DataError as fault:
             tell(str(fault))
+            lose(source)
 
 
 def predict_shots(
