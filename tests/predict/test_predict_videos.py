@@ -216,7 +216,7 @@ def test_an_exported_file_runs_on_the_processor_where_there_is_a_gpu_too(
 ) -> None:
     devices = []
 
-    def load(weights: Path, device: str, imgsz: int | None) -> None:
+    def load(weights: Path, device: str, imgsz: int | None, **_: object) -> None:
         devices.append(device)
         raise ConfigError("seen enough")
 
