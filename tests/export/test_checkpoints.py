@@ -1,5 +1,7 @@
 """A checkpoint in the fastest runtime, and its conversion in the cache."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,27 @@ def test_a_checkpoint_is_converted_once_and_answers_as_pytorch_does(
     healed = runtime_for_checkpoint(checkpoint, imgsz=64, runtime="openvino")
     found = Predictor(healed, names=NAMES, imgsz=64).predict(picture(60, 40))
     np.testing.assert_allclose(found.scores, expected.scores, atol=0.001)
+
+
+@openvino
+def test_signals_still_reach_a_process_whose_engines_have_gone(tmp_path: Path) -> None:
+    program = """
+import gc, os, signal, openvino
+from ossa.export import extras
+signal.signal(signal.SIGUSR1, lambda *_: print("heard", flush=True))
+cores = [extras.openvino_core(purpose="a test") for _ in range(2)]
+cores.append(openvino.Core())
+for core in cores:
+    core.get_property("CPU", "FULL_DEVICE_NAME")
+while cores:
+    del core
+    cores.pop(0)
+    core = None
+    gc.collect()
+    os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()) == (0, ["heard"] * 3)
 
 
 @openvino

@@ -18,7 +18,7 @@ from ossa.export.description import (
     Precision,
     read_description,
 )
-from ossa.export.extras import first_line, quiet, require
+from ossa.export.extras import first_line, openvino_core, quiet, require
 from ossa.export.graph import LogitsGraph
 from ossa.export.runtimes import Engine
 
@@ -84,12 +84,12 @@ def read(file: Path) -> tuple[Any, ExportDescription]:
         ConfigError: OpenVINO is not installed.
         CheckpointError: the file, or the .bin beside it, is missing, damaged or of another program.
     """
-    openvino = require("openvino", purpose=f"reading {file}")
+    core = openvino_core(purpose=f"reading {file}")
     weights = file.with_suffix(".bin")
     if not weights.is_file():
         raise CheckpointError(f"expected the weights of {file} at {weights}, found none")
     try:
-        model = openvino.Core().read_model(str(file), str(weights))
+        model = core.read_model(str(file), str(weights))
     except RuntimeError as problem:
         raise CheckpointError(
             f"{file} is damaged or no OpenVINO file: {first_line(problem)}"
@@ -104,9 +104,9 @@ def read_onnx(file: Path) -> tuple[Any, ExportDescription]:
         ConfigError: OpenVINO is not installed.
         CheckpointError: damaged, of another program, or with an operator that it does not know.
     """
-    openvino = require("openvino", purpose="--runtime openvino")
+    core = openvino_core(purpose="--runtime openvino")
     try:
-        model = openvino.Core().read_model(str(file))
+        model = core.read_model(str(file))
     except RuntimeError as problem:
         raise CheckpointError(
             f"{file} is damaged or no ONNX file that OpenVINO knows: {first_line(problem)}"
@@ -131,8 +131,7 @@ def engine(model: Any, *, precision: Precision, threads: int | None = None) -> E
     Raises:
         ConfigError: the processor cannot compute so.
     """
-    openvino = require("openvino", purpose=PURPOSE)
-    core = openvino.Core()
+    core = openvino_core(purpose=PURPOSE)
     if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise ConfigError("this processor has no bf16 arithmetic: take --precision fp32")
     # One picture at a time is to be done soon, not many in a while.

@@ -10,7 +10,7 @@ from ossa.data.batches.dataset import LetterboxedDataset
 from ossa.data.index import DatasetIndex
 from ossa.errors import UnsupportedBackbone
 from ossa.export.description import ExportDescription
-from ossa.export.extras import first_line, quiet, require
+from ossa.export.extras import first_line, openvino_core, quiet, require
 
 CALIBRATION_IMAGES = 300
 """At most; NNCF's own advice. The ranges of features hardly change with more."""
@@ -38,6 +38,8 @@ def quantized(model: Any, description: ExportDescription, images: DatasetIndex) 
     """
     with quiet():
         nncf = require("nncf", purpose="--precision int8")
+    if not hasattr(model, "graph"):
+        openvino_core(purpose="--precision int8")  # before NNCF makes one of its own
     batches = list(range(0, len(images), description.batch or 1))
     source = LetterboxedDataset(images, imgsz=description.imgsz)
     name = "images" if hasattr(model, "graph") else 0

@@ -18,7 +18,7 @@ from torchvision.ops import nms
 
 from ossa.boxes import cxcywh_to_xyxy
 from ossa.export.description import ExportDescription, Suppression
-from ossa.export.extras import require
+from ossa.export.extras import openvino_core, require
 from ossa.export.onnx_format import OPSET
 from ossa.models.loss import decode_boxes_in_cells
 
@@ -81,7 +81,7 @@ def behind_openvino(model: Any, description: ExportDescription, suppression: Sup
     """
     openvino = require("openvino", purpose=_PURPOSE)
     content = onnx_graph(description, suppression).SerializeToString()
-    behind = openvino.Core().read_model(BytesIO(content))
+    behind = openvino_core(purpose=_PURPOSE).read_model(BytesIO(content))
     for parameter, result in zip(behind.get_parameters(), model.get_results(), strict=True):
         parameter.output(0).replace(result.input_value(0))
     joined = openvino.Model(behind.get_results(), model.get_parameters(), "ossa")
