@@ -6,7 +6,10 @@ torchrun --nproc-per-node 2 tests/train/two_runs.py SCENES FOLDER
 import os
 import signal
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from test_loop import config_of
@@ -14,7 +17,9 @@ from test_loop import config_of
 from ossa.data.description import read_description
 from ossa.data.reading import read_index
 from ossa.evaluate.run import evaluate
+from ossa.files import write_atomically
 from ossa.models.weights import detector_from, read_checkpoint
+from ossa.train import checkpoint
 from ossa.train.distributed import ALONE, joined_processes
 from ossa.train.events import Silence
 from ossa.train.loop import train
@@ -32,7 +37,14 @@ class StopsBoth(Silence):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+def write_slowly(path: Path, content: Callable[[BinaryIO], object]) -> None:
+    """Takes its time, as a large state does: who does not wait for it resumes from an old one."""
+    time.sleep(0.5)
+    write_atomically(path, content)
+
+
 def main(scenes: Path, folder: Path) -> None:
+    checkpoint.write_atomically = write_slowly
     with joined_processes("cpu") as processes:
         whole, resumed = (folder / name for name in ("whole", "resumed"))
         for run in (whole, resumed):
@@ -45,14 +57,14 @@ def main(scenes: Path, folder: Path) -> None:
         assert stopped.metrics["last"]["epoch"] == 0
         train(config, resumed, processes=processes, resume=True)
 
-        checkpoint = read_checkpoint(whole / "last.safetensors")
+        trained = read_checkpoint(whole / "last.safetensors")
         index = read_index(read_description(scenes), "val").index
         scores = []
         for sharing in (ALONE, processes):
             found = evaluate(
-                detector_from(checkpoint),
+                detector_from(trained),
                 index,
-                imgsz=checkpoint.imgsz,
+                imgsz=trained.imgsz,
                 config=config.evaluate,
                 batch=2,
                 share=(sharing.rank, sharing.count),

@@ -59,22 +59,28 @@ def save_state(
     Args:
         folder: of the run.
         identity: what must be the same when the run is resumed (hashes of settings and data).
-        processes: of which the first writes the state of all; none of them may be left out.
+        processes: of which the first writes the state of all; none of them may be left out, and
+            none goes on before it is written.
+
+    Raises:
+        OssaError: in every process, where the state could not be written.
     """
     own = {name: p.grad for name, p in detector.named_parameters() if p.grad is not None}
     gradients = processes.gather(own)
-    if not processes.is_first:
-        return
-    state = {
-        "identity": identity,
-        "progress": vars(progress),
-        "detector": detector.state_dict(),
-        "gradients": gradients,
-        "optimizer": optimizer.state_dict(),
-        "average": average.network.state_dict(),
-        "average_updates": average.updates,
-    }
-    write_atomically(folder / STATE_FILE, lambda file: torch.save(state, file))
+
+    def write() -> None:
+        state = {
+            "identity": identity,
+            "progress": vars(progress),
+            "detector": detector.state_dict(),
+            "gradients": gradients,
+            "optimizer": optimizer.state_dict(),
+            "average": average.network.state_dict(),
+            "average_updates": average.updates,
+        }
+        write_atomically(folder / STATE_FILE, lambda file: torch.save(state, file))
+
+    processes.from_first(write)
 
 
 def load_state(
