@@ -161,6 +161,28 @@ def test_half_a_file_of_any_kind_is_an_error(tmp_path: Path, kind: str) -> None:
         decode_image(path)
 
 
+def test_a_png_with_a_changed_or_missing_chunk_is_an_error_not_black_rows(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    data = encoded(Image.fromarray(noise), "PNG")
+    assert data[37:41] == b"IDAT"  # behind 8 bytes of signature and the header's 25
+    path = tmp_path / "damaged.png"
+    for damaged, found in (
+        (
+            data[:1000] + bytes([data[1000] ^ 1]) + data[1001:],
+            "byte 33 is not what its checksum says",
+        ),
+        (data[:-20], "byte 33 is cut short"),
+        (data[:-12], f"byte {len(data) - 12} is cut short"),
+        (data[:33] + b"\xff\xff\xff\xf0" + data[37:], "byte 33 is cut short"),
+    ):
+        path.write_bytes(damaged)
+        assert read_image_size(path) == (96, 64)
+        with pytest.raises(DataError, match=rf"damaged\.png, found a damaged one: .* {found}; "):
+            decode_image(path)
+    path.write_bytes(data + b"behind the end")
+    np.testing.assert_array_equal(decode_image(path), noise)
+
+
 @pytest.mark.parametrize("function", [decode_image, read_image_size])
 def test_missing_empty_and_other_files_are_one_sentence(tmp_path: Path, function: Any) -> None:
     other = tmp_path / "other.jpg"

@@ -7,6 +7,7 @@ applied to size and pixels alike.
 
 import re
 import warnings
+import zlib
 from io import BytesIO
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -44,7 +45,7 @@ _FLIP_OF_ORIENTATION: Final = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}
 _EIGHT_BIT_MODES: Final = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 
 
-class _Header(NamedTuple):
+class ImageHeader(NamedTuple):
     """What an image file says of itself."""
 
     kind: str
@@ -61,7 +62,16 @@ def read_image_size(path: Path) -> tuple[int, int]:
     Raises:
         DataError: there is no such file, it is not an image, or it is too large to be decoded.
     """
-    return _read_header(path, path=path).size_wh
+    return read_header(path).size_wh
+
+
+def read_header(path: Path) -> ImageHeader:
+    """Returns what the header of an image file says.
+
+    Raises:
+        DataError: there is no such file, it is not an image, or it is too large to be decoded.
+    """
+    return _read_header(path, path=path)
 
 
 def decode_image(
@@ -88,6 +98,8 @@ def decode_image(
         raise DataError(f"Expected an image at {path}, found {_reason(error)}.") from error
     header = _read_header(BytesIO(data), path=path)
     _check_length(data, header, path=path)
+    if header.kind == _PNG:
+        _check_chunks(data, path=path)
     reduction = 1
     if reduce_to is not None and size_wh is not None and header.kind in ("JPEG", "MPO"):
         reduction = _reduction(max(size_wh), reduce_to)
@@ -97,7 +109,7 @@ def decode_image(
     return image
 
 
-def _read_header(source: Path | BytesIO, *, path: Path) -> _Header:
+def _read_header(source: Path | BytesIO, *, path: Path) -> ImageHeader:
     try:
         with Image.open(source) as image:
             kind, size_wh = str(image.format), image.size
@@ -111,10 +123,10 @@ def _read_header(source: Path | BytesIO, *, path: Path) -> _Header:
     width, height = size_wh
     if width * height > MOST_PIXELS or max(size_wh) > LONGEST_SIDE:
         raise _too_large(f"{width}x{height} pixels", path=path)
-    return _Header(kind, (height, width) if orientation >= 5 else (width, height), orientation)
+    return ImageHeader(kind, (height, width) if orientation >= 5 else (width, height), orientation)
 
 
-def _check_length(data: bytes, header: _Header, *, path: Path) -> None:
+def _check_length(data: bytes, header: ImageHeader, *, path: Path) -> None:
     """Raises DataError where a header claims pixels that the file cannot hold.
 
     A decoder would make room for all of them before it finds that they are missing.
@@ -135,12 +147,10 @@ def _too_large(size: str, *, path: Path) -> DataError:
     )
 
 
-def _decode(data: bytes, header: _Header, *, path: Path, reduction: int) -> NDArray[np.uint8]:
-    # OpenCV multiplies the colours of a TIFF by its alpha and fails on turned ones; for a chunk of
-    # a PNG it makes room for as many bytes as the chunk claims, four gigabytes if it likes.
+def _decode(data: bytes, header: ImageHeader, *, path: Path, reduction: int) -> NDArray[np.uint8]:
+    # OpenCV multiplies the colours of a TIFF by its alpha and fails on turned ones.
     pil_first = header.kind == _TIFF
-    pil_alone = header.kind == _PNG and not _chunks_fit(data)
-    image = None if pil_first or pil_alone else _decode_with_cv2(data, reduction)
+    image = None if pil_first else _decode_with_cv2(data, reduction)
     reason = "an image of an unknown kind (8 or 16 bits a channel are read)"
     if image is None:
         try:
@@ -154,12 +164,27 @@ def _decode(data: bytes, header: _Header, *, path: Path, reduction: int) -> NDAr
     return _upright(image, header.orientation)
 
 
-def _chunks_fit(data: bytes) -> bool:
-    """Returns whether every chunk of a PNG is as long as it says (PNG specification, 5.3)."""
-    at = 8
-    while at + 8 <= len(data) and data[at + 4 : at + 8] != b"IEND":
-        at += 12 + int.from_bytes(data[at : at + 4], "big")
-    return at <= len(data)
+def _check_chunks(data: bytes, *, path: Path) -> None:
+    """Raises DataError for a PNG with a chunk that is cut short, missing or not what was written.
+
+    OpenCV makes black rows of the rest, and room for as many bytes as a chunk claims, up to four
+    gigabytes. A chunk is its length, its name, that many bytes and a CRC (PNG specification, 5.3).
+    """
+    at, name = 8, b""
+    while name != b"IEND":
+        length, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        end = at + 12 + length
+        if len(name) < 4 or end > len(data):
+            found = "cut short"
+        elif zlib.crc32(memoryview(data)[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):
+            found = "not what its checksum says"
+        else:
+            at = end
+            continue
+        raise DataError(
+            f"Expected an image at {path}, found a damaged one: the chunk at byte {at} is {found}; "
+            "replace or remove it."
+        )
 
 
 def _decode_with_cv2(data: bytes, reduction: int) -> NDArray[np.uint8] | None:

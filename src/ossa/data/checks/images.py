@@ -14,10 +14,9 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
 
 from ossa.data.checks.findings import MOST_CASES, Case, Finding, Shown
-from ossa.data.decode import decode_image, read_image_size
+from ossa.data.decode import decode_image, read_header
 from ossa.data.formats.common import Box
 from ossa.data.index import DatasetIndex
 from ossa.data.problems import ProblemKind
@@ -229,13 +228,11 @@ def _read_image(path: str, size_wh: tuple[int, int], *, hashed: bool) -> ImageSt
     try:
         if hashed:
             digest = _sha256(path)
-        orientation = stored_orientation(path)
-        found_wh = read_image_size(file)
+        found_wh, orientation = read_header(file)[1:]
         if found_wh != tuple(size_wh):
             what = f"{found_wh[0]}x{found_wh[1]} pixels, annotated as {size_wh[0]}x{size_wh[1]}"
             return ImageState(ProblemKind.IMAGE_OTHER_SIZE, what, orientation, digest)
         decode_image(file, reduce_to=_SMALLEST_DECODE, size_wh=size_wh)
-        _verify_png(file)
     except (DataError, OSError) as error:
         if not os.path.isfile(path):
             return ImageState(ProblemKind.IMAGE_UNREADABLE, "no such file", orientation, digest)
@@ -260,31 +257,6 @@ def is_cut_short(path: Path) -> bool:
     if data.startswith(b"BM"):
         return len(data) < int.from_bytes(data[2:6], "little")
     return False
-
-
-def _verify_png(path: Path) -> None:
-    """Raises DataError for a PNG with damaged or missing chunks, which OpenCV makes black rows."""
-    try:
-        with Image.open(path) as image:
-            if image.format == "PNG":
-                image.verify()
-    except Exception as error:  # on damaged files Pillow raises errors of a dozen kinds
-        raise DataError(f"Expected a whole PNG at {path}, found a damaged one: {error}.") from error
-
-
-def stored_orientation(path: str) -> int:
-    """Returns the EXIF orientation 1..8 of a file; 1 where it has none that can be read."""
-    try:
-        with Image.open(path) as image:
-            stored = image.info.get("exif")
-            if image.format == "TIFF" or not stored:
-                return _UPRIGHT  # a TIFF's own tag turns it in every reader
-            exif = Image.Exif()
-            exif.load(stored)
-    except Exception:  # on damaged files Pillow raises errors of a dozen kinds
-        return _UPRIGHT
-    orientation = exif.get(ExifTags.Base.Orientation, _UPRIGHT)
-    return orientation if orientation in _ORIENTATIONS else _UPRIGHT
 
 
 def _sha256(path: str) -> bytes:
