@@ -260,15 +260,19 @@ def build_config(settings: Mapping[str, Any], *, where: str = "the settings") ->
         ConfigError: naming the first key that is misspelt, missing or out of range.
     """
     config = validated(RunConfig, settings, where=where)
-    stride = max(config.model.strides)
-    if config.train.imgsz % stride:
-        below = config.train.imgsz // stride * stride
-        raise ConfigError(
-            f"imgsz must be a multiple of the largest stride, {stride}, found "
-            f"{config.train.imgsz}: use {below or stride} or {below + stride}"
-        )
+    check_imgsz(config.train.imgsz, stride=max(config.model.strides))
     _refuse_what_would_be_ignored(config, where)
     return config
+
+
+def check_imgsz(imgsz: int, *, stride: int) -> None:
+    """Raises ConfigError unless a side in pixels is a multiple of the largest stride."""
+    if imgsz < stride or imgsz % stride:
+        below = max(imgsz // stride, 1) * stride
+        raise ConfigError(
+            f"imgsz must be a multiple of the largest stride, {stride}, found {imgsz}: "
+            f"use {below} or {below + stride}"
+        )
 
 
 def validated(schema: type[Settings], settings: Mapping[str, Any], *, where: str) -> Settings:

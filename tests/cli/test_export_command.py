@@ -53,6 +53,34 @@ def test_a_file_is_compared_and_is_all_that_predict_needs(
     assert result.stdout.startswith("8 pictures: ")
 
 
+def test_a_file_is_scored_as_its_checkpoint_is(
+    ossa: Ossa, weights: Path, scenes: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "small.torchscript"
+    ossa("export", "--weights", weights, "--format", "torchscript", "--images", 1, "--output", file)
+    shared = ("val", "--data", scenes, "--workers", 0, "--device", "cpu", "--json")
+    ours, theirs = (json.loads(ossa(*shared, "--weights", one).stdout) for one in (file, weights))
+    assert ours["model"] == "small.torchscript, torchscript fp32"
+    assert ours["num_detections"] == theirs["num_detections"] == 8 * 300
+    assert ours["ap50"] == pytest.approx(theirs["ap50"], abs=1e-3)
+    result = ossa(*shared, "--weights", file, "--imgsz", 96)
+    assert result.exit_code == 2
+    assert "exported for 64 px and takes no other size, found 96" in result.stderr
+
+
+def test_a_file_with_its_own_nms_is_not_scored(
+    ossa: Ossa, weights: Path, scenes: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "small.torchscript"
+    arguments = ("--weights", weights, "--format", "torchscript", "--images", 1, "--output", file)
+    ossa("export", *arguments, "--nms")
+    (exported,) = tmp_path.iterdir()  # of an untrained detector it is not called good
+    result = ossa("val", "--data", scenes, "--weights", exported, "--device", "cpu")
+    assert result.exit_code == 2
+    assert "scoring needs detections from a confidence of 0.001 on, found NMS in" in result.stderr
+    assert "which leaves out those below 0.25: export it without --nms" in result.stderr
+
+
 def test_a_file_that_is_not_good_says_so_in_its_name_and_ends_with_1(
     ossa: Ossa, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

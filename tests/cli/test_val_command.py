@@ -104,8 +104,8 @@ def test_other_classes_than_the_checkpoint_knows_are_refused(
     [
         ("--split test", "Expected a key 'test'"),
         ("--imgsz 333", "found 333: use 320 or 352"),
-        ("--conf 2", "evaluate.confidence: input should be less than 1, found 2.0"),
-        ("--iou 0", "evaluate.nms_iou: input should be greater than 0, found 0.0"),
+        ("--conf 2", "evaluate: confidence: input should be less than 1, found 2.0"),
+        ("--iou 0", "evaluate: nms_iou: input should be greater than 0, found 0.0"),
         ("--save-predictions no/where.json", "found no/where.json"),
         ("--device 7", "--device 7: this machine has"),
     ],

@@ -66,7 +66,7 @@ def _measured(
     report = read_data(data, split)
     console.faults(report)
     index = report.index
-    check_classes(checkpoint, index, data=data)
+    check_classes(checkpoint.names, index, weights=weights, data=data)
     ways = ways_here()
     calibration = some_images(read_data(data, "train").index, CALIBRATION_IMAGES)
     runtimes = prepare(

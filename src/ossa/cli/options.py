@@ -1,6 +1,7 @@
 """Options that commands share, so that each has one name, one meaning and one help text."""
 
 import os
+from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 import typer
@@ -85,6 +86,13 @@ def choose_device(wanted: str | None) -> str:
             + ("" if gpus else " that PyTorch can use; leave --device out or take cpu")
         )
     return f"cuda:{number}"
+
+
+def choose_device_for(weights: Path, wanted: str | None) -> str:
+    """Returns what `choose_device` does; exported files run on the CPU unless told otherwise."""
+    from ossa.export.files import is_exported
+
+    return "cpu" if wanted is None and is_exported(weights) else choose_device(wanted)
 
 
 def choose_workers(wanted: int | None) -> int:

@@ -74,9 +74,8 @@ def predict(
     named = _one_source(source, source_option)
     sources = find_sources(named)
     window = Window() if show else None
-    predictor = load(
-        weights, _choose_device(device, weights), imgsz, runtime=runtime, precision=precision
-    )
+    device = options.choose_device_for(weights, device)
+    predictor = load(weights, device, imgsz, runtime=runtime, precision=precision)
     settings = {
         "confidence": conf,
         "nms_iou": iou,
@@ -103,13 +102,6 @@ def predict(
         if folder is not None and stdout.num_shots:
             console.note(f"results in {folder.folder}")
     _check_end(stdout, sources, named, stopped=stopped)
-
-
-def _choose_device(wanted: str | None, weights: Path) -> str:
-    """Returns the device that is wanted, else the first GPU where the weights are for PyTorch."""
-    from ossa.export.files import is_exported
-
-    return "cpu" if wanted is None and is_exported(weights) else options.choose_device(wanted)
 
 
 def _one_source(argument: str | None, option: str | None) -> str:

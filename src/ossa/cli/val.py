@@ -17,17 +17,15 @@ if TYPE_CHECKING:
 _USUAL_IMGSZ = 640
 """Side of the network's input that a report takes for predictions of an unknown network."""
 _OF_A_DETECTOR = (
-    *(
-        "weights",
-        "batch",
-        "conf",
-        "iou",
-        "max_det",
-        "save_predictions",
-        "device",
-        "workers",
-        "cache",
-    ),
+    "weights",
+    "batch",
+    "conf",
+    "iou",
+    "max_det",
+    "save_predictions",
+    "device",
+    "workers",
+    "cache",
 )
 """Arguments that mean nothing where the detections are there already."""
 _RESAMPLES = 200
@@ -50,7 +48,7 @@ def val(
     weights: Annotated[
         Path | None,
         typer.Option(
-            help="A checkpoint of ossa, or an official yolov5*.pt.",
+            help="A checkpoint of ossa, an official yolov5*.pt, or what `ossa export` wrote.",
             metavar="FILE",
             show_default=False,
         ),
@@ -134,6 +132,8 @@ def val(
 
       ossa val --weights runs/yolov5n/best.safetensors --data bccd --report pages/yolov5n
 
+      ossa val --weights yolov5n-int8.onnx --data bccd
+
       ossa val --predictions results.json.gz --data voc --split test --voc 2007 --per-class
     """
     from ossa.cli.console import Console
@@ -152,7 +152,7 @@ def val(
                 imgsz=imgsz,
                 batch=batch,
                 settings={"confidence": conf, "nms_iou": iou, "max_detections": max_det},
-                device=options.choose_device(device),
+                device=options.choose_device_for(weights, device),
                 workers=options.choose_workers(workers),
                 cache=cache,
                 console=console,

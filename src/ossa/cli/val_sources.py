@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ossa.errors import DataError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ossa.cli.console import Console
+    from ossa.config import EvaluateConfig
     from ossa.data.caching.pixel_store import CachePlace
     from ossa.data.index import DatasetIndex
     from ossa.evaluate.metrics import Metrics
@@ -32,6 +35,17 @@ class Scored:
         return len(set(self.index.truth_images()[counts].tolist()))
 
 
+class _Network(NamedTuple):
+    """What maps images to predictions, and what a row tells of it."""
+
+    network: "nn.Module"
+    names: tuple[str, ...]
+    """K class names."""
+    imgsz: int
+    """Side of its square input in pixels."""
+    known: dict[str, Any]
+
+
 def run_detector(
     weights: Path,
     data: str,
@@ -45,50 +59,42 @@ def run_detector(
     cache: "CachePlace | None",
     console: "Console",
 ) -> Scored:
-    """Returns what a detector finds in a split, scored; `settings` are those of `evaluate`.
+    """Returns what a checkpoint or an exported file finds in a split, scored.
+
+    Args:
+        settings: those of `evaluate`.
 
     Raises:
         CheckpointError, ConfigError, DataError: what does not fit, or a split without objects.
     """
-    from ossa.config import build_config
-    from ossa.evaluate.api import check_classes, detector_for_evaluation
+    from ossa.config import EvaluateConfig, validated
+    from ossa.evaluate.api import check_classes
     from ossa.evaluate.run import evaluate
-    from ossa.models.count import count_cost
-    from ossa.models.weights import read_checkpoint
+    from ossa.export.files import is_exported
 
-    checkpoint = read_checkpoint(weights)
-    config = build_config(
-        {
-            "model": checkpoint.model.model_dump(),
-            "data": data,
-            "train": {"imgsz": checkpoint.imgsz if imgsz is None else imgsz, "batch": batch},
-            "evaluate": settings,
-        }
-    )
-    read = _read_split(data, split, console, imgsz=config.train.imgsz, cache=cache)
+    config = validated(EvaluateConfig, settings, where="evaluate")
+    if is_exported(weights):
+        opened = _open_exported(weights, config, imgsz=imgsz, device=device)
+    else:
+        opened = _open_checkpoint(weights, imgsz=imgsz, device=device)
+    read = _read_split(data, split, console, imgsz=opened.imgsz, cache=cache)
     index = read.index
-    check_classes(checkpoint, index, data=data)
-    imgsz = config.train.imgsz
-    detector = detector_for_evaluation(checkpoint, imgsz=imgsz, device=device)
-    cost = count_cost(detector, imgsz).total
+    check_classes(opened.names, index, weights=weights, data=data)
     with console.progress("evaluating") as on_images:
         evaluation = evaluate(
-            detector,
+            opened.network,
             index,
             pixels=read.pixels,
-            imgsz=imgsz,
-            config=config.evaluate,
+            imgsz=opened.imgsz,
+            config=config,
             batch=batch,
             device=device,
             workers=workers,
             on_images=on_images,
         )
     known = {
-        "model": checkpoint.model.name,
-        "imgsz": imgsz,
-        "params": cost.params,
-        "flops": cost.flops,
-        "macs": cost.macs,
+        **opened.known,
+        "imgsz": opened.imgsz,
         "ms_per_image": 1000.0 * evaluation.seconds / len(index),
         "images_per_second": len(index) / evaluation.seconds,
         "data": data,
@@ -97,6 +103,43 @@ def run_detector(
         "predictions": None,
     }
     return _scored(index, evaluation.detections, evaluation.metrics, known)
+
+
+def _open_checkpoint(weights: Path, *, imgsz: int | None, device: str) -> _Network:
+    from ossa.config import check_imgsz
+    from ossa.evaluate.api import detector_for_evaluation
+    from ossa.models.count import count_cost
+    from ossa.models.weights import read_checkpoint
+
+    checkpoint = read_checkpoint(weights)
+    side = checkpoint.imgsz if imgsz is None else imgsz
+    check_imgsz(side, stride=max(checkpoint.model.strides))
+    detector = detector_for_evaluation(checkpoint, imgsz=side, device=device)
+    cost = count_cost(detector, side).total
+    known = {"params": cost.params, "flops": cost.flops, "macs": cost.macs}
+    return _Network(detector, checkpoint.names, side, {"model": checkpoint.model.name, **known})
+
+
+def _open_exported(
+    weights: Path, config: "EvaluateConfig", *, imgsz: int | None, device: str
+) -> _Network:
+    from ossa.config import check_imgsz
+    from ossa.errors import ConfigError
+    from ossa.export.choose import side_of_input
+    from ossa.export.files import open_exported
+    from ossa.export.runtimes import RuntimeNetwork, SuppressedRuntime
+
+    exported = open_exported(weights)
+    if isinstance(exported, SuppressedRuntime):
+        raise ConfigError(
+            f"scoring needs detections from a confidence of {config.confidence:g} on, found NMS in "
+            f"the graph of {weights}, which leaves out those below "
+            f"{exported.suppression.confidence:g}: export it without --nms"
+        )
+    side = side_of_input(exported, imgsz, device=device)
+    check_imgsz(side, stride=max(exported.description.strides))
+    known = {"model": f"{weights.name}, {exported.name} {exported.precision}"}
+    return _Network(RuntimeNetwork(exported), exported.description.names, side, known)
 
 
 def read_predictions(

@@ -8,7 +8,6 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from ossa.config import EvaluateConfig
 from ossa.cost.bench import hardware_name, using_threads
@@ -20,10 +19,9 @@ from ossa.export.choose import runtime_in_memory
 from ossa.export.description import Precision
 from ossa.export.extras import is_installed
 from ossa.export.files import RuntimeName
-from ossa.export.runtimes import Runtime, TorchRuntime, find
+from ossa.export.runtimes import Runtime, RuntimeNetwork, TorchRuntime, find
 from ossa.models.detector import Detector
 from ossa.train.record import environment
-from ossa.types import RawPredictions
 
 
 @dataclass(frozen=True)
@@ -161,7 +159,7 @@ def score_runtimes(
     """Yields the AP50-95 of every way on a split, as `ossa val` takes it; None without truths."""
     for way, runtime in runtimes.items():
         scored = evaluate(
-            _AsModule(runtime),
+            RuntimeNetwork(runtime),
             index,
             imgsz=imgsz,
             config=EvaluateConfig(),
@@ -169,17 +167,6 @@ def score_runtimes(
             on_images=on_images,
         )
         yield way, scored.metrics.ap
-
-
-class _AsModule(nn.Module):
-    """A runtime where a network is expected."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        super().__init__()
-        self._runtime = runtime
-
-    def forward(self, images: Tensor) -> RawPredictions:
-        return self._runtime(images)
 
 
 def _timed(runtime: Runtime, picture: Path, *, imgsz: int, num_classes: int) -> tuple[float, float]:

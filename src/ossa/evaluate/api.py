@@ -55,7 +55,7 @@ def evaluate_detector(
         }
     )
     index = read_data(data, split, strict=strict).index
-    check_classes(checkpoint, index, data=str(data))
+    check_classes(checkpoint.names, index, weights=weights, data=data)
     return evaluate(
         detector_for_evaluation(checkpoint, imgsz=config.train.imgsz, device=device),
         index,
@@ -67,13 +67,14 @@ def evaluate_detector(
     ).metrics
 
 
-def check_classes(checkpoint: Checkpoint, index: DatasetIndex, *, data: str) -> None:
-    """Raises ConfigError unless the data set has the checkpoint's classes in the same order."""
-    if index.names != checkpoint.names:
+def check_classes(
+    names: tuple[str, ...], index: DatasetIndex, *, weights: Path | str, data: Path | str
+) -> None:
+    """Raises ConfigError unless the data set has the weights' classes in the same order."""
+    if index.names != names:
         raise ConfigError(
-            f"{checkpoint.origin['file']} knows {len(checkpoint.names)} classes "
-            f"({_first(checkpoint.names)}), {data} has {len(index.names)} "
-            f"({_first(index.names)}): they must be the same, in the same order"
+            f"{weights} knows {len(names)} classes ({_first(names)}), {data} has "
+            f"{len(index.names)} ({_first(index.names)}): they must be the same, in the same order"
         )
 
 

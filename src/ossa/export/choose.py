@@ -1,4 +1,4 @@
-"""Which runtime runs a checkpoint."""
+"""Which runtime runs a checkpoint, and at which size of input an exported file is run."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from ossa.export.description import Precision
 from ossa.export.extras import is_installed
 from ossa.export.files import RuntimeName
 from ossa.export.graph import LogitsGraph, describe
-from ossa.export.runtimes import AnyRuntime, ExportedRuntime, TorchRuntime
+from ossa.export.runtimes import AnyRuntime, ExportedRuntime, SuppressedRuntime, TorchRuntime
 from ossa.models.detector import Detector
 from ossa.models.weights import Checkpoint, detector_from
 
@@ -25,6 +25,31 @@ def fastest_runtime(device: torch.device | str) -> RuntimeName:
 def is_cpu(device: torch.device | str) -> bool:
     """Returns whether a device, which need not exist, is the processor."""
     return str(device) == "cpu"
+
+
+def side_of_input(
+    exported: ExportedRuntime | SuppressedRuntime,
+    imgsz: int | None,
+    *,
+    device: torch.device | str = "cpu",
+) -> int:
+    """Returns the longer side in pixels of what an exported file gets: its own if `imgsz` is None.
+
+    Raises:
+        ConfigError: the file takes no other size than its own, or the device is none it runs on.
+    """
+    about = exported.description
+    if not is_cpu(device):
+        raise ConfigError(
+            f"{exported.name} runs on the CPU here, found the device "
+            f"{str(device)!r}: leave --device out, or give the checkpoint"
+        )
+    if imgsz not in (None, about.imgsz) and not about.any_size:
+        raise ConfigError(
+            f"this file was exported for {about.imgsz} px and takes no other size, found {imgsz}: "
+            "leave --imgsz out, or export with --dynamic size"
+        )
+    return imgsz or about.imgsz
 
 
 def runtime_for_checkpoint(

@@ -111,7 +111,9 @@ def export(
         CheckpointError: the file cannot be written.
     """
     _check(settings, output, calibration)
-    check_classes(checkpoint, images, data=str(images.root))
+    check_classes(
+        checkpoint.names, images, weights=checkpoint.origin["file"], data=str(images.root)
+    )
     detector = detector_from(checkpoint)
     description = _describe(checkpoint, detector, settings)
     on_stage(f"converting to {settings.format}")

@@ -172,6 +172,17 @@ class SuppressedRuntime:
 AnyRuntime: TypeAlias = Runtime | SuppressedRuntime
 
 
+class RuntimeNetwork(nn.Module):
+    """A runtime where a network is expected."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__()
+        self._runtime = runtime
+
+    def forward(self, images: Tensor) -> RawPredictions:
+        return self._runtime(images)
+
+
 def find(
     runtime: AnyRuntime,
     images: Tensor,

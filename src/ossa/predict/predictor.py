@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from ossa.config import EvaluateConfig
+from ossa.config import EvaluateConfig, check_imgsz
 from ossa.data.letterbox import letterbox, letterbox_rectangular
 from ossa.errors import ConfigError, suggestion
-from ossa.export.choose import is_cpu, runtime_for_checkpoint
+from ossa.export.choose import runtime_for_checkpoint, side_of_input
 from ossa.export.description import Precision, Suppression
 from ossa.export.files import RuntimeName, is_exported, open_exported
 from ossa.export.graph import CONFIDENCE, takes_rectangles, usual_confidence
@@ -74,7 +74,7 @@ def load(
         return _of_file(exported, device=device, imgsz=imgsz)
     checkpoint = read_checkpoint(path)
     imgsz = checkpoint.imgsz if imgsz is None else imgsz
-    _check_imgsz(imgsz, stride=max(checkpoint.model.strides))
+    check_imgsz(imgsz, stride=max(checkpoint.model.strides))
     return Predictor(
         runtime_for_checkpoint(
             checkpoint, imgsz=imgsz, device=device, runtime=runtime or "torch", precision=precision
@@ -121,7 +121,7 @@ class Predictor:
             detector = TorchRuntime(detector, device=device)
         self.runtime: AnyRuntime = detector
         self.stride = _largest_stride(detector)
-        _check_imgsz(imgsz, stride=self.stride)
+        check_imgsz(imgsz, stride=self.stride)
         self.rectangular = _gets_rectangles(detector, imgsz=imgsz, stride=self.stride)
         self.device = detector.device
         self.names = tuple(names)
@@ -272,20 +272,10 @@ def _of_file(
 ) -> Predictor:
     """Returns the predictor of an exported file, which knows everything itself."""
     about = exported.description
-    if not is_cpu(device):
-        raise ConfigError(
-            f"{exported.name} runs on the CPU here, found the device "
-            f"{str(device)!r}: leave --device out, or give the checkpoint"
-        )
-    if imgsz not in (None, about.imgsz) and not about.any_size:
-        raise ConfigError(
-            f"this file was exported for {about.imgsz} px and takes no other size, found {imgsz}: "
-            "leave --imgsz out, or export with --dynamic size"
-        )
     return Predictor(
         exported,
         names=about.names,
-        imgsz=imgsz or about.imgsz,
+        imgsz=side_of_input(exported, imgsz, device=device),
         origin=about.origin,
         confidence=about.confidence,
     )
@@ -335,12 +325,3 @@ def _settings(confidence: float, nms_iou: float, max_detections: int) -> Evaluat
         raise ConfigError(
             f"{first['loc'][0]}: {first['msg'].lower()}, found {first['input']!r}"
         ) from None
-
-
-def _check_imgsz(imgsz: int, *, stride: int) -> None:
-    if imgsz < stride or imgsz % stride:
-        below = max(imgsz // stride, 1) * stride
-        raise ConfigError(
-            f"imgsz must be a multiple of the largest stride, {stride}, found {imgsz}: "
-            f"use {below} or {below + stride}"
-        )

@@ -53,7 +53,7 @@ def write_reported(
     checkpoint = read_checkpoint(weights)
     split = read_split_of_run(config, reported.split, watcher=Silence(), cache=cache)
     index = split.index
-    check_classes(checkpoint, index, data=config.data)
+    check_classes(checkpoint.names, index, weights=weights, data=config.data)
     evaluation = evaluate(
         detector_for_evaluation(checkpoint, imgsz=config.train.imgsz, device=device),
         index,

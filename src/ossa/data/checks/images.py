@@ -228,7 +228,8 @@ def _read_image(path: str, size_wh: tuple[int, int], *, hashed: bool) -> ImageSt
     try:
         if hashed:
             digest = _sha256(path)
-        found_wh, orientation = read_header(file)[1:]
+        header = read_header(file)
+        found_wh, orientation = header.size_wh, header.orientation
         if found_wh != tuple(size_wh):
             what = f"{found_wh[0]}x{found_wh[1]} pixels, annotated as {size_wh[0]}x{size_wh[1]}"
             return ImageState(ProblemKind.IMAGE_OTHER_SIZE, what, orientation, digest)
