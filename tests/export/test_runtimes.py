@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from small_detector import NAMES, noise, picture, small_detector
 
 from ossa.errors import CheckpointError, ConfigError
+from ossa.export import onnx_format
 from ossa.export.description import ExportDescription
 from ossa.export.files import RuntimeName, open_exported
 from ossa.export.runtimes import ExportedRuntime, TorchRuntime
@@ -129,6 +131,20 @@ def test_what_is_asked_of_a_file_must_be_in_it(torchscript_file: Path) -> None:
             load(torchscript_file, device=device)
     with pytest.raises(ConfigError, match="runs this detector, not PyTorch"):
         _ = load(torchscript_file).detector
+
+
+def test_an_int8_onnx_file_is_for_onnx_runtime(
+    onnx_model: Any, description: ExportDescription, tmp_path: Path
+) -> None:
+    pytest.importorskip("openvino", reason="needs the extras export and openvino")
+    model = type(onnx_model)()
+    model.CopyFrom(onnx_model)
+    file = tmp_path / "n.onnx"
+    in_int8 = description.model_copy(update={"precision": "int8"})
+    onnx_format.save(onnx_format.described(model, in_int8), file, precision="int8")
+    assert open_exported(file).name == "onnxruntime"
+    with pytest.raises(ConfigError, match=r"does not compute the int8 .* --format openvino"):
+        open_exported(file, runtime="openvino")
 
 
 def test_a_folder_holds_one_file(tmp_path: Path, openvino_file: Path) -> None:
