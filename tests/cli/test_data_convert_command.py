@@ -42,8 +42,9 @@ def test_it_writes_the_split_and_says_what_was_lost(ossa: Ossa, cells: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--to", "kitti", "new"], "found 'kitti'"),
-        (["--to", "voc", "new", "--split", "vla"], "found 'vla'"),
+        (["--to", "kitti", "new"], "expected --to coco, voc, yolo, found 'kitti'."),
+        (["--to", "cooc", "new"], "found 'cooc'. Did you mean coco?"),
+        (["--to", "voc", "new", "--split", "vla"], "found 'vla'. Did you mean val?"),
         (["--to", "voc", "new", "--split", "test"], "Expected a key 'test'"),
         (["--to", "voc", "."], "nothing is overwritten"),
     ],

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ossa.errors import ConfigError
+from ossa.cli import options
 
 _ROOT_VARIABLE = "OSSA_DATA_ROOT"
 
@@ -108,12 +108,12 @@ def convert(
       ossa data convert cells.yaml --to yolo cells-yolo --split val --copy-images
     """
     from ossa.cli.console import Console
+    from ossa.data.convert import FORMATS
     from ossa.data.convert import convert as convert_data
     from ossa.data.description import SPLITS, read_description
 
-    wrong = next((name for name in split or () if name not in SPLITS), None)
-    if wrong is not None:
-        raise ConfigError(f"Expected --split {', '.join(SPLITS)}, found '{wrong}'.")
+    options.check_words("--to", [to], FORMATS)
+    options.check_words("--split", split or (), SPLITS)
     with Console() as console:
         with console.progress("converting") as on_image:
             conversion = convert_data(

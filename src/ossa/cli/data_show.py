@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ossa.cli import options
 from ossa.cli import train_options as train
 from ossa.errors import ConfigError, DataError
 
@@ -79,9 +80,7 @@ def show(
     from ossa.data.reading import read_index
     from ossa.data.show import sample_images, write_sample_page
 
-    wrong = next((name for name in split or () if name not in SPLITS), None)
-    if wrong is not None:
-        raise ConfigError(f"Expected --split {', '.join(SPLITS)}, found '{wrong}'.")
+    options.check_words("--split", split or (), SPLITS)
     config = _configuration(
         data=data,
         recipe=recipe,
@@ -115,11 +114,11 @@ def show(
         console.note(f"page: {page}")
 
 
-def _configuration(**options: Any) -> "RunConfig":
+def _configuration(**settings: Any) -> "RunConfig":
     """Returns the settings of a training with these options."""
     from ossa.cli.train_settings import configuration
 
-    given = {key: value for key, value in options.items() if value is not None}
+    given = {key: value for key, value in settings.items() if value is not None}
     return configuration({"model": _ANY_MODEL} | given)
 
 

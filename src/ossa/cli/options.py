@@ -1,12 +1,13 @@
 """Options that commands share, so that each has one name, one meaning and one help text."""
 
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 import typer
 
-from ossa.errors import ConfigError
+from ossa.errors import ConfigError, suggestion
 
 MACHINE_PANEL = "Machine and output"
 _MOST_WORKERS = 8
@@ -100,3 +101,12 @@ def choose_workers(wanted: int | None) -> int:
     if wanted is not None:
         return wanted
     return max(1, min(_MOST_WORKERS, (os.cpu_count() or 1) // 2))
+
+
+def check_words(option: str, words: Iterable[str], known: Sequence[str]) -> None:
+    """Raises ConfigError, with the nearest known word, for the first word that is not known."""
+    for word in words:
+        if word not in known:
+            raise ConfigError(
+                f"expected {option} {', '.join(known)}, found {word!r}.{suggestion(word, known)}"
+            )
