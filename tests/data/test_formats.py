@@ -75,6 +75,7 @@ def test_a_split_without_a_single_box_is_a_problem_of_its_yaml(tmp_path: Path) -
         ("0 0.5 0.5 inf 0.1", "not a number"),
         ("a 0.5 0.5 0.1 0.1", "expected numbers"),
         ("0 0.5 0.5 0.1", "expected 5 columns .*found 4"),
+        ("0 0.5 0.5 0.1 0.1 0.93 17", "found 7 columns that end with 17: .*score and track"),
         ("0 0.5 0.5 0.1 0.1 0.9", "found 6"),
         ("0 0.25 0.5 0.1 0.1", "stated twice"),
     ],
@@ -101,6 +102,13 @@ def test_a_box_is_clipped_and_reported_only_beyond_one_pixel(tmp_path: Path) -> 
     report = read(write_yolo(tmp_path, {"1.jpg": "0 0.04 0.5 0.1 0.2\n1 0.03 0.5 0.1 0.2\n"}))
     np.testing.assert_allclose(report.index.boxes_xyxy, [[0, 20, 9, 30], [0, 20, 8, 30]])
     assert places(report) == [("1.txt", 2, "box clipped")]
+
+
+def test_a_polygon_with_a_point_outside_is_clipped_and_told_with_its_line(tmp_path: Path) -> None:
+    report = read(write_yolo(tmp_path, {"1.jpg": "0 0.1 0.2 0.5 0.4 0.3 1.8\n"}))
+    np.testing.assert_allclose(report.index.boxes_xyxy, [[10, 10, 50, 50]])
+    assert places(report) == [("1.txt", 1, "box clipped")]
+    assert "reaches 40 pixels out" in report.problems[0].what
 
 
 def test_strict_reading_raises_at_the_first_problem(tmp_path: Path) -> None:

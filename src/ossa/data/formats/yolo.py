@@ -2,7 +2,8 @@
 
 A line is `class cx cy w h`, or `class x y x y x y ...` for a polygon of three or more points,
 all in fractions of the image's width and height. Of a polygon its extent is the box, and the area
-is the box's. An image without a label file is background.
+is the box's. So 7 columns are a triangle, unless the last is a whole number from 2 on, which only a
+track's is. An image without a label file is background.
 """
 
 import os
@@ -139,6 +140,13 @@ def _parse(text: str, size_wh: tuple[int, int], *, num_classes: int) -> tuple[in
         cx, cy, w, h = values
         x0, y0, x1, y1 = cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
     else:
+        # A tracker's line has as many columns as a triangle, and numbers far outside the image.
+        if count == 7 and values[-1] >= 2 and values[-1].is_integer():
+            raise ValueError(
+                f"expected 5 columns or points in fractions of the image, found {count} columns "
+                f"that end with {columns[-1]}: leave out what stands behind the box, such as score "
+                "and track"
+            )
         xs, ys = values[::2], values[1::2]
         x0, y0, x1, y1 = min(xs), min(ys), max(xs), max(ys)
     return int(number), (x0 * width, y0 * height, x1 * width, y1 * height)
