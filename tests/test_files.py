@@ -11,6 +11,7 @@ import pytest
 
 from ossa.errors import CheckpointError
 from ossa.files import (
+    folder_of_results,
     new_folder,
     sha256_of,
     write_atomically,
@@ -155,6 +156,39 @@ def test_runs_that_start_at_once_get_folders_of_their_own(tmp_path: Path):
     with ThreadPoolExecutor(16) as pool:
         folders = list(pool.map(lambda _: new_folder(tmp_path / "run"), range(64)))
     assert len(set(folders)) == 64
+
+
+def test_a_folder_of_results_keeps_no_mark_and_only_what_was_written(tmp_path: Path):
+    with folder_of_results(tmp_path / "runs" / "a") as folder:
+        assert new_folder(folder) == tmp_path / "runs" / "a-2"
+        (folder / "result").touch()
+    assert [file.name for file in folder.iterdir()] == ["result"]
+    assert new_folder(folder) == tmp_path / "runs" / "a-3"
+    with folder_of_results(folder) as empty:
+        assert empty == tmp_path / "runs" / "a-4"
+    with folder_of_results(tmp_path / "new" / "b"):
+        pass
+    (tmp_path / "given").mkdir()
+    with folder_of_results(tmp_path / "given") as given:
+        assert given == tmp_path / "given"
+    assert not empty.exists()
+    assert not (tmp_path / "new").exists()
+    assert list(given.iterdir()) == []
+
+
+def test_a_folder_whose_owner_has_just_taken_its_mark_is_not_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    touch = Path.touch
+
+    def too_late(mark: Path, **options: bool) -> None:
+        if mark.parent.name == "a":
+            (mark.parent / "result").write_text("of another run")
+        touch(mark, **options)
+
+    monkeypatch.setattr(Path, "touch", too_late)
+    assert new_folder(tmp_path / "a") == tmp_path / "a-2"
+    assert [file.name for file in (tmp_path / "a").iterdir()] == ["result"]
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path):

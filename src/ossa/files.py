@@ -79,7 +79,8 @@ def new_folder(path: Path | str) -> Path:
     """Returns a folder that is this process's alone: `path`, or the first free of path-2, path-3...
 
     An existing empty folder is free. A hidden file `.claimed` marks the folder as taken, so that
-    two runs which start at the same moment never write into one.
+    two runs which start at the same moment never write into one; it is needed until something else
+    is in the folder.
 
     Raises:
         CheckpointError: the folder cannot be made.
@@ -90,13 +91,38 @@ def new_folder(path: Path | str) -> Path:
         return next(folder for folder in itertools.chain([path], numbered) if _claim(folder))
 
 
-def _claim(folder: Path) -> bool:
+@contextmanager
+def folder_of_results(path: Path | str) -> Iterator[Path]:
+    """Yields a `new_folder`, and at the end takes its mark away; a folder left empty goes, too.
+
+    Raises:
+        CheckpointError: the folder cannot be made.
+    """
+    path = Path(path)
+    missing = [place for place in (path, *path.parents) if not place.exists()]
+    folder = new_folder(path)
+    made = [folder, *missing] if folder != path else missing
     try:
+        yield folder
+    finally:
+        with suppress(OSError):  # until one has something in it
+            (folder / _CLAIM).unlink(missing_ok=True)
+            for place in made:
+                place.rmdir()
+
+
+def _claim(folder: Path) -> bool:
+    mark = folder / _CLAIM
+    with suppress(FileExistsError):  # a file of that name
         folder.mkdir(parents=True, exist_ok=True)
+    try:
         if any(folder.iterdir()):
             return False
-        (folder / _CLAIM).touch(exist_ok=False)
-    except FileExistsError:  # a file of that name, or another process was faster
+        mark.touch(exist_ok=False)
+        if any(place != mark for place in folder.iterdir()):  # its owner has just taken its mark
+            mark.unlink()
+            return False
+    except (FileExistsError, FileNotFoundError, NotADirectoryError):  # another was faster
         return False
     return True
 

@@ -38,7 +38,7 @@ LOW = ("--conf", 0.0001, "--max-det", 3)
 
 
 def written(folder: Path) -> list[str]:
-    files = (file for file in folder.rglob("*") if file.is_file() and file.name != ".claimed")
+    files = (file for file in folder.rglob("*") if file.is_file())
     return sorted(file.relative_to(folder).as_posix() for file in files)
 
 
@@ -66,6 +66,19 @@ def test_the_fastest_runtime_runs_it_and_finds_what_pytorch_finds(
         assert one["score"] == pytest.approx(other["score"], abs=0.001)
     kept = {file.parent.name for file in (cache_folder() / "converted").rglob("model.xml")}
     assert any("-64-openvino-" in name for name in kept)
+
+
+@pytest.mark.skipif(not is_installed("openvino"), reason="needs the extra openvino")
+def test_a_conversion_is_told_before_it_begins_and_only_once(
+    pictures: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OSSA_CACHE", str(tmp_path / "cache"))
+    arguments = (pictures / "b.png", "--weights", weights, "--no-pictures", *LOW)
+    first, second = (predict(*arguments) for _ in range(2))
+    told = f"converting to OpenVINO (once, kept in {tmp_path / 'cache' / 'converted'})"
+    assert first.stderr.startswith(told)
+    assert "converting" not in second.stderr
+    assert first.stdout == second.stdout
 
 
 def test_results_in_use_are_never_overwritten(
@@ -124,6 +137,12 @@ def test_a_damaged_picture_costs_one_sentence(pictures: Path, weights: Path, dam
     assert len(told) == 1
     assert told[0].startswith(f"Expected an image at {damaged}, found ")
     assert result.stdout.startswith("2 pictures (1 file unreadable): ")
+
+
+def test_no_readable_picture_leaves_no_folder(weights: Path, damaged: Path, tmp_path: Path) -> None:
+    output = tmp_path / "new" / "out"
+    assert predict(damaged, "--weights", weights, "--output", output).exit_code == 1
+    assert not output.parent.exists()
 
 
 def test_no_readable_picture_is_a_failure(weights: Path, damaged: Path) -> None:

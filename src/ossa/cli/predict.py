@@ -1,7 +1,7 @@
 """`ossa predict`: find objects in pictures and videos, draw them, write them to files."""
 
 from collections.abc import Generator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,7 +61,7 @@ def predict(
     """
     from ossa.cli.console import Console
     from ossa.cli.predict_output import Outputs, Stdout
-    from ossa.files import new_folder
+    from ossa.files import folder_of_results
     from ossa.predict.folder import ResultFolder, Wanted
     from ossa.predict.predictor import load
     from ossa.predict.shots import predict_shots, shots_of
@@ -74,17 +74,23 @@ def predict(
     named = _one_source(source, source_option)
     sources = find_sources(named)
     window = Window() if show else None
-    device = options.choose_device_for(weights, device)
-    predictor = load(weights, device, imgsz, runtime=runtime, precision=precision)
-    settings = {
-        "confidence": conf,
-        "nms_iou": iou,
-        "classes": _class_list(classes, predictor),
-        "max_detections": max_det,
-    }
-    predictor.predict([], **settings)  # refuses a wrong setting before a folder is made
     wanted = Wanted(pictures, save_txt or save_conf, save_conf, save_json, save_csv, save_crops)
-    with Console() as console:
+    with Console() as console, ExitStack() as ends:
+        predictor = load(
+            weights,
+            options.choose_device_for(weights, device),
+            imgsz,
+            runtime=runtime,
+            precision=precision,
+            on_conversion=console.note,
+        )
+        settings = {
+            "confidence": conf,
+            "nms_iou": iou,
+            "classes": _class_list(classes, predictor),
+            "max_detections": max_det,
+        }
+        predictor.predict([], **settings)  # refuses a wrong setting before a folder is made
         if conf is None:
             console.note(
                 f"detections from a score of {predictor.confidence:g}; --conf sets another"
@@ -94,7 +100,8 @@ def predict(
             _check_classes(truth, predictor, show_truth)
         folder = None
         if any(wanted):
-            folder = ResultFolder(new_folder(output), wanted, every=every, truth=truth)
+            place = ends.enter_context(folder_of_results(output))
+            folder = ResultFolder(place, wanted, every=every, truth=truth)
         shots = shots_of(sources, every=every, tell=console.note, lose=stdout.lose)
         answers = predict_shots(shots, predictor, settings, batch=batch)
         with Outputs(stdout, folder, window) as outputs:

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from ossa import __version__
@@ -17,6 +18,7 @@ from ossa.models.detector import Detector
 from ossa.models.weights import Checkpoint, detector_from
 
 _FILE_OF = {"openvino": "model.xml", "onnxruntime": "model.onnx"}
+_TITLE_OF = {"openvino": "OpenVINO", "onnxruntime": "ONNX"}
 
 
 def converted(
@@ -26,11 +28,12 @@ def converted(
     runtime: RuntimeName,
     precision: Precision,
     threads: int | None,
+    on_conversion: Callable[[str], object] = lambda sentence: None,
 ) -> ExportedRuntime | SuppressedRuntime:
     """Returns a checkpoint as OpenVINO or ONNX Runtime runs it, converted the first time only.
 
     Any batch and, where the network takes it, any size. A damaged entry is converted again; where
-    the cache cannot be written, every time.
+    the cache cannot be written, every time. `on_conversion` is told before it begins.
 
     Raises:
         ConfigError: the runtime is not installed.
@@ -39,17 +42,26 @@ def converted(
     require(runtime, purpose=f"--runtime {runtime}")
     key = _key(checkpoint, imgsz, runtime)
     entry = cache_folder() / "converted" / key
+    kept = _can_be_written(entry)
     with tempfile.TemporaryDirectory() as elsewhere:
-        if not _can_be_written(entry):
+        if not kept:
             entry = Path(elsewhere) / key
             entry.mkdir()
+
+        def convert() -> None:
+            once = (
+                f"once, kept in {entry.parent}" if kept else f"{cache_folder()} cannot be written"
+            )
+            on_conversion(f"converting to {_TITLE_OF[runtime]} ({once})")
+            _convert_into(entry, checkpoint, imgsz=imgsz, runtime=runtime)
+
         file = entry / _FILE_OF[runtime]
         if not file.is_file():
-            _convert_into(entry, checkpoint, imgsz=imgsz, runtime=runtime)
+            convert()
         try:
             return open_exported(file, runtime=runtime, precision=precision, threads=threads)
         except CheckpointError:
-            _convert_into(entry, checkpoint, imgsz=imgsz, runtime=runtime)
+            convert()
             return open_exported(file, runtime=runtime, precision=precision, threads=threads)
 
 

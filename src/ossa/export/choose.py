@@ -1,5 +1,6 @@
 """Which runtime runs a checkpoint, and at which size of input an exported file is run."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -60,6 +61,7 @@ def runtime_for_checkpoint(
     runtime: RuntimeName = "auto",
     precision: Precision | None = None,
     threads: int | None = None,
+    on_conversion: Callable[[str], object] = lambda sentence: None,
 ) -> AnyRuntime:
     """Returns what runs a checkpoint, converted where the runtime needs it.
 
@@ -74,6 +76,7 @@ def runtime_for_checkpoint(
         runtime: 'auto' for the fastest of those installed that run the network on the device.
         precision: fp32, or bf16 where it is asked for.
         threads: of the runtime on the CPU; its own choice if None.
+        on_conversion: given a sentence before a conversion begins, which takes seconds.
 
     Raises:
         ConfigError: the runtime is not installed, or does not run this device or precision.
@@ -81,9 +84,15 @@ def runtime_for_checkpoint(
     """
     if runtime == "auto":
         fastest = fastest_runtime(device)
-        settings: dict[str, Any] = {"imgsz": imgsz, "device": device, "precision": precision}
+        settings: dict[str, Any] = {
+            "imgsz": imgsz,
+            "device": device,
+            "precision": precision,
+            "threads": threads,
+            "on_conversion": on_conversion,
+        }
         try:
-            return runtime_for_checkpoint(checkpoint, **settings, runtime=fastest, threads=threads)
+            return runtime_for_checkpoint(checkpoint, **settings, runtime=fastest)
         except UnsupportedBackbone:
             if fastest == "torch":
                 raise
@@ -101,7 +110,12 @@ def runtime_for_checkpoint(
             f"--precision {precision}"
         )
     return converted(
-        checkpoint, imgsz=imgsz, runtime=runtime, precision=precision or "fp32", threads=threads
+        checkpoint,
+        imgsz=imgsz,
+        runtime=runtime,
+        precision=precision or "fp32",
+        threads=threads,
+        on_conversion=on_conversion,
     )
 
 

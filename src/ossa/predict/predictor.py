@@ -3,7 +3,7 @@
 Dimensions: H W pixels, K classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias, cast, overload
@@ -50,6 +50,7 @@ def load(
     *,
     runtime: RuntimeName | None = None,
     precision: Precision | None = None,
+    on_conversion: Callable[[str], object] = lambda sentence: None,
 ) -> "Predictor":
     """Returns a predictor with the weights of a file.
 
@@ -62,6 +63,8 @@ def load(
             If not given, 'torch' for a checkpoint and 'auto' for an exported file.
         precision: of the computation; that of the file if not given. Nothing but fp32 is as exact
             as the training's own evaluation.
+        on_conversion: given a sentence before a checkpoint is converted for `runtime`, which takes
+            seconds and is done once.
 
     Raises:
         CheckpointError: the file is missing, damaged, of another program, or unsafe.
@@ -77,7 +80,12 @@ def load(
     check_imgsz(imgsz, stride=max(checkpoint.model.strides))
     return Predictor(
         runtime_for_checkpoint(
-            checkpoint, imgsz=imgsz, device=device, runtime=runtime or "torch", precision=precision
+            checkpoint,
+            imgsz=imgsz,
+            device=device,
+            runtime=runtime or "torch",
+            precision=precision,
+            on_conversion=on_conversion,
         ),
         names=checkpoint.names,
         imgsz=imgsz,
