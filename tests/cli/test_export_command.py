@@ -1,5 +1,6 @@
 """`ossa export` from the outside: what it writes, says and refuses."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -105,6 +106,10 @@ def test_a_file_that_is_not_good_says_so_in_its_name_and_ends_with_1(
         (("--precision", "bf16"), "ONNX Runtime has no convolutions in bf16 on the CPU"),
         (("--output", "a.xml"), "expected a file named *.onnx for --output, found a.xml"),
         (("--output", "absent/a.onnx"), "expected an existing folder for --output"),
+        (("--output", "folder.onnx"), "expected a file for --output, found the folder folder.onnx"),
+        (("--conf", 0.3), "found one of them without --nms"),
+        (("--max-det", 9), "found one of them without --nms"),
+        (("--imgsz", 0), "a multiple of the largest stride, 32, found 0: use 32 or 64"),
         (("--imgsz", 100), "a multiple of the largest stride, 32, found 100: use 96 or 128"),
         (("--split", "tset"), "tset"),
         (("--formt", "onnx"), "--format"),
@@ -113,10 +118,33 @@ def test_a_file_that_is_not_good_says_so_in_its_name_and_ends_with_1(
 def test_what_cannot_be_is_refused_before_the_work(
     ossa: Ossa, weights: Path, arguments: tuple[object, ...], said: str
 ) -> None:
+    Path("folder.onnx").mkdir()
     result = ossa("export", "--weights", weights, *arguments)
     assert result.exit_code == 2
     assert said in result.stderr.replace("\n", " ")
+    assert "exporting" not in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
+    ossa: Ossa, weights: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")  # root may write anywhere
+
+    monkeypatch.setattr("ossa.export.export.tempfile.TemporaryDirectory", denied)
+    result = ossa("export", "--weights", weights, "--output", tmp_path / "a.onnx")
+    assert result.exit_code == 2
+    assert f"can be written for --output, found {tmp_path}: permission denied" in result.stderr
+    assert "exporting" not in result.stderr
+
+
+def test_an_exported_file_is_no_checkpoint(ossa: Ossa, tmp_path: Path) -> None:
+    file = tmp_path / "a.onnx"
+    file.touch()
+    result = ossa("export", "--weights", file, "--data", "coco128")
+    assert result.exit_code == 2
+    assert f"found the exported file {file}: give the checkpoint" in result.stderr
 
 
 def test_without_real_images_nothing_is_exported(ossa: Ossa, weights: Path, tmp_path: Path) -> None:

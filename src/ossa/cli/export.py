@@ -80,22 +80,26 @@ def export(
         ),
     ] = None,
     iou: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--iou",
             "--iou-thres",
             min=0.001,
             max=1,
             help="With --nms: of two boxes of a class that overlap more, one stays.",
+            show_default="0.45",
             rich_help_panel=_NMS_PANEL,
         ),
-    ] = 0.45,
+    ] = None,
     max_det: Annotated[
-        int,
+        int | None,
         typer.Option(
-            min=1, help="With --nms: most detections of an image.", rich_help_panel=_NMS_PANEL
+            min=1,
+            help="With --nms: most detections of an image.",
+            show_default="300",
+            rich_help_panel=_NMS_PANEL,
         ),
-    ] = 300,
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -154,10 +158,16 @@ def export(
     """
     from ossa.cli.console import Console
     from ossa.cli.output import print_json
-    from ossa.export.export import SUFFIXES, ExportSettings
+    from ossa.export.export import SUFFIXES, ExportSettings, check_request
     from ossa.export.export import export as write
+    from ossa.export.files import is_exported
     from ossa.models.weights import read_checkpoint
 
+    if weights.is_file() and is_exported(weights):
+        raise ConfigError(
+            f"expected a checkpoint for --weights, found the exported file {weights}: give the "
+            "checkpoint that it was made of"
+        )
     checkpoint = read_checkpoint(weights)
     settings = ExportSettings(
         format=format,
@@ -165,10 +175,13 @@ def export(
         imgsz=imgsz,
         batch=None if dynamic in ("batch", "all") else batch,
         any_size=dynamic in ("size", "all"),
-        suppression=_suppression(checkpoint, conf, iou, max_det) if nms else None,
+        suppression=_suppression(
+            checkpoint, nms=nms, confidence=conf, nms_iou=iou, max_detections=max_det
+        ),
         max_ap_drop=max_ap_drop,
     )
     file = output or weights.with_name(f"{weights.stem}-{precision}{SUFFIXES[format]}")
+    check_request(checkpoint, file, settings)
     with Console() as console:
         source = data or _data_of(checkpoint)
         compared = _read(source, split, images, console)
@@ -192,13 +205,25 @@ def export(
 
 
 def _suppression(
-    checkpoint: "Checkpoint", conf: float | None, iou: float, max_det: int
-) -> "Suppression":
+    checkpoint: "Checkpoint", *, nms: bool, **told: float | None
+) -> "Suppression | None":
+    """Returns the settings of the NMS in the graph, None where there is to be none.
+
+    Raises:
+        ConfigError: a setting is told and the NMS is not wanted.
+    """
     from ossa.export.description import Suppression
     from ossa.export.graph import usual_confidence
 
-    confidence = usual_confidence(checkpoint) if conf is None else conf
-    return Suppression(confidence=confidence, nms_iou=iou, max_detections=max_det)
+    given = {name: value for name, value in told.items() if value is not None}
+    if nms:
+        return Suppression.model_validate({"confidence": usual_confidence(checkpoint)} | given)
+    if given:
+        raise ConfigError(
+            "--conf, --iou and --max-det are for the NMS in the graph, found one of them without "
+            "--nms: add it, or leave them to ossa predict"
+        )
+    return None
 
 
 def _data_of(checkpoint: "Checkpoint") -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ossa.config import check_imgsz
 from ossa.data.index import DatasetIndex
 from ossa.errors import ConfigError
 from ossa.evaluate.api import check_classes
@@ -110,14 +111,16 @@ def export(
         UnsupportedBackbone: the format cannot express the network.
         CheckpointError: the file cannot be written.
     """
-    _check(settings, output, calibration)
+    check_request(checkpoint, output, settings)
+    if settings.precision == "int8" and calibration is None:
+        raise ConfigError("int8 is calibrated on images: give --data with a split to train on")
     check_classes(
         checkpoint.names, images, weights=checkpoint.origin["file"], data=str(images.root)
     )
     detector = detector_from(checkpoint)
     description = _describe(checkpoint, detector, settings)
     on_stage(f"converting to {settings.format}")
-    with tempfile.TemporaryDirectory(dir=_folder_of(output), prefix=".export-") as folder:
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as folder:
         file = Path(folder) / output.name
         _write(detector, description, settings.format, file, calibration=calibration)
         on_stage("comparing with PyTorch")
@@ -157,7 +160,8 @@ def fault_of(comparison: Comparison, settings: ExportSettings) -> str | None:
     return None
 
 
-def _check(settings: ExportSettings, output: Path, calibration: DatasetIndex | None) -> None:
+def check_request(checkpoint: Checkpoint, output: Path, settings: ExportSettings) -> None:
+    """Raises ConfigError for what can be refused before any image is read."""
     known, suffix = PRECISIONS[settings.format], SUFFIXES[settings.format]
     if settings.precision not in known:
         why = _WHY_NOT[settings.format, settings.precision]
@@ -165,35 +169,35 @@ def _check(settings: ExportSettings, output: Path, calibration: DatasetIndex | N
             f"--format {settings.format} takes --precision {', '.join(known)}, found "
             f"{settings.precision}: {why}"
         )
+    check_imgsz(_side(checkpoint, settings), stride=max(checkpoint.model.strides))
     if output.suffix != suffix:
         raise ConfigError(f"expected a file named *{suffix} for --output, found {output}")
-    if settings.precision == "int8" and calibration is None:
-        raise ConfigError("int8 is calibrated on images: give --data with a split to train on")
-
-
-def _folder_of(output: Path) -> Path:
+    if output.is_dir():
+        raise ConfigError(f"expected a file for --output, found the folder {output}")
     if not output.parent.is_dir():
         raise ConfigError(
             f"expected an existing folder for --output, found none at {output.parent}"
         )
-    return output.parent
+    try:
+        tempfile.TemporaryDirectory(dir=output.parent).cleanup()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigError(
+            f"expected a folder that can be written for --output, found {output.parent}: {reason}"
+        ) from error
+
+
+def _side(checkpoint: Checkpoint, settings: ExportSettings) -> int:
+    return checkpoint.imgsz if settings.imgsz is None else settings.imgsz
 
 
 def _describe(
     checkpoint: Checkpoint, detector: Detector, settings: ExportSettings
 ) -> ExportDescription:
-    imgsz = checkpoint.imgsz if settings.imgsz is None else settings.imgsz
-    stride = max(checkpoint.model.strides)
-    if imgsz < stride or imgsz % stride:
-        below = max(imgsz // stride, 1) * stride
-        raise ConfigError(
-            f"imgsz must be a multiple of the largest stride, {stride}, found {imgsz}: "
-            f"use {below} or {below + stride}"
-        )
     return describe(
         detector,
         names=checkpoint.names,
-        imgsz=imgsz,
+        imgsz=_side(checkpoint, settings),
         batch=settings.batch,
         any_size=settings.any_size,
         precision=settings.precision,
