@@ -74,15 +74,11 @@ def predict(
     named = _one_source(source, source_option)
     sources = find_sources(named)
     window = Window() if show else None
+    device = options.choose_device_for(weights, device)
     wanted = Wanted(pictures, save_txt or save_conf, save_conf, save_json, save_csv, save_crops)
     with Console() as console, ExitStack() as ends:
         predictor = load(
-            weights,
-            options.choose_device_for(weights, device),
-            imgsz,
-            runtime=runtime,
-            precision=precision,
-            on_conversion=console.note,
+            weights, device, imgsz, runtime=runtime, precision=precision, on_conversion=console.note
         )
         settings = {
             "confidence": conf,
