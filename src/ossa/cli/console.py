@@ -189,7 +189,7 @@ def resolved(config: "RunConfig") -> list[str]:
     batches = full_accumulation(config.train)
     return [
         f"  recipe {config.recipe}, seed {config.seed}, settings {config.digest()[:12]}; "
-        f"a step of the optimiser after {batches} batches, "
+        f"a step of the optimiser after {batches} {'batch' if batches == 1 else 'batches'}, "
         f"{batches * config.train.batch} images",
         *lines,
     ]
