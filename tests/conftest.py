@@ -3,6 +3,7 @@
 Several threads make small networks slower, the more so where processes test side by side.
 """
 
+import gc
 import os
 from pathlib import Path
 
@@ -10,6 +11,16 @@ import pytest
 
 # Before torch is imported, and for the processes that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_finish() -> None:
+    """Spares the garbage collector the hundred thousands of objects that the imports made.
+
+    They live as long as the process; looking through them again and again takes a fifth of the
+    processor time of tests that build networks.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

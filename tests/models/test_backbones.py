@@ -99,7 +99,14 @@ def test_a_stride_that_a_model_does_not_have_is_refused_with_those_it_declares()
     assert "[64] are missing" in message
 
 
-@pytest.mark.parametrize("name", ["inception_v3", "inception_v4", "inception_resnet_v2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "inception_v4",
+        pytest.param("inception_v3", marks=pytest.mark.slow),
+        pytest.param("inception_resnet_v2", marks=pytest.mark.slow),
+    ],
+)
 def test_unpadded_maps_lack_the_same_cells_at_every_size(name: str):
     for imgsz in (160, 224, 320, 640):
         with torch.device("meta"):

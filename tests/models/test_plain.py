@@ -317,7 +317,12 @@ def test_a_backbone_of_one_image_size_says_so_when_another_comes(name: str):
 
 
 @pytest.mark.parametrize(
-    ("name", "imgsz"), [("inception_v3", 320), ("inception_v4", 640), ("inception_resnet_v2", 640)]
+    ("name", "imgsz"),
+    [
+        ("inception_v3", 320),
+        pytest.param("inception_v4", 640, marks=pytest.mark.slow),
+        pytest.param("inception_resnet_v2", 640, marks=pytest.mark.slow),
+    ],
 )
 def test_the_inceptions_fill_their_maps(name: str, imgsz: int):
     backbone = on_meta(name, imgsz=imgsz)

@@ -33,7 +33,9 @@ def run_two(script: str, *arguments: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.parametrize("backbone", ["cspdarknet_n", "test_convnext"])
+@pytest.mark.parametrize(
+    "backbone", ["cspdarknet_n", pytest.param("test_convnext", marks=pytest.mark.slow)]
+)
 def test_twenty_steps_of_two_processes_are_those_of_one(backbone: str, tmp_path: Path):
     run_two(str(HERE / "two_processes.py"), backbone, str(tmp_path / "two.pt"))
     two, one = torch.load(tmp_path / "two.pt", weights_only=True), train(backbone, ALONE)
