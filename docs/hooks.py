@@ -15,7 +15,7 @@ _RESULTS = "results/"
 
 
 def on_files(files: Files, *, config: Any) -> Files:
-    """Adds every measurement, a list of them, and what else is linked to."""
+    """Adds measurements, reports of studies, a list of them, and what else is linked to."""
     root = Path(config["docs_dir"]).parent
     pages = sorted((root / _RESULTS).glob("*.md"))
     listed = "\n".join(f"- [{_title(page)}]({page.name})" for page in pages)
@@ -28,7 +28,8 @@ def on_files(files: Files, *, config: Any) -> Files:
         for path, _ in _LINK.findall(page.read_text())
         if (root / path).is_file()
     }
-    for path in sorted(linked | {str(page.relative_to(root)) for page in pages}):
+    measured = [*pages, *(root / _RESULTS).glob("*/report.html")]
+    for path in sorted(linked | {str(page.relative_to(root)) for page in measured}):
         if files.get_file_from_path(path.removeprefix("docs/")) is None:
             files.append(File.generated(config, path, abs_src_path=str(root / path)))
     return files
