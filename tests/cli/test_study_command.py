@@ -102,7 +102,7 @@ def test_a_model_that_does_not_exist_is_in_the_plan_with_its_reason(
     ossa: Ossa, scenes: Path, tmp_path: Path
 ) -> None:
     file = study_file(scenes, tmp_path, more=", resnet1")
-    told = ossa("study", "plan", file, "--data-root", scenes.parent, "--no-measure")
+    told = ossa("study", "plan", file, "--data-root", scenes.parent)
     assert told.exit_code == 0
     assert "resnet1: " in told.stdout
     assert "no model named 'resnet1'" in told.stdout

@@ -72,10 +72,9 @@ def test_a_video_becomes_one_that_a_browser_plays(predict: Predict, tmp_path: Pa
     result = predict(break_frames(write_video(tmp_path / "a.avi", 10, rate=25), [4]))
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("9 frames: ")
-    told = result.stderr.splitlines()
-    assert len(told) == 3
-    assert "a.avi: 1 frame cannot be decoded, the first of them number 4" in told[1]
-    assert told[2] == f"results in {predict.out}"
+    *_, fault, results = result.stderr.splitlines()
+    assert "a.avi: 1 frame cannot be decoded, the first of them number 4" in fault
+    assert results == f"results in {predict.out}"
     assert rate_of(predict.out / "a.webm") == 25
     assert len(read_numbers(predict.out / "a.webm")) == 10
 
