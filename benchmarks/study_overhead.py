@@ -44,14 +44,17 @@ def main() -> None:
     a_run = beside[_SHORT] - _SHORT * an_epoch
     print(f"{a_run:.2f} s a run and {an_epoch:.3f} s an epoch (checkpoints)")
     if options.study is not None:
-        times = [
-            sum(state.record.times.values())
+        records = [
+            state.record
             for state in read_study_folder(options.study).states()
             if state.state == "done" and state.record is not None
         ]
+        times = [sum(record.times.values()) for record in records]
+        epochs = [record.config["train"]["epochs"] for record in records]
+        beside_all = len(records) * a_run + sum(epochs) * an_epoch
         print(
             f"{options.study}: {len(times)} runs of {fmean(times):.0f} s on average, "
-            f"{sum(times) / 3600:.2f} hours; what is beside epochs {a_run / fmean(times):.2%}"
+            f"{sum(times) / 3600:.2f} hours; what is beside training {beside_all / sum(times):.2%}"
         )
 
 

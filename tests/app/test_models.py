@@ -136,6 +136,20 @@ def test_a_file_given_twice_is_refused() -> None:
         load_models([Path("a.pt"), Path("a.pt")])
 
 
+def test_checkpoints_go_to_the_device_and_exported_files_stay_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    devices = []
+
+    def load(file: Path, device: str, imgsz: int | None, *, runtime: None) -> Predictor:
+        devices.append((file.name, device))
+        return first_model().predictor
+
+    monkeypatch.setattr("ossa.app.models.load", load)
+    load_models([Path("a.pt"), Path("b.onnx")], device="cuda:0")
+    assert devices == [("a.pt", "cuda:0"), ("b.onnx", "cpu")]
+
+
 def test_the_classes_of_all_models_are_listed_once() -> None:
     other = known_model("other", [DOG, CAT._replace(label=0)], ("wolf", "dog"))
     assert class_names([second_model(), other]) == ["cat", "dog", "bird", "wolf"]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ossa.config import EvaluateConfig
 from ossa.data.letterbox import letterbox, letterbox_rectangular
 from ossa.errors import ConfigError
-from ossa.export.files import RuntimeName
+from ossa.export.files import RuntimeName, is_exported
 from ossa.export.runtimes import Suppressed, SuppressedRuntime
 from ossa.models.postprocess import Candidates, find_candidates, suppress
 from ossa.predict.predictor import MAX_DETECTIONS, Predictor, load
@@ -124,6 +124,12 @@ def load_models(
 ) -> list[PageModel]:
     """Returns the detectors of files, each with a title of its own.
 
+    Args:
+        weights: checkpoints and exported files.
+        device: of the checkpoints; exported files run on the CPU.
+        imgsz: longer side of the network input in pixels; each file's own if not given.
+        runtime: as of `ossa.load`.
+
     Raises:
         CheckpointError, ConfigError, UnsupportedBackbone: as `ossa.load`.
     """
@@ -131,7 +137,7 @@ def load_models(
         twice = next(file for file in weights if list(weights).count(file) > 1)
         raise ConfigError(f"--weights {twice} is given twice: a model is compared with others")
     return [
-        PageModel(title, load(file, device, imgsz, runtime=runtime))
+        PageModel(title, load(file, "cpu" if is_exported(file) else device, imgsz, runtime=runtime))
         for title, file in zip(titles_of(weights), weights, strict=True)
     ]
 
