@@ -160,14 +160,8 @@ def export(
     from ossa.cli.output import print_json
     from ossa.export.export import SUFFIXES, ExportSettings, check_request
     from ossa.export.export import export as write
-    from ossa.export.files import is_exported
     from ossa.models.weights import read_checkpoint
 
-    if weights.is_file() and is_exported(weights):
-        raise ConfigError(
-            f"expected a checkpoint for --weights, found the exported file {weights}: give the "
-            "checkpoint that it was made of"
-        )
     checkpoint = read_checkpoint(weights)
     settings = ExportSettings(
         format=format,

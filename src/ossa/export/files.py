@@ -8,16 +8,15 @@ from ossa.export import onnx_format, openvino_format, torchscript_format
 from ossa.export.description import ExportDescription, Precision
 from ossa.export.extras import is_installed
 from ossa.export.runtimes import Engine, ExportedRuntime, SuppressedRuntime
+from ossa.models.weights import EXPORTED_SUFFIXES
 
 RuntimeName: TypeAlias = Literal["auto", "torch", "onnxruntime", "openvino"]
-
-_SUFFIXES = (".onnx", ".xml", ".torchscript")
 
 
 def is_exported(path: Path | str) -> bool:
     """Returns whether a path is, by its name, that of an exported file or folder."""
     path = Path(path)
-    return path.suffix in _SUFFIXES or path.is_dir()
+    return path.suffix in EXPORTED_SUFFIXES or path.is_dir()
 
 
 def open_exported(

@@ -25,6 +25,8 @@ from ossa.models.build import build_detector
 from ossa.models.detector import Detector
 from ossa.models.safe_pickle import ArchivedCheckpoint, read_torch_archive
 
+EXPORTED_SUFFIXES = (".onnx", ".xml", ".torchscript")
+"""Of files that are made of a checkpoint and are none themselves: `ossa.export.files`."""
 _FORMAT = "ossa-detector-1"
 _METADATA_KEY = "ossa"
 _OFFICIAL_LICENCE = "AGPL-3.0"
@@ -90,11 +92,16 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     """Reads a checkpoint of ours, or an official `yolov5*.pt`, without running code of either.
 
     Raises:
-        CheckpointError: missing, damaged, of another program, or unsafe.
+        CheckpointError: missing, damaged, exported, of another program, or unsafe.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"expected a weights file at {path}, found none")
+    if path.suffix in EXPORTED_SUFFIXES:
+        raise CheckpointError(
+            f"expected a checkpoint, found the exported file {path}: give the checkpoint that it "
+            "was made of"
+        )
     if path.suffix == ".safetensors":
         return _read_ours(path)
     return _from_official(path, read_torch_archive(path))
