@@ -125,6 +125,8 @@ def open_session(content: bytes | Path, *, where: str, threads: int | None = Non
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0
+    # What follows a run needs the processors that its threads would go on waiting on.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     source = content if isinstance(content, bytes) else str(content)
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
