@@ -52,11 +52,15 @@ def test_an_absent_device_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("wanted", "processors", "chosen"),
-    [(None, 1, 1), (None, 2, 1), (None, 6, 3), (None, 64, 8), (0, 64, 0), (12, 2, 12)],
+    ("device", "wanted", "processors", "chosen"),
+    [
+        *[("cuda:0", None, 1, 1), ("cuda:0", None, 2, 1), ("cuda:0", None, 6, 3)],
+        *[("cuda:0", None, 64, 8), ("cuda:0", 0, 64, 0), ("cuda:0", 12, 2, 12)],
+        *[("cpu", None, 2, 0), ("cpu", None, 4, 1), ("cpu", None, 64, 8), ("cpu", 3, 2, 3)],
+    ],
 )
-def test_half_the_processors_load_images_unless_told_otherwise(
-    monkeypatch: pytest.MonkeyPatch, wanted: int | None, processors: int, chosen: int
+def test_as_many_workers_as_leave_a_network_its_processors(
+    monkeypatch: pytest.MonkeyPatch, device: str, wanted: int | None, processors: int, chosen: int
 ) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: processors)
-    assert choose_workers(wanted) == chosen
+    assert choose_workers(wanted, device=device) == chosen

@@ -43,7 +43,8 @@ def pretrain(
     given = {"imgsz": imgsz, "batch": batch, "epochs": epochs, "lr": lr, "seed": seed}
     changes = {key: value for key, value in given.items() if value is not None}
     settings = training.read_recipe(recipe, changes)
-    machine = {"device": options.choose_device(device), "workers": options.choose_workers(workers)}
+    device = options.choose_device(device)
+    machine = {"device": device, "workers": options.choose_workers(workers, device=device)}
     rows = []
     with Console() as console:
         for row in training.pretrain(model, data, out, recipe=settings, **machine):

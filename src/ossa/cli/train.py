@@ -179,10 +179,9 @@ def _machine(given: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what decides how a run is computed and not what."""
     from ossa.train.distributed import device_of_process
 
-    machine = {
-        "device": device_of_process(options.choose_device(given.get("device"))),
-        "workers": options.choose_workers(given.get("workers")),
-    }
+    device = device_of_process(options.choose_device(given.get("device")))
+    workers = options.choose_workers(given.get("workers"), device=device)
+    machine = {"device": device, "workers": workers}
     return machine | {key: given[key] for key in ("cache", "save_minutes") if key in given}
 
 

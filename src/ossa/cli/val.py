@@ -147,13 +147,14 @@ def val(
             _check_alone(call)
             scored = read_predictions(predictions, data, split, imgsz=imgsz, console=console)
         elif weights is not None:
+            device = options.choose_device_for(weights, device)
             scored = run_detector(
                 *(weights, data, split),
                 imgsz=imgsz,
                 batch=batch,
                 settings={"confidence": conf, "nms_iou": iou, "max_detections": max_det},
-                device=options.choose_device_for(weights, device),
-                workers=options.choose_workers(workers),
+                device=device,
+                workers=options.choose_workers(workers, device=device),
                 cache=cache,
                 console=console,
             )

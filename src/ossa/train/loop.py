@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ossa.allocator import keep_freed_memory
 from ossa.config import RunConfig
 from ossa.data.batches.dataset import TrainingDataset
 from ossa.data.batches.loader import training_loader
@@ -67,6 +68,7 @@ def train(
     Raises:
         OssaError: bad input, or a run that could not go on.
     """
+    keep_freed_memory()
     watcher = (watcher or Silence()) if processes.is_first else Silence()
     device = torch.device(device)
     config = config.model_copy(update={"model": with_weights_settings(config.model)})
