@@ -1,5 +1,8 @@
 """One detector in every runtime: what is timed, and what its row says."""
 
+import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -8,9 +11,11 @@ import pytest
 import torch
 
 from ossa.cost import runtimes
-from ossa.cost.runtimes import REFERENCE, Way, prepare, score_runtimes, time_runtimes, ways_here
+from ossa.cost.runtimes import IN_TORCH, Way, prepare, score_runtimes, time_runtimes, ways_here
+from ossa.cost.turns import Taken, Turn, plain_pytorch, take_turn
 from ossa.data.api import read_data
 from ossa.data.scenes import write_scenes
+from ossa.errors import DataError, RunFailed
 from ossa.evaluate.run import evaluate
 from ossa.models.build import create_detector
 from ossa.models.detector import Detector
@@ -34,36 +39,61 @@ def picture(tmp_path: Path) -> Path:
 def test_the_clock_and_the_processor_are_compared_round_by_round(
     detector: Detector, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepared = prepare(detector, (REFERENCE, BF16), imgsz=64)
-    # Of three rounds the reference takes 4, 8, 40 s and bf16 2, 2, 20: ratios 2, 4, 2.
-    walls = iter([9.0, 9.0, 4.0, 2.0, 8.0, 2.0, 40.0, 20.0])
-    monkeypatch.setattr(runtimes, "_timed", lambda *_, **__: (next(walls), 1.0))
+    # Of three rounds plain PyTorch takes 4, 8, 40 s and bf16 2, 2, 20: ratios 2, 4, 2.
+    plain, bf16 = iter([9.0, 4.0, 8.0, 40.0]), iter([9.0, 2.0, 2.0, 20.0])
+
+    @contextmanager
+    def as_planned(*_: object, **__: object) -> Iterator[Turn]:
+        yield lambda picture: Taken(next(plain), 1.0)
+
+    monkeypatch.setattr(runtimes, "plain_pytorch", as_planned)
+    monkeypatch.setattr(runtimes, "take_turn", lambda *_, **__: Taken(next(bf16), 0.5))
+    prepared = prepare(detector, (BF16,), imgsz=64)
     settings = {"num_classes": 4, "imgsz": 64, "warmup": 1, "runs": 3, "threads": 1}
-    reference, faster = time_runtimes(prepared, [picture], **settings)
+    reference, faster = time_runtimes(detector, prepared, [picture], **settings)
     assert (reference["ms"], reference["times_as_fast"]) == (8000.0, 1.0)
-    assert (faster["ms"], faster["times_as_fast"], faster["times_as_fast_cpu"]) == (2000, 2, 1)
+    assert (faster["ms"], faster["times_as_fast"], faster["times_as_fast_cpu"]) == (2000, 2, 2)
+    assert (reference["runtime"], reference["precision"]) == ("plain torch", "fp32")
     assert (faster["runtime"], faster["precision"], faster["threads"]) == ("torch", "bf16", 1)
 
 
-def test_a_picture_is_timed_from_its_file_on(detector: Detector, picture: Path) -> None:
-    prepared = prepare(detector, (REFERENCE,), imgsz=64)
-    settings = {"num_classes": 4, "imgsz": 64, "warmup": 0, "runs": 2}
-    (row,) = time_runtimes(prepared, [picture], **settings)
-    assert row["ms"] > 0
-    assert row["cpu_ms"] > 0
+def test_a_turn_begins_with_the_file(detector: Detector, picture: Path) -> None:
+    taken = take_turn(detector, picture, imgsz=64, num_classes=4)
+    assert taken.wall > 0
+    assert taken.cpu > 0
     picture.unlink()
-    with pytest.raises(Exception, match="Expected an image at"):
-        time_runtimes(prepared, [picture], **settings)
+    with pytest.raises(DataError, match="an image at"):
+        take_turn(detector, picture, imgsz=64, num_classes=4)
 
 
-def test_the_ap_of_the_reference_is_that_of_an_evaluation(
-    detector: Detector, tmp_path: Path
+def test_plain_pytorch_takes_its_turns_in_a_process_of_its_own(
+    detector: Detector, picture: Path
 ) -> None:
+    with plain_pytorch(detector, imgsz=64, num_classes=4, threads=1) as plain:
+        (child,) = multiprocessing.active_children()
+        assert plain(picture).wall > 0
+        with pytest.raises(DataError, match="an image at"):
+            plain(picture.with_name("none.jpg"))
+        assert plain(picture).cpu > 0
+    assert child.exitcode == 0
+
+
+@pytest.mark.slow
+def test_a_killed_process_of_plain_pytorch_is_told(detector: Detector, picture: Path) -> None:
+    with plain_pytorch(detector, imgsz=64, num_classes=4, threads=1) as plain:
+        (child,) = multiprocessing.active_children()
+        child.kill()
+        child.join()
+        with pytest.raises(RunFailed, match="the process of plain PyTorch has ended"):
+            plain(picture)
+
+
+def test_the_ap_of_pytorch_is_that_of_an_evaluation(detector: Detector, tmp_path: Path) -> None:
     index = read_data(write_scenes(tmp_path, images={"val": 3}, imgsz=128)).index
-    prepared = prepare(detector, (REFERENCE,), imgsz=64)
+    prepared = prepare(detector, (IN_TORCH,), imgsz=64)
     scored = dict(score_runtimes(prepared, index, imgsz=64))
     config = runtimes.EvaluateConfig()
-    assert scored == {REFERENCE: evaluate(detector, index, imgsz=64, config=config).metrics.ap}
+    assert scored == {IN_TORCH: evaluate(detector, index, imgsz=64, config=config).metrics.ap}
 
 
 def test_only_what_is_installed_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,14 @@ def _measured(
     times: dict[str, Any],
 ) -> list[dict[str, Any]]:
     """Returns a row for each runtime and precision."""
-    from ossa.cost.runtimes import prepare, score_runtimes, time_runtimes, ways_here
+    from ossa.cost.runtimes import (
+        IN_TORCH,
+        PLAIN,
+        prepare,
+        score_runtimes,
+        time_runtimes,
+        ways_here,
+    )
     from ossa.data.api import read_data
     from ossa.evaluate.api import check_classes
     from ossa.export.parity import some_images
@@ -69,8 +76,9 @@ def _measured(
     check_classes(checkpoint.names, index, weights=weights, data=data)
     ways = ways_here()
     calibration = some_images(read_data(data, "train").index, CALIBRATION_IMAGES)
+    detector = detector_from(checkpoint)
     runtimes = prepare(
-        detector_from(checkpoint),
+        detector,
         ways,
         imgsz=imgsz,
         threads=times["threads"],
@@ -79,6 +87,7 @@ def _measured(
     )
     timed = some_images(index, _PICTURES)
     rows = time_runtimes(
+        detector,
         runtimes,
         [timed.image_path(position) for position in range(len(timed))],
         num_classes=len(checkpoint.names),
@@ -87,8 +96,9 @@ def _measured(
     )
     with console.progress("scoring") as on_images:
         aps = dict(score_runtimes(runtimes, index, imgsz=imgsz, on_images=on_images))
+    aps[PLAIN] = aps[IN_TORCH]  # the same network
     known = {"weights": str(weights), "data": data, "split": split, "images": len(index)}
-    return [{**row, "ap": aps[way], **known} for row, way in zip(rows, ways, strict=True)]
+    return [{**row, "ap": aps[way], **known} for row, way in zip(rows, (PLAIN, *ways), strict=True)]
 
 
 def _print(rows: list[dict[str, Any]]) -> None:

@@ -1,8 +1,8 @@
 """One detector in every runtime and precision there is: how fast, and at what price in AP."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,15 +11,14 @@ import torch
 
 from ossa.config import EvaluateConfig
 from ossa.cost.bench import hardware_name, using_threads
-from ossa.data.decode import decode_image
+from ossa.cost.turns import Taken, Turn, plain_pytorch, take_turn
 from ossa.data.index import DatasetIndex
-from ossa.data.letterbox import letterbox
 from ossa.evaluate.run import evaluate
 from ossa.export.choose import runtime_in_memory
 from ossa.export.description import Precision
 from ossa.export.extras import is_installed
 from ossa.export.files import RuntimeName
-from ossa.export.runtimes import Runtime, RuntimeNetwork, TorchRuntime, find
+from ossa.export.runtimes import Runtime, RuntimeNetwork, TorchRuntime
 from ossa.models.detector import Detector
 from ossa.train.record import environment
 
@@ -30,17 +29,24 @@ class Way:
 
     runtime: RuntimeName
     precision: Precision
+    plain: bool = False
+    """As it comes, with nothing of what ossa does to be fast."""
+
+    @property
+    def name(self) -> str:
+        """Of the runtime."""
+        return f"plain {self.runtime}" if self.plain else self.runtime
 
     def __str__(self) -> str:
-        return f"{self.runtime} {self.precision}"
+        return f"{self.name} {self.precision}"
 
 
-REFERENCE = Way("torch", "fp32")
-"""What the ratios are to: PyTorch as it was trained, nothing folded."""
-_PICTURES = EvaluateConfig(confidence=0.25, nms_iou=0.45)
-"""As `ossa predict` looks for objects."""
+PLAIN = Way("torch", "fp32", plain=True)
+"""What the ratios are to, in a process of its own: `plain_pytorch`."""
+IN_TORCH = Way("torch", "fp32")
+"""As `ossa predict` runs it: channels last, and the memory of the last picture is kept."""
 WAYS = (
-    REFERENCE,
+    IN_TORCH,
     Way("torch", "bf16"),
     Way("onnxruntime", "fp32"),
     Way("openvino", "fp32"),
@@ -101,6 +107,7 @@ def prepare(
 
 
 def time_runtimes(
+    detector: Detector,
     runtimes: Mapping[Way, Runtime],
     pictures: Sequence[Path],
     *,
@@ -110,16 +117,17 @@ def time_runtimes(
     runs: int,
     threads: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Times every way turn by turn, from the picture's file to its detections.
+    """Times `PLAIN` and every way turn by turn, from the picture's file to its detections.
 
     That is decoding, letterbox, network, decoding of boxes and NMS at confidence 0.25 and IoU 0.45,
     batch 1, squares. A row has the medians over the runs: `ms` by the clock, `cpu_ms` of the
     processor in all threads (`least_cpu_ms` of the run that took least), and how many times as fast
-    as the reference it was in the same round, `times_as_fast` by the clock and `times_as_fast_cpu`
-    by the processor.
+    as `PLAIN` it was in the same round, `times_as_fast` by the clock and `times_as_fast_cpu` by the
+    processor.
 
     Args:
-        runtimes: the reference among them.
+        detector: what was prepared.
+        runtimes: as `prepare` returns them.
         pictures: files, taken in turn.
         num_classes: K.
         imgsz: side of the squares in pixels.
@@ -127,25 +135,22 @@ def time_runtimes(
         runs: rounds that are.
         threads: as they were prepared with.
     """
-    seconds: dict[Way, list[tuple[float, float]]] = {way: [] for way in runtimes}
-    with using_threads(threads):
-        for number in range(warmup + runs):
-            picture = pictures[number % len(pictures)]
-            for way, runtime in runtimes.items():
-                taken = _timed(runtime, picture, imgsz=imgsz, num_classes=num_classes)
-                if number >= warmup:
-                    seconds[way].append(taken)
+    square: dict[str, Any] = {"imgsz": imgsz, "num_classes": num_classes}
+    with using_threads(threads), plain_pytorch(detector, **square, threads=threads) as plain:
+        turns: dict[Way, Turn] = {PLAIN: plain}
+        turns |= {way: partial(take_turn, runtime, **square) for way, runtime in runtimes.items()}
+        taken = _in_turn(turns, pictures, warmup=warmup, runs=runs)
         used = torch.get_num_threads()
     where = {"imgsz": imgsz, "runs": runs, "threads": used, "hardware": hardware_name("cpu")}
     return [
         {
-            "runtime": way.runtime,
+            "runtime": way.name,
             "precision": way.precision,
-            **_figures(seconds[way], seconds[REFERENCE]),
+            **_figures(own, taken[PLAIN]),
             **environment(),
             **where,
         }
-        for way in runtimes
+        for way, own in taken.items()
     ]
 
 
@@ -169,24 +174,25 @@ def score_runtimes(
         yield way, scored.metrics.ap
 
 
-def _timed(runtime: Runtime, picture: Path, *, imgsz: int, num_classes: int) -> tuple[float, float]:
-    """Returns seconds of the clock and of the processor, from the file to its detections."""
-    every_class = torch.ones(num_classes, dtype=torch.bool)
-    started, started_cpu = time.perf_counter(), time.process_time()
-    square, placement = letterbox(decode_image(picture), imgsz)
-    images = torch.from_numpy(square).permute(2, 0, 1)[None]
-    find(runtime, images, [placement], _PICTURES, wanted=every_class)
-    return time.perf_counter() - started, time.process_time() - started_cpu
+def _in_turn(
+    turns: Mapping[Way, Turn], pictures: Sequence[Path], *, warmup: int, runs: int
+) -> dict[Way, list[Taken]]:
+    """Returns what each took in every round that counts."""
+    taken: dict[Way, list[Taken]] = {way: [] for way in turns}
+    for number in range(warmup + runs):
+        for way, turn in turns.items():
+            in_this_round = turn(pictures[number % len(pictures)])
+            if number >= warmup:
+                taken[way].append(in_this_round)
+    return taken
 
 
-def _figures(
-    own: Sequence[tuple[float, float]], of_reference: Sequence[tuple[float, float]]
-) -> dict[str, float]:
-    pairs = list(zip(own, of_reference, strict=True))
+def _figures(own: Sequence[Taken], of_plain: Sequence[Taken]) -> dict[str, float]:
+    pairs = list(zip(own, of_plain, strict=True))
     return {
-        "ms": 1000 * median(wall for wall, _ in own),
-        "cpu_ms": 1000 * median(cpu for _, cpu in own),
-        "least_cpu_ms": 1000 * min(cpu for _, cpu in own),
-        "times_as_fast": median(theirs[0] / mine[0] for mine, theirs in pairs),
-        "times_as_fast_cpu": median(theirs[1] / mine[1] for mine, theirs in pairs),
+        "ms": 1000 * median(mine.wall for mine in own),
+        "cpu_ms": 1000 * median(mine.cpu for mine in own),
+        "least_cpu_ms": 1000 * min(mine.cpu for mine in own),
+        "times_as_fast": median(plain.wall / mine.wall for mine, plain in pairs),
+        "times_as_fast_cpu": median(plain.cpu / mine.cpu for mine, plain in pairs),
     }
