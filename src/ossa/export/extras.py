@@ -1,6 +1,7 @@
 """The packages that only exports and faster runtimes need."""
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -20,6 +21,7 @@ EXTRA_OF = {
     "nncf": "openvino",
 }
 """Extra of ossa that brings a package."""
+_TELEMETRY = "openvino_telemetry"
 _PLACES = ("Exception from", "Check '", "FrontEnd API failed")
 _TALKATIVE = ("torch.onnx", "torch.utils.cpp_extension", "nncf")
 
@@ -29,7 +31,7 @@ def is_installed(package: str) -> bool:
 
 
 def require(package: str, *, purpose: str) -> Any:
-    """Returns the imported package.
+    """Returns the imported package, which from now on reports to nobody.
 
     Raises:
         ConfigError: it is not installed; with the line that installs it.
@@ -38,6 +40,9 @@ def require(package: str, *, purpose: str) -> Any:
         raise ConfigError(
             f'{purpose} needs the package {package}: pip install "ossa[{EXTRA_OF[package]}]"'
         )
+    # OpenVINO and NNCF tell Google Analytics of every conversion, by a package that they can do
+    # without; it knows no other way to be told not to that leaves the user's home as it is.
+    sys.modules.setdefault(_TELEMETRY, None)  # type: ignore[arg-type]
     return import_module(package)
 
 
