@@ -91,6 +91,12 @@ def new_folder(path: Path | str) -> Path:
         return next(folder for folder in itertools.chain([path], numbered) if _claim(folder))
 
 
+def unmark(folder: Path) -> None:
+    """Takes the mark of `new_folder` away, once something else is in the folder."""
+    with suppress(OSError):
+        (folder / _CLAIM).unlink(missing_ok=True)
+
+
 @contextmanager
 def folder_of_results(path: Path | str) -> Iterator[Path]:
     """Yields a `new_folder`, and at the end takes its mark away; a folder left empty goes, too.
@@ -105,8 +111,8 @@ def folder_of_results(path: Path | str) -> Iterator[Path]:
     try:
         yield folder
     finally:
+        unmark(folder)
         with suppress(OSError):  # until one has something in it
-            (folder / _CLAIM).unlink(missing_ok=True)
             for place in made:
                 place.rmdir()
 

@@ -30,7 +30,7 @@ def test_it_writes_the_split_and_says_what_was_lost(ossa: Ossa, cells: Path) -> 
     result = ossa("data", "convert", cells, "--to", "coco", output, "--split", "val")
     assert result.exit_code == 0, result.stderr
     assert "1.txt:2: class 7 unknown" in result.stderr
-    assert "polygons are not carried over" in result.stderr
+    assert "polygons, if there are any, as theirs" in result.stderr
     assert f"next: ossa train --data '{output}'" in result.stderr
     description = read_description(output)
     assert (description.format, list(description.splits)) == ("coco", ["val"])

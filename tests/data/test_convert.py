@@ -146,7 +146,7 @@ def test_coco_comes_back_whole_from_voc(tmp_path: Path, rows: list[dict[str, Any
         assert_equal_truths(index, back)
         np.testing.assert_array_equal(index.areas, back.areas)
     assert [note for note in told if "annotation ids" not in note] == [
-        "outlines and keypoints are not carried over: of every object its box and area are"
+        "boxes and areas are carried over; outlines and keypoints, if there are any, are not"
     ]
 
 
@@ -270,7 +270,7 @@ def test_what_yolo_cannot_hold_is_told_in_sentences(tmp_path: Path) -> None:
     write_birds(tmp_path / "birds", BIRDS)
     notes = converted(tmp_path / "birds", tmp_path / "yolo", "yolo").notes
     assert notes == (
-        "outlines and keypoints are not carried over: of every object its box and area are",
+        "boxes and areas are carried over; outlines and keypoints, if there are any, are not",
         "train: 1 difficult object left out: YOLO txt has no such flag",
         "train: 1 crowd region left out: YOLO txt has no crowd flag",
         "train: the area of 2 objects is lost: YOLO has the box's alone",

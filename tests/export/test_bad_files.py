@@ -17,6 +17,7 @@ from ossa.export import extras, onnx_format, openvino_format, torchscript_format
 from ossa.export.description import ExportDescription
 from ossa.export.files import open_exported
 from ossa.export.graph import LogitsGraph
+from ossa.models.weights import read_checkpoint
 
 
 class _WritesAFile(torch.nn.Module):
@@ -100,6 +101,22 @@ def test_onnx_of_another_program_is_refused(onnx_model: object, tmp_path: Path) 
         pytest.importorskip(runtime, reason="needs the extras export and openvino")
         with pytest.raises(CheckpointError, match="carries no description by ossa"):
             open_exported(file, runtime=runtime)  # type: ignore[arg-type]
+
+
+def test_text_that_is_called_onnx_is_told_without_a_word_of_openvino(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    file = tmp_path / "text.onnx"
+    file.write_text("not a model")
+    with pytest.raises(CheckpointError, match="is damaged or no ONNX file"):
+        open_exported(file, runtime="openvino")
+    assert "".join(capfd.readouterr()) == ""
+
+
+def test_the_weights_of_an_openvino_file_point_to_the_file(openvino_file: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"an OpenVINO file: give .*\.xml"):
+        read_checkpoint(openvino_file.with_suffix(".bin"))
 
 
 class _Bessel(nn.Module):

@@ -120,6 +120,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
     print(
         f"\nfrom the file to its detections, decoding and NMS included; batch 1, "
         f"{first['imgsz']} x {first['imgsz']} px, medians of {first['runs']} rounds in which every "
-        f"way had its turn; AP of {first['images']} images ({first['hardware']}, threads: "
-        f"{first['threads']}, torch {first['torch']})"
+        f"way had its turn; plain torch: PyTorch as it comes, in a process of its own; AP of "
+        f"{first['images']} images ({first['hardware']}, threads: {first['threads']}, torch "
+        f"{first['torch']})"
     )

@@ -46,7 +46,7 @@ def demo(
     from ossa.cli.study import ending, told_live
     from ossa.config import merge
     from ossa.data.scenes import write_scenes
-    from ossa.files import new_folder
+    from ossa.files import folder_of_results
     from ossa.study.config import ExecutorConfig, check_study
     from ossa.study.executors import create_executor
     from ossa.study.folder import create_study
@@ -55,9 +55,8 @@ def demo(
     from ossa.study.results import read_results
     from ossa.study.run import run_study
 
-    folder = new_folder(output)
     settings = {"seeds": [seed], "recipe": {"epochs": epochs}} if epochs else {"seeds": [seed]}
-    with Console() as console:
+    with Console() as console, folder_of_results(output) as folder:
         with console.progress("drawing scenes") as on_image:
             data = write_scenes(folder / "scenes", images=_IMAGES, seed=seed, on_image=on_image)
         study = create_study(

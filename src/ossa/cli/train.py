@@ -205,7 +205,7 @@ def _option_names(arguments: Iterable[str]) -> list[str]:
 @contextmanager
 def _run_folder(path: Path, processes: "Processes") -> Iterator[Path]:
     """Yields a new folder for a run, and takes it away again if nothing was trained in it."""
-    from ossa.files import new_folder
+    from ossa.files import new_folder, unmark
     from ossa.train.checkpoint import STATE_FILE
     from ossa.train.outputs import LAST_WEIGHTS
 
@@ -215,11 +215,13 @@ def _run_folder(path: Path, processes: "Processes") -> Iterator[Path]:
         yield folder
     finally:
         nothing = not any((folder / name).exists() for name in (STATE_FILE, LAST_WEIGHTS))
-        if nothing and processes.is_first:
+        if processes.is_first and nothing:
             shutil.rmtree(folder)
             with suppress(OSError):  # another run may have moved in
                 for parent in missing:
                     parent.rmdir()
+        elif processes.is_first:
+            unmark(folder)
 
 
 def _report(record: "Record", folder: Path, *, as_json: bool) -> None:

@@ -28,9 +28,9 @@ from ossa.errors import ConfigError, DataError
 
 FORMATS: Final = ("coco", "voc", "yolo")
 _NEVER_READ: Final = {
-    "coco": "outlines and keypoints are not carried over: of every object its box and area are",
-    "voc": "pose, truncation and parts are not carried over: of every object its box is",
-    "yolo": "polygons are not carried over: of every one its box is",
+    "coco": "boxes and areas are carried over; outlines and keypoints, if there are any, are not",
+    "voc": "boxes are carried over; pose, truncation and parts, if there are any, are not",
+    "yolo": "boxes are carried over; polygons, if there are any, as theirs",
 }
 _TITLES: Final = {"coco": "COCO", "voc": "VOC", "yolo": "YOLO"}
 

@@ -23,6 +23,8 @@ from ossa.export.graph import LogitsGraph
 from ossa.export.runtimes import Engine
 
 PURPOSE = "OpenVINO"
+_FIRST_BYTE_OF_ONNX = b"\x08"
+"""Of protobuf, in which the version of the format comes first: field 1, a varint."""
 _HINT_OF = {"fp32": "f32", "fp16": "f32", "int8": "f32", "bf16": "bf16"}
 """What OpenVINO computes in; left alone it takes bf16 wherever the processor can."""
 
@@ -105,6 +107,9 @@ def read_onnx(file: Path) -> tuple[Any, ExportDescription]:
         CheckpointError: damaged, of another program, or with an operator that it does not know.
     """
     core = openvino_core(purpose="--runtime openvino")
+    with file.open("rb") as content:
+        if content.read(1) != _FIRST_BYTE_OF_ONNX:  # all of OpenVINO's readers would try, aloud
+            raise CheckpointError(f"{file} is damaged or no ONNX file: fetch or export it again")
     try:
         model = core.read_model(str(file))
     except RuntimeError as problem:

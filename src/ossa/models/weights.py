@@ -102,6 +102,11 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
             f"expected a checkpoint, found the exported file {path}: give the checkpoint that it "
             "was made of"
         )
+    if path.suffix == ".bin" and path.with_suffix(".xml").is_file():
+        raise CheckpointError(
+            f"expected a detector, found {path}, the weights of an OpenVINO file: give "
+            f"{path.with_suffix('.xml')}"
+        )
     if path.suffix == ".safetensors":
         return _read_ours(path)
     return _from_official(path, read_torch_archive(path))
