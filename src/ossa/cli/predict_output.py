@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from contextlib import ExitStack
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from ossa.cli.output import plain
@@ -97,12 +96,7 @@ class Outputs:
             self._open.callback(self._window.close)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._open.close()
         if not isinstance(error, BrokenPipeError):
             self.stdout.close()
