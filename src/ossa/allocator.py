@@ -14,9 +14,9 @@ def keep_freed_memory() -> bool:
     """Lets glibc keep the memory that was freed, up to 2 GiB, for what is allocated next.
 
     As it comes, it gives every large array back to the system at once, and the system clears each
-    page again of the next one: on a CPU that is a third of the time of a network in PyTorch, whose
-    features are some megabytes a layer. The memory of a process then stays near its peak. For the
-    whole process, and those forked from it; nothing is computed otherwise.
+    page of the next one: on a CPU up to a third of the time of a network in PyTorch, whose features
+    are some megabytes a layer (benchmarks/train.py). The memory of the process then stays near its
+    peak, and so does that of processes forked from it; nothing is computed otherwise.
 
     Returns whether the allocator is one that can be told so: glibc's, on Linux.
     """
