@@ -14,7 +14,7 @@ from ossa.config import ModelConfig
 from ossa.data.caching.indexes import cache_folder
 from ossa.errors import ConfigError, UnsupportedBackbone
 from ossa.export import cache, choose, extras
-from ossa.export.choose import fastest_runtime, runtime_for_checkpoint
+from ossa.export.choose import runtime_for_checkpoint, runtimes_by_speed
 from ossa.export.runtimes import ExportedRuntime, TorchRuntime
 from ossa.models.weights import Checkpoint
 from ossa.predict.predictor import Predictor
@@ -93,7 +93,7 @@ while cores:
 
 
 @openvino
-def test_auto_is_pytorch_where_openvino_cannot_express_the_network(
+def test_auto_is_pytorch_where_nothing_else_can_express_the_network(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
@@ -118,12 +118,41 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     torch.testing.assert_close(converted(images).logits[0], expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("installed", "precision", "expected"),
+    [
+        ({"openvino", "onnxruntime", "onnx", "onnxscript"}, None, "openvino onnxruntime torch"),
+        ({"onnxruntime", "onnx", "onnxscript"}, "fp32", "onnxruntime torch"),
+        ({"onnxruntime", "onnx", "onnxscript"}, "bf16", "torch"),
+        ({"onnxruntime", "onnx"}, None, "torch"),  # nothing that converts
+        (set(), None, "torch"),
+    ],
+)
+def test_the_fastest_of_what_is_installed_comes_first(
+    monkeypatch: pytest.MonkeyPatch, installed: set[str], precision: Any, expected: str
+) -> None:
+    monkeypatch.setattr(extras, "is_installed", lambda package: package in installed)
+    assert runtimes_by_speed("cpu", precision) == expected.split()
+    assert runtimes_by_speed("cuda:0", precision) == ["torch"]
+
+
+def test_auto_is_onnx_runtime_where_openvino_is_not(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxscript", reason="needs the extra export")
+    monkeypatch.setattr(extras, "is_installed", lambda package: package.startswith("onnx"))
+    converted = runtime_for_checkpoint(checkpoint, imgsz=64)
+    assert converted.name == "onnxruntime"
+    images = torch.full((1, 3, 64, 64), 77, dtype=torch.uint8)
+    expected = TorchRuntime(small_detector())(images).logits[0]
+    assert isinstance(converted, ExportedRuntime)
+    torch.testing.assert_close(converted(images).logits[0], expected, atol=1e-5, rtol=1e-5)
+
+
 def test_auto_is_pytorch_where_nothing_faster_is(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert fastest_runtime("cuda:0") == "torch"
     monkeypatch.setattr(extras, "find_spec", lambda package: None)
-    assert fastest_runtime("cpu") == "torch"
     assert isinstance(runtime_for_checkpoint(checkpoint, imgsz=64), TorchRuntime)
     with pytest.raises(ConfigError, match=r'--runtime openvino needs .* pip install "ossa\[openv'):
         runtime_for_checkpoint(checkpoint, imgsz=64, runtime="openvino")

@@ -14,6 +14,7 @@ from ossa.errors import ConfigError, UnsupportedBackbone
 if TYPE_CHECKING:
     from ossa.cli.console import Console
     from ossa.cost.bench import Protocol
+    from ossa.export.description import Precision
     from ossa.export.files import RuntimeName
     from ossa.models.detector import Detector
 
@@ -65,7 +66,8 @@ def bench(
     runtime: Annotated[
         Literal["auto", "torch", "onnxruntime", "openvino"],
         typer.Option(
-            help="auto takes OpenVINO on a CPU where it is installed, else PyTorch.",
+            help="auto takes the fastest that is installed: OpenVINO, then ONNX Runtime (fp32) on "
+            "a CPU, else PyTorch.",
             rich_help_panel=_PROTOCOL,
         ),
     ] = "auto",
@@ -177,7 +179,9 @@ def bench(
         memory_format=memory_format,
         threads=threads,
         form="training" if training_form else "deployed",
-        runtime=_runtime(runtime, options.choose_device(device), training_form=training_form),
+        runtime=_runtime(
+            runtime, options.choose_device(device), precision, training_form=training_form
+        ),
     )
     if output is not None:
         _make_folder(output)
@@ -196,18 +200,20 @@ def bench(
         _print_table(rows, protocol)
 
 
-def _runtime(wanted: "RuntimeName", device: str, *, training_form: bool) -> Any:
+def _runtime(
+    wanted: "RuntimeName", device: str, precision: "Precision", *, training_form: bool
+) -> Any:
     """Returns what is wanted, or the fastest of those installed that time this form.
 
     Raises:
         ConfigError: PyTorch alone runs a GPU here, and alone the form of the training.
     """
-    from ossa.export.choose import fastest_runtime
+    from ossa.export.choose import runtimes_by_speed
     from ossa.export.extras import require
 
     only_torch = training_form or device != "cpu"
     if wanted == "auto":
-        return "torch" if only_torch else fastest_runtime(device)
+        return "torch" if only_torch else runtimes_by_speed(device, precision)[0]
     if wanted != "torch" and only_torch:
         raise ConfigError(
             f"PyTorch alone runs --training-form and GPUs here, found --runtime {wanted}: leave "

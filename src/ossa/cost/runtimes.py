@@ -16,7 +16,7 @@ from ossa.data.index import DatasetIndex
 from ossa.evaluate.run import evaluate
 from ossa.export.choose import runtime_in_memory
 from ossa.export.description import Precision
-from ossa.export.extras import is_installed
+from ossa.export.extras import can_run, is_installed
 from ossa.export.files import RuntimeName
 from ossa.export.runtimes import Runtime, RuntimeNetwork, TorchRuntime
 from ossa.models.detector import Detector
@@ -57,12 +57,10 @@ WAYS = (
 
 def ways_here() -> list[Way]:
     """Returns the ways whose packages are installed."""
-    needed = {"onnxruntime": ("onnxruntime", "onnx", "onnxscript"), "openvino": ("openvino",)}
     return [
         way
         for way in WAYS
-        if all(map(is_installed, needed.get(way.runtime, ())))
-        and (way.precision != "int8" or is_installed("nncf"))
+        if can_run(way.runtime) and (way.precision != "int8" or is_installed("nncf"))
     ]
 
 

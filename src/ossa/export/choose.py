@@ -1,6 +1,7 @@
 """Which runtime runs a checkpoint, and at which size of input an exported file is run."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from ossa.errors import ConfigError, UnsupportedBackbone
 from ossa.export import onnx_format, openvino_format, quantize
 from ossa.export.cache import converted
 from ossa.export.description import Precision
-from ossa.export.extras import is_installed
+from ossa.export.extras import can_run
 from ossa.export.files import RuntimeName
 from ossa.export.graph import LogitsGraph, describe
 from ossa.export.runtimes import AnyRuntime, ExportedRuntime, SuppressedRuntime, TorchRuntime
@@ -18,9 +19,21 @@ from ossa.models.detector import Detector
 from ossa.models.weights import Checkpoint, detector_from
 
 
-def fastest_runtime(device: torch.device | str) -> RuntimeName:
-    """Returns 'openvino' on a processor where it is installed, else 'torch'."""
-    return "openvino" if is_cpu(device) and is_installed("openvino") else "torch"
+def runtimes_by_speed(
+    device: torch.device | str, precision: Precision | None = None
+) -> list[RuntimeName]:
+    """Returns what runs checkpoints here, the fastest first; PyTorch, the last, runs every one.
+
+    Args:
+        device: 'cpu', 'cuda', 'cuda:1', ...; GPUs are PyTorch's.
+        precision: fp32 if None; ONNX Runtime computes a checkpoint in no other.
+    """
+    faster: list[RuntimeName] = []
+    if is_cpu(device) and can_run("openvino"):
+        faster.append("openvino")
+    if is_cpu(device) and can_run("onnxruntime") and precision in (None, "fp32"):
+        faster.append("onnxruntime")
+    return [*faster, "torch"]
 
 
 def is_cpu(device: torch.device | str) -> bool:
@@ -83,7 +96,7 @@ def runtime_for_checkpoint(
         UnsupportedBackbone: the runtime cannot express the network.
     """
     if runtime == "auto":
-        fastest = fastest_runtime(device)
+        *faster, runtime = runtimes_by_speed(device, precision)
         settings: dict[str, Any] = {
             "imgsz": imgsz,
             "device": device,
@@ -91,12 +104,9 @@ def runtime_for_checkpoint(
             "threads": threads,
             "on_conversion": on_conversion,
         }
-        try:
-            return runtime_for_checkpoint(checkpoint, **settings, runtime=fastest)
-        except UnsupportedBackbone:
-            if fastest == "torch":
-                raise
-            runtime = "torch"
+        for name in faster:
+            with suppress(UnsupportedBackbone):
+                return runtime_for_checkpoint(checkpoint, **settings, runtime=name)
     if runtime == "torch":
         return TorchRuntime(detector_from(checkpoint), device=device, precision=precision or "fp32")
     if not is_cpu(device):

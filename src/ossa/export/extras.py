@@ -21,6 +21,7 @@ EXTRA_OF = {
     "nncf": "openvino",
 }
 """Extra of ossa that brings a package."""
+_PACKAGES_OF = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime", "onnx", "onnxscript")}
 _TELEMETRY = "openvino_telemetry"
 _PLACES = ("Exception from", "Check '", "FrontEnd API failed")
 _TALKATIVE = ("torch.onnx", "torch.utils.cpp_extension", "nncf")
@@ -28,6 +29,11 @@ _TALKATIVE = ("torch.onnx", "torch.utils.cpp_extension", "nncf")
 
 def is_installed(package: str) -> bool:
     return find_spec(package) is not None
+
+
+def can_run(runtime: str) -> bool:
+    """Returns whether all is installed that converts a detector for a runtime and runs it."""
+    return all(map(is_installed, _PACKAGES_OF.get(runtime, ())))
 
 
 def require(package: str, *, purpose: str) -> Any:
