@@ -9,7 +9,7 @@ import numpy as np
 
 from ossa.data.checks.findings import MOST_CASES, Case, Finding, Shown
 from ossa.data.description import DataDescription
-from ossa.data.formats.common import is_image
+from ossa.data.formats.common import folders_under, is_image, names_in
 from ossa.data.formats.yolo import label_file_of
 from ossa.data.index import DatasetIndex, IndexReport
 from ossa.data.problems import ProblemKind
@@ -93,7 +93,7 @@ def _yolo_folders(
         for folder in source.sources:
             if folder.is_dir():
                 top = os.path.dirname(label_file_of(str(folder / "_")))
-                for parent, _, _ in os.walk(top, followlinks=True):
+                for parent, _ in folders_under(top) if os.path.isdir(top) else ():
                     yield parent, os.path.normpath(folder / os.path.relpath(parent, top))
     for index in indexes.values():
         root = str(index.root)
@@ -113,4 +113,4 @@ def _voc_folders(
 
 
 def _names(folder: str) -> list[str]:
-    return os.listdir(folder) if os.path.isdir(folder) else []
+    return names_in(folder) if os.path.isdir(folder) else []

@@ -25,6 +25,7 @@ from ossa.data.formats.common import (
     Box,
     Fault,
     fault_of_box,
+    names_in,
     overhang,
     relative_to,
     size_or_report,
@@ -327,6 +328,6 @@ class _FileListing:
         folder, name = os.path.split(str(path))
         if folder not in self._names_of_folder:
             self._sources.add(folder)
-            listed = os.listdir(folder) if os.path.isdir(folder) else []
+            listed = names_in(folder) if os.path.isdir(folder) else []
             self._names_of_folder[folder] = frozenset(listed)
         return name in self._names_of_folder[folder]

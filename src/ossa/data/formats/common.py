@@ -5,11 +5,11 @@ Dimensions: I images, N truths, K classes.
 
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from os.path import abspath
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -201,13 +201,64 @@ def size_or_report(
 
 
 def images_under(folder: Path, *, sources: SourceLog | None = None) -> list[str]:
-    """Returns the absolute paths of all images in a folder and its subfolders, sorted."""
+    """Returns the absolute paths of all images in a folder and its subfolders, sorted.
+
+    Raises:
+        DataError: one of the folders cannot be read.
+    """
     found = []
-    for parent, _, names in os.walk(folder, followlinks=True):
+    for parent, names in folders_under(folder):
         if sources is not None:
             sources.add(parent)
         found += [os.path.join(parent, name) for name in names if is_image(name)]
     return sorted(found)
+
+
+def folders_under(folder: str | Path) -> Iterator[tuple[str, list[str]]]:
+    """Yields a folder and its subfolders, linked ones too, each with the names of its files.
+
+    A link back to a folder that it is reached through is passed over: what lies there has been
+    found, and two such links double at every level.
+
+    Raises:
+        DataError: one of them cannot be read.
+    """
+    passed = {os.fspath(folder): frozenset([_identity(folder)])}
+    for parent, subfolders, names in os.walk(folder, onerror=_refuse_folder, followlinks=True):
+        yield parent, names
+        above = passed.pop(parent)
+        entries = {name: _identity(os.path.join(parent, name)) for name in subfolders}
+        subfolders[:] = [name for name in subfolders if entries[name] not in above]
+        for name in subfolders:
+            passed[os.path.join(parent, name)] = above | {entries[name]}
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    """Returns what two paths of one folder have in common."""
+    try:
+        status = os.stat(folder)
+    except OSError as error:
+        _refuse_folder(error)
+    return status.st_dev, status.st_ino
+
+
+def names_in(folder: str | Path) -> list[str]:
+    """Returns the names of the files in a folder, in any order.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return os.listdir(folder)
+    except OSError as error:
+        _refuse_folder(error)
+
+
+def _refuse_folder(error: OSError) -> NoReturn:
+    raise DataError(
+        f"Expected a folder that can be read at {legible(str(error.filename))}, found "
+        f"{(error.strerror or str(error)).lower()}; without it images or labels would be missing."
+    ) from error
 
 
 def is_image(name: str) -> bool:

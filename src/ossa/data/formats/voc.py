@@ -24,6 +24,7 @@ from ossa.data.formats.common import (
     Box,
     Columns,
     is_image,
+    names_in,
     size_or_report,
     usable_box,
 )
@@ -81,7 +82,7 @@ def _voc_root(source: Path, *, default: Path) -> Path:
 
 
 def _images_by_stem(folder: Path) -> dict[str, str]:
-    names = sorted(entry.name for entry in os.scandir(folder) if is_image(entry.name))
+    names = sorted(name for name in names_in(folder) if is_image(name))
     return {os.path.splitext(name)[0]: os.path.join(folder, name) for name in names}
 
 

@@ -97,9 +97,11 @@ def _truths(
     file: Path, image: str, size_wh: tuple[int, int], *, num_classes: int, log: ProblemLog
 ) -> list[tuple[int, Box]]:
     truths: dict[tuple[int, Box], None] = {}
-    if not file.is_file():
+    try:
+        lines = numbered_lines(file)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return []
-    for line, text in numbered_lines(file):
+    for line, text in lines:
         report = partial(log.report, file, line, image=image)
         try:
             label, box_xyxy = _parse(text, size_wh, num_classes=num_classes)
