@@ -1,5 +1,6 @@
 """The data.yaml: what is understood, and what is refused with which words."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,8 @@ def test_a_split_may_be_a_list_and_an_empty_split_is_none(tmp_path: Path) -> Non
     )
     assert description.splits["train"].sources == (tmp_path / "images", tmp_path / "more")
     assert set(description.splits) == {"train", "val"}
+    text = "train: images\nval: ''\nnames: [a]\n"
+    assert set(describe(tmp_path, text).splits) == {"train"}
 
 
 def test_a_path_from_the_folder_above_is_looked_for_in_the_root_as_well(tmp_path: Path) -> None:
@@ -87,7 +90,10 @@ def test_a_coco_file_alone_takes_its_images_from_the_key_images_or_its_own_folde
         ("", "found none"),
         ("train: images\nnames: [a, b]\nnc: 3\n", "3, found 2"),
         ("train: images\nnames: {1: a, 2: b}\n", "numbers 0 to 1 .* found 1, 2"),
-        ("train: images\nnames: {'0': a}\n", "numbers 0 to 0"),
+        ("train: images\nnames: {'0': a}\n", "numbers 0 to 0 .* found '0'"),
+        ("train: images\nnames:\n  0: a\n  0: b\n", "data.yaml:4: key 0 again"),
+        ("train: images\nnames: [a]\nclasses:\n  c: a\n  c: b\n", "data.yaml:5: key c again"),
+        ("train: [images, '']\nnames: [a]\n", "path as key 'train' at .*data.yaml:1, found ''"),
         ("train: images\nnames: [a, b, a]\n", "'a' twice"),
         ("train: images\nnames: [yes, no]\n", "found True; quote it"),
         ("train: images\nnames: []\n", "list of class names"),
@@ -114,6 +120,9 @@ def test_a_bad_key_or_value_is_refused_by_name(tmp_path: Path, text: str, messag
         ),
         ("train: {images: none, annotations: images/1.jpg}\n", "none, as key 'train'"),
         ("format: coco\ntrain: images\n", "a JSON file and a folder"),
+        ("format: coco\ntrain: images/1.jpg\nimages: none\n", "none, as key 'images' at .*:3"),
+        (f"train: {'x' * 300}\nnames: [a]\n", "as key 'train' at .*, found file name too long"),
+        (f"path: {'x' * 300}\ntrain: a\nnames: [a]\n", "as key 'path' at .*, found file name"),
     ],
 )
 def test_what_the_yaml_names_and_is_missing_is_an_error(
@@ -125,6 +134,17 @@ def test_what_the_yaml_names_and_is_missing_is_an_error(
 
 def test_a_missing_yaml_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"description of a data set at .*data\.yaml, found none"):
+        read_description(tmp_path)
+
+
+def test_a_yaml_that_may_not_be_read_is_not_said_to_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(DataError, match=r"data\.yaml, found permission denied there"):
         read_description(tmp_path)
 
 

@@ -86,10 +86,13 @@ def read_description(path: Path | str) -> DataDescription:
         file = file / "data.yaml"
     content = load_keyed_yaml(file, _KEYS)
     root = Path(abspath(file.parent / _text(content, "path", default=".")))
-    if not root.is_dir():
-        place = content.place("path")
+    place = content.place("path") if "path" in content.lines else str(file)
+    if not _is_there(root, where=place) or not root.is_dir():
         raise DataError(f"Expected a folder at {_shown(root)}, as {place} says, found none there.")
-    entries = {split: content.get(split) for split in SPLITS if content.get(split) is not None}
+    # An empty text is no split, as for YOLOv5; as a path it would be the root with all images.
+    entries = {
+        split: content.get(split) for split in SPLITS if content.get(split) not in (None, "")
+    }
     if not entries:
         raise ConfigError(f"Expected a key train, val or test in {file}, found none of them.")
     data_format = _format(content, entries, root=root)
@@ -156,8 +159,11 @@ def _coco_source(entry: Any, content: KeyedYaml, *, root: Path, where: str) -> S
     if "annotations" not in fields:
         raise ConfigError(f"Expected annotations: <JSON file> in {where}, found none.")
     annotations = _existing(fields["annotations"], root=root, where=where)
-    images = fields.get("images", content.get("images"))
-    folder = annotations.parent if images is None else _existing(images, root=root, where=where)
+    images = fields.get("images")
+    named = where
+    if images is None and content.get("images") is not None:
+        images, named = content.get("images"), content.place("images")
+    folder = annotations.parent if images is None else _existing(images, root=root, where=named)
     if annotations.is_dir() or not folder.is_dir():
         raise DataError(
             f"Expected a JSON file and a folder of images as {where}, "
@@ -167,17 +173,35 @@ def _coco_source(entry: Any, content: KeyedYaml, *, root: Path, where: str) -> S
 
 
 def _existing(entry: Any, *, root: Path, where: str) -> Path:
-    if not isinstance(entry, str):
+    if not isinstance(entry, str) or not entry:
         raise ConfigError(f"Expected a path as {where}, found {_shown(entry)}.")
     candidates = [Path(abspath(root / entry))]
     if entry.startswith("../"):  # exports of Roboflow mean '../train/images' from the root itself
         candidates.append(Path(abspath(root / entry[3:])))
     for path in candidates:
-        if path.exists():
+        if _is_there(path, where=where):
             return path
     raise DataError(
         f"Expected a folder or file at {_shown(candidates[0])}, as {where} says, found none."
     )
+
+
+def _is_there(path: Path, *, where: str) -> bool:
+    """Returns whether there is a folder or file.
+
+    Raises:
+        DataError: that cannot be told, for want of permission as a rule.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null byte
+        return False
+    except OSError as error:
+        raise DataError(
+            f"Expected a folder or file at {_shown(path)}, as {where} says, found "
+            f"{(error.strerror or str(error)).lower()}."
+        ) from error
+    return True
 
 
 def _names(content: KeyedYaml, *, required: bool) -> tuple[str, ...] | None:
@@ -193,7 +217,7 @@ def _names(content: KeyedYaml, *, required: bool) -> tuple[str, ...] | None:
         if set(value) != set(range(len(value))):
             raise ConfigError(
                 f"Expected the numbers 0 to {len(value) - 1} before the names of {place}, "
-                f"found {legible(', '.join(map(str, value)))}."
+                f"found {legible(', '.join(map(repr, value)))}."
             )
         value = [value[number] for number in range(len(value))]
     if not isinstance(value, list) or not value:

@@ -53,8 +53,10 @@ def load_keyed_yaml(file: Path, known: Collection[str]) -> KeyedYaml:
         place = f"{file}:{line_of_fault(file)}"
         raise ConfigError(f"Expected UTF-8 text, found another byte at {place}.") from error
     except OSError as error:
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        found = "none" if missing else (error.strerror or str(error)).lower()
         raise DataError(
-            f"Expected the description of a data set at {file}, found none there; "
+            f"Expected the description of a data set at {file}, found {found} there; "
             "give a data.yaml or a folder that holds one."
         ) from error
     try:
@@ -70,7 +72,7 @@ def load_keyed_yaml(file: Path, known: Collection[str]) -> KeyedYaml:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader without aliases and depth, with the line of every error."""
+    """PyYAML's safe loader without aliases, depth and repeated keys, with the line of errors."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -87,6 +89,16 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        # YAML forbids it; PyYAML would keep the last alone.
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
+                problem = f"key {key.value} again, in the same place"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep=deep)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
