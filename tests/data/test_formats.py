@@ -304,6 +304,20 @@ def test_a_list_of_one_class_leaves_out_the_images_flagged_minus_one(tmp_path: P
     assert names == ["JPEGImages/r.jpg", "JPEGImages/p.jpg"]
 
 
+def test_a_stem_of_a_list_may_have_blanks(tmp_path: Path) -> None:
+    thing = voc_object("dog", (1, 1, 9, 9))
+    yaml_file = write_voc(tmp_path, {"my cat": [thing], "img 1": [], "my": []})
+    names = read(yaml_file).index.file_names.tolist()
+    assert names == ["JPEGImages/my cat.jpg", "JPEGImages/img 1.jpg", "JPEGImages/my.jpg"]
+    lines = ["my -1", "my dog", "my cat.jpg", "my 7"]
+    write_text(tmp_path / "ImageSets" / "Main" / "train.txt", "\n".join(lines))
+    report = read(yaml_file)
+    assert report.index.file_names.tolist() == ["JPEGImages/my cat.jpg", "JPEGImages/my.jpg"]
+    assert [problem.what for problem in report.problems] == [
+        f"no image 'my dog' in {tmp_path / 'JPEGImages'}"
+    ]
+
+
 # COCO: images 7 and 3 are 100 x 50 pixels; categories 2 (cat) and 5 (dog).
 
 
@@ -322,6 +336,15 @@ def test_coco_ids_areas_and_crowds_are_kept(tmp_path: Path) -> None:
     assert index.labels.tolist() == [1, 0]
     assert index.areas.tolist() == [2500, 77.5]
     assert index.crowd.tolist() == [True, False]
+
+
+def test_a_crowd_flag_may_be_missing_empty_or_a_text(tmp_path: Path) -> None:
+    flags = [0, 1, "0", "1", None, False, True]
+    annotations = [
+        coco_annotation(n, [0, 0, 9, 9], iscrowd=flag) for n, flag in enumerate(flags)
+    ] + [coco_annotation(9, [0, 0, 9, 9])]
+    crowd = read(write_coco(tmp_path, annotations)).index.crowd.tolist()
+    assert crowd == [False, True, False, True, False, False, True, False]
 
 
 def test_coco_boxes_are_reported_but_never_clipped(tmp_path: Path) -> None:

@@ -137,7 +137,9 @@ class _Content:
         bbox, area = row.get("bbox"), row.get("area", math.nan)
         if type(area) not in _NUMBER or not 0 <= area <= _LARGEST:
             area = math.nan
-        flags = bool(row.get("iscrowd")), row.get("difficult") in (1, "1")
+        # As a text 0 is true, and the object would not train.
+        crowd = bool(row.get("iscrowd")) and row["iscrowd"] != "0"
+        flags = crowd, row.get("difficult") in (1, "1")
         if type(bbox) is list and {*map(type, ids)} <= _INT and {*map(type, bbox)} <= _NUMBER:
             try:
                 self._rows += _ROW.pack(*ids, line, *bbox, area, *flags)

@@ -12,7 +12,7 @@ Beside VOC's own tags an object may have COCO's `iscrowd`, 0 or 1, and `area`, i
 import functools
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -51,7 +51,7 @@ def read(
         root = _voc_root(source, default=description.root)
         sources.add(root / "JPEGImages")
         images = _images_by_stem(root / "JPEGImages")
-        for line, stem in _stems(source):
+        for line, stem in _stems(source, images):
             image = images.get(stem) or images.get(os.path.splitext(stem)[0])
             if image is None:
                 what = f"no image '{stem}' in {root / 'JPEGImages'}"
@@ -86,10 +86,13 @@ def _images_by_stem(folder: Path) -> dict[str, str]:
     return {os.path.splitext(name)[0]: os.path.join(folder, name) for name in names}
 
 
-def _stems(source: Path) -> Iterator[tuple[int, str]]:
+def _stems(source: Path, images: Container[str]) -> Iterator[tuple[int, str]]:
     for line, text in listed_lines(source):
         stem, *flag = text.split()
-        if flag != ["-1"]:  # the lists of one class mark so the images without it
+        # Numbers stand behind the stem in the lists of one class; else a blank is part of a name.
+        if text in images or not all(word.lstrip("-").isdecimal() for word in flag):
+            yield line, text
+        elif flag != ["-1"]:  # which marks the images without that class
             yield line, stem
 
 
