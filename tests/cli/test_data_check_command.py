@@ -1,6 +1,7 @@
 """`ossa data check`: what it prints, writes and refuses, and how it ends."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,10 @@ def test_fix_writes_a_copy_and_leaves_the_original(ossa: Ossa, cells: Path) -> N
         (["--output", "new"], "expected --output beside --fix alone"),
         (["--fix", "--output", "cells"], "found cells in use"),
         (["--report", "cells"], "found cells in use"),
+        (["--report", "cells/data.yaml/page"], "data.yaml, which is no folder"),
+        (["--fix", "--output", "cells/data.yaml/new"], "data.yaml, which is no folder"),
+        (["--fix", "--output", "new", "--report", "new"], "outside the new folder of --output"),
+        (["--fix", "--output", "new", "--report", "new/page"], "found new/page in new"),
         (["--imgsz", "0"], "--imgsz"),
         (["--imgaes"], "--images"),
     ],
@@ -142,6 +147,7 @@ def test_what_makes_no_sense_ends_with_2_in_one_sentence(
     assert result.exit_code == 2
     assert said in result.stderr
     assert "Traceback" not in result.stderr
+    assert result.stdout == ""  # told before the check, not after it
     assert not Path("new").exists()
 
 
@@ -153,6 +159,17 @@ def test_a_folder_in_use_by_the_usual_name_is_refused_before_the_check(
     result = ossa("data", "check", cells, "--fix")
     assert result.exit_code == 2
     assert "found cells-fixed in use" in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_folder_without_permission_is_refused_before_the_check(
+    ossa: Ossa, cells: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda _path, _mode: False)  # root may write anywhere
+    result = ossa("data", "check", cells, "--report", "page")
+    assert result.exit_code == 2
+    assert "for --report, found" in result.stderr
+    assert "without the permission to write" in result.stderr
     assert result.stdout == ""
 
 

@@ -155,6 +155,7 @@ def test_a_damaged_image_is_named_and_left_out_as_in_training(
         (("--set", "augment.mixpu=1"), "mixpu"),
         (("--set", "augment.mosaic=2"), "mosaic"),
         (("--output", "."), "--output with an HTML file"),
+        (("--output", f"{__file__}/x.html"), "_command.py, which is no folder"),
     ],
 )
 def test_what_makes_no_sense_is_one_sentence(

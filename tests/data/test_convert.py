@@ -1,5 +1,6 @@
 """Converting between COCO, VOC and YOLO: what a format can hold comes back, the rest is told."""
 
+import errno
 import itertools
 import json
 import os
@@ -412,6 +413,24 @@ def test_an_image_that_vanishes_is_one_sentence_and_leaves_no_data_yaml(tmp_path
     with pytest.raises(DataError, match=r"no such file.*000300\.png.*remove it and try again"):
         converted(root, tmp_path / "yolo", "yolo", copy_images=True, on_image=remove)
     assert not (tmp_path / "yolo" / "data.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.EPERM, "try again, with copied images, since links cannot be made there."),
+        (errno.ENOSPC, "no space left on device .*; .* so remove it and try again."),
+    ],
+)
+def test_copies_are_advised_where_links_cannot_be_made_and_not_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str
+) -> None:
+    def refuse(self: Path, target: str) -> None:
+        raise OSError(number, os.strerror(number), target, None, str(self))
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    with pytest.raises(DataError, match=f"{said}$"):
+        converted(write_birds(tmp_path / "birds", BIRDS), tmp_path / "yolo", "yolo")
 
 
 def test_what_cannot_be_converted_is_one_sentence(tmp_path: Path) -> None:

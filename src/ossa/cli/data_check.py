@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ossa.cli import options
+from ossa.cli.data_folders import check_writable
 from ossa.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def check(
         raise ConfigError(f"expected --output beside --fix alone, found --output {output}")
     description = read_description(data)
     cleaned = (output or Path(f"{_name(description.file)}-fixed")) if fix else None
-    _check_folders({"--report": report, "--output": cleaned})
+    _check_folders(report, cleaned)
     with Console() as console:
         with console.progress("checking") as on_image:
             found = check_data(
@@ -127,15 +128,23 @@ def check(
         raise typer.Exit(_FAULTS_FOUND)
 
 
-def _check_folders(folders: Mapping[str, Path | None]) -> None:
+def _check_folders(report: Path | None, cleaned: Path | None) -> None:
     """Raises ConfigError for what could only be told after a long check."""
-    for option, folder in folders.items():
-        if folder is None or not folder.exists():
+    for option, folder in (("--report", report), ("--output", cleaned)):
+        if folder is None:
             continue
-        if not folder.is_dir() or any(folder.iterdir()):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ConfigError(
                 f"expected a new or empty folder for {option}, found {folder} in use: name another"
             )
+        check_writable(option, folder)
+    if report is None or cleaned is None:
+        return
+    if cleaned.absolute() in (report.absolute(), *report.absolute().parents):
+        raise ConfigError(
+            f"expected --report outside the new folder of --output, found {report} in {cleaned}: "
+            "name another"
+        )
 
 
 def _crowding(index: "DatasetIndex") -> Mapping[str, int]:

@@ -7,6 +7,7 @@ import typer
 
 from ossa.cli import options
 from ossa.cli import train_options as train
+from ossa.cli.data_folders import check_writable
 from ossa.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def show(
     output = output or Path(f"{name}-shown.html")
     if output.is_dir():
         raise ConfigError(f"expected --output with an HTML file, found the folder {output}")
+    check_writable("--output", output.parent)
     with Console() as console:
         reports = {one: read_index(description, one) for one in split or description.splits}
         for report in reports.values():

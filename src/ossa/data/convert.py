@@ -1,5 +1,6 @@
 """From a data set in one format to the same in another, with a sentence for all that is lost."""
 
+import errno
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -117,11 +118,13 @@ def write_reports(
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         place = error.filename2 or error.filename
+        # A link has two names; a full disk would not take copies either.
+        no_links = not copy_images and bool(error.filename2) and error.errno != errno.ENOSPC
         raise DataError(
             f"Could not write the data set into {output}: {reason}"
             + (f" ({place})" if place else "")
             + "; what is there is not whole, so remove it and try again"
-            + ("." if copy_images else ", with copied images where links cannot be made.")
+            + (", with copied images, since links cannot be made there." if no_links else ".")
         ) from error
     problems = tuple(problem for report in reports.values() for problem in report.problems)
     return Conversion(output / "data.yaml", problems, tuple(notes))
