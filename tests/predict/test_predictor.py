@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from known_detector import NAMES, known_predictor, write_png
+from PIL import Image
 from torchvision.ops import box_iou
 
 import ossa
@@ -76,6 +77,8 @@ def test_wanted_classes_are_given_by_name_or_number() -> None:
     by_number = predictor.predict(grey(64, 64), classes=[2])
     assert by_name.labels.tolist() == by_number.labels.tolist() == [2]
     assert len(predictor.predict(grey(64, 64), classes=["cat"])) == 0
+    for one in ("fire truck", 2):
+        assert predictor.predict(grey(64, 64), classes=one).labels.tolist() == [2]
 
 
 def test_classes_nobody_wants_do_not_use_up_the_detections() -> None:
@@ -161,8 +164,31 @@ def test_pictures_of_one_network_size_go_through_at_once() -> None:
     ids=["float", "grey", "batch", "empty"],
 )
 def test_an_array_that_is_no_picture_is_refused(array: np.ndarray) -> None:
-    with pytest.raises(DataError, match=r"expected a picture as uint8 \(height, width, 3\) RGB"):
+    with pytest.raises(
+        DataError, match=r"or as uint8 \(height, width, 3\) RGB, found (uint8|float)"
+    ):
         known_predictor().predict(array)
+
+
+@pytest.mark.parametrize(
+    ("source", "found"), [(None, "NoneType"), (7, "int"), (b"jpeg", "int"), ([None], "NoneType")]
+)
+def test_what_is_neither_a_file_nor_pixels_is_refused(source: Any, found: str) -> None:
+    with pytest.raises(
+        DataError, match=f"expected a picture as the path of a file .*found {found}"
+    ):
+        known_predictor().predict(source)
+
+
+def test_a_picture_of_pillow_is_pixels_alone_and_in_a_list() -> None:
+    picture: Any = Image.fromarray(grey(128, 64))
+    alone, (in_list,) = known_predictor().predict(picture), known_predictor().predict([picture])
+    for found in (alone, in_list):
+        assert found.labels.tolist() == [1, 2]
+        assert found.to_dataframe()["file"].tolist() == [None, None]
+        assert found.draw().shape == (64, 128, 3)
+    with pytest.raises(DataError, match=r"found uint8 \(64, 128\)"):
+        known_predictor().predict(picture.convert("L"))
 
 
 @pytest.mark.parametrize(
@@ -197,6 +223,19 @@ def test_a_size_that_the_stride_does_not_divide_is_refused(weights: Path) -> Non
 def test_a_device_that_is_not_there_is_refused(weights: Path, device: str) -> None:
     with pytest.raises(ConfigError, match=f"the device '{device}' cannot be used here"):
         load(weights, device=device)
+
+
+def test_a_runtime_that_is_none_is_refused(weights: Path) -> None:
+    with pytest.raises(ConfigError, match=r"found 'opnvino'\. Did you mean openvino\?"):
+        load(weights, runtime="opnvino")  # type: ignore[arg-type]
+
+
+def test_the_folder_of_a_run_is_told_which_of_its_files_has_the_weights(
+    weights: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "best.safetensors").write_bytes(weights.read_bytes())
+    with pytest.raises(CheckpointError, match=f"name the file itself, as {tmp_path}/best.safet"):
+        load(tmp_path)
 
 
 def test_a_checkpoint_knows_its_classes_its_size_and_its_licence(weights: Path) -> None:

@@ -99,9 +99,10 @@ def _file_of(path: Path) -> Path:
     if path.is_dir():
         inside = sorted(path.glob("*.xml"))
         if len(inside) != 1:
+            best = path / "best.safetensors"
             raise CheckpointError(
                 f"expected one OpenVINO .xml in the folder {path}, found {len(inside)}: name the "
-                "file itself"
+                "file itself" + (f", as {best}" if best.is_file() else "")
             )
         return inside[0]
     if not path.is_file():

@@ -92,7 +92,7 @@ class PictureDetections(Detections):
     @property
     def file(self) -> Path | None:
         """The file of the picture; None of an array."""
-        return None if isinstance(self.picture, np.ndarray) else Path(self.picture)
+        return Path(self.picture) if isinstance(self.picture, str | Path) else None
 
 
 def pixels_of(picture: Picture) -> NDArray[np.uint8]:
@@ -105,9 +105,10 @@ def pixels_of(picture: Picture) -> NDArray[np.uint8]:
         return decode_image(Path(picture))
     image = np.asarray(picture)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        found = f"{image.dtype} {image.shape}" if image.ndim else type(picture).__name__
         raise DataError(
-            f"expected a picture as uint8 (height, width, 3) RGB, found {image.dtype} "
-            f"{image.shape}; convert it, and give several pictures as a list"
+            "expected a picture as the path of a file or as uint8 (height, width, 3) RGB, found "
+            f"{found}; convert it, and give several pictures as a list"
         )
     return image
 

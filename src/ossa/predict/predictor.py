@@ -3,10 +3,10 @@
 Dimensions: H W pixels, K classes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias, cast, overload
+from typing import Any, TypeAlias, cast, get_args, overload
 
 import numpy as np
 import torch
@@ -72,6 +72,12 @@ def load(
             runtime is not installed or does not run this file.
         UnsupportedBackbone: the backbone cannot take images of `imgsz`.
     """
+    if runtime is not None and runtime not in get_args(RuntimeName):
+        known = get_args(RuntimeName)
+        raise ConfigError(
+            f"expected a runtime of {', '.join(known)}, found {runtime!r}."
+            f"{suggestion(str(runtime), known)}"
+        )
     if is_exported(path):
         exported = open_exported(path, runtime=runtime or "auto", precision=precision)
         return _of_file(exported, device=device, imgsz=imgsz)
@@ -162,7 +168,7 @@ class Predictor:
         *,
         confidence: float | None = ...,
         nms_iou: float | None = ...,
-        classes: Sequence[str | int] | None = ...,
+        classes: Sequence[str | int] | str | int | None = ...,
         max_detections: int = ...,
         batch: int = ...,
     ) -> PictureDetections: ...
@@ -174,7 +180,7 @@ class Predictor:
         *,
         confidence: float | None = ...,
         nms_iou: float | None = ...,
-        classes: Sequence[str | int] | None = ...,
+        classes: Sequence[str | int] | str | int | None = ...,
         max_detections: int = ...,
         batch: int = ...,
     ) -> list[PictureDetections]: ...
@@ -185,7 +191,7 @@ class Predictor:
         *,
         confidence: float | None = None,
         nms_iou: float | None = None,
-        classes: Sequence[str | int] | None = None,
+        classes: Sequence[str | int] | str | int | None = None,
         max_detections: int = MAX_DETECTIONS,
         batch: int = 1,
     ) -> PictureDetections | list[PictureDetections]:
@@ -196,12 +202,13 @@ class Predictor:
         one class: its best.
 
         Args:
-            source: an image file, an array uint8 (H, W, 3) RGB, or a list of these.
+            source: an image file, an array uint8 (H, W, 3) RGB, or what NumPy makes one of (a
+                picture of Pillow in mode RGB), or a list of these.
             confidence: 0..1; detections with a lower score are left out. If not given, that of
                 the best F1 on val, which the training left in the checkpoint; 0.25 without one.
             nms_iou: of two boxes of one class that overlap more than this the better stays. If
                 not given, 0.45, or what a file with NMS in its graph was told.
-            classes: names or labels of the only classes to look for.
+            classes: names or labels of the only classes to look for, or one of these.
             max_detections: the most per picture.
             batch: pictures of a list that are in memory together; those that the network sees in
                 one size go through it at once.
@@ -220,7 +227,7 @@ class Predictor:
             _check_within(settings, self.runtime.suppression)
         wanted = torch.zeros(len(self.names), dtype=torch.bool)
         wanted[self.labels_of(classes)] = True
-        if isinstance(source, str | Path | np.ndarray):
+        if isinstance(source, str | Path | np.ndarray) or not isinstance(source, Iterable):
             return self._predict_together([source], settings, wanted)[0]
         if batch < 1:
             raise ConfigError(f"expected a batch of at least 1 picture, found {batch}")
@@ -229,14 +236,16 @@ class Predictor:
             found += self._predict_together(together, settings, wanted)
         return found
 
-    def labels_of(self, classes: Sequence[str | int] | None) -> list[int]:
-        """Returns the labels of classes given by name or label; of all classes for None.
+    def labels_of(self, classes: Sequence[str | int] | str | int | None) -> list[int]:
+        """Returns the labels of classes, or of one, given by name or label; of all for None.
 
         Raises:
             ConfigError: there is no such class.
         """
         if classes is None:
             return list(range(len(self.names)))
+        if isinstance(classes, str | int):
+            classes = [classes]
         return [_label_of(one, self.names) for one in classes]
 
     def draw(self, picture: Picture, detections: Detections) -> NDArray[np.uint8]:
