@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from file_server import Answer, FileServer, served
 from known_detector import known_predictor, write_png
+from PIL import Image
 from videos import break_frames, write_video
 
 from ossa.predict.shots import Shot, predict_shots, shots_of
@@ -48,6 +49,19 @@ def test_what_is_damaged_is_told_and_the_rest_is_looked_at(tmp_path: Path) -> No
         *("no", "one", "", "a"),
     ]
     assert "1 frame cannot be decoded, the first of them number 2" in told[2]
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "tif", "webp"])
+def test_of_an_animation_or_pages_the_first_is_looked_at_and_it_is_told(
+    tmp_path: Path, suffix: str
+) -> None:
+    first, *others = (Image.new("RGB", (16, 16), color) for color in ("red", "green", "blue"))
+    first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=others)
+    first.save(tmp_path / f"b.{suffix}")
+    shots, told = look_at(tmp_path / f"a.{suffix}")
+    assert [shot.image[8, 8].argmax() for shot in shots] == [0]
+    assert told == [f"{tmp_path / 'a'}.{suffix}: the first of its 3 pictures is looked at"]
+    assert look_at(tmp_path / f"b.{suffix}")[1] == []
 
 
 def test_frames_that_are_passed_over_count_in_the_numbers(tmp_path: Path) -> None:

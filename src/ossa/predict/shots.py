@@ -1,12 +1,15 @@
 """The pictures to look at, one after the other: those of files, and the frames of videos."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from ossa.data.decode import decode_image
 from ossa.errors import DataError
@@ -14,6 +17,9 @@ from ossa.predict.found import PictureDetections
 from ossa.predict.predictor import Predictor
 from ossa.predict.sources import PictureFile, Source
 from ossa.predict.video import VideoReader
+
+_KINDS_OF_MANY: Final = frozenset({"GIF", "PNG", "TIFF", "WEBP"})
+"""Of image files that may hold several pictures. Not MPO: its others are previews of the first."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +74,17 @@ def shots_of(
     Args:
         sources: files, cameras, streams.
         every: of a video, looks at frames 0, `every`, 2 `every`, ...
-        tell: is given a sentence for each picture or video that is damaged, and for the end of a
-            camera or stream.
+        tell: is given a sentence for each picture or video that is damaged, for an image file of
+            several pictures, and for the end of a camera or stream.
         lose: is given each source that cannot be read, or not to its end.
     """
     for source in sources:
         try:
             if isinstance(source, PictureFile):
-                yield Shot(source, decode_image(source.file))
+                image = decode_image(source.file)
+                if (count := _num_pictures(source.file)) > 1:
+                    tell(f"{source.title}: the first of its {count} pictures is looked at")
+                yield Shot(source, image)
                 continue
             with VideoReader(source, every=every) as video:
                 for frame in video.frames():
@@ -87,6 +96,14 @@ def shots_of(
         except DataError as fault:
             tell(str(fault))
             lose(source)
+
+
+def _num_pictures(file: Path) -> int:
+    """Returns how many pictures an image file holds: an animation, or pages."""
+    with suppress(Exception), Image.open(file) as image:  # Pillow raises a dozen kinds
+        if image.format in _KINDS_OF_MANY:
+            return getattr(image, "n_frames", 1)
+    return 1
 
 
 def predict_shots(
