@@ -156,6 +156,17 @@ def test_a_report_is_a_page_with_figures_and_tables(
     assert "expected a new or empty folder for --report, found pages/first in use" in again.stderr
 
 
+def test_a_report_that_cannot_be_written_is_told_before_the_evaluation(
+    ossa: Ossa, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    result = score(ossa, coco_data(tmp_path, images=1), [HIT], "--report", "file/page")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: could not write file/page: not a directory")
+    score(ossa, coco_data(tmp_path, images=1), [HIT], "--report", "new/page", "--split", "none")
+    assert not (tmp_path / "new").exists()
+
+
 # In two pictures with a dog each, at 10, 10: found, and looked for elsewhere.
 HIT = {"image_id": 1, "category_id": 18, "bbox": [10, 10, 20, 20], "score": 0.9}
 MISS = {"image_id": 2, "category_id": 18, "bbox": [50, 10, 10, 10], "score": 0.8}

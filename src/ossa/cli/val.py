@@ -199,11 +199,17 @@ def _check_target(file: Path | None) -> None:
 
 
 def _check_report(folder: Path | None) -> None:
-    """Raises ConfigError for a folder with files that a report would mix with."""
-    if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    """Raises an error for a folder in use, or one that cannot be made after a long evaluation."""
+    from ossa.files import folder_of_results
+
+    if folder is None:
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(
             f"expected a new or empty folder for --report, found {folder} in use: name another"
         )
+    with folder_of_results(folder):  # makes it, and takes it away again
+        pass
 
 
 def _rows(
