@@ -104,7 +104,10 @@ def load_state(
     try:
         state = torch.load(file, map_location=device, weights_only=True)
     except Exception as damage:
-        raise CheckpointError(f"{file} is damaged and cannot be resumed from: {damage}") from None
+        raise CheckpointError(
+            f"{file} is damaged and cannot be resumed from: {damage}; start a new run, with "
+            f"--weights {folder / 'last.safetensors'} to begin from what this one has learnt"
+        ) from None
     for what, expected in identity.items():
         if state["identity"].get(what) != expected:
             raise CheckpointError(
