@@ -119,6 +119,16 @@ def test_broken_and_leaked_images_and_copies_are_left_out(tmp_path: Path) -> Non
     )
 
 
+def test_ids_that_the_source_did_not_have_are_not_said_to_be_lost(tmp_path: Path) -> None:
+    data_yaml = write_yolo_splits(tmp_path / "data", {"train": {"a.png": "", "b.png": GOOD}})
+    images = tmp_path / "data/images/train"
+    shutil.copy(images / "b.png", images / "a.png")
+    _, written = fix(data_yaml, images=True)
+    assert "train: images that are copies of another one, left out: 1" in written.notes
+    assert "train: image ids are others: they come from names or places" in written.notes
+    assert not [note for note in written.notes if "lost" in note]
+
+
 def test_without_reading_images_only_what_is_known_goes(tmp_path: Path) -> None:
     data_yaml = write_yolo_splits(tmp_path / "data", {"train": {"1.png": GOOD, "2.png": GOOD}})
     images = tmp_path / "data/images/train"

@@ -109,7 +109,9 @@ def write_reports(
             left_out = len(report.index) - len(index)
             written = write(index, split, on_image=on_image)
             entries[split] = written.entry
-            losses = _losses(index, changes, written, to=to, images=left_out)
+            losses = _losses(
+                index, changes, written, source=description.format, to=to, images=left_out
+            )
             notes += [f"{split}: {loss}" for loss in losses]
         first = next(iter(reports.values())).index
         root = description.root if to == "coco" and not copy_images else None
@@ -221,7 +223,13 @@ def _with_readable_names(index: DatasetIndex, *, to: str) -> DatasetIndex:
 
 
 def _losses(
-    index: DatasetIndex, changes: Changes, written: WrittenSplit, *, to: str, images: int
+    index: DatasetIndex,
+    changes: Changes,
+    written: WrittenSplit,
+    *,
+    source: str,
+    to: str,
+    images: int,
 ) -> list[str]:
     """Returns a sentence for each thing of a split that the format does not hold."""
     title = _TITLES[to]
@@ -258,8 +266,9 @@ def _losses(
             if (np.diff(ids) < 0).any()
         ]
     if index.image_ids.tolist() != ids_from_stems(list(written.files)):
-        sentences.append(f"image ids are lost: {title} has none, so they come from names or places")
-    if (index.annotation_ids != np.arange(1, len(index.labels) + 1)).any():
+        others = f"lost: {title} has none, so they" if source == "coco" else "others: they"
+        sentences.append(f"image ids are {others} come from names or places")
+    if source == "coco" and (index.annotation_ids != np.arange(1, len(index.labels) + 1)).any():
         sentences.append(f"annotation ids are lost: {title} has none, so they are counted from 1")
     renamed = sum(
         Path(old).name != Path(new).name

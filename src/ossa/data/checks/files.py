@@ -37,13 +37,16 @@ def find_lost_labels(
     suffix = ".txt" if description.format == "yolo" else ".xml"
     lost = []
     for labels, images in sorted(dict(folders(description, indexes)).items()):
-        stems = {os.path.splitext(name)[0] for name in _names(images) if is_image(name)}
+        names = sorted(_names(images), key=is_image)  # of one stem the image comes last and stays
+        files = {os.path.splitext(name)[0]: name for name in names if not name.endswith(suffix)}
         for name in sorted(_names(labels)):
             stem, found = os.path.splitext(name)
             file = os.path.join(labels, name)
             is_label = found == suffix and name not in _NO_LABELS and file not in lists
-            if is_label and stem not in stems:
-                lost.append(Case(Path(file), f"no image '{stem}' in {images}"))
+            beside = files.get(stem)
+            if is_label and (beside is None or not is_image(beside)):
+                other = "" if beside is None else f", and {beside} is not read"
+                lost.append(Case(Path(file), f"no image '{stem}' in {images}{other}"))
     if not lost:
         return []
     cases = tuple(lost[:MOST_CASES])
