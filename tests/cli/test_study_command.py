@@ -78,6 +78,7 @@ def test_a_study_is_run_extended_and_told(ossa: Ossa, scenes: Path, tmp_path: Pa
         ("status .", "expected the folder of a study, found no study.yaml in ."),
         ("run tiny.yaml", "expected the data set scenes at scenes, found none: name the folder"),
         ("run tiny.yaml --data-root DATA --executor cloud", "kind: input should be 'local'"),
+        ("report . --output tiny.yaml/page", "a folder that can be written for --output, found"),
         ("add .", "expected --model or --seed of what to add, found neither"),
     ],
 )

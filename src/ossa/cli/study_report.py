@@ -44,15 +44,18 @@ def report(
       ossa study report runs/bccd-320 --output site
     """
     from ossa.cli.console import Console
+    from ossa.cli.data_folders import check_writable
     from ossa.study.report import write_study_report
 
     folder = _folder_of(study)
+    output = output or folder / "report"
+    check_writable("--output", output)
     with Console() as console:
         results = _read(folder, console)
         with console.progress("drawing") as on_figure:
             page = write_study_report(
                 results,
-                output or folder / "report",
+                output,
                 on_figure=lambda done: on_figure(done, max(done, _ABOUT_FIGURES)),
             )
     print(page)
