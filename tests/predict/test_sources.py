@@ -139,3 +139,12 @@ def test_links_to_pictures_and_folders_lead_to_the_data_set(tmp_path: Path) -> N
         known = truth.find(file)
         assert known is not None
         assert known.image_id == 8
+
+
+@pytest.mark.skipif(os.name != "posix", reason="symbolic links")
+def test_a_link_back_to_its_own_folder_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "1.png").touch()
+    (tmp_path / "deep" / "back").symlink_to(tmp_path)
+    (tmp_path / "linked").symlink_to(tmp_path / "deep")
+    assert [source.name for source in find_sources(str(tmp_path))] == ["deep/1", "linked/1"]

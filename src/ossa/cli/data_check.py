@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ossa.cli import options
-from ossa.cli.data_folders import check_writable
+from ossa.cli.folders import check_writable
 from ossa.errors import ConfigError
 
 if TYPE_CHECKING:

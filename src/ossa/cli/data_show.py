@@ -7,7 +7,7 @@ import typer
 
 from ossa.cli import options
 from ossa.cli import train_options as train
-from ossa.cli.data_folders import check_writable
+from ossa.cli.folders import check_writable
 from ossa.errors import ConfigError, DataError
 
 if TYPE_CHECKING:

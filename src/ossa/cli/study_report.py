@@ -44,7 +44,7 @@ def report(
       ossa study report runs/bccd-320 --output site
     """
     from ossa.cli.console import Console
-    from ossa.cli.data_folders import check_writable
+    from ossa.cli.folders import check_writable
     from ossa.study.report import write_study_report
 
     folder = _folder_of(study)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ossa.cli import options
+from ossa.cli.folders import check_writable
 from ossa.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -192,24 +193,24 @@ def _check_alone(call: typer.Context) -> None:
 
 def _check_target(file: Path | None) -> None:
     """Raises ConfigError for a file that could not be written after a long evaluation."""
-    if file is not None and (file.is_dir() or not file.parent.is_dir()):
+    if file is None:
+        return
+    if file.is_dir() or not file.parent.is_dir():
         raise ConfigError(
             f"expected a file in an existing folder for --save-predictions, found {file}"
         )
+    check_writable("--save-predictions", file.parent)
 
 
 def _check_report(folder: Path | None) -> None:
-    """Raises an error for a folder in use, or one that cannot be made after a long evaluation."""
-    from ossa.files import folder_of_results
-
+    """Raises ConfigError for a folder in use, or one that could not be made after an evaluation."""
     if folder is None:
         return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.is_dir() and any(folder.iterdir()):
         raise ConfigError(
             f"expected a new or empty folder for --report, found {folder} in use: name another"
         )
-    with folder_of_results(folder):  # makes it, and takes it away again
-        pass
+    check_writable("--report", folder)
 
 
 def _rows(

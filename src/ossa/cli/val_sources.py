@@ -1,6 +1,6 @@
 """Where `ossa val` has detections from: a detector that it runs, or a file."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -77,9 +77,15 @@ def run_detector(
         opened = _open_exported(weights, config, imgsz=imgsz, device=device)
     else:
         opened = _open_checkpoint(weights, imgsz=imgsz, device=device)
-    read = _read_split(data, split, console, imgsz=opened.imgsz, cache=cache)
+    read = _read_split(
+        data,
+        split,
+        console,
+        check=lambda index: check_classes(opened.names, index, weights=weights, data=data),
+        imgsz=opened.imgsz,
+        cache=cache,
+    )
     index = read.index
-    check_classes(opened.names, index, weights=weights, data=data)
     with console.progress("evaluating") as on_images:
         evaluation = evaluate(
             opened.network,
@@ -182,10 +188,15 @@ def _read_split(
     split: str,
     console: "Console",
     *,
+    check: Callable[["DatasetIndex"], object] = lambda index: None,
     imgsz: int = 0,
     cache: "CachePlace | None" = None,
 ) -> "Split":
     """Returns the images that can be decoded, with objects to be found; the same for both sources.
+
+    Args:
+        check: looks at what was read before any image is.
+        imgsz: longer side of cached pixels.
 
     Raises:
         ConfigError, DataError: no such split, or nothing is to be found in it.
@@ -198,6 +209,7 @@ def _read_split(
 
     description = read_description(data)
     report = read_index(description, split)
+    check(report.index)
     pixels = known = None
     if cache is not None:
         pixels = open_pixels(

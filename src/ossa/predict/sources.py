@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ossa.data.description import read_description
-from ossa.data.formats.common import IMAGE_SUFFIXES, is_image
+from ossa.data.formats.common import IMAGE_SUFFIXES, folders_under, is_image
 from ossa.data.index import DatasetIndex
 from ossa.data.problems import Problem
 from ossa.data.reading import read_index
@@ -101,7 +101,7 @@ def find_sources(source: str) -> list[Source]:
 def _files_under(folder: Path) -> list[str]:
     return sorted(
         os.path.join(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
+        for parent, names in folders_under(folder)
         for name in names
         if _can_be_read(name)
     )

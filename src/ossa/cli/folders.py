@@ -1,4 +1,4 @@
-"""Folders that commands on data sets write into, looked at before the work rather than after it."""
+"""Folders that commands write into, looked at before the work rather than after it."""
 
 import os
 from pathlib import Path
