@@ -190,6 +190,8 @@ def test_a_video_has_frames_to_choose_from_and_becomes_a_video_with_boxes(
 def test_the_camera_takes_a_picture(page: "Page") -> None:
     page.get_by_role("tab", name="Camera").click()
     page.get_by_text("Click to Access Webcam").click()
+    # A picture that is taken before the camera has sent one is none, for gradio as for anybody.
+    page.wait_for_function("document.querySelector('video')?.videoWidth > 0")
     page.get_by_role("button", name="capture photo").click()
     page.wait_for_selector(_BOXES)
 
