@@ -73,7 +73,7 @@ def test_a_folder_that_cannot_be_made_is_refused_before_the_timing(
     (tmp_path / "taken").write_text("")
     result = ossa("bench", "yolov5n", "--output", "taken", *QUICK_ON_CPU)
     assert result.exit_code == 2
-    assert "error: expected a folder that can be made for --output, found taken" in result.stderr
+    assert "error: expected a folder that can be written for --output, found" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import typer
 
 from ossa.cli import options
 from ossa.cli.cost import checked_side
+from ossa.cli.folders import check_writable
 from ossa.errors import ConfigError, UnsupportedBackbone
 
 if TYPE_CHECKING:
@@ -184,7 +185,8 @@ def bench(
         ),
     )
     if output is not None:
-        _make_folder(output)
+        check_writable("--output", output)
+        output.mkdir(parents=True, exist_ok=True)
     settings = {"num_classes": classes, "neck": neck, "imgsz": imgsz}
     with Console() as console:
         detectors = {model: create_detector(model, **settings) for model in models}
@@ -242,16 +244,6 @@ def _timed(
         console.note(f"{fault}; all are timed in PyTorch")
     protocol = replace(protocol, runtime="torch")
     return bench_detectors(detectors, protocol), protocol
-
-
-def _make_folder(folder: Path) -> None:
-    """Makes it now and not after minutes of timing."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise ConfigError(
-            f"expected a folder that can be made for --output, found {folder} ({problem.strerror})"
-        ) from None
 
 
 def _command(models: list[str], protocol: "Protocol", *, classes: int, neck: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ossa.cli import options
-from ossa.cli.folders import check_writable
+from ossa.cli.folders import check_new
 from ossa.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -131,13 +131,8 @@ def check(
 def _check_folders(report: Path | None, cleaned: Path | None) -> None:
     """Raises ConfigError for what could only be told after a long check."""
     for option, folder in (("--report", report), ("--output", cleaned)):
-        if folder is None:
-            continue
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigError(
-                f"expected a new or empty folder for {option}, found {folder} in use: name another"
-            )
-        check_writable(option, folder)
+        if folder is not None:
+            check_new(option, folder)
     if report is None or cleaned is None:
         return
     if cleaned.absolute() in (report.absolute(), *report.absolute().parents):

@@ -21,3 +21,16 @@ def check_writable(option: str, folder: Path) -> None:
     else:
         return
     raise ConfigError(f"expected a folder that can be written for {option}, found {found}")
+
+
+def check_new(option: str, folder: Path) -> None:
+    """Looks whether a folder is empty or can be made.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(
+            f"expected a new or empty folder for {option}, found {folder} in use: name another"
+        )
+    check_writable(option, folder)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ossa.cli import options
-from ossa.cli.folders import check_writable
+from ossa.cli.folders import check_new, check_writable
 from ossa.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -142,7 +142,8 @@ def val(
     from ossa.cli.val_sources import read_predictions, run_detector
 
     _check_target(save_predictions)
-    _check_report(report)
+    if report is not None:
+        check_new("--report", report)
     with Console() as console:
         if predictions is not None:
             _check_alone(call)
@@ -200,17 +201,6 @@ def _check_target(file: Path | None) -> None:
             f"expected a file in an existing folder for --save-predictions, found {file}"
         )
     check_writable("--save-predictions", file.parent)
-
-
-def _check_report(folder: Path | None) -> None:
-    """Raises ConfigError for a folder in use, or one that could not be made after an evaluation."""
-    if folder is None:
-        return
-    if folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(
-            f"expected a new or empty folder for --report, found {folder} in use: name another"
-        )
-    check_writable("--report", folder)
 
 
 def _rows(

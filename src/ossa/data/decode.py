@@ -8,6 +8,7 @@ applied to size and pixels alike.
 import re
 import warnings
 import zlib
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -38,6 +39,8 @@ _FLAG_OF_REDUCTION: Final = {
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4 | cv2.IMREAD_COLOR_RGB,
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_COLOR_RGB,
 }
+_KINDS_OF_MANY: Final = frozenset({"GIF", "PNG", "TIFF", "WEBP"})
+"""That may hold several pictures. Not MPO: its others are previews of the first."""
 _TIFF: Final = "TIFF"
 _PNG: Final = "PNG"
 _FLIP_OF_ORIENTATION: Final = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}
@@ -72,6 +75,14 @@ def read_header(path: Path) -> ImageHeader:
         DataError: there is no such file, it is not an image, or it is too large to be decoded.
     """
     return _read_header(path, path=path)
+
+
+def count_pictures(path: Path) -> int:
+    """Returns how many pictures an image file holds, as animations and TIFFs do; 1 if in doubt."""
+    with suppress(Exception), Image.open(path) as image:  # Pillow raises a dozen kinds
+        if image.format in _KINDS_OF_MANY:
+            return getattr(image, "n_frames", 1)
+    return 1
 
 
 def decode_image(

@@ -1,25 +1,19 @@
 """The pictures to look at, one after the other: those of files, and the frames of videos."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from ossa.data.decode import decode_image
+from ossa.data.decode import count_pictures, decode_image
 from ossa.errors import DataError
 from ossa.predict.found import PictureDetections
 from ossa.predict.predictor import Predictor
 from ossa.predict.sources import PictureFile, Source
 from ossa.predict.video import VideoReader
-
-_KINDS_OF_MANY: Final = frozenset({"GIF", "PNG", "TIFF", "WEBP"})
-"""Of image files that may hold several pictures. Not MPO: its others are previews of the first."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +76,7 @@ def shots_of(
         try:
             if isinstance(source, PictureFile):
                 image = decode_image(source.file)
-                if (count := _num_pictures(source.file)) > 1:
+                if (count := count_pictures(source.file)) > 1:
                     tell(f"{source.title}: the first of its {count} pictures is looked at")
                 yield Shot(source, image)
                 continue
@@ -96,14 +90,6 @@ def shots_of(
         except DataError as fault:
             tell(str(fault))
             lose(source)
-
-
-def _num_pictures(file: Path) -> int:
-    """Returns how many pictures an image file holds: an animation, or pages."""
-    with suppress(Exception), Image.open(file) as image:  # Pillow raises a dozen kinds
-        if image.format in _KINDS_OF_MANY:
-            return getattr(image, "n_frames", 1)
-    return 1
 
 
 def predict_shots(

@@ -145,15 +145,7 @@ def begin(
     return Run(
         config=config,
         parts=parts,
-        step=Step(
-            parts.detector,
-            loss=parts.loss.of_shares(processes.sum),
-            optimizer=parts.optimizer,
-            average=parts.average,
-            config=config.train,
-            device=device,
-            processes=processes,
-        ),
+        step=_step_of(parts, config, device=device, processes=processes),
         batches=batches,
         progress=progress,
         files=files,
@@ -163,4 +155,18 @@ def begin(
         identity=identity,
         save_seconds=60.0 * save_minutes,
         reader=LateReader(device),
+    )
+
+
+def _step_of(
+    parts: Parts, config: RunConfig, *, device: torch.device, processes: Processes
+) -> Step:
+    return Step(
+        parts.detector,
+        loss=parts.loss.of_shares(processes.sum),
+        optimizer=parts.optimizer,
+        average=parts.average,
+        config=config.train,
+        device=device,
+        processes=processes,
     )
