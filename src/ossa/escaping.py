@@ -22,6 +22,7 @@ _MOST_CHARACTERS: Final = 20_000
 _JOINERS: Final = "\u200c\u200d"
 """Format characters that words in Persian and Hindi need, and emoji."""
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
+_PLAIN_HOST: Final = re.compile(r"([\w.-]+|\[[\da-fA-F:.]+\])(:\d*)?")
 _LATEX: Final = {
     "\\": r"\textbackslash{}",
     **{character: "\\" + character for character in "&%$#_{}"},
@@ -41,7 +42,7 @@ def escape_terminal(text: str) -> str:
 
     Example:
         >>> escape_terminal("cat\x1b[31m of rtsp://user:secret@camera/1?token=abc")
-        'cat\\x1b[31m of rtsp://***@camera/1?***'
+        'cat\\x1b[31m of rtsp://camera/1?***'
     """
     half = _MOST_CHARACTERS // 2
     text = text if len(text) <= 2 * half else f"{text[:half]} ... {text[-half:]}"
@@ -57,15 +58,28 @@ def escape_terminal(text: str) -> str:
 
 
 def hide_credentials(text: str) -> str:
-    """Returns `text` with user, password and query of every address in it as `***`.
+    """Returns `text` with the user and password of every address left out, its query as `***`.
 
     Example:
-        >>> hide_credentials("rtsp://user:p@ss/word@camera:554/1")
-        'rtsp://***@camera:554/1'
+        >>> hide_credentials("rtsp://user:p@ss/word@camera:554/1?token=abc")
+        'rtsp://camera:554/1?***'
     """
-    text = re.sub(r"(?<=://)\S*@", "***@", text)
-    text = re.sub(r"(://[^\s?#]*)([?#])[^\s'\"]+", r"\1\2***", text)
-    return re.sub(r"(?<![^\s:/@'\"])[^\s:/@'\"]+:[^\s@/]+@(?=[\w\[])", "***@", text)
+    if "@" in text:
+        text = re.sub(r"(?<=://)\S+", lambda found: _without_user(found[0]), text)
+        text = re.sub(r"(?<![^\s:/@'\"])[^\s:/@'\"]+:[^\s@/]+@(?=[\w\[])", "***@", text)
+    return re.sub(r"(://[^\s?#]*[?#])[^\s'\"]+", r"\1***", text)
+
+
+def _without_user(address: str) -> str:
+    """Returns what stands behind `://` without user and password.
+
+    A password may hold / and @ where it should not: all until the last @ is taken for it, unless
+    a plain host comes first, and @ stands at most where a name in a path begins.
+    """
+    host, slash, path = address.partition("/")
+    if _PLAIN_HOST.fullmatch(host) and "@" not in f"{slash}{path}".replace("/@", "/"):
+        return address
+    return address.rpartition("@")[2]
 
 
 def print_line(text: object = "", *, to: TextIO | None = None) -> None:
