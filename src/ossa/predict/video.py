@@ -91,6 +91,11 @@ class VideoReader:
         known = isinstance(source, VideoFile) and math.isfinite(stated) and stated > 0
         self.num_frames = int(stated) if known else None
         """As the file states it; None of a camera or stream."""
+        self.size_wh = (
+            int(self._capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
+            int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
+        )
+        """Width and height of the frames in pixels, as the source states them."""
         self._position = 0
         self._num_good = 0
         self._num_broken = 0
