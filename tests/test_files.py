@@ -158,7 +158,7 @@ def test_runs_that_start_at_once_get_folders_of_their_own(tmp_path: Path):
     assert len(set(folders)) == 64
 
 
-def test_a_folder_of_results_keeps_no_mark_and_only_what_was_written(tmp_path: Path):
+def test_a_folder_of_results_keeps_only_what_was_written(tmp_path: Path):
     with folder_of_results(tmp_path / "runs" / "a") as folder:
         assert new_folder(folder) == tmp_path / "runs" / "a-2"
         (folder / "result").touch()
@@ -176,19 +176,19 @@ def test_a_folder_of_results_keeps_no_mark_and_only_what_was_written(tmp_path: P
     assert list(given.iterdir()) == []
 
 
-def test_a_folder_whose_owner_has_just_taken_its_mark_is_not_free(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    touch = Path.touch
-
-    def too_late(mark: Path, **options: bool) -> None:
-        if mark.parent.name == "a":
-            (mark.parent / "result").write_text("of another run")
-        touch(mark, **options)
-
-    monkeypatch.setattr(Path, "touch", too_late)
-    assert new_folder(tmp_path / "a") == tmp_path / "a-2"
-    assert [file.name for file in (tmp_path / "a").iterdir()] == ["result"]
+def test_a_folder_of_a_process_that_was_killed_has_no_mark_and_is_free(tmp_path: Path):
+    code = (
+        "import os, signal, sys; from pathlib import Path; from ossa.files import new_folder;"
+        "print(new_folder(Path(sys.argv[1])), flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "a")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline().strip() == str(tmp_path / "a").encode()
+        assert new_folder(tmp_path / "a") == tmp_path / "a-2"  # while it lives
+        owner.kill()
+    assert list((tmp_path / "a").iterdir()) == []
+    assert new_folder(tmp_path / "a") == tmp_path / "a"
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path):

@@ -8,6 +8,8 @@ At the command line every one of them ends with exit code 2 (bad input) and no t
 import difflib
 from collections.abc import Iterable
 
+from ossa.escaping import escape_terminal
+
 
 class OssaError(Exception):
     """Base of all errors that a user can cause and mend."""
@@ -44,11 +46,7 @@ def legible(text: str, limit: int = 200) -> str:
     What a terminal would not print, or take for a command, is escaped; of a long text there are
     the beginning and the end, `limit` characters together.
     """
-    text = _ends(text, limit)
-    if text.isprintable():
-        return text
-    escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return _ends("".join(escaped), limit)
+    return _ends(escape_terminal(_ends(text, limit)), limit)
 
 
 def _ends(text: str, limit: int) -> str:

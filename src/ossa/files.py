@@ -1,6 +1,7 @@
 """Files that are either complete or not there: atomic writes, hashes, folders of one's own."""
 
 import errno
+import fcntl
 import hashlib
 import itertools
 import json
@@ -16,7 +17,6 @@ from ossa.errors import CheckpointError
 
 TEMPORARY_FILES = ".*.tmp"
 """Pattern of what `write_atomically` leaves behind in a folder where it is killed."""
-_CLAIM = ".claimed"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -78,9 +78,8 @@ def write_json_atomically(path: Path | str, value: Any) -> None:
 def new_folder(path: Path | str) -> Path:
     """Returns a folder that is this process's alone: `path`, or the first free of path-2, path-3...
 
-    An existing empty folder is free. A hidden file `.claimed` marks the folder as taken, so that
-    two runs which start at the same moment never write into one; it is needed until something else
-    is in the folder.
+    An existing empty folder is free. The folder is locked until this process ends, however that
+    happens, so that two runs which start at the same moment never write into one.
 
     Raises:
         CheckpointError: the folder cannot be made.
@@ -91,15 +90,9 @@ def new_folder(path: Path | str) -> Path:
         return next(folder for folder in itertools.chain([path], numbered) if _claim(folder))
 
 
-def unmark(folder: Path) -> None:
-    """Takes the mark of `new_folder` away, once something else is in the folder."""
-    with suppress(OSError):
-        (folder / _CLAIM).unlink(missing_ok=True)
-
-
 @contextmanager
 def folder_of_results(path: Path | str) -> Iterator[Path]:
-    """Yields a `new_folder`, and at the end takes its mark away; a folder left empty goes, too.
+    """Yields a `new_folder`; one that is left empty is taken away at the end.
 
     Raises:
         CheckpointError: the folder cannot be made.
@@ -111,26 +104,33 @@ def folder_of_results(path: Path | str) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        unmark(folder)
         with suppress(OSError):  # until one has something in it
             for place in made:
                 place.rmdir()
 
 
 def _claim(folder: Path) -> bool:
-    mark = folder / _CLAIM
-    with suppress(FileExistsError):  # a file of that name
-        folder.mkdir(parents=True, exist_ok=True)
+    """Returns whether the folder, which is made where it is missing, is this process's now."""
     try:
-        if any(folder.iterdir()):
-            return False
-        mark.touch(exist_ok=False)
-        if any(place != mark for place in folder.iterdir()):  # its owner has just taken its mark
-            mark.unlink()
-            return False
-    except (FileExistsError, FileNotFoundError, NotADirectoryError):  # another was faster
+        folder.mkdir(parents=True)
+        is_made = True
+    except FileExistsError:
+        is_made = False
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):  # removed by another, or a file
         return False
-    return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_ours = folder.exists() and os.path.samestat(os.fstat(lock), folder.stat())
+    except BlockingIOError:
+        is_ours = False
+    except OSError:  # a file system without locks: who has made the folder has it
+        is_ours = is_made
+    if is_ours and not any(folder.iterdir()):
+        return True  # the lock stays, and ends with the process
+    os.close(lock)
+    return False
 
 
 @contextmanager

@@ -72,7 +72,7 @@ class Client:
 
 def _answer(response: httpx.Response) -> Any:
     if response.status_code == 503:
-        assert response.json()["detail"].startswith("busy: ")
+        assert response.json()["detail"].startswith(("busy: ", "Queue is full"))
         raise Busy
     response.raise_for_status()
     return response.json()

@@ -3,6 +3,7 @@
 import inspect
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -81,3 +82,47 @@ def test_a_misspelt_option_is_told() -> None:
 
 def test_an_upload_limit_of_nothing_is_out_of_range() -> None:
     assert ossa_app("--weights", "no.pt", "--max-upload-mb", "0").exit_code == 2
+
+
+def test_beyond_this_machine_the_page_has_a_password_unless_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def serve(*_: object, **settings: Any) -> None:
+        settings["on_start"]()
+        asked.append(settings)
+
+    monkeypatch.setattr("ossa.app.serve.serve", serve)
+    monkeypatch.setattr("ossa.app.models.load_models", lambda *_, **__: [])
+    monkeypatch.setattr("ossa.app.serve.Address.names", ["me"])
+    monkeypatch.delenv("OSSA_APP_PASSWORD", raising=False)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments = ("--weights", "no.pt", "--port", port, "--device", "cpu")
+    printed = [
+        ossa_app(*arguments, *more).stderr
+        for more in (
+            (),
+            ("--host", "localhost"),
+            ("--host", "0.0.0.0"),
+            ("--host", "0.0.0.0", "--no-auth"),
+        )
+    ]
+    passwords = [settings["password"] for settings in asked]
+    assert passwords[:2] == [None, None]
+    assert len(passwords[2]) >= 16
+    assert f"user: ossa, password: {passwords[2]}" in printed[2]
+    assert passwords[3] is None
+    monkeypatch.setenv("OSSA_APP_PASSWORD", "sesame")
+    ossa_app(*arguments, "--host", "0.0.0.0", "--allow-host", "demo.example")
+    assert asked[-1]["password"] == "sesame"
+    assert asked[-1]["names"] == ["me", "demo.example"]
+
+
+def test_what_only_this_machine_reaches_has_its_names_alone() -> None:
+    assert Address("127.0.0.1", 1).names == ["localhost", "127.0.0.1", "[::1]"]
+    open_names = Address("0.0.0.0", 1).names
+    assert socket.gethostname() in open_names
+    assert "*" not in "".join(open_names)

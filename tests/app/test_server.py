@@ -1,6 +1,9 @@
 """The server from outside, on loopback: its answers, what it keeps to itself, and a crowd."""
 
+import socket
 import threading
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -116,3 +119,36 @@ def test_of_fifty_visitors_at_once_everyone_is_answered_or_told_busy(
     assert growth < 25
     with Client(served.url) as visitor:  # and afterwards all is as before
         assert visitor.look(picture).count('class="ossa-box') == 5
+
+
+def test_visitors_who_drip_hold_no_place_and_strangers_pages_get_no_answer(
+    served: Served, picture: bytes
+) -> None:
+    host = served.url.removeprefix("http://")
+    head = (
+        f"POST /gradio_api/upload HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000000\r\n"
+        "Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+    )
+    with ExitStack() as connections:
+        dripping = [connections.enter_context(connect(host)) for _ in range(8)]
+        for one in dripping:
+            one.sendall(head.encode())
+        half = connections.enter_context(connect(host))
+        half.sendall(b"GET / HTTP/1.1\r\nHost: ")
+        started = time.monotonic()
+        with Client(served.url) as visitor:
+            assert visitor.look(picture).count('class="ossa-box') == 5
+        assert time.monotonic() - started < 4
+        for one in dripping:
+            assert one.recv(100).startswith(b"HTTP/1.1 408")
+        assert time.monotonic() - started < 12
+    with Client(served.url) as visitor:
+        for headers in ({"host": "evil.example"}, {"origin": "http://evil.example"}):
+            answer = visitor._http.get("/config", headers=headers)
+            assert answer.status_code in (400, 403)
+            assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def connect(host: str) -> socket.socket:
+    name, port = host.split(":")
+    return socket.create_connection((name, int(port)), timeout=30)

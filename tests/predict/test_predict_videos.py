@@ -265,3 +265,16 @@ def test_a_picture_of_30000_pixels_is_a_picture(predict: Predict, tmp_path: Path
     result = predict(write_png(tmp_path / "wide.png", (30_000, 40)))
     assert result.exit_code == 0, result.output
     assert shape_of(predict.out / "wide.png") == (40, 30_000, 3)
+
+
+def test_a_picture_that_is_called_like_a_frame_keeps_its_results(
+    predict: Predict, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    write_video(folder / "v.avi", 9)
+    write_png(folder / "v_000000.jpg")
+    result = predict(folder, "--save-txt", "--save-crops")
+    assert result.exit_code == 0, result.output
+    labels = {file.name for file in (predict.out / "labels").iterdir()}
+    assert labels == {"v_000000-2.txt", *(f"v_{number:06d}.txt" for number in range(9))}
+    assert list(predict.out.rglob(".*")) == []

@@ -1,6 +1,7 @@
 """What a user names becomes pictures, videos and streams with names, in order."""
 
 import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ def test_pictures_that_differ_in_their_suffix_alone_get_numbers(tmp_path: Path) 
 def test_videos_stand_among_the_pictures(folder: Path) -> None:
     for name in ("aa.MP4", ".hidden.mp4", "sub/c.webm"):
         (folder / name).touch()
-    assert names_of(folder) == ["a", "aa", "b", "sub/c", "sub/c-2", "sub/deep/a"]
+    assert names_of(folder) == ["a", "aa", "b", "sub/c-2", "sub/c", "sub/deep/a"]
     assert find_sources(str(folder / "*"))[1] == VideoFile(folder / "aa.MP4", "aa")
     assert find_sources(str(folder / "aa.MP4")) == [VideoFile(folder / "aa.MP4", "aa")]
 
@@ -78,10 +79,10 @@ def test_a_number_is_a_camera_unless_a_file_is_called_so(
 
 
 def test_an_address_is_a_stream_whose_password_is_never_told() -> None:
-    (stream,) = find_sources("rtsp://me:secret@camera.example:554/a@b")
-    assert stream == LiveSource("rtsp://me:secret@camera.example:554/a@b")
-    assert (stream.name, stream.title) == ("stream", "rtsp://camera.example:554/a@b")
-    assert find_sources("https://a.example/b?c=[d]*")[0].title == "https://a.example/b?c=[d]*"
+    (stream,) = find_sources("rtsp://me:secret@camera.example:554/a")
+    assert stream == LiveSource("rtsp://me:secret@camera.example:554/a")
+    assert (stream.name, stream.title) == ("stream", "rtsp://camera.example:554/a")
+    assert find_sources("https://a.example/b?c=[d]*")[0].title == "https://a.example/b?***"
 
 
 def test_a_source_that_is_not_there_is_refused(folder: Path) -> None:
@@ -148,3 +149,61 @@ def test_a_link_back_to_its_own_folder_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "deep" / "back").symlink_to(tmp_path)
     (tmp_path / "linked").symlink_to(tmp_path / "deep")
     assert [source.name for source in find_sources(str(tmp_path))] == ["deep/1", "linked/1"]
+
+
+def test_no_result_has_the_name_of_another(tmp_path: Path) -> None:
+    files = (
+        *("v.avi", "v_000000.jpg", "v_000001.png", "V.mp4"),
+        *("A.jpg", "a.jpg", "a.png", "caf\u00e9.png", "cafe\u0301.png"),
+        *("crops/cat/a-0.jpg", "Labels/a.jpg", f"{'x' * 250}.jpg", f"{'x' * 249}y.jpg"),
+    )
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    sources = find_sources(str(tmp_path))
+    names = [source.name for source in sources]
+    assert len({unicodedata.normalize("NFC", name).casefold() for name in names}) == len(files)
+    videos = [source.name for source in sources if isinstance(source, VideoFile)]
+    frames = {f"{video}_{number:06d}".casefold() for video in videos for number in range(3)}
+    assert frames.isdisjoint(name.casefold() for name in names)
+    assert not any(name.casefold().startswith(("crops/", "labels/")) for name in names)
+    assert max(len(Path(name).name) for name in names) <= 202
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "9" * 21,
+        "9" * 5000,
+        "100",
+        "-1",
+        "file:///etc/passwd",
+        "concat:a.mp4|b.mp4",
+        "subfile,,start,0,end,9,,:/etc/passwd",
+        "data:image/png;base64,AAAA",
+        "ftp://host/a.mp4",
+        "x" * 5000,
+        "a\0b",
+        "\x1b[31m.jpg",
+        "",
+    ],
+)
+def test_what_is_no_source_is_refused_in_a_sentence(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if not source:
+        source = str(tmp_path / "empty.m3u8")
+    with pytest.raises(DataError) as refused:
+        find_sources(source)
+    assert str(refused.value).startswith("expected")
+    assert len(str(refused.value)) < 600
+    assert "\x1b" not in str(refused.value)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match=r"found a device or pipe .*a\.jpg"):
+        find_sources(str(tmp_path / "a.jpg"))
+    with pytest.raises(DataError, match="found a device or pipe /dev/zero"):
+        find_sources("/dev/zero")

@@ -1,5 +1,6 @@
 """Videos are read frame by frame, and written with the rate and the length of what was read."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from videos import (
 
 from ossa.errors import DataError, RunFailed
 from ossa.predict.sources import LiveSource, VideoFile
-from ossa.predict.video import VideoReader, VideoWriter
+from ossa.predict.video import VideoReader, VideoWriter, container_of
 
 
 def reader(file: Path, *, every: int = 1) -> VideoReader:
@@ -138,6 +139,48 @@ def test_a_file_that_is_no_video_is_refused(tmp_path: Path, content: bytes) -> N
     (tmp_path / "a.mp4").write_bytes(content)
     with pytest.raises(DataError, match=r"a\.mp4, found a file that cannot be read as one"):
         reader(tmp_path / "a.mp4")
+
+
+def test_a_file_that_names_other_files_is_no_video(tmp_path: Path) -> None:
+    write_video(tmp_path / "secret.mp4", 3)
+    for number, text in enumerate(
+        (
+            "ffconcat version 1.0\nfile secret.mp4\n",
+            "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsecret.mp4\n#EXT-X-ENDLIST\n",
+            "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\n",
+            "<?xml version='1.0'?><MPD xmlns='urn:mpeg:dash:schema:mpd:2011'><Period/></MPD>",
+            ";FFMETADATA1\ntitle=x\n",
+            "GIF89a",
+            "Gffconcat version 1.0\nfile secret.mp4\n".ljust(188, " ") + "G" + " " * 187 + "G",
+            "RIFF....AVI ffconcat version 1.0\nfile secret.mp4\n",
+            "\x1aE\xdf\xa3ffconcat version 1.0\nfile secret.mp4\n",
+            "....ftypffconcat version 1.0\nfile secret.mp4\n",
+            "FLV\x01ffconcat version 1.0\nfile secret.mp4\n",
+        )
+    ):
+        file = tmp_path / f"{number}.mp4"
+        file.write_bytes(text.encode("latin1"))
+        with pytest.raises(DataError, match="expected a video at"):
+            numbers_of(file)
+
+
+def test_containers_are_told_by_content_whatever_they_are_called(tmp_path: Path) -> None:
+    for suffix, container in ((".avi", "avi"), (".mp4", "mov")):
+        file = write_video(tmp_path / f"a{suffix}", 2).rename(tmp_path / "a.mkv")
+        assert container_of(file) == container
+        assert numbers_of(file)[0] == [0, 1]
+    writer = VideoWriter(tmp_path / "b.webm", 10)
+    writer.add(np.zeros((32, 64, 3), np.uint8), 0)
+    writer.close()
+    assert container_of(tmp_path / "b.webm") == "matroska"
+
+
+def test_the_users_own_options_of_ffmpeg_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", "threads;1|format_whitelist;concat")
+    assert numbers_of(write_video(tmp_path / "a.avi", 2))[0] == [0, 1]
+    assert os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] == "threads;1|format_whitelist;concat"
 
 
 def test_a_name_with_a_colon_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

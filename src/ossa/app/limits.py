@@ -1,19 +1,16 @@
 """What may be dropped on the page: how large, how long, how many, and of which kinds."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-import cv2
-
 from ossa.data.decode import MOST_PIXELS, read_image_size
 from ossa.errors import ConfigError, DataError, legible
+from ossa.predict.sources import VideoFile
+from ossa.predict.video import VideoReader, container_of
 
 Kind = Literal["picture", "video"]
 
-_HEAD_BYTES: Final = 16
-_TS_PACKET: Final = 188
 _MEGABYTE: Final = 1_000_000
 
 
@@ -29,7 +26,11 @@ class Limits:
     video_seconds: int = 60
     frames: int = 60
     """Frames of a video that are looked at, evenly spaced."""
-    uploads_at_once: int = 4
+    body_seconds: float = 300.0
+    """Until the last byte of a request."""
+    grace_seconds: float = 5.0
+    body_rate: float = 20_000.0
+    """Bytes a second of a request, on average, from `grace_seconds` on."""
     running: int = 1
     """Requests that compute at the same time: more would share the same processors."""
     waiting: int = 24
@@ -93,18 +94,11 @@ def check_upload(file: Path, name: str, limits: Limits) -> Kind:
 
 def _kind_of(file: Path) -> Kind | None:
     with file.open("rb") as content:
-        head = content.read(_HEAD_BYTES)
-        content.seek(_TS_PACKET)
-        is_transport_stream = head[:1] == b"\x47" == content.read(1)
+        head = content.read(12)
     starts = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")
-    if head.startswith(starts) or (head[:4], head[8:12]) == (b"RIFF", b"WEBP"):
+    if head.startswith(starts) or (head[:4], head[8:]) == (b"RIFF", b"WEBP"):
         return "picture"
-    starts = (b"\x1aE\xdf\xa3", b"\0\0\1\xba", b"\0\0\1\xb3")  # Matroska and WebM, MPEG
-    is_iso = head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
-    is_avi = (head[:4], head[8:12]) == (b"RIFF", b"AVI ")
-    if head.startswith(starts) or is_iso or is_avi or is_transport_stream:
-        return "video"
-    return None
+    return "video" if container_of(file) else None
 
 
 def _check_picture(file: Path, called: str, limits: Limits) -> None:
@@ -119,23 +113,18 @@ def _check_picture(file: Path, called: str, limits: Limits) -> None:
 
 
 def _check_video(file: Path, called: str, limits: Limits) -> None:
-    capture = cv2.VideoCapture(str(file.absolute()), cv2.CAP_FFMPEG)
     try:
-        if not capture.isOpened():
-            raise DataError(
-                f"{called} begins like a video but cannot be read as one: it is damaged, cut "
-                "short, or coded in a way that OpenCV does not know"
-            )
-        width = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
-        height = int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
-        rate = capture.get(cv2.CAP_PROP_FPS)
-        frames = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    finally:
-        capture.release()
-    if width * height > 1e6 * limits.video_megapixels:
-        raise _too_many_pixels(called, (width, height), limits.video_megapixels)
+        with VideoReader(VideoFile(file, called)) as video:
+            size_wh, seconds = video.size_wh, (video.num_frames or 0) / video.rate
+    except DataError:
+        raise DataError(
+            f"{called} begins like a video but cannot be read as one: it is damaged, cut "
+            "short, or coded in a way that OpenCV does not know"
+        ) from None
+    if size_wh[0] * size_wh[1] > 1e6 * limits.video_megapixels:
+        raise _too_many_pixels(called, size_wh, limits.video_megapixels)
     # A file may state nothing, or lie: whoever reads it counts again.
-    if rate > 0 and math.isfinite(frames) and frames / rate > limits.video_seconds:
+    if seconds > limits.video_seconds:
         raise too_long(called, limits)
 
 

@@ -40,10 +40,7 @@ def build_page(
         else:
             _trial(handlers, models, limits)
         page.unload(handlers.forget)
-    # The gate refuses in words before this queue is full.
-    page.queue(
-        max_size=2 * limits.waiting, default_concurrency_limit=limits.running, api_open=False
-    )
+    page.queue(max_size=limits.waiting, default_concurrency_limit=limits.running, api_open=False)
     return page
 
 

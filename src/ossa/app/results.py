@@ -1,6 +1,5 @@
 """What a visitor takes home: pictures or a video with boxes, and tables, in one zip file."""
 
-import csv
 import io
 import json
 import zipfile
@@ -15,6 +14,7 @@ from ossa.app.models import PageModel, Thresholds
 from ossa.app.session import Session
 from ossa.data.decode import decode_image
 from ossa.data.letterbox import resize_long_side
+from ossa.escaping import write_csv
 from ossa.predict.formats import TABLE_COLUMNS, picture_result, table_rows
 from ossa.predict.video import VideoWriter
 from ossa.report.drawing import draw_boxes, encode_jpeg, picture_grid
@@ -121,9 +121,7 @@ def _rows(comparison: Comparison, number: int, place: Sequence[object]) -> list[
 
 def _csv(rows: Sequence[Sequence[object]]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["file", "seconds", "model", *TABLE_COLUMNS, "missed_by"])
-    writer.writerows(rows)
+    write_csv(text, [["file", "seconds", "model", *TABLE_COLUMNS, "missed_by"], *rows])
     return text.getvalue()
 
 

@@ -2,18 +2,19 @@
 
 import asyncio
 import errno
+import ipaddress
 import os
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ossa.app.gate import Gate
 from ossa.app.limits import Limits
 from ossa.app.models import PageModel
 from ossa.app.session import Sessions
@@ -22,18 +23,20 @@ from ossa.errors import ConfigError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from starlette.types import ASGIApp
     from uvicorn import Server
 
 SETTINGS = {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
-    "OPENCV_FFMPEG_CAPTURE_OPTIONS": "format_whitelist;mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,"
-    "mpeg,mpegts,mpegvideo|protocol_whitelist;file",
-    "OPENCV_FFMPEG_LOGLEVEL": "-8",
 }
-"""Of the process: nothing calls home; FFmpeg reads no playlist, which would name other files."""
+"""Of the process: nothing calls home."""
 _SWEEP_SECONDS = 60.0
+_IDLE_SECONDS = 20.0
+"""A connection that has sent no whole request for so long is closed."""
+_MOST_CONNECTIONS = 256
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _REPORT_POLICY = (
     "sandbox allow-scripts; default-src 'none'; img-src data: blob:; "
     "style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -45,6 +48,31 @@ _REPORT_POLICY = (
 class Address:
     host: str
     port: int
+
+    @property
+    def is_private(self) -> bool:
+        """Whether only this machine reaches it."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
+    def names(self) -> list[str]:
+        """Names under which a browser may ask for the page.
+
+        A page of a stranger can have the browser find its own name here (DNS rebinding): so what
+        is asked for under another name is refused.
+        """
+        if self.is_private:
+            return list(_LOOPBACK)
+        own = socket.gethostname()
+        found = [address[4][0] for address in _addresses_of(own)]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+            probe.connect(("192.0.2.1", 9))  # sends nothing: asks which way out there is
+            found.append(probe.getsockname()[0])
+        found = [f"[{one}]" if ":" in str(one) else str(one) for one in (*found, self.host)]
+        return [*_LOOPBACK, own, f"{own}.local", socket.getfqdn(), *found]
 
     @property
     def url(self) -> str:
@@ -99,6 +127,13 @@ def listening(address: Address) -> Iterator[socket.socket]:
         yield held
 
 
+def _addresses_of(name: str) -> list[Any]:
+    try:
+        return socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+
+
 def _no_port(address: Address, problem: OSError) -> str:
     if problem.errno == errno.EADDRINUSE:
         return (
@@ -119,6 +154,8 @@ def serve(
     *,
     limits: Limits,
     report: Path | None = None,
+    names: Sequence[str] = _LOOPBACK,
+    password: str | None = None,
     on_start: Callable[[], object] = lambda: None,
 ) -> None:
     """Answers requests until Ctrl-C, or until it is told to end (SIGTERM).
@@ -130,17 +167,31 @@ def serve(
         models: on the page.
         limits: of the server.
         report: page of a study's report.
+        names: under which the page may be asked for.
+        password: of the user 'ossa'; without it whoever reaches the page may use it.
         on_start: is called once requests are answered.
     """
     import uvicorn
 
+    from ossa.app.guard import sweep
+
     with tempfile.TemporaryDirectory(prefix="ossa-app-") as folder:
-        app = build_app(models, Path(folder), limits=limits, report=report)
+        uploads = Path(folder) / "uploads"
+        uploads.mkdir()
+        app = build_app(
+            models, uploads, limits=limits, report=report, names=names, password=password
+        )
         config = uvicorn.Config(
-            app, log_level="warning", timeout_graceful_shutdown=2, server_header=False
+            app,
+            log_level="error",  # a visitor who sends nonsense is told so, the owner is not
+            timeout_graceful_shutdown=2,
+            server_header=False,
+            ws="none",
+            limit_concurrency=_MOST_CONNECTIONS,
         )
         with suppress(KeyboardInterrupt):  # before it has started
-            asyncio.run(_run(uvicorn.Server(config), held, on_start=on_start, sweep=app.sweep))
+            server = uvicorn.Server(config)
+            asyncio.run(_run(server, held, on_start=on_start, sweep=lambda: sweep(uploads)))
 
 
 async def _run(
@@ -165,40 +216,62 @@ async def _run(
         asyncio.get_running_loop().add_signal_handler(one, stop)
     if server.started:
         on_start()
+    sweep_at, idle = 0.0, set()
     while not serving.done():
-        await asyncio.wait([serving], timeout=_SWEEP_SECONDS)
-        await asyncio.to_thread(sweep)
+        await asyncio.wait([serving], timeout=_IDLE_SECONDS)
+        idle = _close_idle(server, idle)
+        if time.monotonic() > sweep_at:
+            sweep_at = time.monotonic() + _SWEEP_SECONDS
+            await asyncio.to_thread(sweep)
     await serving
 
 
+def _close_idle(server: "Server", idle_before: set[Any]) -> set[Any]:
+    """Closes the connections that are as idle as before, and returns those that are now.
+
+    Uvicorn waits for ever for the first request of a connection, and for the rest of its headers.
+    """
+    idle = {
+        connection
+        for connection in server.server_state.connections
+        if (cycle := getattr(connection, "cycle", None)) is None or cycle.response_complete
+    }
+    for connection in idle & idle_before:
+        connection.transport.close()
+    return idle
+
+
 def build_app(
-    models: Sequence[PageModel], folder: Path, *, limits: Limits, report: Path | None = None
-) -> Gate:
+    models: Sequence[PageModel],
+    uploads: Path,
+    *,
+    limits: Limits,
+    report: Path | None = None,
+    names: Sequence[str] = _LOOPBACK,
+    password: str | None = None,
+) -> "ASGIApp":
     """Returns the ASGI application.
 
     Args:
         models: on the page.
-        folder: private, for uploads, kept pictures and results.
-        limits: of the server.
-        report: page of a study's report.
+        uploads: an empty folder, for what visitors send; what is kept of it lies beside it.
+        limits, report, names, password: see `serve`.
     """
-    uploads = folder / "uploads"
-    uploads.mkdir()
     os.environ.update(SETTINGS)
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
-    os.environ["GRADIO_EXAMPLES_CACHE"] = str(folder / "examples")  # else in the current folder
+    os.environ["GRADIO_EXAMPLES_CACHE"] = str(uploads.parent / "examples")  # else in the cwd
     from fastapi import FastAPI
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+    from ossa.app.guard import Guard
     from ossa.app.page import build_page, mount_page
 
-    sessions = Sessions(folder / "sessions", limits)
+    sessions = Sessions(uploads.parent / "sessions", limits)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     _add_routes(app, sessions, report)
-    page = build_page(models, sessions, limits, has_report=report is not None)
-    mount_page(app, page, limits)
-    return Gate(
-        app, uploads=uploads, limits=limits, is_full=lambda: len(page._queue) >= limits.waiting
-    )
+    mount_page(app, build_page(models, sessions, limits, has_report=report is not None), limits)
+    guard = Guard(app, uploads=uploads, limits=limits, password=password)
+    return TrustedHostMiddleware(guard, allowed_hosts=list(names), www_redirect=False)
 
 
 def _add_routes(app: "FastAPI", sessions: Sessions, report: Path | None) -> None:

@@ -1,6 +1,7 @@
 """`ossa app`: a page to try detectors on pictures of one's own."""
 
 import os
+import secrets
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -51,11 +52,28 @@ def app(
     host: Annotated[
         str,
         typer.Option(
-            help="Address to listen at. Of others than 127.0.0.1 the page has no password: "
-            "whoever reaches it may use it.",
+            help="Address to listen at; 0.0.0.0 opens the page to the network. At others than "
+            "127.0.0.1 it has a password: that of OSSA_APP_PASSWORD, or a new one that is printed.",
             rich_help_panel=_SERVER,
         ),
     ] = "127.0.0.1",
+    auth: Annotated[
+        bool,
+        typer.Option(
+            " /--no-auth",
+            help="No password at any address: whoever reaches the page may use it.",
+            rich_help_panel=_SERVER,
+        ),
+    ] = True,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A further name under which browsers reach the page, such as that of a proxy; "
+            "repeat it for more.",
+            metavar="NAME",
+            rich_help_panel=_SERVER,
+        ),
+    ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, rich_help_panel=_SERVER)] = 7860,
     open_page: Annotated[
         bool,
@@ -83,6 +101,7 @@ def app(
     from ossa.app.serve import Address, listening, report_of, require_gradio, serve
 
     require_gradio()
+    from ossa.app.guard import USER
     from ossa.app.limits import Limits
     from ossa.app.models import load_models
     from ossa.cli.console import Console
@@ -90,6 +109,9 @@ def app(
     report = report_of(study) if study is not None else None
     limits = Limits(upload_mb=max_upload_mb)
     address = Address(host, port)
+    password = None
+    if auth and not address.is_private:
+        password = os.environ.get("OSSA_APP_PASSWORD") or secrets.token_urlsafe(12)
     with listening(address) as held, Console() as console:
         models = load_models(
             weights, device=options.choose_device(device), imgsz=imgsz, runtime=runtime
@@ -97,10 +119,20 @@ def app(
 
         def tell() -> None:
             console.note(f"the page is at {address.url} (Ctrl-C ends it)")
+            if password is not None:
+                console.note(f"user: {USER}, password: {password}")
             if open_page and _has_screen():
                 typer.launch(address.url)
 
-        serve(held, models, limits=limits, report=report, on_start=tell)
+        serve(
+            held,
+            models,
+            limits=limits,
+            report=report,
+            names=[*address.names, *(allow_host or [])],
+            password=password,
+            on_start=tell,
+        )
 
 
 def _has_screen() -> bool:

@@ -10,6 +10,7 @@ import typer
 from ossa.cli import options
 from ossa.cli.cost import checked_side
 from ossa.errors import ConfigError
+from ossa.escaping import print_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -132,7 +133,9 @@ def backbones(
         print_json([_as_json(row, side, known_tags.get(row.model, [])) for row in rows])
     else:
         print_table(_tags_table(rows, side, known_tags) if tags else _rows_table(rows, side))
-        print(f"{len(rows)} architectures, {sum(row.supported for row in rows)} of them supported")
+        print_line(
+            f"{len(rows)} architectures, {sum(row.supported for row in rows)} of them supported"
+        )
 
 
 def _matching(pattern: str | None) -> list[str]:

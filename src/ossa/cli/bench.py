@@ -11,6 +11,7 @@ from ossa.cli import options
 from ossa.cli.cost import checked_side
 from ossa.cli.folders import check_writable
 from ossa.errors import ConfigError, UnsupportedBackbone
+from ossa.escaping import print_line
 
 if TYPE_CHECKING:
     from ossa.cli.console import Console
@@ -282,4 +283,5 @@ def _print_table(rows: list[dict[str, Any]], protocol: "Protocol") -> None:
     first = rows[0]
     where = f"{first['hardware']}, threads: {first['threads']}, torch {first['torch']}"
     where += ", convolutions in TF32" if first["tf32_convolutions"] else ""
-    print(f"\n{protocol.in_words()} ({where})")
+    print_line()
+    print_line(f"{protocol.in_words()} ({where})")

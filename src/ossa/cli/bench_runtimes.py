@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ossa.errors import ConfigError
+from ossa.escaping import print_line
 
 if TYPE_CHECKING:
     from ossa.cli.console import Console
@@ -117,8 +118,9 @@ def _print(rows: list[dict[str, Any]]) -> None:
         )
     print_table(table)
     first = rows[0]
-    print(
-        f"\nfrom the file to its detections, decoding and NMS included; batch 1, "
+    print_line()
+    print_line(
+        f"from the file to its detections, decoding and NMS included; batch 1, "
         f"{first['imgsz']} x {first['imgsz']} px, medians of {first['runs']} rounds in which every "
         f"way had its turn; plain torch: PyTorch as it comes, in a process of its own; AP of "
         f"{first['images']} images ({first['hardware']}, threads: {first['threads']}, torch "

@@ -11,6 +11,7 @@ import typer
 
 from ossa.cli import options
 from ossa.errors import ConfigError, DataError
+from ossa.escaping import print_line
 
 if TYPE_CHECKING:
     from ossa.cli.console import Console
@@ -269,7 +270,7 @@ def _print_tables(rows: "Sequence[Comparison]", models: Sequence[str]) -> None:
                 row.verdict,
             )
         print_table(table)
-        print()
+        print_line()
 
 
 def _told(interval: "Interval | None") -> str:
@@ -290,16 +291,18 @@ def _print_notes(
 
     runs = ", ".join(str(len(model)) for model in matches)
     differences = [row.difference for row in rows if row.difference is not None]
-    print(
+    print_line(
         f"Over images, 95 %: these weights on other images ({num_images} images, drawn "
         f"{resamples:,} times)."
     )
     if any(difference.seeds is not None for difference in differences):
-        print(f"And seeds, 95 %: other seeds, too ({runs} runs); p and verdict are about these.")
+        print_line(
+            f"And seeds, 95 %: other seeds, too ({runs} runs); p and verdict are about these."
+        )
     if any(difference.seeds is None for difference in differences):
-        print(
+        print_line(
             f"No seed interval under {FEWEST_RUNS} runs of both models (found {runs}): the verdict "
             "is about these weights, not about training again."
         )
     if len(differences) > 1:
-        print(f"p is corrected by Holm for {len(differences)} comparisons; intervals are not.")
+        print_line(f"p is corrected by Holm for {len(differences)} comparisons; intervals are not.")

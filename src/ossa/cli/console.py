@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
-import rich.console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -17,9 +16,9 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
-from rich.text import Text
 
-from ossa.cli.output import duration, fraction
+from ossa.cli.output import TerminalConsole, duration, fraction
+from ossa.escaping import escape_terminal
 
 if TYPE_CHECKING:  # a command that trains nothing need not wait for torch
     from ossa.config import RunConfig
@@ -43,7 +42,7 @@ class Console:
     def __init__(self, place: str = "") -> None:
         """`place` is told when a training starts, such as 'in runs/yolov5n on cpu'."""
         self._place = place
-        self._err = rich.console.Console(stderr=True, highlight=False, soft_wrap=True)
+        self._err = TerminalConsole(stderr=True, soft_wrap=True)
         self._live: Progress | None = None
         self._task = TaskID(0)
         self._epochs = 0
@@ -61,7 +60,7 @@ class Console:
 
     def note(self, sentence: str) -> None:
         """Prints a line, above the live one."""
-        self._err.print(Text(sentence))
+        self._err.print(escape_terminal(sentence))
 
     def problems(self, problems: Sequence[object]) -> None:
         """Prints the first faults of a data set, and how many more there are."""

@@ -1,6 +1,5 @@
 """`ossa cost`: what detectors cost, in the form that is trained and in the form that is used."""
 
-import csv
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +8,7 @@ import typer
 
 from ossa.cli import options
 from ossa.errors import ConfigError
+from ossa.escaping import print_line, write_csv
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -206,20 +206,18 @@ def _print_csv(rows: list[dict[str, Any]]) -> None:
             return value
         return "; ".join(" ".join(map(str, entry.values())) for entry in value)
 
-    writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: cell(value) for key, value in row.items()} for row in rows)
+    write_csv(sys.stdout, [rows[0].keys(), *(map(cell, row.values()) for row in rows)])
 
 
 def _print_tables(costs: "list[ModelCost]") -> None:
     from ossa.cli.output import print_table
 
     print_table(_figures_table(costs))
-    print()
+    print_line()
     print_table(_uncounted_table(costs))
-    print()
+    print_line()
     for cost in costs:
-        print(f"{cost.model}: {_told_difference(cost)}")
+        print_line(f"{cost.model}: {_told_difference(cost)}")
 
 
 def _figures_table(costs: "list[ModelCost]") -> "Table":

@@ -11,6 +11,7 @@ import typer
 from ossa.cli import options
 from ossa.cli.folders import check_new
 from ossa.errors import ConfigError
+from ossa.escaping import print_line
 
 if TYPE_CHECKING:
     from ossa.cli.console import Console
@@ -194,13 +195,15 @@ def _print(found: "Check") -> None:
             for case in one.cases[:_CASES_SHOWN]:
                 table.add_row("", "", "", f"  {case.place(root)}: {case.what}")
         print_table(table)
-        print()
+        print_line()
     print_table(_table_of_splits(found))
-    print()
+    print_line()
     _print_classes(found)
-    print()
+    print_line()
     read = f"{len(found.images):,} images read" if found.images else "images not read (--images)"
-    print(f"{_counted(found.num_faults, 'fault')}, {_counted(found.num_remarks, 'remark')}; {read}")
+    print_line(
+        f"{_counted(found.num_faults, 'fault')}, {_counted(found.num_remarks, 'remark')}; {read}"
+    )
 
 
 def _table_of_splits(found: "Check") -> Any:
@@ -237,7 +240,7 @@ def _print_classes(found: "Check") -> None:
     if len(rows) > _MOST_CLASSES:
         half = _MOST_CLASSES // 2
         rows.sort(key=lambda row: -sum(row[1].values()))
-        print(f"{len(rows)} classes; the {half} with most boxes and the {half} with fewest:")
+        print_line(f"{len(rows)} classes; the {half} with most boxes and the {half} with fewest:")
         rows = rows[:half] + rows[-half:]
     table = new_table("class", *(f"boxes in {split}" for split in found.statistics))
     for name, counts in rows:

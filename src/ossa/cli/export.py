@@ -7,6 +7,7 @@ import typer
 
 from ossa.cli import options
 from ossa.errors import ConfigError
+from ossa.escaping import print_line
 
 if TYPE_CHECKING:
     from ossa.cli.console import Console
@@ -277,4 +278,4 @@ def _print(done: "Export") -> None:
         "verdict": "good" if done.fault is None else f"not good: {done.fault}",
     }
     for title, value in rows.items():
-        print(f"{title:<26}{value}")
+        print_line(f"{title:<26}{value}")

@@ -17,6 +17,7 @@ import typer
 from ossa import __version__
 from ossa.allocator import keep_freed_memory
 from ossa.errors import OssaError, RunFailed
+from ossa.escaping import print_line
 
 _COMMANDS = (
     *("train", "pretrain", "val", "compare", "export", "predict", "backbones", "cost", "bench"),
@@ -67,7 +68,7 @@ def _ending_in_words(command: Callable[..., Any]) -> Callable[..., Any]:
 def _tell(sentence: str) -> None:
     if os.environ.get("OSSA_DEBUG"):
         traceback.print_exc()
-    print(f"error: {sentence}", file=sys.stderr)
+    print_line(f"error: {sentence}", to=sys.stderr)
 
 
 def _sentence(error: Exception) -> str:
@@ -81,7 +82,7 @@ def _sentence(error: Exception) -> str:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        print(f"ossa {__version__}")
+        print_line(f"ossa {__version__}")
         raise typer.Exit(_DONE)
 
 

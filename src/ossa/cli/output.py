@@ -1,11 +1,14 @@
 """What the commands print on stdout: JSON with the same keys everywhere, and tables for people."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import Console
+from rich.segment import Segment
 from rich.table import Table
+
+from ossa.escaping import escape_terminal
 
 KEYS: Final = (
     "model",
@@ -41,7 +44,7 @@ def row_of(known: Mapping[str, Any]) -> dict[str, Any]:
 
 def print_json(value: Any) -> None:
     """Prints one JSON document on stdout; NaN and infinities, for which it has no word, as null."""
-    print(json.dumps(plain(value), indent=2))
+    print(json.dumps(plain(value), indent=2))  # noqa: T201 - JSON, whose escapes are its own
 
 
 def plain(value: Any) -> Any:
@@ -88,19 +91,41 @@ def print_metrics_table(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def new_table(first: str, *others: str) -> Table:
     """Returns an empty table: a column of names, and columns of figures aligned to the right."""
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column(first, overflow="fold")
+    table = _EscapedTable(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column(escape_terminal(first), overflow="fold")
     for title in others:
-        table.add_column(title, justify="right", overflow="fold")
+        table.add_column(escape_terminal(title), justify="right", overflow="fold")
     return table
 
 
 def print_table(table: Table) -> None:
     """Prints a table on stdout, wide enough for its contents where stdout is a file or a pipe."""
-    console = Console(highlight=False, markup=False)
+    console = TerminalConsole()
     if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=_WIDTH_OF_FILES)
+        console = TerminalConsole(width=_WIDTH_OF_FILES)
     console.print(table)
+
+
+class _EscapedTable(Table):
+    """A table whose cells are as wide as what is printed of them."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        escaped = (escape_terminal(cell) if isinstance(cell, str) else cell for cell in cells)
+        super().add_row(*escaped, **options)
+
+
+class TerminalConsole(Console):
+    """A console of rich whose texts are shown as they are, and escaped for a terminal."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **settings)
+
+    def render(self, *args: Any, **options: Any) -> Iterator[Segment]:
+        """Yields what is printed; only rich's own control codes are left in it."""
+        for segment in super().render(*args, **options):
+            lines = segment.text.split("\n")
+            text = segment.text if segment.control else "\n".join(map(escape_terminal, lines))
+            yield Segment(text, segment.style, segment.control)
 
 
 def _three_digits(number: float) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ossa.cli import options
 from ossa.cli import predict_options as said
 from ossa.errors import ConfigError, RunFailed
+from ossa.escaping import hide_credentials
 
 if TYPE_CHECKING:
     from ossa.cli.console import Console
@@ -181,6 +182,6 @@ def _check_end(stdout: "Stdout", sources: "Sequence[Source]", named: str, *, sto
     from ossa.predict.sources import LiveSource
 
     if not stdout.num_shots and not stopped:
-        raise RunFailed(f"nothing in {named} could be read")
+        raise RunFailed(f"nothing in {hide_credentials(named)} could be read")
     if stopped and not isinstance(sources[0], LiveSource):
         raise RunFailed(f"stopped before it was done, after {stdout.summary()}")

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
 from ossa.cli.output import plain
+from ossa.escaping import print_line
 
 if TYPE_CHECKING:
     from ossa.predict.folder import ResultFolder
@@ -42,7 +43,7 @@ class Stdout:
             text = json.dumps(plain(result))
             if self._as_document:
                 text = (",\n" if self.num_shots else "[\n") + text
-            print(text, end="" if self._as_document else "\n", flush=True)
+            print(text, end="" if self._as_document else "\n", flush=True)  # noqa: T201 - JSON
         self._counts.update(found.names[label] for label in found.labels)
         self.num_pictures += shot.frame is None
         self.num_frames += shot.frame is not None
@@ -56,9 +57,10 @@ class Stdout:
         if not self.num_shots:
             return
         if self._as_document:
-            print("\n]")
+            print_line()
+            print_line("]")
         elif not self._as_lines:
-            print(self.summary())
+            print_line(self.summary())
 
     def summary(self) -> str:
         """Returns '2 pictures, 30 frames: 3 person, 1 dog', the most frequent class first.

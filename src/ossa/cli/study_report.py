@@ -7,6 +7,7 @@ import typer
 
 from ossa.cli import options
 from ossa.errors import ConfigError
+from ossa.escaping import print_line
 
 if TYPE_CHECKING:
     from ossa.cli.console import Console
@@ -58,7 +59,7 @@ def report(
                 output,
                 on_figure=lambda done: on_figure(done, max(done, _ABOUT_FIGURES)),
             )
-    print(page)
+    print_line(page)
 
 
 _ABOUT_FIGURES = 34
@@ -139,21 +140,21 @@ def _print(results: "StudyResults", found: "Expectation", model: str | None) -> 
 
     prediction, quality = found.prediction, QUALITIES[found.quality]
     size = f"{with_unit(prediction.complexity)} {COMPLEXITIES[found.complexity]}"
-    print(
+    print_line(
         f"{model + ', ' if model else ''}{size}: {quality} {prediction.expected:.3f} to expect, "
         f"80 %: {prediction.low:.3f} to {prediction.high:.3f} (from {prediction.num_models} models)"
     )
     if not prediction.inside:
-        print("Extrapolated: no model of the study is as small, or as large.")
+        print_line("Extrapolated: no model of the study is as small, or as large.")
     if model in results.study.models:
-        print(f"{model} is a model of the study: the report has what it reached.")
+        print_line(f"{model} is a model of the study: the report has what it reached.")
     for left_out, test in found.tests.items():
         told = "without the model itself" if left_out == "model" else "without its whole family"
         if isinstance(test, NoLaw):
-            print(f"Test {told}: none, {test.reason}.")
+            print_line(f"Test {told}: none, {test.reason}.")
             continue
         low, high = test.coverage_interval
-        print(
+        print_line(
             f"Test {told}: mean absolute error {test.mean_absolute_error:.3f}, {test.coverage} "
             f"intervals hold (95 %: {low:.0%} to {high:.0%})."
         )

@@ -5,6 +5,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ossa.cli.output import duration, fraction, new_table, print_table, with_unit
+from ossa.escaping import print_line
 
 if TYPE_CHECKING:
     from ossa.study.estimate import Estimate
@@ -66,14 +67,14 @@ def print_plan(
         weights = row["initial_weights"]
         table.add_row(model, row["family"], row["neck"], weights, *problem, *figures, *last)
     print_table(table)
-    print()
+    print_line()
     for model, row in models.items():
         if row["problem"]:
-            print(f"{model}: {row['problem']}")
+            print_line(f"{model}: {row['problem']}")
     study = plan.study
     variations = len(plan.runs) // len(study.models) // len(study.seeds)
     varied = f" x {variations} settings" if variations > 1 else ""
-    print(
+    print_line(
         f"{len(plan.runs)} runs: {len(study.models)} models x {len(study.seeds)} seeds{varied}"
         + _time_of_all(rows, jobs)
     )
@@ -94,7 +95,8 @@ def _print_conditions(plan: "Plan", prospect: "Prospect") -> None:
     """Prints what is the same for all runs, and what is not."""
     study, conditions = plan.study, plan.conditions
     policies = sorted({run.weights.policy for run in plan.runs})
-    print(f"\nthe same for all runs ({len(conditions)} settings):")
+    print_line()
+    print_line(f"the same for all runs ({len(conditions)} settings):")
     for name, value in (
         ("recipe", f"{study.recipe.base}, hash {plan.recipe_hash[:16]}"),
         ("epochs, batch", f"{conditions['train.epochs']}, {conditions['train.batch']}"),
@@ -106,14 +108,14 @@ def _print_conditions(plan: "Plan", prospect: "Prospect") -> None:
         ("reported", f"{study.reported.weights} weights on {study.reported.split}"),
     ):  # fmt: skip
         if value is not None:
-            print(f"  {name:16} {value}")
-    print("what differs: the backbone, the seed" + "".join(f", {key}" for key in study.vary))
+            print_line(f"  {name:16} {value}")
+    print_line("what differs: the backbone, the seed" + "".join(f", {key}" for key in study.vary))
     for key, values in plan.exceptions.items():
         told = ", ".join(f"{model} {value}" for model, value in values.items())
-        print(f"  declared: {key} ({told})")
+        print_line(f"  declared: {key} ({told})")
     if len(policies) > 1:
         told = ", ".join(f"{model} {policy}" for model, policy in _policies(plan).items())
-        print(f"  declared: weights of different data ({told})")
+        print_line(f"  declared: weights of different data ({told})")
 
 
 def _policies(plan: "Plan") -> dict[str, str]:
@@ -148,16 +150,18 @@ def print_status(study: "StudyFolder", states: "Sequence[RunState]") -> None:
     counts = {state.state: 0 for state in states}
     for state in states:
         counts[state.state] += 1
-    print(f"{study.path}: " + ", ".join(f"{number} {name}" for name, number in counts.items()))
+    print_line(f"{study.path}: " + ", ".join(f"{number} {name}" for name, number in counts.items()))
     for state in states:
         if state.state in ("running", "interrupted"):
             epochs = state.run.config.train.epochs
-            print(f"  {state.run.name}: {state.state}, epoch {state.epochs_done} of {epochs}")
+            print_line(f"  {state.run.name}: {state.state}, epoch {state.epochs_done} of {epochs}")
         elif state.reason:
-            print(f"  {state.run.name}: {state.state}: {state.reason}")
+            print_line(f"  {state.run.name}: {state.state}: {state.reason}")
     left = seconds_left(states)
     if left:
-        print(f"{duration(left)} of training are left, on one machine as that of the finished runs")
+        print_line(
+            f"{duration(left)} of training are left, on one machine as that of the finished runs"
+        )
     _print_ranking(study, states)
 
 

@@ -205,7 +205,7 @@ def _option_names(arguments: Iterable[str]) -> list[str]:
 @contextmanager
 def _run_folder(path: Path, processes: "Processes") -> Iterator[Path]:
     """Yields a new folder for a run, and takes it away again if nothing was trained in it."""
-    from ossa.files import new_folder, unmark
+    from ossa.files import new_folder
     from ossa.train.checkpoint import STATE_FILE
     from ossa.train.outputs import LAST_WEIGHTS
 
@@ -220,8 +220,6 @@ def _run_folder(path: Path, processes: "Processes") -> Iterator[Path]:
             with suppress(OSError):  # another run may have moved in
                 for parent in missing:
                     parent.rmdir()
-        elif processes.is_first:
-            unmark(folder)
 
 
 def _report(record: "Record", folder: Path, *, as_json: bool) -> None:

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ossa.cost.model_cost import ModelCost
+from ossa.escaping import escape_figure
 from ossa.models.count import PARTS
 from ossa.report.figures import LINE_COLOURS
 
@@ -39,7 +40,9 @@ def cost_figure(
         color=_INK,
         fontsize=11.5,
     )
-    panels[0].set_yticks(range(len(costs)), [cost.model for cost in costs], color=_INK)
+    panels[0].set_yticks(
+        range(len(costs)), [escape_figure(cost.model) for cost in costs], color=_INK
+    )
     panels[0].invert_yaxis()
     bars, parts = panels[0].get_legend_handles_labels()
     figure.legend(bars, parts, loc="outside lower left", ncols=len(parts), frameon=False)

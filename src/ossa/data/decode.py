@@ -29,6 +29,8 @@ MOST_PIXELS: Final = 178_956_970
 LONGEST_SIDE: Final = 65_535
 """Of an image that is decoded: the most that a JPEG can have."""
 
+_KINDS: Final = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "AVIF")
+"""That Pillow may take a file for: for EPS, one of forty others, it would start a program."""
 _MOST_PIXELS_OF_A_BYTE: Final = {"JPEG": 1000, "MPO": 1000, "PNG": 10_000}
 """By kind, more than any packing reaches: a blank JPEG has 256, a blank PNG of one bit 8200."""
 
@@ -79,7 +81,10 @@ def read_header(path: Path) -> ImageHeader:
 
 def count_pictures(path: Path) -> int:
     """Returns how many pictures an image file holds, as animations and TIFFs do; 1 if in doubt."""
-    with suppress(Exception), Image.open(path) as image:  # Pillow raises a dozen kinds
+    with (
+        suppress(Exception),
+        Image.open(path, formats=_KINDS) as image,
+    ):  # Pillow raises a dozen kinds
         if image.format in _KINDS_OF_MANY:
             return getattr(image, "n_frames", 1)
     return 1
@@ -122,7 +127,7 @@ def decode_image(
 
 def _read_header(source: Path | BytesIO, *, path: Path) -> ImageHeader:
     try:
-        with Image.open(source) as image:
+        with Image.open(source, formats=_KINDS) as image:
             kind, size_wh = str(image.format), image.size
             # Pillow turns a TIFF, size and pixels, by itself.
             orientation = 1 if kind == _TIFF else _orientation(image)
@@ -210,7 +215,7 @@ def _decode_with_cv2(data: bytes, reduction: int) -> NDArray[np.uint8] | None:
 
 
 def _decode_with_pil(data: bytes, reduction: int) -> NDArray[np.uint8] | None:
-    with Image.open(BytesIO(data)) as image:
+    with Image.open(BytesIO(data), formats=_KINDS) as image:
         if image.mode not in _EIGHT_BIT_MODES:
             return None
         image.load()  # turns a TIFF in place

@@ -21,7 +21,6 @@ So a row of a class sums to the truths of that class, and the column of a class 
 of it that are not ignored. In (background, background) nothing can be counted.
 """
 
-import csv
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from numpy.typing import NDArray
 
 from ossa.data.index import DatasetIndex
 from ossa.errors import ConfigError
+from ossa.escaping import write_csv
 from ossa.evaluate.columns import detection_columns
 from ossa.types import NOTHING_FOUND, Detections
 
@@ -66,10 +66,9 @@ class ConfusionMatrix:
     def csv(self) -> str:
         """Returns the counts as a table with the names in its first row and column."""
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["truth \\ predicted", *self.names])
-        for name, row in zip(self.names, self.counts.tolist(), strict=True):
-            writer.writerow([name, *row])
+        rows = zip(self.names, self.counts.tolist(), strict=True)
+        head = ["truth \\ predicted", *self.names]
+        write_csv(text, [head, *([name, *row] for name, row in rows)])
         return text.getvalue()
 
     def as_dict(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from ossa.escaping import escape_figure
 from ossa.evaluate.confusion import ConfusionMatrix
 from ossa.evaluate.metrics import Metrics
 from ossa.files import write_text_atomically
@@ -51,13 +52,19 @@ def precision_recall_figure(metrics: Metrics) -> Figure:
     named = 1 < len(rows) <= _MOST_NAMED
     for number, row in enumerate(rows):
         look: dict[str, Any] = line_style(number) if named else {"color": "#c4c4c4"}
-        label = f"{row.ap50:.3f}  {_shortened(row.name)}" if named else "_"
+        label = (
+            f"{row.ap50:.3f}  {escape_figure(row.name, longest=_LONGEST_NAME)}" if named else "_"
+        )
         axes.plot(recalls, row.pr50 or (), label=label, linewidth=1.4 if named else 0.8, **look)
     mean = metrics.pr50()
     if mean is None:
         write_in_the_middle(axes, "no truths to find")
     else:
-        name = _shortened(rows[0].name) if len(rows) == 1 else f"mean of {len(rows)} classes"
+        name = (
+            escape_figure(rows[0].name, longest=_LONGEST_NAME)
+            if len(rows) == 1
+            else f"mean of {len(rows)} classes"
+        )
         axes.plot(recalls, mean, color=INK, linewidth=2.6, label=f"{metrics.ap50:.3f}  {name}")
         add_legend(axes, title="AP50")
     fix_layout(figure)
@@ -115,7 +122,7 @@ def _shaded_cells(matrix: ConfusionMatrix) -> PolyCollection:
 def _style_grid(axes: Axes, matrix: ConfusionMatrix, *, font_points: float) -> None:
     side = len(matrix.names)
     axes.set(xlim=(0, side), ylim=(side, 0), aspect="equal")
-    names = [_shortened(name) for name in matrix.names]
+    names = [escape_figure(name, longest=_LONGEST_NAME) for name in matrix.names]
     axes.set_xticks(np.arange(side) + 0.5, names, rotation=90)
     axes.set_yticks(np.arange(side) + 0.5, names)
     axes.tick_params(colors=INK, labelsize=font_points, length=0, pad=4)
@@ -143,7 +150,3 @@ def _write_counts(axes: Axes, matrix: ConfusionMatrix) -> None:
             fontsize=8.5,
             color="white" if shares[row, column] > 0.55 else INK,
         )
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"

@@ -1,6 +1,5 @@
 """One page on one evaluation, and beside it every figure and table as files."""
 
-import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from ossa.escaping import write_csv
 from ossa.evaluate.analysis import Analysis
 from ossa.evaluate.bin_figures import bins_figure, calibration_figure, errors_figure, f1_figure
 from ossa.evaluate.bins import BinScores
@@ -124,9 +124,7 @@ def _tables(analysis: Analysis) -> dict[str, list[dict[str, Any]]]:
 
 def _as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    write_csv(text, [rows[0] if rows else [], *(row.values() for row in rows)])
     return text.getvalue()
 
 

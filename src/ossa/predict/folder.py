@@ -1,6 +1,5 @@
 """What is written of the detections: annotated pictures and videos, crops, and files of them."""
 
-import csv
 import json
 import re
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ossa.errors import RunFailed
+from ossa.escaping import write_csv
 from ossa.files import write_atomically
 from ossa.predict.formats import TABLE_COLUMNS, coco_results, table_rows, yolo_text
 from ossa.predict.found import PictureDetections
@@ -206,14 +206,13 @@ class _Table:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._stream = _opened(file)
-        self._rows = csv.writer(self._stream)
-        self._rows.writerow(("file", "frame", *TABLE_COLUMNS))
+        write_csv(self._stream, [("file", "frame", *TABLE_COLUMNS)])
 
     def add(self, shot: Shot, found: PictureDetections) -> None:
         frame = None if shot.frame is None else shot.frame.number
         with _os_errors_told(self._file):
-            for row in table_rows(found, names=found.names):
-                self._rows.writerow((shot.source.title, frame, *row))
+            rows = table_rows(found, names=found.names)
+            write_csv(self._stream, ((shot.source.title, frame, *row) for row in rows))
             self._stream.flush()
 
     def close(self) -> None:

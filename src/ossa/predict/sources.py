@@ -6,7 +6,9 @@ And to what is true of pictures that a data set knows.
 import glob
 import os
 import re
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -19,12 +21,32 @@ from ossa.data.formats.common import IMAGE_SUFFIXES, folders_under, is_image
 from ossa.data.index import DatasetIndex
 from ossa.data.problems import Problem
 from ossa.data.reading import read_index
-from ossa.errors import DataError
+from ossa.errors import DataError, legible
+from ossa.escaping import hide_credentials
 from ossa.report.drawing import draw_boxes
 
 VIDEO_SUFFIXES: Final = frozenset(
     {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
 )
+
+
+STREAM_SCHEMES: Final = (
+    "rtsp",
+    "rtsps",
+    "rtmp",
+    "rtmps",
+    "rtp",
+    "http",
+    "https",
+    "srt",
+    "udp",
+    "tcp",
+)
+_CAMERA_DIGITS: Final = 2
+"""From 100 on OpenCV takes a number for that of another interface."""
+_LONGEST_NAME: Final = 200
+"""Bytes of a name; with numbers and suffixes it stays below the 255 that file systems take."""
+_FRAME_NUMBER: Final = re.compile(r"_\d{6,}$")
 
 
 @dataclass(frozen=True)
@@ -61,8 +83,8 @@ class LiveSource:
 
     @property
     def title(self) -> str:
-        """How it is told and written down: without the user and password of an address."""
-        return re.sub(r"(?<=://)[^/@]*@", "", str(self.address))
+        """The address as it is printed and written down: without credentials."""
+        return hide_credentials(str(self.address))
 
 
 Source: TypeAlias = PictureFile | VideoFile | LiveSource
@@ -80,22 +102,24 @@ def find_sources(source: str) -> list[Source]:
         DataError: there is no such file or folder, or nothing to look at in or behind it.
     """
     path = Path(source)
-    if path.is_dir():
-        return _named(_files_under(path), root=path, found_in=f"the folder {source}")
-    if path.exists():
-        return _named([source], root=path.parent, found_in=source)
-    if source.isdecimal():
+    if os.path.isdir(path):
+        return _named(_files_under(path), root=path, found_in=f"the folder {legible(source)}")
+    if os.path.isfile(path):
+        return _named([source], root=path.parent, found_in=legible(source))
+    if source.isdecimal() and len(source) <= _CAMERA_DIGITS:
         return [LiveSource(int(source))]
-    if "://" in source:
+    if source.split("://")[0] in STREAM_SCHEMES and "://" in source:
         return [LiveSource(source)]
-    if not glob.has_magic(source):
+    if "://" in source or not glob.has_magic(source):
         raise DataError(
             "expected a picture, a video, a folder, a pattern in quotes, the number of a camera "
-            f"or the address of a stream, found no {source}"
+            "(0 to 99) or the address of a stream, found "
+            f"{'a device or pipe' if os.path.exists(path) else 'no'} "
+            f"{legible(hide_credentials(source))} (streams: {', '.join(STREAM_SCHEMES)})"
         )
     matches = (match for match in glob.glob(source, recursive=True) if Path(match).is_file())
     files = sorted(match for match in matches if _can_be_read(Path(match).name))
-    return _named(files, root=_fixed_folder(path), found_in=f"what {source} matches")
+    return _named(files, root=_fixed_folder(path), found_in=f"what {legible(source)} matches")
 
 
 def _files_under(folder: Path) -> list[str]:
@@ -122,20 +146,46 @@ def _fixed_folder(pattern: Path) -> Path:
 
 
 def _named(files: Iterable[str], *, root: Path, found_in: str) -> list[Source]:
-    sources: dict[str, Source] = {}
-    for file in map(Path, files):
-        stem = name = file.relative_to(root).with_suffix("").as_posix()
-        number = 1
-        while name in sources:  # a.jpg beside a.png
-            number += 1
-            name = f"{stem}-{number}"
-        sources[name] = (VideoFile if _is_video(file.name) else PictureFile)(file, name)
-    if not sources:
+    paths = [Path(file) for file in files]
+    names = _result_names(paths, root)
+    if not names:
         raise DataError(
             f"expected pictures ({', '.join(sorted(IMAGE_SUFFIXES))}) or videos "
             f"({', '.join(sorted(VIDEO_SUFFIXES))}) in {found_in}, found none"
         )
-    return list(sources.values())
+    return [
+        (VideoFile if _is_video(path.name) else PictureFile)(path, names[path]) for path in paths
+    ]
+
+
+def _result_names(paths: Sequence[Path], root: Path) -> dict[Path, str]:
+    """Returns what the results of each file are called, so that none overwrites another.
+
+    a.jpg beside a.png, A.jpg on a disk that does not tell them apart, v_000000.jpg beside v.avi
+    whose first frame is called so, and files in `crops` and `labels`, which hold results.
+    """
+    names: dict[Path, str] = {}
+    videos: set[str] = set()
+    taken: set[str] = set()
+    numbers: Counter[str] = Counter()
+    for path in sorted(paths, key=lambda path: not _is_video(path.name)):
+        folder = path.relative_to(root).parent.as_posix()
+        folder = re.sub(r"^(crops|labels)(?=/|$)", r"\1-2", folder, flags=re.IGNORECASE)
+        stem = os.fsdecode(os.fsencode(path.stem)[:_LONGEST_NAME])
+        stem = name = (Path(folder) / stem).as_posix()
+        while (key := _without_case(name)) in taken or _FRAME_NUMBER.sub("", key) in videos:
+            numbers[stem] += 1
+            name = f"{stem}-{numbers[stem] + 1}"
+        taken.add(key)
+        if _is_video(path.name):
+            videos.add(key)
+        names[path] = name
+    return names
+
+
+def _without_case(name: str) -> str:
+    """Returns what a name is on a disk that tells neither case nor ways of writing accents."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 @dataclass(frozen=True)

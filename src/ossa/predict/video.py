@@ -6,6 +6,7 @@ Frames are uint8 (H, W, 3) RGB. Only one of them is held at a time, however long
 import math
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ossa.errors import DataError, RunFailed
-from ossa.predict.sources import LiveSource, VideoFile
+from ossa.predict.sources import STREAM_SCHEMES, LiveSource, VideoFile
 
 _USUAL_RATE: Final = 30.0
 _MOST_RATE: Final = 300.0
@@ -26,6 +27,22 @@ _MOST_RATE: Final = 300.0
 _TIMEOUT_SECONDS: Final = 10.0
 _MOST_BROKEN: Final = 1000
 """Frames that cannot be decoded one after the other: behind so many nothing more is expected."""
+_TS_PACKET: Final = 188
+_MOV_ATOMS: Final = frozenset(
+    {*(b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"styp", b"moof", b"sidx")}
+)
+_CONTAINERS: Final = {
+    b"\x1aE\xdf\xa3": "matroska",  # and WebM
+    b"\0\0\1\xba": "mpeg",
+    b"\0\0\1\xb3": "mpegvideo",
+    b"FLV\1": "flv",
+    b"OggS": "ogg",
+    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "asf",
+}
+_STREAM_PROTOCOLS: Final = f"{','.join(STREAM_SCHEMES)},srtp,tls,httpproxy,crypto"
+_CAPTURE_OPTIONS: Final = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+_OPENING: Final = threading.Lock()
+"""Held while the options of a capture are set, which the whole process shares."""
 _LONGEST_GAP_SECONDS: Final = 60.0
 """Times that jump further are taken for a fault of the clock."""
 
@@ -74,6 +91,11 @@ class VideoReader:
         known = isinstance(source, VideoFile) and math.isfinite(stated) and stated > 0
         self.num_frames = int(stated) if known else None
         """As the file states it; None of a camera or stream."""
+        self.size_wh = (
+            int(self._capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
+            int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
+        )
+        """Width and height of the frames in pixels, as the source states them."""
         self._position = 0
         self._num_good = 0
         self._num_broken = 0
@@ -257,8 +279,10 @@ def _opened(source: VideoFile | LiveSource, timeout_seconds: float) -> cv2.Video
         *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, milliseconds),
     ]
     if isinstance(source, VideoFile):
-        # Absolute, since FFmpeg takes what stands in front of a colon for a protocol.
-        capture = cv2.VideoCapture(str(source.file.absolute()), cv2.CAP_FFMPEG, limits)
+        container = container_of(source.file) or "none"
+        with _capture_options(f"format_whitelist;{container}|protocol_whitelist;file"):
+            # Absolute, since FFmpeg takes what stands in front of a colon for a protocol.
+            capture = cv2.VideoCapture(str(source.file.absolute()), cv2.CAP_FFMPEG, limits)
         fault = f"expected a video at {source.title}, found a file that cannot be read as one"
     elif isinstance(source.address, int):
         capture = cv2.VideoCapture(source.address)
@@ -268,7 +292,9 @@ def _opened(source: VideoFile | LiveSource, timeout_seconds: float) -> cv2.Video
             f"this machine has {', '.join(cameras) or 'no /dev/video*'}"
         )
     else:
-        capture = cv2.VideoCapture(source.address, cv2.CAP_FFMPEG, limits)
+        # What a server answers may name other addresses, as playlists do, but no files.
+        with _capture_options(f"rtsp_flags;prefer_tcp|protocol_whitelist;{_STREAM_PROTOCOLS}"):
+            capture = cv2.VideoCapture(source.address, cv2.CAP_FFMPEG, limits)
         fault = (
             f"expected a stream at {source.title}, found none that can be read within "
             f"{timeout_seconds:g} s; check the address"
@@ -276,6 +302,48 @@ def _opened(source: VideoFile | LiveSource, timeout_seconds: float) -> cv2.Video
     if not capture.isOpened():
         raise DataError(fault)
     return capture
+
+
+def container_of(file: Path) -> str | None:
+    """Returns FFmpeg's name for the container of a video, told by its content.
+
+    None for what is no video, and for what names other files that FFmpeg would open, such as a
+    playlist or a list of files to join.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        with file.open("rb") as content:
+            head = content.read(5 * _TS_PACKET)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise DataError(f"expected a video at {file}, found {reason}") from None
+    packets = [head[at : at + 1] for at in range(0, 5 * _TS_PACKET, _TS_PACKET)]
+    if all(start in (b"G", b"") for start in packets) and len(head) >= _TS_PACKET:
+        return "mpegts"
+    if head[4:8] in _MOV_ATOMS:
+        return "mov"
+    if (head[:4], head[8:12]) == (b"RIFF", b"AVI "):
+        return "avi"
+    return next((name for start, name in _CONTAINERS.items() if head.startswith(start)), None)
+
+
+@contextmanager
+def _capture_options(options: str) -> Iterator[None]:
+    """Hands options of FFmpeg to OpenCV, which reads them here when it opens a capture.
+
+    They stand behind the user's own, and so prevail.
+    """
+    with _OPENING:
+        before = os.environ.get(_CAPTURE_OPTIONS)
+        os.environ[_CAPTURE_OPTIONS] = f"{before}|{options}" if before else options
+        try:
+            yield
+        finally:
+            del os.environ[_CAPTURE_OPTIONS]
+            if before is not None:
+                os.environ[_CAPTURE_OPTIONS] = before
 
 
 def _new_video(file: Path, rate: float, size_wh: tuple[int, int]) -> cv2.VideoWriter:

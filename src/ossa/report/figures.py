@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from ossa.escaping import escape_figure
 from ossa.files import write_atomically, write_text_atomically
 
 LINE_COLOURS = (
@@ -160,7 +161,7 @@ def head_axes(axes: Axes, *, title: str, below: str) -> None:
     if title:
         # x is given, lest the title make way for tick labels.
         heading = {"loc": "left", "x": 0.0, "pad": 28}
-        axes.set_title(title, color=INK, fontsize=12.5, fontweight="bold", **heading)
+        axes.set_title(escape_figure(title), color=INK, fontsize=12.5, fontweight="bold", **heading)
     axes.annotate(
         below,
         (0, 1),
@@ -209,7 +210,15 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
             low, high = _with_gaps(line.low), _with_gaps(line.high)
             axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
         marker = "o" if len(x) <= 25 else None
-        axes.plot(x, y, label=line.name, linewidth=1.8, marker=marker, markersize=3.5, **style)
+        axes.plot(
+            x,
+            y,
+            label=escape_figure(line.name),
+            linewidth=1.8,
+            marker=marker,
+            markersize=3.5,
+            **style,
+        )
     if panel.y_low is not None:
         axes.set_ylim(bottom=panel.y_low)
     _keep_whole_steps(axes, panel.lines)
@@ -245,7 +254,7 @@ def _label_ends(axes: Axes, lines: Sequence[Line]) -> None:
     heights = _spread(np.array([(y - low) / (high - low) for y, _, _ in ends]))
     for height, (_, _, i) in zip(heights, ends, strict=True):
         axes.annotate(
-            lines[i].name,
+            escape_figure(lines[i].name),
             (1, height),
             xycoords="axes fraction",
             xytext=(6, 0),

@@ -18,6 +18,7 @@ import torch
 
 from ossa.config import RunConfig, build_config
 from ossa.errors import OssaError
+from ossa.escaping import print_line
 from ossa.models.build import build_detector
 from ossa.models.count import count_cost
 from ossa.models.detector import Detector
@@ -148,9 +149,9 @@ def main() -> int:
             config, num_classes=options.num_classes, device=torch.device(options.device)
         )
     except (OssaError, torch.OutOfMemoryError) as problem:
-        print(" ".join(str(problem).split()), file=sys.stderr)
+        print_line(" ".join(str(problem).split()), to=sys.stderr)
         return 1
-    print(json.dumps(asdict(estimate)))
+    print(json.dumps(asdict(estimate)))  # noqa: T201 - JSON
     return 0
 
 

@@ -19,6 +19,7 @@ import yaml
 
 from ossa.config import build_config, merge, settings_digest
 from ossa.errors import ConfigError, DataError
+from ossa.escaping import print_line
 from ossa.files import sha256_of, write_json_atomically, write_text_atomically
 from ossa.study.config import Reported, StudyConfig, check_study
 from ossa.study.plan import Plan, PlannedRun, make_plan
@@ -158,7 +159,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"waiting for the process that trains in {folder}", flush=True)
+            print_line(f"waiting for the process that trains in {folder}")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

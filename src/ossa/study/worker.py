@@ -18,6 +18,7 @@ from typing import Any
 
 from ossa.data.caching.pixel_store import CachePlace
 from ossa.errors import OssaError
+from ossa.escaping import print_line
 from ossa.evaluate.run import Evaluation
 from ossa.study.config import Reported
 from ossa.study.folder import (
@@ -105,10 +106,10 @@ class _Log(Silence):
 
     def started(self, start: RunStart) -> None:
         self._start = start
-        print(f"training {start.config.model.name}, {start.epochs_done} epochs done", flush=True)
+        print_line(f"training {start.config.model.name}, {start.epochs_done} epochs done")
 
     def note(self, sentence: str) -> None:
-        print(sentence, flush=True)
+        print_line(sentence)
 
     def batch_done(self, *, epoch: int, batch: int, loss: float) -> None:
         assert self._start is not None
@@ -121,7 +122,7 @@ class _Log(Silence):
         assert self._start is not None
         epochs = self._start.config.train.epochs
         seconds = row["train_seconds"] + row["evaluate_seconds"]
-        print(f"epoch {row['epoch'] + 1}/{epochs}  AP {row['ap']}  {seconds:.1f} s", flush=True)
+        print_line(f"epoch {row['epoch'] + 1}/{epochs}  AP {row['ap']}  {seconds:.1f} s")
 
 
 def _stop_without_parent(parent: int) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ossa.data.anchors import sizes_at_input_wh
 from ossa.data.checks.run import Check
 from ossa.data.checks.statistics import SIZE_LIMITS, SIZE_NAMES, aspect_ratios, boxes_per_image
+from ossa.escaping import escape_figure
 from ossa.report.figures import (
     LINE_COLOURS,
     MUTED,
@@ -70,7 +71,7 @@ def _class_figure(check: Check) -> Figure:
     axes.set_xscale("log")
     axes.set_xlim(left=0.7)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.set_yticks(range(len(rows)), [_shortened(name) for name, _ in rows])
+    axes.set_yticks(range(len(rows)), [escape_figure(name, longest=24) for name, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     if len(splits) > 1:
         add_legend(axes)
@@ -194,7 +195,3 @@ def _histograms(
     if len(values) > 1:
         add_legend(axes)
     return True
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= 24 else f"{name[:23]}…"

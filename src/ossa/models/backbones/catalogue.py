@@ -8,12 +8,13 @@ import csv
 import difflib
 import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
 
+from ossa.escaping import write_csv
 from ossa.files import write_text_atomically
 from ossa.types import Level
 
@@ -55,14 +56,14 @@ def write_table(path: Path, rows: Iterable[CatalogueRow]) -> None:
         CheckpointError: the file cannot be written.
     """
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+    cells: list[Sequence[object]] = [_COLUMNS]
     for row in sorted(rows, key=lambda row: row.model):
         strides, channels = (
             " ".join(map(str, numbers))
             for numbers in ([x.stride for x in row.levels], [x.channels for x in row.levels])
         )
-        writer.writerow([row.model, row.reason, strides, channels, row.params, row.flops])
+        cells.append([row.model, row.reason, strides, channels, row.params, row.flops])
+    write_csv(text, cells)
     write_text_atomically(path, text.getvalue())
 
 

@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from ossa.escaping import escape_figure
 from ossa.report.figures import INK, MUTED, fix_layout, style_axes
 from ossa.study.report.looks import families_of
 from ossa.study.report.tables import ReportTable, TableColumn
@@ -106,12 +107,19 @@ def _legend(view: StudyView) -> list[Line2D]:
     """Returns an entry a model, or of many models one a family."""
     if len(view.names) <= _MOST_NAMED:
         return [
-            Line2D([], [], color=look.colour, linestyle=look.dashes, linewidth=1.6, label=model)
+            Line2D(
+                [],
+                [],
+                color=look.colour,
+                linestyle=look.dashes,
+                linewidth=1.6,
+                label=escape_figure(model),
+            )
             for model, look in view.looks.items()
         ]
     families = families_of(view.looks)
     entries = [
-        Line2D([], [], color=look.colour, linewidth=1.6, label=family)
+        Line2D([], [], color=look.colour, linewidth=1.6, label=escape_figure(family))
         for family, look in list(families.items())[:_MOST_FAMILIES]
     ]
     if len(families) > _MOST_FAMILIES:

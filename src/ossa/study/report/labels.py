@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 
+from ossa.escaping import escape_figure
+
 _POINT_RADIUS = 5.0
 """Pixels around the middle of a point that no name may cover."""
 _DISTANCES = (7, 12, 18, 26)
@@ -98,7 +100,7 @@ def _places() -> Iterator[_Place]:
 
 def _size_wh(axes: Axes, name: str, font_points: float) -> NDArray[np.float64]:
     """Returns width and height of a name in pixels."""
-    text = axes.text(0, 0, name, fontsize=font_points)
+    text = axes.text(0, 0, escape_figure(name), fontsize=font_points)
     extent = text.get_window_extent()
     text.remove()
     return np.array((extent.width, extent.height))
@@ -113,7 +115,7 @@ def _write(
     font_points: float,
 ) -> None:
     axes.annotate(
-        name,
+        escape_figure(name),
         point,
         xytext=place.offset_xy,
         textcoords="offset points",

@@ -4,7 +4,6 @@ Everything is computed here; the script chooses and draws. Numbers have the digi
 can show, since a page of a hundred models holds all its pairs of axes.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from plotly.offline import get_plotlyjs
 
+from ossa.escaping import script_json
 from ossa.report.page import LiveBlock
 from ossa.study.law import Law
 from ossa.study.report.curves import CURVES
@@ -35,8 +35,8 @@ def relations_block(view: StudyView) -> LiveBlock:
     content = {
         "models": [
             {
-                "name": model,
-                "family": look.family,
+                "name": escape(model),  # plotly takes some tags in its texts
+                "family": escape(look.family),
                 "colour": look.colour,
                 "symbol": look.symbol,
             }
@@ -64,7 +64,7 @@ def curves_block(
     """Returns one curve of all models at a time, to be chosen."""
     content = {
         "models": [
-            {"name": model, "colour": look.colour, "dash": look.dash}
+            {"name": escape(model), "colour": look.colour, "dash": look.dash}
             for model, look in view.looks.items()
         ],
         "curves": {
@@ -120,7 +120,7 @@ def _relation(view: StudyView, relation: Relation) -> dict[str, Any]:
 
 def _law(relation: Relation) -> dict[str, Any]:
     if not isinstance(relation.law, Law):
-        return {"reason": f"No law: {relation.law.reason}."}
+        return {"reason": f"No law: {escape(relation.law.reason)}."}
     band = relation.law.band(grid_of(relation, count=_GRID))
     names = ("complexity", "low", "expected", "high")
     return {name: _digits(getattr(band, name)) for name in names}
@@ -140,12 +140,10 @@ def _markup(name: str, content: Mapping[str, Any], choices: Mapping[str, Mapping
         f'<label>{what} <select name="{what}">{_options(titles)}</select></label>'
         for what, titles in choices.items()
     )
-    # '</' would end the script that holds the numbers.
-    numbers = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
     return (
         f'<div class="controls" id="{name}-controls">{controls}</div>'
         f'<div class="sheet"><div class="plot" id="{name}-plot"></div></div>'
-        f'<script type="application/json" id="{name}-data">{numbers}</script>'
+        f'<script type="application/json" id="{name}-data">{script_json(content)}</script>'
     )
 
 

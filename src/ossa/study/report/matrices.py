@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from ossa.escaping import escape_figure
 from ossa.evaluate.confusion import ConfusionMatrix
 from ossa.report.figures import INK, LINE_COLOURS, MUTED, fix_layout
 from ossa.study.report.comparisons import Pairwise
@@ -42,7 +43,7 @@ def _draw_confusions(
 ) -> None:
     shares, side = matrix.normalized(), len(matrix.names)
     axes.pcolormesh(shares, cmap=_SHARES, vmin=0, vmax=1, edgecolors="#e4e4e4", linewidth=0.4)
-    names = [_shortened(name) for name in matrix.names]
+    names = [escape_figure(name, longest=_LONGEST_NAME) for name in matrix.names]
     font = 8.5 if side <= _MOST_NUMBERED else max(2.5, 170 / side)
     axes.set(xlim=(0, side), ylim=(side, 0), aspect="equal")
     axes.set_xticks(np.arange(side) + 0.5, names, rotation=90)
@@ -119,7 +120,3 @@ def _write_differences(axes: Axes, pairwise: Pairwise) -> None:
                 fontweight="bold" if told else "normal",
                 color=INK if told else MUTED,
             )
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"

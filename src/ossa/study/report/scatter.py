@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+from ossa.escaping import escape_figure
 from ossa.report.figures import INK, MUTED, style_axes, write_in_the_middle
 from ossa.study.law import Law
 from ossa.study.report.labels import label_points
@@ -136,7 +137,7 @@ def _add_legend(axes: Axes, view: StudyView, relation: Relation) -> None:
     families = families_of({model: view.looks[model] for model in relation.points.models})
     plain = {"linestyle": "none", "markersize": 7}
     handles = [
-        Line2D([], [], color=look.colour, marker=look.marker, label=family, **plain)
+        Line2D([], [], color=look.colour, marker=look.marker, label=escape_figure(family), **plain)
         for family, look in list(families.items())[:_MOST_IN_LEGEND]
     ]
     if len(families) > _MOST_IN_LEGEND:

@@ -4,7 +4,6 @@ CSV has every number as it is, a mean and its deviation in two columns; the othe
 as the page writes them.
 """
 
-import csv
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ossa.escaping import escape_latex, escape_markdown, write_csv
 from ossa.files import write_text_atomically
 from ossa.report.page import Cell, Column, Table, Written
 from ossa.study.report.words import mean_and_deviation
@@ -71,9 +71,7 @@ class ReportTable:
             if key == column.key or any(key in row for row in self.rows)
         ]
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(keys)
-        writer.writerows([_plain(row.get(key)) for key in keys] for row in self.rows)
+        write_csv(text, [keys, *([_plain(row.get(key)) for key in keys] for row in self.rows)])
         return text.getvalue()
 
     def markdown(self) -> str:
@@ -83,15 +81,15 @@ class ReportTable:
             ["---:" if self._is_number(column) else "---" for column in self.columns],
             *self.texts(),
         ]
-        lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+        lines = ["| " + " | ".join(map(escape_markdown, row)) + " |" for row in rows]
         note = ["", self.note] if self.note else []
         return "\n".join([*lines, *note, ""])
 
     def latex(self) -> str:
         """Returns a tabular with the rules of booktabs."""
         alignment = "".join("r" if self._is_number(column) else "l" for column in self.columns)
-        head = " & ".join(_escaped(column.heading) for column in self.columns)
-        body = [" & ".join(map(_escaped, row)) + r" \\" for row in self.texts()]
+        head = " & ".join(escape_latex(column.heading) for column in self.columns)
+        body = [" & ".join(map(escape_latex, row)) + r" \\" for row in self.texts()]
         lines = [
             rf"\begin{{tabular}}{{{alignment}}}",
             r"\toprule",
@@ -153,22 +151,3 @@ def _cell(column: TableColumn, row: Mapping[str, Any]) -> Cell:
 
 def _plain(value: Any) -> Any:
     return "" if value is None or (isinstance(value, float) and not math.isfinite(value)) else value
-
-
-_LATEX: Mapping[str, str] = {
-    "\\": r"\textbackslash{}",
-    **{character: "\\" + character for character in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "−": "$-$",
-    "–": "--",
-    "×": r"$\times$",
-    "²": "$^2$",
-    "≥": r"$\ge$",
-}
-
-
-def _escaped(text: str) -> str:
-    """Returns text that LaTeX sets as it is."""
-    return "".join(_LATEX.get(character, character) for character in text)
