@@ -151,15 +151,20 @@ def _open_exported(
 def read_predictions(
     file: Path, data: str, split: str, *, imgsz: int | None, console: "Console"
 ) -> Scored:
-    """Returns the detections of a COCO results file, scored as they are.
+    """Returns the detections of a COCO results file, scored as they are; no image is opened.
 
     Raises:
         ConfigError, DataError: a file that does not fit the split, or a split without objects.
     """
+    from ossa.data.description import read_description
+    from ossa.data.reading import read_index
     from ossa.evaluate.coco import read_coco_results
     from ossa.evaluate.metrics import evaluate_detections
 
-    index = _read_split(data, split, console).index
+    report = read_index(read_description(data, annotations_only=True), split)
+    console.faults(report)
+    index = report.index
+    _check_objects(index, data=data, split=split)
     detections = read_coco_results(file, index)
     known = {
         "model": file.name,
@@ -192,7 +197,7 @@ def _read_split(
     imgsz: int = 0,
     cache: "CachePlace | None" = None,
 ) -> "Split":
-    """Returns the images that can be decoded, with objects to be found; the same for both sources.
+    """Returns the images that can be decoded, with objects to be found.
 
     Args:
         check: looks at what was read before any image is.
@@ -225,11 +230,15 @@ def _read_split(
     with console.progress("checking images") as on_image:
         report = keep_decodable(report, known=known, on_image=on_image)
     console.faults(report)
-    index = report.index
+    _check_objects(report.index, data=data, split=split)
+    return Split(report.index, None if pixels is None else pixels.of(report.index))
+
+
+def _check_objects(index: "DatasetIndex", *, data: str, split: str) -> None:
+    """Raises DataError for a split in which nothing is to be found."""
     if (index.crowd | index.difficult).all():
         raise DataError(
             f"expected objects to be found in split '{split}' of {data}, found none in its "
             f"{len(index)} images (crowd regions and difficult objects do not count): evaluate on "
             "a split with annotations"
         )
-    return Split(index, None if pixels is None else pixels.of(index))

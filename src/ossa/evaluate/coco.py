@@ -22,7 +22,7 @@ import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 
-from ossa.boxes import xywh_to_xyxy, xyxy_to_xywh
+from ossa.boxes import xywh_to_xyxy
 from ossa.data.index import DatasetIndex
 from ossa.errors import DataError
 from ossa.evaluate.columns import detection_columns, unknown_image
@@ -102,7 +102,7 @@ def truths_as_coco_dict(index: DatasetIndex) -> dict[str, Any]:
     columns = zip(
         index.image_ids[index.truth_images()].tolist(),
         index.category_ids[index.labels].tolist(),
-        xyxy_to_xywh(index.boxes_xyxy).tolist(),
+        index.boxes_xywh.tolist(),
         index.areas.tolist(),
         (index.crowd | index.difficult).astype(int).tolist(),
         strict=True,
@@ -137,7 +137,7 @@ def detections_as_coco_results(
     rows = zip(
         index.image_ids[columns.images].tolist(),
         index.category_ids[columns.labels].tolist(),
-        xyxy_to_xywh(columns.boxes_xyxy).tolist(),
+        columns.boxes_xywh.tolist(),
         columns.scores.tolist(),
         strict=True,
     )
@@ -182,7 +182,7 @@ def _evaluator(index: DatasetIndex, detections: Mapping[int, Detections]) -> hot
     rows = np.column_stack(
         (
             image_ranks[columns.images],
-            xyxy_to_xywh(columns.boxes_xyxy),
+            columns.boxes_xywh,
             columns.scores,
             columns.labels,
         )
@@ -197,7 +197,7 @@ def _truths_for_hotcoco(index: DatasetIndex, image_ranks: NDArray[np.int64]) -> 
         [{"id": label, "name": name} for label, name in enumerate(index.names)],
         image_ranks[index.truth_images()],
         index.labels,
-        xyxy_to_xywh(index.boxes_xyxy),
+        index.boxes_xywh,
         area=index.areas,
         iscrowd=(index.crowd | index.difficult).astype(np.int64),
     )
@@ -252,7 +252,7 @@ def _parse_entry(entry: Any, where: str) -> tuple[int, int, tuple[float, ...]]:
             f"and one for score, found {json.dumps(entry)[:120]}; write COCO's bbox results."
         )
     x, y, width, height, score = numbers
-    finite = all(abs(number) < 1e38 for number in numbers)  # also once they are float32
+    finite = all(abs(number) < 1e38 for number in numbers)
     if not (finite and width >= 0 and height >= 0 and 0 <= score <= 1):
         raise DataError(
             f"{where}: expected a finite bbox [x, y, width, height] without negative sizes and a "
@@ -265,7 +265,8 @@ def _best_first(rows: NDArray[np.float64]) -> Detections:
     """Returns the detections of one image from rows (x, y, width, height, score, label)."""
     rows = rows[np.argsort(-rows[:, 4], kind="stable")]
     return Detections(
-        xywh_to_xyxy(rows[:, :4]).astype(np.float32),
-        rows[:, 4].astype(np.float32),
+        xywh_to_xyxy(rows[:, :4]),
+        rows[:, 4],
         rows[:, 5].astype(np.int64),
+        stated_xywh=rows[:, :4],
     )

@@ -28,11 +28,17 @@ class DetectionColumns:
     """(D,)."""
     labels: NDArray[np.int64]
     """(D,) in 0..K-1."""
+    boxes_xywh: NDArray[np.float64]
+    """(D, 4) left, top, width, height, as stated where they come from a file."""
 
     def at(self, rows: NDArray[np.int64]) -> Self:
         """Returns the rows in the order given."""
         return type(self)(
-            self.images[rows], self.boxes_xyxy[rows], self.scores[rows], self.labels[rows]
+            self.images[rows],
+            self.boxes_xyxy[rows],
+            self.scores[rows],
+            self.labels[rows],
+            self.boxes_xywh[rows],
         )
 
 
@@ -62,6 +68,7 @@ def detection_columns(
         np.concatenate([no_box, *(found.boxes_xyxy for found in per_image)]).astype(np.float64),
         np.concatenate([[], *(found.scores for found in per_image)]).astype(np.float64),
         np.concatenate([[], *(found.labels for found in per_image)]).astype(np.int64),
+        np.concatenate([no_box, *(found.boxes_xywh for found in per_image)]),
     )
     _check_values(columns, index)
     return columns
