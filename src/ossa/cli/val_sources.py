@@ -1,6 +1,6 @@
 """Where `ossa val` has detections from: a detector that it runs, or a file."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -149,9 +149,18 @@ def _open_exported(
 
 
 def read_predictions(
-    file: Path, data: str, split: str, *, imgsz: int | None, console: "Console"
+    file: Path,
+    data: str,
+    split: str,
+    *,
+    imgsz: int | None,
+    first_class_id: int | None,
+    console: "Console",
 ) -> Scored:
     """Returns the detections of a COCO results file, scored as they are; no image is opened.
+
+    Args:
+        first_class_id: from which the file's class ids count; None where they are the data set's.
 
     Raises:
         ConfigError, DataError: a file that does not fit the split, or a split without objects.
@@ -165,7 +174,11 @@ def read_predictions(
     console.faults(report)
     index = report.index
     _check_objects(index, data=data, split=split)
-    detections = read_coco_results(file, index)
+    detections = read_coco_results(file, index, first_class_id=first_class_id)
+    metrics = evaluate_detections(index, detections)
+    if first_class_id is None:
+        for sentence in _other_readings(file, index, metrics):
+            console.note(sentence)
     known = {
         "model": file.name,
         "imgsz": imgsz,
@@ -174,7 +187,27 @@ def read_predictions(
         "weights": None,
         "predictions": str(file),
     }
-    return _scored(index, detections, evaluate_detections(index, detections), known)
+    return _scored(index, detections, metrics, known)
+
+
+def _other_readings(file: Path, index: "DatasetIndex", metrics: "Metrics") -> Iterator[str]:
+    """Yields what to try where class ids that count from 0 or from 1 would score better."""
+    from ossa.evaluate.coco import read_coco_results
+    from ossa.evaluate.metrics import evaluate_detections
+
+    for first in (0, 1):
+        if index.category_ids.tolist() == list(range(first, first + len(index.names))):
+            continue
+        try:
+            other = read_coco_results(file, index, first_class_id=first)
+        except DataError:
+            continue  # an id that is none of these
+        ap = evaluate_detections(index, other).ap
+        if ap is not None and ap > (metrics.ap or 0.0):
+            yield (
+                f"AP50-95 is {metrics.ap or 0:.3f}, and {ap:.3f} if {file} counts the classes from "
+                f"{first}: in that case give --class-ids-from {first}"
+            )
 
 
 def _scored(

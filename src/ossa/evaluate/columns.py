@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ossa.data.index import DatasetIndex
-from ossa.errors import DataError
+from ossa.errors import DataError, legible
 from ossa.types import Detections
 
 
@@ -74,11 +74,12 @@ def detection_columns(
     return columns
 
 
-def unknown_image(image_id: int, index: DatasetIndex, where: str) -> DataError:
+def unknown_image(image_id: int | str, index: DatasetIndex, where: str) -> DataError:
     """Returns the error for a detection of an image that the split does not have."""
     return DataError(
-        f"{where}: expected image ids of the data set at {index.root}, found {image_id}, "
-        f"which is none of its {len(index)}; evaluate on the split that was predicted."
+        f"{where}: expected image ids of the data set at {index.root}, found "
+        f"{legible(str(image_id))}, which is none of its {len(index)}; evaluate on "
+        "the split that was predicted."
     )
 
 
