@@ -27,8 +27,6 @@ NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino"
         ("openvino", "fp16", False),
         ("openvino", "bf16", False),
         ("openvino", "int8", True),
-        ("torchscript", "fp32", True),
-        ("torchscript", "bf16", False),
     ],
 )
 def test_the_export_is_good(

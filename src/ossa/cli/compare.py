@@ -156,6 +156,8 @@ def _read_index(
     console: "Console",
 ) -> "DatasetIndex":
     """Returns the images and objects that all models were scored on."""
+    from ossa.data.description import read_description
+    from ossa.data.reading import read_index
     from ossa.train.finished import FinishedRun
 
     everything = [source for model in sources for source in model]
@@ -165,7 +167,9 @@ def _read_index(
     if not runs:
         if data is None:
             raise ConfigError("results files do not name their images: give these with --data")
-        return _index_of(data, split, fingerprint="", console=console)
+        report = read_index(read_description(data, annotations_only=True), split)
+        console.faults(report)
+        return report.index
     first = runs[0]
     index = _index_of(
         data or first.config.data, "val", fingerprint=first.val_fingerprint, console=console

@@ -29,14 +29,12 @@ def export(
             show_default=False,
         ),
     ],
-    format: Annotated[
-        Literal["onnx", "openvino", "torchscript"], typer.Option(help="Of the file.")
-    ] = "onnx",
+    format: Annotated[Literal["onnx", "openvino"], typer.Option(help="Of the file.")] = "onnx",
     precision: Annotated[
         Literal["fp32", "fp16", "bf16", "int8"],
         typer.Option(
-            help="fp16 halves the file and computes in fp32 on a CPU; bf16 is for openvino and "
-            "torchscript; int8, for onnx and openvino, is calibrated on the split train of --data."
+            help="fp16 halves the file and computes in fp32 on a CPU; bf16 is for openvino; int8 "
+            "is calibrated on the split train of --data."
         ),
     ] = "fp32",
     imgsz: Annotated[
@@ -135,7 +133,7 @@ def export(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="The file: .onnx, .xml (with a .bin beside it) or .torchscript. A good one "
+            help="The file: .onnx, or .xml with a .bin beside it. A good one "
             "replaces what is there; one that is not good gets -not-good into its name.",
             metavar="FILE",
             show_default="beside the weights, with the precision in its name",

@@ -58,8 +58,18 @@ def val(
         Path | None,
         typer.Option(
             help="Instead of --weights: detections of any detector as COCO results, .json or "
-            ".json.gz. They are scored as they are; no model is run.",
+            ".json.gz, by image ids or stems of files. They are scored as they are; no model is "
+            "run and no image opened.",
             metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
+    class_ids_from: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="The category ids of --predictions count the classes from N, as 0 or 1, and are "
+            "not those of the data set.",
             show_default=False,
         ),
     ] = None,
@@ -147,7 +157,12 @@ def val(
     with Console() as console:
         if predictions is not None:
             _check_alone(call)
-            scored = read_predictions(predictions, data, split, imgsz=imgsz, console=console)
+            scored = read_predictions(
+                *(predictions, data, split),
+                imgsz=imgsz,
+                first_class_id=class_ids_from,
+                console=console,
+            )
         elif weights is not None:
             device = options.choose_device_for(weights, device)
             scored = run_detector(

@@ -89,6 +89,7 @@ def take_images(index: DatasetIndex, chosen: NDArray[np.bool_]) -> DatasetIndex:
         crowd=index.crowd[truths],
         difficult=index.difficult[truths],
         annotation_ids=index.annotation_ids[truths],
+        stated_xywh=None if index.stated_xywh is None else index.stated_xywh[truths],
     )
 
 

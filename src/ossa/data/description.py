@@ -29,6 +29,7 @@ An entry is, by format:
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from os.path import abspath
 from pathlib import Path
 from typing import Any, Final
@@ -72,10 +73,17 @@ class DataDescription:
     """Names of the files by the new name that they get; None: all as they are."""
     classes_line: int | None = None
     """Of key `classes` in the file."""
+    annotations_only: bool = False
+    """Whether COCO's images need not be there."""
 
 
-def read_description(path: Path | str) -> DataDescription:
+def read_description(path: Path | str, *, annotations_only: bool = False) -> DataDescription:
     """Returns what a data.yaml, or the data.yaml in a folder, says of a data set.
+
+    Args:
+        path: the file or its folder.
+        annotations_only: images whose files are missing are read, too, where the annotations
+            state their sizes, as COCO's do.
 
     Raises:
         ConfigError: bad YAML, or a key that is unknown, missing, malformed or contradicts another.
@@ -98,7 +106,8 @@ def read_description(path: Path | str) -> DataDescription:
     data_format = _format(content, entries, root=root)
     if content.get("images") is not None and data_format != "coco":
         raise ConfigError(f"Expected {content.place('images')} only for coco, found {data_format}.")
-    read = _coco_source if data_format == "coco" else _list_source
+    coco_source = partial(_coco_source, annotations_only=annotations_only)
+    read = coco_source if data_format == "coco" else _list_source
     splits = {
         split: read(entry, content, root=root, where=content.place(split))
         for split, entry in entries.items()
@@ -113,6 +122,7 @@ def read_description(path: Path | str) -> DataDescription:
         category_ids=_category_ids(content, names, data_format=data_format),
         classes=_classes(content),
         classes_line=content.lines.get("classes"),
+        annotations_only=annotations_only,
     )
 
 
@@ -148,7 +158,9 @@ def _list_source(entry: Any, _content: KeyedYaml, *, root: Path, where: str) -> 
     return SplitSource(tuple(_existing(one, root=root, where=where) for one in entries))
 
 
-def _coco_source(entry: Any, content: KeyedYaml, *, root: Path, where: str) -> SplitSource:
+def _coco_source(
+    entry: Any, content: KeyedYaml, *, root: Path, where: str, annotations_only: bool
+) -> SplitSource:
     fields = entry if isinstance(entry, dict) else {"annotations": entry}
     for key in fields:
         if key not in ("images", "annotations"):
@@ -163,6 +175,8 @@ def _coco_source(entry: Any, content: KeyedYaml, *, root: Path, where: str) -> S
     named = where
     if images is None and content.get("images") is not None:
         images, named = content.get("images"), content.place("images")
+    if annotations_only and isinstance(images, str) and not annotations.is_dir():
+        return SplitSource((annotations,), images=Path(abspath(root / images)))
     folder = annotations.parent if images is None else _existing(images, root=root, where=named)
     if annotations.is_dir() or not folder.is_dir():
         raise DataError(

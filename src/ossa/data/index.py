@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ossa.boxes import xyxy_to_xywh
 from ossa.data.problems import Problem
 
 
@@ -44,6 +45,8 @@ class DatasetIndex:
     """(N,) VOC's difficult."""
     annotation_ids: NDArray[np.int64]
     """(N,) unique."""
+    stated_xywh: NDArray[np.float64] | None = None
+    """(N, 4) the boxes as COCO's file states them; None in other formats, and where changed."""
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -55,6 +58,11 @@ class DatasetIndex:
     def truths(self, position: int) -> slice:
         """Returns the rows of the truths of the image at `position`."""
         return slice(int(self.truth_offsets[position]), int(self.truth_offsets[position + 1]))
+
+    @property
+    def boxes_xywh(self) -> NDArray[np.float64]:
+        """(N, 4) left, top, width, height: as stated, since (x + w) - x is not always w."""
+        return xyxy_to_xywh(self.boxes_xyxy) if self.stated_xywh is None else self.stated_xywh
 
     def truth_images(self) -> NDArray[np.int64]:
         """Returns (N,) the position of the image of every truth."""
@@ -99,4 +107,5 @@ def take_truths(index: DatasetIndex, chosen: NDArray[np.bool_]) -> DatasetIndex:
         crowd=index.crowd[chosen],
         difficult=index.difficult[chosen],
         annotation_ids=index.annotation_ids[chosen],
+        stated_xywh=None if index.stated_xywh is None else index.stated_xywh[chosen],
     )

@@ -53,6 +53,8 @@ def read_index(description: DataDescription, split: str, *, strict: bool = False
     if split not in description.splits:
         known = ", ".join(description.splits)
         raise ConfigError(f"Expected a key '{split}' in {description.file}, found {known}.")
+    if description.annotations_only:
+        return _read(description, split, strict=strict, sources=SourceLog())
     kept = indexes.load(description, split)
     if kept is not None:
         log = ProblemLog(strict=strict)

@@ -12,11 +12,11 @@ from ossa.errors import CheckpointError
 
 SCHEMA = 1
 METADATA_KEY = "ossa"
-"""Of ONNX's metadata_props and OpenVINO's rt_info; a TorchScript file has `ossa.json`."""
+"""Of ONNX's metadata_props and of OpenVINO's rt_info."""
 _MOST_CHARACTERS = 4_000_000
 """Of a description; that of 10,000 classes with long names has a tenth of it."""
 
-Format: TypeAlias = Literal["onnx", "openvino", "torchscript"]
+Format: TypeAlias = Literal["onnx", "openvino"]
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
 
 

@@ -6,31 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from ossa.config import check_imgsz
 from ossa.data.index import DatasetIndex
 from ossa.errors import ConfigError
 from ossa.evaluate.api import check_classes
-from ossa.export import onnx_format, openvino_format, quantize, torchscript_format
+from ossa.export import onnx_format, openvino_format, quantize
 from ossa.export.description import ExportDescription, Format, Precision, Suppression
 from ossa.export.files import open_exported
 from ossa.export.graph import LogitsGraph, describe, usual_confidence
 from ossa.export.parity import BOX_TOLERANCE_PX, SCORE_TOLERANCE, Comparison, compare
 from ossa.export.runtimes import TorchRuntime
-from ossa.export.suppression import SuppressionGraph, behind_onnx, behind_openvino
+from ossa.export.suppression import behind_onnx, behind_openvino
 from ossa.models.detector import Detector
 from ossa.models.weights import Checkpoint, detector_from
 
-SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".torchscript"}
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml"}
 PRECISIONS: dict[Format, tuple[Precision, ...]] = {
     "onnx": ("fp32", "fp16", "int8"),
     "openvino": ("fp32", "fp16", "bf16", "int8"),
-    "torchscript": ("fp32", "fp16", "bf16"),
-}
-_WHY_NOT = {
-    ("onnx", "bf16"): "ONNX Runtime has no convolutions in bf16 on the CPU",
-    ("torchscript", "int8"): "PyTorch's quantised operators are not kept up for TorchScript",
 }
 _NOT_GOOD = "-not-good"
 
@@ -164,10 +157,9 @@ def check_request(checkpoint: Checkpoint, output: Path, settings: ExportSettings
     """Raises ConfigError for what can be refused before any image is read."""
     known, suffix = PRECISIONS[settings.format], SUFFIXES[settings.format]
     if settings.precision not in known:
-        why = _WHY_NOT[settings.format, settings.precision]
         raise ConfigError(
             f"--format {settings.format} takes --precision {', '.join(known)}, found "
-            f"{settings.precision}: {why}"
+            f"{settings.precision}: ONNX Runtime has no convolutions in bf16 on the CPU"
         )
     check_imgsz(_side(checkpoint, settings), stride=max(checkpoint.model.strides))
     if output.suffix != suffix:
@@ -217,12 +209,6 @@ def _write(
 ) -> None:
     """Writes the files of an export; quantisation, decoding and NMS come in this order."""
     precision, inside = description.precision, description.suppression
-    if format == "torchscript":
-        graph: nn.Module = LogitsGraph(detector, dtype=torchscript_format.DTYPES[precision])
-        if inside is not None:
-            graph = nn.Sequential(graph, SuppressionGraph(description, inside))
-        torchscript_format.save(torchscript_format.convert(graph, description), description, file)
-        return
     of_format: Any = onnx_format if format == "onnx" else openvino_format
     model = of_format.convert(LogitsGraph(detector), description)
     if precision == "int8":

@@ -25,7 +25,7 @@ from ossa.data.sources import SourceLog, unchanged
 from ossa.errors import CheckpointError
 from ossa.files import write_atomically
 
-_READERS_VERSION: Final = 3
+_READERS_VERSION: Final = 4
 """To be raised where a reader makes another index than before of the same files."""
 _COLUMNS: Final = tuple(
     field.name for field in fields(DatasetIndex) if field.name not in ("root", "names")
@@ -60,7 +60,7 @@ def load(description: DataDescription, split: str) -> IndexReport | None:
         index = DatasetIndex(
             root=description.root,
             names=tuple(about["names"]),
-            **{name: columns[name] for name in _COLUMNS},
+            **{name: columns.get(name) for name in _COLUMNS},  # type: ignore[arg-type]
         )
         problems = tuple(_problem(stored) for stored in about["problems"])
         return IndexReport(index, problems, tuple(about["notes"]))
@@ -89,7 +89,8 @@ def store(
         "problems": [{**asdict(problem), "file": str(problem.file)} for problem in report.problems],
         "notes": report.notes,
     }
-    columns = {name: getattr(index, name) for name in _COLUMNS} | {
+    columns = {name: getattr(index, name) for name in _COLUMNS}
+    columns = {name: column for name, column in columns.items() if column is not None} | {
         "file_names": names.view(np.uint8).reshape(len(names), -1),
         "source_paths": np.frombuffer(json.dumps(sources.paths).encode(), np.uint8),
         "source_stamps": sources.stamps,

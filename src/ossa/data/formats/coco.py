@@ -71,7 +71,9 @@ def read(
     names_by_id = _categories(content.categories, description, file=file)
     folder = source.images or file.parent
     category_ids = np.array(sorted(names_by_id), np.int64)
-    images = _present_images(content, folder, log=log, sources=sources)
+    images = _present_images(
+        content, folder, annotations_only=description.annotations_only, log=log, sources=sources
+    )
     chosen = _rows_in_order(content, images, log=log)
     rows = content.rows[_usable(chosen, content, images, category_ids, log=log)]
     starts = np.searchsorted(rows["image_id"], images.ids)
@@ -90,6 +92,7 @@ def read(
         crowd=np.ascontiguousarray(rows["crowd"]),
         difficult=np.ascontiguousarray(rows["difficult"]),
         annotation_ids=np.ascontiguousarray(rows["id"]),
+        stated_xywh=np.ascontiguousarray(rows["bbox"]),
     )
 
 
@@ -212,19 +215,25 @@ class _Images:
 
 
 def _present_images(
-    content: _Content, folder: Path, *, log: ProblemLog, sources: SourceLog
+    content: _Content,
+    folder: Path,
+    *,
+    annotations_only: bool,
+    log: ProblemLog,
+    sources: SourceLog,
 ) -> _Images:
     present = _FileListing(sources)
     ids, files, sizes_wh = [], [], []
     for image_id in sorted(content.images):
         line, name, *stated_wh = content.images[image_id]
         path = os.path.join(folder, name)
-        if path not in present:
+        is_stated = all(type(side) is int and 0 < side < 2**31 for side in stated_wh)
+        if not (annotations_only and is_stated) and path not in present:
             what, kind = f"no image {legible(path)}", ProblemKind.IMAGE_MISSING
             log.report(content.file, line, what, action="image left out", kind=kind)
             continue
         size_wh = tuple(stated_wh)
-        if not all(type(side) is int and 0 < side < 2**31 for side in size_wh):
+        if not is_stated:
             sources.add(path)
             size_wh = size_or_report(path, log=log)
         if size_wh is not None:

@@ -289,7 +289,7 @@ def _clipped(index: DatasetIndex) -> tuple[DatasetIndex, int]:
     limits = np.tile(index.sizes_wh[index.truth_images()].astype(np.float64), 2)
     boxes_xyxy = np.clip(index.boxes_xyxy, 0.0, limits)
     changed = int((boxes_xyxy != index.boxes_xyxy).any(axis=1).sum())
-    return (replace(index, boxes_xyxy=boxes_xyxy) if changed else index), changed
+    return replace(index, boxes_xyxy=boxes_xyxy, stated_xywh=None) if changed else index, changed
 
 
 def _stated_once(index: DatasetIndex) -> tuple[DatasetIndex, int]:
