@@ -232,4 +232,4 @@ def _read_split(
             f"{len(index)} images (crowd regions and difficult objects do not count): evaluate on "
             "a split with annotations"
         )
-    return Split(index, None if pixels is None else pixels.of(index))
+    return Split(report, None if pixels is None else pixels.of(index))

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ossa.data.api import read_data
 from ossa.study.plan import Plan
 from ossa.train.events import Silence
-from ossa.train.setup import training_index
+from ossa.train.setup import read_split, read_trainable
 
 
 @dataclass(frozen=True)
@@ -33,15 +32,20 @@ class Prospect:
         }
 
 
-def read_prospect(plan: Plan) -> Prospect:
+def read_prospect(plan: Plan, *, allow_unlabeled: bool = False) -> Prospect:
     """Returns what the runs of a plan will be trained on: images that can be decoded.
+
+    `allow_unlabeled`: more than half of the training images may be without a label.
 
     Raises:
         ConfigError, DataError: as `ossa train`.
     """
     config = plan.runs[0].config
-    train = training_index(config, watcher=Silence(), strict=False)
-    val = read_data(config.data, "val").index
+    reports = read_trainable(config, allow_unlabeled=allow_unlabeled)
+    train, val = (
+        read_split(config, split, watcher=Silence(), report=report).index
+        for split, report in reports.items()
+    )
     return Prospect(
         train_images=len(train),
         val_images=len(val),
