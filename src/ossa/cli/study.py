@@ -111,7 +111,7 @@ def plan(
     chosen = _executor_config(planned.study, executor, jobs=jobs, device=device)
     with Console() as console:
         with console.progress("checking images"):
-            prospect = read_prospect(planned, allow_unlabeled=allow_unlabeled)
+            prospect = read_prospect(planned, allow_unlabeled=allow_unlabeled, watcher=console)
         estimates = {}
         if not no_measure:
             with console.progress("measuring a few steps of each model") as on_model:

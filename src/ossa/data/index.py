@@ -123,9 +123,12 @@ def take_truths(index: DatasetIndex, chosen: NDArray[np.bool_]) -> DatasetIndex:
 
 def without_boxes(index: DatasetIndex) -> str:
     """Returns in words why nothing of an index trains or is scored, of one where nothing does."""
+    counts = {
+        "crowd regions": int(index.crowd.sum()),
+        "difficult objects": int((index.difficult & ~index.crowd).sum()),
+    }
     start = f"{len(index)} images and no usable box"
-    counts = {"crowd": int(index.crowd.sum()), "difficult": int(index.difficult.sum())}
     if not len(index.labels):
         return start
     kinds = " and ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-    return f"{start}: of its {len(index.labels)} objects {kinds}, and such do not count"
+    return f"{start} but {kinds}, which neither train nor are scored"

@@ -85,15 +85,9 @@ def prepare(
     Raises:
         ConfigError, DataError, UnsupportedBackbone, CheckpointError: naming what does not fit.
     """
-    reports = read_trainable(config, strict=strict, allow_unlabeled=allow_unlabeled)
-    watcher.note(labels_sentence(reports))
-    train, val = (
-        read_split(config, split, watcher=watcher, strict=strict, cache=cache, report=report)
-        for split, report in reports.items()
+    train, val = read_training_data(
+        config, watcher=watcher, strict=strict, allow_unlabeled=allow_unlabeled, cache=cache
     )
-    # Without the images that cannot be decoded there may be no box left.
-    left = {"train": train.report, "val": val.report}
-    _refuse_untrainable(config, left, allow_unlabeled=True)
     train_index, val_index = train.index, val.index
     _refuse_what_the_data_ignore(config, train_index, processes)
     torch.manual_seed(config.seed)
@@ -136,6 +130,31 @@ def prepare(
         cost=cost,
         data_fingerprint=f"{train_index.fingerprint()}-{val_index.fingerprint()}",
     )
+
+
+def read_training_data(
+    config: RunConfig,
+    *,
+    watcher: Watcher,
+    strict: bool = False,
+    allow_unlabeled: bool = False,
+    cache: CachePlace | None = None,
+) -> tuple["Split", "Split"]:
+    """Returns train and val, of which every image can be decoded; tells what they lack.
+
+    Raises:
+        ConfigError, DataError: as `read_trainable`, or too little of the data can be decoded.
+    """
+    reports = read_trainable(config, strict=strict, allow_unlabeled=allow_unlabeled)
+    watcher.note(labels_sentence(reports))
+    train, val = (
+        read_split(config, split, watcher=watcher, strict=strict, cache=cache, report=report)
+        for split, report in reports.items()
+    )
+    # Without the images that cannot be decoded there may be no box left.
+    left = {"train": train.report, "val": val.report}
+    _refuse_untrainable(config, left, allow_unlabeled=True)
+    return train, val
 
 
 def read_trainable(

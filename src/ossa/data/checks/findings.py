@@ -54,7 +54,9 @@ SORTS: Final[Mapping[str, Sort]] = MappingProxyType(
             "give both the same categories, or choose those in common by key 'classes'",
         ),
         ProblemKind.TRAINING_WITHOUT_BOXES: _stop(
-            "no box that trains", "see that the labels lie where the data.yaml says"
+            "no box that trains",
+            "see that labels lie where the data.yaml says, that iscrowd and difficult are 0 for "
+            "single objects, and that --imgsz is large enough",
         ),
         ProblemKind.TRAINING_UNLABELLED: _stop(
             "most training images have no label",
