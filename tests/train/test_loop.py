@@ -391,8 +391,10 @@ def test_a_training_split_without_a_box_is_refused(scenes: Path, tmp_path: Path)
         (tmp_path / "images" / file.name).write_bytes(file.read_bytes())
     data = tmp_path / "data.yaml"
     data.write_text("train: images\nval: images\nnames: [disc]\n")
-    with pytest.raises(DataError, match="has 2 images and no usable box"):
+    with pytest.raises(DataError, match="2 of 2 training images have no label, such as "):
         train(config_of(data), tmp_path)
+    with pytest.raises(DataError, match="has 2 images and no usable box"):
+        train(config_of(data), tmp_path, allow_unlabeled=True)
 
 
 def test_patience_ends_a_run_that_gets_no_better(scenes: Path, tmp_path: Path):

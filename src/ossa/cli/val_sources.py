@@ -264,7 +264,7 @@ def _read_split(
         report = keep_decodable(report, known=known, on_image=on_image)
     console.faults(report)
     _check_objects(report.index, data=data, split=split)
-    return Split(report.index, None if pixels is None else pixels.of(report.index))
+    return Split(report, None if pixels is None else pixels.of(report.index))
 
 
 def _check_objects(index: "DatasetIndex", *, data: str, split: str) -> None:

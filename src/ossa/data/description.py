@@ -26,6 +26,7 @@ An entry is, by format:
            that key, in the folder of the JSON file
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from os.path import abspath
 from pathlib import Path
 from typing import Any, Final
 
+from ossa.data.formats.common import label_places, names_in
 from ossa.data.keyed_yaml import KeyedYaml, load_keyed_yaml
 from ossa.errors import ConfigError, DataError, legible, suggestion
 
@@ -148,7 +150,18 @@ def _format(content: KeyedYaml, entries: dict[str, Any], *, root: Path) -> str:
     if any(isinstance(e, dict) for e in entries.values()) or any(f.endswith(".json") for f in flat):
         return "coco"
     has_voc_folders = (root / "Annotations").is_dir() and (root / "JPEGImages").is_dir()
-    return "voc" if has_voc_folders or any("ImageSets" in Path(f).parts for f in flat) else "yolo"
+    if has_voc_folders or any("ImageSets" in Path(f).parts for f in flat):
+        return "voc"
+    return "voc" if any(_has_xml_alone(root / entry) for entry in flat) else "yolo"
+
+
+def _has_xml_alone(folder: Path) -> bool:
+    """Returns whether there are XML files beside images, and no labels of YOLO anywhere."""
+    labels = Path(label_places(str(folder / "_"))[0]).parent
+    if not os.path.isdir(folder) or (labels != folder and labels.is_dir()):
+        return False
+    suffixes = {os.path.splitext(name)[1].lower() for name in names_in(folder)}
+    return ".xml" in suffixes and ".txt" not in suffixes
 
 
 def _list_source(entry: Any, _content: KeyedYaml, *, root: Path, where: str) -> SplitSource:

@@ -68,6 +68,11 @@ class DatasetIndex:
         """Returns (N,) the position of the image of every truth."""
         return np.repeat(np.arange(len(self)), np.diff(self.truth_offsets))
 
+    @property
+    def trains(self) -> NDArray[np.bool_]:
+        """(N,) which truths train and are scored: those that are neither crowd nor difficult."""
+        return ~(self.crowd | self.difficult)
+
     def training_truths(self, position: int) -> NDArray[np.int64]:
         """Returns the rows that train: those of the image that are neither crowd nor difficult."""
         rows = np.arange(self.truth_offsets[position], self.truth_offsets[position + 1])
@@ -86,6 +91,19 @@ class DatasetIndex:
 
 
 @dataclass(frozen=True)
+class LabelSearch:
+    """Where the labels of a split were looked for, and which images have none."""
+
+    num_images: int = 0
+    """Those whose labels were looked for."""
+    unlabelled: tuple[str, ...] = ()
+    """Absolute paths of the images without a label file (YOLO, VOC) or annotation (COCO); an empty
+    label file is a label."""
+    places: tuple[str, ...] = ()
+    """Absolute paths of folders, or of the one JSON file."""
+
+
+@dataclass(frozen=True)
 class IndexReport:
     """One split, and what was wrong with its files."""
 
@@ -94,6 +112,7 @@ class IndexReport:
     """In the order they were met."""
     notes: tuple[str, ...] = ()
     """Sentences worth telling that are no faults: what the data.yaml leaves out."""
+    labels: LabelSearch = LabelSearch()
 
 
 def take_truths(index: DatasetIndex, chosen: NDArray[np.bool_]) -> DatasetIndex:
@@ -109,3 +128,16 @@ def take_truths(index: DatasetIndex, chosen: NDArray[np.bool_]) -> DatasetIndex:
         annotation_ids=index.annotation_ids[chosen],
         stated_xywh=None if index.stated_xywh is None else index.stated_xywh[chosen],
     )
+
+
+def without_boxes(index: DatasetIndex) -> str:
+    """Returns in words why nothing of an index trains or is scored, of one where nothing does."""
+    counts = {
+        "crowd regions": int(index.crowd.sum()),
+        "difficult objects": int((index.difficult & ~index.crowd).sum()),
+    }
+    start = f"{len(index)} images and no usable box"
+    if not len(index.labels):
+        return start
+    kinds = " and ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    return f"{start} but {kinds}, which neither train nor are scored"

@@ -22,6 +22,9 @@ class ProblemKind(StrEnum):
     IMAGE_WITHOUT_LABELS = "image-without-labels"
     LABELS_UNREADABLE = "labels-unreadable"
     LABELS_WITHOUT_IMAGE = "labels-without-image"
+    LABELS_AT_TWO_PLACES = "labels-at-two-places"
+    LABELS_SHARED = "labels-shared"
+    """By images of one stem and different suffixes."""
     ENTRY_UNUSABLE = "entry-unusable"
     """Of a list or of a JSON file: it is no image, or has the id of another."""
     BOX_MALFORMED = "box-malformed"
@@ -31,6 +34,13 @@ class ProblemKind(StrEnum):
     BOX_DUPLICATED = "box-duplicated"
     CLASS_UNKNOWN = "class-unknown"
     SPLIT_WITHOUT_BOXES = "split-without-boxes"
+    """Of val or test: nothing is scored. The rest is why a data set cannot be trained on."""
+    TRAIN_MISSING = "train-missing"
+    VAL_MISSING = "val-missing"
+    CLASSES_DIFFER = "classes-differ"
+    TRAINING_WITHOUT_BOXES = "training-without-boxes"
+    TRAINING_UNLABELLED = "training-unlabelled"
+    IMAGES_UNUSABLE = "images-unusable"
 
 
 @dataclass(frozen=True)

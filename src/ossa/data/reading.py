@@ -8,7 +8,7 @@ from ossa.data.caching import indexes
 from ossa.data.classes import select_classes
 from ossa.data.description import DataDescription
 from ossa.data.formats import coco, voc, yolo
-from ossa.data.index import DatasetIndex, IndexReport
+from ossa.data.index import DatasetIndex, IndexReport, LabelSearch, without_boxes
 from ossa.data.problems import Problem, ProblemKind, ProblemLog
 from ossa.data.sources import SourceLog
 from ossa.errors import ConfigError, DataError
@@ -17,7 +17,7 @@ from ossa.errors import ConfigError, DataError
 class _Reader(Protocol):
     def __call__(
         self, description: DataDescription, split: str, *, log: ProblemLog, sources: SourceLog
-    ) -> DatasetIndex: ...
+    ) -> tuple[DatasetIndex, LabelSearch]: ...
 
 
 _READERS: Final[Mapping[str, _Reader]] = MappingProxyType(
@@ -72,7 +72,7 @@ def _read(
     description: DataDescription, split: str, *, strict: bool, sources: SourceLog
 ) -> IndexReport:
     log = ProblemLog(strict=strict)
-    index = _READERS[description.format](description, split, log=log, sources=sources)
+    index, labels = _READERS[description.format](description, split, log=log, sources=sources)
     if not len(index):
         _raise_empty(description, split, log.problems)
     notes: tuple[str, ...] = ()
@@ -80,16 +80,11 @@ def _read(
         index, notes = select_classes(
             index, description.classes, file=description.file, line=description.classes_line
         )
-    if not len(index.labels):
-        what = f"split '{split}' has {len(index)} images and not one usable box"
-        log.report(
-            description.file,
-            None,
-            what,
-            action="all read as background",
-            kind=ProblemKind.SPLIT_WITHOUT_BOXES,
-        )
-    return IndexReport(index, log.problems, notes)
+    if split != "train" and not index.trains.any():  # of train `training_faults` tells it
+        what = f"split '{split}' has {without_boxes(index)}"
+        kind = ProblemKind.SPLIT_WITHOUT_BOXES
+        log.report(description.file, None, what, action="nothing is scored", kind=kind)
+    return IndexReport(index, log.problems, notes, labels)
 
 
 def _raise_empty(description: DataDescription, split: str, problems: tuple[Problem, ...]) -> None:

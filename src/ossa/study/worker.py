@@ -64,6 +64,7 @@ def train_run(
                 workers=workers,
                 cache=cache,
                 resume=(folder / STATE_FILE).exists(),
+                allow_unlabeled=True,  # or the study would not have begun
                 watcher=_Log(folder),
                 save_minutes=_SAVE_MINUTES,
             )

@@ -46,6 +46,7 @@ def train(
     cache: CachePlace | None = None,
     resume: bool = False,
     strict: bool = False,
+    allow_unlabeled: bool = False,
     watcher: Watcher | None = None,
     save_minutes: float = 15.0,
     processes: Processes = ALONE,
@@ -60,6 +61,8 @@ def train(
         cache: where images are kept decoded, 'ram' or 'disk'; changes the speed, never the result.
         resume: go on from the state in `folder`.
         strict: stop at the first fault of the data instead of leaving it out.
+        allow_unlabeled: train where more than half of the training images have no label, too; a run
+            that is resumed has been allowed to.
         watcher: is told how it goes; of several processes, that of the first.
         save_minutes: the state is saved within an epoch so often, and at the end of an epoch
             that is over a minute after the last time.
@@ -73,7 +76,13 @@ def train(
     device = torch.device(device)
     config = config.model_copy(update={"model": with_weights_settings(config.model)})
     parts = prepare(
-        config, device=device, watcher=watcher, strict=strict, cache=cache, processes=processes
+        config,
+        device=device,
+        watcher=watcher,
+        strict=strict,
+        allow_unlabeled=allow_unlabeled or resume,
+        cache=cache,
+        processes=processes,
     )
 
     def fitting_batch() -> int | None:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, astuple, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ import numpy as np
 from ossa import __version__
 from ossa.data.caching.columns import read_columns, write_columns
 from ossa.data.description import DataDescription
-from ossa.data.index import DatasetIndex, IndexReport
+from ossa.data.index import DatasetIndex, IndexReport, LabelSearch
 from ossa.data.problems import Problem, ProblemKind
 from ossa.data.sources import SourceLog, unchanged
 from ossa.errors import CheckpointError
@@ -63,7 +63,9 @@ def load(description: DataDescription, split: str) -> IndexReport | None:
             **{name: columns.get(name) for name in _COLUMNS},  # type: ignore[arg-type]
         )
         problems = tuple(_problem(stored) for stored in about["problems"])
-        return IndexReport(index, problems, tuple(about["notes"]))
+        num_images, *paths = about["labels"]
+        labels = LabelSearch(num_images, *map(tuple, paths))
+        return IndexReport(index, problems, tuple(about["notes"]), labels)
     except (OSError, ValueError, KeyError, TypeError):
         return None  # none yet, or not written by this version: read anew and written over
 
@@ -88,6 +90,7 @@ def store(
         "characters_of_file_name": width,
         "problems": [{**asdict(problem), "file": str(problem.file)} for problem in report.problems],
         "notes": report.notes,
+        "labels": astuple(report.labels),
     }
     columns = {name: getattr(index, name) for name in _COLUMNS}
     columns = {name: column for name, column in columns.items() if column is not None} | {

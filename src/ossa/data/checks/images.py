@@ -56,6 +56,7 @@ def read_images(
     indexes: Iterable[DatasetIndex],
     *,
     threads: int,
+    headers_only: bool = False,
     on_image: Callable[[int, int], None] | None = None,
 ) -> dict[str, ImageState]:
     """Returns the state of every image file by its path, also where it is in two splits.
@@ -63,6 +64,7 @@ def read_images(
     Args:
         indexes: of the splits.
         threads: that decode at the same time.
+        headers_only: look for what has another size than annotated, and no further.
         on_image: called with the number of images read and their total.
     """
     sizes_wh: dict[str, tuple[int, int]] = {}
@@ -73,7 +75,8 @@ def read_images(
     shared = {length for length, files in Counter(lengths.values()).items() if files > 1}
 
     def read(path: str) -> ImageState:
-        return _read_image(path, sizes_wh[path], hashed=lengths[path] in shared)
+        hashed = not headers_only and lengths[path] in shared
+        return _read_image(path, sizes_wh[path], hashed=hashed, decoded=not headers_only)
 
     states = {}
     pool = ThreadPoolExecutor(threads)
@@ -221,7 +224,7 @@ def with_boxes(index: DatasetIndex, position: int) -> Shown:
     return Shown(str(index.image_path(position)), tuple(boxes))
 
 
-def _read_image(path: str, size_wh: tuple[int, int], *, hashed: bool) -> ImageState:
+def _read_image(path: str, size_wh: tuple[int, int], *, hashed: bool, decoded: bool) -> ImageState:
     digest = None
     orientation = _UPRIGHT
     file = Path(path)
@@ -233,6 +236,8 @@ def _read_image(path: str, size_wh: tuple[int, int], *, hashed: bool) -> ImageSt
         if found_wh != tuple(size_wh):
             what = f"{found_wh[0]}x{found_wh[1]} pixels, annotated as {size_wh[0]}x{size_wh[1]}"
             return ImageState(ProblemKind.IMAGE_OTHER_SIZE, what, orientation, digest)
+        if not decoded:
+            return ImageState(None, "", _UPRIGHT, None)
         decode_image(file, reduce_to=_SMALLEST_DECODE, size_wh=size_wh)
     except (DataError, OSError) as error:
         if not os.path.isfile(path):

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ossa.data.decode import read_image_size
+from ossa.data.formats.text import numbered_lines
 from ossa.data.index import DatasetIndex
 from ossa.data.problems import ProblemKind, ProblemLog
 from ossa.data.sources import SourceLog
@@ -252,6 +253,58 @@ def names_in(folder: str | Path) -> list[str]:
         return os.listdir(folder)
     except OSError as error:
         _refuse_folder(error)
+
+
+class FileListing:
+    """Which files exist, from one listing a folder instead of one question a file."""
+
+    def __init__(self, sources: SourceLog) -> None:
+        self._sources = sources
+        self._names_of_folder: dict[str, frozenset[str]] = {}
+
+    def __contains__(self, path: object) -> bool:
+        folder, name = os.path.split(str(path))
+        if folder not in self._names_of_folder:
+            self._sources.add(folder)
+            listed = names_in(folder) if os.path.isdir(folder) else []
+            self._names_of_folder[folder] = frozenset(listed)
+        return name in self._names_of_folder[folder]
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Those asked for, in that order."""
+        return tuple(self._names_of_folder)
+
+
+def label_places(image: str) -> tuple[str, ...]:
+    """Returns where the txt file of an image may lie for YOLO, that which counts first."""
+    stem = os.path.splitext(image)[0]
+    before, folder, after = stem.rpartition(f"{os.sep}images{os.sep}")
+    labels = folder.replace("images", "labels")
+    return tuple(dict.fromkeys((f"{before}{labels}{after}.txt", f"{stem}.txt")))
+
+
+def label_file_of(
+    image: str, candidates: tuple[str, ...], present: FileListing, *, log: ProblemLog
+) -> Path | None:
+    """Returns the first of the candidates that is there, or None where none is.
+
+    Another one that is there, too, and says something else, is reported.
+    """
+    found = [file for file in candidates if file in present][:2]
+    if len(found) > 1 and not _same_content(found):
+        what = f"{found[1]} says something else of the same image"
+        kind = ProblemKind.LABELS_AT_TWO_PLACES
+        log.report(Path(found[0]), None, what, action="the other not read", kind=kind, image=image)
+    return Path(found[0]) if found else None
+
+
+def _same_content(files: list[str]) -> bool:
+    try:
+        first, second = ([text for _, text in numbered_lines(Path(file))] for file in files)
+    except (OSError, UnicodeDecodeError):  # reading the labels will say so
+        return True
+    return first == second
 
 
 def _refuse_folder(error: OSError) -> NoReturn:
