@@ -60,11 +60,6 @@ class DatasetIndex:
         """Returns (N,) the position of the image of every truth."""
         return np.repeat(np.arange(len(self)), np.diff(self.truth_offsets))
 
-    def training_truths(self, position: int) -> NDArray[np.int64]:
-        """Returns the rows that train: those of the image that are neither crowd nor difficult."""
-        rows = np.arange(self.truth_offsets[position], self.truth_offsets[position + 1])
-        return rows[~(self.crowd[rows] | self.difficult[rows])]
-
     def fingerprint(self) -> str:
         """Returns a sha256 over names, files, sizes and truths: what a run was trained on."""
         # Names of files need not be UTF-8: Python holds the odd bytes as lone surrogates.

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ossa.config import ModelConfig, RunConfig
+from ossa.config import ModelConfig, RunConfig, refuse_window
 from ossa.data.anchors import best_possible_recall, fit_anchors
 from ossa.data.caching.pixel_store import CachePlace, open_pixels
 from ossa.data.caching.pixels import PixelCache
@@ -67,7 +67,7 @@ def prepare(
     device: torch.device,
     watcher: Watcher,
     strict: bool = False,
-    cache: CachePlace | None = None,
+    cache: CachePlace = "none",
     processes: Processes = ALONE,
 ) -> Parts:
     """Reads the data, builds the detector and loads its initial weights.
@@ -75,6 +75,7 @@ def prepare(
     Raises:
         ConfigError, DataError, UnsupportedBackbone, CheckpointError: naming what does not fit.
     """
+    refuse_window(config.augment)
     train = read_split(config, "train", watcher=watcher, strict=strict, cache=cache)
     val = read_split(config, "val", watcher=watcher, strict=strict, cache=cache)
     train_index, val_index = train.index, val.index
@@ -203,7 +204,7 @@ def read_split(
     *,
     watcher: Watcher,
     strict: bool = False,
-    cache: CachePlace | None = None,
+    cache: CachePlace = "none",
 ) -> Split:
     """Returns the images of a split that can be decoded; of 'train' the fraction that trains.
 
@@ -211,18 +212,16 @@ def read_split(
     """
     description = read_description(config.data)
     report = read_index(description, split, strict=strict)
-    pixels = None
-    if cache is not None:
-        pixels = open_pixels(
-            report.index,
-            cache,
-            description=description,
-            split=split,
-            imgsz=config.train.imgsz,
-            reduced=split == "train",
-            listener=watcher,
-            strict=strict,
-        )
+    pixels = open_pixels(
+        report.index,
+        cache,
+        description=description,
+        split=split,
+        imgsz=config.train.imgsz,
+        reduced=split == "train",
+        listener=watcher,
+        strict=strict,
+    )
     known = None if pixels is None else pixels.faults()
     report = keep_decodable(report, strict=strict, known=known)
     for note in report.notes:
