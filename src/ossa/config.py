@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from ossa.errors import ConfigError, suggestion
 
@@ -121,15 +129,22 @@ class AugmentConfig(Section):
     plain_epochs: int = Field(default=0, ge=0)
     """The last epochs of a training, without mosaic and mixup."""
     mixup: float = Field(default=0.0, ge=0, le=1)
-    window: PositiveInt | None = 64
-    """Their partners come from so many images before, in the epoch's order, each decoded once for
-    all it is in; None: from all images, which are decoded anew for each."""
     translate: float = Field(default=0.1, ge=0, le=0.5)
     scale: float = Field(default=0.5, ge=0, lt=1)
     flip: float = Field(default=0.5, ge=0, le=1)
     hue: float = Field(default=0.015, ge=0, le=1)
     saturation: float = Field(default=0.7, ge=0, le=1)
     value: float = Field(default=0.4, ge=0, le=1)
+    window: PositiveInt | None = None
+    """Of earlier versions' runs alone, which drew the other images of mosaic and mixup from so many
+    images before; kept so that they are read, and are not taken for runs of today."""
+
+    @model_serializer(mode="wrap")
+    def _without_window(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        settings = dump(self)
+        if settings.get("window") is None:
+            settings.pop("window", None)
+        return settings
 
 
 class EvaluateConfig(Section):
@@ -263,6 +278,16 @@ def build_config(settings: Mapping[str, Any], *, where: str = "the settings") ->
     check_imgsz(config.train.imgsz, stride=max(config.model.strides))
     _refuse_what_would_be_ignored(config, where)
     return config
+
+
+def refuse_window(augment: AugmentConfig) -> None:
+    """Raises ConfigError for a setting of earlier versions, with which nothing is trained today."""
+    if augment.window is not None:
+        raise ConfigError(
+            f"expected no setting augment.window, found {augment.window}: it was removed, and the "
+            "other images of mosaic and mixup are drawn from the whole split; leave it out, or "
+            "start a new run instead of resuming this one"
+        )
 
 
 def check_imgsz(imgsz: int, *, stride: int) -> None:

@@ -50,7 +50,7 @@ def test_a_plan_as_json_has_a_row_a_run(ossa: Ossa, scenes: Path, tmp_path: Path
 
 def test_a_study_is_run_extended_and_told(ossa: Ossa, scenes: Path, tmp_path: Path) -> None:
     file = study_file(scenes, tmp_path)
-    finished = ossa("study", "run", file, "--data-root", scenes.parent, "--cache", "ram")
+    finished = ossa("study", "run", file, "--data-root", scenes.parent)
     assert finished.exit_code == 0, finished.stderr
     # Decoded here, once for all runs, which find the images in memory.
     assert "decoding 16 images of split 'train' at 64 px once, 0.2 MB in memory" in finished.stderr

@@ -106,7 +106,7 @@ def test_figures_can_be_left_out(ossa: Ossa, scenes: Path, tmp_path: Path) -> No
     assert again.exit_code == 0, again.stderr
 
 
-@pytest.mark.parametrize("place", ["disk", "ram"])
+@pytest.mark.parametrize("place", ["disk", "auto"])
 def test_a_cache_changes_no_bit_of_a_training_and_images_are_decoded_once(
     training: FinishedTraining,
     ossa: Ossa,

@@ -218,7 +218,6 @@ def test_voc_corners_count_from_one_and_include_the_last_pixel(tmp_path: Path) -
     assert report.index.boxes_xyxy.tolist() == [[0, 0, 100, 50], [10, 20, 20, 40]]
     assert report.index.labels.tolist() == [1, 0]
     assert report.index.difficult.tolist() == [False, True]
-    assert report.index.training_truths(0).tolist() == [0]
     assert report.problems == ()
 
 

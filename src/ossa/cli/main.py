@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from ossa import __version__
-from ossa.allocator import keep_freed_memory
+from ossa.allocator import keep_freed_memory, wait_passively
 from ossa.errors import OssaError, RunFailed
 from ossa.escaping import print_line
 
@@ -124,6 +124,7 @@ for _group, (_help, _modules) in _GROUPS.items():
 
 def main() -> None:
     """Runs the command of `sys.argv` and ends the process with its exit code."""
+    wait_passively()
     keep_freed_memory()
     with tempfile.TemporaryDirectory(prefix="ossa-") as cache:
         # matplotlib would keep a cache of fonts in the user's home; a command leaves nothing there.

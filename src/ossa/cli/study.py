@@ -268,7 +268,7 @@ def _images_kept(
 
     runs = [state.run for state in states if not state.finished]
     # On machines of a cluster the first run there decodes what all need.
-    if executor.cache is None or executor.kind != "local":
+    if executor.kind != "local":
         return nullcontext()
     splits = ("train", "val", study.study.reported.split)
     return images_kept(runs, executor.cache, splits=splits, watcher=watcher)

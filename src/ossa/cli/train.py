@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _TRACKING = {"track", "track_weights", "track_project"}
 _WITH_RESUME = {
-    *("resume", "device", "workers", "cache", "save_minutes", "no_figures", "as_json"),
+    *("resume", "device", "workers", "threads", "cache", "save_minutes", "no_figures", "as_json"),
     *_TRACKING,
 }
 
@@ -68,6 +68,7 @@ def train(
     exist_ok: opt.ExistOk = False,
     device: options.Device = None,
     workers: options.Workers = None,
+    threads: options.Threads = None,
     cache: options.Cache = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -89,6 +90,7 @@ def train(
 
     # So many options are told apart by a table of their names, not one by one.
     given = {key: value for key, value in call.params.items() if _was_given(value)}
+    options.set_threads(threads)
     with joined_processes(options.choose_device(given.get("device"))) as processes:
         record, folder = (_start if resume is None else _resume)(given, processes)
         if processes.is_first:
@@ -183,8 +185,8 @@ def _machine(given: Mapping[str, Any]) -> dict[str, Any]:
 
     device = device_of_process(options.choose_device(given.get("device")))
     workers = options.choose_workers(given.get("workers"), device=device)
-    machine = {"device": device, "workers": workers}
-    return machine | {key: given[key] for key in ("cache", "save_minutes") if key in given}
+    machine = {"device": device, "workers": workers, "cache": given.get("cache", "auto")}
+    return machine | {key: given[key] for key in ("save_minutes",) if key in given}
 
 
 def _trackers(given: Mapping[str, Any]) -> "list[Tracker]":

@@ -4,7 +4,7 @@ import gzip
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -14,6 +14,7 @@ from ossa.errors import ConfigError
 
 if TYPE_CHECKING:
     from ossa.cli.val_sources import Scored
+    from ossa.data.caching.pixel_store import CachePlace
 
 _USUAL_IMGSZ = 640
 """Side of the network's input that a report takes for predictions of an unknown network."""
@@ -26,6 +27,7 @@ _OF_A_DETECTOR = (
     "save_predictions",
     "device",
     "workers",
+    "threads",
     "cache",
 )
 """Arguments that mean nothing where the detections are there already."""
@@ -127,6 +129,7 @@ def val(
     ] = None,
     device: options.Device = None,
     workers: options.Workers = None,
+    threads: options.Threads = None,
     cache: options.Cache = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -164,6 +167,7 @@ def val(
                 console=console,
             )
         elif weights is not None:
+            options.set_threads(threads)
             device = options.choose_device_for(weights, device)
             scored = run_detector(
                 *(weights, data, split),
@@ -172,7 +176,7 @@ def val(
                 settings={"confidence": conf, "nms_iou": iou, "max_detections": max_det},
                 device=device,
                 workers=options.choose_workers(workers, device=device),
-                cache=cache,
+                cache=cast("CachePlace", cache or "auto"),
                 console=console,
             )
         else:

@@ -56,7 +56,7 @@ def run_detector(
     settings: Mapping[str, Any],
     device: str,
     workers: int,
-    cache: "CachePlace | None",
+    cache: "CachePlace",
     console: "Console",
 ) -> Scored:
     """Returns what a checkpoint or an exported file finds in a split, scored.
@@ -228,7 +228,7 @@ def _read_split(
     *,
     check: Callable[["DatasetIndex"], object] = lambda index: None,
     imgsz: int = 0,
-    cache: "CachePlace | None" = None,
+    cache: "CachePlace" = "none",
 ) -> "Split":
     """Returns the images that can be decoded, with objects to be found.
 
@@ -248,18 +248,16 @@ def _read_split(
     description = read_description(data)
     report = read_index(description, split)
     check(report.index)
-    pixels = known = None
-    if cache is not None:
-        pixels = open_pixels(
-            report.index,
-            cache,
-            description=description,
-            split=split,
-            imgsz=imgsz,
-            reduced=False,
-            listener=console,
-        )
-        known = pixels.faults()
+    pixels = open_pixels(
+        report.index,
+        cache,
+        description=description,
+        split=split,
+        imgsz=imgsz,
+        reduced=False,
+        listener=console,
+    )
+    known = None if pixels is None else pixels.faults()
     with console.progress("checking images") as on_image:
         report = keep_decodable(report, known=known, on_image=on_image)
     console.faults(report)

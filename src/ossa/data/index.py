@@ -73,11 +73,6 @@ class DatasetIndex:
         """(N,) which truths train and are scored: those that are neither crowd nor difficult."""
         return ~(self.crowd | self.difficult)
 
-    def training_truths(self, position: int) -> NDArray[np.int64]:
-        """Returns the rows that train: those of the image that are neither crowd nor difficult."""
-        rows = np.arange(self.truth_offsets[position], self.truth_offsets[position + 1])
-        return rows[~(self.crowd[rows] | self.difficult[rows])]
-
     def fingerprint(self) -> str:
         """Returns a sha256 over names, files, sizes and truths: what a run was trained on."""
         # Names of files need not be UTF-8: Python holds the odd bytes as lone surrogates.

@@ -78,8 +78,9 @@ class ExecutorConfig(Section):
     """cpu, cuda or the number of a GPU; local: a comma between several. The GPUs there are."""
     workers: NonNegativeInt | None = None
     """Processes of each run that load images."""
-    cache: Literal["ram", "disk"] | None = None
-    """Where images are kept decoded for all runs: in memory, or in the user's cache folder."""
+    cache: Literal["auto", "disk", "none"] = "auto"
+    """Where images are kept decoded for all runs: auto in memory while they fit, disk in the user's
+    cache folder."""
     threads: PositiveInt | None = None
     """Threads of each run; the processors divided by `jobs`."""
     address: str | None = None
@@ -94,6 +95,13 @@ class ExecutorConfig(Section):
     """slurm: the time limit of a job; a run that needs longer is resumed in another."""
     requeues: NonNegativeInt = 5
     """ray, slurm: how often a run that lost its machine is resumed elsewhere."""
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, value: Any) -> Any:
+        if value == "ram":
+            raise ValueError("expected auto, disk or none; what was ram is auto")
+        return "auto" if value is None else value
 
 
 class StudyConfig(Section):

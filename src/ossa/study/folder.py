@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import yaml
 
-from ossa.config import build_config, merge, settings_digest
+from ossa.config import build_config, merge, refuse_window, settings_digest
 from ossa.errors import ConfigError, DataError
 from ossa.escaping import print_line
 from ossa.files import sha256_of, write_json_atomically, write_text_atomically
@@ -189,6 +189,8 @@ def create_study(
         return there
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ConfigError(f"expected a new or empty folder or a study, found {path} in use")
+    for run in plan.runs:
+        refuse_window(run.config.augment)
     (path / RUNS_FOLDER).mkdir(parents=True, exist_ok=True)
     places = {"data": str(data.resolve()), "weights": str(weights_folder.resolve())}
     _write(file, study, places)

@@ -41,7 +41,7 @@ def write_reported(
     *,
     device: str,
     workers: int,
-    cache: CachePlace | None = None,
+    cache: CachePlace = "none",
 ) -> None:
     """Scores the weights of a finished run on the split and writes metrics and detections.
 

@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ossa.data.caching.pixel_store import CachePlace
 from ossa.errors import OssaError
@@ -50,7 +50,7 @@ def train_run(
     reported: Reported,
     device: str,
     workers: int,
-    cache: CachePlace | None = None,
+    cache: CachePlace = "auto",
 ) -> int:
     """Trains a run from where it is to its end and returns the exit code of its process."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--cache", choices=["ram", "disk"])
+    parser.add_argument("--cache", choices=get_args(CachePlace), default="auto")
     parser.add_argument("--parent", type=int, help="stop when this process is gone")
     options = parser.parse_args(arguments)
     if options.parent is not None:

@@ -43,7 +43,7 @@ def train(
     *,
     device: torch.device | str = "cpu",
     workers: int = 0,
-    cache: CachePlace | None = None,
+    cache: CachePlace = "none",
     resume: bool = False,
     strict: bool = False,
     allow_unlabeled: bool = False,
@@ -58,7 +58,8 @@ def train(
         folder: of the run; must exist, and be empty unless `resume`.
         device: 'cpu', 'cuda', 'cuda:1', ...
         workers: processes that load images; they change the speed, never the result.
-        cache: where images are kept decoded, 'ram' or 'disk'; changes the speed, never the result.
+        cache: where images are kept decoded, 'auto' (in memory, while they fit), 'disk' or 'none';
+            changes the speed, never the result.
         resume: go on from the state in `folder`.
         strict: stop at the first fault of the data instead of leaving it out.
         allow_unlabeled: train where more than half of the training images have no label, too; a run

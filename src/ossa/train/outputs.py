@@ -9,14 +9,14 @@ from typing import Any
 
 import yaml
 
-from ossa.config import RunConfig, build_config, merge
+from ossa.config import RunConfig, build_config
 from ossa.data.index import DatasetIndex
 from ossa.errors import ConfigError
 from ossa.evaluate.coco import detections_as_coco_results
 from ossa.files import TEMPORARY_FILES, sha256_of, write_atomically, write_text_atomically
 from ossa.models.detector import Detector
 from ossa.models.weights import save_checkpoint
-from ossa.train.record import RECORD_FILE, SETTINGS_BEFORE, write_record
+from ossa.train.record import RECORD_FILE, write_record
 from ossa.types import Detections, Record
 
 CONFIG_FILE = "config.yaml"
@@ -132,8 +132,7 @@ def read_config(folder: Path) -> RunConfig:
         settings = yaml.safe_load(file.read_text())
     except yaml.YAMLError as problem:
         raise ConfigError(f"{file} is not YAML: {' '.join(str(problem).split())}") from None
-    # All settings that there were at the time are in it.
-    return build_config(merge(SETTINGS_BEFORE, settings), where=str(file))
+    return build_config(settings, where=str(file))
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

@@ -11,18 +11,12 @@ import cv2
 import timm
 import torch
 
-from ossa.config import merge, settings_digest
 from ossa.errors import DataError
 from ossa.files import write_json_atomically
 from ossa.types import Record
 
 RECORD_SCHEMA = 2
 RECORD_FILE = "record.json"
-SETTINGS_BEFORE = {"augment": {"window": None}}
-"""What settings that are younger than some runs were for these, whatever is the default today.
-
-Schema 1 had no window: the partners of mosaic and mixup were drawn from all images.
-"""
 
 
 def write_record(record: Record, folder: Path) -> None:
@@ -47,17 +41,8 @@ def read_record(folder: Path) -> Record:
             f"{file} is a record of schema {schema}, this version reads 1 to {RECORD_SCHEMA}: "
             "update ossa"
         )
-    record = Record(**content)
-    return _from_schema_1(record) if schema == 1 else record
-
-
-def _from_schema_1(record: Record) -> Record:
-    """Returns a record of schema 2 with the settings that its run could not choose yet."""
-    config = merge(SETTINGS_BEFORE, record.config)
-    # A hash that was not that of the settings must not become it.
-    honest = record.config_hash == settings_digest(record.config)
-    config_hash = settings_digest(config) if honest else record.config_hash
-    return replace(record, schema=2, config=config, config_hash=config_hash)
+    # Settings that are younger than a record are by default what they were for its run.
+    return replace(Record(**content), schema=RECORD_SCHEMA)
 
 
 def environment() -> dict[str, str]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ossa.config import ModelConfig, RunConfig
+from ossa.config import ModelConfig, RunConfig, refuse_window
 from ossa.data.anchors import best_possible_recall, fit_anchors
 from ossa.data.caching.pixel_store import CachePlace, open_pixels
 from ossa.data.caching.pixels import PixelCache
@@ -75,7 +75,7 @@ def prepare(
     watcher: Watcher,
     strict: bool = False,
     allow_unlabeled: bool = False,
-    cache: CachePlace | None = None,
+    cache: CachePlace = "none",
     processes: Processes = ALONE,
 ) -> Parts:
     """Reads the data, builds the detector and loads its initial weights.
@@ -85,6 +85,7 @@ def prepare(
     Raises:
         ConfigError, DataError, UnsupportedBackbone, CheckpointError: naming what does not fit.
     """
+    refuse_window(config.augment)
     train, val = read_training_data(
         config, watcher=watcher, strict=strict, allow_unlabeled=allow_unlabeled, cache=cache
     )
@@ -138,7 +139,7 @@ def read_training_data(
     watcher: Watcher,
     strict: bool = False,
     allow_unlabeled: bool = False,
-    cache: CachePlace | None = None,
+    cache: CachePlace = "none",
 ) -> tuple["Split", "Split"]:
     """Returns train and val, of which every image can be decoded; tells what they lack.
 
@@ -264,7 +265,7 @@ def read_split(
     *,
     watcher: Watcher,
     strict: bool = False,
-    cache: CachePlace | None = None,
+    cache: CachePlace = "none",
     report: IndexReport | None = None,
 ) -> Split:
     """Returns the images of a split that can be decoded; of 'train' the fraction that trains.
@@ -274,18 +275,16 @@ def read_split(
     """
     description = read_description(config.data)
     report = report or read_index(description, split, strict=strict)
-    pixels = None
-    if cache is not None:
-        pixels = open_pixels(
-            report.index,
-            cache,
-            description=description,
-            split=split,
-            imgsz=config.train.imgsz,
-            reduced=split == "train",
-            listener=watcher,
-            strict=strict,
-        )
+    pixels = open_pixels(
+        report.index,
+        cache,
+        description=description,
+        split=split,
+        imgsz=config.train.imgsz,
+        reduced=split == "train",
+        listener=watcher,
+        strict=strict,
+    )
     known = None if pixels is None else pixels.faults()
     report = keep_decodable(report, strict=strict, known=known)
     for note in report.notes:
