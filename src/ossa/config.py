@@ -13,9 +13,11 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
-from ossa.errors import ConfigError, suggestion
+from ossa.errors import ConfigError, legible, suggestion
 
 Settings = TypeVar("Settings", bound=BaseModel)
+_SHOWN = 120
+"""Characters of a value or a message that an error shows."""
 
 
 class Section(BaseModel):
@@ -284,7 +286,7 @@ def validated(schema: type[Settings], settings: Mapping[str, Any], *, where: str
     try:
         return schema.model_validate(settings)
     except ValidationError as problems:
-        raise ConfigError(f"{where}: {_first_problem(problems, schema)}") from None
+        raise ConfigError(f"{where}: {first_problem(problems, schema)}") from None
 
 
 def _refuse_what_would_be_ignored(config: RunConfig, where: str) -> None:
@@ -315,14 +317,24 @@ def _refuse_what_would_be_ignored(config: RunConfig, where: str) -> None:
             raise ConfigError(f"{where}: {fault}")
 
 
-def _first_problem(problems: ValidationError, schema: type[BaseModel]) -> str:
-    problem = problems.errors()[0]
+def first_problem(problems: ValidationError, schema: type[BaseModel]) -> str:
+    """Returns which key is wrong, in which way, and the beginning of what was found there."""
+    problem = problems.errors(include_url=False)[0]
     path = [str(part) for part in problem["loc"]]
-    key = ".".join(path)
+    key = legible(".".join(path))
     if problem["type"] == "extra_forbidden":
         known = [name for name, _ in _fields_of_section(schema, path[:-1])]
         return f"there is no setting {key!r}.{suggestion(path[-1], known)}"
-    return f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {problem['input']!r}"
+    message = legible(problem["msg"], _SHOWN)
+    return f"{key}: {message[0].lower()}{message[1:]}, found {_shown(problem['input'])}"
+
+
+def _shown(value: Any) -> str:
+    """Returns how a value is written, a long one shortened."""
+    try:
+        return legible(repr(value), _SHOWN)
+    except (RecursionError, ValueError):  # ValueError: an integer of thousands of digits
+        return f"a {type(value).__name__} that is too large to be shown"
 
 
 def _fields_of_section(schema: type[BaseModel], path: list[str]) -> Iterable[tuple[str, Any]]:

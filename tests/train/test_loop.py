@@ -418,7 +418,7 @@ def as_schema_1_had_it(run: Path, folder: Path) -> dict[str, Any]:
 def test_runs_of_schema_1_drew_their_partners_from_anywhere(uninterrupted: Path, tmp_path: Path):
     as_schema_1_had_it(uninterrupted, tmp_path)
     record, today = read_record(tmp_path), read_record(uninterrupted)
-    assert (record.schema, today.schema) == (2, 2)
+    assert (record.schema, today.schema) == (3, 3)
     assert (record.config["augment"]["window"], today.config["augment"]["window"]) == (None, 64)
     assert record.config_hash == settings_digest(record.config) != today.config_hash
     assert build_config(record.config) == read_config(tmp_path) != read_config(uninterrupted)

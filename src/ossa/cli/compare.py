@@ -155,7 +155,7 @@ def _read_index(
     console: "Console",
 ) -> "DatasetIndex":
     """Returns the images and objects that all models were scored on."""
-    from ossa.train.finished import FinishedRun
+    from ossa.train.finished import FinishedRun, same_images
 
     everything = [source for model in sources for source in model]
     runs = [source for source in everything if isinstance(source, FinishedRun)]
@@ -172,6 +172,11 @@ def _read_index(
     fingerprint = index.fingerprint()
     for run in runs:
         if run.val_fingerprint == fingerprint:
+            if not same_images(run.val_images, first.val_images):
+                raise DataError(
+                    "expected models scored on the same images, found that the files held other "
+                    f"pixels for {run.folder} than for {first.folder}: train one of them anew"
+                )
             continue
         if run is first or data is not None:
             raise DataError(

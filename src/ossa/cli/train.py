@@ -257,7 +257,7 @@ def _row(record: "Record", folder: Path) -> dict[str, Any]:
     from ossa.train.outputs import read_log
 
     last, best = record.metrics.get("last", {}), record.metrics.get("best", {})
-    images = sum(row["images"] for row in read_log(folder))
+    images = sum(row.get("images") or 0 for row in read_log(folder))
     seconds = record.times["train"]
     return row_of(
         {
