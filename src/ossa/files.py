@@ -24,7 +24,7 @@ _LOCK, _OWNER = ".lock", ".lock-owner"
 _LOCK_SECONDS = 0.5
 """So long a lock is tried for: whoever only asks whether it is held has it for an instant."""
 _LARGEST = 16 * 2**20
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def sha256_of(path: Path | str) -> str:
@@ -192,6 +192,10 @@ def new_folder(path: Path | str) -> Path:
     path = Path(path)
     numbered = (Path(f"{path}-{number}") for number in itertools.count(2))
     with _os_errors_told(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:  # a file, or a link to nothing
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
         return next(folder for folder in itertools.chain([path], numbered) if _claim(folder))
 
 
@@ -248,7 +252,7 @@ def _os_errors_told(path: Path) -> Iterator[None]:
             raise
         advice = (
             "free some space and start again (a training continues with --resume)"
-            if cause.errno in _NO_SPACE
+            if cause.errno in NO_SPACE
             else "choose a folder that can be written"
         )
         raise CheckpointError(

@@ -52,7 +52,10 @@ def compare(
         ),
     ] = "ap,ap50,ap75",
     resamples: Annotated[
-        int, typer.Option(min=100, metavar="N", help="How often the images are drawn anew.")
+        int,
+        typer.Option(
+            min=100, max=100_000, metavar="N", help="How often the images are drawn anew."
+        ),
     ] = 2000,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of these draws.")] = 0,
     as_json: options.AsJson = False,

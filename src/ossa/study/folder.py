@@ -28,7 +28,7 @@ from ossa.study.config import Reported, StudyConfig, check_study
 from ossa.study.plan import Plan, PlannedRun, make_plan
 from ossa.study.reported import is_reported
 from ossa.train.checkpoint import STATE_FILE
-from ossa.train.finished import why_not_of
+from ossa.train.finished import what_is_missing, why_not_of
 from ossa.train.outputs import LOG_FILE, read_log
 from ossa.train.record import RECORD_FILE, read_record
 from ossa.types import Record
@@ -39,7 +39,6 @@ MEASUREMENTS_FILE = "measurements.json"
 WORKER_LOG = "worker.log"
 FAILURE_FILE = "failure.json"
 _PROGRESS_FILE = "progress.json"
-_COSTS = ("params", "flops", "macs")
 
 State = Literal["done", "failed", "running", "interrupted", "waiting", "foreign"]
 
@@ -115,12 +114,8 @@ def _recorded(run: PlannedRun, folder: Path, reported: Reported, epochs: int) ->
 
 def _why_foreign(run: PlannedRun, folder: Path, record: Record) -> str | None:
     """Returns in which way a record is not one of this run, or None."""
-    if why := why_not_of(record, run.config):
+    if why := why_not_of(record, run.config) or what_is_missing(record):
         return f"{folder / RECORD_FILE} {why}"
-    missing = [key for key in _COSTS if key not in record.cost]
-    missing += [key for key in ("train", "evaluate") if key not in record.times]
-    if record.status == "done" and (missing or "ap" not in record.metrics.get("last", {})):
-        return f"{folder / RECORD_FILE} lacks {', '.join(missing) or 'the last metrics'}"
     for name, digest in record.files.items():
         file = folder / name
         if not file.is_file():
@@ -132,6 +127,7 @@ def _why_foreign(run: PlannedRun, folder: Path, record: Record) -> str | None:
 
 def write_failure(folder: Path, reason: str) -> None:
     """Says why a run failed that has no record."""
+    folder.mkdir(parents=True, exist_ok=True)  # its process may not have come so far
     write_json_atomically(folder / FAILURE_FILE, {"reason": reason})
 
 

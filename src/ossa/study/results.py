@@ -5,7 +5,7 @@ foreign has no value anywhere; nothing is filled in.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ossa.data.index import DatasetIndex
 from ossa.errors import DataError, OssaError
+from ossa.evaluate.metrics import Metrics
 from ossa.evaluate.values import Values
 from ossa.study.config import StudyConfig
 from ossa.study.folder import RunState, StudyFolder, read_measurements
@@ -189,9 +190,9 @@ def _read_run(
     assert record is not None
     log = read_log(state.folder)
     samples = samples_of(state.folder / detections_file(reported), index)
-    metrics = {
-        key: value for key, value in read_reported(state.folder, reported).items() if key != "epoch"
-    }
+    recorded = read_reported(state.folder, reported)
+    metrics = {field.name: recorded.get(field.name) for field in fields(Metrics)}
+    del metrics["per_class"]
     _check_recomputed(metrics, samples, state.folder)
     precision, recall = metrics.get("precision"), metrics.get("recall")
     measured = measurements.get("models", {}).get(run.model, {})

@@ -97,6 +97,26 @@ def why_not_of(record: Record, config: RunConfig) -> str | None:
     return None
 
 
+def what_is_missing(record: Record) -> str | None:
+    """Returns 'lacks ...' of what the record of a run that is done must have, or None."""
+    if record.status != "done":
+        return None
+    needed = {
+        "cost": (record.cost, ("params", "flops", "macs")),
+        "times": (record.times, ("train", "evaluate")),
+        "metrics": (record.metrics, ("last", "best")),
+        "metrics.last": (record.metrics.get("last", {}), ("epoch", "ap", "ap50")),
+        "metrics.best": (record.metrics.get("best", {}), ("epoch", "ap", "ap50")),
+    }
+    missing = (
+        f"lacks {name}.{key}"
+        for name, (of, keys) in needed.items()
+        for key in keys
+        if key not in of
+    )
+    return next(missing, None)
+
+
 def same_images(fingerprint: str | None, other: str | None) -> bool:
     """Returns whether images held the same for two runs, as far as is known of both."""
     return fingerprint is None or other is None or fingerprint == other

@@ -137,7 +137,7 @@ def read_config(folder: Path) -> RunConfig:
     if not file.is_file():
         raise ConfigError(f"expected a run to resume in {folder}, found no {CONFIG_FILE} there")
     try:
-        settings = yaml.safe_load(file.read_text())
+        settings = yaml.safe_load(read_small_file(file, what="the settings of a run"))
     except yaml.YAMLError as problem:
         raise ConfigError(f"{file} is not YAML: {' '.join(str(problem).split())}") from None
     if not isinstance(settings, dict):
