@@ -201,3 +201,10 @@ def test_a_large_file_is_hashed_like_its_bytes(tmp_path: Path):
     content = bytes(range(256)) * 4096
     write_atomically(tmp_path / "large", content)
     assert sha256_of(tmp_path / "large") == hashlib.sha256(content).hexdigest()
+
+
+def test_a_link_to_nothing_is_no_place_for_a_folder(tmp_path: Path):
+    (tmp_path / "link").symlink_to("nothing")
+    for path in (tmp_path / "link" / "run", tmp_path / "link" / "deeper" / "run"):
+        with pytest.raises(CheckpointError, match="not a directory"):
+            new_folder(path)

@@ -18,18 +18,32 @@ from pydantic import (
     PositiveInt,
     SerializerFunctionWrapHandler,
     ValidationError,
+    field_validator,
     model_serializer,
 )
 
-from ossa.errors import ConfigError, suggestion
+from ossa.errors import ConfigError, legible, suggestion
 
 Settings = TypeVar("Settings", bound=BaseModel)
+LARGEST_IMGSZ = 16_384
+"""Pixels; an image of this side takes 3 GB as floats."""
+_LARGEST_INTEGER = 2**53
+_SHOWN = 120
+"""Characters of a value or a message that an error shows."""
 
 
 class Section(BaseModel):
     """Settings that belong together; a key that is not among them is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _refuse_huge_integers(cls, value: Any) -> Any:
+        """What torch and NumPy count by has 64 bits."""
+        if isinstance(value, int) and abs(value) > _LARGEST_INTEGER:
+            raise ValueError(f"expected an integer of at most {_LARGEST_INTEGER}")
+        return value
 
 
 class ModelConfig(Section):
@@ -61,10 +75,10 @@ class ModelConfig(Section):
 class TrainConfig(Section):
     """Optimisation. The defaults are YOLOv5's."""
 
-    epochs: int = Field(default=300, ge=1)
-    imgsz: int = Field(default=640, ge=32)
+    epochs: int = Field(default=300, ge=1, le=1_000_000)
+    imgsz: int = Field(default=640, ge=32, le=LARGEST_IMGSZ)
     """Side of the square network input in pixels; a multiple of the largest stride."""
-    batch: int = Field(default=16, ge=1)
+    batch: int = Field(default=16, ge=1, le=65_536)
     nominal_batch: int = Field(default=64, ge=1)
     """Gradients are accumulated until about so many images were seen."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -291,7 +305,11 @@ def refuse_window(augment: AugmentConfig) -> None:
 
 
 def check_imgsz(imgsz: int, *, stride: int) -> None:
-    """Raises ConfigError unless a side in pixels is a multiple of the largest stride."""
+    """Raises ConfigError unless a side is a multiple of the largest stride, and not too large."""
+    if imgsz > LARGEST_IMGSZ:
+        raise ConfigError(
+            f"imgsz: expected at most {LARGEST_IMGSZ} pixels, found {legible(str(imgsz), 40)}"
+        )
     if imgsz < stride or imgsz % stride:
         below = max(imgsz // stride, 1) * stride
         raise ConfigError(
@@ -309,7 +327,7 @@ def validated(schema: type[Settings], settings: Mapping[str, Any], *, where: str
     try:
         return schema.model_validate(settings)
     except ValidationError as problems:
-        raise ConfigError(f"{where}: {_first_problem(problems, schema)}") from None
+        raise ConfigError(f"{where}: {first_problem(problems, schema)}") from None
 
 
 def _refuse_what_would_be_ignored(config: RunConfig, where: str) -> None:
@@ -340,14 +358,24 @@ def _refuse_what_would_be_ignored(config: RunConfig, where: str) -> None:
             raise ConfigError(f"{where}: {fault}")
 
 
-def _first_problem(problems: ValidationError, schema: type[BaseModel]) -> str:
-    problem = problems.errors()[0]
+def first_problem(problems: ValidationError, schema: type[BaseModel]) -> str:
+    """Returns which key is wrong, in which way, and the beginning of what was found there."""
+    problem = problems.errors(include_url=False)[0]
     path = [str(part) for part in problem["loc"]]
-    key = ".".join(path)
+    key = legible(".".join(path))
     if problem["type"] == "extra_forbidden":
         known = [name for name, _ in _fields_of_section(schema, path[:-1])]
-        return f"there is no setting {key!r}.{suggestion(path[-1], known)}"
-    return f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {problem['input']!r}"
+        return f"there is no setting '{key}'.{suggestion(path[-1], known)}"
+    message = legible(problem["msg"], _SHOWN)
+    return f"{key}: {message[0].lower()}{message[1:]}, found {_shown(problem['input'])}"
+
+
+def _shown(value: Any) -> str:
+    """Returns how a value is written, a long one shortened."""
+    try:
+        return legible(repr(value), _SHOWN)
+    except (RecursionError, ValueError):  # ValueError: an integer of thousands of digits
+        return f"a {type(value).__name__} that is too large to be shown"
 
 
 def _fields_of_section(schema: type[BaseModel], path: list[str]) -> Iterable[tuple[str, Any]]:

@@ -8,16 +8,24 @@ import json
 import math
 import os
 import secrets
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ossa.errors import CheckpointError
+from pydantic_core import from_json
+
+from ossa.errors import CheckpointError, ConfigError, DataError, legible
 
 TEMPORARY_FILES = ".*.tmp"
 """Pattern of what `write_atomically` leaves behind in a folder where it is killed."""
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CLAIM = ".claimed"
+_LOCK, _OWNER = ".lock", ".lock-owner"
+_LOCK_SECONDS = 0.5
+"""So long a lock is tried for: whoever only asks whether it is held has it for an instant."""
+_LARGEST = 16 * 2**20
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def sha256_of(path: Path | str) -> str:
@@ -75,6 +83,103 @@ def write_json_atomically(path: Path | str, value: Any) -> None:
     write_text_atomically(path, text + "\n")
 
 
+def read_small_file(file: Path, *, what: str) -> bytes:
+    """Returns what a file holds.
+
+    Args:
+        file: of at most 16 MB.
+        what: it is, for the message, such as 'the record of a run'.
+
+    Raises:
+        DataError: there is no such regular file, or it is too large.
+    """
+    try:
+        if not file.is_file():
+            raise DataError(f"expected {what} at {file}, found none")
+        if (size := file.stat().st_size) > _LARGEST:
+            raise DataError(f"{file}: expected {what} of at most 16 MB, found {size:,} bytes")
+        return file.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: no path can have such characters
+        raise DataError(f"expected {what} at {file}, could not read it: {error}") from None
+
+
+def read_json_object(file: Path, *, what: str) -> dict[str, Any]:
+    """Returns the object that a JSON file holds.
+
+    Raises:
+        DataError: as `read_small_file`, or it holds no JSON object.
+    """
+    try:
+        content = from_json(read_small_file(file, what=what))
+    except ValueError as problem:
+        raise DataError(f"{file} is damaged: expected {what} in JSON, {problem}") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{file} is damaged: expected {what}, found no JSON object")
+    return content
+
+
+@contextmanager
+def held(folder: Path, *, on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Holds a folder for this process until the end of the `with`, or of the process.
+
+    The lock is the system's (`flock`): whatever ends its owner, SIGKILL included, releases it, and
+    on NFS it holds between machines. Where a file system has no locks, `filelock` uses a file with
+    host and process number instead. A process may hold a folder twice.
+
+    Args:
+        folder: that exists.
+        on_wait: is told who holds the folder, which is then waited for.
+
+    Raises:
+        ConfigError: another process holds the folder, and `on_wait` is not given.
+        CheckpointError: the folder cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder.resolve() / _LOCK, is_singleton=True)
+    with _os_errors_told(folder / _LOCK):
+        try:
+            lock.acquire(timeout=_LOCK_SECONDS)
+        except Timeout:
+            if on_wait is None:
+                raise ConfigError(
+                    f"expected {folder} for this process alone, found it in use by "
+                    f"{_owner(folder)}: wait until that has ended, or stop it"
+                ) from None
+            on_wait(_owner(folder))
+            lock.acquire(poll_interval=_LOCK_SECONDS)
+    try:
+        with _os_errors_told(folder / _OWNER):
+            (folder / _OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        yield
+    finally:
+        if lock.lock_counter == 1:
+            with suppress(OSError):
+                (folder / _OWNER).unlink(missing_ok=True)
+        lock.release()
+
+
+def is_held(folder: Path) -> bool:
+    """Returns whether a process holds the folder."""
+    from filelock import FileLock, Timeout
+
+    if not (folder / _LOCK).is_file():
+        return False
+    try:
+        FileLock(folder.resolve() / _LOCK).acquire(timeout=_LOCK_SECONDS / 2).lock.release()
+    except Timeout:
+        return True
+    except OSError:  # of somebody else, not to be written here: a killed owner's word stays
+        return (folder / _OWNER).exists()
+    return False
+
+
+def _owner(folder: Path) -> str:
+    with suppress(OSError, ValueError):
+        return legible((folder / _OWNER).read_text())
+    return "another process"
+
+
 def new_folder(path: Path | str) -> Path:
     """Returns a folder that is this process's alone: `path`, or the first free of path-2, path-3...
 
@@ -87,6 +192,10 @@ def new_folder(path: Path | str) -> Path:
     path = Path(path)
     numbered = (Path(f"{path}-{number}") for number in itertools.count(2))
     with _os_errors_told(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:  # a file, or a link to nothing
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
         return next(folder for folder in itertools.chain([path], numbered) if _claim(folder))
 
 
@@ -144,7 +253,7 @@ def _os_errors_told(path: Path) -> Iterator[None]:
             raise
         advice = (
             "free some space and start again (a training continues with --resume)"
-            if cause.errno in _NO_SPACE
+            if cause.errno in NO_SPACE
             else "choose a folder that can be written"
         )
         raise CheckpointError(

@@ -180,3 +180,5 @@ class Record:
     data_fingerprint: str
     files: dict[str, str] = field(default_factory=dict)
     """sha256 of what lies beside the record: the epoch log, the compressed detections on val."""
+    image_fingerprint: str | None = None
+    """sha256 of what the image files of both splits held; None in records of before schema 3."""

@@ -66,7 +66,7 @@ def test_a_training_writes_its_folder_and_one_json_object(training: FinishedTrai
         *("config.yaml", "log.jsonl", "record.json", "val-detections.json.gz"),
         *("last.safetensors", "best.safetensors", "last.state.pt"),
     }
-    assert not list(training.folder.glob(".*"))
+    assert [file.name for file in training.folder.glob(".*")] == [".lock"]
 
 
 def test_images_per_second_are_those_of_the_training_split(training: FinishedTraining) -> None:

@@ -53,7 +53,10 @@ def compare(
         ),
     ] = "ap,ap50,ap75",
     resamples: Annotated[
-        int, typer.Option(min=100, metavar="N", help="How often the images are drawn anew.")
+        int,
+        typer.Option(
+            min=100, max=100_000, metavar="N", help="How often the images are drawn anew."
+        ),
     ] = 2000,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of these draws.")] = 0,
     as_json: options.AsJson = False,
@@ -158,7 +161,7 @@ def _read_index(
     """Returns the images and objects that all models were scored on."""
     from ossa.data.description import read_description
     from ossa.data.reading import read_index
-    from ossa.train.finished import FinishedRun
+    from ossa.train.finished import FinishedRun, same_images
 
     everything = [source for model in sources for source in model]
     runs = [source for source in everything if isinstance(source, FinishedRun)]
@@ -177,6 +180,11 @@ def _read_index(
     fingerprint = index.fingerprint()
     for run in runs:
         if run.val_fingerprint == fingerprint:
+            if not same_images(run.val_images, first.val_images):
+                raise DataError(
+                    "expected models scored on the same images, found that the files held other "
+                    f"pixels for {run.folder} than for {first.folder}: train one of them anew"
+                )
             continue
         if run is first or data is not None:
             raise DataError(

@@ -48,7 +48,9 @@ def export(
     ] = None,
     batch: Annotated[
         int,
-        typer.Option(*options.BATCH_NAMES, min=1, metavar="N", help="Images in one run."),
+        typer.Option(
+            *options.BATCH_NAMES, min=1, max=65_536, metavar="N", help="Images in one run."
+        ),
     ] = 1,
     dynamic: Annotated[
         Literal["none", "batch", "size", "all"],
@@ -94,6 +96,7 @@ def export(
         int | None,
         typer.Option(
             min=1,
+            max=100_000,
             help="With --nms: most detections of an image.",
             show_default="300",
             rich_help_panel=_NMS_PANEL,

@@ -36,6 +36,7 @@ Workers = Annotated[
     typer.Option(
         "--workers",
         min=0,
+        max=256,
         metavar="N",
         help="Processes that load images; they change the speed, never the result. "
         f"Half the processors for a GPU, at most {_MOST_WORKERS}; where the CPU itself computes, a "

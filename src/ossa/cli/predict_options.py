@@ -69,12 +69,15 @@ Classes = Annotated[
         show_default=False,
     ),
 ]
-MostDetections = Annotated[int, typer.Option(min=1, help="Most detections of an image.")]
+MostDetections = Annotated[
+    int, typer.Option(min=1, max=100_000, help="Most detections of an image.")
+]
 Batch = Annotated[
     int,
     typer.Option(
         *BATCH_NAMES,
         min=1,
+        max=65_536,
         help="Pictures that go through the network together, where their sizes allow it.",
     ),
 ]

@@ -12,7 +12,7 @@ import typer
 from ossa.cli import options
 from ossa.cli import train_options as opt
 from ossa.cli.train_settings import configuration
-from ossa.errors import ConfigError
+from ossa.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from ossa.train.distributed import Processes
@@ -130,6 +130,7 @@ def _start(given: Mapping[str, Any], processes: "Processes") -> tuple["Record", 
 
 def _resume(given: Mapping[str, Any], processes: "Processes") -> tuple["Record", Path]:
     """Goes on in the folder of a run; returns the record and the folder."""
+    from ossa.train.finished import what_is_missing, why_not_of
     from ossa.train.loop import train as run_training
     from ossa.train.outputs import read_config
     from ossa.train.record import RECORD_FILE, read_record
@@ -146,6 +147,8 @@ def _resume(given: Mapping[str, Any], processes: "Processes") -> tuple["Record",
     with _watcher(folder, given, trackers, processes) as watcher:
         if (folder / RECORD_FILE).is_file():
             record = read_record(folder)
+            if why := what_is_missing(record) or why_not_of(record, config):
+                raise DataError(f"{folder / RECORD_FILE} {why}: remove it to go on with the run")
             if record.status == "done":
                 watcher.note(f"the run in {folder} is already done")
                 return record, folder
@@ -259,7 +262,7 @@ def _row(record: "Record", folder: Path) -> dict[str, Any]:
     from ossa.train.outputs import read_log
 
     last, best = record.metrics.get("last", {}), record.metrics.get("best", {})
-    images = sum(row["images"] for row in read_log(folder))
+    images = sum(row.get("images") or 0 for row in read_log(folder))
     seconds = record.times["train"]
     return row_of(
         {

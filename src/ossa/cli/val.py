@@ -88,7 +88,10 @@ def val(
         ),
     ] = None,
     batch: Annotated[
-        int, typer.Option(*options.BATCH_NAMES, min=1, metavar="N", help="Images in one forward.")
+        int,
+        typer.Option(
+            *options.BATCH_NAMES, min=1, max=65_536, metavar="N", help="Images in one forward."
+        ),
     ] = 16,
     conf: Annotated[
         float, typer.Option("--conf", "--conf-thres", help="Detections below it do not count.")

@@ -72,16 +72,16 @@ class ExecutorConfig(Section):
     """Where the runs of a study are computed; it changes nothing of what is."""
 
     kind: Literal["local", "ray", "slurm"] = "local"
-    jobs: PositiveInt | None = None
+    jobs: PositiveInt | None = Field(default=None, le=1024)
     """Runs at a time, on any executor. local: one a GPU, or one on the CPU."""
     device: str | None = None
     """cpu, cuda or the number of a GPU; local: a comma between several. The GPUs there are."""
-    workers: NonNegativeInt | None = None
+    workers: NonNegativeInt | None = Field(default=None, le=256)
     """Processes of each run that load images."""
     cache: Literal["auto", "disk", "none"] = "auto"
     """Where images are kept decoded for all runs: auto in memory while they fit, disk in the user's
     cache folder."""
-    threads: PositiveInt | None = None
+    threads: PositiveInt | None = Field(default=None, le=1024)
     """Threads of each run; the processors divided by `jobs`."""
     address: str | None = None
     """ray: of the cluster; None for one on this machine."""

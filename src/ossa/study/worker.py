@@ -20,10 +20,10 @@ from ossa.data.caching.pixel_store import CachePlace
 from ossa.errors import OssaError
 from ossa.escaping import print_line
 from ossa.evaluate.run import Evaluation
+from ossa.files import held
 from ossa.study.config import Reported
 from ossa.study.folder import (
     FAILURE_FILE,
-    locked,
     read_study_folder,
     write_failure,
     write_progress,
@@ -54,7 +54,7 @@ def train_run(
 ) -> int:
     """Trains a run from where it is to its end and returns the exit code of its process."""
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
+    with held(folder, on_wait=lambda owner: print_line(f"waiting for {owner}")):
         (folder / FAILURE_FILE).unlink(missing_ok=True)
         try:
             record = _finished(folder) or train(

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from ossa.config import ModelConfig, RunConfig, refuse_window
 from ossa.data.anchors import best_possible_recall, fit_anchors
+from ossa.data.caching.contents import content_fingerprint
 from ossa.data.caching.pixel_store import CachePlace, open_pixels
 from ossa.data.caching.pixels import PixelCache
 from ossa.data.check import (
@@ -66,6 +67,7 @@ class Parts:
     initial_weights: dict[str, Any]
     cost: dict[str, int]
     data_fingerprint: str
+    image_fingerprint: str
 
 
 def prepare(
@@ -130,6 +132,9 @@ def prepare(
         initial_weights=initial_weights,
         cost=cost,
         data_fingerprint=f"{train_index.fingerprint()}-{val_index.fingerprint()}",
+        image_fingerprint=processes.from_first(
+            lambda: f"{content_fingerprint(train_index)}-{content_fingerprint(val_index)}"
+        ),
     )
 
 
