@@ -18,6 +18,7 @@ from known_models import (
     write_picture,
     write_video,
 )
+from page_structure import HOSTILE, structure
 
 from ossa.app.desk import WELCOME, Choice, Desk
 from ossa.app.limits import Limits
@@ -178,3 +179,21 @@ def test_where_there_is_nothing_to_write_a_sentence_says_so(desk: Desk, tmp_path
     desk.take("anna", write_picture(tmp_path / "a.png"), BOTH)
     with pytest.raises(DataError, match="there is no video: drop one first"):
         desk.video("anna", BOTH, lambda *_: None)
+
+
+def test_no_name_is_more_than_text_on_the_page(tmp_path: Path) -> None:
+    def seen(texts: tuple[str, ...]) -> str:
+        models = [
+            known_model(text, [DOG], names=("b", texts[(number + 1) % len(texts)], "c"))
+            for number, text in enumerate(texts)
+        ]
+        desk = Desk(models, Sessions(tmp_path / "kept", Limits()))
+        file = write_picture(tmp_path / "a.png")
+        shown = desk.take("anna", file, Choice(texts, confidence=0.01, nms_iou=0.45))
+        return shown.pictures + shown.notes
+
+    plain = seen(tuple(f"model {number}" for number in range(len(HOSTILE))))
+    hostile = seen(HOSTILE)
+    assert structure(hostile) == structure(plain)
+    assert structure(hostile)[1] == []
+    assert structure(plain)[0]["figure"] == len(HOSTILE)

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
+from page_structure import HOSTILE, structure
 from PIL import Image
 from running import Ossa
 
@@ -193,3 +195,26 @@ def test_a_data_set_that_cannot_be_read_ends_with_2(ossa: Ossa, cells: Path) -> 
     result = ossa("data", "check", cells)
     assert result.exit_code == 2
     assert "found none that can be used" in result.stderr
+
+
+def test_no_name_of_a_class_or_file_is_more_than_text(ossa: Ossa, tmp_path: Path) -> None:
+    def check(names: tuple[str, ...], where: str) -> str:
+        for number, name in enumerate(names):
+            stem = name.replace("/", "|").replace("\x00", "")
+            image = tmp_path / where / "images/train" / f"{stem}.png"
+            label = tmp_path / where / "labels/train" / f"{stem}.txt"
+            for file in (image, label):
+                file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (64, 64)).save(image)
+            label.write_text(f"{number} 0.5 0.5 0.5 0.5\n{number} 0.5 0.5 0 0.5\n")
+        data = {"path": ".", "train": "images/train", "val": "images/train", "names": list(names)}
+        (tmp_path / where / "data.yaml").write_text(yaml.safe_dump(data))
+        result = ossa("data", "check", tmp_path / where, "--report", f"{where}-page")
+        assert result.exit_code == 1, result.stderr
+        assert "\x1b" not in result.stdout + result.stderr
+        return Path(f"{where}-page/index.html").read_text(encoding="utf-8")
+
+    plain = check(tuple(f"class {number}" for number in range(len(HOSTILE))), "plain")
+    hostile = check(tuple(name.replace("\x00", "") for name in HOSTILE), "hostile")
+    assert structure(hostile) == structure(plain)
+    assert structure(hostile)[1] == []

@@ -1,5 +1,7 @@
 """From files to RGB pixels: every kind of image, turned upright, or one clear sentence."""
 
+import struct
+import zlib
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 from dataset_files import gradient
 from PIL import Image, ImageOps
 
-from ossa.data.decode import decode_image, read_image_size
+from ossa.data.decode import count_pictures, decode_image, read_header, read_image_size
 from ossa.errors import DataError
 
 
@@ -211,3 +213,81 @@ def test_bytes_behind_the_end_of_a_jpeg_do_no_harm(tmp_path: Path) -> None:
     path = tmp_path / "long.jpg"
     path.write_bytes(encoded(Image.fromarray(RGB), "JPEG") + b"\0" * 100)
     assert decode_image(path).shape == (64, 96, 3)
+
+
+def _png_chunk(name: bytes, content: bytes) -> bytes:
+    checked = name + content
+    return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+
+def _png(width: int, height: int, *, ahead: bytes = b"", pixels: bytes | None = None) -> bytes:
+    rows = bytes(height * (1 + 3 * width)) if pixels is None else pixels
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"".join(
+        (
+            b"\x89PNG\r\n\x1a\n",
+            _png_chunk(b"IHDR", header),
+            ahead,
+            _png_chunk(b"IDAT", zlib.compress(rows)),
+            _png_chunk(b"IEND", b""),
+        )
+    )
+
+
+def test_a_png_of_more_chunks_than_any_needs_is_refused_from_its_header(tmp_path: Path) -> None:
+    (tmp_path / "good.png").write_bytes(_png(8, 8, ahead=_png_chunk(b"tEXt", b"a\0b") * 900))
+    assert decode_image(tmp_path / "good.png").shape == (8, 8, 3)
+    (tmp_path / "bad.png").write_bytes(_png(8, 8, ahead=_png_chunk(b"tEXt", b"a\0b") * 1100))
+    for read in (read_header, decode_image):
+        with pytest.raises(DataError, match="more than 1000 chunks before pixels"):
+            read(tmp_path / "bad.png")
+
+
+def test_a_png_that_inflates_to_more_than_its_pixels_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ossa.data.decode._IDAT_BYTES_UNCHECKED", 1000)
+    (tmp_path / "good.png").write_bytes(_png(2000, 500))
+    assert decode_image(tmp_path / "good.png").shape == (500, 2000, 3)
+    (tmp_path / "bad.png").write_bytes(_png(8, 8, pixels=bytes(5_000_000)))
+    with pytest.raises(DataError, match="inflates to more than its pixels"):
+        decode_image(tmp_path / "bad.png")
+
+
+def test_a_jpeg_of_a_thousand_scans_is_refused(tmp_path: Path) -> None:
+    stream = BytesIO()
+    Image.new("RGB", (64, 64)).save(stream, "JPEG", progressive=True)
+    good = stream.getvalue()
+    last_scan = good[good.rindex(b"\xff\xda") : -2]
+    # What stands behind the image, as in a motion photo, counts not.
+    (tmp_path / "good.jpg").write_bytes(good + last_scan * 1000)
+    assert decode_image(tmp_path / "good.jpg").shape == (64, 64, 3)
+    (tmp_path / "bad.jpg").write_bytes(good[:-2] + last_scan * 1000 + b"\xff\xd9")
+    with pytest.raises(DataError, match="more than 100 scans"):
+        decode_image(tmp_path / "bad.jpg")
+
+
+def test_pictures_of_a_file_are_counted_to_a_hundred(tmp_path: Path) -> None:
+    frames = [Image.new("L", (8, 8), number) for number in range(120)]
+    for name in ("a.gif", "a.tif"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:3])
+        assert count_pictures(tmp_path / name) == 3
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+        assert count_pictures(tmp_path / name) == 100
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n",
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"P6 8 8 255\n" + bytes(192),
+        b"\x76\x2f\x31\x01" + bytes(100),
+        b"8BPS\0\1" + bytes(100),
+        b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 8 +X 8\n" + bytes(256),
+    ],
+)
+def test_what_no_camera_writes_reaches_no_decoder(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(DataError, match="found no image"):
+        decode_image(tmp_path / "a.png")

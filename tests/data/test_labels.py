@@ -180,6 +180,16 @@ def test_voc_with_xml_beside_the_images_is_read_a_folder_a_split(tmp_path: Path,
     assert counts(check(data_yaml)) == {("labels-without-image", None): 1}
 
 
+def test_splits_of_voc_may_share_a_folder_of_annotations(tmp_path: Path) -> None:
+    for split, name in (("train", "a"), ("valid", "c")):
+        write_images(tmp_path, f"{split}/{name}.png")
+        write_text(tmp_path / f"Annotations/{name}.xml", annotated(None))
+    text = "format: voc\ntrain: train\nval: valid\nnames: [cat]\n"
+    data_yaml = write_text(tmp_path / "data.yaml", text)
+    assert boxes_by_image(read(data_yaml)) == {"train/a.png": 1}
+    assert check(data_yaml).num_faults == 0
+
+
 def test_xml_beside_images_that_have_yolo_labels_are_passed_over(tmp_path: Path) -> None:
     data_yaml = write_yolo_splits(tmp_path, {"train": {"1.png": GOOD}})
     write_text(tmp_path / "images/train/1.xml", annotated("1.png"))

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from evaluation_problems import ELSEWHERE, SQUARE, an_index, found
+from page_structure import HOSTILE, structure
 
 from ossa.evaluate.analysis import Analysis, analyse
 from ossa.evaluate.report import write_report
@@ -90,3 +91,33 @@ def test_a_page_without_detections_is_a_page(tmp_path: Path):
     nothing = analyse(replace(index, root=tmp_path), {}, imgsz=100, resamples=5)
     page = write_report(nothing, tmp_path / "report", title="none", subtitle="", facts={})
     assert "None at this confidence" in page.read_text()
+
+
+@pytest.mark.slow
+def test_no_name_is_more_than_text_in_the_page_its_figures_and_tables(tmp_path: Path):
+    def page_of(names: tuple[str, ...], folder: str) -> Path:
+        truths = [[(label, SQUARE), (label, ELSEWHERE)] for label in range(len(names))]
+        files = [name.replace("/", "|").replace("\x00", "") + ".png" for name in names]
+        index = an_index(truths, names=names, root=tmp_path, file_names=np.array(files))
+        for name in files:
+            (tmp_path / name).write_bytes(PICTURE)
+        detections = {
+            label + 1: found((0.9, label, SQUARE), (0.8, (label + 1) % len(names), ELSEWHERE))
+            for label in range(len(names))
+        }
+        seen = analyse(index, detections, imgsz=100, confidence=0.5, resamples=2)
+        facts = {name: name for name in names}
+        return write_report(seen, tmp_path / folder, title=names[0], subtitle=names[1], facts=facts)
+
+    plain = page_of(tuple(f"class {number}" for number in range(len(HOSTILE))), "plain")
+    hostile = page_of(HOSTILE, "hostile")
+    assert structure(hostile.read_text()) == structure(plain.read_text())
+    assert structure(hostile.read_text())[1] == []
+    for file in (tmp_path / "hostile").rglob("*"):
+        if file.suffix in (".svg", ".csv", ".json"):
+            text = file.read_text()
+            assert "\x1b" not in text
+            assert file.suffix != ".svg" or "<script" not in text
+
+
+PICTURE = cv2.imencode(".png", np.full((80, 100, 3), 90, np.uint8))[1].tobytes()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from page_structure import HOSTILE, structure
 from synthetic import load
 
 from ossa.errors import ConfigError, DataError
@@ -93,6 +94,41 @@ def test_every_pair_of_few_models_is_told_the_better_one_first(two: StudyResults
         view.number(view.best_first[0], "ap") - view.number(view.best_first[1], "ap"), abs=1e-9
     )
     assert contest.sentence.startswith(view.best_first[0])
+
+
+@pytest.mark.slow
+def test_no_family_and_no_reason_of_a_failure_is_more_than_text(tmp_path: Path):
+    models = ("resnet18", "mobilenetv2_100", "resnet34")
+
+    def page_of(texts: tuple[str, ...], folder: str) -> str:
+        study = synthetic.write_study(
+            tmp_path / folder,
+            models=models,
+            seeds=(0,),
+            images=4,
+            epochs=2,
+            false_per_image=1,
+            settings={"families": dict(zip(models, texts, strict=False))},
+        )
+        synthetic.write_failed_run(study.states()[2], " ".join(texts))
+        return write_study_report(read_results(study), tmp_path / f"{folder}-page").read_text()
+
+    plain, hostile = page_of(("a", "b", "c"), "plain"), page_of(HOSTILE, "hostile")
+    told, wanted = structure(hostile)[0], structure(plain)[0]
+    assert {
+        tag: (told[tag], wanted[tag]) for tag in told | wanted if told[tag] != wanted[tag]
+    } == {}
+    assert structure(hostile)[1] == []
+    for name in ("relations", "curves"):
+        numbers = re.search(rf'id="{name}-data">(.*?)</script>', hostile, re.DOTALL)
+        assert numbers is not None
+        assert "<" not in numbers[1]
+        for model in json.loads(numbers[1])["models"]:
+            assert "<" not in model["name"] + model.get("family", "")
+    for file in (tmp_path / "hostile-page").rglob("*.*"):
+        if file.suffix in (".svg", ".csv", ".md", ".tex"):
+            assert "\x1b" not in file.read_text()
+            assert "<script" not in file.read_text().replace(r"\<script", "")
 
 
 def test_the_page_needs_nothing_beside_it_and_everything_lies_there_as_files(

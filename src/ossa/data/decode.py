@@ -6,12 +6,13 @@ applied to size and pixels alike.
 """
 
 import re
+import struct
 import warnings
 import zlib
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -41,8 +42,15 @@ _FLAG_OF_REDUCTION: Final = {
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4 | cv2.IMREAD_COLOR_RGB,
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_COLOR_RGB,
 }
-_KINDS_OF_MANY: Final = frozenset({"GIF", "PNG", "TIFF", "WEBP"})
-"""That may hold several pictures. Not MPO: its others are previews of the first."""
+MOST_COUNTED: Final = 100
+"""Pictures of a file; a file of 50 MB may claim ten million, each a millisecond to find."""
+_MOST_CHUNKS: Final = 100_000
+_MOST_CHUNKS_AHEAD: Final = 1000
+"""Of a PNG, before its pixels."""
+_IDAT_BYTES_UNCHECKED: Final = 2_000_000
+_MOST_SCANS: Final = 100
+"""Of a JPEG: ten are usual, each takes the time of a whole picture, and some bytes are enough."""
+_JPEG_MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _TIFF: Final = "TIFF"
 _PNG: Final = "PNG"
 _FLIP_OF_ORIENTATION: Final = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}
@@ -80,14 +88,21 @@ def read_header(path: Path) -> ImageHeader:
 
 
 def count_pictures(path: Path) -> int:
-    """Returns how many pictures an image file holds, as animations and TIFFs do; 1 if in doubt."""
+    """Returns how many pictures an image file holds, as animations and TIFFs do; 1 if in doubt.
+
+    Those of a GIF or TIFF are found one after the other, and counted to `MOST_COUNTED`.
+    """
+    count = 1
     with (
         suppress(Exception),
         Image.open(path, formats=_KINDS) as image,
     ):  # Pillow raises a dozen kinds
-        if image.format in _KINDS_OF_MANY:
+        if image.format in ("PNG", "WEBP"):  # as the header says
             return getattr(image, "n_frames", 1)
-    return 1
+        while image.format in ("GIF", _TIFF) and count < MOST_COUNTED:
+            image.seek(count)
+            count += 1
+    return count
 
 
 def decode_image(
@@ -116,6 +131,8 @@ def decode_image(
     _check_length(data, header, path=path)
     if header.kind == _PNG:
         _check_chunks(data, path=path)
+    if header.kind in ("JPEG", "MPO") and (scans := _count_scans(data)) > _MOST_SCANS:
+        raise _damaged(f"its pixels come in more than {scans - 1} scans", path=path)
     reduction = 1
     if reduce_to is not None and size_wh is not None and header.kind in ("JPEG", "MPO"):
         reduction = _reduction(max(size_wh), reduce_to)
@@ -127,10 +144,16 @@ def decode_image(
 
 def _read_header(source: Path | BytesIO, *, path: Path) -> ImageHeader:
     try:
-        with Image.open(source, formats=_KINDS) as image:
+        with ExitStack() as files:
+            is_file = isinstance(source, Path)
+            stream = files.enter_context(source.open("rb")) if is_file else source
+            _check_chunks_ahead(stream, path=path)
+            image = files.enter_context(Image.open(stream, formats=_KINDS))
             kind, size_wh = str(image.format), image.size
             # Pillow turns a TIFF, size and pixels, by itself.
             orientation = 1 if kind == _TIFF else _orientation(image)
+    except DataError:
+        raise
     except Image.DecompressionBombError as error:
         pixels = re.search(r"\d+", str(error))  # Pillow tells no more of the size
         raise _too_large(f"{pixels[0] if pixels else 'many'} pixels", path=path) from error
@@ -150,10 +173,13 @@ def _check_length(data: bytes, header: ImageHeader, *, path: Path) -> None:
     width, height = header.size_wh
     most = _MOST_PIXELS_OF_A_BYTE.get(header.kind)
     if most is not None and width * height > most * len(data):
-        raise DataError(
-            f"Expected an image at {path}, found a damaged one: {width}x{height} pixels do not fit "
-            f"in {len(data)} bytes; replace or remove it."
-        )
+        raise _damaged(f"{width}x{height} pixels do not fit in {len(data)} bytes", path=path)
+
+
+def _damaged(found: str, *, path: Path) -> DataError:
+    return DataError(
+        f"Expected an image at {path}, found a damaged one: {found}; replace or remove it."
+    )
 
 
 def _too_large(size: str, *, path: Path) -> DataError:
@@ -186,10 +212,15 @@ def _check_chunks(data: bytes, *, path: Path) -> None:
     OpenCV makes black rows of the rest, and room for as many bytes as a chunk claims, up to four
     gigabytes. A chunk is its length, its name, that many bytes and a CRC (PNG specification, 5.3).
     """
-    at, name = 8, b""
+    at, name, count, pixels = 8, b"", 0, []
     while name != b"IEND":
+        count += 1
         length, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         end = at + 12 + length
+        if name == b"IDAT":
+            pixels.append((at + 8, end - 4))
+        if count > _MOST_CHUNKS:
+            raise _damaged(f"more than {_MOST_CHUNKS} chunks", path=path)
         if len(name) < 4 or end > len(data):
             found = "cut short"
         elif zlib.crc32(memoryview(data)[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):
@@ -197,10 +228,60 @@ def _check_chunks(data: bytes, *, path: Path) -> None:
         else:
             at = end
             continue
-        raise DataError(
-            f"Expected an image at {path}, found a damaged one: the chunk at byte {at} is {found}; "
-            "replace or remove it."
-        )
+        raise _damaged(f"the chunk at byte {at} is {found}", path=path)
+    if sum(end - start for start, end in pixels) > _IDAT_BYTES_UNCHECKED:
+        _check_inflated(data, pixels, path=path)
+
+
+def _check_chunks_ahead(stream: BinaryIO, *, path: Path) -> None:
+    """Raises DataError for a PNG with so many chunks before its pixels that none can be meant.
+
+    Pillow takes microseconds for each, and a file has room for millions.
+    """
+    if stream.read(8) == b"\x89PNG\r\n\x1a\n":
+        chunks = 0
+        while len(head := stream.read(8)) == 8 and head[4:] not in (b"IDAT", b"IEND"):
+            stream.seek(int.from_bytes(head[:4], "big") + 4, 1)
+            chunks += 1
+            if chunks > _MOST_CHUNKS_AHEAD:
+                raise _damaged(f"more than {_MOST_CHUNKS_AHEAD} chunks before pixels", path=path)
+    stream.seek(0)
+
+
+def _check_inflated(data: bytes, chunks: list[tuple[int, int]], *, path: Path) -> None:
+    """Raises DataError for a PNG that inflates to more than its pixels: OpenCV would do it all."""
+    width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
+    samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 4)
+    # Twice the bytes of the rows, for interlaced ones have remainders.
+    left = 2 * height * (width * samples * depth // 8 + 2) + 65_536
+    inflate = zlib.decompressobj()
+    for start, end in chunks:
+        block = data[start:end]
+        while block and not inflate.eof:
+            left -= len(inflate.decompress(block, 1 << 20))
+            block = inflate.unconsumed_tail
+            if left < 0:
+                raise _damaged("it inflates to more than its pixels", path=path)
+
+
+def _count_scans(data: bytes) -> int:
+    """Returns how often a JPEG begins to draw its picture, counted to one above `_MOST_SCANS`.
+
+    Only the first image of the file counts; 1 where one scan holds all components, as is usual.
+    """
+    at, scans, components, is_progressive = 2, 0, 0, False
+    while scans <= _MOST_SCANS and (found := _JPEG_MARKER.search(data, at)):
+        at, marker = found.end(), found[0][1]
+        if marker == 0xD9:  # the end of the image
+            break
+        if marker in (0xC0, 0xC1, 0xC2) and len(data) > at + 7:
+            components, is_progressive = data[at + 7], marker == 0xC2
+        if marker == 0xDA:
+            scans += 1
+            if not is_progressive and len(data) > at + 2 and data[at + 2] >= components:
+                break
+        at += int.from_bytes(data[at : at + 2], "big")
+    return scans
 
 
 def _decode_with_cv2(data: bytes, reduction: int) -> NDArray[np.uint8] | None:

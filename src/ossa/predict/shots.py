@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ossa.data.decode import count_pictures, decode_image
+from ossa.data.decode import MOST_COUNTED, count_pictures, decode_image
 from ossa.errors import DataError
 from ossa.predict.found import PictureDetections
 from ossa.predict.predictor import Predictor
@@ -77,7 +77,8 @@ def shots_of(
             if isinstance(source, PictureFile):
                 image = decode_image(source.file)
                 if (count := count_pictures(source.file)) > 1:
-                    tell(f"{source.title}: the first of its {count} pictures is looked at")
+                    more = " or more" if count == MOST_COUNTED else ""
+                    tell(f"{source.title}: the first of its {count}{more} pictures is looked at")
                 yield Shot(source, image)
                 continue
             with VideoReader(source, every=every) as video:

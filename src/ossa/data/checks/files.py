@@ -33,9 +33,14 @@ def find_lost_labels(
     lists = {str(path) for source in description.splits.values() for path in source.sources}
     suffix = ".txt" if description.format == "yolo" else ".xml"
     lost = []
-    for labels, images in sorted(dict(_label_folders(description, indexes)).items()):
-        names = sorted(_names(images), key=is_image)  # of one stem the image comes last and stays
+    folders: dict[str, set[str]] = {}
+    for labels, images in _label_folders(description, indexes):
+        folders.setdefault(labels, set()).add(images)
+    for labels, of_images in sorted(folders.items()):
+        names = [name for images in of_images for name in _names(images)]
+        names.sort(key=is_image)  # of one stem the image comes last and stays
         files = {os.path.splitext(name)[0]: name for name in names if not name.endswith(suffix)}
+        images = " and ".join(sorted(of_images))
         if labels == images and not any(f"{stem}{suffix}" in names for stem in files):
             continue  # what lies beside the images are no labels
         for name in sorted(_names(labels)):
