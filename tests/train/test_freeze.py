@@ -77,8 +77,8 @@ def test_a_run_tells_how_much_is_frozen_and_that_it_is_random(
     parts = (before.backbone, before.get_submodule("neck.top_down.1"))
     frozen = sum(p.numel() for part in parts for p in part.parameters())
     total = sum(p.numel() for p in before.parameters())
-    assert notes[0] == f"frozen: {frozen:,} of {total:,} parameters"
-    assert notes[1] == (
+    assert notes[1] == f"frozen: {frozen:,} of {total:,} parameters"
+    assert notes[2] == (
         f"{frozen:,} of them stay as they were drawn at random, such as backbone.stem.conv.weight"
     )
 

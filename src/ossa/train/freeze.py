@@ -5,7 +5,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ossa.config import RunConfig
 from ossa.errors import ConfigError, suggestion
+from ossa.models.detector import Detector
+from ossa.train.events import Watcher
+from ossa.train.optim import backbone_network
 
 
 @dataclass(frozen=True)
@@ -60,3 +64,23 @@ def set_training(detector: nn.Module, frozen: FrozenPart) -> None:
 
 def _children(detector: nn.Module) -> list[str]:
     return [name for name, module in detector.named_children() if module.state_dict()]
+
+
+def tell_frozen(detector: Detector, config: RunConfig, *, watcher: Watcher) -> None:
+    """Tells how much is frozen, and of that what no weights were loaded into."""
+    if not config.train.freeze:
+        return
+    parameters = dict(detector.named_parameters())
+    frozen = {name: value.numel() for name, value in parameters.items() if not value.requires_grad}
+    total = sum(value.numel() for value in parameters.values())
+    watcher.note(f"frozen: {sum(frozen.values()):,} of {total:,} parameters")
+    if config.model.weights is not None:
+        return
+    pretrained = config.model.pretrained or config.model.backbone_weights is not None
+    network, _ = backbone_network(detector)
+    random = [name for name in frozen if not (pretrained and name.startswith(network + "."))]
+    if random:
+        watcher.note(
+            f"{sum(frozen[name] for name in random):,} of them stay as they were drawn at random, "
+            f"such as {random[0]}"
+        )

@@ -37,7 +37,7 @@ from ossa.models.weights import read_checkpoint, start_from
 from ossa.train.distributed import ALONE, Processes
 from ossa.train.ema import ModelAverage
 from ossa.train.events import Silence, Watcher
-from ossa.train.freeze import FrozenPart, freeze
+from ossa.train.freeze import FrozenPart, freeze, tell_frozen
 from ossa.train.optim import (
     backbone_network,
     build_optimizer,
@@ -102,7 +102,7 @@ def prepare(
     if config.train.sync_batchnorm:
         nn.SyncBatchNorm.convert_sync_batchnorm(detector)  # in place
     frozen = freeze(detector, config.train.freeze)
-    _tell_frozen(detector, config, watcher=watcher)
+    tell_frozen(detector, config, watcher=watcher)
     _tell_recall(detector, train_index, config, watcher=watcher)
     return Parts(
         train_index=train_index,
@@ -380,26 +380,6 @@ def _backbone_origin(model: ModelConfig) -> dict[str, Any]:
         "pretraining": pretrained.tag,
         "licence": pretrained.license,
     }
-
-
-def _tell_frozen(detector: Detector, config: RunConfig, *, watcher: Watcher) -> None:
-    """Tells how much is frozen, and of that what no weights were loaded into."""
-    if not config.train.freeze:
-        return
-    parameters = dict(detector.named_parameters())
-    frozen = {name: value.numel() for name, value in parameters.items() if not value.requires_grad}
-    total = sum(value.numel() for value in parameters.values())
-    watcher.note(f"frozen: {sum(frozen.values()):,} of {total:,} parameters")
-    if config.model.weights is not None:
-        return
-    pretrained = config.model.pretrained or config.model.backbone_weights is not None
-    network, _ = backbone_network(detector)
-    random = [name for name in frozen if not (pretrained and name.startswith(network + "."))]
-    if random:
-        watcher.note(
-            f"{sum(frozen[name] for name in random):,} of them stay as they were drawn at random, "
-            f"such as {random[0]}"
-        )
 
 
 def _tell_recall(
