@@ -11,7 +11,7 @@ import zlib
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ossa.errors import DataError
+from ossa.files import open_regular, read_regular
 
 # A file that cannot be decoded is reported once, as a DataError, not also on stderr.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -29,6 +30,10 @@ MOST_PIXELS: Final = 178_956_970
 LONGEST_SIDE: Final = 65_535
 """Of an image that is decoded: the most that a JPEG can have."""
 
+_MOST_BYTES: Final = 2_000_000_000
+"""Of a file; an image of the most pixels has fewer, though it be packed in no way."""
+_KINDS: Final = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF")
+"""As Pillow calls them; JPEG stands for MPO, too."""
 _MOST_PIXELS_OF_A_BYTE: Final = {"JPEG": 1000, "MPO": 1000, "PNG": 10_000}
 """By kind, more than any packing reaches: a blank JPEG has 256, a blank PNG of one bit 8200."""
 
@@ -74,12 +79,17 @@ def read_header(path: Path) -> ImageHeader:
     Raises:
         DataError: there is no such file, it is not an image, or it is too large to be decoded.
     """
-    return _read_header(path, path=path)
+    try:
+        with open_regular(path, most_bytes=_MOST_BYTES) as stream:
+            return _read_header(stream, path=path)
+    except OSError as error:
+        raise DataError(f"Expected an image at {path}, found {_reason(error)}.") from error
 
 
 def count_pictures(path: Path) -> int:
     """Returns how many pictures an image file holds, as animations and TIFFs do; 1 if in doubt."""
-    with suppress(Exception), Image.open(path) as image:  # Pillow raises a dozen kinds
+    # Pillow raises a dozen kinds.
+    with suppress(Exception), open_regular(path) as stream, open_image(stream) as image:
         if image.format in _KINDS_OF_MANY:
             return getattr(image, "n_frames", 1)
     return 1
@@ -104,7 +114,7 @@ def decode_image(
             of more than `MOST_PIXELS` or `LONGEST_SIDE`, told from its header.
     """
     try:
-        data = Path(path).read_bytes()
+        data = read_regular(path, most_bytes=_MOST_BYTES)
     except OSError as error:
         raise DataError(f"Expected an image at {path}, found {_reason(error)}.") from error
     header = _read_header(BytesIO(data), path=path)
@@ -120,9 +130,20 @@ def decode_image(
     return image
 
 
-def _read_header(source: Path | BytesIO, *, path: Path) -> ImageHeader:
+def open_image(source: BinaryIO) -> Image.Image:
+    """Returns what Pillow makes of a file of the kinds that are read.
+
+    For some others Pillow starts a program, such as Ghostscript for PostScript.
+
+    Raises:
+        Exception: on damaged files Pillow raises errors of a dozen kinds.
+    """
+    return Image.open(source, formats=_KINDS)
+
+
+def _read_header(source: BinaryIO, *, path: Path) -> ImageHeader:
     try:
-        with Image.open(source) as image:
+        with open_image(source) as image:
             kind, size_wh = str(image.format), image.size
             # Pillow turns a TIFF, size and pixels, by itself.
             orientation = 1 if kind == _TIFF else _orientation(image)
@@ -210,7 +231,7 @@ def _decode_with_cv2(data: bytes, reduction: int) -> NDArray[np.uint8] | None:
 
 
 def _decode_with_pil(data: bytes, reduction: int) -> NDArray[np.uint8] | None:
-    with Image.open(BytesIO(data)) as image:
+    with open_image(BytesIO(data)) as image:
         if image.mode not in _EIGHT_BIT_MODES:
             return None
         image.load()  # turns a TIFF in place

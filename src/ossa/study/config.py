@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from ossa.config import (
@@ -17,8 +16,9 @@ from ossa.config import (
     merge,
     validated,
 )
-from ossa.errors import ConfigError, suggestion
+from ossa.errors import ConfigError, legible, suggestion
 from ossa.models.presets import cspdarknet_scale, preset_scale
+from ossa.safe_yaml import read_yaml
 
 NO_WEIGHTS = "none"
 _FAMILY = re.compile(r"(?:(?:tf|ese|legacy|dm|nf|test)_)?([a-z]+?(?:\d[a-z]{2,})?)(?=v\d|[^a-z]|$)")
@@ -149,16 +149,15 @@ def read_study(path: Path) -> StudyConfig:
         ConfigError: no such file, not YAML, a key that is misspelt or a value out of range.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path).value
     except OSError as error:
         raise ConfigError(
             f"expected the file of a study at {path}, found none "
             f"({(error.strerror or str(error)).lower()}); check the path"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(problem).split())}") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected the settings of a study, found {content!r}")
+        found = legible(repr(content))
+        raise ConfigError(f"{path}: expected the settings of a study, found {found}")
     return check_study(content, where=str(path))
 
 
@@ -173,14 +172,16 @@ def check_study(content: Mapping[str, Any], *, where: str) -> StudyConfig:
         values = getattr(study, key)
         twice = sorted({value for value in values if values.count(value) > 1}, key=str)
         if twice:
-            raise ConfigError(f"{where}: {key} has {twice[0]} more than once: leave one out")
+            found = legible(str(twice[0]))
+            raise ConfigError(f"{where}: {key} has {found} more than once: leave one out")
     for key, names in {
         "initial_weights": study.initial_weights,
         "families": study.families,
     }.items():
         strangers = [name for name in names if name not in study.models]
         if isinstance(names, dict) and strangers:
-            raise ConfigError(f"{where}: {key} names {strangers[0]}, which is not among the models")
+            found = legible(strangers[0])
+            raise ConfigError(f"{where}: {key} names {found}, which is not among the models")
     if study.reported.weights == "best" and study.reported.split == "val":
         raise ConfigError(
             f"{where}: the best epoch is chosen on val, so reporting it there flatters every run: "
@@ -198,8 +199,8 @@ def _check_varied(study: StudyConfig, where: str) -> None:
     for key, values in study.vary.items():
         if key not in known:
             raise ConfigError(
-                f"{where}: vary has {key!r}, expected a setting of {', '.join(_VARIABLE)} such as "
-                f"train.lr.{suggestion(key, known)}"
+                f"{where}: vary has '{legible(key)}', expected a setting of "
+                f"{', '.join(_VARIABLE)} such as train.lr.{suggestion(key, known)}"
             )
         if len(set(map(str, values))) < 2:
             raise ConfigError(f"{where}: vary.{key} needs two different values at least")

@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 
 from ossa.config import build_config, merge, settings_digest
 from ossa.errors import ConfigError, DataError
 from ossa.files import sha256_of, write_json_atomically, write_text_atomically
+from ossa.safe_yaml import read_yaml
 from ossa.study.config import Reported, StudyConfig, check_study
 from ossa.study.plan import Plan, PlannedRun, make_plan
 from ossa.study.reported import is_reported
@@ -251,10 +252,10 @@ def _read(file: Path) -> tuple[StudyConfig, dict[str, str]]:
             "start one with 'ossa study run FILE.yaml'"
         )
     try:
-        content: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = read_yaml(file).value
         study, places = content["study"], content["places"]
         places = {"data": str(places["data"]), "weights": str(places["weights"])}
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+    except (OSError, ConfigError, KeyError, TypeError):
         raise ConfigError(
             f"{file} is damaged: it holds no study and the places of its data"
         ) from None

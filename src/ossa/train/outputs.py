@@ -11,11 +11,12 @@ import yaml
 
 from ossa.config import RunConfig, build_config, merge
 from ossa.data.index import DatasetIndex
-from ossa.errors import ConfigError
+from ossa.errors import ConfigError, legible
 from ossa.evaluate.coco import detections_as_coco_results
 from ossa.files import TEMPORARY_FILES, sha256_of, write_atomically, write_text_atomically
 from ossa.models.detector import Detector
 from ossa.models.weights import save_checkpoint
+from ossa.safe_yaml import read_yaml
 from ossa.train.record import RECORD_FILE, SETTINGS_BEFORE, write_record
 from ossa.types import Detections, Record
 
@@ -129,9 +130,12 @@ def read_config(folder: Path) -> RunConfig:
     if not file.is_file():
         raise ConfigError(f"expected a run to resume in {folder}, found no {CONFIG_FILE} there")
     try:
-        settings = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as problem:
-        raise ConfigError(f"{file} is not YAML: {' '.join(str(problem).split())}") from None
+        settings = read_yaml(file).value
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
+    if not isinstance(settings, dict):
+        found = legible(repr(settings))
+        raise ConfigError(f"{file}: expected the settings of a run, found {found}")
     # All settings that there were at the time are in it.
     return build_config(merge(SETTINGS_BEFORE, settings), where=str(file))
 

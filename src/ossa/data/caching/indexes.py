@@ -25,7 +25,7 @@ from ossa.data.sources import SourceLog, unchanged
 from ossa.errors import CheckpointError
 from ossa.files import write_atomically
 
-_READERS_VERSION: Final = 3
+_READERS_VERSION: Final = 4
 """To be raised where a reader makes another index than before of the same files."""
 _COLUMNS: Final = tuple(
     field.name for field in fields(DatasetIndex) if field.name not in ("root", "names")
@@ -119,6 +119,7 @@ def _key(description: DataDescription, split: str) -> str:
         *(__version__, _READERS_VERSION, split, description.format, str(description.root)),
         *(description.names, description.category_ids, description.splits[split]),
         None if description.classes is None else list(description.classes.items()),
+        description.roots,
     )
     return hashlib.sha256(repr(said).encode()).hexdigest()
 

@@ -24,6 +24,7 @@ from ossa.data.description import DataDescription
 from ossa.data.formats.common import (
     Box,
     Fault,
+    absolute,
     fault_of_box,
     names_in,
     overhang,
@@ -34,6 +35,7 @@ from ossa.data.formats.common import (
 from ossa.data.formats.json_stream import stream_lists
 from ossa.data.index import DatasetIndex
 from ossa.data.problems import ProblemKind, ProblemLog
+from ossa.data.roots import is_hidden_below
 from ossa.data.sources import SourceLog
 from ossa.errors import DataError, legible
 
@@ -219,6 +221,14 @@ def _present_images(
     for image_id in sorted(content.images):
         line, name, *stated_wh = content.images[image_id]
         path = os.path.join(folder, name)
+        if "\\" in name and path not in present:
+            path = absolute(name, folder)
+        if is_hidden_below(path, folder):
+            what, kind = f"'{name}' is hidden, so no image", ProblemKind.ENTRY_UNUSABLE
+            log.report(content.file, line, what, action="image left out", kind=kind)
+            continue
+        if not log.may_be_read(path, listed=(content.file, line), name=name):
+            continue
         if path not in present:
             what, kind = f"no image {legible(path)}", ProblemKind.IMAGE_MISSING
             log.report(content.file, line, what, action="image left out", kind=kind)
@@ -228,6 +238,7 @@ def _present_images(
             sources.add(path)
             size_wh = size_or_report(path, log=log)
         if size_wh is not None:
+            log.has_images = True
             ids.append(image_id)
             files.append(path)
             sizes_wh.append(size_wh)

@@ -28,11 +28,12 @@ from ossa.data.formats.common import (
     size_or_report,
     usable_box,
 )
-from ossa.data.formats.text import listed_lines
+from ossa.data.formats.text import MOST_BYTES_OF_AN_IMAGE, listed_lines
 from ossa.data.index import DatasetIndex
 from ossa.data.problems import ProblemKind, ProblemLog
 from ossa.data.sources import SourceLog
 from ossa.errors import DataError, legible, suggestion
+from ossa.files import read_regular
 
 _CORNERS: Final = ("xmin", "ymin", "xmax", "ymax")
 _DEEPEST: Final = 50
@@ -103,6 +104,7 @@ def _add_image(
     if size_wh is None:
         return
     try:
+        log.roots.check(file)
         annotation = _parse(file)
     except FileNotFoundError:
         what, kind = "no annotation file", ProblemKind.IMAGE_WITHOUT_LABELS
@@ -249,7 +251,7 @@ def _parse(file: Path) -> _Annotation:
     parser.CharacterDataHandler = texts.append
     # Without a DOCTYPE there are no entities, neither such that multiply nor such that open files.
     parser.StartDoctypeDeclHandler = lambda *_: refuse("DOCTYPE is not allowed")
-    data = file.read_bytes()
+    data = read_regular(file, most_bytes=MOST_BYTES_OF_AN_IMAGE)
     try:
         parser.Parse(data, True)
     except (LookupError, ValueError) as error:  # an encoding that Python does not know or not so

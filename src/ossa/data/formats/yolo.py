@@ -23,7 +23,12 @@ from ossa.data.formats.common import (
 from ossa.data.formats.text import line_of_fault, listed_lines, numbered_lines
 from ossa.data.index import DatasetIndex
 from ossa.data.problems import ProblemKind, ProblemLog
+from ossa.data.roots import is_hidden_below
 from ossa.data.sources import SourceLog
+
+_OF_DARKNET = "data/"
+"""Begins the entries of lists by darknet's programs and CVAT, whose folder of that name is the
+root."""
 
 
 def read(
@@ -75,14 +80,16 @@ def _images(
     images: dict[str, tuple[Path, int] | None] = {}
     for source in description.splits[split].sources:
         if source.is_dir():
-            images.update(dict.fromkeys(images_under(source, sources=sources)))
+            images.update(dict.fromkeys(images_under(source, sources=sources, log=log)))
             continue
         sources.add(source)
         for line, text in listed_lines(source):
             # As YOLOv5 does: './' begins at the list, all else at the root.
-            folder = source.parent if text.startswith("./") else description.root
+            folder = source.parent if text.startswith(("./", ".\\")) else description.root
             image = absolute(text, folder)
-            if not is_image(os.path.basename(image)):
+            if text.startswith(_OF_DARKNET) and not os.path.lexists(image):
+                image = absolute(text.removeprefix(_OF_DARKNET), folder)
+            if not is_image(os.path.basename(image)) or is_hidden_below(image, description.root):
                 what, kind = f"'{text}' is no image file", ProblemKind.ENTRY_UNUSABLE
                 log.report(source, line, what, action="line left out", kind=kind)
                 continue
@@ -98,6 +105,7 @@ def _truths(
 ) -> list[tuple[int, Box]]:
     truths: dict[tuple[int, Box], None] = {}
     try:
+        log.roots.check(file)
         lines = numbered_lines(file)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return []
