@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from ossa.errors import ConfigError, legible, suggestion
 from ossa.safe_yaml import parse_yaml, read_yaml
 
+_SHOWN = 120
+"""Characters of a value or a message that an error shows."""
 _DEEPEST = 10
 """Sections within sections that a setting may name."""
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -199,8 +201,9 @@ def load_recipe(name: str) -> dict[str, Any]:
         content = _read_recipe(base)
         base = content.pop("base", None)
         if not isinstance(base, str | None):
-            found = legible(repr(base))
-            raise ConfigError(f"recipe {names[-1]}: expected the name of a base, found {found}")
+            raise ConfigError(
+                f"recipe {names[-1]}: expected the name of a base, found {_shown(base)}"
+            )
         sections = merge(content, sections)
     return sections
 
@@ -219,8 +222,7 @@ def _read_recipe(name: str) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"recipe {name} cannot be read: {error.strerror}") from None
     if not isinstance(content, dict):
-        found = legible(repr(content))
-        raise ConfigError(f"recipe {name}: expected sections of settings, found {found}")
+        raise ConfigError(f"recipe {name}: expected sections of settings, found {_shown(content)}")
     return content
 
 
@@ -286,7 +288,7 @@ def validated(schema: type[Settings], settings: Mapping[str, Any], *, where: str
     try:
         return schema.model_validate(settings)
     except ValidationError as problems:
-        raise ConfigError(f"{where}: {_first_problem(problems, schema)}") from None
+        raise ConfigError(f"{where}: {first_problem(problems, schema)}") from None
 
 
 def _refuse_what_would_be_ignored(config: RunConfig, where: str) -> None:
@@ -317,15 +319,24 @@ def _refuse_what_would_be_ignored(config: RunConfig, where: str) -> None:
             raise ConfigError(f"{where}: {fault}")
 
 
-def _first_problem(problems: ValidationError, schema: type[BaseModel]) -> str:
-    problem = problems.errors()[0]
+def first_problem(problems: ValidationError, schema: type[BaseModel]) -> str:
+    """Returns which key is wrong, in which way, and the beginning of what was found there."""
+    problem = problems.errors(include_url=False)[0]
     path = [str(part) for part in problem["loc"]]
     key = legible(".".join(path))
     if problem["type"] == "extra_forbidden":
         known = [name for name, _ in _fields_of_section(schema, path[:-1])]
         return f"there is no setting '{key}'.{suggestion(path[-1], known)}"
-    message, found = legible(problem["msg"]), legible(repr(problem["input"]))
-    return f"{key}: {message[0].lower()}{message[1:]}, found {found}"
+    message = legible(problem["msg"], _SHOWN)
+    return f"{key}: {message[0].lower()}{message[1:]}, found {_shown(problem['input'])}"
+
+
+def _shown(value: Any) -> str:
+    """Returns how a value is written, a long one shortened."""
+    try:
+        return legible(repr(value), _SHOWN)
+    except (RecursionError, ValueError):  # ValueError: an integer of thousands of digits
+        return f"a {type(value).__name__} that is too large to be shown"
 
 
 def _fields_of_section(schema: type[BaseModel], path: list[str]) -> Iterable[tuple[str, Any]]:

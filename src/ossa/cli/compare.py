@@ -55,6 +55,7 @@ def compare(
         int, typer.Option(min=100, metavar="N", help="How often the images are drawn anew.")
     ] = 2000,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of these draws.")] = 0,
+    allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Tell which detectors are better than the first, with intervals of 95 %.

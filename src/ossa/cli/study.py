@@ -74,6 +74,7 @@ def plan(
     executor: Executor = None,
     jobs: Jobs = None,
     device: options.Device = None,
+    allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Show every run of a study, what it costs, and that all are trained alike.
@@ -131,6 +132,7 @@ def run(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Train those again that failed.")
     ] = False,
+    allow_outside: options.AllowOutside = False,
 ) -> None:
     """Train every run of a study that is not finished.
 

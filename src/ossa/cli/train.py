@@ -68,6 +68,7 @@ def train(
     device: options.Device = None,
     workers: options.Workers = None,
     cache: options.Cache = None,
+    allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Train a detector and score it after every epoch.

@@ -118,6 +118,7 @@ def val(
     device: options.Device = None,
     workers: options.Workers = None,
     cache: options.Cache = None,
+    allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Score a detector, or the detections of any other, on a data set with COCO's metrics.

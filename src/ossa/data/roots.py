@@ -91,4 +91,4 @@ class Roots:
         if any(real == root or real.startswith(os.path.join(root, "")) for root in self._folders):
             return None
         where = "lies" if real == path else f"leads to {real},"
-        return f"{where} outside the folders that the data.yaml names"
+        return f"{where} outside the folders that may be read"
