@@ -10,10 +10,10 @@ import yaml
 from ossa.errors import ConfigError, legible
 from ossa.files import read_regular
 
-_MOST_BYTES: Final = 4_000_000
-_MOST_CONTENT: Final = 2_000_000
+_MOST_BYTES: Final = 2_500_000
+_MOST_CONTENT: Final = 2_500_000
 """Characters of all values and keys, those of an alias counted wherever it stands."""
-_CONTENT_OF_A_VALUE: Final = 16
+_CONTENT_OF_A_VALUE: Final = 32
 """Each counts as so many characters more."""
 _DEEPEST: Final = 20
 """Lists and mappings within others."""
@@ -39,7 +39,7 @@ def read_yaml(file: Path) -> YamlDocument:
 
     Raises:
         ConfigError: it is no YAML of the kind that is read here.
-        OSError: there is no such file, it is no regular one or has over 4 MB.
+        OSError: there is no such file, it is no regular one or has over 2.5 MB.
     """
     content = read_regular(file, most_bytes=_MOST_BYTES)
     try:

@@ -179,3 +179,13 @@ def test_a_data_set_that_cannot_be_read_ends_with_2(ossa: Ossa, cells: Path) -> 
     result = ossa("data", "check", cells)
     assert result.exit_code == 2
     assert "found none that can be used" in result.stderr
+
+
+def test_images_outside_are_faults_unless_they_are_allowed(ossa: Ossa, cells: Path) -> None:
+    (cells / "images/train/2.png").rename(cells.parent / "2.png")
+    (cells / "images/train/2.png").symlink_to(cells.parent / "2.png")
+    result = ossa("data", "check", cells)
+    assert result.exit_code == 1, result.stderr
+    assert "outside the folders that may be read" in " ".join(result.stdout.split())
+    assert ossa("data", "check", cells, "--allow-outside").exit_code == 0
+    assert ossa("data", "check", cells).exit_code == 1  # it holds for one command alone

@@ -12,6 +12,7 @@ from ossa.errors import DataError, legible
 _LONGEST_PATH: Final = 500
 """Characters of a path that a message shows."""
 _MOST_WITHOUT_AN_IMAGE: Final = 10_000
+_MOST_OF_AN_IMAGE: Final = 200
 _MOST_PROBLEMS: Final = 500_000
 
 
@@ -68,8 +69,8 @@ class ProblemLog:
     def __init__(self, *, strict: bool = False, roots: Roots | None = None) -> None:
         """`roots` bounds where the files lie that the data set may name; None: anywhere."""
         self.roots = roots or Roots(None)
-        self.has_images = False
-        """Whether one image was found usable: else ten thousand faults are the last."""
+        self.num_images = 0
+        """Images found usable so far: of few there cannot be many faults."""
         self._strict = strict
         self._problems: list[Problem] = []
 
@@ -126,11 +127,11 @@ class ProblemLog:
         if self._strict:
             raise DataError(f"{problem.place}: {problem.what}; mend it, or read without strict.")
         self._problems.append(problem)
-        most = _MOST_PROBLEMS if self.has_images else _MOST_WITHOUT_AN_IMAGE
-        if len(self._problems) >= most:
-            none = "" if self.has_images else " and not one usable image"
+        most = _MOST_WITHOUT_AN_IMAGE + _MOST_OF_AN_IMAGE * self.num_images
+        if len(self._problems) >= min(most, _MOST_PROBLEMS):
             raise DataError(
-                f"Expected a data set, found {most:,} faults{none}; the first: {self._problems[0]}."
+                f"Expected a data set, found {len(self._problems):,} faults beside "
+                f"{self.num_images:,} usable images; the first: {self._problems[0]}."
             )
 
     @property

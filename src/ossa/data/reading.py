@@ -60,7 +60,7 @@ def read_index(description: DataDescription, split: str, *, strict: bool = False
     kept = indexes.load(description, split)
     if kept is not None:
         log = ProblemLog(strict=strict)
-        log.has_images = True
+        log.num_images = len(kept.index)
         for problem in kept.problems:
             log.add(problem)
         return _with_notes(kept, description)

@@ -1,6 +1,8 @@
 """The file of a study: what is compared, under which conditions, and where it runs."""
 
+import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +23,7 @@ from ossa.models.presets import cspdarknet_scale, preset_scale
 from ossa.safe_yaml import read_yaml
 
 NO_WEIGHTS = "none"
+_MOST_RUNS = 10_000
 _FAMILY = re.compile(r"(?:(?:tf|ese|legacy|dm|nf|test)_)?([a-z]+?(?:\d[a-z]{2,})?)(?=v\d|[^a-z]|$)")
 """The first word of a name, without who made the weights and without a version."""
 _VARIABLE: Mapping[str, type[Section]] = {
@@ -169,8 +172,8 @@ def check_study(content: Mapping[str, Any], *, where: str) -> StudyConfig:
     """
     study = validated(StudyConfig, content, where=where)
     for key in ("models", "seeds"):
-        values = getattr(study, key)
-        twice = sorted({value for value in values if values.count(value) > 1}, key=str)
+        counts = Counter(getattr(study, key))
+        twice = sorted((value for value, count in counts.items() if count > 1), key=str)
         if twice:
             found = legible(str(twice[0]))
             raise ConfigError(f"{where}: {key} has {found} more than once: leave one out")
@@ -178,7 +181,7 @@ def check_study(content: Mapping[str, Any], *, where: str) -> StudyConfig:
         "initial_weights": study.initial_weights,
         "families": study.families,
     }.items():
-        strangers = [name for name in names if name not in study.models]
+        strangers = sorted(set(names) - set(study.models))
         if isinstance(names, dict) and strangers:
             found = legible(strangers[0])
             raise ConfigError(f"{where}: {key} names {found}, which is not among the models")
@@ -188,6 +191,9 @@ def check_study(content: Mapping[str, Any], *, where: str) -> StudyConfig:
             "report the last weights, or the best ones on another split (split: test)"
         )
     _check_varied(study, where)
+    values = math.prod(len(values) for values in study.vary.values())
+    if (runs := len(study.models) * len(study.seeds) * values) > _MOST_RUNS:
+        raise ConfigError(f"{where}: expected at most {_MOST_RUNS:,} runs, found {runs:,}")
     return study
 
 

@@ -238,7 +238,7 @@ def _present_images(
             sources.add(path)
             size_wh = size_or_report(path, log=log)
         if size_wh is not None:
-            log.has_images = True
+            log.num_images += 1
             ids.append(image_id)
             files.append(path)
             sizes_wh.append(size_wh)

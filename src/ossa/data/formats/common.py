@@ -192,7 +192,7 @@ def size_or_report(
     path = Path(file)
     try:
         size_wh = read_image_size(path)
-        log.has_images = True
+        log.num_images += 1
         return size_wh
     except DataError as error:
         reason = str(error).rpartition(", found ")[2].rstrip(".")

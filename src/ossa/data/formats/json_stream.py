@@ -16,7 +16,7 @@ from ossa.files import open_regular
 
 _PIECE: Final = 1 << 22
 """Characters read at a time."""
-_LONGEST_ELEMENT: Final = 1 << 24
+_LONGEST_ELEMENT: Final = 1 << 23
 """Characters: decoded, they may take twenty times as many bytes."""
 _LONGEST_WORD: Final = 16
 """Characters that are enough to tell any word, or escape within a text, from a wrong one."""

@@ -7,6 +7,7 @@ track's is. An image without a label file is background.
 """
 
 import os
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -37,8 +38,7 @@ def read(
     """Returns the index of a split; see `ossa.data.reading.read_index`."""
     names = description.names or ()
     columns = Columns()
-    images = _images(description, split, log=log, sources=sources)
-    for image, listed in images.items():
+    for image, listed in _images(description, split, log=log, sources=sources):
         label_file = Path(label_file_of(image))
         sources.add(image)
         sources.add(label_file)
@@ -75,12 +75,14 @@ def label_file_of(image: str) -> str:
 
 def _images(
     description: DataDescription, split: str, *, log: ProblemLog, sources: SourceLog
-) -> dict[str, tuple[Path, int] | None]:
-    """Returns the images in order, each with the list and line that name it first, if any."""
-    images: dict[str, tuple[Path, int] | None] = {}
+) -> Iterator[tuple[str, tuple[Path, int] | None]]:
+    """Yields the images in order, each with the list and line that name it first, if any."""
+    seen: set[str] = set()
     for source in description.splits[split].sources:
         if source.is_dir():
-            images.update(dict.fromkeys(images_under(source, sources=sources, log=log)))
+            found = images_under(source, sources=sources, log=log)
+            yield from ((image, None) for image in found if image not in seen)
+            seen.update(found)
             continue
         sources.add(source)
         for line, text in listed_lines(source):
@@ -93,11 +95,12 @@ def _images(
                 what, kind = f"'{text}' is no image file", ProblemKind.ENTRY_UNUSABLE
                 log.report(source, line, what, action="line left out", kind=kind)
                 continue
-            if image in images:
+            if image in seen:
                 what, kind = f"'{text}' is listed twice", ProblemKind.IMAGE_LISTED_TWICE
                 log.report(source, line, what, action="read once", kind=kind, image=image)
-            images.setdefault(image, (source, line))
-    return images
+                continue
+            seen.add(image)
+            yield image, (source, line)
 
 
 def _truths(
