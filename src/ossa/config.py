@@ -10,7 +10,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -23,13 +22,16 @@ from pydantic import (
 )
 
 from ossa.errors import ConfigError, legible, suggestion
+from ossa.safe_yaml import parse_yaml, read_yaml
 
+_SHOWN = 120
+"""Characters of a value or a message that an error shows."""
+_DEEPEST = 10
+"""Sections within sections that a setting may name."""
 Settings = TypeVar("Settings", bound=BaseModel)
 LARGEST_IMGSZ = 16_384
 """Pixels; an image of this side takes 3 GB as floats."""
 _LARGEST_INTEGER = 2**53
-_SHOWN = 120
-"""Characters of a value or a message that an error shows."""
 
 
 class Section(BaseModel):
@@ -220,12 +222,15 @@ def load_recipe(name: str) -> dict[str, Any]:
     base: str | None = name
     while base is not None:
         if base in names:
-            raise ConfigError(f"recipe {base} is its own base: {' on '.join([*names, base])}")
+            on = legible(" on ".join([*names, base]))
+            raise ConfigError(f"recipe {base} is its own base: {on}")
         names.append(base)
         content = _read_recipe(base)
         base = content.pop("base", None)
         if not isinstance(base, str | None):
-            raise ConfigError(f"recipe {names[-1]}: expected the name of a base, found {base!r}")
+            raise ConfigError(
+                f"recipe {names[-1]}: expected the name of a base, found {_shown(base)}"
+            )
         sections = merge(content, sections)
     return sections
 
@@ -233,18 +238,18 @@ def load_recipe(name: str) -> dict[str, Any]:
 def _read_recipe(name: str) -> dict[str, Any]:
     """Returns the content of one recipe as it is written."""
     if name in recipe_names():
-        file: Any = resources.files("ossa") / "recipes" / f"{name}.yaml"
+        file = Path(str(resources.files("ossa"))) / "recipes" / f"{name}.yaml"
     elif Path(name).suffix in (".yaml", ".yml") and Path(name).is_file():
         file = Path(name)
     else:
         hint = suggestion(name, recipe_names()) or f" There are {', '.join(recipe_names())}."
-        raise ConfigError(f"no recipe named {name!r} and no such YAML file.{hint}")
+        raise ConfigError(f"no recipe named '{legible(name)}' and no such YAML file.{hint}")
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
-        raise ConfigError(f"recipe {name} is not YAML: {' '.join(str(problem).split())}") from None
+        content = read_yaml(file).value or {}
+    except OSError as error:
+        raise ConfigError(f"recipe {name} cannot be read: {error.strerror}") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"recipe {name}: expected sections of settings, found {content!r}")
+        raise ConfigError(f"recipe {name}: expected sections of settings, found {_shown(content)}")
     return content
 
 
@@ -268,15 +273,12 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
     sections: dict[str, Any] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
-        if not equals or not key:
-            raise ConfigError(
-                f"expected SECTION.KEY=VALUE (such as train.lr=0.005), found {setting!r}"
-            )
-        try:
-            value: Any = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ConfigError(f"the value of {key} is not YAML: {text!r}") from None
-        for part in reversed(key.split(".")):
+        parts = key.split(".")
+        if not equals or not key or len(parts) > _DEEPEST:
+            found = legible(repr(setting))
+            raise ConfigError(f"expected SECTION.KEY=VALUE (such as train.lr=0.005), found {found}")
+        value = parse_yaml(text, where=f"the value of {legible(key)}")
+        for part in reversed(parts):
             value = {part: value}
         sections = merge(sections, value)
     return sections

@@ -1,4 +1,4 @@
-"""Files that are either complete or not there: atomic writes, hashes, folders of one's own."""
+"""Files: regular ones opened for reading, atomic writes, hashes, folders of one's own."""
 
 import errno
 import fcntl
@@ -9,6 +9,7 @@ import math
 import os
 import secrets
 import socket
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,7 +26,65 @@ _LOCK, _OWNER = ".lock", ".lock-owner"
 _LOCK_SECONDS = 0.5
 """So long a lock is tried for: whoever only asks whether it is held has it for an instant."""
 _LARGEST = 16 * 2**20
+_KINDS_OF_FILES = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def open_regular(path: Path | str, *, most_bytes: int | None = None) -> BinaryIO:
+    """Returns a regular file, open for reading; it opens whatever a file from elsewhere names.
+
+    A pipe would block, and a device never end or do something when it is opened.
+
+    Args:
+        path: of the file; links are followed.
+        most_bytes: that it may have.
+
+    Raises:
+        OSError: there is none, it cannot be read, is larger or no regular file; `strerror` says it.
+    """
+    try:
+        _check_regular(os.stat(path), path, most_bytes)  # before a device is opened
+        stream = open(path, "rb", opener=_open_at_once)  # noqa: SIM115 - the caller closes it
+    except ValueError as error:  # a null byte
+        raise OSError(errno.EINVAL, "a name that no file can have", str(path)) from error
+    try:
+        _check_regular(os.fstat(stream.fileno()), path, most_bytes)
+    except OSError:
+        stream.close()
+        raise
+    return stream
+
+
+def read_regular(path: Path | str, *, most_bytes: int) -> bytes:
+    """Returns the content of a regular file of at most so many bytes; see `open_regular`."""
+    with open_regular(path, most_bytes=most_bytes) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        content = stream.read(size + 1)
+    if len(content) > size:  # files of the system hide their size, and some have no end
+        raise OSError(errno.EINVAL, "more bytes than the file says it has", str(path))
+    return content
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # Should a pipe have come in place of the file, it does not block.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+
+
+def _check_regular(status: os.stat_result, path: Path | str, most_bytes: int | None) -> None:
+    kind = stat.S_IFMT(status.st_mode)
+    if kind == stat.S_IFDIR:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if kind != stat.S_IFREG:
+        found = f"{_KINDS_OF_FILES.get(kind, 'something')} and no regular file"
+        raise OSError(errno.EINVAL, found, str(path))
+    if most_bytes is not None and status.st_size > most_bytes:
+        found = f"{status.st_size:,} bytes, of which at most {most_bytes:,} are read"
+        raise OSError(errno.EFBIG, found, str(path))
 
 
 def sha256_of(path: Path | str) -> str:
@@ -35,8 +94,8 @@ def sha256_of(path: Path | str) -> str:
         CheckpointError: the file cannot be read.
     """
     try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        with open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
     except OSError as error:
         raise CheckpointError(f"could not read {path}: {_reason(error)}") from error
 

@@ -218,3 +218,13 @@ def test_no_name_of_a_class_or_file_is_more_than_text(ossa: Ossa, tmp_path: Path
     hostile = check(tuple(name.replace("\x00", "") for name in HOSTILE), "hostile")
     assert structure(hostile) == structure(plain)
     assert structure(hostile)[1] == []
+
+
+def test_images_outside_are_faults_unless_they_are_allowed(ossa: Ossa, cells: Path) -> None:
+    (cells / "images/train/2.png").rename(cells.parent / "2.png")
+    (cells / "images/train/2.png").symlink_to(cells.parent / "2.png")
+    result = ossa("data", "check", cells)
+    assert result.exit_code == 1, result.stderr
+    assert "outside the folders that may be read" in " ".join(result.stdout.split())
+    assert ossa("data", "check", cells, "--allow-outside").exit_code == 0
+    assert ossa("data", "check", cells).exit_code == 1  # it holds for one command alone

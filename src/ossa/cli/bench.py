@@ -148,6 +148,7 @@ def bench(
             show_default="PyTorch's choice",
         ),
     ] = None,
+    allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Time detectors in their deployed form, several of them turn by turn.

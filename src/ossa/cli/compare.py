@@ -59,6 +59,7 @@ def compare(
         ),
     ] = 2000,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of these draws.")] = 0,
+    allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Tell which detectors are better than the first, with intervals of 95 %.

@@ -95,6 +95,7 @@ def convert(
         bool,
         typer.Option("--copy-images", help="Copy the images, too: the folder needs no other then."),
     ] = False,
+    allow_outside: options.AllowOutside = False,
 ) -> None:
     """Write a data set in another format, and say what that format cannot hold.
 

@@ -67,6 +67,7 @@ def check(
             help="New or empty folder for --fix.", metavar="FOLDER", show_default="NAME-fixed"
         ),
     ] = None,
+    allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Look for what is wrong in a data set, and describe the rest.
@@ -114,7 +115,7 @@ def check(
                 crowding_of=_crowding,
                 on_image=on_image,
             )
-        for note in (note for one in found.reports.values() for note in one.notes):
+        for note in dict.fromkeys(note for one in found.reports.values() for note in one.notes):
             console.note(note)
         if not as_json:
             _print(found)

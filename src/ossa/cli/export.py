@@ -142,6 +142,7 @@ def export(
             show_default="beside the weights, with the precision in its name",
         ),
     ] = None,
+    allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Write a detector as a file for another runtime.

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
+from ossa.data.roots import ALLOW_OUTSIDE_VARIABLE
 from ossa.errors import ConfigError, suggestion
 
 MACHINE_PANEL = "Machine and output"
@@ -82,6 +83,34 @@ Threads = Annotated[
         show_default="one for each processor, or OMP_NUM_THREADS",
     ),
 ]
+
+
+def _allow_outside(call: typer.Context, wanted: bool) -> None:
+    """Lets all processes of a command read what lies outside the folders of a data set."""
+    if wanted:
+        before = os.environ.get(ALLOW_OUTSIDE_VARIABLE)
+        os.environ[ALLOW_OUTSIDE_VARIABLE] = "1"
+        call.call_on_close(lambda: _set_again(before))
+
+
+def _set_again(before: str | None) -> None:
+    os.environ.pop(ALLOW_OUTSIDE_VARIABLE, None)
+    if before is not None:
+        os.environ[ALLOW_OUTSIDE_VARIABLE] = before
+
+
+AllowOutside = Annotated[
+    bool,
+    typer.Option(
+        "--allow-outside",
+        callback=_allow_outside,
+        expose_value=False,
+        help="Let lists, JSON files and links of the data lead out of the folders that the "
+        "data.yaml names: for data that you trust.",
+        rich_help_panel=MACHINE_PANEL,
+    ),
+]
+"""Nobody sees its value: `ossa.data.roots` asks the environment."""
 AsJson = Annotated[
     bool,
     typer.Option(

@@ -43,6 +43,7 @@ def predict(
     device: options.Device = None,
     runtime: said.Runtime = "auto",
     precision: said.Precision = None,
+    allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
     as_json_lines: said.AsJsonLines = False,
 ) -> None:

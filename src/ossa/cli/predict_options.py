@@ -15,8 +15,8 @@ SourceArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="SOURCE",
-        help="A picture or video, a folder (with its subfolders), a pattern in quotes, the number "
-        "of a camera, or the address of a stream (rtsp://, http://, ...).",
+        help="A picture or video, a folder (with its subfolders), a .txt list of them, a pattern "
+        "in quotes, the number of a camera, or the address of a stream (rtsp://, http://, ...).",
         show_default=False,
     ),
 ]

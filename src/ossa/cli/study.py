@@ -84,6 +84,7 @@ def plan(
     executor: Executor = None,
     jobs: Jobs = None,
     device: options.Device = None,
+    allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Show every run of a study, what it costs, and that all are trained alike.
@@ -142,6 +143,7 @@ def run(
         bool, typer.Option("--retry-failed", help="Train those again that failed.")
     ] = False,
     allow_unlabeled: AllowUnlabeled = False,
+    allow_outside: options.AllowOutside = False,
 ) -> None:
     """Train every run of a study that is not finished.
 

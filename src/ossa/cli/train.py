@@ -70,6 +70,7 @@ def train(
     workers: options.Workers = None,
     threads: options.Threads = None,
     cache: options.Cache = None,
+    allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Train a detector and score it after every epoch.

@@ -134,6 +134,7 @@ def val(
     workers: options.Workers = None,
     threads: options.Threads = None,
     cache: options.Cache = None,
+    allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Score a detector, or the detections of any other, on a data set with COCO's metrics.

@@ -15,6 +15,7 @@ import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any, Final
@@ -27,6 +28,7 @@ from ossa.boxes import xywh_to_xyxy
 from ossa.data.index import DatasetIndex
 from ossa.errors import DataError
 from ossa.evaluate.columns import detection_columns, unknown_image
+from ossa.files import read_regular
 from ossa.types import Detections
 
 COCO_AREAS: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
@@ -35,6 +37,10 @@ COCO_AREAS: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
 """From and to, both included, in square pixels of the original image."""
 COCO_MOST_DETECTIONS = (1, 10, 100)
 """Per image and class."""
+_MOST_BYTES: Final = 4_000_000_000
+"""Of a results file."""
+_MOST_UNPACKED: Final = 50
+"""Times the size of a .gz; detections are a fifth of theirs."""
 
 
 @dataclass(frozen=True)
@@ -250,9 +256,13 @@ def _shortened(values: Mapping[int, int]) -> str:
 def _read_json_list(path: Path) -> list[Any]:
     expected = "expected a COCO results file (a JSON list of detections)"
     try:
-        content = path.read_bytes()
+        content = read_regular(path, most_bytes=_MOST_BYTES)
         if path.suffix == ".gz":
-            content = gzip.decompress(content)
+            most = _MOST_UNPACKED * (len(content) + 10_000)
+            with gzip.open(BytesIO(content)) as unpacked:
+                content = unpacked.read(most + 1)
+            if len(content) > most:
+                raise OSError(f"one that unpacks to more than {_MOST_UNPACKED} times its size")
         if not content.strip():
             raise DataError(
                 f"{path}: {expected}, found an empty file; write [] where nothing was detected."

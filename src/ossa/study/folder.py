@@ -24,6 +24,7 @@ from ossa.files import (
     write_json_atomically,
     write_text_atomically,
 )
+from ossa.safe_yaml import read_yaml
 from ossa.study.config import Reported, StudyConfig, check_study
 from ossa.study.plan import Plan, PlannedRun, make_plan
 from ossa.study.reported import is_reported
@@ -265,10 +266,10 @@ def _read(file: Path) -> tuple[StudyConfig, dict[str, str]]:
             "start one with 'ossa study run FILE.yaml'"
         )
     try:
-        content: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = read_yaml(file).value
         study, places = content["study"], content["places"]
         places = {"data": str(places["data"]), "weights": str(places["weights"])}
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+    except (OSError, ConfigError, KeyError, TypeError):
         raise ConfigError(
             f"{file} is damaged: it holds no study and the places of its data"
         ) from None

@@ -24,6 +24,7 @@ from ossa.files import (
 )
 from ossa.models.detector import Detector
 from ossa.models.weights import save_checkpoint
+from ossa.safe_yaml import read_yaml
 from ossa.train.record import RECORD_FILE, write_record
 from ossa.types import Detections, Record
 
@@ -137,9 +138,9 @@ def read_config(folder: Path) -> RunConfig:
     if not file.is_file():
         raise ConfigError(f"expected a run to resume in {folder}, found no {CONFIG_FILE} there")
     try:
-        settings = yaml.safe_load(read_small_file(file, what="the settings of a run"))
-    except yaml.YAMLError as problem:
-        raise ConfigError(f"{file} is not YAML: {' '.join(str(problem).split())}") from None
+        settings = read_yaml(file).value
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
     if not isinstance(settings, dict):
         raise ConfigError(f"{file} is damaged: expected the settings of a run, found none")
     return build_config(settings, where=str(file))

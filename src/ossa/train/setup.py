@@ -292,7 +292,8 @@ def read_split(
     )
     known = None if pixels is None else pixels.faults()
     report = keep_decodable(report, strict=strict, known=known)
-    for note in report.notes:
+    # What is told of the data.yaml comes with each split.
+    for note in report.notes[0 if split == "train" else len(description.notes) :]:
         watcher.note(note)
     for problem in report.problems[:_PROBLEMS_SHOWN]:
         watcher.note(str(problem))

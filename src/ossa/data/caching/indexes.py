@@ -123,6 +123,7 @@ def _key(description: DataDescription, split: str) -> str:
         *(__version__, _READERS_VERSION, split, description.format, str(description.root)),
         *(description.names, description.category_ids, description.splits[split]),
         None if description.classes is None else list(description.classes.items()),
+        description.roots,
     )
     return hashlib.sha256(repr(said).encode()).hexdigest()
 

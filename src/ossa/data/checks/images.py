@@ -21,9 +21,11 @@ from ossa.data.formats.common import Box
 from ossa.data.index import DatasetIndex
 from ossa.data.problems import ProblemKind
 from ossa.errors import DataError
+from ossa.files import open_regular, read_regular
 
 _SMALLEST_DECODE: Final = 64
 """JPEGs are decoded as small as the decoder allows: it reads every byte anyway."""
+_MOST_BYTES: Final = 2_000_000_000
 _READ_AT_ONCE: Final = 2**20
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _NO_END: Final = "the end of the file is missing"
@@ -251,7 +253,10 @@ def _read_image(path: str, size_wh: tuple[int, int], *, hashed: bool, decoded: b
 
 def is_cut_short(path: Path) -> bool:
     """Returns whether a file begins as a JPEG, PNG, WebP or BMP and its end is missing."""
-    data = path.read_bytes()
+    try:
+        data = read_regular(path, most_bytes=_MOST_BYTES)
+    except OSError:
+        return False
     if data.startswith(b"\xff\xd8\xff"):
         # Behind the last start of scan: a thumbnail in the header has an end of its own.
         scan = data.rfind(b"\xff\xda")
@@ -267,7 +272,7 @@ def is_cut_short(path: Path) -> bool:
 
 def _sha256(path: str) -> bytes:
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         while block := stream.read(_READ_AT_ONCE):
             digest.update(block)
     return digest.digest()

@@ -27,6 +27,7 @@ from ossa.data.formats.common import (
     Box,
     Fault,
     FileListing,
+    absolute,
     fault_of_box,
     overhang,
     relative_to,
@@ -36,6 +37,7 @@ from ossa.data.formats.common import (
 from ossa.data.formats.json_stream import stream_lists
 from ossa.data.index import DatasetIndex, LabelSearch
 from ossa.data.problems import ProblemKind, ProblemLog
+from ossa.data.roots import is_hidden_below
 from ossa.data.sources import SourceLog
 from ossa.errors import DataError, legible
 
@@ -268,6 +270,14 @@ def _present_images(
         line, name, *stated_wh = content.images[image_id]
         path = os.path.join(folder, name)
         is_stated = all(type(side) is int and 0 < side < 2**31 for side in stated_wh)
+        if "\\" in name and path not in present:
+            path = absolute(name, folder)
+        if is_hidden_below(path, folder):
+            what, kind = f"'{name}' is hidden, so no image", ProblemKind.ENTRY_UNUSABLE
+            log.report(content.file, line, what, action="image left out", kind=kind)
+            continue
+        if not log.may_be_read(path, listed=(content.file, line), name=name):
+            continue
         if not (annotations_only and is_stated) and path not in present:
             what, kind = f"no image {legible(path)}", ProblemKind.IMAGE_MISSING
             log.report(content.file, line, what, action="image left out", kind=kind)
@@ -277,6 +287,7 @@ def _present_images(
             sources.add(path)
             size_wh = size_or_report(path, log=log)
         if size_wh is not None:
+            log.num_images += 1
             ids.append(image_id)
             files.append(path)
             sizes_wh.append(size_wh)

@@ -34,11 +34,12 @@ from ossa.data.formats.common import (
     size_or_report,
     usable_box,
 )
-from ossa.data.formats.text import listed_lines
+from ossa.data.formats.text import MOST_BYTES_OF_AN_IMAGE, listed_lines
 from ossa.data.index import DatasetIndex, LabelSearch
 from ossa.data.problems import ProblemKind, ProblemLog
 from ossa.data.sources import SourceLog
 from ossa.errors import DataError, legible, suggestion
+from ossa.files import read_regular
 
 _CORNERS: Final = ("xmin", "ymin", "xmax", "ymax")
 _JPEG: Final = (".jpg", ".jpeg")
@@ -54,7 +55,7 @@ def read(
     for source in description.splits[split].sources:
         sources.add(source)
         if source.is_dir():
-            for images in _by_stem(images_under(source, sources=sources)).values():
+            for images in _by_stem(images_under(source, sources=sources, log=log)).values():
                 reader.add(images, None, listed=(source, None))
             continue
         root = _voc_root(source, default=description.root)
@@ -153,6 +154,7 @@ class _Reader:
             return
         self._sources.add(file)
         try:
+            self._log.roots.check(file)
             annotation = _parse(file)
         except (expat.ExpatError, _ForbiddenXmlError, OSError) as error:
             # Without its boxes it would train as background.
@@ -329,7 +331,7 @@ def _parse(file: Path) -> _Annotation:
     parser.CharacterDataHandler = texts.append
     # Without a DOCTYPE there are no entities, neither such that multiply nor such that open files.
     parser.StartDoctypeDeclHandler = lambda *_: refuse("DOCTYPE is not allowed")
-    data = file.read_bytes()
+    data = read_regular(file, most_bytes=MOST_BYTES_OF_AN_IMAGE)
     try:
         parser.Parse(data, True)
     except (LookupError, ValueError) as error:  # an encoding that Python does not know or not so

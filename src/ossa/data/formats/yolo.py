@@ -10,6 +10,7 @@ track's is. An image without a label file is background; so is one whose label f
 """
 
 import os
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +30,12 @@ from ossa.data.formats.common import (
 from ossa.data.formats.text import line_of_fault, listed_lines, numbered_lines
 from ossa.data.index import DatasetIndex, LabelSearch
 from ossa.data.problems import ProblemKind, ProblemLog
+from ossa.data.roots import is_hidden_below
 from ossa.data.sources import SourceLog
+
+_OF_DARKNET = "data/"
+"""Begins the entries of lists by darknet's programs and CVAT, whose folder of that name is the
+root."""
 
 
 def read(
@@ -81,39 +87,44 @@ def read(
 
 def _images(
     description: DataDescription, split: str, *, log: ProblemLog, sources: SourceLog
-) -> dict[str, tuple[Path, int] | None]:
-    """Returns the images in order, each with the list and line that name it first, if any."""
-    images: dict[str, tuple[Path, int] | None] = {}
+) -> Iterator[tuple[str, tuple[Path, int] | None]]:
+    """Yields the images in order, each with the list and line that name it first, if any."""
+    seen: set[str] = set()
     for source in description.splits[split].sources:
         if source.is_dir():
-            found = images_under(source, sources=sources)
-            twice = [image for image in found if image in images]
+            found = images_under(source, sources=sources, log=log)
+            twice = [image for image in found if image in seen]
             if twice:
                 what = f"{len(twice)} of its images are in an entry before it, too"
                 kind = ProblemKind.IMAGE_LISTED_TWICE
                 log.report(source, None, what, action="read once", kind=kind, image=twice[0])
-            images.update(dict.fromkeys(found))
+            yield from ((image, None) for image in found if image not in seen)
+            seen.update(found)
             continue
         sources.add(source)
         for line, text in listed_lines(source):
             # As YOLOv5 does: './' begins at the list, all else at the root.
-            folder = source.parent if text.startswith("./") else description.root
+            folder = source.parent if text.startswith(("./", ".\\")) else description.root
             image = absolute(text, folder)
-            if not is_image(os.path.basename(image)):
+            if text.startswith(_OF_DARKNET) and not os.path.lexists(image):
+                image = absolute(text.removeprefix(_OF_DARKNET), folder)
+            if not is_image(os.path.basename(image)) or is_hidden_below(image, description.root):
                 what, kind = f"'{text}' is no image file", ProblemKind.ENTRY_UNUSABLE
                 log.report(source, line, what, action="line left out", kind=kind)
                 continue
-            if image in images:
+            if image in seen:
                 what, kind = f"'{text}' is listed twice", ProblemKind.IMAGE_LISTED_TWICE
                 log.report(source, line, what, action="read once", kind=kind, image=image)
-            images.setdefault(image, (source, line))
-    return images
+                continue
+            seen.add(image)
+            yield image, (source, line)
 
 
 def _truths(
     file: Path, image: str, size_wh: tuple[int, int], *, num_classes: int, log: ProblemLog
 ) -> list[tuple[int, Box]]:
     truths: dict[tuple[int, Box], None] = {}
+    log.roots.check(file)
     for line, text in numbered_lines(file):
         report = partial(log.report, file, line, image=image)
         try:
