@@ -4,6 +4,8 @@ import errno
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from running import Ossa
@@ -12,7 +14,7 @@ from ossa.config import ModelConfig
 from ossa.data.api import read_data
 from ossa.export.description import METADATA_KEY
 from ossa.models.build import build_detector
-from ossa.models.weights import save_checkpoint
+from ossa.models.weights import read_checkpoint, save_checkpoint
 from ossa.predict.predictor import load
 
 
@@ -53,6 +55,29 @@ def test_a_file_is_compared_and_is_all_that_predict_needs(
     result = ossa("predict", pictures, "--weights", file, "--no-pictures", "--conf", 0.1)
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("8 pictures: ")
+
+
+def test_squares_instead_of_rectangles_are_told_by_export_and_by_predict(
+    ossa: Ossa, weights: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    for number in range(2):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 64, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / "images" / f"{number}.png"), pixels)
+        (tmp_path / "labels" / f"{number}.txt").write_text("0 0.5 0.5 0.4 0.4\n")
+    names = ", ".join(read_checkpoint(weights).names)
+    (tmp_path / "data.yaml").write_text(f"val: images\nnames: [{names}]\n")
+    file = tmp_path / "small.xml"
+    arguments = ("--weights", weights, "--data", tmp_path, "--format", "openvino")
+    result = ossa("export", *arguments, "--output", file)
+    assert "On the 2 images that are no squares" in result.stdout, result.output
+    result = ossa("predict", tmp_path / "images", "--weights", file, "--no-pictures")
+    assert "small.xml sees squares of 64 px, its checkpoint" in " ".join(result.stderr.split())
+    file = tmp_path / "any.xml"
+    result = ossa("export", *arguments, "--output", file, "--dynamic", "size")
+    assert "The file sees" not in result.stdout
 
 
 def test_a_file_is_scored_as_its_checkpoint_is(

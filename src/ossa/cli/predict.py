@@ -93,6 +93,13 @@ def predict(
             console.note(
                 f"detections from a score of {predictor.confidence:g}; --conf sets another"
             )
+        about = getattr(predictor.runtime, "description", None)
+        if about is not None and not (about.rectangular or about.only_squares):
+            console.note(
+                f"{weights} sees squares of {about.imgsz} px, its checkpoint rectangles: of other "
+                "pictures scores and boxes differ (ossa export says by how much; --dynamic size "
+                "makes a file that sees rectangles)"
+            )
         truth = _read_truth(show_truth, sources, console) if show_truth else None
         if save_json and truth is not None:
             _check_classes(truth, predictor, show_truth)

@@ -52,6 +52,8 @@ class ExportDescription(Section):
     """Whether height and width may be any multiples of the largest stride."""
     rectangular: bool
     """Whether the shorter side of an image is padded to the next stride only, not to a square."""
+    only_squares: bool = False
+    """Whether the network takes squares only, so that its checkpoint sees squares, too."""
     strides: tuple[PositiveInt, ...] = Field(min_length=1)
     anchors_wh: tuple[tuple[tuple[float, float], ...], ...] = Field(min_length=1)
     """Per level, in pixels of the network input."""

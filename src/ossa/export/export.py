@@ -43,6 +43,8 @@ class ExportSettings:
     """Of the NMS in the graph; None for logits."""
     max_ap_drop: float = 0.01
     """AP50-95, a fraction, that the file may lose and be called good."""
+    min_agreement: float = 0.95
+    """`Comparison.agreement` that a file of less than fp32 must reach to be called good."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def export(
         output: the file, with the suffix of its format; OpenVINO's weights lie beside it (.bin).
         settings: what is exported.
         images: on which it is compared, with truths.
-        calibration: images from which the ranges of int8 are taken.
+        calibration: images from which the ranges of int8 are taken, none of them in `images`.
         on_stage: called with what begins.
         on_images: called with the number of images compared and their total.
 
@@ -107,6 +109,8 @@ def export(
     check_request(checkpoint, output, settings)
     if settings.precision == "int8" and calibration is None:
         raise ConfigError("int8 is calibrated on images: give --data with a split to train on")
+    if calibration is not None and paths_of(calibration) & paths_of(images):
+        raise ConfigError("expected other images to compare on than those that calibrate int8")
     check_classes(
         checkpoint.names, images, weights=checkpoint.origin["file"], data=str(images.root)
     )
@@ -131,6 +135,11 @@ def export(
     return Export(output.with_name(f"{name}{output.suffix}"), description, comparison, size, fault)
 
 
+def paths_of(index: DatasetIndex) -> set[str]:
+    """Returns the files of all images."""
+    return {str(index.image_path(position)) for position in range(len(index))}
+
+
 def fault_of(comparison: Comparison, settings: ExportSettings) -> str | None:
     """Returns why an export is not to be called good, None where it is."""
     if not comparison.ap_drop <= settings.max_ap_drop:  # not a number is no good
@@ -139,7 +148,13 @@ def fault_of(comparison: Comparison, settings: ExportSettings) -> str | None:
             f"{settings.max_ap_drop:g}"
         )
     if settings.precision != "fp32":
-        return None
+        if comparison.agreement >= settings.min_agreement:
+            return None
+        return (
+            f"its detections agree with PyTorch's by {comparison.agreement:.3f} only, less than "
+            f"{settings.min_agreement:g}: {comparison.unmatched} are reported by one only, and "
+            f"boxes differ by up to {comparison.largest_box_difference_px:.0f} px"
+        )
     if comparison.largest_score_difference > SCORE_TOLERANCE:
         return (
             f"a score differs by {comparison.largest_score_difference:.2g}, more than the "

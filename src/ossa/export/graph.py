@@ -76,6 +76,7 @@ def describe(
         batch=batch,
         any_size=any_size,
         rectangular=any_size,
+        only_squares=not rectangles,
         strides=tuple(head.strides),
         anchors_wh=tuple(
             tuple((float(width), float(height)) for width, height in level)

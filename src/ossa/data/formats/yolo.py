@@ -47,7 +47,7 @@ def read(
     present = FileListing(sources)
     unlabelled: list[str] = []
     images_of: dict[Path, list[str]] = {}
-    for image, listed in _images(description, split, log=log, sources=sources).items():
+    for image, listed in _images(description, split, log=log, sources=sources):
         sources.add(image)
         size_wh = size_or_report(image, log=log, listed=listed)
         if size_wh is None:
