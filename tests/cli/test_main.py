@@ -12,7 +12,7 @@ from torch._utils import ExceptionWrapper
 from typer.testing import CliRunner, Result
 
 from ossa import __version__
-from ossa.cli.main import _ending_in_words
+from ossa.cli.main import _ending_in_words, main
 from ossa.errors import ConfigError, DataError, RunFailed
 
 
@@ -151,3 +151,24 @@ def test_an_error_from_a_loading_process_is_told_without_its_traceback() -> None
     assert "Original Traceback" in str(sent.value)
     result = ended(sent.value)
     assert (result.exit_code, result.stderr) == (2, "error: image 7 cannot be decoded\n")
+
+
+def test_a_misspelt_command_line_is_shown_without_passwords(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ossa.cli.main.keep_freed_memory", lambda: None)
+    for arguments, code in (
+        (["predict", "a", "rtsp://me:secret@h/1?token=abc", "--weights", "x"], 2),
+        (["predict", "rtsp://me:secret@h/1?token=abc", "b", "--weights", "x"], 2),
+        (["predict", "--weights", "x", "--wrong", "rtsp://me:secret@h/1"], 2),
+        (["rtsp://me:secret@h/1"], 2),
+        ([], 2),
+        (["--version"], 0),
+    ):
+        monkeypatch.setattr("sys.argv", ["ossa", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == code
+        out, err = capsys.readouterr()
+        assert "secret" not in out + err
+        assert "abc" not in out + err

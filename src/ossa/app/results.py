@@ -47,6 +47,7 @@ def write_results(
     the picture with its boxes. One visitor's results are written one after the other.
     """
     file = folder / "ossa-results.zip"
+    folders = _folders([model.title for model in models])
     documents, rows = [], []
     with zipfile.ZipFile(file, "w") as archive:  # pictures do not get smaller
         for position, still in enumerate(session.stills):
@@ -54,7 +55,7 @@ def write_results(
             comparison = compare(answers_of(session, models, position, thresholds))
             for number, answer in enumerate(comparison.answers):
                 drawn = _drawn(image, answer)
-                name = f"{_plain(answer.title)}/{position:03d}.jpg"
+                name = f"{folders[answer.title]}/{position:03d}.jpg"
                 archive.writestr(name, encode_jpeg(drawn, 92))
                 place = {"file": session.name, "seconds": still.seconds, "model": answer.title}
                 found = answer.detections
@@ -125,6 +126,12 @@ def _csv(rows: Sequence[Sequence[object]]) -> str:
     return text.getvalue()
 
 
-def _plain(title: str) -> str:
-    """Returns a title as the name of a folder."""
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in title).strip(".") or "model"
+def _folders(titles: Sequence[str]) -> dict[str, str]:
+    """Returns the name of a folder for each title, none of them twice."""
+    folders: dict[str, str] = {}
+    for title in titles:
+        plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in title).strip(".")
+        taken = {folder.casefold() for folder in folders.values()}
+        folder = plain[:100] or "model"
+        folders[title] = folder if folder.casefold() not in taken else f"{len(folders)}-{folder}"
+    return folders

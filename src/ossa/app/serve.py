@@ -1,4 +1,4 @@
-"""The server of the page: gradio behind the gate, the kept pictures, and a study's report."""
+"""The server of the page: gradio behind the guard, the kept pictures, and a study's report."""
 
 import asyncio
 import errno

@@ -14,11 +14,12 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from typer.rich_utils import rich_format_error
 
 from ossa import __version__
 from ossa.allocator import keep_freed_memory, wait_passively
 from ossa.errors import OssaError, RunFailed, legible
-from ossa.escaping import print_line
+from ossa.escaping import hide_credentials, print_line
 from ossa.files import NO_SPACE
 
 _COMMANDS = (
@@ -149,4 +150,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ossa-") as cache:
         # matplotlib would keep a cache of fonts in the user's home; a command leaves nothing there.
         os.environ.setdefault("MPLCONFIGDIR", cache)
-        app(prog_name="ossa")
+        try:
+            code = app(prog_name="ossa", standalone_mode=False)
+        except typer.Abort:
+            _tell("stopped before it was done")
+            code = _FAILED
+        except Exception as error:
+            if not hasattr(error, "format_message"):
+                raise
+            # A misspelt command line, which typer shows: an address in it with its password.
+            error.message = hide_credentials(error.message)  # type: ignore[attr-defined]
+            rich_format_error(error)  # type: ignore[arg-type]
+            code = _BAD_INPUT
+        sys.exit(code)
