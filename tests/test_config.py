@@ -212,6 +212,7 @@ OTHER_VALUES: dict[str, Any] = {
     "train.optimizer": "adamw",
     "train.schedule": "cosine",
     "train.peak_lr": 0.1,
+    "augment.window": 64,
     "train.freeze": ("backbone",),
 }
 
