@@ -12,7 +12,7 @@ ROOT = Path(ossa.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 # Each may import what stands before it.
 ORDER = (
-    *("types", "errors", "boxes", "config", "files", "allocator"),
+    *("types", "errors", "boxes", "backbone_args", "config", "files", "allocator"),
     *("report", "models", "data", "evaluate", "train", "export", "predict", "cost", "study"),
     *("app", "cli", "__main__"),
 )
