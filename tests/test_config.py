@@ -265,3 +265,34 @@ def test_the_digest_changes_with_every_setting_but_the_place_of_the_data():
 )
 def test_what_would_not_be_heard_is_refused(settings: dict[str, Any], complaint: str):
     assert complaint in refused(settings)
+
+
+def test_a_recipe_names_recipes_and_weights_below_its_own_folder_alone(tmp_path: Path):
+    folder, outside = tmp_path / "mine", tmp_path / "other.yaml"
+    (folder / "inner").mkdir(parents=True)
+    outside.write_text("train: {lr: 0.5}\n")
+    (folder / "inner" / "base.yaml").write_text("train: {lr: 0.25}\n")
+    file = folder / "own.yaml"
+    file.write_text("base: inner/base.yaml\nmodel: {weights: w/a.safetensors}\n")
+    recipe = load_recipe(str(file))
+    assert recipe["train"] == {"lr": 0.25}
+    assert recipe["model"] == {"weights": str(folder / "w" / "a.safetensors")}
+    for content in (
+        f"base: {outside}\n",
+        "base: ../other.yaml\n",
+        "model: {weights: /etc/passwd}\n",
+        "model: {backbone_weights: ../../a.safetensors}\n",
+    ):
+        file.write_text(content)
+        with pytest.raises(ConfigError, match=f"expected a path below {folder}, since a file may"):
+            load_recipe(str(file))
+
+
+@pytest.mark.parametrize("name", ["hf-hub:timm/resnet18", "local-dir:x", "a/b", "resnet18\n"])
+def test_a_model_is_a_name_and_no_address(name: str):
+    assert "model.name: string should match pattern" in refused({"model": {"name": name}})
+
+
+def test_an_argument_of_a_backbone_that_may_not_be_given_is_named():
+    complaint = refused({"model": {"backbone_args": {"drop_path": 0.1}}})
+    assert "no setting 'model.backbone_args.drop_path'. Did you mean drop_path_rate" in complaint

@@ -5,10 +5,11 @@ A recipe is a YAML file with the sections train, loss and augment; it may name a
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -21,6 +22,7 @@ from pydantic import (
     model_serializer,
 )
 
+from ossa.backbone_args import MAX_IMGSZ, BackboneArgs, Numbers3, PositiveNumbers3
 from ossa.errors import ConfigError, legible, suggestion
 from ossa.safe_yaml import parse_yaml, read_yaml
 
@@ -29,8 +31,6 @@ _SHOWN = 120
 _DEEPEST = 10
 """Sections within sections that a setting may name."""
 Settings = TypeVar("Settings", bound=BaseModel)
-LARGEST_IMGSZ = 16_384
-"""Pixels; an image of this side takes 3 GB as floats."""
 _LARGEST_INTEGER = 2**53
 
 
@@ -48,25 +48,32 @@ class Section(BaseModel):
         return value
 
 
+_AnchorsOfLevel = Annotated[tuple[tuple[float, float], ...], Field(max_length=64, fail_fast=True)]
+_Anchors = Annotated[tuple[_AnchorsOfLevel, ...], Field(max_length=8, fail_fast=True)]
+
+
 class ModelConfig(Section):
     """Which detector is built and from which weights it starts."""
 
-    name: str
-    """A preset (yolov5n to yolov5x), cspdarknet_n to _x, or any timm architecture."""
+    name: Annotated[str, Field(max_length=200, pattern=r"^\w[\w.+-]*$")]
+    """A preset (yolov5n to yolov5x), cspdarknet_n to _x, or any timm architecture; never an
+    address or a path."""
     neck: Literal["own", "n", "s", "m", "l", "x"] = "s"
     """Scale of YOLOv5's neck; `own` for presets."""
     context: Literal["none", "sppf"] = "none"
     """`sppf` puts YOLOv5's pooling pyramid behind the coarsest lateral of the neck."""
-    strides: tuple[PositiveInt, ...] = Field(default=(8, 16, 32), min_length=1)
-    anchors_wh: tuple[tuple[tuple[float, float], ...], ...] | None = None
+    strides: tuple[PositiveInt, ...] = Field(
+        default=(8, 16, 32), min_length=1, max_length=8, fail_fast=True
+    )
+    anchors_wh: _Anchors | None = None
     """Per level, in pixels of the network input; None for YOLOv5's."""
     pretrained: bool = False
     """Take timm's weights for the backbone (from the hub or its cache)."""
     backbone_weights: str | None = None
     """A safetensors file in timm's key names."""
-    backbone_mean: tuple[float, float, float] | None = None
-    backbone_std: tuple[float, float, float] | None = None
-    backbone_args: dict[str, Any] | None = None
+    backbone_mean: Numbers3 | None = None
+    backbone_std: PositiveNumbers3 | None = None
+    backbone_args: BackboneArgs | None = None
     """Arguments of timm's constructor; the file's metadata where not given."""
     drop_path: float | None = Field(default=None, ge=0, lt=1)
     """timm's drop_path_rate, over that of `backbone_args`; None for the model's own."""
@@ -78,7 +85,7 @@ class TrainConfig(Section):
     """Optimisation. The defaults are YOLOv5's."""
 
     epochs: int = Field(default=300, ge=1, le=1_000_000)
-    imgsz: int = Field(default=640, ge=32, le=LARGEST_IMGSZ)
+    imgsz: int = Field(default=640, ge=32, le=MAX_IMGSZ)
     """Side of the square network input in pixels; a multiple of the largest stride."""
     batch: int = Field(default=16, ge=1, le=65_536)
     nominal_batch: int = Field(default=64, ge=1)
@@ -208,11 +215,13 @@ def recipe_names() -> list[str]:
     )
 
 
-def load_recipe(name: str) -> dict[str, Any]:
+def load_recipe(name: str, *, below: Path | None = None) -> dict[str, Any]:
     """Returns the sections of a recipe, those of its `base` underneath.
 
     Args:
         name: a shipped recipe, or the path of a YAML file.
+        below: the folder of the file that names the recipe, where a file does: a recipe that is
+            not shipped lies in it or below it. So does every base, from the recipe that names it.
 
     Raises:
         ConfigError: no such recipe, not YAML, not sections of settings, or its own base.
@@ -221,29 +230,48 @@ def load_recipe(name: str) -> dict[str, Any]:
     names: list[str] = []
     base: str | None = name
     while base is not None:
-        if base in names:
-            on = legible(" on ".join([*names, base]))
-            raise ConfigError(f"recipe {base} is its own base: {on}")
-        names.append(base)
-        content = _read_recipe(base)
+        file = _recipe_file(base, below)
+        if str(file) in names:
+            raise ConfigError(f"recipe {base} is its own base: {' on '.join([*names, str(file)])}")
+        names.append(str(file))
+        content, below = _read_recipe(file, base), file.parent
         base = content.pop("base", None)
         if not isinstance(base, str | None):
-            raise ConfigError(
-                f"recipe {names[-1]}: expected the name of a base, found {_shown(base)}"
-            )
-        sections = merge(content, sections)
+            raise ConfigError(f"recipe {file}: expected the name of a base, found {_shown(base)}")
+        sections = merge(_with_own_weights(content, file), sections)
     return sections
 
 
-def _read_recipe(name: str) -> dict[str, Any]:
-    """Returns the content of one recipe as it is written."""
+def file_below(folder: Path, name: str, *, where: str) -> Path:
+    """Returns the file that another file names, which has to lie in `folder` or below it.
+
+    Raises:
+        ConfigError: a path that leaves the folder; `where` says who names it.
+    """
+    path = Path(os.path.normpath(folder.absolute() / name))
+    if not path.is_relative_to(os.path.normpath(folder.absolute())):
+        raise ConfigError(
+            f"{where}: expected a path below {folder}, since a file may name no others, found "
+            f"{legible(name)!r}"
+        )
+    return path
+
+
+def _recipe_file(name: str, below: Path | None) -> Path:
+    """Returns the file of a recipe that is shipped, that an option names, or that another names."""
     if name in recipe_names():
-        file = Path(str(resources.files("ossa"))) / "recipes" / f"{name}.yaml"
-    elif Path(name).suffix in (".yaml", ".yml") and Path(name).is_file():
-        file = Path(name)
-    else:
-        hint = suggestion(name, recipe_names()) or f" There are {', '.join(recipe_names())}."
-        raise ConfigError(f"no recipe named '{legible(name)}' and no such YAML file.{hint}")
+        return Path(str(resources.files("ossa") / "recipes" / f"{name}.yaml"))
+    file = Path(name)
+    if file.suffix in (".yaml", ".yml"):
+        file = file if below is None else file_below(below, name, where="the name of a recipe")
+        if os.path.isfile(file):  # which, unlike Path's, takes any text
+            return file
+    hint = suggestion(name, recipe_names()) or f" There are {', '.join(recipe_names())}."
+    raise ConfigError(f"no recipe named {legible(name)!r} and no such YAML file.{hint}")
+
+
+def _read_recipe(file: Path, name: str) -> dict[str, Any]:
+    """Returns the content of one recipe as it is written."""
     try:
         content = read_yaml(file).value or {}
     except OSError as error:
@@ -251,6 +279,19 @@ def _read_recipe(name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"recipe {name}: expected sections of settings, found {_shown(content)}")
     return content
+
+
+def _with_own_weights(content: dict[str, Any], file: Path) -> dict[str, Any]:
+    """Returns a recipe whose weights, where it names any, are files below its own folder."""
+    model = content.get("model")
+    if not isinstance(model, Mapping):
+        return content
+    found = {
+        key: str(file_below(file.parent, model[key], where=f"recipe {file}: model.{key}"))
+        for key in ("weights", "backbone_weights")
+        if isinstance(model.get(key), str)
+    }
+    return {**content, "model": {**model, **found}}
 
 
 def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -308,9 +349,9 @@ def refuse_window(augment: AugmentConfig) -> None:
 
 def check_imgsz(imgsz: int, *, stride: int) -> None:
     """Raises ConfigError unless a side is a multiple of the largest stride, and not too large."""
-    if imgsz > LARGEST_IMGSZ:
+    if imgsz > MAX_IMGSZ:
         raise ConfigError(
-            f"imgsz: expected at most {LARGEST_IMGSZ} pixels, found {legible(str(imgsz), 40)}"
+            f"imgsz: expected at most {MAX_IMGSZ} pixels, found {legible(str(imgsz), 40)}"
         )
     if imgsz < stride or imgsz % stride:
         below = max(imgsz // stride, 1) * stride
@@ -360,14 +401,14 @@ def _refuse_what_would_be_ignored(config: RunConfig, where: str) -> None:
             raise ConfigError(f"{where}: {fault}")
 
 
-def first_problem(problems: ValidationError, schema: type[BaseModel]) -> str:
+def first_problem(problems: ValidationError, schema: type[Any]) -> str:
     """Returns which key is wrong, in which way, and the beginning of what was found there."""
     problem = problems.errors(include_url=False)[0]
     path = [str(part) for part in problem["loc"]]
     key = legible(".".join(path))
     if problem["type"] == "extra_forbidden":
-        known = [name for name, _ in _fields_of_section(schema, path[:-1])]
-        return f"there is no setting '{key}'.{suggestion(path[-1], known)}"
+        known = _known_keys(schema, path[:-1])
+        return f"there is no setting '{key}'.{suggestion(path[-1][:_SHOWN], known)}"
     message = legible(problem["msg"], _SHOWN)
     return f"{key}: {message[0].lower()}{message[1:]}, found {_shown(problem['input'])}"
 
@@ -380,8 +421,10 @@ def _shown(value: Any) -> str:
         return f"a {type(value).__name__} that is too large to be shown"
 
 
-def _fields_of_section(schema: type[BaseModel], path: list[str]) -> Iterable[tuple[str, Any]]:
-    section: Any = schema
+def _known_keys(schema: Any, path: list[str]) -> list[str]:
+    """Returns the keys that the section at `path` may have."""
     for part in path:
-        section = section.model_fields[part].annotation
-    return section.model_fields.items()
+        schema = schema.model_fields[part].annotation
+    if schema in (BackboneArgs, BackboneArgs | None):
+        return list(BackboneArgs.__annotations__)
+    return list(schema.model_fields)

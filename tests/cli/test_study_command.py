@@ -96,7 +96,8 @@ def test_a_study_is_run_extended_and_told(ossa: Ossa, scenes: Path, tmp_path: Pa
     [
         ("plan nothing.yaml", "expected the file of a study at nothing.yaml, found none"),
         ("status .", "expected the folder of a study, found no study.yaml in ."),
-        ("run tiny.yaml", "expected the data set scenes at scenes, found none: name the folder"),
+        ("run tiny.yaml", "/scenes, found none: name the folder that holds it with --data-root"),
+        ("run abroad.yaml --data-root DATA", "data (--data-root): expected a path below"),
         ("run tiny.yaml --data-root DATA --executor cloud", "kind: input should be 'local'"),
         ("report . --output tiny.yaml/page", "a folder that can be written for --output, found"),
         ("add .", "expected --model or --seed of what to add, found neither"),
@@ -105,7 +106,8 @@ def test_a_study_is_run_extended_and_told(ossa: Ossa, scenes: Path, tmp_path: Pa
 def test_bad_input_is_told_in_a_sentence(
     ossa: Ossa, scenes: Path, tmp_path: Path, arguments: str, sentence: str
 ) -> None:
-    study_file(scenes, tmp_path)
+    file = study_file(scenes, tmp_path)
+    (tmp_path / "abroad.yaml").write_text(file.read_text().replace("data: ", "data: ../"))
     words = [str(scenes.parent) if word == "DATA" else word for word in arguments.split()]
     told = ossa("study", *words)
     assert (told.exit_code, told.stdout) == (2, "")

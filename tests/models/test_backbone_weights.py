@@ -71,7 +71,9 @@ def test_a_file_without_statistics_is_refused_unless_they_are_given(tensors, tmp
 def test_statistics_that_are_not_three_numbers_are_refused(tensors, tmp_path: Path):
     file = tmp_path / "grey.safetensors"
     save_file(tensors, file, METADATA | {"mean": "[0.5]"})
-    with pytest.raises(CheckpointError, match="three means and deviations"):
+    with pytest.raises(
+        CheckpointError, match=r"grey\.safetensors: mean\.1: field required, found \[0\.5\]"
+    ):
         read_backbone_weights(str(file))
 
 
@@ -100,7 +102,7 @@ def test_weights_of_another_width_are_refused(tensors, tmp_path: Path):
     file = tmp_path / "weights.safetensors"
     save_file(tensors, file, METADATA)
     weights, _ = read_backbone_weights(str(file))
-    with pytest.raises(CheckpointError, match=r"0 missing; 0 unexpected; \d+ of another shape"):
+    with pytest.raises(CheckpointError, match=r"mobilenetv2_100: 256 of another shape \(conv_stem"):
         create_backbone("mobilenetv2_100", imgsz=64, weights=weights)
 
 

@@ -118,12 +118,8 @@ def test_a_module_gives_its_state_dict_without_its_classes(
     checkpoint = read_torch_archive(tmp_path / "n.pt")
     _assert_same_state(checkpoint.tensors, expected)
     assert "model.0.grid" not in checkpoint.tensors
-    statistics = {f"model.0.bn.{n}" for n in ("running_mean", "running_var", "num_batches_tracked")}
-    assert checkpoint.buffers == {"anchors"} | statistics
     assert checkpoint.names == ("femur", "skull")
-    assert checkpoint.strides == (8.0, 16.0)
     assert checkpoint.meta == {"epoch": 7, "ema": None, "date": "2022-02-08"}
-    assert checkpoint.source == "model"
     assert "models" not in sys.modules
 
 
@@ -137,9 +133,7 @@ def test_half_precision_stays_half(network: _Network, tmp_path: Path):
 def test_ema_is_preferred_to_model(network: _Network, tmp_path: Path):
     ema = _Network()
     torch.save({"model": network, "ema": ema}, tmp_path / "both.pt")
-    checkpoint = read_torch_archive(tmp_path / "both.pt")
-    assert checkpoint.source == "ema"
-    _assert_same_state(checkpoint.tensors, ema.state_dict())
+    _assert_same_state(read_torch_archive(tmp_path / "both.pt").tensors, ema.state_dict())
 
 
 def test_class_names_may_be_a_dict(network: _Network, tmp_path: Path):
@@ -161,9 +155,8 @@ def test_a_state_dict_is_read_alone_or_under_its_key(tmp_path: Path, key: str | 
     torch.save(state if key is None else {key: state, "epoch": 3}, tmp_path / "state.pt")
     checkpoint = read_torch_archive(tmp_path / "state.pt")
     _assert_same_state(checkpoint.tensors, state)
-    assert checkpoint.source == (key or "file")
     assert checkpoint.meta == ({} if key is None else {"epoch": 3})
-    assert (checkpoint.names, checkpoint.strides, checkpoint.buffers) == (None, None, frozenset())
+    assert checkpoint.names is None
 
 
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool)
@@ -202,9 +195,11 @@ def test_the_official_yolov5n_is_read(shared: Path):
     path = shared / "weights" / "yolov5n.pt"
     assert sha256_of(path).startswith("4f180cf2")
     checkpoint = read_torch_archive(path)
-    parameters = {n: t for n, t in checkpoint.tensors.items() if n not in checkpoint.buffers}
-    assert sum(tensor.numel() for tensor in parameters.values()) == 1_872_157
-    assert {tensor.dtype for tensor in parameters.values()} == {torch.float16}
+    assert len(checkpoint.tensors) == 349
+    buffers = ("running_mean", "running_var", "num_batches_tracked", "anchors")
+    parameters = [t for name, t in checkpoint.tensors.items() if not name.endswith(buffers)]
+    assert sum(tensor.numel() for tensor in parameters) == 1_872_157
+    assert {tensor.dtype for tensor in parameters} == {torch.float16}
     assert checkpoint.tensors["model.0.conv.weight"].shape == (16, 3, 6, 6)
     anchors = checkpoint.tensors["model.24.anchors"]
     assert anchors.shape == (3, 3, 2)
@@ -212,7 +207,6 @@ def test_the_official_yolov5n_is_read(shared: Path):
     torch.testing.assert_close(pixels[0, 0], torch.tensor([10.0, 13.0]))
     assert checkpoint.names is not None
     assert (len(checkpoint.names), checkpoint.names[0]) == (80, "person")
-    assert checkpoint.strides == (8.0, 16.0, 32.0)
 
 
 # What would run
@@ -504,7 +498,7 @@ def test_a_module_that_unfolds_to_a_billion_is_told(tmp_path: Path):
     for _ in range(30):
         module = nn.Sequential(module, module)
     torch.save({"model": module}, tmp_path / "n.pt")
-    with pytest.raises(CheckpointError, match="more than 500,000 entries"):
+    with pytest.raises(CheckpointError, match="more than 100,000 entries"):
         read_torch_archive(tmp_path / "n.pt")
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tiny_studies import a_study
+from tiny_studies import a_plan, a_study
 
 from ossa.errors import ConfigError
 from ossa.study.config import read_study
@@ -17,7 +17,7 @@ def test_a_study_of_ten_lines_is_read(tmp_path: Path):
     )
     study = read_study(file)
     assert (study.neck, study.initial_weights, study.reported.weights) == ("s", "none", "last")
-    sections = study.recipe.sections()
+    sections = study.recipe.sections(tmp_path)
     assert (sections["train"]["epochs"], sections["train"]["imgsz"]) == (60, 320)
     assert sections["augment"]["mosaic"] == 1.0  # of the base
 
@@ -95,3 +95,20 @@ def test_families_are_read_from_names(model: str, family: str):
 def test_a_study_may_name_families_itself():
     study = a_study(families={"resnet10t": "mine"})
     assert study.family("resnet10t") == "mine"
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"recipe": {"base": "../own.yaml"}}, "the name of a recipe: expected a path below"),
+        ({"recipe": {"base": "/etc/own.yaml"}}, "the name of a recipe: expected a path below"),
+        (
+            {"models": ["resnet18"], "initial_weights": {"resnet18": "../w.safetensors"}},
+            "initial_weights.resnet18: expected a path below",
+        ),
+        ({"models": ["hf-hub:timm/resnet18"]}, "model.name: string should match pattern"),
+    ],
+)
+def test_a_study_names_nothing_outside_its_folder(settings: dict, sentence: str):
+    with pytest.raises(ConfigError, match=sentence):
+        a_plan(**settings)

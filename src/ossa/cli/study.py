@@ -1,5 +1,6 @@
 """`ossa study`: many backbones under identical conditions, from the plan to the report."""
 
+import os
 import shlex
 import signal
 import threading
@@ -33,6 +34,14 @@ DataRoot = Annotated[
         help="Folder that holds the data sets which studies name.",
         metavar="FOLDER",
         envvar="OSSA_DATA_ROOT",
+        show_default="the folder of the file",
+    ),
+]
+WeightsRoot = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder that holds the weights and recipes which the study names.",
+        metavar="FOLDER",
         show_default="the folder of the file",
     ),
 ]
@@ -77,6 +86,7 @@ AllowUnlabeled = Annotated[
 def plan(
     study: Study,
     data_root: DataRoot = None,
+    weights_root: WeightsRoot = None,
     no_measure: Annotated[
         bool, typer.Option("--no-measure", help="Train no steps to tell seconds and memory.")
     ] = False,
@@ -108,7 +118,8 @@ def plan(
         from ossa.study.config import read_study
 
         config = read_study(study)
-        planned = make_plan(config, data=_data_of(config, study, data_root), folder=study.parent)
+        data, folder = _data_of(config, study, data_root), weights_root or study.parent
+        planned = make_plan(config, data=data, folder=folder)
     chosen = _executor_config(planned.study, executor, jobs=jobs, device=device)
     with Console() as console:
         with console.progress("checking images"):
@@ -133,6 +144,7 @@ def plan(
 def run(
     study: Study,
     data_root: DataRoot = None,
+    weights_root: WeightsRoot = None,
     output: Output = None,
     executor: Executor = None,
     jobs: Jobs = None,
@@ -163,7 +175,8 @@ def run(
     from ossa.study.run import run_study
     from ossa.train.setup import read_trainable
 
-    opened = _open(study, data_root=data_root, output=output, begin=True)
+    roots = {"data_root": data_root, "weights_root": weights_root}
+    opened = _open(study, **roots, output=output, begin=True)
     chosen = _executor_config(
         opened.study, executor, jobs=jobs, device=device, workers=workers, cache=cache
     )
@@ -325,6 +338,7 @@ def _open(
     study: Path,
     *,
     data_root: Path | None = None,
+    weights_root: Path | None = None,
     output: Path | None = None,
     begin: bool = False,
 ) -> "StudyFolder":
@@ -333,29 +347,34 @@ def _open(
     from ossa.study.folder import create_study, read_study_folder
 
     if study.is_dir():
-        for option, value in (("--data-root", data_root), ("--output", output)):
-            if value is not None:
-                raise ConfigError(f"{study} knows its data and its folder: leave {option} out")
+        given = {
+            "--data-root": data_root,
+            "--weights-root": weights_root,
+            "--output": output,
+        }
+        for option in (option for option, value in given.items() if value is not None):
+            raise ConfigError(f"{study} holds its data's and weights' places: leave {option} out")
         return read_study_folder(study)
     config = read_study(study)
     folder = output or Path("runs") / config.name
     if not begin:
         return read_study_folder(folder)
     data = _data_of(config, study, data_root)
-    return create_study(config, folder, data=data, weights_folder=study.parent)
+    return create_study(config, folder, data=data, weights_folder=weights_root or study.parent)
 
 
 def _data_of(study: "StudyConfig", file: Path, root: Path | None) -> Path:
-    """Returns the data set of a study: a path, or a folder under the data root.
+    """Returns the data set of a study, which lies below the data root.
 
     Raises:
-        ConfigError: it is at neither place.
+        ConfigError: it does not, or is not there.
     """
-    places = [(root or file.parent) / study.data, Path(study.data)]
-    for place in places:
-        if place.exists():
-            return place
+    from ossa.config import file_below
+
+    place = file_below(root or file.parent, study.data, where=f"{file}: data (--data-root)")
+    if os.path.exists(place):
+        return place
     raise ConfigError(
-        f"{file}: expected the data set {study.data} at {places[0]}, found none: name the folder "
+        f"{file}: expected the data set {study.data} at {place}, found none: name the folder "
         "that holds it with --data-root"
     )

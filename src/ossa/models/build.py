@@ -101,6 +101,7 @@ def _from_timm(
     if weights is not None:
         check_backbone_weights(name, weights)
         build_args = weights.build_args
+    build_args = {key: value for key, value in build_args.items() if key != "num_classes"}
     create: Callable[..., nn.Module] = create_timm_backbone
     stride = single_stride(name, build_args)
     if stride is not None:

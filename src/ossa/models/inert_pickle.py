@@ -1,9 +1,13 @@
 """Reads a pickle as torch.save writes it, without running it.
 
 A pickle is a program for a stack machine, and Python's own machine calls whatever the program
-names. The one below calls nothing and imports nothing: what the program would call or build
-becomes an inert object that remembers a name, arguments and a state. Its time and memory are
-bounded by the length of the pickle.
+names. The one below imports nothing and calls nothing but `tensor_of`: what else the program would
+call or build becomes an inert object that remembers a name, arguments and a state. Its time and
+memory are bounded by the length of the pickle.
+
+`torch.load(weights_only=True)` bounds neither: `bytearray` of any size, tuples within tuples as
+keys, whose hashes overflow the stack of C or take forever, and torch finds the members of a zip
+file by another rule than Python, so that what was checked is not what is loaded.
 """
 
 import pickletools
@@ -13,7 +17,9 @@ from typing import Any
 
 import torch
 
-_MAX_OPERATIONS = 2_000_000
+from ossa.errors import legible
+
+_MAX_OPERATIONS = 1_000_000
 """yolov5n.pt takes 30,000; the largest YOLOv5 with its optimiser some 500,000."""
 
 _KNOWN_PACKAGES = (
@@ -84,13 +90,18 @@ class InertObject:
     arguments: tuple[Any, ...]
     state: Any = None
     entries: dict[Any, Any] = field(default_factory=dict)
-    """What the pickle put in by key, as into an OrderedDict."""
+    """What the pickle put in by key."""
 
 
-def parse_pickle(pickled: bytes) -> Any:
+def parse_pickle(pickled: bytes, tensor_of: Callable[..., torch.Tensor]) -> Any:
     """Returns what a pickle of protocol 2 describes: plain values, containers, inert objects.
 
-    Source of the operations: their documentation in CPython's `pickletools`.
+    An OrderedDict is a dict, a parameter its tensor. Source of the operations: their documentation
+    in CPython's `pickletools`.
+
+    Args:
+        pickled: the bytes.
+        tensor_of: returns the tensor of a storage, an offset, a shape and strides.
 
     Raises:
         RefusedError: it names something outside the packages that networks are made of.
@@ -119,16 +130,11 @@ def parse_pickle(pickled: bytes) -> Any:
             case "MARK":
                 below_marks.append(stack)
                 stack = []
-            case "TUPLE":
-                stack = [*below_marks.pop(), tuple(stack)]
-            case "APPENDS":
+            case "TUPLE" | "APPENDS" | "SETITEMS" as name:
                 items, stack = stack, below_marks.pop()
-                _append(stack[-1], items)
+                _take(name, stack, items)
             case "APPEND":
                 _append(stack[-2], [stack.pop()])
-            case "SETITEMS":
-                items, stack = stack, below_marks.pop()
-                _set_items(stack[-1], items)
             case "SETITEM":
                 value, key = stack.pop(), stack.pop()
                 _set_items(stack[-1], [key, value])
@@ -136,7 +142,7 @@ def parse_pickle(pickled: bytes) -> Any:
                 stack.append(_named(argument))
             case "REDUCE" | "NEWOBJ":
                 arguments, called = stack.pop(), stack.pop()
-                stack.append(_uncalled(called, arguments))
+                stack.append(_uncalled(called, arguments, tensor_of))
             case "BUILD":
                 _set_state(stack[-2], stack.pop())
             case "BINPERSID":
@@ -154,6 +160,16 @@ def _check_protocol(operation: str, argument: Any) -> None:
             f"expected a pickle of protocol 2, the default of torch.save, "
             f"found {operation} {shown(str(argument))}"
         )
+
+
+def _take(operation: str, stack: list[Any], items: list[Any]) -> None:
+    """Does with the items above a mark what the operation says."""
+    if operation == "TUPLE":
+        stack.append(tuple(items))
+    elif operation == "APPENDS":
+        _append(stack[-1], items)
+    else:
+        _set_items(stack[-1], items)
 
 
 def _append(target: Any, items: list[Any]) -> None:
@@ -174,9 +190,10 @@ def _set_items(target: Any, keys_and_values: list[Any]) -> None:
 
 
 def _set_state(target: Any, state: Any) -> None:
-    if not isinstance(target, InertObject):
+    if isinstance(target, InertObject):
+        target.state = state
+    elif not isinstance(target, dict):  # of an OrderedDict that has attributes
         raise ValueError("the pickle gives a state to what is no object")
-    target.state = state
 
 
 def _named(module_and_name: str) -> _Global:
@@ -191,9 +208,16 @@ def _named(module_and_name: str) -> _Global:
     return _Global(f"{module}.{name}")
 
 
-def _uncalled(called: Any, arguments: Any) -> InertObject:
+def _uncalled(called: Any, arguments: Any, tensor_of: Callable[..., torch.Tensor]) -> Any:
     if not isinstance(called, _Global) or not isinstance(arguments, tuple):
         raise ValueError("the pickle calls what is no name")
+    match called.name:
+        case "collections.OrderedDict" if not arguments:
+            return {}
+        case "torch._utils._rebuild_tensor_v2":
+            return tensor_of(*arguments[:4])
+        case "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state":
+            return arguments[0]
     return InertObject(called.name, arguments)
 
 
@@ -210,4 +234,4 @@ def _storage(persistent_id: Any) -> InertStorage:
 
 def shown(text: str) -> str:
     """Returns foreign text so that it cannot flood or steer a terminal."""
-    return ascii(text)[1:-1][:80]
+    return legible(ascii(text[:200])[1:-1], 80)

@@ -88,7 +88,7 @@ def known_rows(
     return [], [*unknown, *(row.model for row in kept)]
 
 
-class _WithoutDrawing(TorchFunctionMode):
+class WithoutDrawing(TorchFunctionMode):
     """Leaves out what gives weights their first values: half the time, and nothing on meta."""
 
     _DRAWING = frozenset(
@@ -104,7 +104,7 @@ class _WithoutDrawing(TorchFunctionMode):
 
 
 def _build(name: str, imgsz: int) -> tuple[nn.Module, tuple[Level, ...]]:
-    with torch.device("meta"), _WithoutDrawing():
+    with torch.device("meta"), WithoutDrawing():
         # Without gradients: the hooks by which FLOPs are counted fail on parameters among the maps.
         backbone = create_backbone(name, imgsz=imgsz).eval().requires_grad_(False)
     levels = backbone.levels

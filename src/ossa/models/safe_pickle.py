@@ -1,12 +1,14 @@
-"""Reads torch's zip files of weights without running a line of what stands in them.
+"""Reads torch's zip files (weights, states of a training) without running what stands in them.
 
-`parse_pickle` gives an inert tree of the file; here the tensors of a network are found in that
-tree and their numbers read from the archive, whose every size is checked first.
+`parse_pickle` gives what the file describes; here the numbers of its tensors are read from the
+archive, whose every size is checked first, and the tensors of a network are found.
 
 Format: the members `<folder>/data.pkl` and `<folder>/data/<key>` (raw storages, uncompressed).
 """
 
+import io
 import math
+import os
 import struct
 import sys
 import zipfile
@@ -29,18 +31,14 @@ from ossa.models.inert_pickle import (
     shown,
 )
 
-_MAX_FILE_BYTES = 4 << 30
-_MAX_PICKLE_BYTES = 64 << 20
-_MAX_ENTRIES = 500_000
+_MAX_PICKLE_BYTES = 32 << 20
+_MAX_DIRECTORY_BYTES = 8 << 20
+"""Of the archive: some 100,000 members."""
+_MAX_ENTRIES = 100_000
 """Of the tree of modules, which may be small as a pickle and endless as a tree."""
 _MAX_NAME_LENGTH = 500
-_MAX_LEVELS = 16
 _MAX_DIMENSIONS = 8
 
-_PARAMETER_CALLS = (
-    "torch._utils._rebuild_parameter",
-    "torch._utils._rebuild_parameter_with_state",
-)
 _SIGNS_OF_DAMAGE = (
     *(zipfile.BadZipFile, struct.error, EOFError),
     *(ValueError, TypeError, LookupError, ArithmeticError),
@@ -51,39 +49,34 @@ _SIGNS_OF_DAMAGE = (
 
 
 @dataclass(frozen=True)
-class ArchivedCheckpoint:
+class ArchivedNetwork:
     """The tensors and plain values of a weights file; nothing in it can run."""
 
     tensors: dict[str, Tensor]
-    """By name as in a state dict, on the CPU, of the dtype stored."""
-    buffers: frozenset[str]
-    """The names in `tensors` known to be buffers; empty for a state dict, which does not say."""
+    """By name as in a state dict, on the CPU, of the dtype stored; some may share their numbers."""
     names: tuple[str, ...] | None
     """The K class names, where the network has any."""
-    strides: tuple[float, ...] | None
-    """Of the network's levels in pixels of its input, where it has any."""
     meta: dict[str, str | int | float | bool | None]
     """The plain values beside the network: epoch, date, licence."""
-    source: str
-    """Where the tensors stood: 'ema', 'model', 'state_dict', or 'file' for the file itself."""
 
 
-def read_torch_archive(path: Path | str) -> ArchivedCheckpoint:
-    """Returns the tensors of a torch zip file, such as the official `yolov5n.pt`.
+def read_torch_file(path: Path | str) -> Any:
+    """Returns what torch.save wrote: plain values, lists, tuples, dicts and tensors on the CPU.
 
-    They are those of its `ema` when set, else of its `model` or `state_dict` (modules or state
-    dicts), else of the file's own state dict or module.
+    Objects of other classes are an `InertObject` each. Takes the memory that the file has, and
+    for tensors that share their numbers no more.
 
     Raises:
-        CheckpointError: the file is missing, damaged, no torch zip file, without tensors, larger
-            than 4 GiB, or names something that weights never need (`os.system`).
+        CheckpointError: the file is missing, damaged, no torch zip file, or names something that
+            weights never need (`os.system`).
     """
     path = Path(path)
     try:
         _check_kind(path)
-        with zipfile.ZipFile(path) as archive:
+        with _Directory(path) as file, zipfile.ZipFile(file) as archive:
+            file.limit = None
             reader = _TensorReader(archive, _checked_folder(archive, path.stat().st_size))
-            return _checkpoint_of(parse_pickle(reader.pickled()), reader)
+            return parse_pickle(reader.pickled(), reader.tensor)
     except RefusedError as error:
         raise CheckpointError(
             f"refused {path}: the file asks for {error}, which weights never need and which may "
@@ -101,11 +94,24 @@ def read_torch_archive(path: Path | str) -> ArchivedCheckpoint:
         ) from error
 
 
+def read_torch_archive(path: Path | str) -> ArchivedNetwork:
+    """Returns the tensors of a network that torch.save wrote, such as the official `yolov5n.pt`.
+
+    They are those of its `ema` when set, else of its `model` or `state_dict` (modules or state
+    dicts), else of the file's own state dict or module.
+
+    Raises:
+        CheckpointError: as `read_torch_file`, or no tensors in it.
+    """
+    try:
+        return _network_of(read_torch_file(path))
+    except UnusableError as error:
+        raise CheckpointError(f"cannot read the weights in {path}: {error}") from None
+
+
 def _check_kind(path: Path) -> None:
-    if not path.is_file():
+    if not os.path.isfile(path):  # which, unlike Path's, takes any text
         raise UnusableError("there is no such file")
-    if path.stat().st_size > _MAX_FILE_BYTES:
-        raise UnusableError("it is larger than 4 GiB, which no detector's weights are")
     with path.open("rb") as file:
         head = file.read(4)
     if not head:
@@ -118,6 +124,18 @@ def _check_kind(path: Path) -> None:
             "load it with the program that wrote it and save it with today's torch"
         )
     raise UnusableError("expected a zip file as torch.save writes it, found something else")
+
+
+class _Directory(io.FileIO):
+    """A file of which zipfile can read a directory of a million members only in part."""
+
+    limit: int | None = _MAX_DIRECTORY_BYTES
+    """Bytes that may be read at once; None for any number."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.limit is not None and size is not None and size > self.limit:
+            raise UnusableError("its zip file has more members than any network has tensors")
+        return super().read(-1 if size is None else size)
 
 
 def _checked_folder(archive: zipfile.ZipFile, file_bytes: int) -> str:
@@ -136,7 +154,7 @@ def _checked_folder(archive: zipfile.ZipFile, file_bytes: int) -> str:
             f"expected one data.pkl as torch.save writes it, found {len(pickles)} in this zip file"
         )
     if pickles[0].file_size > _MAX_PICKLE_BYTES:
-        raise UnusableError("its data.pkl is larger than 64 MiB, which no detector needs")
+        raise UnusableError("its data.pkl is larger than 32 MiB, which no detector needs")
     return pickles[0].filename.removesuffix("data.pkl")
 
 
@@ -156,16 +174,8 @@ class _TensorReader:
                 raise UnusableError(f"its byte order is not this machine's ({sys.byteorder})")
         return self._archive.read(f"{self._folder}data.pkl")
 
-    def tensor(self, node: Any, name: str) -> Tensor:
-        """Returns the tensor called `name` that `node` of the tree describes."""
-        if isinstance(node, InertObject) and node.name in _PARAMETER_CALLS:
-            node = node.arguments[0]
-        if not isinstance(node, InertObject) or node.name != "torch._utils._rebuild_tensor_v2":
-            found = node.name if isinstance(node, InertObject) else type(node).__name__
-            raise UnusableError(
-                f"expected a dense tensor as its {shown(name)}, found {shown(found)}"
-            )
-        storage, offset, shape, strides = node.arguments[:4]
+    def tensor(self, storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor:
+        """Returns the view of a storage that a pickle describes."""
         flat = self._flat(storage)
         _check_view(flat.numel(), offset, (shape, strides))
         return flat.as_strided(shape, strides, offset)
@@ -189,7 +199,7 @@ class _TensorReader:
         return flat
 
 
-def _check_view(storage_numel: int, offset: int, shape_and_strides: tuple[Any, Any]) -> None:
+def _check_view(storage_numel: int, offset: Any, shape_and_strides: tuple[Any, Any]) -> None:
     """Checks that a view lies inside its storage and is no larger than it.
 
     The second part keeps a stride of 0 from turning one stored number into a billion.
@@ -206,25 +216,19 @@ def _check_view(storage_numel: int, offset: int, shape_and_strides: tuple[Any, A
         )
 
 
-def _checkpoint_of(root: Any, reader: _TensorReader) -> ArchivedCheckpoint:
+def _network_of(root: Any) -> ArchivedNetwork:
     top = _entries(root)
-    named = (key for key in ("ema", "model", "state_dict") if _is_container(top.get(key)))
-    source = next(named, "file")
-    network = root if source == "file" else top[source]
-    found = list(_tensor_nodes(network))
-    tensors = {name: reader.tensor(node, name) for name, node, _ in found}
+    network = next(
+        (top[key] for key in ("ema", "model", "state_dict") if _is_container(top.get(key))), root
+    )
+    tensors = dict(_named_tensors(network))
     if not tensors:
         raise UnusableError("expected a network or a state dict in it, found no tensors")
-    if sum(tensor.nbytes for tensor in tensors.values()) > _MAX_FILE_BYTES:
-        raise UnusableError("its tensors are larger than 4 GiB, which no detector's weights are")
     state = _entries(network.state) if isinstance(network, InertObject) else {}
-    return ArchivedCheckpoint(
+    return ArchivedNetwork(
         tensors=tensors,
-        buffers=frozenset(name for name, _, is_buffer in found if is_buffer),
         names=_class_names(state.get("names", top.get("names"))),
-        strides=_strides(state.get("stride"), reader),
         meta={k: v for k, v in top.items() if isinstance(k, str) and isinstance(v, PLAIN_TYPES)},
-        source=source,
     )
 
 
@@ -243,12 +247,11 @@ def _is_container(node: Any) -> bool:
     return _is_module(node) or bool(_entries(node))
 
 
-def _tensor_nodes(network: Any) -> Iterator[tuple[str, Any, bool]]:
-    """Yields name, node and whether it is a buffer, in the order of torch's `state_dict`."""
+def _named_tensors(network: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yields the tensors under their names, in the order of torch's `state_dict`."""
     if not _is_module(network):
-        for name, node in _prefixed("", network):
-            if not isinstance(node, PLAIN_TYPES):
-                yield name, node, False
+        values = ((n, v) for n, v in _prefixed("", network) if not isinstance(v, PLAIN_TYPES))
+        yield from (_checked(name, value) for name, value in values)
         return
     pending, visited = [("", network)], 0
     while pending:
@@ -261,11 +264,16 @@ def _tensor_nodes(network: Any) -> Iterator[tuple[str, Any, bool]]:
             raise UnusableError(f"its modules have more than {_MAX_ENTRIES:,} entries")
         parameters, buffers, children = (_prefixed(prefix, group) for group in groups)
         hidden = {f"{prefix}{name}" for name in left_out if isinstance(name, str)}
-        yield from ((name, node, False) for name, node in parameters if node is not None)
-        for name, node in buffers:
-            if node is not None and name not in hidden:
-                yield name, node, True
+        kept = (*parameters, *((n, value) for n, value in buffers if n not in hidden))
+        yield from (_checked(name, value) for name, value in kept if value is not None)
         pending.extend((f"{name}.", c) for name, c in reversed(children) if _is_module(c))
+
+
+def _checked(name: str, value: Any) -> tuple[str, Tensor]:
+    if not isinstance(value, Tensor):
+        found = value.name if isinstance(value, InertObject) else type(value).__name__
+        raise UnusableError(f"expected a dense tensor as its {shown(name)}, found {shown(found)}")
+    return name, value
 
 
 def _prefixed(prefix: str, group: Any) -> list[tuple[str, Any]]:
@@ -286,8 +294,8 @@ def _prefixed(prefix: str, group: Any) -> list[tuple[str, Any]]:
 def _left_out_of_state_dicts(module_state: dict[Any, Any]) -> list[Any]:
     """Returns the names of the module's buffers that are not persistent."""
     pickled_set = module_state.get("_non_persistent_buffers_set")
-    members = pickled_set.arguments[0] if isinstance(pickled_set, InertObject) else None
-    return members if isinstance(members, list) else []
+    members = pickled_set.arguments[:1] if isinstance(pickled_set, InertObject) else ()
+    return members[0] if members and isinstance(members[0], list) else []
 
 
 def _class_names(node: Any) -> tuple[str, ...] | None:
@@ -298,13 +306,3 @@ def _class_names(node: Any) -> tuple[str, ...] | None:
     if not isinstance(node, list) or not all(isinstance(name, str) for name in node):
         raise UnusableError("expected its class names as a list, or as a dict from 0 on")
     return tuple(node)
-
-
-def _strides(node: Any, reader: _TensorReader) -> tuple[float, ...] | None:
-    if node is None:
-        return None
-    if isinstance(node, InertObject):
-        node = reader.tensor(node, "stride")[:_MAX_LEVELS].tolist()
-    if not isinstance(node, list) or not all(isinstance(stride, int | float) for stride in node):
-        raise UnusableError("expected its strides as a list of numbers")
-    return tuple(float(stride) for stride in node)

@@ -6,26 +6,37 @@ names and where the weights came from, as JSON, so that nothing else is needed t
 
 import json
 import math
-import re
+import os
 import zipfile
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
+import torch
+from pydantic import BaseModel, Field
 from safetensors.torch import save
 from timm.layers import resample_abs_pos_embed  # pyright: ignore[reportPrivateImportUsage]
 from timm.models import Eva, VisionTransformer
 from torch import Tensor
 
-from ossa.config import ModelConfig
-from ossa.errors import CheckpointError
+from ossa.backbone_args import MAX_IMGSZ
+from ossa.config import ModelConfig, Section, validated
+from ossa.errors import CheckpointError, OssaError, legible
 from ossa.files import sha256_of, write_atomically
-from ossa.models.backbones.cspdarknet import SCALES
+from ossa.models.backbones.catalogue import shipped_table
+from ossa.models.backbones.weights_file import (
+    Claim,
+    check_claims,
+    check_finite,
+    read_header,
+    read_tensors,
+)
 from ossa.models.build import build_detector
 from ossa.models.detector import Detector
-from ossa.models.safe_pickle import ArchivedCheckpoint, read_torch_archive
+from ossa.models.probe import WithoutDrawing
+from ossa.models.yolov5_weights import YOLOV5_STRIDES, read_yolov5
 
 EXPORTED_SUFFIXES = (".onnx", ".xml")
 """Of files that are made of a checkpoint and are none themselves: `ossa.export.files`."""
@@ -33,32 +44,11 @@ _FORMAT = "ossa-detector-1"
 _METADATA_KEY = "ossa"
 _OFFICIAL_LICENCE = "AGPL-3.0"
 _COCO_IMGSZ = 640
-
-_OFFICIAL_LAYERS = {
-    0: "backbone.stem",
-    1: "backbone.stages.0.0",
-    2: "backbone.stages.0.1",
-    3: "backbone.stages.1.0",
-    4: "backbone.stages.1.1",
-    5: "backbone.stages.2.0",
-    6: "backbone.stages.2.1",
-    7: "backbone.stages.3.0",
-    8: "backbone.stages.3.1",
-    9: "backbone.context",
-    10: "neck.reduce.1",
-    13: "neck.top_down.1",
-    14: "neck.reduce.0",
-    17: "neck.top_down.0",
-    18: "neck.downsample.0",
-    20: "neck.bottom_up.0",
-    21: "neck.downsample.1",
-    23: "neck.bottom_up.1",
-}
-"""Our name of each numbered layer of YOLOv5 v6/v7."""
-_OFFICIAL_HEAD = 24
-_C3_PARTS = {"cv1": "enter", "cv2": "bypass", "cv3": "merge", "m": "bottlenecks"}
-_SPPF_PARTS = {"cv1": "enter", "cv2": "merge"}
-_BOTTLENECK_PARTS = {"cv1": "pointwise", "cv2": "spatial"}
+_NO_SOURCES = {"pretrained": False, "backbone_weights": None, "weights": None}
+"""Of a checkpoint's model: what it once started from is not needed again, and never fetched."""
+_MAX_MODEL_TEXT = 64 << 10
+_UNHELD_BYTES = 512 << 20
+"""What a detector may take beside the tensors of its file: masks and tables of its image size."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +73,33 @@ class Checkpoint:
         return (self.details.get("metrics") or {}).get("best_confidence")
 
 
+class _Metrics(BaseModel):
+    best_confidence: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+
+
+class _Run(BaseModel):
+    data: str | None = None
+
+
+class _Details(BaseModel):
+    """Of `Checkpoint.details` what is used; there may be more."""
+
+    metrics: _Metrics | None = None
+    run: _Run | None = None
+    pretraining: str | None = None
+    licence: str | None = None
+
+
+class _Description(Section):
+    """The metadata of a checkpoint, as `save_checkpoint` writes them."""
+
+    format: str
+    model: ModelConfig
+    names: tuple[Annotated[str, Field(max_length=1000)], ...] = Field(min_length=1, fail_fast=True)
+    imgsz: int = Field(ge=32, le=MAX_IMGSZ)
+    details: _Details
+
+
 class Adapted(NamedTuple):
     """The tensors of a checkpoint, by name, that a detector did not take as they are."""
 
@@ -97,8 +114,8 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
         CheckpointError: missing, damaged, exported, of another program, or unsafe.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"expected a weights file at {path}, found none")
+    if not os.path.isfile(path):  # which, unlike Path's, takes any text
+        raise CheckpointError(f"expected a weights file at {legible(str(path))}, found none")
     refuse_torchscript(path)
     if path.suffix in EXPORTED_SUFFIXES:
         raise CheckpointError(
@@ -112,7 +129,7 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
         )
     if path.suffix == ".safetensors":
         return _read_ours(path)
-    return _from_official(path, read_torch_archive(path))
+    return _from_official(path)
 
 
 def refuse_torchscript(path: Path) -> None:
@@ -143,11 +160,9 @@ def detector_from(checkpoint: Checkpoint) -> Detector:
     Raises:
         CheckpointError: its tensors are not those of its model.
     """
-    # The architecture alone: the weights that it once started from are not needed again.
-    bare = checkpoint.model.model_copy(
-        update={"pretrained": False, "backbone_weights": None, "weights": None}
+    detector = build_detector(
+        checkpoint.model, num_classes=len(checkpoint.names), imgsz=checkpoint.imgsz
     )
-    detector = build_detector(bare, num_classes=len(checkpoint.names), imgsz=checkpoint.imgsz)
     load_tensors(detector, checkpoint.tensors, where=checkpoint.origin["file"])
     return detector.eval()
 
@@ -193,7 +208,7 @@ def save_checkpoint(
     }
     description = {
         "format": _FORMAT,
-        "model": model.model_dump(mode="json"),
+        "model": model.model_copy(update=_NO_SOURCES).model_dump(mode="json"),
         "names": names,
         "imgsz": imgsz,
         "details": details,
@@ -208,25 +223,8 @@ def load_tensors(detector: Detector, tensors: dict[str, Tensor], *, where: str) 
     Raises:
         CheckpointError: listing the first that are missing, unexpected or of another shape.
     """
-    own = {key: tuple(value.shape) for key, value in detector.state_dict().items()}
-    missing = sorted(set(own) - set(tensors))
-    unexpected = sorted(set(tensors) - set(own))
-    misshapen = [
-        f"{key} {tuple(tensors[key].shape)} instead of {shape}"
-        for key, shape in own.items()
-        if key in tensors and tuple(tensors[key].shape) != shape
-    ]
-    if missing or unexpected or misshapen:
-        faults = "; ".join(
-            f"{len(keys)} {what} ({', '.join(keys[:3])})"
-            for what, keys in (
-                ("missing", missing),
-                ("unexpected", unexpected),
-                ("of another shape", misshapen),
-            )
-            if keys
-        )
-        raise CheckpointError(f"{where} does not fit this detector: {faults}")
+    claims = {key: _claim(tensor) for key, tensor in tensors.items()}
+    check_claims(detector.state_dict(), claims, where=where, what="does not fit this detector")
     detector.load_state_dict(tensors)
 
 
@@ -250,29 +248,21 @@ def _resampled_positions(detector: Detector, tensors: dict[str, Tensor]) -> dict
 
 
 def _read_ours(path: Path) -> Checkpoint:
-    try:
-        with safe_open(str(path), "pt") as archive:
-            metadata = archive.metadata() or {}
-            tensors = {key: archive.get_tensor(key) for key in archive.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as problem:
-        raise CheckpointError(f"{path} is damaged or no safetensors file: {problem}") from None
-    try:
-        description = json.loads(metadata[_METADATA_KEY])
-        if description["format"] != _FORMAT:
-            raise ValueError(f"format {description['format']!r}, expected {_FORMAT!r}")
-        details = description["details"]
-        model = ModelConfig.model_validate(description["model"])
-        names, imgsz = tuple(description["names"]), int(description["imgsz"])
-    except (KeyError, TypeError, ValueError) as fault:
+    metadata, claims = read_header(str(path))
+    if _METADATA_KEY not in metadata:
         raise CheckpointError(
-            f"{path} is no whole detector of this program ({type(fault).__name__}: {fault}); "
-            "weights of a backbone go to --backbone-weights"
-        ) from None
+            f"{path} is no whole detector of this program; weights of a backbone go to "
+            "--backbone-weights"
+        )
+    description, details = _described(metadata[_METADATA_KEY], path)
+    model = description.model.model_copy(update=_NO_SOURCES)
+    names, imgsz = description.names, description.imgsz
+    _check_detector(model, claims, num_classes=len(names), imgsz=imgsz, where=path)
     return Checkpoint(
         model=model,
         names=names,
         imgsz=imgsz,
-        tensors=tensors,
+        tensors=read_tensors(str(path)),
         origin={
             "file": str(path),
             "sha256": sha256_of(path),
@@ -283,60 +273,91 @@ def _read_ours(path: Path) -> Checkpoint:
     )
 
 
-def _from_official(path: Path, archive: ArchivedCheckpoint) -> Checkpoint:
-    """Returns an official YOLOv5 file in our names and in single precision."""
-    stem = archive.tensors.get("model.0.conv.weight")
-    widths = {scale.channels(64): name for name, scale in SCALES.items()}
-    scale = None if stem is None or stem.ndim != 4 else widths.get(stem.shape[0])
-    anchors = archive.tensors.get(f"model.{_OFFICIAL_HEAD}.anchors")
-    if scale is None or anchors is None or archive.names is None:
+def _described(text: str, path: Path) -> tuple[_Description, dict[str, Any]]:
+    """Returns the checked metadata of a checkpoint, and its details as they are."""
+    try:
+        content = json.loads(text)
+        if not isinstance(content, dict):
+            raise ValueError("they are no dictionary")
+        # Every fault of a section is written down before the first is told.
+        if len(json.dumps(content.get("model"))) > _MAX_MODEL_TEXT:
+            raise ValueError("they describe a model in more than 64 KiB")
+    except (ValueError, RecursionError) as fault:
         raise CheckpointError(
-            f"{path} holds no YOLOv5 v6/v7 detector: expected layers model.0 to model.24 with "
-            f"anchors and class names, found {', '.join(sorted(archive.tensors)[:3])}, ..."
+            f"{path}: expected metadata of a detector in JSON, found others: {legible(str(fault))}"
+        ) from None
+    if content.get("format") != _FORMAT:
+        raise CheckpointError(
+            f"{path}: expected a detector of the format {_FORMAT}, found "
+            f"{legible(repr(content.get('format')))}: read it with the version that wrote it"
         )
+    try:
+        return validated(_Description, content, where=f"the metadata of {path}"), content["details"]
+    except OssaError as fault:
+        raise CheckpointError(str(fault)) from None
+
+
+def _check_detector(
+    model: ModelConfig,
+    claims: Mapping[str, Claim],
+    *,
+    num_classes: int,
+    imgsz: int,
+    where: Path,
+) -> None:
+    """Raises CheckpointError unless a file claims the tensors of its detector.
+
+    Nothing takes memory: the detector is built on the meta device, and not even there where the
+    file claims less than half of the parameters that its architecture is known to have.
+    """
+    held = sum(math.prod(claim.shape) for claim in claims.values())
+    row = shipped_table().get(model.name.partition(".")[0])
+    if row is not None and (row.params or 0) > 2 * held:
+        raise CheckpointError(
+            f"{where} does not fit this detector: its backbone {model.name} has {row.params:,} "
+            f"parameters, and the file {held:,} numbers"
+        )
+    try:
+        with torch.device("meta"), WithoutDrawing():
+            detector = build_detector(model, num_classes=num_classes, imgsz=imgsz)
+    except OssaError as refusal:
+        raise CheckpointError(f"{where} describes no detector: {refusal}") from None
+    check_claims(detector.state_dict(), claims, where=str(where), what="does not fit this detector")
+    taken = sum(tensor.nbytes for tensor in (*detector.parameters(), *detector.buffers()))
+    if taken > 8 * held + _UNHELD_BYTES:
+        raise CheckpointError(
+            f"{where}: its detector for images of {imgsz} pixels takes {taken / 1e9:.1f} GB, "
+            f"expected little more than its {held:,} numbers"
+        )
+
+
+def _claim(tensor: Tensor) -> Claim:
+    return Claim(tuple(tensor.shape), "F32" if tensor.is_floating_point() else "I64")
+
+
+def _from_official(path: Path) -> Checkpoint:
+    """Returns an official YOLOv5 file in our names and in single precision."""
+    official = read_yolov5(path)
+    model = ModelConfig(name=f"yolov5{official.scale}", neck="own", strides=YOLOV5_STRIDES)
+    # Before they become single precision: tensors that share their numbers in the file then do not.
+    claims = {key: _claim(tensor) for key, tensor in official.tensors.items()}
+    classes = len(official.names)
+    _check_detector(model, claims, num_classes=classes, imgsz=_COCO_IMGSZ, where=path)
     tensors = {
-        _our_name(key): tensor.float() if tensor.is_floating_point() else tensor
-        for key, tensor in archive.tensors.items()
-        if not key.startswith(f"model.{_OFFICIAL_HEAD}.anchor")
+        key: tensor.float() if tensor.is_floating_point() else tensor
+        for key, tensor in official.tensors.items()
     }
-    strides = (8, 16, 32)
-    anchors_wh = anchors.float() * anchors.new_tensor(strides).float().view(3, 1, 1)
-    tensors["head.anchors_wh"] = anchors_wh
-    for key in ("mean", "std"):
-        value = 0.0 if key == "mean" else 1.0
-        tensors[f"backbone.normalize.{key}"] = anchors_wh.new_full((1, 3, 1, 1), value)
+    check_finite(tensors, where=str(path))
     return Checkpoint(
-        model=ModelConfig(name=f"yolov5{scale}", neck="own", strides=strides),
-        names=archive.names,
+        model=model,
+        names=official.names,
         imgsz=_COCO_IMGSZ,
         tensors=tensors,
         origin={
             "file": str(path),
             "sha256": sha256_of(path),
-            "pretraining": "coco" if len(archive.names) == 80 else None,
-            "licence": archive.meta.get("license") or _OFFICIAL_LICENCE,
+            "pretraining": "coco" if classes == 80 else None,
+            "licence": official.licence or _OFFICIAL_LICENCE,
         },
         details={},
     )
-
-
-def _our_name(official: str) -> str:
-    """Returns our name of an official tensor: model.4.m.0.cv1.bn.bias and the like.
-
-    A name that has no counterpart comes back as it is, and is then reported as unexpected.
-    """
-    match = re.fullmatch(r"model\.(\d+)\.(.+)", official)
-    if match is None:
-        return official
-    layer, rest = int(match[1]), match[2].split(".")
-    if layer == _OFFICIAL_HEAD:
-        return ".".join(["head.predict", *rest[1:]])
-    if layer not in _OFFICIAL_LAYERS:
-        return official
-    if rest[0] in _C3_PARTS:
-        parts = _SPPF_PARTS if layer == 9 else _C3_PARTS
-        rest[0] = parts.get(rest[0], rest[0])
-        if rest[0] == "bottlenecks" and len(rest) > 2:
-            rest[2] = _BOTTLENECK_PARTS.get(rest[2], rest[2])
-    rest = ["norm" if part == "bn" else part for part in rest]
-    return ".".join([_OFFICIAL_LAYERS[layer], *rest])

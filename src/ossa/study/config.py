@@ -38,7 +38,7 @@ class RecipeChoice(Section):
     """A recipe and what the study changes of it, alike for all runs."""
 
     base: str = "yolov5-low"
-    """A shipped recipe, or a YAML file."""
+    """A shipped recipe, or a YAML file in the folder of the study's file or below it."""
     epochs: PositiveInt | None = None
     """These three are short for train.epochs, train.imgsz and train.batch."""
     imgsz: PositiveInt | None = None
@@ -48,8 +48,11 @@ class RecipeChoice(Section):
     augment: dict[str, Any] = Field(default_factory=dict)
     evaluate: dict[str, Any] = Field(default_factory=dict)
 
-    def sections(self) -> dict[str, Any]:
-        """Returns the sections of `RunConfig`, those of the base underneath."""
+    def sections(self, folder: Path) -> dict[str, Any]:
+        """Returns the sections of `RunConfig`, those of the base underneath.
+
+        `folder` is that of the study's file.
+        """
         short = {"epochs": self.epochs, "imgsz": self.imgsz, "batch": self.batch}
         train = {key: value for key, value in short.items() if value is not None}
         for key in train.keys() & self.train.keys():
@@ -60,7 +63,7 @@ class RecipeChoice(Section):
             "augment": self.augment,
             "evaluate": self.evaluate,
         }
-        return merge(load_recipe(self.base), sections)
+        return merge(load_recipe(self.base, below=folder), sections)
 
 
 class Reported(Section):
@@ -113,7 +116,7 @@ class StudyConfig(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     description: str = ""
     data: str
-    """A folder under the data root, or a path."""
+    """A folder below the data root, or a data.yaml there."""
     models: tuple[str, ...] = Field(min_length=1)
     neck: Literal["own", "n", "s", "m", "l", "x"] = "s"
     """The same for all; `own` lets presets bring theirs and gives s to the others."""

@@ -59,18 +59,8 @@ class Plan:
 
     Only what the study declares: a neck of one's own.
     """
-
-    @property
-    def base(self) -> Mapping[str, Any]:
-        """Of what is varied the recipe's own values, or the first where it has another."""
-        if not self.study.vary:
-            return {}
-        sections = self.study.recipe.sections()
-        own = flat_settings(build_config({**sections, "model": {"name": "any"}, "data": ""}))
-        return {
-            key: own[key] if own[key] in values else values[0]
-            for key, values in self.study.vary.items()
-        }
+    base: Mapping[str, Any]
+    """Of what is varied the recipe's own values, or the first where it has another."""
 
     @property
     def recipe_hash(self) -> str:
@@ -80,8 +70,7 @@ class Plan:
 
     def base_runs(self) -> list[PlannedRun]:
         """Returns the runs in which nothing is varied."""
-        base = self.base
-        return [run for run in self.runs if run.varied == base]
+        return [run for run in self.runs if run.varied == self.base]
 
     def run(self, name: str) -> PlannedRun:
         """Returns the run of that name.
@@ -101,7 +90,7 @@ def make_plan(study: StudyConfig, *, data: Path, folder: Path) -> Plan:
     Args:
         study: what is compared.
         data: a data.yaml or the folder that holds one.
-        folder: of the study's file, from which relative paths of weights count.
+        folder: of the study's file; the weights and the recipe that it names lie in it or below.
 
     Raises:
         ConfigError: a setting that no run can have, or weights that do not fit the models.
@@ -114,14 +103,25 @@ def make_plan(study: StudyConfig, *, data: Path, folder: Path) -> Plan:
                 f"backbone, cspdarknet_{scale}, behind the neck {study.neck} of all, or 'neck: own'"
             )
     weights = initial_weights(study, folder=folder)
+    sections = study.recipe.sections(folder)
     runs = tuple(
-        _planned(study, model, seed=seed, varied=varied, weights=weights[model], data=data)
+        _planned(study, sections, weights[model], model=model, seed=seed, varied=varied, data=data)
         for seed in study.seeds
         for varied in _variations(study)
         for model in study.models
     )
     same, different = _compare_settings(study, runs)
-    return Plan(study, runs, conditions=same, exceptions=different)
+    base = _base_values(study, sections)
+    return Plan(study, runs, conditions=same, exceptions=different, base=base)
+
+
+def _base_values(study: StudyConfig, sections: Mapping[str, Any]) -> dict[str, Any]:
+    if not study.vary:
+        return {}
+    own = flat_settings(build_config({**sections, "model": {"name": "any"}, "data": ""}))
+    return {
+        key: own[key] if own[key] in values else values[0] for key, values in study.vary.items()
+    }
 
 
 def _variations(study: StudyConfig) -> Iterator[dict[str, Any]]:
@@ -132,14 +132,14 @@ def _variations(study: StudyConfig) -> Iterator[dict[str, Any]]:
 
 def _planned(
     study: StudyConfig,
-    model: str,
+    sections: Mapping[str, Any],
+    weights: InitialWeights,
     *,
+    model: str,
     seed: int,
     varied: Mapping[str, Any],
-    weights: InitialWeights,
     data: Path,
 ) -> PlannedRun:
-    sections = study.recipe.sections()
     for key, value in varied.items():
         sections = merge(sections, parse_settings([f"{key}={json.dumps(value)}"]))
     detector = {

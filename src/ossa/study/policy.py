@@ -5,11 +5,13 @@ says so. Every name is resolved to an explicit tag of timm, for a tag's default 
 (`convnext_tiny` alone means `in12k_ft_in1k`).
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ossa.config import file_below
 from ossa.errors import ConfigError
 from ossa.models.backbones.pretrained import PretrainedTag, pretrained_tags
 from ossa.models.backbones.weights_file import read_backbone_weights
@@ -43,7 +45,7 @@ def initial_weights(study: StudyConfig, *, folder: Path) -> dict[str, InitialWei
 
     Args:
         study: names a policy for all, or weights for each.
-        folder: of the study's file, from which relative paths of weights count.
+        folder: of the study's file; the weights that it names lie in it or below.
 
     Raises:
         ConfigError: an unknown policy or tag, a model without weights of the policy, or different
@@ -98,7 +100,8 @@ def _by_name(model: str, name: str, folder: Path) -> InitialWeights:
     if name == NO_WEIGHTS or name in POLICIES:
         return _by_policy(model, name)
     if name.endswith((".safetensors", ".pt")):
-        return _of_file(model, folder / name)
+        where = f"initial_weights.{model}"
+        return _of_file(model, file_below(folder, name, where=where))
     architecture = model.partition(".")[0]
     tags = {tag.tag: tag for tag in pretrained_tags().get(architecture, [])}
     if name.removeprefix(f"{architecture}.") not in tags:
@@ -123,7 +126,7 @@ def _policy_of(tag: PretrainedTag) -> str:
 
 def _of_file(model: str, file: Path) -> InitialWeights:
     """Returns the weights of a file: of a whole detector for CSPDarknet, else of a backbone."""
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise ConfigError(f"initial_weights.{model}: expected a file at {file}, found none")
     if preset_scale(model) is not None or cspdarknet_scale(model) is not None:
         origin = read_checkpoint(file).origin

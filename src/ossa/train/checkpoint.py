@@ -2,26 +2,33 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 
-from ossa.errors import CheckpointError
+from ossa.config import first_problem
+from ossa.errors import CheckpointError, legible
 from ossa.files import write_atomically
 from ossa.models.loss import LossTerms
+from ossa.models.safe_pickle import read_torch_file
 from ossa.train.distributed import ALONE, Processes
 from ossa.train.ema import ModelAverage
 
 STATE_FILE = "last.state.pt"
+_MAX_VALUES = 1_000_000
+_MAX_DEPTH = 8
 
 
 @dataclass
 class Progress:
     """Where a training stands. Changes with every batch."""
 
-    batch_number: int = 0
+    __pydantic_config__ = ConfigDict(extra="forbid")  # where it is read from a state
+
+    batch_number: Annotated[int, Field(ge=0)] = 0
     """Batches done since the start of the training."""
     last_step_batch: int = -1
     """Number of the batch behind which the optimiser last stepped."""
@@ -102,13 +109,16 @@ def load_state(
     file = folder / STATE_FILE
     if not file.is_file():
         raise CheckpointError(f"expected the state of a run to resume at {file}, found none")
-    device = next(detector.parameters()).device
+    advice = (
+        f"start a new run, with --weights {folder / 'last.safetensors'} to begin from what this "
+        "one has learnt"
+    )
     try:
-        state = torch.load(file, map_location=device, weights_only=True)
-    except Exception as damage:
+        state = read_torch_file(file)
+        _check_alike({"identity": dict}, {"identity": _entry(state, "identity")}, "the state")
+    except (CheckpointError, _UnfitError) as damage:
         raise CheckpointError(
-            f"{file} is damaged and cannot be resumed from: {damage}; start a new run, with "
-            f"--weights {folder / 'last.safetensors'} to begin from what this one has learnt"
+            f"{file} is damaged and cannot be resumed from: {damage}; {advice}"
         ) from None
     for what, expected in identity.items():
         # A state of before images were hashed says nothing about them.
@@ -117,14 +127,146 @@ def load_state(
                 f"{file} was saved with other {what} than are given now: "
                 "resume with what the run started with, or start a new run"
             )
+    try:
+        progress = _checked(state, detector, optimizer, average)
+    except _UnfitError as fault:
+        raise CheckpointError(
+            f"{file} is damaged or of another version and cannot be resumed from: {fault}; {advice}"
+        ) from None
     detector.load_state_dict(state["detector"])
     gradients = _own_gradients(state["gradients"], processes)
     for name, parameter in detector.named_parameters():
-        parameter.grad = gradients.get(name)
-    optimizer.load_state_dict(state["optimizer"])
+        gradient = gradients.get(name)
+        parameter.grad = None if gradient is None else gradient.to(parameter.device)
+    _load_optimizer(optimizer, state["optimizer"]["state"])
     average.network.load_state_dict(state["average"])
     average.updates = state["average_updates"]
-    return Progress(**state["progress"])
+    return progress
+
+
+class _UnfitError(Exception):
+    """A state is not one of this training; the message says what was expected and found."""
+
+
+def _checked(
+    state: Any, detector: nn.Module, optimizer: Optimizer, average: ModelAverage[Any]
+) -> Progress:
+    """Returns the progress of a state that has the structure of the training's own.
+
+    Raises:
+        _UnfitError: naming the first entry that is missing, of another type or of another shape.
+    """
+    own = {
+        "identity": dict,
+        "progress": dict,
+        "detector": detector.state_dict(),
+        "gradients": list,
+        "optimizer": {"state": dict, "param_groups": list},
+        "average": average.network.state_dict(),
+        "average_updates": average.updates,
+    }
+    _check_alike(own, state, "the state")
+    parameters = {name: parameter.detach() for name, parameter in detector.named_parameters()}
+    for gradients in state["gradients"]:
+        _check_alike(dict, gradients, "gradients")
+        _check_alike(
+            {name: parameters[name] for name in gradients if name in parameters},
+            gradients,
+            "gradients",
+        )
+    own_state = _expected_state(optimizer)
+    for index, kept in state["optimizer"]["state"].items():
+        expected = {index: own_state[index]} if index in own_state else {}
+        _check_alike(expected, {index: kept}, "optimizer.state")
+    _check_plain(state["progress"])
+    try:
+        return TypeAdapter(Progress).validate_python(state["progress"])
+    except ValidationError as problems:
+        raise _UnfitError(f"progress.{first_problem(problems, Progress)}") from None
+
+
+def _expected_state(optimizer: Optimizer) -> dict[int, dict[str, Tensor]]:
+    """Returns tensors like those that SGD or AdamW keep of each parameter, by its number."""
+    learning = [p.detach() for group in optimizer.param_groups for p in group["params"]]
+    if isinstance(optimizer, AdamW):
+        step = torch.zeros(())
+        return {i: {"step": step, "exp_avg": p, "exp_avg_sq": p} for i, p in enumerate(learning)}
+    return {i: {"momentum_buffer": p} for i, p in enumerate(learning)}
+
+
+def _load_optimizer(optimizer: Optimizer, kept: dict[int, dict[str, Tensor]]) -> None:
+    """Loads what was kept of the parameters; the settings of the groups are those of today.
+
+    SGD takes momenta of all parameters or of none: zeros are what one without gradients has.
+    """
+    if kept and not isinstance(optimizer, AdamW):
+        zeros = {
+            index: {"momentum_buffer": torch.zeros_like(of["momentum_buffer"])}
+            for index, of in _expected_state(optimizer).items()
+            if index not in kept
+        }
+        kept = {**kept, **zeros}
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": kept})
+
+
+def _check_alike(own: Any, saved: Any, where: str) -> None:
+    """Raises _UnfitError unless a value has the type, keys and shapes of the training's own.
+
+    A type among our own values stands for any value of it.
+    """
+    if isinstance(own, Tensor):
+        if not isinstance(saved, Tensor) or (saved.shape, saved.dtype) != (own.shape, own.dtype):
+            found = (
+                f"{saved.dtype} {tuple(saved.shape)}"
+                if isinstance(saved, Tensor)
+                else _named(saved)
+            )
+            raise _UnfitError(f"{where}: expected {own.dtype} {tuple(own.shape)}, found {found}")
+        return
+    kind = own if isinstance(own, type) else _kind(own)
+    if _kind(saved) is not kind:
+        raise _UnfitError(f"{where}: expected {kind.__name__}, found {_named(saved)}")
+    if isinstance(own, type) or not isinstance(own, dict | list | tuple):
+        return
+    keys, found = (dict.fromkeys(x if isinstance(x, dict) else range(len(x))) for x in (own, saved))
+    for key in (*keys, *found):
+        if key not in keys or key not in found:
+            lack = "is missing" if key in keys else "is not known"
+            raise _UnfitError(f"{where}: {legible(repr(key))} {lack}")
+    for key in keys:
+        _check_alike(own[key], saved[key], f"{where}.{key}")
+
+
+def _kind(value: Any) -> type:
+    if isinstance(value, dict):
+        return dict
+    return float if type(value) is int else type(value)
+
+
+def _named(value: Any) -> str:
+    return type(value).__name__
+
+
+def _entry(state: Any, key: str) -> Any:
+    return state.get(key) if isinstance(state, dict) else None
+
+
+def _check_plain(value: Any) -> None:
+    """Raises _UnfitError unless a value is of numbers, words, lists and dicts, of a modest size.
+
+    Small as a file, a list of lists that are all the same one can be endless when written out.
+    """
+    pending, count = [(value, 0)], 0
+    while pending:
+        value, depth = pending.pop()
+        count += 1
+        if count > _MAX_VALUES or depth > _MAX_DEPTH:
+            raise _UnfitError("its progress has more values than any training writes")
+        if isinstance(value, dict | list | tuple):
+            inner = value.values() if isinstance(value, dict) else value
+            pending.extend((item, depth + 1) for item in inner)
+        elif not isinstance(value, str | int | float | None):
+            raise _UnfitError(f"its progress holds a value of the type {_named(value)}")
 
 
 def _own_gradients(saved: list[dict[str, Tensor]], processes: Processes) -> dict[str, Tensor]:

@@ -1,17 +1,37 @@
-"""Weights of a backbone alone, from a safetensors file, and whether they fit an architecture."""
+"""Safetensors files: what their header claims, and the weights of a backbone alone.
+
+A file may come from anyone: its header is read and compared with what the model needs before any
+memory is taken for either.
+"""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 import torch
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
-from ossa.errors import CheckpointError
+from ossa.backbone_args import BackboneArgs, Numbers3, PositiveNumbers3
+from ossa.config import Section, validated
+from ossa.errors import CheckpointError, ConfigError, legible
 
+_MAX_HEADER_BYTES = 8 << 20
+"""Names and shapes of the largest timm models take a twentieth of it."""
+_FLOATING = ("F16", "BF16", "F32", "F64")
 _NOT_NETWORK_KEYS = ("classifier", "head", "fc")
+
+
+class Claim(NamedTuple):
+    """What a file says of one of its tensors."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    """Of the format's: F32, I64 and the like."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +47,102 @@ class BackboneWeights:
     """Arguments of timm's constructor that the weights were trained with."""
 
 
+class _Metadata(Section):
+    """What a file of a backbone's weights says of them, parsed."""
+
+    mean: Numbers3 | None = None
+    std: PositiveNumbers3 | None = None
+    model_args: BackboneArgs = Field(default_factory=BackboneArgs)
+
+
+def read_header(file: str) -> tuple[dict[str, str], dict[str, Claim]]:
+    """Returns the metadata of a safetensors file and what it claims of its tensors, by name.
+
+    Raises:
+        CheckpointError: no such regular file, or none that is whole and of that format.
+    """
+    if not os.path.isfile(file):
+        raise CheckpointError(f"expected a safetensors file at {file}, found none")
+    try:
+        with open(file, "rb") as opened:
+            header_bytes = int.from_bytes(opened.read(8), "little")
+        if header_bytes > min(_MAX_HEADER_BYTES, os.path.getsize(file)):
+            raise CheckpointError(
+                f"expected a safetensors file at {file}, found one that is damaged or no "
+                f"safetensors file: its header claims {header_bytes:,} bytes, more than the file "
+                f"has or than {_MAX_HEADER_BYTES:,}"
+            )
+        with safe_open(file, "pt") as archive:
+            slices = {key: archive.get_slice(key) for key in archive.keys()}  # noqa: SIM118
+            claims = {
+                key: Claim(tuple(part.get_shape()), part.get_dtype())
+                for key, part in slices.items()
+            }
+            return archive.metadata() or {}, claims
+    except (SafetensorError, OSError, ValueError) as problem:
+        raise CheckpointError(
+            f"expected a safetensors file at {file}, found one that is damaged or no safetensors "
+            f"file: {legible(str(problem))}"
+        ) from None
+
+
+def read_tensors(file: str) -> dict[str, Tensor]:
+    """Returns the tensors of a safetensors file whose header was checked.
+
+    Raises:
+        CheckpointError: numbers among them that are not finite.
+    """
+    with safe_open(file, "pt") as archive:
+        tensors = {key: archive.get_tensor(key) for key in archive.keys()}  # noqa: SIM118
+    check_finite(tensors, where=file)
+    return tensors
+
+
+def check_finite(tensors: Mapping[str, Tensor], *, where: str) -> None:
+    """Raises CheckpointError for a tensor that holds infinity or what is no number."""
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(
+                f"{where}: expected finite weights, found others in {legible(name)}: its training "
+                "diverged, or the file is damaged"
+            )
+
+
+def check_claims(
+    expected: Mapping[str, Tensor], claims: Mapping[str, Claim], *, where: str, what: str
+) -> None:
+    """Raises CheckpointError unless a file claims the expected tensors, no more and no fewer.
+
+    Args:
+        expected: a state dict; it may lie on the meta device.
+        claims: of the file.
+        where: the file.
+        what: ends the sentence `where` + what: "does not fit this detector".
+    """
+    missing = sorted(set(expected) - set(claims))
+    unexpected = sorted(set(claims) - set(expected))
+    common = [key for key in expected if key in claims]
+    misshapen = [
+        f"{key} {legible(str(claims[key].shape))} instead of {tuple(expected[key].shape)}"
+        for key in common
+        if claims[key].shape != tuple(expected[key].shape)
+    ]
+    mistyped = [
+        f"{key} {legible(claims[key].dtype)}"
+        for key in common
+        if (claims[key].dtype in _FLOATING) != expected[key].is_floating_point()
+    ]
+    faults = {
+        "missing": missing,
+        "unexpected": [legible(key) for key in unexpected[:4]] + unexpected[4:],
+        "of another shape": misshapen,
+        "of another type": mistyped,
+    }
+    if any(faults.values()):
+        told = "; ".join(_listed(fault, keys) for fault, keys in faults.items() if keys)
+        raise CheckpointError(f"{where} {what}: {told}")
+
+
 def read_backbone_weights(
     file: str,
     *,
@@ -40,28 +156,30 @@ def read_backbone_weights(
         CheckpointError: the file cannot be read, or neither it nor the arguments say which mean
             and deviation its weights were trained with.
     """
-    try:
-        with safe_open(file, "pt") as archive:
-            metadata = archive.metadata() or {}
-    except (OSError, SafetensorError) as problem:
+    if not file.endswith(".safetensors"):
         raise CheckpointError(
-            f"expected a safetensors file at {file}, found none that can be read ({problem})"
-        ) from None
+            f"expected a .safetensors file with a backbone's weights, found {file}"
+        )
+    metadata, _ = read_header(file)
     try:
-        mean = mean or tuple(json.loads(metadata["mean"]))
-        std = std or tuple(json.loads(metadata["std"]))
-        arguments = json.loads(metadata.get("model_args", "{}"))
-    except KeyError as missing:
+        parsed = {
+            key: json.loads(metadata[key]) for key in _Metadata.model_fields if key in metadata
+        }
+        said = validated(_Metadata, parsed, where=f"the metadata of {file}")
+    except (ValueError, RecursionError) as problem:
         raise CheckpointError(
-            f"{file} does not say with which input {missing.args[0]} its weights were trained: "
-            "give --backbone-mean and --backbone-std (three numbers each, for pixels in 0..1)"
+            f"the metadata of {file} is not JSON: {legible(str(problem))}"
         ) from None
-    except json.JSONDecodeError as problem:
-        raise CheckpointError(f"the metadata of {file} is not JSON: {problem}") from None
-    if len(mean) != 3 or len(std) != 3:
-        raise CheckpointError(f"{file}: expected three means and deviations, found {mean}, {std}")
-    if build_args is not None:
-        arguments = dict(build_args)
+    except ConfigError as problem:
+        raise CheckpointError(str(problem)) from None
+    mean, std = mean or said.mean, std or said.std
+    if mean is None or std is None:
+        raise CheckpointError(
+            f"{file} does not say with which input {'std' if mean else 'mean'} its weights were "
+            "trained: give --backbone-mean and --backbone-std (three numbers each, for pixels in "
+            "0..1)"
+        )
+    arguments = dict(said.model_args if build_args is None else build_args)
     return BackboneWeights(file, mean, std, arguments), metadata
 
 
@@ -70,31 +188,27 @@ def check_backbone_weights(name: str, weights: BackboneWeights) -> None:
 
     The classifier does not count: it is not part of a detector.
     """
-    with torch.device("meta"):
-        try:
-            expected = timm.create_model(name, **weights.build_args).state_dict()
-        except TypeError:
-            raise CheckpointError(
-                f"{weights.file} was made with the arguments {dict(weights.build_args)}, "
-                f"which {name} does not take: it holds the weights of another architecture"
-            ) from None
-    with safe_open(weights.file, "pt") as archive:
-        found = {key: tuple(archive.get_slice(key).get_shape()) for key in archive.keys()}  # noqa: SIM118
-    wanted = {key: tuple(value.shape) for key, value in expected.items() if _in_network(key)}
-    missing = sorted(set(wanted) - set(found))
-    unexpected = sorted(key for key in set(found) - set(expected) if _in_network(key))
-    misshapen = [key for key in wanted if key in found and found[key] != wanted[key]]
-    if missing or unexpected or misshapen:
+    try:
+        with torch.device("meta"):
+            state = timm.create_model(name, **weights.build_args).state_dict()
+    except Exception as problem:  # a thousand models fail in as many ways
         raise CheckpointError(
-            f"{weights.file} does not hold the weights of {name}: "
-            f"{_listed('missing', missing)}; {_listed('unexpected', unexpected)}; "
-            f"{_listed('of another shape', misshapen)}"
-        )
+            f"{weights.file} was made with the arguments {dict(weights.build_args)}, which {name} "
+            f"does not take ({legible(str(problem))}): it holds the weights of another architecture"
+        ) from None
+    _, claims = read_header(weights.file)
+    check_claims(
+        {key: value for key, value in state.items() if _in_network(key)},
+        {key: claim for key, claim in claims.items() if _in_network(key)},
+        where=weights.file,
+        what=f"does not hold the weights of {name}",
+    )
+    read_tensors(weights.file)
 
 
-def _listed(what: str, keys: list[str]) -> str:
+def _listed(fault: str, keys: list[str]) -> str:
     shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
-    return f"{len(keys)} {what}" + (f" ({shown})" if keys else "")
+    return f"{len(keys)} {fault} ({shown})"
 
 
 def _in_network(key: str) -> bool:
