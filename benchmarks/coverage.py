@@ -131,6 +131,7 @@ def _draw_run(
         labels=labels[order],
         scores=scores[order],
         boxes_xyxy=np.zeros((len(scores), 4)),
+        areas=np.zeros(len(scores)),
         truths=found[order],
         ignored=np.zeros(found.shape, bool),
         truth_images=scenes.images,

@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--no-figures", action="store_true")
-    parser.add_argument("--cache", choices=["ram", "disk"])
+    parser.add_argument("--cache", choices=["auto", "disk", "none"], default="none")
     print(json.dumps(measure(parser.parse_args()), indent=2))
 
 

@@ -22,8 +22,6 @@ class Answer:
     appends: bytes = b""
     """Sent behind the end of the file."""
     knows_ranges: bool = True
-    content_range: str | None = None
-    """Instead of the true one."""
 
 
 @dataclass
@@ -81,7 +79,7 @@ def _reply(handler: BaseHTTPRequestHandler, content: bytes | None, answer: Answe
     length = len(content) - start if answer.announces is None else answer.announces
     handler.send_response(206 if start else 200)
     if start:
-        handler.send_header("Content-Range", answer.content_range or told)
+        handler.send_header("Content-Range", told)
     if length >= 0:
         handler.send_header("Content-Length", str(length))
     handler.end_headers()

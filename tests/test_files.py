@@ -13,6 +13,8 @@ from ossa.errors import CheckpointError
 from ossa.files import (
     folder_of_results,
     new_folder,
+    open_regular,
+    read_regular,
     sha256_of,
     write_atomically,
     write_json_atomically,
@@ -201,3 +203,33 @@ def test_a_large_file_is_hashed_like_its_bytes(tmp_path: Path):
     content = bytes(range(256)) * 4096
     write_atomically(tmp_path / "large", content)
     assert sha256_of(tmp_path / "large") == hashlib.sha256(content).hexdigest()
+
+
+def test_a_link_to_nothing_is_no_place_for_a_folder(tmp_path: Path):
+    (tmp_path / "link").symlink_to("nothing")
+    for path in (tmp_path / "link" / "run", tmp_path / "link" / "deeper" / "run"):
+        with pytest.raises(CheckpointError, match="not a directory"):
+            new_folder(path)
+
+
+def test_a_regular_file_is_opened_and_nothing_else_is(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"12345")
+    (tmp_path / "link").symlink_to("file")
+    assert read_regular(tmp_path / "link", most_bytes=5) == b"12345"
+    with pytest.raises(OSError, match="5 bytes, of which at most 4 are read"):
+        read_regular(tmp_path / "file", most_bytes=4)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="a pipe and no regular file"):
+        open_regular(tmp_path / "pipe")
+    with pytest.raises(OSError, match="a device and no regular file"):
+        open_regular("/dev/zero")
+    with pytest.raises(IsADirectoryError):
+        open_regular(tmp_path)
+    with pytest.raises(OSError, match="a name that no file can have"):
+        open_regular("a\0b")
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="Linux alone has it")
+def test_a_file_of_the_system_that_hides_its_size_is_not_read() -> None:
+    with pytest.raises(OSError, match="more bytes than the file says"):
+        read_regular("/proc/self/environ", most_bytes=10**6)

@@ -12,7 +12,7 @@ ROOT = Path(ossa.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 # Each may import what stands before it.
 ORDER = (
-    *("escaping", "types", "errors", "boxes", "config", "files", "allocator"),
+    *("escaping", "types", "errors", "boxes", "files", "safe_yaml", "config", "allocator"),
     *("report", "models", "data", "evaluate", "train", "export", "predict", "cost", "study"),
     *("app", "cli", "__main__"),
 )

@@ -6,6 +6,8 @@ The public names are imported when they are first used, so that `import ossa` is
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ossa.allocator import wait_passively
+
 if TYPE_CHECKING:
     from ossa.config import RunConfig
     from ossa.data.api import read_data
@@ -56,6 +58,7 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'ossa' has no attribute {name!r}")
+    wait_passively()  # before torch is imported, if it is not yet
     return getattr(import_module(_HOMES[name]), name)
 
 

@@ -1,6 +1,7 @@
-"""Memory that networks on the CPU use again and again stays with the process."""
+"""How this process takes memory and processors: kept once allocated, left alone while it waits."""
 
 import ctypes
+import os
 import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -27,3 +28,14 @@ def keep_freed_memory() -> bool:
         return False
     kept = library.mallopt(_M_TRIM_THRESHOLD, _KEPT)
     return bool(kept and library.mallopt(_M_MMAP_THRESHOLD, _FROM_THE_HEAP))
+
+
+def wait_passively() -> None:
+    """Lets OpenMP's threads sleep while they wait for each other, unless the user said otherwise.
+
+    As they come, they spin: beside any other program that computes, those that wait keep those that
+    work from the processors, and a training is tens of times slower (benchmarks/contention.py). It
+    acts on libraries that are loaded later, so it is called before torch is imported, and on the
+    processes that this one starts.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

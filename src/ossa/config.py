@@ -10,18 +10,42 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+)
 
-from ossa.errors import ConfigError, suggestion
+from ossa.errors import ConfigError, legible, suggestion
+from ossa.safe_yaml import parse_yaml, read_yaml
 
+_SHOWN = 120
+"""Characters of a value or a message that an error shows."""
+_DEEPEST = 10
+"""Sections within sections that a setting may name."""
 Settings = TypeVar("Settings", bound=BaseModel)
+LARGEST_IMGSZ = 16_384
+"""Pixels; an image of this side takes 3 GB as floats."""
+_LARGEST_INTEGER = 2**53
 
 
 class Section(BaseModel):
     """Settings that belong together; a key that is not among them is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _refuse_huge_integers(cls, value: Any) -> Any:
+        """What torch and NumPy count by has 64 bits."""
+        if isinstance(value, int) and abs(value) > _LARGEST_INTEGER:
+            raise ValueError(f"expected an integer of at most {_LARGEST_INTEGER}")
+        return value
 
 
 class ModelConfig(Section):
@@ -53,10 +77,10 @@ class ModelConfig(Section):
 class TrainConfig(Section):
     """Optimisation. The defaults are YOLOv5's."""
 
-    epochs: int = Field(default=300, ge=1)
-    imgsz: int = Field(default=640, ge=32)
+    epochs: int = Field(default=300, ge=1, le=1_000_000)
+    imgsz: int = Field(default=640, ge=32, le=LARGEST_IMGSZ)
     """Side of the square network input in pixels; a multiple of the largest stride."""
-    batch: int = Field(default=16, ge=1)
+    batch: int = Field(default=16, ge=1, le=65_536)
     nominal_batch: int = Field(default=64, ge=1)
     """Gradients are accumulated until about so many images were seen."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -121,15 +145,22 @@ class AugmentConfig(Section):
     plain_epochs: int = Field(default=0, ge=0)
     """The last epochs of a training, without mosaic and mixup."""
     mixup: float = Field(default=0.0, ge=0, le=1)
-    window: PositiveInt | None = 64
-    """Their partners come from so many images before, in the epoch's order, each decoded once for
-    all it is in; None: from all images, which are decoded anew for each."""
     translate: float = Field(default=0.1, ge=0, le=0.5)
     scale: float = Field(default=0.5, ge=0, lt=1)
     flip: float = Field(default=0.5, ge=0, le=1)
     hue: float = Field(default=0.015, ge=0, le=1)
     saturation: float = Field(default=0.7, ge=0, le=1)
     value: float = Field(default=0.4, ge=0, le=1)
+    window: PositiveInt | None = None
+    """Of earlier versions' runs alone, which drew the other images of mosaic and mixup from so many
+    images before; kept so that they are read, and are not taken for runs of today."""
+
+    @model_serializer(mode="wrap")
+    def _without_window(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        settings = dump(self)
+        if settings.get("window") is None:
+            settings.pop("window", None)
+        return settings
 
 
 class EvaluateConfig(Section):
@@ -191,12 +222,15 @@ def load_recipe(name: str) -> dict[str, Any]:
     base: str | None = name
     while base is not None:
         if base in names:
-            raise ConfigError(f"recipe {base} is its own base: {' on '.join([*names, base])}")
+            on = legible(" on ".join([*names, base]))
+            raise ConfigError(f"recipe {base} is its own base: {on}")
         names.append(base)
         content = _read_recipe(base)
         base = content.pop("base", None)
         if not isinstance(base, str | None):
-            raise ConfigError(f"recipe {names[-1]}: expected the name of a base, found {base!r}")
+            raise ConfigError(
+                f"recipe {names[-1]}: expected the name of a base, found {_shown(base)}"
+            )
         sections = merge(content, sections)
     return sections
 
@@ -204,18 +238,18 @@ def load_recipe(name: str) -> dict[str, Any]:
 def _read_recipe(name: str) -> dict[str, Any]:
     """Returns the content of one recipe as it is written."""
     if name in recipe_names():
-        file: Any = resources.files("ossa") / "recipes" / f"{name}.yaml"
+        file = Path(str(resources.files("ossa"))) / "recipes" / f"{name}.yaml"
     elif Path(name).suffix in (".yaml", ".yml") and Path(name).is_file():
         file = Path(name)
     else:
         hint = suggestion(name, recipe_names()) or f" There are {', '.join(recipe_names())}."
-        raise ConfigError(f"no recipe named {name!r} and no such YAML file.{hint}")
+        raise ConfigError(f"no recipe named '{legible(name)}' and no such YAML file.{hint}")
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
-        raise ConfigError(f"recipe {name} is not YAML: {' '.join(str(problem).split())}") from None
+        content = read_yaml(file).value or {}
+    except OSError as error:
+        raise ConfigError(f"recipe {name} cannot be read: {error.strerror}") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"recipe {name}: expected sections of settings, found {content!r}")
+        raise ConfigError(f"recipe {name}: expected sections of settings, found {_shown(content)}")
     return content
 
 
@@ -239,15 +273,12 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
     sections: dict[str, Any] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
-        if not equals or not key:
-            raise ConfigError(
-                f"expected SECTION.KEY=VALUE (such as train.lr=0.005), found {setting!r}"
-            )
-        try:
-            value: Any = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ConfigError(f"the value of {key} is not YAML: {text!r}") from None
-        for part in reversed(key.split(".")):
+        parts = key.split(".")
+        if not equals or not key or len(parts) > _DEEPEST:
+            found = legible(repr(setting))
+            raise ConfigError(f"expected SECTION.KEY=VALUE (such as train.lr=0.005), found {found}")
+        value = parse_yaml(text, where=f"the value of {legible(key)}")
+        for part in reversed(parts):
             value = {part: value}
         sections = merge(sections, value)
     return sections
@@ -265,8 +296,22 @@ def build_config(settings: Mapping[str, Any], *, where: str = "the settings") ->
     return config
 
 
+def refuse_window(augment: AugmentConfig) -> None:
+    """Raises ConfigError for a setting of earlier versions, with which nothing is trained today."""
+    if augment.window is not None:
+        raise ConfigError(
+            f"expected no setting augment.window, found {augment.window}: it was removed, and the "
+            "other images of mosaic and mixup are drawn from the whole split; leave it out, or "
+            "start a new run instead of resuming this one"
+        )
+
+
 def check_imgsz(imgsz: int, *, stride: int) -> None:
-    """Raises ConfigError unless a side in pixels is a multiple of the largest stride."""
+    """Raises ConfigError unless a side is a multiple of the largest stride, and not too large."""
+    if imgsz > LARGEST_IMGSZ:
+        raise ConfigError(
+            f"imgsz: expected at most {LARGEST_IMGSZ} pixels, found {legible(str(imgsz), 40)}"
+        )
     if imgsz < stride or imgsz % stride:
         below = max(imgsz // stride, 1) * stride
         raise ConfigError(
@@ -284,7 +329,7 @@ def validated(schema: type[Settings], settings: Mapping[str, Any], *, where: str
     try:
         return schema.model_validate(settings)
     except ValidationError as problems:
-        raise ConfigError(f"{where}: {_first_problem(problems, schema)}") from None
+        raise ConfigError(f"{where}: {first_problem(problems, schema)}") from None
 
 
 def _refuse_what_would_be_ignored(config: RunConfig, where: str) -> None:
@@ -315,14 +360,24 @@ def _refuse_what_would_be_ignored(config: RunConfig, where: str) -> None:
             raise ConfigError(f"{where}: {fault}")
 
 
-def _first_problem(problems: ValidationError, schema: type[BaseModel]) -> str:
-    problem = problems.errors()[0]
+def first_problem(problems: ValidationError, schema: type[BaseModel]) -> str:
+    """Returns which key is wrong, in which way, and the beginning of what was found there."""
+    problem = problems.errors(include_url=False)[0]
     path = [str(part) for part in problem["loc"]]
-    key = ".".join(path)
+    key = legible(".".join(path))
     if problem["type"] == "extra_forbidden":
         known = [name for name, _ in _fields_of_section(schema, path[:-1])]
-        return f"there is no setting {key!r}.{suggestion(path[-1], known)}"
-    return f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {problem['input']!r}"
+        return f"there is no setting '{key}'.{suggestion(path[-1], known)}"
+    message = legible(problem["msg"], _SHOWN)
+    return f"{key}: {message[0].lower()}{message[1:]}, found {_shown(problem['input'])}"
+
+
+def _shown(value: Any) -> str:
+    """Returns how a value is written, a long one shortened."""
+    try:
+        return legible(repr(value), _SHOWN)
+    except (RecursionError, ValueError):  # ValueError: an integer of thousands of digits
+        return f"a {type(value).__name__} that is too large to be shown"
 
 
 def _fields_of_section(schema: type[BaseModel], path: list[str]) -> Iterable[tuple[str, Any]]:

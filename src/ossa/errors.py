@@ -10,6 +10,8 @@ from collections.abc import Iterable
 
 from ossa.escaping import escape_terminal
 
+_LONGEST_WORD = 100
+
 
 class OssaError(Exception):
     """Base of all errors that a user can cause and mend."""
@@ -33,7 +35,7 @@ class CheckpointError(OssaError):
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Returns ' Did you mean a, b or c?' for the nearest of `known`, or '' when none is near."""
-    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    near = difflib.get_close_matches(word[:_LONGEST_WORD], list(known), n=3, cutoff=0.6)
     if not near:
         return ""
     listed = near[0] if len(near) == 1 else ", ".join(near[:-1]) + " or " + near[-1]

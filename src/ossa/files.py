@@ -1,4 +1,4 @@
-"""Files that are either complete or not there: atomic writes, hashes, folders of one's own."""
+"""Files: regular ones opened for reading, atomic writes, hashes, folders of one's own."""
 
 import errno
 import fcntl
@@ -8,16 +8,83 @@ import json
 import math
 import os
 import secrets
+import socket
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ossa.errors import CheckpointError
+from pydantic_core import from_json
+
+from ossa.errors import CheckpointError, ConfigError, DataError, legible
 
 TEMPORARY_FILES = ".*.tmp"
 """Pattern of what `write_atomically` leaves behind in a folder where it is killed."""
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CLAIM = ".claimed"
+_LOCK, _OWNER = ".lock", ".lock-owner"
+_LOCK_SECONDS = 0.5
+"""So long a lock is tried for: whoever only asks whether it is held has it for an instant."""
+_LARGEST = 16 * 2**20
+_KINDS_OF_FILES = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def open_regular(path: Path | str, *, most_bytes: int | None = None) -> BinaryIO:
+    """Returns a regular file, open for reading; it opens whatever a file from elsewhere names.
+
+    A pipe would block, and a device never end or do something when it is opened.
+
+    Args:
+        path: of the file; links are followed.
+        most_bytes: that it may have.
+
+    Raises:
+        OSError: there is none, it cannot be read, is larger or no regular file; `strerror` says it.
+    """
+    try:
+        _check_regular(os.stat(path), path, most_bytes)  # before a device is opened
+        stream = open(path, "rb", opener=_open_at_once)  # noqa: SIM115 - the caller closes it
+    except ValueError as error:  # a null byte
+        raise OSError(errno.EINVAL, "a name that no file can have", str(path)) from error
+    try:
+        _check_regular(os.fstat(stream.fileno()), path, most_bytes)
+    except OSError:
+        stream.close()
+        raise
+    return stream
+
+
+def read_regular(path: Path | str, *, most_bytes: int) -> bytes:
+    """Returns the content of a regular file of at most so many bytes; see `open_regular`."""
+    with open_regular(path, most_bytes=most_bytes) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        content = stream.read(size + 1)
+    if len(content) > size:  # files of the system hide their size, and some have no end
+        raise OSError(errno.EINVAL, "more bytes than the file says it has", str(path))
+    return content
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # Should a pipe have come in place of the file, it does not block.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+
+
+def _check_regular(status: os.stat_result, path: Path | str, most_bytes: int | None) -> None:
+    kind = stat.S_IFMT(status.st_mode)
+    if kind == stat.S_IFDIR:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if kind != stat.S_IFREG:
+        found = f"{_KINDS_OF_FILES.get(kind, 'something')} and no regular file"
+        raise OSError(errno.EINVAL, found, str(path))
+    if most_bytes is not None and status.st_size > most_bytes:
+        found = f"{status.st_size:,} bytes, of which at most {most_bytes:,} are read"
+        raise OSError(errno.EFBIG, found, str(path))
 
 
 def sha256_of(path: Path | str) -> str:
@@ -27,8 +94,8 @@ def sha256_of(path: Path | str) -> str:
         CheckpointError: the file cannot be read.
     """
     try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        with open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
     except OSError as error:
         raise CheckpointError(f"could not read {path}: {_reason(error)}") from error
 
@@ -75,6 +142,103 @@ def write_json_atomically(path: Path | str, value: Any) -> None:
     write_text_atomically(path, text + "\n")
 
 
+def read_small_file(file: Path, *, what: str) -> bytes:
+    """Returns what a file holds.
+
+    Args:
+        file: of at most 16 MB.
+        what: it is, for the message, such as 'the record of a run'.
+
+    Raises:
+        DataError: there is no such regular file, or it is too large.
+    """
+    try:
+        if not file.is_file():
+            raise DataError(f"expected {what} at {file}, found none")
+        if (size := file.stat().st_size) > _LARGEST:
+            raise DataError(f"{file}: expected {what} of at most 16 MB, found {size:,} bytes")
+        return file.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: no path can have such characters
+        raise DataError(f"expected {what} at {file}, could not read it: {error}") from None
+
+
+def read_json_object(file: Path, *, what: str) -> dict[str, Any]:
+    """Returns the object that a JSON file holds.
+
+    Raises:
+        DataError: as `read_small_file`, or it holds no JSON object.
+    """
+    try:
+        content = from_json(read_small_file(file, what=what))
+    except ValueError as problem:
+        raise DataError(f"{file} is damaged: expected {what} in JSON, {problem}") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{file} is damaged: expected {what}, found no JSON object")
+    return content
+
+
+@contextmanager
+def held(folder: Path, *, on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Holds a folder for this process until the end of the `with`, or of the process.
+
+    The lock is the system's (`flock`): whatever ends its owner, SIGKILL included, releases it, and
+    on NFS it holds between machines. Where a file system has no locks, `filelock` uses a file with
+    host and process number instead. A process may hold a folder twice.
+
+    Args:
+        folder: that exists.
+        on_wait: is told who holds the folder, which is then waited for.
+
+    Raises:
+        ConfigError: another process holds the folder, and `on_wait` is not given.
+        CheckpointError: the folder cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder.resolve() / _LOCK, is_singleton=True)
+    with _os_errors_told(folder / _LOCK):
+        try:
+            lock.acquire(timeout=_LOCK_SECONDS)
+        except Timeout:
+            if on_wait is None:
+                raise ConfigError(
+                    f"expected {folder} for this process alone, found it in use by "
+                    f"{_owner(folder)}: wait until that has ended, or stop it"
+                ) from None
+            on_wait(_owner(folder))
+            lock.acquire(poll_interval=_LOCK_SECONDS)
+    try:
+        with _os_errors_told(folder / _OWNER):
+            (folder / _OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        yield
+    finally:
+        if lock.lock_counter == 1:
+            with suppress(OSError):
+                (folder / _OWNER).unlink(missing_ok=True)
+        lock.release()
+
+
+def is_held(folder: Path) -> bool:
+    """Returns whether a process holds the folder."""
+    from filelock import FileLock, Timeout
+
+    if not (folder / _LOCK).is_file():
+        return False
+    try:
+        FileLock(folder.resolve() / _LOCK).acquire(timeout=_LOCK_SECONDS / 2).lock.release()
+    except Timeout:
+        return True
+    except OSError:  # of somebody else, not to be written here: a killed owner's word stays
+        return (folder / _OWNER).exists()
+    return False
+
+
+def _owner(folder: Path) -> str:
+    with suppress(OSError, ValueError):
+        return legible((folder / _OWNER).read_text())
+    return "another process"
+
+
 def new_folder(path: Path | str) -> Path:
     """Returns a folder that is this process's alone: `path`, or the first free of path-2, path-3...
 
@@ -87,6 +251,10 @@ def new_folder(path: Path | str) -> Path:
     path = Path(path)
     numbered = (Path(f"{path}-{number}") for number in itertools.count(2))
     with _os_errors_told(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:  # a file, or a link to nothing
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
         return next(folder for folder in itertools.chain([path], numbered) if _claim(folder))
 
 
@@ -144,7 +312,7 @@ def _os_errors_told(path: Path) -> Iterator[None]:
             raise
         advice = (
             "free some space and start again (a training continues with --resume)"
-            if cause.errno in _NO_SPACE
+            if cause.errno in NO_SPACE
             else "choose a folder that can be written"
         )
         raise CheckpointError(

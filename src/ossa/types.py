@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ossa.boxes import xyxy_to_xywh
+
 
 class Level(NamedTuple):
     """What one feature map promises."""
@@ -108,24 +110,37 @@ class RawPredictions(NamedTuple):
 class Detections:
     """What was found in one image, best first."""
 
-    boxes_xyxy: NDArray[np.float32]
-    """(N, 4) in pixels of the original image."""
-    scores: NDArray[np.float32]
-    """(N,) in 0..1, descending."""
+    boxes_xyxy: NDArray[np.floating]
+    """(N, 4) in pixels of the original image; float32 from a detector, float64 from a file."""
+    scores: NDArray[np.floating]
+    """(N,) in 0..1, descending; float32 from a detector, float64 from a file."""
     labels: NDArray[np.int64]
     """(N,) in 0..K-1."""
+    stated_xywh: NDArray[np.float64] | None = field(default=None, kw_only=True)
+    """(N, 4) the boxes as a results file states them, where they come from one."""
 
     def __len__(self) -> int:
         return len(self.scores)
 
+    @property
+    def boxes_xywh(self) -> NDArray[np.float64]:
+        """(N, 4) left, top, width, height: as stated, since (x + w) - x is not always w."""
+        if self.stated_xywh is not None:
+            return self.stated_xywh
+        return xyxy_to_xywh(self.boxes_xyxy.astype(np.float64))
+
     def above(self, confidence: float) -> Self:
-        """Returns the detections whose score is at least `confidence`."""
-        keep = self.scores >= confidence
+        """Returns the detections whose score is at least `confidence`, both rounded to float32.
+
+        So a score of 0.7 is at least 0.7 before and after it was saved.
+        """
+        keep = self.scores.astype(np.float32) >= np.float32(confidence)
         return replace(
             self,
             boxes_xyxy=self.boxes_xyxy[keep],
             scores=self.scores[keep],
             labels=self.labels[keep],
+            stated_xywh=None if self.stated_xywh is None else self.stated_xywh[keep],
         )
 
 
@@ -165,3 +180,5 @@ class Record:
     data_fingerprint: str
     files: dict[str, str] = field(default_factory=dict)
     """sha256 of what lies beside the record: the epoch log, the compressed detections on val."""
+    image_fingerprint: str | None = None
+    """sha256 of what the image files of both splits held; None in records of before schema 3."""

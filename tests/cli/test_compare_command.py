@@ -78,7 +78,7 @@ def write_run(scenes: Path, tmp_path: Path) -> WriteRun:
             data_fingerprint=f"train-{index.fingerprint()}",
         )
         files = RunFolder(folder, config=config, names=index.names)
-        files.start(epochs_kept=0)
+        files.start()
         files.finish(record, index, detections)
         return Path(name)
 

@@ -16,26 +16,40 @@ EMPTY, TINY = "0 0.5 0.5 0 0.5\n", "0 0.5 0.5 0.01 0.5\n"
 
 @pytest.fixture
 def cells(tmp_path: Path) -> Path:
-    """Two images of 64 pixels, a good box in each; returns the folder."""
-    for folder in ("images/train", "labels/train"):
-        (tmp_path / "cells" / folder).mkdir(parents=True)
-    for number in (1, 2):
+    """Two images of train and one of val, of 64 pixels, a good box in each; returns the folder."""
+    for number, split in ((1, "train"), (2, "train"), (3, "val")):
+        for kind in ("images", "labels"):
+            (tmp_path / "cells" / kind / split).mkdir(parents=True, exist_ok=True)
         image = Image.new("RGB", (64, 64), (number, 0, 0))
-        image.save(tmp_path / "cells" / "images/train" / f"{number}.png")
-        say(tmp_path / "cells", number, GOOD)
-    text = "train: images/train\nnames: [cell]\n"
+        image.save(tmp_path / "cells" / "images" / split / f"{number}.png")
+        say(tmp_path / "cells", number, GOOD, split)
+    text = "train: images/train\nval: images/val\nnames: [cell]\n"
     (tmp_path / "cells" / "data.yaml").write_text(text, encoding="utf-8")
     return tmp_path / "cells"
 
 
-def say(cells: Path, number: int, labels: str) -> None:
-    (cells / "labels/train" / f"{number}.txt").write_text(labels, encoding="utf-8")
+def say(cells: Path, number: int, labels: str, split: str = "train") -> None:
+    (cells / "labels" / split / f"{number}.txt").write_text(labels, encoding="utf-8")
 
 
 def test_a_good_data_set_ends_with_0(ossa: Ossa, cells: Path) -> None:
     result = ossa("data", "check", cells)
     assert result.exit_code == 0, result.stderr
     assert "0 faults, 0 remarks; images not read (--images)" in result.stdout
+
+
+def test_a_data_set_without_val_is_refused_by_check_and_train_in_the_same_words(
+    ossa: Ossa, cells: Path
+) -> None:
+    data_yaml = cells / "data.yaml"
+    data_yaml.write_text("train: images/train\nnames: [cell]\n")
+    what = "no split 'val': training scores every epoch on it"
+    checked = ossa("data", "check", cells, "--json")
+    (finding,) = json.loads(checked.stdout)["findings"]
+    assert (checked.exit_code, finding["stops_training"]) == (1, True)
+    assert finding["cases"][0]["what"] == f"{what} (training stops)"
+    trained = ossa("train", "--data", cells, "--model", "yolov5n", "--epochs", 1)
+    assert (trained.exit_code, f"{data_yaml}: {what}." in trained.stderr) == (2, True)
 
 
 def test_remarks_end_with_0_and_faults_with_1(ossa: Ossa, cells: Path) -> None:
@@ -60,7 +74,7 @@ def test_images_are_read_when_asked_for(ossa: Ossa, cells: Path) -> None:
     result = ossa("data", "check", cells, "--images")
     assert result.exit_code == 1
     assert "images that are cut short" in result.stdout
-    assert "2 images read" in result.stdout
+    assert "3 images read" in result.stdout
 
 
 def test_json_is_one_document_with_every_finding(ossa: Ossa, cells: Path) -> None:
@@ -68,7 +82,7 @@ def test_json_is_one_document_with_every_finding(ossa: Ossa, cells: Path) -> Non
     result = ossa("data", "check", cells, "--json", "--images")
     assert result.exit_code == 1
     found = json.loads(result.stdout)
-    assert (found["num_faults"], found["num_remarks"], found["images_read"]) == (1, 0, 2)
+    assert (found["num_faults"], found["num_remarks"], found["images_read"]) == (1, 0, 3)
     (finding,) = found["findings"]
     assert (finding["kind"], finding["severity"], finding["split"]) == (
         "box-empty",
@@ -82,7 +96,7 @@ def test_json_is_one_document_with_every_finding(ossa: Ossa, cells: Path) -> Non
             "what": "box of no area, 0 x 32 pixels (box dropped)",
         }
     ]
-    assert found["classes"] == [{"name": "cell", "train": 2}]
+    assert found["classes"] == [{"name": "cell", "train": 2, "val": 1}]
     split = found["splits"]["train"]
     assert split["crowding"] == {"isolated": 2, "touching": 0, "crowded": 0}
     assert split["sizes"] == {"small": 0, "medium": 0, "large": 2}  # 32 of 64 pixels are 320 of 640
@@ -111,7 +125,7 @@ def test_a_page_is_written_of_a_data_set_without_any_box(ossa: Ossa, cells: Path
         say(cells, number, "")
     result = ossa("data", "check", cells, "--report", "page")
     assert result.exit_code == 1
-    assert "splits without a usable box" in result.stdout
+    assert "no box that trains" in result.stdout
     assert Path("page/index.html").is_file()
 
 
@@ -204,3 +218,13 @@ def test_no_name_of_a_class_or_file_is_more_than_text(ossa: Ossa, tmp_path: Path
     hostile = check(tuple(name.replace("\x00", "") for name in HOSTILE), "hostile")
     assert structure(hostile) == structure(plain)
     assert structure(hostile)[1] == []
+
+
+def test_images_outside_are_faults_unless_they_are_allowed(ossa: Ossa, cells: Path) -> None:
+    (cells / "images/train/2.png").rename(cells.parent / "2.png")
+    (cells / "images/train/2.png").symlink_to(cells.parent / "2.png")
+    result = ossa("data", "check", cells)
+    assert result.exit_code == 1, result.stderr
+    assert "outside the folders that may be read" in " ".join(result.stdout.split())
+    assert ossa("data", "check", cells, "--allow-outside").exit_code == 0
+    assert ossa("data", "check", cells).exit_code == 1  # it holds for one command alone

@@ -4,6 +4,8 @@ import errno
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from running import Ossa
@@ -12,7 +14,7 @@ from ossa.config import ModelConfig
 from ossa.data.api import read_data
 from ossa.export.description import METADATA_KEY
 from ossa.models.build import build_detector
-from ossa.models.weights import save_checkpoint
+from ossa.models.weights import read_checkpoint, save_checkpoint
 from ossa.predict.predictor import load
 
 
@@ -35,8 +37,9 @@ def weights(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_file_is_compared_and_is_all_that_predict_needs(
     ossa: Ossa, weights: Path, scenes: Path, tmp_path: Path
 ) -> None:
-    file = tmp_path / "small.torchscript"
-    arguments = ("--weights", weights, "--format", "torchscript", "--images", 4, "--output", file)
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    file = tmp_path / "small.xml"
+    arguments = ("--weights", weights, "--format", "openvino", "--images", 4, "--output", file)
     result = ossa("export", *arguments, "--json")
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
@@ -46,7 +49,7 @@ def test_a_file_is_compared_and_is_all_that_predict_needs(
     assert told["detections"] > 10
     assert told["largest_score_difference"] < 1e-4
     assert told["ap_drop"] == pytest.approx(0, abs=1e-3)
-    assert [one.name for one in tmp_path.iterdir()] == ["small.torchscript"]
+    assert {one.name for one in tmp_path.iterdir()} == {"small.xml", "small.bin"}
     assert load(file).licence == "Apache-2.0"
     pictures = scenes / "images" / "val"
     result = ossa("predict", pictures, "--weights", file, "--no-pictures", "--conf", 0.1)
@@ -54,14 +57,38 @@ def test_a_file_is_compared_and_is_all_that_predict_needs(
     assert result.stdout.startswith("8 pictures: ")
 
 
+def test_squares_instead_of_rectangles_are_told_by_export_and_by_predict(
+    ossa: Ossa, weights: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    for number in range(2):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 64, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / "images" / f"{number}.png"), pixels)
+        (tmp_path / "labels" / f"{number}.txt").write_text("0 0.5 0.5 0.4 0.4\n")
+    names = ", ".join(read_checkpoint(weights).names)
+    (tmp_path / "data.yaml").write_text(f"val: images\nnames: [{names}]\n")
+    file = tmp_path / "small.xml"
+    arguments = ("--weights", weights, "--data", tmp_path, "--format", "openvino")
+    result = ossa("export", *arguments, "--output", file)
+    assert "On the 2 images that are no squares" in result.stdout, result.output
+    result = ossa("predict", tmp_path / "images", "--weights", file, "--no-pictures")
+    assert "small.xml sees squares of 64 px, its checkpoint" in " ".join(result.stderr.split())
+    file = tmp_path / "any.xml"
+    result = ossa("export", *arguments, "--output", file, "--dynamic", "size")
+    assert "The file sees" not in result.stdout
+
+
 def test_a_file_is_scored_as_its_checkpoint_is(
     ossa: Ossa, weights: Path, scenes: Path, tmp_path: Path
 ) -> None:
-    file = tmp_path / "small.torchscript"
-    ossa("export", "--weights", weights, "--format", "torchscript", "--images", 1, "--output", file)
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    file = tmp_path / "small.xml"
+    ossa("export", "--weights", weights, "--format", "openvino", "--images", 1, "--output", file)
     shared = ("val", "--data", scenes, "--workers", 0, "--device", "cpu", "--json")
     ours, theirs = (json.loads(ossa(*shared, "--weights", one).stdout) for one in (file, weights))
-    assert ours["model"] == "small.torchscript, torchscript fp32"
+    assert ours["model"] == "small.xml, openvino fp32"
     assert ours["num_detections"] == theirs["num_detections"] == 8 * 300
     assert ours["ap50"] == pytest.approx(theirs["ap50"], abs=1e-3)
     result = ossa(*shared, "--weights", file, "--imgsz", 96)
@@ -72,10 +99,11 @@ def test_a_file_is_scored_as_its_checkpoint_is(
 def test_a_file_with_its_own_nms_is_not_scored(
     ossa: Ossa, weights: Path, scenes: Path, tmp_path: Path
 ) -> None:
-    file = tmp_path / "small.torchscript"
-    arguments = ("--weights", weights, "--format", "torchscript", "--images", 1, "--output", file)
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    file = tmp_path / "small.xml"
+    arguments = ("--weights", weights, "--format", "openvino", "--images", 1, "--output", file)
     ossa("export", *arguments, "--nms")
-    (exported,) = tmp_path.iterdir()  # of an untrained detector it is not called good
+    (exported,) = tmp_path.glob("*.xml")  # of an untrained detector it is not called good
     result = ossa("val", "--data", scenes, "--weights", exported, "--device", "cpu")
     assert result.exit_code == 2
     assert "scoring needs detections from a confidence of 0.001 on, found NMS in" in result.stderr
@@ -86,13 +114,14 @@ def test_a_file_that_is_not_good_says_so_in_its_name_and_ends_with_1(
     ossa: Ossa, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ossa.export.export.SCORE_TOLERANCE", -1.0)
-    file = tmp_path / "small.torchscript"
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    file = tmp_path / "small.xml"
     file.write_text("what was good before")
-    arguments = ("--weights", weights, "--format", "torchscript", "--images", 2, "--output", file)
+    arguments = ("--weights", weights, "--format", "openvino", "--images", 2, "--output", file)
     result = ossa("export", *arguments)
     assert result.exit_code == 1
     assert "not good: a score differs by" in result.stdout
-    assert (tmp_path / "small-not-good.torchscript").is_file()
+    assert (tmp_path / "small-not-good.xml").is_file()
     assert file.read_text() == "what was good before"
 
 
@@ -100,10 +129,10 @@ def test_a_file_that_is_not_good_says_so_in_its_name_and_ends_with_1(
     ("arguments", "said"),
     [
         (
-            ("--format", "torchscript", "--precision", "int8"),
-            "--format torchscript takes --precision fp32, fp16, bf16, found int8",
+            ("--format", "onnx", "--precision", "bf16"),
+            "--format onnx takes --precision fp32, fp16, int8, found bf16: ONNX Runtime has no",
         ),
-        (("--precision", "bf16"), "ONNX Runtime has no convolutions in bf16 on the CPU"),
+        (("--format", "torchscript"), "torchscript"),
         (("--output", "a.xml"), "expected a file named *.onnx for --output, found a.xml"),
         (("--output", "absent/a.onnx"), "expected an existing folder for --output"),
         (("--output", "folder.onnx"), "expected a file for --output, found the folder folder.onnx"),

@@ -1,6 +1,7 @@
 """The entry point: what is imported, what is suggested, and how a command ends."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -39,6 +40,39 @@ def test_every_command_has_a_help_with_json_in_it(ossa: Ossa, command: str) -> N
     result = ossa(command, "--help")
     assert result.exit_code == 0
     assert "--json" in result.stdout
+
+
+_LOOK_WHEN_TORCH_IS_IMPORTED = """
+import os, sys
+
+class Look:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            print(os.environ.get("OMP_WAIT_POLICY"), flush=True)
+            os._exit(0)
+
+sys.meta_path.insert(0, Look())
+sys.argv = ["ossa", "train", "--data", "nowhere", "--model", "yolov5n", "--threads", "1"]
+"""
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "from ossa.cli.main import main; main()",
+        "import runpy; runpy.run_module('ossa', run_name='__main__')",
+        "import ossa; ossa.train_detector",
+    ],
+)
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_wait_passively_before_torch_is_imported(
+    program: str, given: str | None, expected: str
+) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    command = [sys.executable, "-c", _LOOK_WHEN_TORCH_IS_IMPORTED + program]
+    done = subprocess.run(command, capture_output=True, check=True, env=environment)
+    assert done.stdout.decode().split() == [expected]
 
 
 def test_the_help_needs_no_heavy_import() -> None:

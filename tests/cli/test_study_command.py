@@ -1,6 +1,7 @@
 """`ossa study` as a user types it."""
 
 import json
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -48,9 +49,28 @@ def test_a_plan_as_json_has_a_row_a_run(ossa: Ossa, scenes: Path, tmp_path: Path
     assert len(plan["data_fingerprint"].split("-")) == 2
 
 
+def test_a_study_of_images_without_labels_stops_before_its_first_run(
+    ossa: Ossa, scenes: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / scenes.name
+    shutil.copytree(scenes, data)
+    for label in sorted((data / "labels/train").iterdir())[:9]:
+        label.unlink()
+    file = study_file(scenes, tmp_path)
+    for command in ("plan", "run"):
+        stopped = ossa("study", command, file, "--data-root", tmp_path)
+        assert stopped.exit_code == 2
+        assert "9 of 16 training images have no label, such as " in stopped.stderr
+        assert "looked for in labels/train, images/train; go on with --all" in stopped.stderr
+    allowed = ("--allow-unlabeled", "--no-measure")
+    told = ossa("study", "plan", file, "--data-root", tmp_path, *allowed)
+    assert told.exit_code == 0, told.stderr
+    assert "without a label: 9 of 16 images of train, 0 of 8 images of val;" in told.stderr
+
+
 def test_a_study_is_run_extended_and_told(ossa: Ossa, scenes: Path, tmp_path: Path) -> None:
     file = study_file(scenes, tmp_path)
-    finished = ossa("study", "run", file, "--data-root", scenes.parent, "--cache", "ram")
+    finished = ossa("study", "run", file, "--data-root", scenes.parent)
     assert finished.exit_code == 0, finished.stderr
     # Decoded here, once for all runs, which find the images in memory.
     assert "decoding 16 images of split 'train' at 64 px once, 0.2 MB in memory" in finished.stderr

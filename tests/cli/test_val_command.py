@@ -349,3 +349,38 @@ def test_a_detector_or_its_predictions_are_needed_and_not_both(ossa: Ossa, tmp_p
         assert both.exit_code == 2
         assert both.stderr.startswith("error: --predictions are scored as they are, found --")
         assert option.removesuffix("-thres") in both.stderr
+
+
+def test_a_results_file_is_scored_without_the_images(ossa: Ossa, tmp_path: Path) -> None:
+    data = coco_data(tmp_path)
+    before = json.loads(score(ossa, data, [HIT, MISS], "--json").stdout)
+    for image in tmp_path.rglob("*.png"):
+        image.unlink()
+    result = score(ossa, data, [HIT, MISS], "--json", "--report", tmp_path / "page")
+    assert json.loads(result.stdout) == before
+    assert "The image files are not there." in (tmp_path / "page" / "index.html").read_text()
+
+
+def test_class_ids_counted_from_another_number_are_hinted_at(ossa: Ossa, tmp_path: Path) -> None:
+    data = coco_data(tmp_path)
+    from_zero = {"image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20], "score": 0.9}
+    refused = score(ossa, data, [from_zero])
+    assert refused.exit_code == 2
+    assert "counts the classes from 0, ossa val --class-ids-from 0" in refused.stderr
+    given = score(ossa, data, [from_zero], "--class-ids-from", 0, "--json")
+    assert json.loads(given.stdout)["ap"] > 0
+
+
+def test_a_reading_of_class_ids_that_scores_better_is_told(ossa: Ossa, tmp_path: Path) -> None:
+    data = coco_data(tmp_path)
+    content = json.loads((tmp_path / "instances.json").read_text().replace("18", "1"))
+    content["categories"][0]["id"] = 2
+    (tmp_path / "instances.json").write_text(json.dumps(content))  # dog 1, cat 2
+    result = score(ossa, data, [{**HIT, "category_id": 1}])
+    assert "--class-ids-from" not in result.stderr
+    (tmp_path / "instances.json").write_text(
+        json.dumps(content).replace('"category_id": 1', '"category_id": 2')
+    )
+    result = score(ossa, data, [{**HIT, "category_id": 1}])
+    assert "AP50-95 is 0.000, and 0.505 if " in result.stderr
+    assert "from 0: in that case give --class-ids-from 0" in " ".join(result.stderr.split())

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,14 @@ def write_yolo_splits(
 
 
 def check(data_yaml: Path, **options: Any) -> Check:
-    """Returns the check at 100 pixels, so that nothing is scaled."""
+    """Returns the check at 100 pixels, so that nothing is scaled.
+
+    That a set has no val, or no train, is left out: most of these have one split alone.
+    """
     defaults: dict[str, Any] = {"imgsz": 100, "anchors_wh": ANCHORS_WH}
-    return check_data(read_description(data_yaml), **{**defaults, **options})
+    found = check_data(read_description(data_yaml), **{**defaults, **options})
+    kept = [one for one in found.findings if one.kind not in ("val-missing", "train-missing")]
+    return replace(found, findings=tuple(kept))
 
 
 def counts(found: Check) -> dict[tuple[str, str | None], int]:

@@ -33,7 +33,7 @@ def drawn(
     return training_sample(
         0,
         load=load,
-        partners=range(num_images),
+        num_images=num_images,
         imgsz=64,
         augment=augment,
         generator=np.random.default_rng(seed),
@@ -206,43 +206,39 @@ def test_flip_is_drawn_last_and_mirrors_the_sample_that_was() -> None:
         assert differs.mean() < 0.01
 
 
-def test_partners_are_drawn_from_those_given() -> None:
-    for mixup in (0.0, 1.0):
-        loaded: set[int] = set()
+@pytest.mark.parametrize(("mosaic", "mixup"), [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
+def test_the_other_images_are_drawn_independently_from_the_whole_split(
+    mosaic: float, mixup: float
+) -> None:
+    """A thousand samples of image 7: the others of 20 as often as chance has it, in pairs, too."""
+    drawn_images: list[tuple[int, ...]] = []
+    for seed in range(1000):
+        loaded: list[int] = []
 
-        def load(position: int, loaded: set[int] = loaded) -> Sample:
-            loaded.add(position)
+        def load(position: int, loaded: list[int] = loaded) -> Sample:
+            loaded.append(position)
             return painted(0)
 
-        for seed in range(50):
-            training_sample(
-                0,
-                load=load,
-                partners=[3, 5, 8],
-                imgsz=64,
-                augment=with_(mosaic=1, mixup=mixup),
-                generator=np.random.default_rng(seed),
-            )
-        assert loaded == {0, 3, 5, 8}
-
-
-@pytest.mark.parametrize("mixup", [0.0, 1.0])
-def test_a_sample_is_painted_where_asked(mixup: float) -> None:
-    source = Sample(gradient(64, 64), np.array([[8, 4, 32, 40]], np.float32), np.array([3]))
-    augment = AugmentConfig(mixup=mixup)
-    batch = np.zeros((3, 64, 64, 3), np.uint8)
-    sample = training_sample(
-        0,
-        load=lambda _: source,
-        partners=range(5),
-        imgsz=64,
-        augment=augment,
-        generator=np.random.default_rng(1),
-        out=batch[1],
-    )
-    assert_same(sample, drawn(augment, 1, lambda _: source))
-    np.testing.assert_array_equal(batch[1], sample.image)
-    assert not batch[[0, 2]].any()
+        training_sample(
+            7,
+            load=load,
+            num_images=20,
+            imgsz=64,
+            augment=with_(mosaic=mosaic, mixup=mixup),
+            generator=np.random.default_rng(seed),
+        )
+        loaded.remove(7)
+        drawn_images.append(tuple(loaded))
+    others = {(1.0, 0.0): 3, (0.0, 1.0): 1, (1.0, 1.0): 7}[mosaic, mixup]
+    assert {len(images) for images in drawn_images} == {others}
+    counts = np.bincount(np.concatenate(drawn_images), minlength=20)
+    expected = 1000 * others / 20
+    assert len(counts) == 20
+    # Chi-squared of 19 degrees of freedom: 43.8 is passed by one in a thousand.
+    assert ((counts - expected) ** 2 / expected).sum() < 43.8
+    if others > 1:
+        same = np.mean([images[0] == images[1] for images in drawn_images])
+        assert same == pytest.approx(1 / 20, abs=0.025)
 
 
 def test_half_of_the_samples_are_mirrored() -> None:

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 from ossa.data import reading, sources
 from ossa.data.caching import indexes as cache
 from ossa.data.description import read_description
-from ossa.data.index import DatasetIndex, IndexReport
+from ossa.data.index import DatasetIndex, IndexReport, LabelSearch
 from ossa.data.sources import SourceLog
 from ossa.errors import DataError
 
@@ -72,6 +72,7 @@ def test_an_index_from_the_cache_is_the_one_read_anew(tmp_path: Path, data_forma
     fresh, opened = read(yaml_file), read(yaml_file)
     assert (is_mapped(fresh), is_mapped(opened)) == (False, True)
     assert_same(fresh.index, opened.index)
+    assert opened.labels == fresh.labels != LabelSearch()
     assert fresh.index.fingerprint() == opened.index.fingerprint()
     assert [str(p) for p in opened.problems] == [str(p) for p in fresh.problems]
     assert len(opened.problems) == 1

@@ -85,7 +85,8 @@ def test_an_image_of_another_size_than_coco_states_is_a_fault(tmp_path: Path) ->
     boxes = [coco_box(1, [10, 10, 40, 20]), coco_box(2, [10, 10, 40, 20], image=2, category=2)]
     data_yaml = write_coco_file(tmp_path, boxes)
     Image.fromarray(gradient(50, 100)).save(tmp_path / "photos/2.png")
-    assert check(data_yaml).findings == ()
+    finding = only(check(data_yaml))  # by its header: nothing is decoded
+    assert (finding.kind, finding.split, finding.count) == ("image-other-size", "train", 1)
     finding = only(check(data_yaml, images=True))
     assert (finding.kind, finding.count) == ("image-other-size", 1)
     assert finding.cases[0].what == "50x100 pixels, annotated as 100x50"

@@ -353,7 +353,9 @@ def test_classes_of_the_data_yaml_are_applied(tmp_path: Path) -> None:
     notes = converted(root, tmp_path / "yolo", "yolo").notes
     assert any("left out: 2 boxes of 2 classes" in note for note in notes)
     content = (tmp_path / "yolo" / "data.yaml").read_text(encoding="utf-8")
-    assert content == "format: yolo\ntrain: train.txt\nnames:\n- bird\ncategory_ids:\n- 90\n"
+    linked = f"outside:\n- {tmp_path / 'birds' / 'photos'}/\n"
+    names = "names:\n- bird\ncategory_ids:\n- 90\n"
+    assert content == f"format: yolo\ntrain: train.txt\n{linked}{names}"
 
 
 # ---- files

@@ -17,8 +17,7 @@ from dataset_files import (
 from PIL import Image
 
 from ossa.config import AugmentConfig
-from ossa.data.batches.dataset import LetterboxedDataset, TrainingDataset
-from ossa.data.batches.order import Draw, ShuffledOrder
+from ossa.data.batches.dataset import Draw, LetterboxedDataset, TrainingDataset
 from ossa.data.description import read_description
 from ossa.data.index import DatasetIndex
 from ossa.data.reading import read_index
@@ -76,77 +75,6 @@ def test_a_sample_depends_on_seed_epoch_and_position_alone(photographs: DatasetI
     for (sample, image_id), (again, same_id) in zip(forwards, backwards, strict=True):
         assert image_id == same_id
         assert_same(sample, again)
-
-
-@pytest.fixture
-def many(photographs: DatasetIndex) -> DatasetIndex:
-    """Twenty images: the four photographs in turn."""
-    turns = np.arange(20) % 4
-    return replace(
-        photographs,
-        file_names=photographs.file_names[turns],
-        image_ids=np.arange(20),
-        sizes_wh=photographs.sizes_wh[turns],
-        truth_offsets=np.zeros(21, np.int64),
-    )
-
-
-class Recorder(TrainingDataset):
-    """Keeps which images are decoded, and which are asked for."""
-
-    def __init__(self, index: DatasetIndex, augment: AugmentConfig) -> None:
-        super().__init__(index, imgsz=64, augment=augment, seed=0)
-        self.decoded: list[int] = []
-
-    def load(self, position: int) -> Sample:
-        self.decoded.append(position)
-        return super().load(position)
-
-
-@pytest.mark.parametrize("mixup", [0.0, 1.0])
-def test_partners_come_from_the_window_before(many: DatasetIndex, mixup: float) -> None:
-    augment = AugmentConfig(mosaic=1 - mixup, mixup=mixup, window=5)
-    order = [Draw(e, p) for e in (0, 1) for p in ShuffledOrder(20, seed=0).of(e).tolist()]
-    seen = set()
-    for place in range(20, 40):
-        dataset = Recorder(many, augment)  # which knows nothing yet
-        dataset[order[place]]
-        before = [draw.position for draw in order[place - 5 : place]]
-        assert set(dataset.decoded) <= {order[place].position, *before}
-        seen |= {before.index(p) for p in dataset.decoded if p in before}
-    assert seen == set(range(5))
-
-
-def test_each_image_is_decoded_once_an_epoch(many: DatasetIndex) -> None:
-    dataset = Recorder(many, AugmentConfig(window=5))
-    order = ShuffledOrder(20, seed=0)
-    for position in order.of(0):
-        dataset[Draw(0, int(position))]
-    # At the very start five images more, the end of the epoch, some of which had to leave again.
-    assert set(dataset.decoded) == set(range(20))
-    assert len(dataset.decoded) <= 25
-    dataset.decoded.clear()
-    for position in order.of(1):
-        dataset[Draw(1, int(position))]
-    assert len(dataset.decoded) <= 20
-
-
-def test_no_more_than_the_window_and_the_image_itself_are_kept(many: DatasetIndex) -> None:
-    dataset = TrainingDataset(many, imgsz=64, augment=AugmentConfig(window=5), seed=0)
-    for position in (*range(20), *range(19, -1, -1)):
-        dataset[Draw(0, position)]
-        assert len(dataset._decoded) <= 6
-
-
-def test_without_a_window_partners_come_from_anywhere_and_nothing_is_kept(
-    many: DatasetIndex,
-) -> None:
-    dataset = Recorder(many, AugmentConfig(window=None))
-    for position in range(20):
-        dataset[Draw(0, position)]
-    assert len(dataset.decoded) == 80
-    assert len(set(dataset.decoded)) == 20
-    assert dataset._decoded == {}
 
 
 def test_the_last_epochs_may_be_without_mosaic_and_mixup(photographs: DatasetIndex) -> None:

@@ -19,11 +19,9 @@ from ossa.config import AugmentConfig
 from ossa.data.batches.dataset import LetterboxedDataset, TrainingDataset
 from ossa.data.batches.loader import (
     EpochBatches,
-    block_length,
     evaluation_loader,
     make_batch,
     training_loader,
-    turns,
 )
 from ossa.data.description import read_description
 from ossa.data.index import DatasetIndex
@@ -170,12 +168,11 @@ def training_batches(
     workers: int,
     start_batch: int = 0,
     epochs: int = 2,
-    window: int | None = 4,
     share: tuple[int, int] = (0, 1),
     imgsz: int = 64,
 ) -> list[Batch]:
-    """Returns batches of three; blocks of a window of 4 are of 5 batches."""
-    augment = AugmentConfig(mixup=0.3, window=window)
+    """Returns batches of three."""
+    augment = AugmentConfig(mixup=0.3)
     dataset = TrainingDataset(index, imgsz=imgsz, augment=augment, seed=1)
     order = EpochBatches(
         len(index), batch=3, seed=1, epochs=epochs, start_batch=start_batch, share=share
@@ -184,25 +181,14 @@ def training_batches(
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
-@pytest.mark.parametrize("window", [4, None])
-def test_workers_change_no_training_batch(
-    index: DatasetIndex, workers: int, window: int | None
-) -> None:
-    alone = training_batches(index, workers=0, epochs=8, window=window)
+def test_workers_change_no_training_batch(index: DatasetIndex, workers: int) -> None:
+    alone = training_batches(index, workers=0, epochs=8)
     assert [len(batch.image_ids) for batch in alone] == [3, 3, 1] * 8
-    others = training_batches(index, workers=workers, epochs=8, window=window)
+    others = training_batches(index, workers=workers, epochs=8)
     for batch, other in zip(alone, others, strict=True):
         assert_same(batch, other)
         # Shared memory keeps the layout.
         assert other.images.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_the_window_changes_the_batches_but_not_which_images_they_are_of(
-    index: DatasetIndex,
-) -> None:
-    near, far = (training_batches(index, workers=0, window=window) for window in (2, None))
-    assert [b.image_ids for b in near] == [b.image_ids for b in far]
-    assert not any(torch.equal(b.images, c.images) for b, c in zip(near, far, strict=True))
 
 
 def test_processes_share_the_batches_that_one_alone_has(index: DatasetIndex) -> None:
@@ -223,55 +209,6 @@ def test_images_stay_bytes_until_the_device(index: DatasetIndex) -> None:
     for workers in (0, 2):
         for batch in training_batches(index, workers=workers):
             assert batch.images.dtype == batch.to("cpu").images.dtype == torch.uint8
-
-
-def test_memory_is_used_again_only_when_nobody_looks_at_it(index: DatasetIndex) -> None:
-    alone = training_batches(index, workers=0, epochs=20)
-    dataset = TrainingDataset(index, imgsz=64, augment=AugmentConfig(mixup=0.3, window=4), seed=1)
-    order = EpochBatches(len(index), batch=3, seed=1, epochs=20)
-    places, views = set(), []
-    for number, batch in enumerate(training_loader(dataset, order, workers=2)):
-        places.add(batch.images.data_ptr())
-        if number % 7 == 0:  # a view outlives its batch
-            views.append((number, batch.images[0, 0]))
-    assert len(places) < len(alone) - len(views)
-    for number, view in views:
-        assert torch.equal(view, alone[number].images[0, 0])
-
-
-def test_every_worker_gets_batches_in_a_row() -> None:
-    # Two workers in turn, three in a row each: the first makes 0, 1, 2, the second 3, 4, 5.
-    order = list(turns(16, workers=2, block=3))
-    assert order[:12] == [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]
-    assert order[12:] == [12, 14, 13, 15]  # the rest in shorter rows
-    assert list(turns(4, workers=3, block=8)) == [0, 2, 3, 1]
-    assert list(turns(5, workers=1, block=1)) == list(range(5))
-    assert list(turns(0, workers=2, block=3)) == []
-
-
-@pytest.mark.parametrize("count", range(30))
-@pytest.mark.parametrize("workers", [1, 2, 4])
-def test_turns_are_all_batches_once(count: int, workers: int) -> None:
-    assert sorted(turns(count, workers=workers, block=3)) == list(range(count))
-
-
-@pytest.mark.parametrize(
-    ("window", "batch", "imgsz", "count", "expected"),
-    [
-        (None, 16, 320, 1, 1),
-        (64, 16, 320, 1, 16),  # four windows, 256 images
-        (64, 100, 320, 1, 2),
-        (64, 1024, 320, 1, 1),
-        (64, 16, 1280, 1, 6),  # 512 MiB are 6.8 batches of 16 x 1280 x 1280 x 3 bytes
-        (64, 16, 1280, 2, 13),  # of which a process has half the images
-    ],
-)
-def test_blocks_are_four_windows_long_or_as_long_as_memory_lets_them(
-    index: DatasetIndex, window: int | None, batch: int, imgsz: int, count: int, expected: int
-) -> None:
-    dataset = TrainingDataset(index, imgsz=imgsz, augment=AugmentConfig(window=window), seed=0)
-    order = EpochBatches(1000, batch=batch, seed=0, epochs=1, share=(0, count))
-    assert block_length(dataset, order) == expected
 
 
 def test_workers_do_not_wait_for_threads_of_opencv_that_were_not_forked(
@@ -325,7 +262,7 @@ def test_evaluation_goes_through_the_index_in_its_order(index: DatasetIndex, wor
 def test_one_sigterm_to_a_worker_is_for_the_main_process_and_a_second_ends_it(
     index: DatasetIndex,
 ) -> None:
-    dataset = TrainingDataset(index, imgsz=64, augment=AugmentConfig(window=4), seed=1)
+    dataset = TrainingDataset(index, imgsz=64, augment=AugmentConfig(), seed=1)
     batches = EpochBatches(len(index), batch=2, seed=0, epochs=50)
     others = set(multiprocessing.active_children())
     loader = training_loader(dataset, batches, workers=1)

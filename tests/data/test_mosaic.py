@@ -164,13 +164,6 @@ def test_left_becomes_right_for_pixels_and_boxes() -> None:
     np.testing.assert_array_equal(output.boxes_xyxy, [[66, 5, 86, 25], [0, 0, 96, 96]])
 
 
-def test_the_output_is_painted_over_what_was_there() -> None:
-    tiles, view = random_mosaic(3)
-    out = np.full((IMGSZ, IMGSZ, 3), 7, np.uint8)
-    assert render(tiles, view, IMGSZ, out=out).image is out
-    np.testing.assert_array_equal(out, render(tiles, view, IMGSZ).image)
-
-
 @pytest.mark.parametrize("seed", range(25))
 def test_what_no_tile_covers_is_grey(seed: int) -> None:
     """Coverage pixel by pixel: the canvas point under the middle of each output pixel."""

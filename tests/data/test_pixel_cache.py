@@ -13,7 +13,6 @@ from multiprocessing.context import ForkProcess
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from ossa.data import resized, sources
 from ossa.data.batches.dataset import LetterboxedDataset, TrainingDataset
 from ossa.data.batches.loader import EpochBatches, evaluation_loader, training_loader
 from ossa.data.caching import pixel_store, pixels, shared_memory
-from ossa.data.caching.pixel_store import CachePlace, open_pixels, remove_unfinished
+from ossa.data.caching.pixel_store import CachePlace, open_pixels
 from ossa.data.caching.pixels import PixelCache
 from ossa.data.caching.shared_memory import free_memory
 from ossa.data.check import keep_decodable, take_images
@@ -46,7 +45,7 @@ SIZES_WH = {
     "e.jpg": (32, 20),
     "f.jpg": (20, 16),
 }
-PLACES: tuple[CachePlace, ...] = ("disk", "ram")
+PLACES: tuple[CachePlace, ...] = ("disk", "auto")
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +99,20 @@ def opened(
     strict: bool = False,
     heard: Heard | None = None,
 ) -> PixelCache:
+    pixels = tried(data, place, imgsz=imgsz, reduced=reduced, strict=strict, heard=heard)
+    assert pixels is not None
+    return pixels
+
+
+def tried(
+    data: Path,
+    place: CachePlace,
+    *,
+    imgsz: int = IMGSZ,
+    reduced: bool = True,
+    strict: bool = False,
+    heard: Heard | None = None,
+) -> PixelCache | None:
     return open_pixels(
         index_of(data),
         place,
@@ -110,6 +123,11 @@ def opened(
         listener=heard or Heard(),
         strict=strict,
     )
+
+
+def kept(folder: Path) -> list[Path]:
+    """Returns the files of the cache folder but the lock, which stays."""
+    return [file for file in folder.iterdir() if file.name != "pixels.lock"]
 
 
 def assert_same(batches: Iterator[Batch], others: Iterator[Batch]) -> None:
@@ -127,7 +145,7 @@ def test_batches_for_training_are_the_same_with_and_without(
     index = index_of(data)
 
     def batches(cache: PixelCache | None) -> Iterator[Batch]:
-        augment = AugmentConfig(mosaic=0.7, mixup=0.3, window=3)
+        augment = AugmentConfig(mosaic=0.7, mixup=0.3)
         dataset = TrainingDataset(index, imgsz=IMGSZ, augment=augment, seed=3, pixels=cache)
         order = EpochBatches(len(index), batch=4, seed=3, epochs=2)
         return training_loader(dataset, order, workers=workers)
@@ -156,7 +174,7 @@ def test_training_and_evaluation_see_other_pixels_of_large_jpegs_so_each_has_its
     data: Path, folder: Path
 ) -> None:
     reduced, whole = opened(data), opened(data, reduced=False)
-    assert len(list(folder.iterdir())) == 2
+    assert len(kept(folder)) == 2
     same = [np.array_equal(reduced[n].image, whole[n].image) for n in range(len(SIZES_WH))]
     assert same == [False, False, True, True, True, True]
 
@@ -184,11 +202,11 @@ def test_size_and_place_are_told(data: Path, folder: Path) -> None:
     # Heights of a, b, d, e, f are 73, 59, 71, 62, 80; c is upright, 77 wide.
     image_bytes = 100 * (73 + 59 + 77 + 71 + 62 + 80) * 3
     assert image_bytes < cache.nbytes < image_bytes + 2000
-    (file,) = folder.iterdir()
+    (file,) = kept(folder)
     size = f"{cache.nbytes / 1e6:.1f} MB"
     what = "6 images of split 'train' at 100 px"
     assert heard.notes == [
-        f"decoding {what} once, {size} in {file}",
+        f"decoding {what} once, {size} on disk",
         f"cache of {what}: {size} in {file}",
     ]
     assert file.stat().st_size == cache.nbytes
@@ -196,15 +214,15 @@ def test_size_and_place_are_told(data: Path, folder: Path) -> None:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_changed_image_has_all_decoded_again(data: Path, place: CachePlace) -> None:
-    kept = opened(data, place)
-    before = kept[4].image.copy()
+    earlier = opened(data, place)
+    before = earlier[4].image.copy()
     Image.new("RGB", (32, 20), (9, 9, 9)).save(image_file(data, "e.jpg"))
     heard = Heard()
     after = opened(data, place, heard=heard)[4].image
     assert heard.done == [1, 2, 3, 4, 5, 6]
     assert (after == 9).all()
     # Who has the cache open goes on with what it was.
-    np.testing.assert_array_equal(kept[4].image, before)
+    np.testing.assert_array_equal(earlier[4].image, before)
 
 
 def test_another_list_of_images_has_all_decoded_again(data: Path, folder: Path) -> None:
@@ -215,7 +233,7 @@ def test_another_list_of_images_has_all_decoded_again(data: Path, folder: Path) 
     cache = opened(data, heard=heard)
     assert heard.done == [1, 2, 3, 4, 5, 6]
     assert cache[5].image.shape == (23, 32, 3)  # 90 x 64
-    assert len(list(folder.iterdir())) == 1  # in the place of the old one
+    assert len(kept(folder)) == 1  # in the place of the old one
 
 
 @pytest.mark.parametrize("module", ["cv2", "PIL"])
@@ -232,7 +250,7 @@ def test_another_decoder_has_all_decoded_again(
 @pytest.mark.parametrize("kept_bytes", [0, 7, 5000, -1])
 def test_a_file_that_is_cut_short_is_no_cache(data: Path, folder: Path, kept_bytes: int) -> None:
     opened(data)
-    (file,) = folder.iterdir()
+    (file,) = kept(folder)
     whole = file.read_bytes()
     file.write_bytes(whole[:kept_bytes])
     opened(data)
@@ -258,6 +276,7 @@ def test_images_that_cannot_be_decoded_are_told_each_time_as_without_a_cache(
             reduced=True,
             listener=Heard(),
         )
+        assert cache is not None
         checked = keep_decodable(report, known=cache.faults())
         assert checked.problems == without.problems
         assert [problem.file.name for problem in checked.problems] == ["b.jpg", "d.png"]
@@ -276,7 +295,7 @@ def test_strict_stops_at_the_first_image_that_cannot_be_decoded(data: Path, fold
     image_file(data, "b.jpg").write_bytes(image_file(data, "b.jpg").read_bytes()[:1500])
     with pytest.raises(DataError, match=r"Expected an image at .*b\.jpg, found "):
         opened(data, strict=True)
-    assert list(folder.iterdir()) == []
+    assert kept(folder) == []
 
 
 def test_a_part_of_the_images_shares_the_cache_of_all(data: Path) -> None:
@@ -311,29 +330,84 @@ def test_pixels_cannot_be_changed(data: Path) -> None:
 def test_a_full_disk_is_told_before_anything_is_decoded(
     data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pixel_store.shutil, "disk_usage", lambda _: SimpleNamespace(free=5_500_000))
+    asked: list[int] = []
+
+    def full(_: int, start: int, nbytes: int) -> None:
+        asked.append(nbytes - start)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
     heard = Heard()
     with pytest.raises(RunFailed) as failure:
         opened(data, imgsz=1024, heard=heard)
-    # 1024 x (746 + 602 + 789 + 728 + 640 + 819) x 3, with 100 bytes of columns for each
+    # 1024 x (747 + 603 + 790 + 729 + 641 + 821) x 3: a row more than the images may have.
+    assert asked[0] == pytest.approx(1024 * 4331 * 3, abs=20_000)
     assert re.fullmatch(
-        r"the cache of 6 images of split 'train' at 1024 px needs 13\.3 MB in .*/pixels-\w+\.bin"
-        r", found 5\.5 MB free: free some space, or name another folder in OSSA_CACHE, or leave "
-        r"the cache out",
+        r"could not write the cache of 6 images of split 'train' at 1024 px, 13\.3 MB, in .*: no "
+        r"space left on device; free some space, name another folder in OSSA_CACHE, or take "
+        r"--cache none",
         str(failure.value),
     )
     assert heard.done == []
-    assert list(folder.iterdir()) == []
+    assert kept(folder) == []
 
 
-def test_too_little_memory_is_told_before_anything_is_decoded(
+@pytest.mark.parametrize(("free", "kept_in_memory"), [(53_000_000, False), (54_000_000, True)])
+def test_memory_is_used_as_long_as_the_images_fit_into_a_quarter_of_what_is_free(
+    data: Path, monkeypatch: pytest.MonkeyPatch, free: int, kept_in_memory: bool
+) -> None:
+    monkeypatch.setattr(pixel_store, "free_memory", lambda: free)
+    heard = Heard()
+    pixels = tried(data, "auto", imgsz=1024, heard=heard)
+    assert (pixels is not None) == kept_in_memory
+    assert len(heard.done) == 6 * kept_in_memory
+    if not kept_in_memory:
+        assert heard.notes == [
+            "no cache of 6 images of split 'train' at 1024 px: 13.3 MB, more than the 13.2 MB of "
+            "memory that --cache auto takes; --cache disk keeps them"
+        ]
+
+
+def test_memory_is_used_up_to_4_gb_alone(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pixel_store, "free_memory", lambda: 10**15)
+    heard = Heard()
+    assert tried(data, "auto", imgsz=20_000, heard=heard) is None
+    assert heard.notes[0].endswith(
+        "at 20000 px: 5.1 GB, more than the 4.0 GB of memory that --cache auto takes; --cache disk "
+        "keeps them"
+    )
+
+
+def test_where_the_system_has_no_room_in_memory_after_all_nothing_is_kept(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pixel_store, "free_memory", lambda: 10_000_000)
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
     heard = Heard()
-    with pytest.raises(RunFailed, match=r"13\.3 MB in memory, found 8\.0 MB free: take a smaller "):
-        opened(data, "ram", imgsz=1024, heard=heard)
+    assert tried(data, "auto", heard=heard) is None
+    assert heard.notes == [
+        "no cache of 6 images of split 'train' at 32 px: no space left on device"
+    ]
     assert heard.done == []
+
+
+def test_none_decodes_nothing_before(data: Path, folder: Path) -> None:
+    heard = Heard()
+    assert tried(data, "none", heard=heard) is None
+    assert (heard.notes, heard.done, folder.exists()) == ([], [], False)
+
+
+def test_files_written_just_now_are_kept_for_one_process_alone(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second change within a tick of the clock would not show in their times."""
+    monkeypatch.setattr(sources, "_SETTLED_NS", 10**18)
+    first, heard = opened(data, "auto"), Heard()
+    second = opened(data, "auto", heard=heard)
+    assert len(heard.done) == 6
+    np.testing.assert_array_equal(second[1].image, first[1].image)
 
 
 def test_a_disk_that_fills_up_meanwhile_is_told_and_nothing_is_left(
@@ -345,7 +419,7 @@ def test_a_disk_that_fills_up_meanwhile_is_told_and_nothing_is_left(
     monkeypatch.setattr(pixels, "write_columns", full)
     with pytest.raises(RunFailed, match=f"in {folder}: no space left on device; free some space"):
         opened(data)
-    assert list(folder.iterdir()) == []
+    assert kept(folder) == []
 
 
 def test_a_cache_folder_that_cannot_be_written_is_told(
@@ -382,6 +456,18 @@ def test_a_control_group_limits_what_is_free(
     assert free_memory() == 3_000_000 - 2_500_000 + 120_000
     (tmp_path / "groups/job/memory.max").write_text("max\n")
     assert free_memory() == 5000 * 1024
+    # Version 1, where a container sees its own group at the top.
+    files = {
+        "proc/self/cgroup": "5:cpu,cpuacct:/other\n4:memory:/docker/1f\n",
+        "groups/memory/memory.limit_in_bytes": "2000000\n",
+        "groups/memory/memory.usage_in_bytes": "700000\n",
+        "groups/memory/memory.stat": "inactive_file 20000\nactive_file 3000\n",
+    }
+    for name, text in files.items():
+        write_text(tmp_path / name, text)
+    assert free_memory() == 1_323_000
+    (tmp_path / "groups/memory/memory.limit_in_bytes").write_text("9223372036854771712\n")
+    assert free_memory() == 5000 * 1024
 
 
 def build_slowly(data: Path, place: CachePlace, started: Event, heard: "Queue[Heard]") -> None:
@@ -395,10 +481,10 @@ def build_slowly(data: Path, place: CachePlace, started: Event, heard: "Queue[He
 
     pixels.read_resized = slow
     told = Heard()
-    kept = opened(data, place, heard=told)
+    held = opened(data, place, heard=told)
     heard.put(told)
     time.sleep(1000)
-    del kept
+    del held
 
 
 @contextmanager
@@ -430,24 +516,19 @@ def test_of_two_builders_at_once_one_decodes_and_the_other_waits(
         ours = Heard()
         opened(data, place, heard=ours)
         assert ours.done == []
-    assert [file.suffix for file in folder.iterdir()] == ([".bin"] if place == "disk" else [])
+    assert [file.suffix for file in kept(folder)] == ([".bin"] if place == "disk" else [])
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_what_a_killed_builder_leaves_is_no_cache_and_is_removed(
-    data: Path, folder: Path, place: CachePlace
-) -> None:
-    with builders(data, place, 1) as ((process,), started, _):
+def test_what_a_killed_builder_leaves_is_no_cache_and_is_removed(data: Path, folder: Path) -> None:
+    with builders(data, "disk", 1) as ((process,), started, _):
         assert started.wait(60)
-        remove_unfinished(folder)  # nothing that is in use
-        assert [file.suffix for file in folder.iterdir()] == [".tmp"]
         process.kill()
         process.join()
-    assert [file.suffix for file in folder.iterdir()] == [".tmp"]
+    assert [file.suffix for file in kept(folder)] == [".tmp"]
     heard = Heard()
-    opened(data, "disk", imgsz=48, heard=heard)  # another one
+    opened(data, imgsz=48, heard=heard)  # another one
     assert heard.done == [1, 2, 3, 4, 5, 6]
-    assert [file.suffix for file in folder.iterdir()] == [".bin"]
+    assert [file.suffix for file in kept(folder)] == [".bin"]
 
 
 def test_memory_is_free_again_when_the_last_process_that_shares_it_was_killed(
@@ -457,20 +538,20 @@ def test_memory_is_free_again_when_the_last_process_that_shares_it_was_killed(
         return sum(1 for link in _memory_files() if "ossa-pixels" in link)
 
     before = shared()
-    with builders(data, "ram", 1) as ((first,), _, heard):
+    with builders(data, "auto", 1) as ((first,), _, heard):
         heard.get(timeout=60)
         assert shared() > before
-        with builders(data, "ram", 1) as ((second,), _, heard_by_second):
+        with builders(data, "auto", 1) as ((second,), _, heard_by_second):
             assert heard_by_second.get(timeout=60).done == []
             first.kill()
             first.join()
             ours = Heard()
-            opened(data, "ram", heard=ours)  # from the second, who did not make it
+            opened(data, "auto", heard=ours)  # from the second, who did not make it
             assert ours.done == []
             second.kill()
             second.join()
     assert shared() == before
-    assert list(folder.iterdir()) == []
+    assert kept(folder) == []
 
 
 def _memory_files() -> Iterator[str]:

@@ -376,7 +376,6 @@ def test_detections_survive_the_way_through_a_results_file(tmp_path: Path) -> No
         for column in ("boxes_xyxy", "scores", "labels"):
             mine, original = getattr(found_again, column), getattr(detections[image_id], column)
             np.testing.assert_array_equal(mine, original)
-            assert mine.dtype == original.dtype
     assert evaluate_detections(index, back) == evaluate_detections(index, detections)
 
 
@@ -405,7 +404,12 @@ GOOD = {"image_id": 1, "category_id": 3, "bbox": [0, 0, 1, 2], "score": 0.5}
         (json.dumps([{"image_id": 1}]), "entry 0: expected an object with .* category_id"),
         (json.dumps([GOOD, {**GOOD, "image_id": 8}]), "entry 1: expected image ids .* found 8"),
         (json.dumps([{**GOOD, "category_id": 1}]), r"category_id .*\(3, 13\), found 1"),
-        (json.dumps([{**GOOD, "image_id": "1"}]), "entry 0: expected whole numbers"),
+        (json.dumps([{**GOOD, "image_id": "1"}]), "entry 0: expected image ids .* found 1,"),
+        (json.dumps([{**GOOD, "image_id": 1.5}]), "entry 0: expected whole numbers"),
+        (
+            json.dumps([{**GOOD, "category_id": 1}, {**GOOD, "category_id": 2}]),
+            "if the file counts the classes from 1, ossa val --class-ids-from 1",
+        ),
         (json.dumps([{**GOOD, "bbox": [0, 0, 1]}]), "four numbers for bbox"),
         (json.dumps([{**GOOD, "bbox": "0012"}]), "four numbers for bbox"),
         (json.dumps([{**GOOD, "score": True}]), "one for score"),
@@ -431,3 +435,36 @@ def test_a_missing_results_file_is_refused(tmp_path: Path) -> None:
         DataError, match=r"absent\.json: expected a COCO results file .* found none"
     ):
         read_coco_results(tmp_path / "absent.json", an_index([[]]))
+
+
+@pytest.mark.parametrize(
+    ("stems", "ids"),
+    [
+        (("0", "1"), ("0", 1)),  # a number may stand as that number, once one is a text
+        (("a/x.1", "b/y"), ("x.1", "y")),
+        (("0007", "8"), ("0007", 8)),
+    ],
+)
+def test_images_may_be_called_by_the_stems_of_their_files(
+    tmp_path: Path, stems: tuple[str, str], ids: tuple[object, object]
+) -> None:
+    file_names = np.array([f"{stem}.jpg" for stem in stems])
+    index = an_index([[(0, SQUARE)], [(0, SQUARE)]], file_names=file_names)
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps([{**GOOD, "image_id": one} for one in ids]))
+    assert set(read_coco_results(path, index)) == {1, 2}
+
+
+def test_a_stem_of_two_files_is_refused(tmp_path: Path) -> None:
+    index = an_index([[], []], file_names=np.array(["a/x.jpg", "b/x.jpg"]))
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps([{**GOOD, "image_id": "x"}]))
+    with pytest.raises(DataError, match="expected image ids of the data set at photos, found x"):
+        read_coco_results(path, index)
+
+
+def test_class_ids_may_count_from_a_number(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps([{**GOOD, "category_id": 2}]))
+    (found_again,) = read_coco_results(path, an_index([[]]), first_class_id=1).values()
+    assert found_again.labels.tolist() == [1]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from small_detector import NAMES, small_detector
 
-from ossa.export import onnx_format, openvino_format, torchscript_format
+from ossa.export import onnx_format, openvino_format
 from ossa.export.description import ExportDescription
 from ossa.export.extras import is_installed
 from ossa.export.graph import LogitsGraph, describe
@@ -57,14 +57,4 @@ def openvino_file(
     file = tmp_path_factory.mktemp("openvino") / "small.xml"
     model = openvino_format.convert(LogitsGraph(detector), description)
     openvino_format.save(model, file, precision="fp32")
-    return file
-
-
-@pytest.fixture(scope="session")
-def torchscript_file(
-    detector: Detector, description: ExportDescription, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    file = tmp_path_factory.mktemp("torchscript") / "small.torchscript"
-    module = torchscript_format.convert(LogitsGraph(detector), description)
-    torchscript_format.save(module, description, file)
     return file

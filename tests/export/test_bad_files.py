@@ -1,6 +1,5 @@
 """Files that are damaged, foreign or malicious end in a sentence, and are not run."""
 
-import io
 import subprocess
 import sys
 import zipfile
@@ -13,11 +12,12 @@ from small_detector import SmallBackbone, small_detector
 from torch import nn
 
 from ossa.errors import CheckpointError, ConfigError, UnsupportedBackbone
-from ossa.export import extras, onnx_format, openvino_format, torchscript_format
+from ossa.export import extras, onnx_format, openvino_format
 from ossa.export.description import ExportDescription
 from ossa.export.files import open_exported
 from ossa.export.graph import LogitsGraph
 from ossa.models.weights import read_checkpoint
+from ossa.predict.predictor import load
 
 
 class _WritesAFile(torch.nn.Module):
@@ -31,39 +31,36 @@ class _WritesAFile(torch.nn.Module):
         return torch.from_file(self.file, shared=True, size=16, dtype=torch.uint8) + images.sum()
 
 
-def test_torchscript_that_reaches_for_files_is_not_run(
-    description: ExportDescription, tmp_path: Path
-) -> None:
-    target, file = tmp_path / "written", tmp_path / "evil.torchscript"
-    scripted = torch.jit.script(_WritesAFile(str(target)))
-    torchscript_format.save(scripted, description, file)
-    with pytest.raises(CheckpointError, match=r'uses "from_file\(", which no detector of ossa'):
-        open_exported(file)
-    assert not target.exists()
+@pytest.mark.parametrize(
+    "name", ["evil.torchscript", "evil.pt", "evil.onnx", "evil.xml", "evil.safetensors", "evil"]
+)
+def test_torchscript_is_refused_whatever_its_name_and_not_loaded(name: str, tmp_path: Path) -> None:
+    target, file = tmp_path / "written", tmp_path / name
+    target.write_bytes(bytes(16))
+    torch.jit.script(_WritesAFile(str(target))).save(str(file))
+    with pytest.raises(CheckpointError, match=f"found the TorchScript file .*{name}, which is a"):
+        load(file)
+    assert target.read_bytes() == bytes(16)
 
 
-def test_torchscript_of_another_program_is_not_run(tmp_path: Path) -> None:
-    file = tmp_path / "foreign.torchscript"
-    torch.jit.save(torch.jit.script(torch.nn.ReLU()), str(file))
-    with pytest.raises(CheckpointError, match="carries no description by ossa"):
-        open_exported(file)
-
-
-def test_an_archive_with_two_entries_of_one_name_is_refused(
-    torchscript_file: Path, tmp_path: Path
-) -> None:
-    content = io.BytesIO(torchscript_file.read_bytes())
-    with zipfile.ZipFile(content, "a") as archive:
-        first = next(entry.filename for entry in archive.infolist() if "/code/" in entry.filename)
-        with pytest.warns(UserWarning, match="Duplicate name"):
-            archive.writestr(first, "def forward(self): pass")
-    file = tmp_path / "changed.torchscript"
-    file.write_bytes(content.getvalue())
-    with pytest.raises(CheckpointError, match="holds two entries of one name"):
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"nothing"])
+def test_a_torchscript_name_is_enough_to_be_refused(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "a.torchscript"
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match="found the TorchScript file"):
         open_exported(file)
 
 
-@pytest.mark.parametrize("fixture", ["onnx_file", "openvino_file", "torchscript_file"])
+def test_a_renamed_folder_of_code_is_torchscript_still(tmp_path: Path) -> None:
+    file = tmp_path / "a.pt"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a/CODE/__torch__.py", "def forward(self): pass")
+        archive.writestr("a/data.pkl", b"\x80\x02.")
+    with pytest.raises(CheckpointError, match="found the TorchScript file"):
+        load(file)
+
+
+@pytest.mark.parametrize("fixture", ["onnx_file", "openvino_file"])
 @pytest.mark.parametrize("part", [0, 0.5, 0.95])
 def test_a_truncated_file_is_told_as_such(
     request: pytest.FixtureRequest, tmp_path: Path, fixture: str, part: float

@@ -22,16 +22,12 @@ WAYS: list[tuple[str, RuntimeName]] = [
     ("onnx_file", "onnxruntime"),
     ("onnx_file", "openvino"),
     ("openvino_file", "openvino"),
-    ("torchscript_file", "torch"),
 ]
 
 
 def opened(request: pytest.FixtureRequest, fixture: str, runtime: RuntimeName) -> ExportedRuntime:
-    if runtime not in ("torch", "auto"):
-        pytest.importorskip(runtime, reason="needs the extras export and openvino")
-    found = open_exported(
-        request.getfixturevalue(fixture), runtime="auto" if runtime == "torch" else runtime
-    )
+    pytest.importorskip(runtime, reason="needs the extras export and openvino")
+    found = open_exported(request.getfixturevalue(fixture), runtime=runtime)
     assert isinstance(found, ExportedRuntime)
     return found
 
@@ -121,16 +117,16 @@ def test_bf16_in_pytorch_is_near_and_not_equal(detector: Detector) -> None:
         TorchRuntime(detector, precision="int8")
 
 
-def test_what_is_asked_of_a_file_must_be_in_it(torchscript_file: Path) -> None:
+def test_what_is_asked_of_a_file_must_be_in_it(openvino_file: Path) -> None:
     with pytest.raises(ConfigError, match="holds fp32, found --precision int8"):
-        open_exported(torchscript_file, precision="int8")
-    with pytest.raises(ConfigError, match="is run by torch, found --runtime openvino"):
-        open_exported(torchscript_file, runtime="openvino")
+        open_exported(openvino_file, precision="int8")
+    with pytest.raises(ConfigError, match="is run by openvino, found --runtime torch"):
+        open_exported(openvino_file, runtime="torch")
     for device in ("cuda", "abacus"):
-        with pytest.raises(ConfigError, match="torchscript runs on the CPU here, found the device"):
-            load(torchscript_file, device=device)
+        with pytest.raises(ConfigError, match="openvino runs on the CPU here, found the device"):
+            load(openvino_file, device=device)
     with pytest.raises(ConfigError, match="runs this detector, not PyTorch"):
-        _ = load(torchscript_file).detector
+        _ = load(openvino_file).detector
 
 
 def test_an_int8_onnx_file_is_for_onnx_runtime(

@@ -9,12 +9,11 @@ from small_detector import NAMES, noise, picture
 
 from ossa.config import EvaluateConfig
 from ossa.errors import ConfigError
-from ossa.export import onnx_format, openvino_format, torchscript_format
+from ossa.export import onnx_format, openvino_format
 from ossa.export.description import ExportDescription, Suppression
 from ossa.export.files import RuntimeName, open_exported
-from ossa.export.graph import LogitsGraph
 from ossa.export.runtimes import SuppressedRuntime, TorchRuntime
-from ossa.export.suppression import SuppressionGraph, behind_onnx, behind_openvino
+from ossa.export.suppression import behind_onnx, behind_openvino
 from ossa.models.detector import Detector
 from ossa.models.postprocess import detect
 from ossa.predict.predictor import Predictor, load
@@ -50,23 +49,10 @@ def openvino_nms(
     return file
 
 
-@pytest.fixture(scope="session")
-def torchscript_nms(
-    detector: Detector,
-    with_nms: ExportDescription,
-    tmp_path_factory,
-) -> Path:
-    file = tmp_path_factory.mktemp("nms") / "small.torchscript"
-    graph = torch.nn.Sequential(LogitsGraph(detector), SuppressionGraph(with_nms, INSIDE))
-    torchscript_format.save(torchscript_format.convert(graph, with_nms), with_nms, file)
-    return file
-
-
 WAYS: list[tuple[str, RuntimeName]] = [
     ("onnx_nms", "onnxruntime"),
     ("onnx_nms", "openvino"),
     ("openvino_nms", "openvino"),
-    ("torchscript_nms", "auto"),
 ]
 
 
@@ -80,8 +66,7 @@ def test_the_graph_finds_what_post_processing_finds(
     count: int,
     side_hw: tuple[int, int],
 ) -> None:
-    if runtime != "auto":
-        pytest.importorskip(runtime, reason="needs the extras export and openvino")
+    pytest.importorskip(runtime, reason="needs the extras export and openvino")
     run = open_exported(request.getfixturevalue(fixture), runtime=runtime)
     assert isinstance(run, SuppressedRuntime)
     images = noise(count, side_hw)
@@ -99,7 +84,7 @@ def test_the_graph_finds_what_post_processing_finds(
         np.testing.assert_array_equal(ours.labels, theirs.labels)
 
 
-@pytest.mark.parametrize("fixture", ["onnx_nms", "torchscript_nms"])
+@pytest.mark.parametrize("fixture", ["onnx_nms", "openvino_nms"])
 def test_prediction_takes_what_the_graph_was_told_and_nothing_laxer(
     request: pytest.FixtureRequest, detector: Detector, fixture: str
 ) -> None:
@@ -124,8 +109,7 @@ def test_prediction_takes_what_the_graph_was_told_and_nothing_laxer(
 def test_an_image_without_anything_is_no_fault(
     request: pytest.FixtureRequest, fixture: str, runtime: RuntimeName
 ) -> None:
-    if runtime != "auto":
-        pytest.importorskip(runtime, reason="needs the extras export and openvino")
+    pytest.importorskip(runtime, reason="needs the extras export and openvino")
     run = open_exported(request.getfixturevalue(fixture), runtime=runtime)
     assert isinstance(run, SuppressedRuntime)
     sure = EvaluateConfig(confidence=0.999999, nms_iou=0.3)

@@ -207,3 +207,28 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
         find_sources(str(tmp_path / "a.jpg"))
     with pytest.raises(DataError, match="found a device or pipe /dev/zero"):
         find_sources("/dev/zero")
+
+
+def test_a_list_names_files_in_its_folder_or_the_current_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in ("lists/a/1.png", "b/2.png"):
+        write_png(tmp_path / place)
+    (tmp_path / "lists" / "list.txt").write_text("a/1.png\nb\\2.png\r\n./a/1.png\n")
+    found = find_sources("lists/list.txt")
+    assert [source.name for source in found] == ["lists/a/1", "b/2"]
+    (tmp_path / "lists" / "list.txt").write_text("../../../etc/passwd\n")
+    with pytest.raises(DataError, match=r"list\.txt:1, found that .* outside .*--allow-outside"):
+        find_sources("lists/list.txt")
+
+
+def test_hidden_folders_and_links_that_lead_out_of_a_folder_are_not_looked_at(
+    tmp_path: Path,
+) -> None:
+    for place in ("in/1.png", "in/.ipynb_checkpoints/1.png", "in/__MACOSX/1.png", "out/2.png"):
+        write_png(tmp_path / place)
+    assert [source.name for source in find_sources(str(tmp_path / "in"))] == ["1"]
+    (tmp_path / "in" / "more").symlink_to(tmp_path / "out")
+    with pytest.raises(DataError, match=r"more leads to .*out, outside .*--allow-outside"):
+        find_sources(str(tmp_path / "in"))

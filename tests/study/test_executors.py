@@ -69,12 +69,9 @@ def test_a_run_with_a_gpu_sees_it_as_the_first_and_loads_with_four_workers(tmp_p
 def test_a_run_is_told_where_images_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     started: list[list[str]] = []
     monkeypatch.setattr(subprocess, "Popen", lambda command, **_: started.append(command))
-    for cache in (None, "disk"):
-        config = ExecutorConfig(kind="slurm", cache=cache)
+    for config in (ExecutorConfig(kind="slurm"), ExecutorConfig(kind="slurm", cache="disk")):
         launch_on_cluster(Task(tmp_path, "a-seed0"), config).start()
-    without, with_cache = started
-    assert "--cache" not in without
-    assert with_cache[with_cache.index("--cache") + 1] == "disk"
+    assert [command[command.index("--cache") + 1] for command in started] == ["auto", "disk"]
 
 
 @pytest.mark.parametrize("exit_code", [STOPPED, -signal.SIGTERM, -signal.SIGKILL])

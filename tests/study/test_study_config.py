@@ -46,7 +46,11 @@ def test_what_a_study_cannot_say_is_told_in_a_sentence(settings: dict, sentence:
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [(None, "expected the file of a study at"), ("a: [", "is not YAML"), ("- 1", "found [1]")],
+    [
+        (None, "expected the file of a study at"),
+        ("a: [", "found a syntax error"),
+        ("- 1", "found [1]"),
+    ],
 )
 def test_a_file_that_is_no_study_is_told(tmp_path: Path, content: str | None, sentence: str):
     file = tmp_path / "study.yaml"

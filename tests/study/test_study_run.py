@@ -13,13 +13,13 @@ import pytest
 from tiny_studies import TINY, InThisProcess, a_study
 
 from ossa.errors import ConfigError
+from ossa.files import held
 from ossa.study.config import ExecutorConfig
 from ossa.study.executors import Ended, Task, create_executor
 from ossa.study.folder import (
     StudyFolder,
     create_study,
     extend_study,
-    locked,
     read_progress,
     read_study_folder,
 )
@@ -179,7 +179,7 @@ def test_a_folder_with_other_things_is_not_taken(scenes: Path, tmp_path: Path):
 
 def test_a_run_that_a_process_trains_is_running(study: StudyFolder):
     folder = study.run_folder(study.plan.runs[0])
-    with locked(folder):
+    with held(folder):
         assert states_of(study)["cspdarknet_n-seed0"] == "running"
     assert states_of(study)["cspdarknet_n-seed0"] == "done"
 

@@ -49,6 +49,7 @@ def bench(
         typer.Option(
             *options.BATCH_NAMES,
             min=1,
+            max=65_536,
             metavar="N",
             help="Images in one run.",
             rich_help_panel=_PROTOCOL,
@@ -56,10 +57,15 @@ def bench(
     ] = 1,
     warmup: Annotated[
         int,
-        typer.Option(min=0, metavar="N", help="Runs not timed.", rich_help_panel=_PROTOCOL),
+        typer.Option(
+            min=0, max=1_000_000, metavar="N", help="Runs not timed.", rich_help_panel=_PROTOCOL
+        ),
     ] = 100,
     runs: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Runs timed.", rich_help_panel=_PROTOCOL)
+        int,
+        typer.Option(
+            min=1, max=1_000_000, metavar="N", help="Runs timed.", rich_help_panel=_PROTOCOL
+        ),
     ] = 300,
     precision: Annotated[
         Literal["fp32", "bf16"],
@@ -85,7 +91,9 @@ def bench(
             rich_help_panel=_PROTOCOL,
         ),
     ] = False,
-    classes: Annotated[int, typer.Option(min=1, metavar="N", help="Number of classes.")] = 80,
+    classes: Annotated[
+        int, typer.Option(min=1, max=100_000, metavar="N", help="Number of classes.")
+    ] = 80,
     neck: Annotated[
         options.NeckScale, typer.Option(help="Scale of the neck behind a backbone.")
     ] = "s",
@@ -140,6 +148,7 @@ def bench(
             show_default="PyTorch's choice",
         ),
     ] = None,
+    allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Time detectors in their deployed form, several of them turn by turn.

@@ -53,9 +53,13 @@ def compare(
         ),
     ] = "ap,ap50,ap75",
     resamples: Annotated[
-        int, typer.Option(min=100, metavar="N", help="How often the images are drawn anew.")
+        int,
+        typer.Option(
+            min=100, max=100_000, metavar="N", help="How often the images are drawn anew."
+        ),
     ] = 2000,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of these draws.")] = 0,
+    allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Tell which detectors are better than the first, with intervals of 95 %.
@@ -156,7 +160,9 @@ def _read_index(
     console: "Console",
 ) -> "DatasetIndex":
     """Returns the images and objects that all models were scored on."""
-    from ossa.train.finished import FinishedRun
+    from ossa.data.description import read_description
+    from ossa.data.reading import read_index
+    from ossa.train.finished import FinishedRun, same_images
 
     everything = [source for model in sources for source in model]
     runs = [source for source in everything if isinstance(source, FinishedRun)]
@@ -165,7 +171,9 @@ def _read_index(
     if not runs:
         if data is None:
             raise ConfigError("results files do not name their images: give these with --data")
-        return _index_of(data, split, fingerprint="", console=console)
+        report = read_index(read_description(data, annotations_only=True), split)
+        console.faults(report)
+        return report.index
     first = runs[0]
     index = _index_of(
         data or first.config.data, "val", fingerprint=first.val_fingerprint, console=console
@@ -173,6 +181,11 @@ def _read_index(
     fingerprint = index.fingerprint()
     for run in runs:
         if run.val_fingerprint == fingerprint:
+            if not same_images(run.val_images, first.val_images):
+                raise DataError(
+                    "expected models scored on the same images, found that the files held other "
+                    f"pixels for {run.folder} than for {first.folder}: train one of them anew"
+                )
             continue
         if run is first or data is not None:
             raise DataError(

@@ -51,6 +51,7 @@ class Console:
         self._loss = ""
         self._ap = ""
         self._best = 0.0
+        self._told: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -72,7 +73,9 @@ class Console:
     def faults(self, report: "IndexReport") -> None:
         """Prints what a split leaves out by its data.yaml, and the first of its faults."""
         for note in report.notes:
-            self.note(note)
+            if note not in self._told:  # those on the data.yaml come with each split
+                self.note(note)
+        self._told.update(report.notes)
         self.problems(report.problems)
 
     @contextmanager

@@ -50,7 +50,13 @@ def cost(
     ] = None,
     classes: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Number of classes.", show_default=str(_NUM_CLASSES)),
+        typer.Option(
+            min=1,
+            max=100_000,
+            metavar="N",
+            help="Number of classes.",
+            show_default=str(_NUM_CLASSES),
+        ),
     ] = None,
     neck: Annotated[
         options.NeckScale | None,
@@ -60,6 +66,7 @@ def cost(
         int | None,
         typer.Option(
             min=1,
+            max=100_000,
             metavar="N",
             help="Cost timm's classifier of N classes instead of a detector, "
             "its convolutions and linear layers only.",
@@ -150,14 +157,11 @@ def checked_side(imgsz: int) -> int:
     """Returns the side of a detector's input in pixels.
 
     Raises:
-        ConfigError: it is no multiple of the largest stride.
+        ConfigError: it is no multiple of the largest stride, or too large.
     """
-    if imgsz % _LARGEST_STRIDE:
-        below = imgsz // _LARGEST_STRIDE * _LARGEST_STRIDE
-        raise ConfigError(
-            f"--imgsz {imgsz} is no multiple of {_LARGEST_STRIDE}, the largest stride: "
-            f"use {below} or {below + _LARGEST_STRIDE}"
-        )
+    from ossa.config import check_imgsz
+
+    check_imgsz(imgsz, stride=_LARGEST_STRIDE)
     return imgsz
 
 

@@ -50,17 +50,17 @@ def get(
       ossa data get coco --root /data --keep-archives
     """
     from ossa.cli.console import Console
-    from ossa.data.public.known_data import known_data_set
-    from ossa.data.public.obtain import obtain
+    from ossa.data.download import download_dataset
+    from ossa.data.public_datasets import dataset_info
 
-    known = known_data_set(name)
+    info = dataset_info(name)
     with Console() as console:
         console.note(
-            f"{known.title}, in {root.absolute()} (--root or {_ROOT_VARIABLE} names another folder)"
+            f"{info.title}, in {root.absolute()} (--root or {_ROOT_VARIABLE} names another folder)"
         )
         try:
-            data_yaml = obtain(
-                known,
+            data_yaml = download_dataset(
+                info,
                 root,
                 mirror=mirror,
                 keep_archives=keep_archives,
@@ -95,6 +95,7 @@ def convert(
         bool,
         typer.Option("--copy-images", help="Copy the images, too: the folder needs no other then."),
     ] = False,
+    allow_outside: options.AllowOutside = False,
 ) -> None:
     """Write a data set in another format, and say what that format cannot hold.
 

@@ -67,6 +67,7 @@ def check(
             help="New or empty folder for --fix.", metavar="FOLDER", show_default="NAME-fixed"
         ),
     ] = None,
+    allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Look for what is wrong in a data set, and describe the rest.
@@ -76,8 +77,9 @@ def check(
 
     [bold]Faults[/bold]: images missing, unreadable, cut short, of another size than annotated, or
     in val or test and in train; boxes of no area, outside their image, not numbers, stated twice,
-    of an unknown class; labels without image, unreadable labels, VOC images without XML; classes
-    that are evaluated and not trained.
+    of an unknown class; labels without image, at two places, of two images, unreadable labels, VOC
+    images without XML; classes that are evaluated and not trained; and whatever 'ossa train' would
+    stop for: no split val, other classes in it, no box that trains, most images without labels.
 
     [bold]Remarks[/bold]: images turned by EXIF, copies within a split, shared by val and test,
     listed twice, without labels; boxes tiny, covering all, reaching out; classes unused, rare, not
@@ -113,7 +115,7 @@ def check(
                 crowding_of=_crowding,
                 on_image=on_image,
             )
-        for note in (note for one in found.reports.values() for note in one.notes):
+        for note in dict.fromkeys(note for one in found.reports.values() for note in one.notes):
             console.note(note)
         if not as_json:
             _print(found)
@@ -201,9 +203,10 @@ def _print(found: "Check") -> None:
     _print_classes(found)
     print_line()
     read = f"{len(found.images):,} images read" if found.images else "images not read (--images)"
-    print_line(
-        f"{_counted(found.num_faults, 'fault')}, {_counted(found.num_remarks, 'remark')}; {read}"
-    )
+    faults = _counted(found.num_faults, "fault")
+    if found.num_stops:
+        faults += f" ({found.num_stops:,} of them would stop a training)"
+    print_line(f"{faults}, {_counted(found.num_remarks, 'remark')}; {read}")
 
 
 def _table_of_splits(found: "Check") -> Any:

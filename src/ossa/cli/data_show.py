@@ -61,6 +61,7 @@ def show(
     ] = None,
     seed: train.Seed = None,
     set_: train.Set = None,
+    allow_outside: options.AllowOutside = False,
 ) -> None:
     """Write a page with images and their boxes, and with augmented batches as training makes them.
 

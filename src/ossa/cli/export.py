@@ -1,5 +1,6 @@
 """`ossa export`: a detector as a file for another runtime, compared with PyTorch first."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -29,14 +30,12 @@ def export(
             show_default=False,
         ),
     ],
-    format: Annotated[
-        Literal["onnx", "openvino", "torchscript"], typer.Option(help="Of the file.")
-    ] = "onnx",
+    format: Annotated[Literal["onnx", "openvino"], typer.Option(help="Of the file.")] = "onnx",
     precision: Annotated[
         Literal["fp32", "fp16", "bf16", "int8"],
         typer.Option(
-            help="fp16 halves the file and computes in fp32 on a CPU; bf16 is for openvino and "
-            "torchscript; int8, for onnx and openvino, is calibrated on the split train of --data."
+            help="fp16 halves the file and computes in fp32 on a CPU; bf16 is for openvino; int8 "
+            "is calibrated on the split train of --data."
         ),
     ] = "fp32",
     imgsz: Annotated[
@@ -50,7 +49,9 @@ def export(
     ] = None,
     batch: Annotated[
         int,
-        typer.Option(*options.BATCH_NAMES, min=1, metavar="N", help="Images in one run."),
+        typer.Option(
+            *options.BATCH_NAMES, min=1, max=65_536, metavar="N", help="Images in one run."
+        ),
     ] = 1,
     dynamic: Annotated[
         Literal["none", "batch", "size", "all"],
@@ -96,6 +97,7 @@ def export(
         int | None,
         typer.Option(
             min=1,
+            max=100_000,
             help="With --nms: most detections of an image.",
             show_default="300",
             rich_help_panel=_NMS_PANEL,
@@ -132,15 +134,26 @@ def export(
             rich_help_panel=_CHECK_PANEL,
         ),
     ] = 0.01,
+    min_agreement: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Of fp16, bf16 and int8: how far the detections must agree with PyTorch's, 1 for "
+            "the same boxes.",
+            rich_help_panel=_CHECK_PANEL,
+        ),
+    ] = 0.95,
     output: Annotated[
         Path | None,
         typer.Option(
-            help="The file: .onnx, .xml (with a .bin beside it) or .torchscript. A good one "
+            help="The file: .onnx, or .xml with a .bin beside it. A good one "
             "replaces what is there; one that is not good gets -not-good into its name.",
             metavar="FILE",
             show_default="beside the weights, with the precision in its name",
         ),
     ] = None,
+    allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Write a detector as a file for another runtime.
@@ -174,13 +187,16 @@ def export(
             checkpoint, nms=nms, confidence=conf, nms_iou=iou, max_detections=max_det
         ),
         max_ap_drop=max_ap_drop,
+        min_agreement=min_agreement,
     )
     file = output or weights.with_name(f"{weights.stem}-{precision}{SUFFIXES[format]}")
     check_request(checkpoint, file, settings)
     with Console() as console:
         source = data or _data_of(checkpoint)
         compared = _read(source, split, images, console)
-        calibration = _calibration(source, split, console) if precision == "int8" else None
+        calibration = None
+        if precision == "int8":
+            compared, calibration = _apart(compared, source, console)
         with console.progress("exporting") as on_images:
             done = write(
                 checkpoint,
@@ -249,18 +265,35 @@ def _read(data: str, split: str, count: int, console: "Console") -> "DatasetInde
     return some_images(report.index, count)
 
 
-def _calibration(data: str, split: str, console: "Console") -> "DatasetIndex":
-    """Returns images of the split train, and tells where the AP is taken from these, too."""
+def _apart(
+    compared: "DatasetIndex", data: str, console: "Console"
+) -> "tuple[DatasetIndex, DatasetIndex]":
+    """Returns images to compare on, and others that calibrate.
+
+    The latter are of the split train. Where more than half of it is compared on, as where train and
+    val are the same, every second image of `compared` calibrates instead.
+
+    Raises:
+        ConfigError: there is one image only.
+    """
+    import numpy as np
+
+    from ossa.data.check import take_images
+    from ossa.export.export import paths_of
+    from ossa.export.parity import some_images
     from ossa.export.quantize import CALIBRATION_IMAGES
 
-    images = _read(data, "train", CALIBRATION_IMAGES, console)
-    compared = _read(data, split, CALIBRATION_IMAGES, console)
-    if set(images.file_names.tolist()) & set(compared.file_names.tolist()):
-        console.note(
-            f"calibrated and compared on the same images, for train and {split} of {data} share "
-            "them: others may lose more"
+    train = _read(data, "train", sys.maxsize, console)
+    taken = paths_of(compared)
+    free = np.array([str(train.image_path(n)) not in taken for n in range(len(train))])
+    if 2 * free.sum() >= len(free):
+        return compared, some_images(take_images(train, free), CALIBRATION_IMAGES)
+    if len(compared) < 2:
+        raise ConfigError(
+            f"int8 is calibrated on some images and compared on others, found one in {data}"
         )
-    return images
+    second = np.arange(len(compared)) % 2 == 1
+    return take_images(compared, ~second), take_images(compared, second)
 
 
 def _print(done: "Export") -> None:
@@ -273,9 +306,23 @@ def _print(done: "Export") -> None:
         "largest score difference": f"{compared.largest_score_difference:.2g}",
         "largest box difference": f"{compared.largest_box_difference_px:.2g} px",
         "reported by one only": str(compared.unmatched),
+        "agreement": f"{compared.agreement:.3f}",
         "AP50-95 before": fraction(compared.ap_before),
         "AP50-95 after": fraction(compared.ap_after),
         "verdict": "good" if done.fault is None else f"not good: {done.fault}",
     }
     for title, value in rows.items():
         print_line(f"{title:<26}{value}")
+    if compared.squares is not None:
+        print_line(_of_squares(compared.squares, imgsz=done.description.imgsz))
+
+
+def _of_squares(apart: dict[str, float], *, imgsz: int) -> str:
+    """Returns what differs for a user of the checkpoint in a file of fixed size."""
+    return (
+        f"The file sees squares of {imgsz} px, as in ossa val; ossa predict gives its checkpoint "
+        f"rectangles. On the {apart['images']} images that are no squares scores then differ by up "
+        f"to {apart['score']:.2g} and boxes by up to {apart['box_px']:.1f} px, and "
+        f"{apart['unmatched']} detections (PyTorch: {apart['detections']}) are reported by one "
+        "only. With --dynamic size both see rectangles."
+    )

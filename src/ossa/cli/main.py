@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 failed or stopped; 2 bad input, a misspelt option included
 
 import functools
 import importlib
+import io
 import os
 import sys
 import tempfile
@@ -16,9 +17,10 @@ import typer
 from typer.rich_utils import rich_format_error
 
 from ossa import __version__
-from ossa.allocator import keep_freed_memory
-from ossa.errors import OssaError, RunFailed
+from ossa.allocator import keep_freed_memory, wait_passively
+from ossa.errors import OssaError, RunFailed, legible
 from ossa.escaping import hide_credentials, print_line
+from ossa.files import NO_SPACE
 
 _COMMANDS = (
     *("train", "pretrain", "val", "compare", "export", "predict", "backbones", "cost", "bench"),
@@ -50,20 +52,35 @@ def _ending_in_words(command: Callable[..., Any]) -> Callable[..., Any]:
             return command(*args, **options)
         except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
             raise
-        except OssaError as error:
-            _tell(_sentence(error))
-            raise typer.Exit(_FAILED if isinstance(error, RunFailed) else _BAD_INPUT) from None
         except KeyboardInterrupt:
             _tell("stopped before it was done")
             raise typer.Exit(_FAILED) from None
         except Exception as error:
-            _tell(
-                f"{type(error).__name__}: {_sentence(error)} (not foreseen, so perhaps a fault of "
-                "ossa: OSSA_DEBUG=1 shows the traceback)"
-            )
-            raise typer.Exit(_FAILED) from None
+            sentence, exit_code = _ending(error)
+            _tell(sentence)
+            raise typer.Exit(exit_code) from None
 
     return run
+
+
+def _ending(error: Exception) -> tuple[str, int]:
+    """Returns how a command ends with an error: what is told, and the exit code."""
+    if isinstance(error, OssaError):
+        return _sentence(error), _FAILED if isinstance(error, RunFailed) else _BAD_INPUT
+    if isinstance(error, OSError) and error.filename is not None:
+        exit_code = _FAILED if error.errno in NO_SPACE else _BAD_INPUT
+        return f"could not use {legible(str(error.filename))}: {error.strerror}", exit_code
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):  # torch's RuntimeError
+        return (
+            "the machine has no memory for this: take a smaller --imgsz, --batch or number of "
+            "--workers, or end other programs",
+            _FAILED,
+        )
+    return (
+        f"{type(error).__name__}: {legible(_sentence(error), 1000)} (not foreseen, so perhaps a "
+        "fault of ossa: OSSA_DEBUG=1 shows the traceback)",
+        _FAILED,
+    )
 
 
 def _tell(sentence: str) -> None:
@@ -125,7 +142,11 @@ for _group, (_help, _modules) in _GROUPS.items():
 
 def main() -> None:
     """Runs the command of `sys.argv` and ends the process with its exit code."""
+    wait_passively()
     keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):  # a path may hold bytes that are no UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     with tempfile.TemporaryDirectory(prefix="ossa-") as cache:
         # matplotlib would keep a cache of fonts in the user's home; a command leaves nothing there.
         os.environ.setdefault("MPLCONFIGDIR", cache)

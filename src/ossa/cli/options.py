@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
+from ossa.data.roots import ALLOW_OUTSIDE_VARIABLE
 from ossa.errors import ConfigError, suggestion
 
 MACHINE_PANEL = "Machine and output"
@@ -36,6 +37,7 @@ Workers = Annotated[
     typer.Option(
         "--workers",
         min=0,
+        max=256,
         metavar="N",
         help="Processes that load images; they change the speed, never the result. "
         f"Half the processors for a GPU, at most {_MOST_WORKERS}; where the CPU itself computes, a "
@@ -44,17 +46,71 @@ Workers = Annotated[
         show_default=False,
     ),
 ]
+CACHE_PLACES = ("auto", "disk", "none")
+
+
+def _cache_place(text: str) -> str:
+    if text == "ram":
+        raise typer.BadParameter("expected auto, disk or none, found 'ram', which is auto today")
+    if text not in CACHE_PLACES:
+        raise typer.BadParameter(f"expected {', '.join(CACHE_PLACES)}, found {text!r}")
+    return text
+
+
 Cache = Annotated[
-    Literal["ram", "disk"] | None,
+    str | None,
     typer.Option(
         "--cache",
-        help="Decode and resize every image once: disk keeps the pixels in the cache folder "
-        "(OSSA_CACHE, else ~/.cache/ossa) for every later run, ram in memory that all processes "
-        "share. It changes the speed, never the result.",
+        parser=_cache_place,
+        metavar="auto|disk|none",
+        help="Decode and resize every image once. auto keeps the pixels in memory that all "
+        "processes share, while they fit into a quarter of the free memory and 4 GB; disk in the "
+        "cache folder (OSSA_CACHE, else ~/.cache/ossa) for every later run. It changes the speed, "
+        "never the result.",
         rich_help_panel=MACHINE_PANEL,
-        show_default=False,
+        show_default="auto",
     ),
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        metavar="N",
+        help="Threads with which the CPU computes. Fewer leave processors to other programs; sums "
+        "are rounded otherwise with another number.",
+        rich_help_panel=MACHINE_PANEL,
+        show_default="one for each processor, or OMP_NUM_THREADS",
+    ),
+]
+
+
+def _allow_outside(call: typer.Context, wanted: bool) -> None:
+    """Lets all processes of a command read what lies outside the folders of a data set."""
+    if wanted:
+        before = os.environ.get(ALLOW_OUTSIDE_VARIABLE)
+        os.environ[ALLOW_OUTSIDE_VARIABLE] = "1"
+        call.call_on_close(lambda: _set_again(before))
+
+
+def _set_again(before: str | None) -> None:
+    os.environ.pop(ALLOW_OUTSIDE_VARIABLE, None)
+    if before is not None:
+        os.environ[ALLOW_OUTSIDE_VARIABLE] = before
+
+
+AllowOutside = Annotated[
+    bool,
+    typer.Option(
+        "--allow-outside",
+        callback=_allow_outside,
+        expose_value=False,
+        help="Let lists, JSON files and links of the data lead out of the folders that the "
+        "data.yaml names: for data that you trust.",
+        rich_help_panel=MACHINE_PANEL,
+    ),
+]
+"""Nobody sees its value: `ossa.data.roots` asks the environment."""
 AsJson = Annotated[
     bool,
     typer.Option(
@@ -95,6 +151,14 @@ def choose_device_for(weights: Path, wanted: str | None) -> str:
     from ossa.export.files import is_exported
 
     return "cpu" if wanted is None and is_exported(weights) else choose_device(wanted)
+
+
+def set_threads(wanted: int | None) -> None:
+    """Has torch compute with so many threads on the CPU, where a number is wanted."""
+    if wanted is not None:
+        import torch
+
+        torch.set_num_threads(wanted)
 
 
 def choose_workers(wanted: int | None, *, device: str) -> int:

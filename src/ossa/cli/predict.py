@@ -43,6 +43,7 @@ def predict(
     device: options.Device = None,
     runtime: said.Runtime = "auto",
     precision: said.Precision = None,
+    allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
     as_json_lines: said.AsJsonLines = False,
 ) -> None:
@@ -91,6 +92,13 @@ def predict(
         if conf is None:
             console.note(
                 f"detections from a score of {predictor.confidence:g}; --conf sets another"
+            )
+        about = getattr(predictor.runtime, "description", None)
+        if about is not None and not (about.rectangular or about.only_squares):
+            console.note(
+                f"{weights} sees squares of {about.imgsz} px, its checkpoint rectangles: of other "
+                "pictures scores and boxes differ (ossa export says by how much; --dynamic size "
+                "makes a file that sees rectangles)"
             )
         truth = _read_truth(show_truth, sources, console) if show_truth else None
         if save_json and truth is not None:

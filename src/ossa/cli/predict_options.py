@@ -15,8 +15,8 @@ SourceArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="SOURCE",
-        help="A picture or video, a folder (with its subfolders), a pattern in quotes, the number "
-        "of a camera, or the address of a stream (rtsp://, http://, ...).",
+        help="A picture or video, a folder (with its subfolders), a .txt list of them, a pattern "
+        "in quotes, the number of a camera, or the address of a stream (rtsp://, http://, ...).",
         show_default=False,
     ),
 ]
@@ -69,12 +69,15 @@ Classes = Annotated[
         show_default=False,
     ),
 ]
-MostDetections = Annotated[int, typer.Option(min=1, help="Most detections of an image.")]
+MostDetections = Annotated[
+    int, typer.Option(min=1, max=100_000, help="Most detections of an image.")
+]
 Batch = Annotated[
     int,
     typer.Option(
         *BATCH_NAMES,
         min=1,
+        max=65_536,
         help="Pictures that go through the network together, where their sizes allow it.",
     ),
 ]

@@ -65,15 +65,26 @@ Jobs = Annotated[
 ]
 
 
+AllowUnlabeled = Annotated[
+    bool,
+    typer.Option(
+        "--allow-unlabeled",
+        help="Go on also where more than half of the training images have no label.",
+    ),
+]
+
+
 def plan(
     study: Study,
     data_root: DataRoot = None,
     no_measure: Annotated[
         bool, typer.Option("--no-measure", help="Train no steps to tell seconds and memory.")
     ] = False,
+    allow_unlabeled: AllowUnlabeled = False,
     executor: Executor = None,
     jobs: Jobs = None,
     device: options.Device = None,
+    allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Show every run of a study, what it costs, and that all are trained alike.
@@ -101,7 +112,7 @@ def plan(
     chosen = _executor_config(planned.study, executor, jobs=jobs, device=device)
     with Console() as console:
         with console.progress("checking images"):
-            prospect = read_prospect(planned)
+            prospect = read_prospect(planned, allow_unlabeled=allow_unlabeled, watcher=console)
         estimates = {}
         if not no_measure:
             with console.progress("measuring a few steps of each model") as on_model:
@@ -131,6 +142,8 @@ def run(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Train those again that failed.")
     ] = False,
+    allow_unlabeled: AllowUnlabeled = False,
+    allow_outside: options.AllowOutside = False,
 ) -> None:
     """Train every run of a study that is not finished.
 
@@ -144,9 +157,11 @@ def run(
       ossa study run runs/bccd-320 --jobs 2
     """
     from ossa.cli.console import Console
+    from ossa.data.check import labels_sentence
     from ossa.study.executors import create_executor
     from ossa.study.measure import is_measured, measure_models
     from ossa.study.run import run_study
+    from ossa.train.setup import read_trainable
 
     opened = _open(study, data_root=data_root, output=output, begin=True)
     chosen = _executor_config(
@@ -157,6 +172,9 @@ def run(
         before = opened.states()
         done = sum(state.state == "done" for state in before)
         console.note(f"{opened.path}: {done} of {len(before)} runs are done")
+        if done < len(before):
+            config = max((state.run.config for state in before), key=lambda one: one.train.imgsz)
+            console.note(labels_sentence(read_trainable(config, allow_unlabeled=allow_unlabeled)))
         try:
             kept = _images_kept(opened, chosen, before, watcher=console)
             with _stoppable(), kept, told_live(console, opened):
@@ -252,7 +270,7 @@ def _images_kept(
 
     runs = [state.run for state in states if not state.finished]
     # On machines of a cluster the first run there decodes what all need.
-    if executor.cache is None or executor.kind != "local":
+    if executor.kind != "local":
         return nullcontext()
     splits = ("train", "val", study.study.reported.split)
     return images_kept(runs, executor.cache, splits=splits, watcher=watcher)

@@ -32,6 +32,7 @@ def report(
             show_default="STUDY/report",
         ),
     ] = None,
+    allow_outside: options.AllowOutside = False,
 ) -> None:
     """Write the page of a study: tables, curves, laws, frontier, pictures, answers, conditions.
 

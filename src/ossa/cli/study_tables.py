@@ -170,7 +170,9 @@ def _print_ranking(study: "StudyFolder", states: "Sequence[RunState]") -> None:
     values: dict[str, list[float]] = {}
     for state in states:
         if state.state == "done" and state.record is not None and state.run.varied == base:
-            values.setdefault(state.run.model, []).append(state.record.metrics["last"]["ap"])
+            ap = state.record.metrics["last"]["ap"]
+            if ap is not None:  # a val split without an object
+                values.setdefault(state.run.model, []).append(ap)
     if not values:
         return
     table = new_table("ranking so far, last weights on val", "AP50-95", "runs")

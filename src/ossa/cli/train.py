@@ -12,7 +12,7 @@ import typer
 from ossa.cli import options
 from ossa.cli import train_options as opt
 from ossa.cli.train_settings import configuration
-from ossa.errors import ConfigError
+from ossa.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from ossa.train.distributed import Processes
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _TRACKING = {"track", "track_weights", "track_project"}
 _WITH_RESUME = {
-    *("resume", "device", "workers", "cache", "save_minutes", "no_figures", "as_json"),
+    *("resume", "device", "workers", "threads", "cache", "save_minutes", "no_figures", "as_json"),
     *_TRACKING,
 }
 
@@ -56,6 +56,7 @@ def train(
     on_nan: opt.OnNan = None,
     set_: opt.Set = None,
     strict: opt.Strict = False,
+    allow_unlabeled: opt.AllowUnlabeled = False,
     name: opt.Name = None,
     project: opt.Project = None,
     resume: opt.Resume = None,
@@ -67,7 +68,9 @@ def train(
     exist_ok: opt.ExistOk = False,
     device: options.Device = None,
     workers: options.Workers = None,
+    threads: options.Threads = None,
     cache: options.Cache = None,
+    allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Train a detector and score it after every epoch.
@@ -88,6 +91,7 @@ def train(
 
     # So many options are told apart by a table of their names, not one by one.
     given = {key: value for key, value in call.params.items() if _was_given(value)}
+    options.set_threads(threads)
     with joined_processes(options.choose_device(given.get("device"))) as processes:
         record, folder = (_start if resume is None else _resume)(given, processes)
         if processes.is_first:
@@ -117,6 +121,7 @@ def _start(given: Mapping[str, Any], processes: "Processes") -> tuple["Record", 
             config,
             folder,
             strict="strict" in given,
+            allow_unlabeled="allow_unlabeled" in given,
             watcher=watcher,
             processes=processes,
             **_machine(given),
@@ -126,6 +131,7 @@ def _start(given: Mapping[str, Any], processes: "Processes") -> tuple["Record", 
 
 def _resume(given: Mapping[str, Any], processes: "Processes") -> tuple["Record", Path]:
     """Goes on in the folder of a run; returns the record and the folder."""
+    from ossa.train.finished import what_is_missing, why_not_of
     from ossa.train.loop import train as run_training
     from ossa.train.outputs import read_config
     from ossa.train.record import RECORD_FILE, read_record
@@ -142,6 +148,8 @@ def _resume(given: Mapping[str, Any], processes: "Processes") -> tuple["Record",
     with _watcher(folder, given, trackers, processes) as watcher:
         if (folder / RECORD_FILE).is_file():
             record = read_record(folder)
+            if why := what_is_missing(record) or why_not_of(record, config):
+                raise DataError(f"{folder / RECORD_FILE} {why}: remove it to go on with the run")
             if record.status == "done":
                 watcher.note(f"the run in {folder} is already done")
                 return record, folder
@@ -181,8 +189,8 @@ def _machine(given: Mapping[str, Any]) -> dict[str, Any]:
 
     device = device_of_process(options.choose_device(given.get("device")))
     workers = options.choose_workers(given.get("workers"), device=device)
-    machine = {"device": device, "workers": workers}
-    return machine | {key: given[key] for key in ("cache", "save_minutes") if key in given}
+    machine = {"device": device, "workers": workers, "cache": given.get("cache", "auto")}
+    return machine | {key: given[key] for key in ("save_minutes",) if key in given}
 
 
 def _trackers(given: Mapping[str, Any]) -> "list[Tracker]":
@@ -255,7 +263,7 @@ def _row(record: "Record", folder: Path) -> dict[str, Any]:
     from ossa.train.outputs import read_log
 
     last, best = record.metrics.get("last", {}), record.metrics.get("best", {})
-    images = sum(row["images"] for row in read_log(folder))
+    images = sum(row.get("images") or 0 for row in read_log(folder))
     seconds = record.times["train"]
     return row_of(
         {

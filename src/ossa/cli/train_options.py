@@ -245,6 +245,14 @@ Strict = Annotated[
         rich_help_panel=_HOW,
     ),
 ]
+AllowUnlabeled = Annotated[
+    bool,
+    typer.Option(
+        "--allow-unlabeled",
+        help="Train also where more than half of the training images have no label.",
+        rich_help_panel=_HOW,
+    ),
+]
 Name = Annotated[
     str | None,
     typer.Option(

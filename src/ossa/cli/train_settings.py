@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ossa.cli import options
-from ossa.errors import ConfigError
+from ossa.errors import ConfigError, legible
 
 if TYPE_CHECKING:
     from ossa.config import RunConfig
@@ -128,12 +128,9 @@ def _model_name(text: str) -> str:
 
 def _yaml(text: str) -> Any:
     # A superset of JSON that leaves wrong types to the schema, which names the key.
-    import yaml
+    from ossa.safe_yaml import parse_yaml
 
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"expected a value in JSON, found {text!r}") from None
+    return parse_yaml(text, where=f"'{legible(text)}'")
 
 
 _READ: Mapping[str, Callable[[Any], Any]] = {

@@ -4,7 +4,7 @@ import gzip
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -14,6 +14,7 @@ from ossa.errors import ConfigError
 
 if TYPE_CHECKING:
     from ossa.cli.val_sources import Scored
+    from ossa.data.caching.pixel_store import CachePlace
 
 _USUAL_IMGSZ = 640
 """Side of the network's input that a report takes for predictions of an unknown network."""
@@ -26,6 +27,7 @@ _OF_A_DETECTOR = (
     "save_predictions",
     "device",
     "workers",
+    "threads",
     "cache",
 )
 """Arguments that mean nothing where the detections are there already."""
@@ -58,8 +60,18 @@ def val(
         Path | None,
         typer.Option(
             help="Instead of --weights: detections of any detector as COCO results, .json or "
-            ".json.gz. They are scored as they are; no model is run.",
+            ".json.gz, by image ids or stems of files. They are scored as they are; no model is "
+            "run and no image opened.",
             metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
+    class_ids_from: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="The category ids of --predictions count the classes from N, as 0 or 1, and are "
+            "not those of the data set.",
             show_default=False,
         ),
     ] = None,
@@ -76,7 +88,10 @@ def val(
         ),
     ] = None,
     batch: Annotated[
-        int, typer.Option(*options.BATCH_NAMES, min=1, metavar="N", help="Images in one forward.")
+        int,
+        typer.Option(
+            *options.BATCH_NAMES, min=1, max=65_536, metavar="N", help="Images in one forward."
+        ),
     ] = 16,
     conf: Annotated[
         float, typer.Option("--conf", "--conf-thres", help="Detections below it do not count.")
@@ -117,7 +132,9 @@ def val(
     ] = None,
     device: options.Device = None,
     workers: options.Workers = None,
+    threads: options.Threads = None,
     cache: options.Cache = None,
+    allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Score a detector, or the detections of any other, on a data set with COCO's metrics.
@@ -147,8 +164,14 @@ def val(
     with Console() as console:
         if predictions is not None:
             _check_alone(call)
-            scored = read_predictions(predictions, data, split, imgsz=imgsz, console=console)
+            scored = read_predictions(
+                *(predictions, data, split),
+                imgsz=imgsz,
+                first_class_id=class_ids_from,
+                console=console,
+            )
         elif weights is not None:
+            options.set_threads(threads)
             device = options.choose_device_for(weights, device)
             scored = run_detector(
                 *(weights, data, split),
@@ -157,7 +180,7 @@ def val(
                 settings={"confidence": conf, "nms_iou": iou, "max_detections": max_det},
                 device=device,
                 workers=options.choose_workers(workers, device=device),
-                cache=cache,
+                cache=cast("CachePlace", cache or "auto"),
                 console=console,
             )
         else:

@@ -1,6 +1,6 @@
 """Where `ossa val` has detections from: a detector that it runs, or a file."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -56,7 +56,7 @@ def run_detector(
     settings: Mapping[str, Any],
     device: str,
     workers: int,
-    cache: "CachePlace | None",
+    cache: "CachePlace",
     console: "Console",
 ) -> Scored:
     """Returns what a checkpoint or an exported file finds in a split, scored.
@@ -149,18 +149,36 @@ def _open_exported(
 
 
 def read_predictions(
-    file: Path, data: str, split: str, *, imgsz: int | None, console: "Console"
+    file: Path,
+    data: str,
+    split: str,
+    *,
+    imgsz: int | None,
+    first_class_id: int | None,
+    console: "Console",
 ) -> Scored:
-    """Returns the detections of a COCO results file, scored as they are.
+    """Returns the detections of a COCO results file, scored as they are; no image is opened.
+
+    Args:
+        first_class_id: from which the file's class ids count; None where they are the data set's.
 
     Raises:
         ConfigError, DataError: a file that does not fit the split, or a split without objects.
     """
+    from ossa.data.description import read_description
+    from ossa.data.reading import read_index
     from ossa.evaluate.coco import read_coco_results
     from ossa.evaluate.metrics import evaluate_detections
 
-    index = _read_split(data, split, console).index
-    detections = read_coco_results(file, index)
+    report = read_index(read_description(data, annotations_only=True), split)
+    console.faults(report)
+    index = report.index
+    _check_objects(index, data=data, split=split)
+    detections = read_coco_results(file, index, first_class_id=first_class_id)
+    metrics = evaluate_detections(index, detections)
+    if first_class_id is None:
+        for sentence in _other_readings(file, index, metrics):
+            console.note(sentence)
     known = {
         "model": file.name,
         "imgsz": imgsz,
@@ -169,7 +187,27 @@ def read_predictions(
         "weights": None,
         "predictions": str(file),
     }
-    return _scored(index, detections, evaluate_detections(index, detections), known)
+    return _scored(index, detections, metrics, known)
+
+
+def _other_readings(file: Path, index: "DatasetIndex", metrics: "Metrics") -> Iterator[str]:
+    """Yields what to try where class ids that count from 0 or from 1 would score better."""
+    from ossa.evaluate.coco import read_coco_results
+    from ossa.evaluate.metrics import evaluate_detections
+
+    for first in (0, 1):
+        if index.category_ids.tolist() == list(range(first, first + len(index.names))):
+            continue
+        try:
+            other = read_coco_results(file, index, first_class_id=first)
+        except DataError:
+            continue  # an id that is none of these
+        ap = evaluate_detections(index, other).ap
+        if ap is not None and ap > (metrics.ap or 0.0):
+            yield (
+                f"AP50-95 is {metrics.ap or 0:.3f}, and {ap:.3f} if {file} counts the classes from "
+                f"{first}: in that case give --class-ids-from {first}"
+            )
 
 
 def _scored(
@@ -190,9 +228,9 @@ def _read_split(
     *,
     check: Callable[["DatasetIndex"], object] = lambda index: None,
     imgsz: int = 0,
-    cache: "CachePlace | None" = None,
+    cache: "CachePlace" = "none",
 ) -> "Split":
-    """Returns the images that can be decoded, with objects to be found; the same for both sources.
+    """Returns the images that can be decoded, with objects to be found.
 
     Args:
         check: looks at what was read before any image is.
@@ -210,26 +248,28 @@ def _read_split(
     description = read_description(data)
     report = read_index(description, split)
     check(report.index)
-    pixels = known = None
-    if cache is not None:
-        pixels = open_pixels(
-            report.index,
-            cache,
-            description=description,
-            split=split,
-            imgsz=imgsz,
-            reduced=False,
-            listener=console,
-        )
-        known = pixels.faults()
+    pixels = open_pixels(
+        report.index,
+        cache,
+        description=description,
+        split=split,
+        imgsz=imgsz,
+        reduced=False,
+        listener=console,
+    )
+    known = None if pixels is None else pixels.faults()
     with console.progress("checking images") as on_image:
         report = keep_decodable(report, known=known, on_image=on_image)
     console.faults(report)
-    index = report.index
+    _check_objects(report.index, data=data, split=split)
+    return Split(report, None if pixels is None else pixels.of(report.index))
+
+
+def _check_objects(index: "DatasetIndex", *, data: str, split: str) -> None:
+    """Raises DataError for a split in which nothing is to be found."""
     if (index.crowd | index.difficult).all():
         raise DataError(
             f"expected objects to be found in split '{split}' of {data}, found none in its "
             f"{len(index)} images (crowd regions and difficult objects do not count): evaluate on "
             "a split with annotations"
         )
-    return Split(index, None if pixels is None else pixels.of(index))

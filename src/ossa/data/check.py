@@ -1,6 +1,9 @@
-"""What is looked at before a training starts: does every image decode?"""
+"""What is looked at before a training starts: can one train on the data, does every image decode?
 
-from collections.abc import Callable, Iterable
+`ossa train` stops where `training_faults` finds something, and `ossa data check` counts the same.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -8,13 +11,98 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ossa.data.anchors import sizes_at_input_wh
 from ossa.data.decode import decode_image
-from ossa.data.index import DatasetIndex, IndexReport
-from ossa.data.problems import ProblemKind, ProblemLog
-from ossa.errors import DataError
+from ossa.data.description import DataDescription
+from ossa.data.index import DatasetIndex, IndexReport, without_boxes
+from ossa.data.problems import Problem, ProblemKind, ProblemLog
+from ossa.errors import DataError, legible
 
 _SMALLEST_DECODE = 64
 """JPEGs are decoded for the check as small as the decoder allows: it reads every byte anyway."""
+
+TINY_SIDE = 2.0
+"""Pixels of the network input: augmentation drops boxes of which a side is not longer."""
+_PLACES_SHOWN = 3
+_LONGEST = 1000
+"""Characters of a reason, which may quote several names and paths."""
+
+
+def training_faults(
+    description: DataDescription, reports: Mapping[str, IndexReport], *, imgsz: int
+) -> tuple[Problem, ...]:
+    """Returns why a data set cannot be trained on: every reason, or nothing where it can.
+
+    Args:
+        description: of the data set.
+        reports: of the splits that were read, by name.
+        imgsz: side of the square network input in pixels.
+    """
+
+    def fault(kind: ProblemKind, what: str) -> Problem:
+        return Problem(description.file, None, legible(what, _LONGEST), "training stops", kind)
+
+    faults = []
+    if "train" not in description.splits:
+        what = "no split 'train': the data can be evaluated on, not trained on"
+        faults.append(fault(ProblemKind.TRAIN_MISSING, what))
+    elif "val" not in description.splits:
+        what = "no split 'val': training scores every epoch on it"
+        faults.append(fault(ProblemKind.VAL_MISSING, what))
+    if "train" not in reports:
+        return tuple(faults)
+    train = reports["train"]
+    labels = train.labels
+    if 2 * len(labels.unlabelled) > labels.num_images:
+        what = (
+            f"{len(labels.unlabelled)} of {labels.num_images} training images have no label, such "
+            f"as {labels.unlabelled[0]}; looked for in "
+            f"{_shown_places(labels.places, description.root)}; go on with --allow-unlabeled where "
+            "these are background"
+        )
+        faults.append(fault(ProblemKind.TRAINING_UNLABELLED, what))
+    reason = _why_no_box_trains(train.index, imgsz)
+    if reason is not None:
+        faults.append(fault(ProblemKind.TRAINING_WITHOUT_BOXES, reason))
+    if "val" in reports and reports["val"].index.names != train.index.names:
+        named, scored = (", ".join(reports[one].index.names) for one in ("train", "val"))
+        what = f"classes of train ({named}) and of val ({scored}) are not the same"
+        faults.append(fault(ProblemKind.CLASSES_DIFFER, what))
+    return tuple(faults)
+
+
+def _why_no_box_trains(index: DatasetIndex, imgsz: int) -> str | None:
+    """Returns why nothing of a training split can be learned, or None where something can."""
+    if not index.trains.any():
+        return f"the training split has {without_boxes(index)}"
+    longest = float(sizes_at_input_wh(index, imgsz)[index.trains].min(axis=1).max())
+    if longest > TINY_SIDE:
+        return None
+    return (
+        f"all {int(index.trains.sum())} training boxes have a side of {TINY_SIDE:g} px or less at "
+        f"{imgsz} px, and boxes so small do not train: take a larger --imgsz, or cut the images "
+        "into tiles"
+    )
+
+
+def labels_sentence(reports: Mapping[str, IndexReport]) -> str:
+    """Returns how many images of each split have no label, and where labels were looked for."""
+    counts = ", ".join(
+        f"{len(one.labels.unlabelled)} of {one.labels.num_images} images of {split}"
+        for split, one in reports.items()
+    )
+    places = [place for one in reports.values() for place in one.labels.places]
+    root = next(iter(reports.values())).index.root
+    return f"without a label: {counts}; looked for in {_shown_places(places, root)}"
+
+
+def _shown_places(places: Iterable[str], root: Path) -> str:
+    """Returns the first places of a search, relative to the root where they lie in it."""
+    paths = map(Path, dict.fromkeys(places))
+    told = [str(path.relative_to(root) if path.is_relative_to(root) else path) for path in paths]
+    more = len(told) - _PLACES_SHOWN
+    listed = ", ".join(legible(place) for place in told[:_PLACES_SHOWN])
+    return f"{listed} and {more} more place{'' if more == 1 else 's'}" if more > 0 else listed
 
 
 def keep_decodable(
@@ -89,6 +177,7 @@ def take_images(index: DatasetIndex, chosen: NDArray[np.bool_]) -> DatasetIndex:
         crowd=index.crowd[truths],
         difficult=index.difficult[truths],
         annotation_ids=index.annotation_ids[truths],
+        stated_xywh=None if index.stated_xywh is None else index.stated_xywh[truths],
     )
 
 

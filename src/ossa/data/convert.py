@@ -1,9 +1,10 @@
 """From a data set in one format to the same in another, with a sentence for all that is lost."""
 
 import errno
+import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from os.path import abspath
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +14,7 @@ import yaml
 
 from ossa.data.check import take_images
 from ossa.data.description import DataDescription
-from ossa.data.formats.common import ids_from_stems, is_image
+from ossa.data.formats.common import ids_from_stems, is_image, size_or_report
 from ossa.data.formats.writing import (
     Changes,
     WrittenSplit,
@@ -23,9 +24,10 @@ from ossa.data.formats.writing import (
     write_yolo,
 )
 from ossa.data.index import DatasetIndex, IndexReport
-from ossa.data.problems import Problem
+from ossa.data.problems import Problem, ProblemLog
 from ossa.data.reading import read_index
 from ossa.errors import ConfigError, DataError
+from ossa.files import open_regular
 
 FORMATS: Final = ("coco", "voc", "yolo")
 _NEVER_READ: Final = {
@@ -80,9 +82,24 @@ def convert(
         split: read_index(description, split)
         for split in (description.splits if splits is None else splits)
     }
+    if copy_images:
+        reports = {split: _images_alone(report) for split, report in reports.items()}
     return write_reports(
         reports, description, output, to=to, copy_images=copy_images, on_image=on_image
     )
+
+
+def _images_alone(report: IndexReport) -> IndexReport:
+    """Returns the report without files that are no images: COCO's reader opens none of them."""
+    log = ProblemLog()
+    paths = map(str, map(report.index.image_path, range(len(report.index))))
+    good = np.fromiter(
+        (size_or_report(path, log=log) is not None for path in paths), np.bool_, len(report.index)
+    )
+    if not good.any():
+        raise DataError(f"Expected images to copy, found none; the first: {log.problems[0]}.")
+    index = take_images(report.index, good)
+    return replace(report, index=index, problems=(*report.problems, *log.problems))
 
 
 def write_reports(
@@ -99,7 +116,7 @@ def write_reports(
     if to != "coco":
         _check_names({split: report.index for split, report in reports.items()}, to=to)
     _claim(output)
-    notes = [note for report in reports.values() for note in report.notes]
+    notes = list(dict.fromkeys(note for report in reports.values() for note in report.notes))
     notes.append(_NEVER_READ[description.format])
     entries: dict[str, Any] = {}
     write = _Writer(output, to=to, copy_images=copy_images)
@@ -115,7 +132,9 @@ def write_reports(
             notes += [f"{split}: {loss}" for loss in losses]
         first = next(iter(reports.values())).index
         root = description.root if to == "coco" and not copy_images else None
-        text = _yaml(first, entries, to=to, root=root)
+        indexes = [] if copy_images else [report.index for report in reports.values()]
+        outside = _folders_of_images(indexes, beyond=root or output)
+        text = _yaml(first, entries, to=to, root=root, outside=outside)
         (output / "data.yaml").write_text(text, encoding="utf-8")
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
@@ -154,7 +173,8 @@ class _Writer:
             nonlocal done
             target.parent.mkdir(parents=True, exist_ok=True)
             if self._copy_images:
-                shutil.copyfile(source, target)
+                with open_regular(source) as image, target.open("xb") as copy:
+                    shutil.copyfileobj(image, copy)
             else:
                 target.symlink_to(abspath(source))
             done += 1
@@ -285,11 +305,31 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun if count == 1 else plural}"
 
 
-def _yaml(index: DatasetIndex, entries: Mapping[str, Any], *, to: str, root: Path | None) -> str:
+def _folders_of_images(indexes: Iterable[DatasetIndex], *, beyond: Path) -> list[str]:
+    """Returns the folders outside another one in which images lie, none within one of these."""
+    paths = {os.path.realpath(index.root / name) for index in indexes for name in index.file_names}
+    folders: list[str] = []
+    for folder in sorted({os.path.join(os.path.dirname(path), "") for path in paths}):
+        known = [os.path.join(os.path.realpath(beyond), ""), *folders[-1:]]
+        if not folder.startswith(tuple(known)):
+            folders.append(folder)
+    return folders
+
+
+def _yaml(
+    index: DatasetIndex,
+    entries: Mapping[str, Any],
+    *,
+    to: str,
+    root: Path | None,
+    outside: Sequence[str],
+) -> str:
     content: dict[str, Any] = {"format": to}
     if root is not None:
         content["path"] = str(root)
     content |= entries
+    if outside:  # where the links lead
+        content["outside"] = list(outside)
     if to != "coco":
         content["names"] = list(index.names)
         ids = index.category_ids.tolist()

@@ -9,7 +9,7 @@ import re
 import struct
 import warnings
 import zlib
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ossa.errors import DataError
+from ossa.files import open_regular, read_regular
 
 # A file that cannot be decoded is reported once, as a DataError, not also on stderr.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -30,8 +31,10 @@ MOST_PIXELS: Final = 178_956_970
 LONGEST_SIDE: Final = 65_535
 """Of an image that is decoded: the most that a JPEG can have."""
 
-_KINDS: Final = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "AVIF")
-"""That Pillow may take a file for: for EPS, one of forty others, it would start a program."""
+_MOST_BYTES: Final = 2_000_000_000
+"""Of a file; an image of the most pixels has fewer, though it be packed in no way."""
+_KINDS: Final = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "AVIF")
+"""As Pillow calls them; JPEG stands for MPO, too. For EPS Pillow would start a program."""
 _MOST_PIXELS_OF_A_BYTE: Final = {"JPEG": 1000, "MPO": 1000, "PNG": 10_000}
 """By kind, more than any packing reaches: a blank JPEG has 256, a blank PNG of one bit 8200."""
 
@@ -85,7 +88,11 @@ def read_header(path: Path) -> ImageHeader:
     Raises:
         DataError: there is no such file, it is not an image, or it is too large to be decoded.
     """
-    return _read_header(path, path=path)
+    try:
+        with open_regular(path, most_bytes=_MOST_BYTES) as stream:
+            return _read_header(stream, path=path)
+    except OSError as error:
+        raise DataError(f"Expected an image at {path}, found {_reason(error)}.") from error
 
 
 def count_pictures(path: Path) -> int:
@@ -94,10 +101,8 @@ def count_pictures(path: Path) -> int:
     Those of a GIF or TIFF are found one after the other, and counted to `MOST_COUNTED`.
     """
     count = 1
-    with (
-        suppress(Exception),
-        Image.open(path, formats=_KINDS) as image,
-    ):  # Pillow raises a dozen kinds
+    # Pillow raises a dozen kinds.
+    with suppress(Exception), open_regular(path) as stream, open_image(stream) as image:
         if image.format in ("PNG", "WEBP"):  # as the header says
             return getattr(image, "n_frames", 1)
         while image.format in ("GIF", _TIFF) and count < MOST_COUNTED:
@@ -128,7 +133,7 @@ def decode_image(
             of more than `MOST_PIXELS` or `LONGEST_SIDE`, told from its header.
     """
     try:
-        data = Path(path).read_bytes()
+        data = read_regular(path, most_bytes=_MOST_BYTES)
     except OSError as error:
         raise DataError(f"Expected an image at {path}, found {_reason(error)}.") from error
     header = _read_header(BytesIO(data), path=path)
@@ -146,13 +151,21 @@ def decode_image(
     return image
 
 
-def _read_header(source: Path | BytesIO, *, path: Path) -> ImageHeader:
+def open_image(source: BinaryIO) -> Image.Image:
+    """Returns what Pillow makes of a file of the kinds that are read.
+
+    For some others Pillow starts a program, such as Ghostscript for PostScript.
+
+    Raises:
+        Exception: on damaged files Pillow raises errors of a dozen kinds.
+    """
+    return Image.open(source, formats=_KINDS)
+
+
+def _read_header(source: BinaryIO, *, path: Path) -> ImageHeader:
     try:
-        with ExitStack() as files:
-            is_file = isinstance(source, Path)
-            stream = files.enter_context(source.open("rb")) if is_file else source
-            _check_chunks_ahead(stream, path=path)
-            image = files.enter_context(Image.open(stream, formats=_KINDS))
+        _check_chunks_ahead(source, path=path)
+        with open_image(source) as image:
             kind, size_wh = str(image.format), image.size
             # Pillow turns a TIFF, size and pixels, by itself.
             orientation = 1 if kind == _TIFF else _orientation(image)
@@ -300,7 +313,7 @@ def _decode_with_cv2(data: bytes, reduction: int) -> NDArray[np.uint8] | None:
 
 
 def _decode_with_pil(data: bytes, reduction: int) -> NDArray[np.uint8] | None:
-    with Image.open(BytesIO(data), formats=_KINDS) as image:
+    with open_image(BytesIO(data)) as image:
         if image.mode not in _EIGHT_BIT_MODES:
             return None
         image.load()  # turns a TIFF in place

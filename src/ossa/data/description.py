@@ -11,7 +11,10 @@ Keys (those of a YOLOv5 data.yaml work as they are):
     nc: 2                     # optional; must agree with names
     category_ids: [1, 3]      # optional, yolo and voc: ids of the names, as COCO has them
     classes: {blood cell: [RBC, WBC]}  # optional: new name: names of the files; see below
+    outside: [/data/photos]   # optional: more folders that lists, JSON and links may lead to
     download: ...             # ignored, as is roboflow
+
+Other keys are passed over, and told, unless they look like one of these misspelt.
 
 `classes` filters, merges and renames, in every format: each new class is made of one or several of
 the files' own, and the truths of those that stand nowhere are left out. A list, `[RBC, WBC]`, keeps
@@ -19,28 +22,34 @@ these under their names.
 
 An entry is, by format:
 
-    yolo   a folder of images (searched with its subfolders) or a txt list of images
+    yolo   a folder of images (searched with its subfolders) or a txt list of images; `names` may
+           be a file with a name on each line, such as darknet's obj.names
     voc    a list of stems, ImageSets/Main/train.txt, beside Annotations and JPEGImages
     coco   {images: train2017, annotations: annotations/instances_train2017.json}, or only the
            JSON file: its images then lie in the folder of the top-level key `images`, or, without
            that key, in the folder of the JSON file
 """
 
+import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from os.path import abspath
 from pathlib import Path
 from typing import Any, Final
 
+from ossa.data.formats.common import label_places, names_in
+from ossa.data.formats.text import listed_lines
 from ossa.data.keyed_yaml import KeyedYaml, load_keyed_yaml
+from ossa.data.roots import Roots
 from ossa.errors import ConfigError, DataError, legible, suggestion
 
 SPLITS: Final = ("train", "val", "test")
 _FORMATS: Final = ("coco", "voc", "yolo")
 _KEYS: Final = (
     *("format", "path", *SPLITS, "names", "nc", "category_ids", "classes", "images"),
-    *("download", "roboflow"),
+    *("outside", "download", "roboflow"),
 )
 
 
@@ -66,16 +75,31 @@ class DataDescription:
     """K class names of the files; None where only the COCO files know them."""
     splits: Mapping[str, SplitSource]
     """Those of 'train', 'val' and 'test' that the file names."""
+    roots: Roots
+    """Where the files lie that lists, JSON files and links may name."""
     category_ids: tuple[int, ...] | None = None
     """(K,) ids of the names; None where the format numbers them itself."""
     classes: Mapping[str, tuple[str, ...]] | None = None
     """Names of the files by the new name that they get; None: all as they are."""
     classes_line: int | None = None
     """Of key `classes` in the file."""
+    annotations_only: bool = False
+    """Whether COCO's images need not be there."""
+    notes: tuple[str, ...] = ()
+    """Sentences worth telling that are no faults: keys that were passed over."""
 
 
-def read_description(path: Path | str) -> DataDescription:
+def read_description(
+    path: Path | str, *, annotations_only: bool = False, allow_outside: bool | None = None
+) -> DataDescription:
     """Returns what a data.yaml, or the data.yaml in a folder, says of a data set.
+
+    Args:
+        path: the file or its folder.
+        annotations_only: images whose files are missing are read, too, where the annotations
+            state their sizes, as COCO's do.
+        allow_outside: let lists, JSON files and links lead anywhere; None: only where the
+            environment has OSSA_ALLOW_OUTSIDE, which --allow-outside sets.
 
     Raises:
         ConfigError: bad YAML, or a key that is unknown, missing, malformed or contradicts another.
@@ -98,22 +122,47 @@ def read_description(path: Path | str) -> DataDescription:
     data_format = _format(content, entries, root=root)
     if content.get("images") is not None and data_format != "coco":
         raise ConfigError(f"Expected {content.place('images')} only for coco, found {data_format}.")
-    read = _coco_source if data_format == "coco" else _list_source
+    coco_source = partial(_coco_source, annotations_only=annotations_only)
+    read = coco_source if data_format == "coco" else _list_source
     splits = {
         split: read(entry, content, root=root, where=content.place(split))
         for split, entry in entries.items()
     }
-    names = _names(content, required=data_format != "coco")
+    folders = set(_named_folders(root, splits.values(), content))
+    roots = Roots.chosen(folders, allow_outside=allow_outside)
+    names = _names(content, root=root, roots=roots, required=data_format != "coco")
     return DataDescription(
         file,
         root,
         data_format,
         names,
         splits,
+        roots,
         category_ids=_category_ids(content, names, data_format=data_format),
         classes=_classes(content),
         classes_line=content.lines.get("classes"),
+        annotations_only=annotations_only,
+        notes=content.notes,
     )
+
+
+def _named_folders(
+    root: Path, sources: Iterable[SplitSource], content: KeyedYaml
+) -> Iterator[Path]:
+    """Yields the folders that a data.yaml names, and those that its root links to.
+
+    With all that is in them they may be read.
+    """
+    yield root
+    with os.scandir(root) as entries:  # `images` linked to another disk is as good as its path
+        yield from (Path(one.path) for one in entries if one.is_symlink() and one.is_dir())
+    for source in sources:
+        yield from (source.images,) if source.images is not None else ()
+        for path in source.sources:
+            yield from (path,) if path.is_dir() else (path.parent, path.resolve().parent)
+    outside = content.get("outside") or []
+    for entry in outside if isinstance(outside, list) else [outside]:
+        yield _existing(entry, root=root, where=content.place("outside"))
 
 
 def _text(content: KeyedYaml, key: str, *, default: str) -> str:
@@ -138,7 +187,18 @@ def _format(content: KeyedYaml, entries: dict[str, Any], *, root: Path) -> str:
     if any(isinstance(e, dict) for e in entries.values()) or any(f.endswith(".json") for f in flat):
         return "coco"
     has_voc_folders = (root / "Annotations").is_dir() and (root / "JPEGImages").is_dir()
-    return "voc" if has_voc_folders or any("ImageSets" in Path(f).parts for f in flat) else "yolo"
+    if has_voc_folders or any("ImageSets" in Path(f).parts for f in flat):
+        return "voc"
+    return "voc" if any(_has_xml_alone(root / entry) for entry in flat) else "yolo"
+
+
+def _has_xml_alone(folder: Path) -> bool:
+    """Returns whether there are XML files beside images, and no labels of YOLO anywhere."""
+    labels = Path(label_places(str(folder / "_"))[0]).parent
+    if not os.path.isdir(folder) or (labels != folder and labels.is_dir()):
+        return False
+    suffixes = {os.path.splitext(name)[1].lower() for name in names_in(folder)}
+    return ".xml" in suffixes and ".txt" not in suffixes
 
 
 def _list_source(entry: Any, _content: KeyedYaml, *, root: Path, where: str) -> SplitSource:
@@ -148,7 +208,9 @@ def _list_source(entry: Any, _content: KeyedYaml, *, root: Path, where: str) -> 
     return SplitSource(tuple(_existing(one, root=root, where=where) for one in entries))
 
 
-def _coco_source(entry: Any, content: KeyedYaml, *, root: Path, where: str) -> SplitSource:
+def _coco_source(
+    entry: Any, content: KeyedYaml, *, root: Path, where: str, annotations_only: bool
+) -> SplitSource:
     fields = entry if isinstance(entry, dict) else {"annotations": entry}
     for key in fields:
         if key not in ("images", "annotations"):
@@ -163,6 +225,8 @@ def _coco_source(entry: Any, content: KeyedYaml, *, root: Path, where: str) -> S
     named = where
     if images is None and content.get("images") is not None:
         images, named = content.get("images"), content.place("images")
+    if annotations_only and isinstance(images, str) and not annotations.is_dir():
+        return SplitSource((annotations,), images=Path(abspath(root / images)))
     folder = annotations.parent if images is None else _existing(images, root=root, where=named)
     if annotations.is_dir() or not folder.is_dir():
         raise DataError(
@@ -176,6 +240,8 @@ def _existing(entry: Any, *, root: Path, where: str) -> Path:
     if not isinstance(entry, str) or not entry:
         raise ConfigError(f"Expected a path as {where}, found {_shown(entry)}.")
     candidates = [Path(abspath(root / entry))]
+    if "\\" in entry:  # of Windows
+        candidates.append(Path(abspath(root / entry.replace("\\", "/"))))
     if entry.startswith("../"):  # exports of Roboflow mean '../train/images' from the root itself
         candidates.append(Path(abspath(root / entry[3:])))
     for path in candidates:
@@ -204,8 +270,15 @@ def _is_there(path: Path, *, where: str) -> bool:
     return True
 
 
-def _names(content: KeyedYaml, *, required: bool) -> tuple[str, ...] | None:
+def _names(
+    content: KeyedYaml, *, root: Path, roots: Roots, required: bool
+) -> tuple[str, ...] | None:
     value = content.get("names")
+    if isinstance(value, str) and value:
+        file = _existing(value, root=root, where=content.place("names"))
+        if (why := roots.why_not(str(file))) is not None:
+            raise DataError(f"Expected class names in the data set, found that {file} {why}.")
+        value = [text for _, text in listed_lines(file)]
     if value is None:
         if required or content.get("nc") is not None:
             raise ConfigError(

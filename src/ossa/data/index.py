@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ossa.boxes import xyxy_to_xywh
 from ossa.data.problems import Problem
 
 
@@ -44,6 +45,8 @@ class DatasetIndex:
     """(N,) VOC's difficult."""
     annotation_ids: NDArray[np.int64]
     """(N,) unique."""
+    stated_xywh: NDArray[np.float64] | None = None
+    """(N, 4) the boxes as COCO's file states them; None in other formats, and where changed."""
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -56,14 +59,19 @@ class DatasetIndex:
         """Returns the rows of the truths of the image at `position`."""
         return slice(int(self.truth_offsets[position]), int(self.truth_offsets[position + 1]))
 
+    @property
+    def boxes_xywh(self) -> NDArray[np.float64]:
+        """(N, 4) left, top, width, height: as stated, since (x + w) - x is not always w."""
+        return xyxy_to_xywh(self.boxes_xyxy) if self.stated_xywh is None else self.stated_xywh
+
     def truth_images(self) -> NDArray[np.int64]:
         """Returns (N,) the position of the image of every truth."""
         return np.repeat(np.arange(len(self)), np.diff(self.truth_offsets))
 
-    def training_truths(self, position: int) -> NDArray[np.int64]:
-        """Returns the rows that train: those of the image that are neither crowd nor difficult."""
-        rows = np.arange(self.truth_offsets[position], self.truth_offsets[position + 1])
-        return rows[~(self.crowd[rows] | self.difficult[rows])]
+    @property
+    def trains(self) -> NDArray[np.bool_]:
+        """(N,) which truths train and are scored: those that are neither crowd nor difficult."""
+        return ~(self.crowd | self.difficult)
 
     def fingerprint(self) -> str:
         """Returns a sha256 over names, files, sizes and truths: what a run was trained on."""
@@ -78,6 +86,19 @@ class DatasetIndex:
 
 
 @dataclass(frozen=True)
+class LabelSearch:
+    """Where the labels of a split were looked for, and which images have none."""
+
+    num_images: int = 0
+    """Those whose labels were looked for."""
+    unlabelled: tuple[str, ...] = ()
+    """Absolute paths of the images without a label file (YOLO, VOC) or annotation (COCO); an empty
+    label file is a label."""
+    places: tuple[str, ...] = ()
+    """Absolute paths of folders, or of the one JSON file."""
+
+
+@dataclass(frozen=True)
 class IndexReport:
     """One split, and what was wrong with its files."""
 
@@ -86,6 +107,7 @@ class IndexReport:
     """In the order they were met."""
     notes: tuple[str, ...] = ()
     """Sentences worth telling that are no faults: what the data.yaml leaves out."""
+    labels: LabelSearch = LabelSearch()
 
 
 def take_truths(index: DatasetIndex, chosen: NDArray[np.bool_]) -> DatasetIndex:
@@ -99,4 +121,18 @@ def take_truths(index: DatasetIndex, chosen: NDArray[np.bool_]) -> DatasetIndex:
         crowd=index.crowd[chosen],
         difficult=index.difficult[chosen],
         annotation_ids=index.annotation_ids[chosen],
+        stated_xywh=None if index.stated_xywh is None else index.stated_xywh[chosen],
     )
+
+
+def without_boxes(index: DatasetIndex) -> str:
+    """Returns in words why nothing of an index trains or is scored, of one where nothing does."""
+    counts = {
+        "crowd regions": int(index.crowd.sum()),
+        "difficult objects": int((index.difficult & ~index.crowd).sum()),
+    }
+    start = f"{len(index)} images and no usable box"
+    if not len(index.labels):
+        return start
+    kinds = " and ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    return f"{start} but {kinds}, which neither train nor are scored"

@@ -6,10 +6,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from ossa.data.roots import LEFT_OUTSIDE, Roots
 from ossa.errors import DataError, legible
 
 _LONGEST_PATH: Final = 500
 """Characters of a path that a message shows."""
+_MOST_WITHOUT_AN_IMAGE: Final = 10_000
+_MOST_OF_AN_IMAGE: Final = 200
+_MOST_PROBLEMS: Final = 500_000
 
 
 class ProblemKind(StrEnum):
@@ -22,6 +26,9 @@ class ProblemKind(StrEnum):
     IMAGE_WITHOUT_LABELS = "image-without-labels"
     LABELS_UNREADABLE = "labels-unreadable"
     LABELS_WITHOUT_IMAGE = "labels-without-image"
+    LABELS_AT_TWO_PLACES = "labels-at-two-places"
+    LABELS_SHARED = "labels-shared"
+    """By images of one stem and different suffixes."""
     ENTRY_UNUSABLE = "entry-unusable"
     """Of a list or of a JSON file: it is no image, or has the id of another."""
     BOX_MALFORMED = "box-malformed"
@@ -31,6 +38,13 @@ class ProblemKind(StrEnum):
     BOX_DUPLICATED = "box-duplicated"
     CLASS_UNKNOWN = "class-unknown"
     SPLIT_WITHOUT_BOXES = "split-without-boxes"
+    """Of val or test: nothing is scored. The rest is why a data set cannot be trained on."""
+    TRAIN_MISSING = "train-missing"
+    VAL_MISSING = "val-missing"
+    CLASSES_DIFFER = "classes-differ"
+    TRAINING_WITHOUT_BOXES = "training-without-boxes"
+    TRAINING_UNLABELLED = "training-unlabelled"
+    IMAGES_UNUSABLE = "images-unusable"
 
 
 @dataclass(frozen=True)
@@ -62,7 +76,11 @@ class Problem:
 class ProblemLog:
     """Collects problems in the order they are met; a strict log raises at the first."""
 
-    def __init__(self, *, strict: bool = False) -> None:
+    def __init__(self, *, strict: bool = False, roots: Roots | None = None) -> None:
+        """`roots` bounds where the files lie that the data set may name; None: anywhere."""
+        self.roots = roots or Roots(None)
+        self.num_images = 0
+        """Images found usable so far: of few there cannot be many faults."""
         self._strict = strict
         self._problems: list[Problem] = []
 
@@ -88,15 +106,43 @@ class ProblemLog:
             box_xyxy = None
         self.add(Problem(file, line, legible(what), action, kind, image, box_xyxy))
 
-    def add(self, problem: Problem) -> None:
-        """Appends a problem.
+    def may_be_read(
+        self, path: str, *, listed: tuple[Path, int] | None = None, name: str | None = None
+    ) -> bool:
+        """Returns whether a file or folder lies within the roots; reports one that does not.
+
+        Args:
+            path: absolute.
+            listed: file and line that name it.
+            name: by which they do.
 
         Raises:
             DataError: the log is strict.
         """
+        why = self.roots.why_not(path)
+        if why is not None:
+            place = (Path(path), None) if listed is None else listed
+            what = f"'{legible(path if name is None else name, 80)}' {why}"
+            kind = ProblemKind.ENTRY_UNUSABLE
+            self.report(*place, what, action=LEFT_OUTSIDE, kind=kind)
+        return why is None
+
+    def add(self, problem: Problem) -> None:
+        """Appends a problem.
+
+        Raises:
+            DataError: the log is strict, or there are so many that a file must be another than it
+                is taken for.
+        """
         if self._strict:
             raise DataError(f"{problem.place}: {problem.what}; mend it, or read without strict.")
         self._problems.append(problem)
+        most = _MOST_WITHOUT_AN_IMAGE + _MOST_OF_AN_IMAGE * self.num_images
+        if len(self._problems) >= min(most, _MOST_PROBLEMS):
+            raise DataError(
+                f"Expected a data set, found {len(self._problems):,} faults beside "
+                f"{self.num_images:,} usable images; the first: {self._problems[0]}."
+            )
 
     @property
     def problems(self) -> tuple[Problem, ...]:

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ossa.config import RunConfig
+from ossa.config import RunConfig, refuse_window
 from ossa.data.batches.dataset import TrainingDataset
 from ossa.data.batches.loader import EpochBatches, training_loader
 from ossa.data.decode import decode_image
@@ -83,8 +83,10 @@ def augmented_batches(
         epoch: counted from 0.
 
     Raises:
+        ConfigError: a setting of earlier versions.
         DataError: an image cannot be decoded.
     """
+    refuse_window(config.augment)
     train = config.train
     plain = config.augment.plain_epochs
     dataset = TrainingDataset(

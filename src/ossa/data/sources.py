@@ -29,10 +29,10 @@ class SourceLog:
 
     def add(self, path: str | PathLike[str]) -> None:
         """Notes the size and times of a file or folder, or that there is none."""
-        stamp = _stamp(os.fspath(path))
+        stamp = stamp_of(os.fspath(path))
         self._paths.append(os.fspath(path))
         self._stamps.extend(stamp)
-        self._settled = self._settled and max(stamp[1:]) < time.time_ns() - _SETTLED_NS
+        self._settled = self._settled and is_settled(stamp)
 
     @property
     def settled(self) -> bool:
@@ -52,11 +52,17 @@ class SourceLog:
 def unchanged(paths: Iterable[str], stamps: NDArray[np.int64]) -> bool:
     """Returns whether all files are as their stamps say, up to the first that is not."""
     return all(
-        _stamp(path) == tuple(stamp) for path, stamp in zip(paths, stamps.tolist(), strict=True)
+        stamp_of(path) == tuple(stamp) for path, stamp in zip(paths, stamps.tolist(), strict=True)
     )
 
 
-def _stamp(path: str) -> tuple[int, int, int]:
+def is_settled(stamp: tuple[int, int, int]) -> bool:
+    """Returns whether a file of this stamp is so old that a later change of it must show."""
+    return max(stamp[1:]) < time.time_ns() - _SETTLED_NS
+
+
+def stamp_of(path: str) -> tuple[int, int, int]:
+    """Returns size, time of change and of inode change (nanoseconds); -1 where there is no file."""
     # The time of inode change, too: unlike that of change, no tool sets it back.
     try:
         status = os.stat(path)

@@ -12,9 +12,11 @@ most, and ignored where that one is difficult.
 import gzip
 import json
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from io import BytesIO
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -22,10 +24,11 @@ import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 
-from ossa.boxes import xywh_to_xyxy, xyxy_to_xywh
+from ossa.boxes import xywh_to_xyxy
 from ossa.data.index import DatasetIndex
 from ossa.errors import DataError
 from ossa.evaluate.columns import detection_columns, unknown_image
+from ossa.files import read_regular
 from ossa.types import Detections
 
 COCO_AREAS: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
@@ -34,6 +37,10 @@ COCO_AREAS: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
 """From and to, both included, in square pixels of the original image."""
 COCO_MOST_DETECTIONS = (1, 10, 100)
 """Per image and class."""
+_MOST_BYTES: Final = 4_000_000_000
+"""Of a results file."""
+_MOST_UNPACKED: Final = 50
+"""Times the size of a .gz; detections are a fifth of theirs."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,7 @@ def truths_as_coco_dict(index: DatasetIndex) -> dict[str, Any]:
     columns = zip(
         index.image_ids[index.truth_images()].tolist(),
         index.category_ids[index.labels].tolist(),
-        xyxy_to_xywh(index.boxes_xyxy).tolist(),
+        index.boxes_xywh.tolist(),
         index.areas.tolist(),
         (index.crowd | index.difficult).astype(int).tolist(),
         strict=True,
@@ -137,7 +144,7 @@ def detections_as_coco_results(
     rows = zip(
         index.image_ids[columns.images].tolist(),
         index.category_ids[columns.labels].tolist(),
-        xyxy_to_xywh(columns.boxes_xyxy).tolist(),
+        columns.boxes_xywh.tolist(),
         columns.scores.tolist(),
         strict=True,
     )
@@ -147,15 +154,30 @@ def detections_as_coco_results(
     ]
 
 
-def read_coco_results(path: Path, index: DatasetIndex) -> dict[int, Detections]:
+def read_coco_results(
+    path: Path, index: DatasetIndex, *, first_class_id: int | None = None
+) -> dict[int, Detections]:
     """Returns the detections of a COCO results file (.json or .json.gz) by image id, best first.
+
+    Where an image_id is a text, all are stems of the image files, as other programs write them for
+    data without ids of their own; a stem that is a number may stand as that number.
+
+    Args:
+        path: the file.
+        index: the split that the detections are of.
+        first_class_id: where given, category ids are not the data set's: they count the classes
+            in their order from this number on.
 
     Raises:
         DataError: the file is missing, is not a COCO results file or does not fit the index.
     """
     entries = _read_json_list(path)
-    labels = {category_id: label for label, category_id in enumerate(index.category_ids.tolist())}
-    image_ids = set(index.image_ids.tolist())
+    category_ids = index.category_ids.tolist()
+    if first_class_id is not None:
+        category_ids = list(range(first_class_id, first_class_id + len(category_ids)))
+    labels = {category_id: label for label, category_id in enumerate(category_ids)}
+    by_stem = any(isinstance(one, dict) and type(one.get("image_id")) is str for one in entries)
+    image_ids = _ids_by_stem(index) if by_stem else {one: one for one in index.image_ids.tolist()}
     rows: dict[int, list[tuple[float, ...]]] = {}
     for position, entry in enumerate(entries):
         image_id, category_id, row = _parse_entry(entry, f"{path}, entry {position}")
@@ -164,10 +186,33 @@ def read_coco_results(path: Path, index: DatasetIndex) -> dict[int, Detections]:
         if category_id not in labels:
             raise DataError(
                 f"{path}, entry {position}: expected a category_id of the data set "
-                f"({_shortened(labels)}), found {category_id}; use the ids of its annotation file."
+                f"({_shortened(labels)}), found {category_id}; use its own ids"
+                f"{_hint_at_first_id(entries, labels)}."
             )
-        rows.setdefault(image_id, []).append((*row, labels[category_id]))
+        rows.setdefault(image_ids[image_id], []).append((*row, labels[category_id]))
     return {image_id: _best_first(np.array(found)) for image_id, found in rows.items()}
+
+
+def _ids_by_stem(index: DatasetIndex) -> dict[str | int, int]:
+    """Returns the image ids by stem of the file, and by its number; without what stands twice."""
+    pairs: list[tuple[str | int, int]] = []
+    for name, image_id in zip(index.file_names.tolist(), index.image_ids.tolist(), strict=True):
+        stem = PurePosixPath(name).stem
+        pairs.append((stem, image_id))
+        if stem.isascii() and stem.isdecimal() and len(stem) <= 18:
+            pairs.append((int(stem), image_id))
+    counts = Counter(key for key, _ in pairs)
+    return {key: image_id for key, image_id in pairs if counts[key] == 1}
+
+
+def _hint_at_first_id(entries: Sequence[Any], labels: Mapping[int, int]) -> str:
+    """Returns what to try where the ids of a file seem to count the classes from 0 or from 1."""
+    used = {entry.get("category_id") for entry in entries if isinstance(entry, dict)}
+    for first in (0, 1):
+        if used <= set(range(first, first + len(labels))):
+            advice = f"ossa val --class-ids-from {first}"
+            return f", or, if the file counts the classes from {first}, {advice}"
+    return ""
 
 
 def _evaluator(index: DatasetIndex, detections: Mapping[int, Detections]) -> hotcoco.COCOeval:
@@ -182,7 +227,7 @@ def _evaluator(index: DatasetIndex, detections: Mapping[int, Detections]) -> hot
     rows = np.column_stack(
         (
             image_ranks[columns.images],
-            xyxy_to_xywh(columns.boxes_xyxy),
+            columns.boxes_xywh,
             columns.scores,
             columns.labels,
         )
@@ -197,7 +242,7 @@ def _truths_for_hotcoco(index: DatasetIndex, image_ranks: NDArray[np.int64]) -> 
         [{"id": label, "name": name} for label, name in enumerate(index.names)],
         image_ranks[index.truth_images()],
         index.labels,
-        xyxy_to_xywh(index.boxes_xyxy),
+        index.boxes_xywh,
         area=index.areas,
         iscrowd=(index.crowd | index.difficult).astype(np.int64),
     )
@@ -211,9 +256,13 @@ def _shortened(values: Mapping[int, int]) -> str:
 def _read_json_list(path: Path) -> list[Any]:
     expected = "expected a COCO results file (a JSON list of detections)"
     try:
-        content = path.read_bytes()
+        content = read_regular(path, most_bytes=_MOST_BYTES)
         if path.suffix == ".gz":
-            content = gzip.decompress(content)
+            most = _MOST_UNPACKED * (len(content) + 10_000)
+            with gzip.open(BytesIO(content)) as unpacked:
+                content = unpacked.read(most + 1)
+            if len(content) > most:
+                raise OSError(f"one that unpacks to more than {_MOST_UNPACKED} times its size")
         if not content.strip():
             raise DataError(
                 f"{path}: {expected}, found an empty file; write [] where nothing was detected."
@@ -234,8 +283,8 @@ def _read_json_list(path: Path) -> list[Any]:
     return entries
 
 
-def _parse_entry(entry: Any, where: str) -> tuple[int, int, tuple[float, ...]]:
-    """Returns image id, category id and (x0, y0, x1, y1, score) of one detection of a file."""
+def _parse_entry(entry: Any, where: str) -> tuple[int | str, int, tuple[float, ...]]:
+    """Returns image id or stem, category id and (x, y, width, height, score) of a detection."""
     try:
         image_id, category_id = entry["image_id"], entry["category_id"]
         numbers = [*entry["bbox"], entry["score"]]
@@ -245,14 +294,15 @@ def _parse_entry(entry: Any, where: str) -> tuple[int, int, tuple[float, ...]]:
             f"{json.dumps(entry)[:120]}; write COCO's bbox results."
         ) from error
     # type() rather than isinstance(): JSON's true is an int to Python.
-    ids_are_whole = type(image_id) is int and type(category_id) is int
+    ids_are_whole = type(image_id) in (int, str) and type(category_id) is int
     if not ids_are_whole or len(numbers) != 5 or {type(n) for n in numbers} - {int, float}:
         raise DataError(
-            f"{where}: expected whole numbers for image_id and category_id, four numbers for bbox "
-            f"and one for score, found {json.dumps(entry)[:120]}; write COCO's bbox results."
+            f"{where}: expected whole numbers for category_id and image_id (or stems of files), "
+            f"four numbers for bbox and one for score, found {json.dumps(entry)[:120]}; write "
+            "COCO's bbox results."
         )
     x, y, width, height, score = numbers
-    finite = all(abs(number) < 1e38 for number in numbers)  # also once they are float32
+    finite = all(abs(number) < 1e38 for number in numbers)
     if not (finite and width >= 0 and height >= 0 and 0 <= score <= 1):
         raise DataError(
             f"{where}: expected a finite bbox [x, y, width, height] without negative sizes and a "
@@ -265,7 +315,8 @@ def _best_first(rows: NDArray[np.float64]) -> Detections:
     """Returns the detections of one image from rows (x, y, width, height, score, label)."""
     rows = rows[np.argsort(-rows[:, 4], kind="stable")]
     return Detections(
-        xywh_to_xyxy(rows[:, :4]).astype(np.float32),
-        rows[:, 4].astype(np.float32),
+        xywh_to_xyxy(rows[:, :4]),
+        rows[:, 4],
         rows[:, 5].astype(np.int64),
+        stated_xywh=rows[:, :4],
     )

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ossa.data.index import DatasetIndex
-from ossa.errors import DataError
+from ossa.errors import DataError, legible
 from ossa.types import Detections
 
 
@@ -28,11 +28,17 @@ class DetectionColumns:
     """(D,)."""
     labels: NDArray[np.int64]
     """(D,) in 0..K-1."""
+    boxes_xywh: NDArray[np.float64]
+    """(D, 4) left, top, width, height, as stated where they come from a file."""
 
     def at(self, rows: NDArray[np.int64]) -> Self:
         """Returns the rows in the order given."""
         return type(self)(
-            self.images[rows], self.boxes_xyxy[rows], self.scores[rows], self.labels[rows]
+            self.images[rows],
+            self.boxes_xyxy[rows],
+            self.scores[rows],
+            self.labels[rows],
+            self.boxes_xywh[rows],
         )
 
 
@@ -62,16 +68,18 @@ def detection_columns(
         np.concatenate([no_box, *(found.boxes_xyxy for found in per_image)]).astype(np.float64),
         np.concatenate([[], *(found.scores for found in per_image)]).astype(np.float64),
         np.concatenate([[], *(found.labels for found in per_image)]).astype(np.int64),
+        np.concatenate([no_box, *(found.boxes_xywh for found in per_image)]),
     )
     _check_values(columns, index)
     return columns
 
 
-def unknown_image(image_id: int, index: DatasetIndex, where: str) -> DataError:
+def unknown_image(image_id: int | str, index: DatasetIndex, where: str) -> DataError:
     """Returns the error for a detection of an image that the split does not have."""
     return DataError(
-        f"{where}: expected image ids of the data set at {index.root}, found {image_id}, "
-        f"which is none of its {len(index)}; evaluate on the split that was predicted."
+        f"{where}: expected image ids of the data set at {index.root}, found "
+        f"{legible(str(image_id))}, which is none of its {len(index)}; evaluate on "
+        "the split that was predicted."
     )
 
 

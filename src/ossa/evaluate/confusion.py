@@ -122,17 +122,16 @@ def _answers(
     columns = np.full(len(rows), background)
     if not len(found):
         return rows, columns
-    # float64 as in COCO's arithmetic: float32 would move the IoU of large boxes.
-    boxes_xyxy = found.boxes_xyxy.astype(np.float64)
+    boxes_xywh, truths_xywh = found.boxes_xywh, index.boxes_xywh
     truth_of = _pairs(
-        _ious(boxes_xyxy, index.boxes_xyxy[counting]),
+        _ious(boxes_xywh, truths_xywh[counting]),
         found.scores,
         same_class=found.labels[:, None] == rows,
         iou=iou,
     )
     paired = truth_of >= 0
     columns[truth_of[paired]] = found.labels[paired]
-    on_ignored = _fractions_on(boxes_xyxy, index.boxes_xyxy[ignored]) >= iou
+    on_ignored = _fractions_on(boxes_xywh, truths_xywh[ignored]) >= iou
     false = ~paired & ~on_ignored.any(axis=1)
     return (
         np.concatenate((rows, np.full(false.sum(), background))),
@@ -149,7 +148,7 @@ def _truths(index: DatasetIndex, position: int) -> tuple[NDArray[np.int64], NDAr
 
 def _pairs(
     ious: NDArray[np.float64],
-    scores: NDArray[np.float32],
+    scores: NDArray[np.floating],
     *,
     same_class: NDArray[np.bool_],
     iou: float,
@@ -173,31 +172,33 @@ def _pairs(
     return truth_of
 
 
-def _ious(boxes_xyxy: NDArray[np.float64], others_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
+def _ious(boxes_xywh: NDArray[np.float64], others_xywh: NDArray[np.float64]) -> NDArray[np.float64]:
     """Returns (D, T) the IoU of boxes (D, 4) and others (T, 4); 0 for two without area."""
-    common = _intersections(boxes_xyxy, others_xyxy)
-    unions = _areas(boxes_xyxy)[:, None] + _areas(others_xyxy) - common
+    common = _intersections(boxes_xywh, others_xywh)
+    unions = _areas(boxes_xywh)[:, None] + _areas(others_xywh) - common
     return np.divide(common, unions, out=np.zeros_like(common), where=unions > 0)
 
 
 def _fractions_on(
-    boxes_xyxy: NDArray[np.float64], others_xyxy: NDArray[np.float64]
+    boxes_xywh: NDArray[np.float64], others_xywh: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Returns (D, T) which fraction of each box (D, 4) lies on each other one (T, 4)."""
-    common = _intersections(boxes_xyxy, others_xyxy)
-    areas = np.broadcast_to(_areas(boxes_xyxy)[:, None], common.shape)
+    common = _intersections(boxes_xywh, others_xywh)
+    areas = np.broadcast_to(_areas(boxes_xywh)[:, None], common.shape)
     return np.divide(common, areas, out=np.zeros_like(common), where=areas > 0)
 
 
 def _intersections(
-    boxes_xyxy: NDArray[np.float64], others_xyxy: NDArray[np.float64]
+    boxes_xywh: NDArray[np.float64], others_xywh: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Returns (D, T) the common area of boxes (D, 4) and others (T, 4)."""
-    starts = np.maximum(boxes_xyxy[:, None, :2], others_xyxy[:, :2])
-    ends = np.minimum(boxes_xyxy[:, None, 2:], others_xyxy[:, 2:])
+    starts = np.maximum(boxes_xywh[:, None, :2], others_xywh[:, :2])
+    ends = np.minimum(
+        (boxes_xywh[:, :2] + boxes_xywh[:, 2:])[:, None], others_xywh[:, :2] + others_xywh[:, 2:]
+    )
     return np.prod(np.maximum(ends - starts, 0), axis=2)
 
 
-def _areas(boxes_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
+def _areas(boxes_xywh: NDArray[np.float64]) -> NDArray[np.float64]:
     """Returns (N,) the areas of boxes (N, 4)."""
-    return np.prod(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], axis=1)
+    return boxes_xywh[:, 2:].prod(axis=1)

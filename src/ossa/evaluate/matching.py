@@ -21,7 +21,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ossa.boxes import xyxy_to_xywh
 from ossa.data.index import DatasetIndex
 from ossa.evaluate.columns import DetectionColumns, detection_columns
 from ossa.evaluate.groups import blocks, ranks_within
@@ -48,6 +47,8 @@ class Matches:
     """(D,) descending within a class."""
     boxes_xyxy: NDArray[np.float64]
     """(D, 4) in pixels of the original image."""
+    areas: NDArray[np.float64]
+    """(D,) width x height in pixels of the original image."""
     truths: NDArray[np.int32]
     """(D, T) row of the truth that was found, -1 for none."""
     ignored: NDArray[np.bool_]
@@ -89,6 +90,7 @@ def match(index: DatasetIndex, detections: Mapping[int, Detections]) -> Matches:
         labels=columns.labels[order],
         scores=columns.scores[order],
         boxes_xyxy=columns.boxes_xyxy[order],
+        areas=columns.boxes_xywh[order, 2:].prod(axis=1),
         truths=truths[order],
         ignored=ignored[order],
         truth_images=index.truth_images(),
@@ -131,7 +133,7 @@ def overlapping_pairs(
     order = np.lexsort((last, truth_cells))
     first, end = (np.searchsorted(truth_cells[order], cells, side) for side in ("left", "right"))
     counts = end - first
-    boxes_xywh, truths_xywh = xyxy_to_xywh(columns.boxes_xyxy), xyxy_to_xywh(index.boxes_xyxy)
+    boxes_xywh, truths_xywh = columns.boxes_xywh, index.boxes_xywh
     parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     # In blocks, because a crowded class has many more pairs than overlap.
     for start, stop in blocks(counts):

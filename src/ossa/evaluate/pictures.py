@@ -1,6 +1,7 @@
 """A few images of a split with their truths, and with what a detector found in them."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from ossa.data.decode import decode_image
 from ossa.data.index import DatasetIndex
 from ossa.data.letterbox import resize_long_side
+from ossa.errors import DataError
 from ossa.evaluate.confusion import CONFIDENCE
 from ossa.report.drawing import draw_boxes, picture_grid
 from ossa.types import NOTHING_FOUND, Detections
@@ -51,7 +53,7 @@ class Gallery:
         boxes_xyxy: NDArray[np.floating],
         labels: NDArray[np.int64],
         *,
-        scores: NDArray[np.float32] | None = None,
+        scores: NDArray[np.floating] | None = None,
     ) -> NDArray[np.uint8]:
         image = self.images[number]
         size_wh = np.array((image.shape[1], image.shape[0]))
@@ -72,9 +74,6 @@ def open_gallery(index: DatasetIndex, *, most: int, side: int) -> Gallery:
         index: the split; if none of its images has a truth, any of them.
         most: images.
         side: the longer one of each image, in pixels.
-
-    Raises:
-        DataError: an image cannot be decoded.
     """
     with_truths = np.flatnonzero(np.diff(index.truth_offsets))
     candidates = with_truths if len(with_truths) else np.arange(len(index))
@@ -83,13 +82,15 @@ def open_gallery(index: DatasetIndex, *, most: int, side: int) -> Gallery:
 
 
 def gallery_of(index: DatasetIndex, positions: Sequence[int], *, side: int) -> Gallery:
-    """Returns the images at these positions of the index, their longer side of `side` pixels.
+    """Returns those images at these positions of the index that can be decoded.
 
-    Raises:
-        DataError: an image cannot be decoded.
+    Their longer side has `side` pixels.
     """
-    images = (resize_long_side(decode_image(index.image_path(n)), side) for n in positions)
-    return Gallery(index, tuple(positions), tuple(images))
+    images = {}
+    for position in positions:
+        with suppress(DataError):
+            images[position] = resize_long_side(decode_image(index.image_path(position)), side)
+    return Gallery(index, tuple(images), tuple(images.values()))
 
 
 def predictions_above_truths(

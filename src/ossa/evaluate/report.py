@@ -213,16 +213,18 @@ def _worst_sections(analysis: Analysis) -> list[Section]:
     headings = {"missed": "Images with most missed", "false": "Images with most false"}
     sections = []
     for kind, images in analysis.worst_images(_WORST).items():
-        if not images:
-            nothing = TextBlock("None at this confidence.")
-            sections.append(Section(headings[kind], [nothing]))
-            continue
         gallery = gallery_of(analysis.index, [position for position, _ in images], side=_SIDE)
+        if not gallery.positions:
+            nothing = "The image files are not there." if images else "None at this confidence."
+            sections.append(Section(headings[kind], [TextBlock(nothing)]))
+            continue
         found = gallery.with_detections(analysis.detections, confidence=analysis.confidence)
         titles = [f"detections with {analysis.confidence:g} or more", "truth"]
         picture = picture_grid([found, gallery.with_truths()], row_titles=titles)
         told = ", ".join(
-            f"{analysis.index.file_names[position]}: {number}" for position, number in images
+            f"{analysis.index.file_names[position]}: {number}"
+            for position, number in images
+            if position in gallery.positions
         )
         sections.append(Section(headings[kind], [PictureBlock(encode_jpeg(picture), caption=told)]))
     return sections

@@ -16,7 +16,6 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ossa.boxes import xyxy_to_xywh
 from ossa.data.index import DatasetIndex
 from ossa.errors import ConfigError, suggestion
 from ossa.evaluate.crowding import KINDS, surroundings_of_detections, surroundings_of_truths
@@ -54,8 +53,7 @@ def check_metrics(names: Sequence[str]) -> None:
 
 def bins_of(index: DatasetIndex, matches: Matches) -> dict[str, Bin]:
     """Returns the bins by size and by crowding, by name."""
-    _, _, width, height = xyxy_to_xywh(matches.boxes_xyxy).T
-    sizes = _bins(SIZES, _size(index.areas), _size(width * height))
+    sizes = _bins(SIZES, _size(index.areas), _size(matches.areas))
     truths, found = surroundings_of_truths(index), surroundings_of_detections(index, matches)
     return sizes | _bins(KINDS, truths.kinds, found.kinds)
 

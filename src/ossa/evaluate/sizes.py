@@ -39,8 +39,8 @@ def by_size(
         weights: of the images in resamples, as in `score_bins`.
     """
     scales = imgsz / index.sizes_wh.max(axis=1)
-    truths = _sides(index.boxes_xyxy) * scales[matches.truth_images]
-    found = _sides(matches.boxes_xyxy) * scales[matches.images]
+    truths = np.sqrt(index.boxes_xywh[:, 2:].prod(axis=1)) * scales[matches.truth_images]
+    found = np.sqrt(matches.areas) * scales[matches.images]
     inner = [f"{low:g} to {high:g}" for low, high in pairwise(edges)]
     return score_bins(
         matches,
@@ -50,8 +50,3 @@ def by_size(
         detection_bins=np.searchsorted(edges, found, side="right"),
         weights=weights,
     )
-
-
-def _sides(boxes_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns (N,) the side of the square of each box's area."""
-    return np.sqrt(np.prod(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], axis=1))

@@ -12,11 +12,11 @@ from ossa.errors import CheckpointError
 
 SCHEMA = 1
 METADATA_KEY = "ossa"
-"""Of ONNX's metadata_props and OpenVINO's rt_info; a TorchScript file has `ossa.json`."""
+"""Of ONNX's metadata_props and of OpenVINO's rt_info."""
 _MOST_CHARACTERS = 4_000_000
 """Of a description; that of 10,000 classes with long names has a tenth of it."""
 
-Format: TypeAlias = Literal["onnx", "openvino", "torchscript"]
+Format: TypeAlias = Literal["onnx", "openvino"]
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
 
 
@@ -52,6 +52,8 @@ class ExportDescription(Section):
     """Whether height and width may be any multiples of the largest stride."""
     rectangular: bool
     """Whether the shorter side of an image is padded to the next stride only, not to a square."""
+    only_squares: bool = False
+    """Whether the network takes squares only, so that its checkpoint sees squares, too."""
     strides: tuple[PositiveInt, ...] = Field(min_length=1)
     anchors_wh: tuple[tuple[tuple[float, float], ...], ...] = Field(min_length=1)
     """Per level, in pixels of the network input."""

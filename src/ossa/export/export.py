@@ -6,31 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from ossa.config import check_imgsz
 from ossa.data.index import DatasetIndex
 from ossa.errors import ConfigError
 from ossa.evaluate.api import check_classes
-from ossa.export import onnx_format, openvino_format, quantize, torchscript_format
+from ossa.export import onnx_format, openvino_format, quantize
 from ossa.export.description import ExportDescription, Format, Precision, Suppression
 from ossa.export.files import open_exported
 from ossa.export.graph import LogitsGraph, describe, usual_confidence
 from ossa.export.parity import BOX_TOLERANCE_PX, SCORE_TOLERANCE, Comparison, compare
 from ossa.export.runtimes import TorchRuntime
-from ossa.export.suppression import SuppressionGraph, behind_onnx, behind_openvino
+from ossa.export.suppression import behind_onnx, behind_openvino
 from ossa.models.detector import Detector
 from ossa.models.weights import Checkpoint, detector_from
 
-SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".torchscript"}
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml"}
 PRECISIONS: dict[Format, tuple[Precision, ...]] = {
     "onnx": ("fp32", "fp16", "int8"),
     "openvino": ("fp32", "fp16", "bf16", "int8"),
-    "torchscript": ("fp32", "fp16", "bf16"),
-}
-_WHY_NOT = {
-    ("onnx", "bf16"): "ONNX Runtime has no convolutions in bf16 on the CPU",
-    ("torchscript", "int8"): "PyTorch's quantised operators are not kept up for TorchScript",
 }
 _NOT_GOOD = "-not-good"
 
@@ -50,6 +43,8 @@ class ExportSettings:
     """Of the NMS in the graph; None for logits."""
     max_ap_drop: float = 0.01
     """AP50-95, a fraction, that the file may lose and be called good."""
+    min_agreement: float = 0.95
+    """`Comparison.agreement` that a file of less than fp32 must reach to be called good."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +96,7 @@ def export(
         output: the file, with the suffix of its format; OpenVINO's weights lie beside it (.bin).
         settings: what is exported.
         images: on which it is compared, with truths.
-        calibration: images from which the ranges of int8 are taken.
+        calibration: images from which the ranges of int8 are taken, none of them in `images`.
         on_stage: called with what begins.
         on_images: called with the number of images compared and their total.
 
@@ -114,6 +109,8 @@ def export(
     check_request(checkpoint, output, settings)
     if settings.precision == "int8" and calibration is None:
         raise ConfigError("int8 is calibrated on images: give --data with a split to train on")
+    if calibration is not None and paths_of(calibration) & paths_of(images):
+        raise ConfigError("expected other images to compare on than those that calibrate int8")
     check_classes(
         checkpoint.names, images, weights=checkpoint.origin["file"], data=str(images.root)
     )
@@ -138,6 +135,11 @@ def export(
     return Export(output.with_name(f"{name}{output.suffix}"), description, comparison, size, fault)
 
 
+def paths_of(index: DatasetIndex) -> set[str]:
+    """Returns the files of all images."""
+    return {str(index.image_path(position)) for position in range(len(index))}
+
+
 def fault_of(comparison: Comparison, settings: ExportSettings) -> str | None:
     """Returns why an export is not to be called good, None where it is."""
     if not comparison.ap_drop <= settings.max_ap_drop:  # not a number is no good
@@ -146,7 +148,13 @@ def fault_of(comparison: Comparison, settings: ExportSettings) -> str | None:
             f"{settings.max_ap_drop:g}"
         )
     if settings.precision != "fp32":
-        return None
+        if comparison.agreement >= settings.min_agreement:
+            return None
+        return (
+            f"its detections agree with PyTorch's by {comparison.agreement:.3f} only, less than "
+            f"{settings.min_agreement:g}: {comparison.unmatched} are reported by one only, and "
+            f"boxes differ by up to {comparison.largest_box_difference_px:.0f} px"
+        )
     if comparison.largest_score_difference > SCORE_TOLERANCE:
         return (
             f"a score differs by {comparison.largest_score_difference:.2g}, more than the "
@@ -164,10 +172,9 @@ def check_request(checkpoint: Checkpoint, output: Path, settings: ExportSettings
     """Raises ConfigError for what can be refused before any image is read."""
     known, suffix = PRECISIONS[settings.format], SUFFIXES[settings.format]
     if settings.precision not in known:
-        why = _WHY_NOT[settings.format, settings.precision]
         raise ConfigError(
             f"--format {settings.format} takes --precision {', '.join(known)}, found "
-            f"{settings.precision}: {why}"
+            f"{settings.precision}: ONNX Runtime has no convolutions in bf16 on the CPU"
         )
     check_imgsz(_side(checkpoint, settings), stride=max(checkpoint.model.strides))
     if output.suffix != suffix:
@@ -217,12 +224,6 @@ def _write(
 ) -> None:
     """Writes the files of an export; quantisation, decoding and NMS come in this order."""
     precision, inside = description.precision, description.suppression
-    if format == "torchscript":
-        graph: nn.Module = LogitsGraph(detector, dtype=torchscript_format.DTYPES[precision])
-        if inside is not None:
-            graph = nn.Sequential(graph, SuppressionGraph(description, inside))
-        torchscript_format.save(torchscript_format.convert(graph, description), description, file)
-        return
     of_format: Any = onnx_format if format == "onnx" else openvino_format
     model = of_format.convert(LogitsGraph(detector), description)
     if precision == "int8":

@@ -89,7 +89,7 @@ def first_line(problem: BaseException) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps exporters from telling their own affairs, such as that TorchScript is deprecated."""
+    """Keeps exporters from telling their own affairs, such as progress and deprecations."""
     loggers = [logging.getLogger(name) for name in _TALKATIVE]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from ossa.errors import CheckpointError, ConfigError
-from ossa.export import onnx_format, openvino_format, torchscript_format
+from ossa.export import onnx_format, openvino_format
 from ossa.export.description import ExportDescription, Precision
 from ossa.export.extras import is_installed
 from ossa.export.runtimes import Engine, ExportedRuntime, SuppressedRuntime
-from ossa.models.weights import EXPORTED_SUFFIXES
+from ossa.models.weights import EXPORTED_SUFFIXES, refuse_torchscript
 
 RuntimeName: TypeAlias = Literal["auto", "torch", "onnxruntime", "openvino"]
 
@@ -29,33 +29,31 @@ def open_exported(
     """Returns what runs an exported file on the processor.
 
     Args:
-        path: an .onnx, an OpenVINO .xml or the folder that holds one, or a .torchscript.
+        path: an .onnx, an OpenVINO .xml or the folder that holds one.
         runtime: for an .onnx ONNX Runtime or OpenVINO, 'auto' for OpenVINO where it is installed
-            and the file is not int8; the other formats have one each.
+            and the file is not int8; an .xml is OpenVINO's.
         precision: of the computation; that of the file if not given. OpenVINO computes any file
             in bf16, too.
-        threads: the runtime's choice if None; of PyTorch's threads there is one number only, set
-            by `torch.set_num_threads`.
+        threads: the runtime's choice if None.
 
     Raises:
         CheckpointError: missing, damaged, of another program, or unsafe.
         ConfigError: the runtime is not installed, or does not run this file.
     """
     file = _file_of(Path(path))
+    refuse_torchscript(file)
     if file.suffix == ".onnx":
         name, engine, description = _open_onnx(file, runtime, precision, threads)
-    elif file.suffix == ".xml":
-        _check_runtime(file, runtime, "openvino")
+    else:
+        if runtime not in ("auto", "openvino"):
+            raise ConfigError(
+                f"{file} is run by openvino, found --runtime {runtime}: leave it out, or give the "
+                "checkpoint or its .onnx"
+            )
         model, description = openvino_format.read(file)
         computed = precision or description.precision
-        name, engine = (
-            "openvino",
-            openvino_format.engine(model, precision=computed, threads=threads),
-        )
-    else:
-        _check_runtime(file, runtime, "torch")
-        module, description = torchscript_format.read(file)
-        name, engine = "torchscript", torchscript_format.engine(module)
+        name = "openvino"
+        engine = openvino_format.engine(model, precision=computed, threads=threads)
     return runtime_of(
         engine, description, name=name, precision=_precision(file, name, description, precision)
     )
@@ -108,14 +106,6 @@ def _file_of(path: Path) -> Path:
     if not path.is_file():
         raise CheckpointError(f"expected an exported file at {path}, found none")
     return path
-
-
-def _check_runtime(file: Path, runtime: RuntimeName, own: RuntimeName) -> None:
-    if runtime not in ("auto", own):
-        raise ConfigError(
-            f"{file} is run by {own}, found --runtime {runtime}: leave it out, or give the "
-            "checkpoint or its .onnx"
-        )
 
 
 def _precision(

@@ -24,14 +24,14 @@ CONFIDENCE = 0.25
 class LogitsGraph(nn.Module):
     """Maps uint8 (B, 3, H, W) RGB to the logits (B, H_l, W_l, A, 5 + K) of each level.
 
-    The detector in its deployed form; the logits are float32 whatever it computes in. Anchors come
+    The detector in its deployed form, in float32. Anchors come
     last but one, so that post-processing walks through memory in order; and since runtimes keep
     channels last, too, the answers of a convolution need not be moved at all.
     """
 
-    def __init__(self, detector: Detector, *, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, detector: Detector) -> None:
         super().__init__()
-        self.detector = deployed(detector).cpu().to(dtype)
+        self.detector = deployed(detector).cpu().float()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         network: Any = self.detector
@@ -76,6 +76,7 @@ def describe(
         batch=batch,
         any_size=any_size,
         rectangular=any_size,
+        only_squares=not rectangles,
         strides=tuple(head.strides),
         anchors_wh=tuple(
             tuple((float(width), float(height)) for width, height in level)

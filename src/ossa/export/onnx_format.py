@@ -56,7 +56,7 @@ def convert(graph: LogitsGraph, description: ExportDescription) -> Any:
     except Exception as problem:  # of whatever kind torch.export and the exporter raise
         raise UnsupportedBackbone(
             f"this backbone cannot be expressed in ONNX's operator set {OPSET} "
-            f"({first_line(problem)}): try fixed sizes, or --format torchscript"
+            f"({first_line(problem)}): try fixed sizes, or --format openvino"
         ) from None
     assert program is not None
     return described(program.model_proto, description)

@@ -47,7 +47,7 @@ def convert(graph: LogitsGraph, description: ExportDescription) -> Any:
     except Exception as problem:  # of whatever kind the converter and the tracer raise
         raise UnsupportedBackbone(
             f"this backbone cannot be converted to OpenVINO ({first_line(problem)}): try "
-            "--format torchscript"
+            "--format onnx"
         ) from None
     return described(name_ports(model, description), description)
 

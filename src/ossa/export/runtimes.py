@@ -1,4 +1,4 @@
-"""What runs a detector: one protocol over PyTorch, ONNX Runtime, OpenVINO and TorchScript.
+"""What runs a detector: one protocol over PyTorch, ONNX Runtime and OpenVINO.
 
 Dimensions: B images, L levels, A anchors, H W cells, K classes, N detections.
 """
@@ -27,7 +27,7 @@ class Runtime(Protocol):
     """Maps uint8 images (B, 3, H, W) RGB to `RawPredictions`; threads may share it."""
 
     name: str
-    """'torch', 'onnxruntime', 'openvino' or 'torchscript'."""
+    """'torch', 'onnxruntime' or 'openvino'."""
     precision: Precision
     device: torch.device
 

@@ -7,61 +7,17 @@ its own, behind the one that returns logits: so it computes in float whatever th
 Dimensions: B images, L levels, A anchors, H W cells, P boxes of an image, K classes, N detections.
 """
 
-from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torchvision.ops import nms
 
-from ossa.boxes import cxcywh_to_xyxy
 from ossa.export.description import ExportDescription, Suppression
 from ossa.export.extras import openvino_core, require
 from ossa.export.onnx_format import OPSET
-from ossa.models.loss import decode_boxes_in_cells
 
 OUTPUTS = ("boxes", "scores", "labels", "image_index")
 _PURPOSE = "NMS in the graph"
-_APART = 2.0**20
-"""Pixels between the boxes of two classes or images, so that one suppression serves all of them."""
-
-
-class SuppressionGraph(nn.Module):
-    """Maps logits (B, H_l, W_l, A, 5 + K) to boxes (N, 4), scores, labels and image index (N,)."""
-
-    def __init__(self, description: ExportDescription, suppression: Suppression) -> None:
-        super().__init__()
-        self.register_buffer("anchors_wh", torch.tensor(description.anchors_wh))
-        self.strides = description.strides
-        self.suppression = suppression
-
-    def forward(self, logits: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        levels = zip(logits, self.anchors_wh, self.strides, strict=True)  # type: ignore[arg-type]
-        decoded = [_decoded(*level) for level in levels]
-        boxes_xyxy, scores = (torch.cat(parts, dim=1) for parts in zip(*decoded, strict=True))
-        above = scores > self.suppression.confidence
-        image_index, box_index, labels = above.nonzero(as_tuple=True)
-        boxes = boxes_xyxy[image_index, box_index]
-        of_classes = scores[image_index, box_index, labels]
-        apart = (image_index * scores.shape[2] + labels).double() * _APART
-        kept = nms(boxes.double() + apart[:, None], of_classes.double(), self.suppression.nms_iou)
-        return boxes[kept], of_classes[kept], labels[kept], image_index[kept]
-
-
-def _decoded(logits: Tensor, anchors_wh: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    """Returns boxes (B, P, 4) in pixels and scores (B, P, K), 0 but of best classes, of a level."""
-    height, width = logits.shape[1:3]
-    rows = torch.arange(height).view(1, height, 1, 1)
-    columns = torch.arange(width).view(1, 1, width, 1)
-    boxes = decode_boxes_in_cells(logits[..., :4], anchors_wh / stride)
-    centres = torch.stack((boxes[..., 0] + columns, boxes[..., 1] + rows), dim=-1)
-    boxes_xyxy = cxcywh_to_xyxy(torch.cat((centres, boxes[..., 2:]), dim=-1) * stride)
-    classes = logits[..., 5:].sigmoid()
-    best = classes >= classes.amax(dim=-1, keepdim=True)
-    scores = classes * logits[..., 4:5].sigmoid() * best
-    return boxes_xyxy.flatten(1, 3), scores.flatten(1, 3)
 
 
 def behind_onnx(model: Any, description: ExportDescription, suppression: Suppression) -> Any:
@@ -167,7 +123,10 @@ def onnx_graph(
 def _level(
     write: _Nodes, logits: str, *, anchors_wh: Any, stride: int, num_classes: int
 ) -> tuple[str, str]:
-    """Writes what `_decoded` computes; returns the names of boxes and scores."""
+    """Writes the decoding of one level; returns the names of boxes (B, P, 4) and scores (B, P, K).
+
+    Scores are 0 but for the best class of a box.
+    """
     fractions = write.add("Sigmoid", logits)
     shape = write.add("Shape", logits)
     centres = []

@@ -7,6 +7,8 @@ names and where the weights came from, as JSON, so that nothing else is needed t
 import json
 import math
 import re
+import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +27,7 @@ from ossa.models.build import build_detector
 from ossa.models.detector import Detector
 from ossa.models.safe_pickle import ArchivedCheckpoint, read_torch_archive
 
-EXPORTED_SUFFIXES = (".onnx", ".xml", ".torchscript")
+EXPORTED_SUFFIXES = (".onnx", ".xml")
 """Of files that are made of a checkpoint and are none themselves: `ossa.export.files`."""
 _FORMAT = "ossa-detector-1"
 _METADATA_KEY = "ossa"
@@ -97,6 +99,7 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"expected a weights file at {path}, found none")
+    refuse_torchscript(path)
     if path.suffix in EXPORTED_SUFFIXES:
         raise CheckpointError(
             f"expected a checkpoint, found the exported file {path}: give the checkpoint that it "
@@ -110,6 +113,26 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     if path.suffix == ".safetensors":
         return _read_ours(path)
     return _from_official(path, read_torch_archive(path))
+
+
+def refuse_torchscript(path: Path) -> None:
+    """Raises CheckpointError for a TorchScript file, whatever its name, before anything is loaded.
+
+    Such a file is a program, and its operators read and write files.
+    """
+    is_script = path.suffix == ".torchscript"
+    with suppress(OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                members = [name.lower() for name in archive.namelist()]
+            is_script |= any(
+                name.endswith("/constants.pkl") or "/code/" in f"/{name}" for name in members
+            )
+    if is_script:
+        raise CheckpointError(
+            f"expected weights or a graph, found the TorchScript file {path}, which is a program "
+            "and is not run: give the checkpoint that it was made of, or an export to ONNX"
+        )
 
 
 def detector_from(checkpoint: Checkpoint) -> Detector:

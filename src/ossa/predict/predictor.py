@@ -56,7 +56,7 @@ def load(
 
     Args:
         path: a checkpoint of ours, an official `yolov5*.pt` (read without running its code), or
-            what `ossa export` wrote: an .onnx, an OpenVINO .xml or its folder, a .torchscript.
+            what `ossa export` wrote: an .onnx, or an OpenVINO .xml or its folder.
         device: 'cpu', 'cuda', 'cuda:1', ...
         imgsz: longer side of the network input in pixels; that of the training if not given.
         runtime: 'torch', 'onnxruntime', 'openvino', or 'auto' for the fastest of those installed.

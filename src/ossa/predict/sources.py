@@ -17,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ossa.data.description import read_description
-from ossa.data.formats.common import IMAGE_SUFFIXES, folders_under, is_image
+from ossa.data.formats.common import IMAGE_SUFFIXES, absolute, folders_under, is_image
+from ossa.data.formats.text import listed_lines
 from ossa.data.index import DatasetIndex
 from ossa.data.problems import Problem
 from ossa.data.reading import read_index
+from ossa.data.roots import Roots, is_hidden
 from ossa.errors import DataError, legible
 from ossa.escaping import hide_credentials
 from ossa.report.drawing import draw_boxes
@@ -95,7 +97,8 @@ def find_sources(source: str) -> list[Source]:
 
     Args:
         source: a file (a video by its suffix, else an image of any), a folder (searched with its
-            subfolders), a pattern with `*`, `?`, `[...]` or `**`, the number of a camera, or the
+            subfolders), a .txt list of files (in its own folder, or else in the current one, and
+            below), a pattern with `*`, `?`, `[...]` or `**`, the number of a camera, or the
             address of a stream, such as `rtsp://...`.
 
     Raises:
@@ -104,6 +107,10 @@ def find_sources(source: str) -> list[Source]:
     path = Path(source)
     if os.path.isdir(path):
         return _named(_files_under(path), root=path, found_in=f"the folder {legible(source)}")
+    if path.suffix == ".txt" and os.path.isfile(path):
+        files = _files_listed(path)
+        root = os.path.commonpath([os.path.dirname(file) for file in files]) if files else ""
+        return _named(files, root=Path(root), found_in=f"the list {legible(source)}")
     if os.path.isfile(path):
         return _named([source], root=path.parent, found_in=legible(source))
     if source.isdecimal() and len(source) <= _CAMERA_DIGITS:
@@ -123,17 +130,49 @@ def find_sources(source: str) -> list[Source]:
 
 
 def _files_under(folder: Path) -> list[str]:
+    roots = Roots.chosen([folder])
+
+    def enter(path: str) -> bool:
+        why = roots.why_not(path)
+        if why is not None:
+            raise DataError(
+                f"expected pictures and videos in the folder {legible(str(folder))}, found that "
+                f"{legible(path)} {why}: say --allow-outside, or remove it"
+            )
+        return True
+
     return sorted(
-        os.path.join(parent, name)
-        for parent, names in folders_under(folder)
+        file
+        for parent, names in folders_under(folder, enter=enter)
         for name in names
-        if _can_be_read(name)
+        if _can_be_read(name) and enter(file := os.path.join(parent, name))
     )
+
+
+def _files_listed(file: Path) -> list[str]:
+    """Returns the files of a list, a path on each line.
+
+    Raises:
+        DataError: it is no text, or names a file outside its folder and the current one.
+    """
+    roots = Roots.chosen([file.parent, Path.cwd()])
+    files = {}
+    for line, text in listed_lines(file):
+        places = [absolute(text, folder) for folder in (file.parent.absolute(), Path.cwd())]
+        place = next(filter(os.path.exists, places), places[0])
+        why = roots.why_not(place)
+        if why is not None:
+            raise DataError(
+                f"expected a file in the folder of the list or the current one at {file}:{line}, "
+                f"found that {legible(text)} {why}: say --allow-outside, or remove it"
+            )
+        files[place] = None
+    return list(files)
 
 
 def _can_be_read(name: str) -> bool:
     """Returns whether a file has the suffix of a picture or a video and is not hidden."""
-    return is_image(name) or (_is_video(name) and not name.startswith("."))
+    return is_image(name) or (_is_video(name) and not is_hidden(name))
 
 
 def _is_video(name: str) -> bool:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ossa.errors import DataError, RunFailed
+from ossa.files import open_regular
 from ossa.predict.sources import STREAM_SCHEMES, LiveSource, VideoFile
 
 _USUAL_RATE: Final = 30.0
@@ -314,7 +315,7 @@ def container_of(file: Path) -> str | None:
         DataError: the file cannot be read.
     """
     try:
-        with file.open("rb") as content:
+        with open_regular(file) as content:
             head = content.read(5 * _TS_PACKET)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()

@@ -1,11 +1,12 @@
 """The file of a study: what is compared, under which conditions, and where it runs."""
 
+import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from ossa.config import (
@@ -17,10 +18,12 @@ from ossa.config import (
     merge,
     validated,
 )
-from ossa.errors import ConfigError, suggestion
+from ossa.errors import ConfigError, legible, suggestion
 from ossa.models.presets import cspdarknet_scale, preset_scale
+from ossa.safe_yaml import read_yaml
 
 NO_WEIGHTS = "none"
+_MOST_RUNS = 10_000
 _FAMILY = re.compile(r"(?:(?:tf|ese|legacy|dm|nf|test)_)?([a-z]+?(?:\d[a-z]{2,})?)(?=v\d|[^a-z]|$)")
 """The first word of a name, without who made the weights and without a version."""
 _VARIABLE: Mapping[str, type[Section]] = {
@@ -72,15 +75,16 @@ class ExecutorConfig(Section):
     """Where the runs of a study are computed; it changes nothing of what is."""
 
     kind: Literal["local", "ray", "slurm"] = "local"
-    jobs: PositiveInt | None = None
+    jobs: PositiveInt | None = Field(default=None, le=1024)
     """Runs at a time, on any executor. local: one a GPU, or one on the CPU."""
     device: str | None = None
     """cpu, cuda or the number of a GPU; local: a comma between several. The GPUs there are."""
-    workers: NonNegativeInt | None = None
+    workers: NonNegativeInt | None = Field(default=None, le=256)
     """Processes of each run that load images."""
-    cache: Literal["ram", "disk"] | None = None
-    """Where images are kept decoded for all runs: in memory, or in the user's cache folder."""
-    threads: PositiveInt | None = None
+    cache: Literal["auto", "disk", "none"] = "auto"
+    """Where images are kept decoded for all runs: auto in memory while they fit, disk in the user's
+    cache folder."""
+    threads: PositiveInt | None = Field(default=None, le=1024)
     """Threads of each run; the processors divided by `jobs`."""
     address: str | None = None
     """ray: of the cluster; None for one on this machine."""
@@ -94,6 +98,13 @@ class ExecutorConfig(Section):
     """slurm: the time limit of a job; a run that needs longer is resumed in another."""
     requeues: NonNegativeInt = 5
     """ray, slurm: how often a run that lost its machine is resumed elsewhere."""
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, value: Any) -> Any:
+        if value == "ram":
+            raise ValueError("expected auto, disk or none; what was ram is auto")
+        return "auto" if value is None else value
 
 
 class StudyConfig(Section):
@@ -149,16 +160,15 @@ def read_study(path: Path) -> StudyConfig:
         ConfigError: no such file, not YAML, a key that is misspelt or a value out of range.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path).value
     except OSError as error:
         raise ConfigError(
             f"expected the file of a study at {path}, found none "
             f"({(error.strerror or str(error)).lower()}); check the path"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(problem).split())}") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected the settings of a study, found {content!r}")
+        found = legible(repr(content))
+        raise ConfigError(f"{path}: expected the settings of a study, found {found}")
     return check_study(content, where=str(path))
 
 
@@ -170,23 +180,28 @@ def check_study(content: Mapping[str, Any], *, where: str) -> StudyConfig:
     """
     study = validated(StudyConfig, content, where=where)
     for key in ("models", "seeds"):
-        values = getattr(study, key)
-        twice = sorted({value for value in values if values.count(value) > 1}, key=str)
+        counts = Counter(getattr(study, key))
+        twice = sorted((value for value, count in counts.items() if count > 1), key=str)
         if twice:
-            raise ConfigError(f"{where}: {key} has {twice[0]} more than once: leave one out")
+            found = legible(str(twice[0]))
+            raise ConfigError(f"{where}: {key} has {found} more than once: leave one out")
     for key, names in {
         "initial_weights": study.initial_weights,
         "families": study.families,
     }.items():
-        strangers = [name for name in names if name not in study.models]
+        strangers = sorted(set(names) - set(study.models))
         if isinstance(names, dict) and strangers:
-            raise ConfigError(f"{where}: {key} names {strangers[0]}, which is not among the models")
+            found = legible(strangers[0])
+            raise ConfigError(f"{where}: {key} names {found}, which is not among the models")
     if study.reported.weights == "best" and study.reported.split == "val":
         raise ConfigError(
             f"{where}: the best epoch is chosen on val, so reporting it there flatters every run: "
             "report the last weights, or the best ones on another split (split: test)"
         )
     _check_varied(study, where)
+    values = math.prod(len(values) for values in study.vary.values())
+    if (runs := len(study.models) * len(study.seeds) * values) > _MOST_RUNS:
+        raise ConfigError(f"{where}: expected at most {_MOST_RUNS:,} runs, found {runs:,}")
     return study
 
 
@@ -198,8 +213,8 @@ def _check_varied(study: StudyConfig, where: str) -> None:
     for key, values in study.vary.items():
         if key not in known:
             raise ConfigError(
-                f"{where}: vary has {key!r}, expected a setting of {', '.join(_VARIABLE)} such as "
-                f"train.lr.{suggestion(key, known)}"
+                f"{where}: vary has '{legible(key)}', expected a setting of "
+                f"{', '.join(_VARIABLE)} such as train.lr.{suggestion(key, known)}"
             )
         if len(set(map(str, values))) < 2:
             raise ConfigError(f"{where}: vary.{key} needs two different values at least")

@@ -92,7 +92,7 @@ def _in_a_process(
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "OMP_NUM_THREADS": str(threads)},
     )
     if finished.returncode == 0:
         return Estimate(**json.loads(finished.stdout.splitlines()[-1]))

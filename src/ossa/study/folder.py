@@ -7,24 +7,29 @@ runs/NAME/          one folder a run, as `ossa train` writes it, and
 timings.json        milliseconds an image, measured when all was trained
 """
 
-import fcntl
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from pydantic import Field
 
-from ossa.config import build_config, merge, settings_digest
-from ossa.errors import ConfigError, DataError
-from ossa.escaping import print_line
-from ossa.files import sha256_of, write_json_atomically, write_text_atomically
+from ossa.config import Section, merge, refuse_window, validated
+from ossa.errors import ConfigError, DataError, OssaError
+from ossa.files import (
+    is_held,
+    read_json_object,
+    sha256_of,
+    write_json_atomically,
+    write_text_atomically,
+)
+from ossa.safe_yaml import read_yaml
 from ossa.study.config import Reported, StudyConfig, check_study
 from ossa.study.plan import Plan, PlannedRun, make_plan
 from ossa.study.reported import is_reported
 from ossa.train.checkpoint import STATE_FILE
+from ossa.train.finished import what_is_missing, why_not_of
 from ossa.train.outputs import LOG_FILE, read_log
 from ossa.train.record import RECORD_FILE, read_record
 from ossa.types import Record
@@ -35,7 +40,6 @@ MEASUREMENTS_FILE = "measurements.json"
 WORKER_LOG = "worker.log"
 FAILURE_FILE = "failure.json"
 _PROGRESS_FILE = "progress.json"
-_LOCK_FILE = ".lock"
 
 State = Literal["done", "failed", "running", "interrupted", "waiting", "foreign"]
 
@@ -81,9 +85,9 @@ def run_state(run: PlannedRun, folder: Path, reported: Reported) -> RunState:
     """Returns how far a run is, from what lies in its folder."""
     epochs = 0
     if (folder / LOG_FILE).is_file():
-        with suppress(ValueError):  # half a line, of a process that was killed
+        with suppress(DataError):
             epochs = len(read_log(folder))
-    if _is_locked(folder):
+    if is_held(folder):
         return RunState(run, folder, "running", epochs_done=epochs)
     if (folder / RECORD_FILE).exists():
         return _recorded(run, folder, reported, epochs)
@@ -98,7 +102,7 @@ def _recorded(run: PlannedRun, folder: Path, reported: Reported, epochs: int) ->
     try:
         record = read_record(folder)
         foreign = _why_foreign(run, folder, record)
-    except (DataError, TypeError) as problem:
+    except OssaError as problem:
         return RunState(run, folder, "foreign", reason=str(problem), epochs_done=epochs)
     if foreign is not None:
         return RunState(run, folder, "foreign", reason=foreign, epochs_done=epochs)
@@ -111,11 +115,8 @@ def _recorded(run: PlannedRun, folder: Path, reported: Reported, epochs: int) ->
 
 def _why_foreign(run: PlannedRun, folder: Path, record: Record) -> str | None:
     """Returns in which way a record is not one of this run, or None."""
-    if record.config_hash != settings_digest(record.config):
-        return f"{folder / RECORD_FILE} was changed: its settings are not those of its hash"
-    # By the schema of today: a record of an earlier one has what was added since by default.
-    if build_config(record.config).digest() != run.config.digest():
-        return f"{folder / RECORD_FILE} is of a run with other settings"
+    if why := why_not_of(record, run.config) or what_is_missing(record):
+        return f"{folder / RECORD_FILE} {why}"
     for name, digest in record.files.items():
         file = folder / name
         if not file.is_file():
@@ -127,6 +128,7 @@ def _why_foreign(run: PlannedRun, folder: Path, record: Record) -> str | None:
 
 def write_failure(folder: Path, reason: str) -> None:
     """Says why a run failed that has no record."""
+    folder.mkdir(parents=True, exist_ok=True)  # its process may not have come so far
     write_json_atomically(folder / FAILURE_FILE, {"reason": reason})
 
 
@@ -138,39 +140,49 @@ def write_progress(folder: Path, epochs: float) -> None:
 def read_progress(folder: Path) -> float:
     """Returns the epochs that are trained, with the fraction of the one a process is in."""
     try:
-        return float(json.loads((folder / _PROGRESS_FILE).read_text())["epochs"])
-    except (OSError, ValueError, KeyError, TypeError):
+        content = read_json_object(folder / _PROGRESS_FILE, what="the progress of a run")
+        return float(content["epochs"])
+    except (DataError, ValueError, KeyError, TypeError):
         return 0.0
 
 
-def _failure(folder: Path) -> str | None:
+class _ModelMeasurements(Section, extra="ignore"):
+    ms_per_image: float = Field(gt=0)
+    peak_bytes: float | None = Field(default=None, ge=0)
+
+
+class _Measurements(Section, extra="ignore"):
+    device: str = ""
+    environment: dict[str, str] = Field(default_factory=dict)
+    models: dict[str, _ModelMeasurements]
+
+
+def read_measurements(folder: Path) -> dict[str, Any]:
+    """Returns `measurements.json` of a study's folder; nothing where there is none.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    file = folder / MEASUREMENTS_FILE
+    if not file.exists():
+        return {}
     try:
-        return str(json.loads((folder / FAILURE_FILE).read_text())["reason"])
-    except FileNotFoundError:
+        content = read_json_object(file, what="the measurements of a study")
+        return validated(_Measurements, content, where=str(file)).model_dump()
+    except OssaError as problem:
+        raise DataError(
+            f"{problem}; remove {file} and measure again with 'ossa study run'"
+        ) from None
+
+
+def _failure(folder: Path) -> str | None:
+    file = folder / FAILURE_FILE
+    if not file.exists():
         return None
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"{folder / FAILURE_FILE} cannot be read"
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds the folder of a run: while its process lives, another one waits here."""
-    with (folder / _LOCK_FILE).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print_line(f"waiting for the process that trains in {folder}")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _is_locked(folder: Path) -> bool:
-    with suppress(FileNotFoundError), (folder / _LOCK_FILE).open("r") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+    try:
+        return str(read_json_object(file, what="why a run failed")["reason"])
+    except (DataError, KeyError):
+        return f"{file} cannot be read"
 
 
 def create_study(
@@ -189,6 +201,8 @@ def create_study(
         return there
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ConfigError(f"expected a new or empty folder or a study, found {path} in use")
+    for run in plan.runs:
+        refuse_window(run.config.augment)
     (path / RUNS_FOLDER).mkdir(parents=True, exist_ok=True)
     places = {"data": str(data.resolve()), "weights": str(weights_folder.resolve())}
     _write(file, study, places)
@@ -252,10 +266,10 @@ def _read(file: Path) -> tuple[StudyConfig, dict[str, str]]:
             "start one with 'ossa study run FILE.yaml'"
         )
     try:
-        content: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = read_yaml(file).value
         study, places = content["study"], content["places"]
         places = {"data": str(places["data"]), "weights": str(places["weights"])}
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+    except (OSError, ConfigError, KeyError, TypeError):
         raise ConfigError(
             f"{file} is damaged: it holds no study and the places of its data"
         ) from None

@@ -1,6 +1,5 @@
 """What an image costs with each model of a study, measured on one machine, turn by turn."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,11 +7,12 @@ import torch
 
 from ossa.cost.model_cost import cost_of_form
 from ossa.cost.throughput import measure_throughput
+from ossa.errors import DataError
 from ossa.files import write_json_atomically
 from ossa.models.deploy import deployed
 from ossa.models.detector import Detector
 from ossa.models.weights import detector_from, read_checkpoint
-from ossa.study.folder import MEASUREMENTS_FILE, RunState, StudyFolder
+from ossa.study.folder import MEASUREMENTS_FILE, RunState, StudyFolder, read_measurements
 from ossa.train.outputs import LAST_WEIGHTS
 from ossa.train.record import environment
 
@@ -56,8 +56,8 @@ def measure_models(
 def is_measured(folder: StudyFolder, states: Sequence[RunState]) -> bool:
     """Returns whether every model with a finished run has been measured."""
     try:
-        models = json.loads((folder.path / MEASUREMENTS_FILE).read_text())["models"]
-    except (OSError, ValueError, KeyError):
+        models = read_measurements(folder.path).get("models", {})
+    except DataError:
         models = {}
     return all(state.run.model in models for state in states if state.state == "done")
 

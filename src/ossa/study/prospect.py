@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ossa.data.api import read_data
 from ossa.study.plan import Plan
-from ossa.train.events import Silence
-from ossa.train.setup import training_index
+from ossa.train.events import Silence, Watcher
+from ossa.train.setup import read_training_data
 
 
 @dataclass(frozen=True)
@@ -33,15 +32,22 @@ class Prospect:
         }
 
 
-def read_prospect(plan: Plan) -> Prospect:
+def read_prospect(
+    plan: Plan, *, allow_unlabeled: bool = False, watcher: Watcher | None = None
+) -> Prospect:
     """Returns what the runs of a plan will be trained on: images that can be decoded.
+
+    Args:
+        plan: of a study.
+        allow_unlabeled: more than half of the training images may be without a label.
+        watcher: is told what the data lack.
 
     Raises:
         ConfigError, DataError: as `ossa train`.
     """
     config = plan.runs[0].config
-    train = training_index(config, watcher=Silence(), strict=False)
-    val = read_data(config.data, "val").index
+    read = read_training_data(config, watcher=watcher or Silence(), allow_unlabeled=allow_unlabeled)
+    train, val = (split.index for split in read)
     return Prospect(
         train_images=len(train),
         val_images=len(val),

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ossa.config import build_config
+from ossa.config import build_config, validated
 from ossa.data.api import read_data
 from ossa.data.caching.pixel_store import CachePlace
 from ossa.data.description import read_description
@@ -19,7 +19,7 @@ from ossa.errors import DataError
 from ossa.evaluate.api import check_classes, detector_for_evaluation
 from ossa.evaluate.coco import detections_as_coco_results
 from ossa.evaluate.run import evaluate
-from ossa.files import sha256_of, write_atomically, write_json_atomically
+from ossa.files import read_json_object, sha256_of, write_atomically, write_json_atomically
 from ossa.models.weights import read_checkpoint
 from ossa.study.config import Reported
 from ossa.train.events import Silence
@@ -28,6 +28,14 @@ from ossa.train.record import read_record
 from ossa.train.setup import read_split as read_split_of_run
 
 REPORTED_FILE = "reported.json"
+
+
+class _ReportedContent(Reported, strict=True):
+    """What `reported.json` holds."""
+
+    metrics: dict[str, int | float | None]
+    fingerprint: str
+    files: dict[str, str]
 
 
 def is_reported(folder: Path, reported: Reported) -> bool:
@@ -41,7 +49,7 @@ def write_reported(
     *,
     device: str,
     workers: int,
-    cache: CachePlace | None = None,
+    cache: CachePlace = "none",
 ) -> None:
     """Scores the weights of a finished run on the split and writes metrics and detections.
 
@@ -84,7 +92,7 @@ def read_reported(folder: Path, reported: Reported) -> dict[str, Any]:
     """
     if reported.split == "val":
         return read_record(folder).metrics["last"]
-    return _read(folder, reported)["metrics"]
+    return _read(folder, reported).metrics
 
 
 def reported_fingerprint(folder: Path, reported: Reported) -> str:
@@ -95,7 +103,7 @@ def reported_fingerprint(folder: Path, reported: Reported) -> str:
     """
     if reported.split == "val":
         return read_record(folder).data_fingerprint.rpartition("-")[2]
-    return _read(folder, reported)["fingerprint"]
+    return _read(folder, reported).fingerprint
 
 
 def read_split(folder: Path, data: str, reported: Reported) -> DatasetIndex:
@@ -116,16 +124,18 @@ def read_split(folder: Path, data: str, reported: Reported) -> DatasetIndex:
     return index
 
 
-def _read(folder: Path, reported: Reported) -> dict[str, Any]:
+def _read(folder: Path, reported: Reported) -> _ReportedContent:
     file = folder / REPORTED_FILE
-    try:
-        read = json.loads(file.read_text())
-        content = {key: read[key] for key in ("weights", "split", "metrics", "fingerprint")}
-    except (OSError, ValueError, KeyError, TypeError):
-        raise DataError(f"expected the reported metrics at {file}, found none") from None
-    found = {key: content[key] for key in ("weights", "split")}
+    read = read_json_object(file, what="the reported metrics")
+    content = validated(_ReportedContent, read, where=str(file))
+    found = content.model_dump(include={"weights", "split"})
     if found != reported.model_dump():
         raise DataError(f"{file}: expected metrics of {reported.model_dump()}, found {found}")
+    name = detections_file(reported)
+    if sha256_of(folder / name) != content.files.get(name):
+        raise DataError(
+            f"{folder / name} is not the file that {file} speaks of: its sha256 differs"
+        )
     return content
 
 

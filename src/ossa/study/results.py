@@ -4,9 +4,9 @@ Seeds are not points: a model is one, at the mean of its runs. A run that is mis
 foreign has no value anywhere; nothing is filled in.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -14,13 +14,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ossa.data.index import DatasetIndex
-from ossa.errors import DataError
+from ossa.errors import DataError, OssaError
+from ossa.evaluate.metrics import Metrics
 from ossa.evaluate.values import Values
 from ossa.study.config import StudyConfig
-from ossa.study.folder import MEASUREMENTS_FILE, RunState, StudyFolder
+from ossa.study.folder import RunState, StudyFolder, read_measurements
 from ossa.study.law import inverse_normalised_loss
 from ossa.study.reported import detections_file, read_reported, read_split
 from ossa.study.samples import samples_of, values_of
+from ossa.train.finished import same_images
 from ossa.train.outputs import read_log
 
 QUALITIES: Final[Mapping[str, str]] = {
@@ -39,6 +41,7 @@ COMPLEXITIES: Final[Mapping[str, str]] = {
     "train_seconds": "training s",
     "peak_bytes": "memory, bytes",
 }
+_ROUNDING = 1e-6
 _LOSSES = ("train_box", "train_objectness", "train_classes")
 
 
@@ -145,12 +148,19 @@ def read_results(
         )
     index = read_split(done[0].folder, done[0].run.config.data, folder.study.reported)
     states, done = _of_one_data_set(states)
-    measurements = _measurements(folder)
+    measurements = read_measurements(folder.path)
     runs = []
-    for state in done:
-        runs.append(_read_run(folder, state, index, measurements))
+    for number, state in enumerate(done, start=1):
+        try:
+            runs.append(_read_run(folder, state, index, measurements))
+        except OssaError as problem:
+            foreign = replace(state, state="foreign", record=None, reason=str(problem))
+            states[states.index(state)] = foreign
         if on_run is not None:
-            on_run(len(runs), len(done))
+            on_run(number, len(done))
+    if not runs:
+        reason = next(state.reason for state in states if state.reason)
+        raise DataError(f"expected runs that can be read in {folder.path}, found none: {reason}")
     return StudyResults(folder, tuple(states), tuple(runs), index, measurements)
 
 
@@ -160,23 +170,14 @@ def _of_one_data_set(states: list[RunState]) -> tuple[list[RunState], list[RunSt
     kept = []
     for state in states:
         record = state.record
-        if record and record.data_fingerprint != first.data_fingerprint:
+        if record and not (
+            record.data_fingerprint == first.data_fingerprint
+            and same_images(record.image_fingerprint, first.image_fingerprint)
+        ):
             reason = f"{state.folder} was trained on other data than the first run"
             state = RunState(state.run, state.folder, "foreign", reason=reason)
         kept.append(state)
     return kept, [state for state in kept if state.state == "done"]
-
-
-def _measurements(folder: StudyFolder) -> dict[str, Any]:
-    try:
-        return json.loads((folder.path / MEASUREMENTS_FILE).read_text())
-    except FileNotFoundError:
-        return {}
-    except ValueError:
-        raise DataError(
-            f"{folder.path / MEASUREMENTS_FILE} is damaged: remove it and measure again with "
-            "'ossa study run'"
-        ) from None
 
 
 def _read_run(
@@ -189,9 +190,10 @@ def _read_run(
     assert record is not None
     log = read_log(state.folder)
     samples = samples_of(state.folder / detections_file(reported), index)
-    metrics = {
-        key: value for key, value in read_reported(state.folder, reported).items() if key != "epoch"
-    }
+    recorded = read_reported(state.folder, reported)
+    metrics = {field.name: recorded.get(field.name) for field in fields(Metrics)}
+    del metrics["per_class"]
+    _check_recomputed(metrics, samples, state.folder)
     precision, recall = metrics.get("precision"), metrics.get("recall")
     measured = measurements.get("models", {}).get(run.model, {})
     row = {
@@ -217,3 +219,16 @@ def _read_run(
         "evaluate_seconds": record.times["evaluate"],
     }
     return StudyRun(state, tuple(log), samples, row)
+
+
+def _check_recomputed(
+    metrics: Mapping[str, Any], samples: Mapping[str, NDArray[Any]], folder: Path
+) -> None:
+    """Raises DataError where the metrics of a run are not those of its detections."""
+    for name in ("ap", "ap50", "ap75"):
+        value, found = metrics.get(name), float(samples[name][0])
+        if value is not None and abs(value - found) > _ROUNDING:
+            raise DataError(
+                f"{folder}: expected {name} {found:.6f}, which the detections there give, found "
+                f"{value:.6f} recorded: record and detections do not belong together"
+            )

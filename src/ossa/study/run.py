@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import fmean
 
-from ossa.data.caching.pixel_store import CachePlace
+from ossa.data.caching.pixel_store import CachePlace, open_pixels
+from ossa.data.description import read_description
+from ossa.data.reading import read_index
 from ossa.study.executors import Executor, Task
 from ossa.study.folder import (
     RunState,
@@ -17,7 +19,6 @@ from ossa.study.plan import PlannedRun
 from ossa.study.worker import DONE, STOPPED
 from ossa.train.events import Watcher
 from ossa.train.record import RECORD_FILE
-from ossa.train.setup import read_split
 
 
 @contextmanager
@@ -27,14 +28,22 @@ def images_kept(
     """Has the images of runs decoded on this machine, each once; those in memory while it lasts.
 
     Raises:
-        ConfigError, DataError, RunFailed: as `ossa.train.setup.read_split`.
+        ConfigError, DataError, RunFailed: as `read_index` and `open_pixels`.
     """
-    configs = {(run.config.data, run.config.train.imgsz): run.config for run in runs}
-    kept = [
-        read_split(config, split, watcher=watcher, cache=place)
-        for config in configs.values()
-        for split in dict.fromkeys(splits)
-    ]
+    kept = []
+    for data, imgsz in dict.fromkeys((run.config.data, run.config.train.imgsz) for run in runs):
+        description = read_description(data)
+        for split in dict.fromkeys(splits):
+            pixels = open_pixels(
+                read_index(description, split).index,
+                place,
+                description=description,
+                split=split,
+                imgsz=imgsz,
+                reduced=split == "train",
+                listener=watcher,
+            )
+            kept.append(pixels)
     yield
     del kept
 

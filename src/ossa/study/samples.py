@@ -4,10 +4,11 @@ A report over hundreds of runs then matches nothing and resamples nothing: the w
 images are the same for every run on a split, so what was stored months apart is comparable.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from zipfile import BadZipFile
+from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from ossa.files import sha256_of, write_atomically
 
 SAMPLES_FILE = "resampled.npz"
 _SEED = 0
+_LARGEST = 64 * 2**20
 
 
 def samples_of(
@@ -45,7 +47,8 @@ def samples_of(
     matches = match(index, read_coco_results(detections, index))
     values = _resample(matches, index, resamples=resamples)
     content = BytesIO()
-    np.savez_compressed(content, allow_pickle=False, origin=np.array(origin), **values)
+    arrays = {"origin": np.array(origin), "digest": np.array(_digest(values)), **values}
+    np.savez_compressed(content, allow_pickle=False, **arrays)
     write_atomically(file, content.getvalue())
     return values
 
@@ -58,14 +61,20 @@ def _resample(
 
 
 def _read(file: Path, origin: str) -> dict[str, NDArray[np.float64]] | None:
-    """Returns what a file holds, None where it is missing, damaged or of other detections."""
+    """Returns what a file holds, None where it is missing, changed or of other detections."""
     try:
-        with np.load(file, allow_pickle=False) as content:
-            if str(content["origin"]) != origin or not set(METRICS) <= set(content.files):
+        with ZipFile(file) as archive, np.load(file, allow_pickle=False) as content:
+            size = sum(member.file_size for member in archive.infolist())
+            if size > _LARGEST or str(content["origin"]) != origin:
                 return None
-            return {name: content[name] for name in METRICS}
-    except (OSError, ValueError, KeyError, BadZipFile):
+            values = {name: content[name] for name in METRICS}
+            return values if str(content["digest"]) == _digest(values) else None
+    except Exception:  # of the many kinds that damaged archives raise: it is made anew
         return None
+
+
+def _digest(values: Mapping[str, NDArray[np.float64]]) -> str:
+    return hashlib.sha256(b"".join(values[name].tobytes() for name in METRICS)).hexdigest()
 
 
 def values_of(

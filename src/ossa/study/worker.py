@@ -14,16 +14,16 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ossa.data.caching.pixel_store import CachePlace
 from ossa.errors import OssaError
 from ossa.escaping import print_line
 from ossa.evaluate.run import Evaluation
+from ossa.files import held
 from ossa.study.config import Reported
 from ossa.study.folder import (
     FAILURE_FILE,
-    locked,
     read_study_folder,
     write_failure,
     write_progress,
@@ -50,11 +50,11 @@ def train_run(
     reported: Reported,
     device: str,
     workers: int,
-    cache: CachePlace | None = None,
+    cache: CachePlace = "auto",
 ) -> int:
     """Trains a run from where it is to its end and returns the exit code of its process."""
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
+    with held(folder, on_wait=lambda owner: print_line(f"waiting for {owner}")):
         (folder / FAILURE_FILE).unlink(missing_ok=True)
         try:
             record = _finished(folder) or train(
@@ -64,6 +64,7 @@ def train_run(
                 workers=workers,
                 cache=cache,
                 resume=(folder / STATE_FILE).exists(),
+                allow_unlabeled=True,  # or the study would not have begun
                 watcher=_Log(folder),
                 save_minutes=_SAVE_MINUTES,
             )
@@ -143,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--cache", choices=["ram", "disk"])
+    parser.add_argument("--cache", choices=get_args(CachePlace), default="auto")
     parser.add_argument("--parent", type=int, help="stop when this process is gone")
     options = parser.parse_args(arguments)
     if options.parent is not None:

@@ -48,7 +48,7 @@ def train_detector(
     settings: Mapping[str, Any] | None = None,
     device: torch.device | str = "cpu",
     workers: int = 0,
-    cache: CachePlace | None = None,
+    cache: CachePlace = "auto",
     watcher: Watcher | None = None,
 ) -> Record:
     """Trains a detector and returns its record; the weights lie in `folder`, best.safetensors.
@@ -61,7 +61,8 @@ def train_detector(
         folder: of the run; a new or an empty one.
         device: 'cpu', 'cuda', 'cuda:1', ...
         workers: processes that load images; they change the speed, never the result.
-        cache: where images are kept decoded, 'ram' or 'disk'; changes the speed, never the result.
+        cache: where images are kept decoded, 'auto' (in memory, while they fit), 'disk' or 'none';
+            changes the speed, never the result.
         watcher: is told how it goes.
 
     Raises:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ossa.config import RunConfig
+from ossa.config import RunConfig, build_config, settings_digest
 from ossa.data.index import DatasetIndex
 from ossa.errors import ConfigError, DataError
 from ossa.evaluate.coco import read_coco_results
@@ -30,6 +30,12 @@ class FinishedRun:
     def val_fingerprint(self) -> str:
         """That of the split that its detections are of."""
         return self.record.data_fingerprint.rpartition("-")[2]
+
+    @property
+    def val_images(self) -> str | None:
+        """The fingerprint of what its image files held; None where the record does not say it."""
+        images = self.record.image_fingerprint
+        return None if images is None else images.rpartition("-")[2]
 
     def val_detections(self, index: DatasetIndex) -> dict[int, Detections]:
         """Returns what the last weights found, by image id.
@@ -69,7 +75,51 @@ def read_finished_run(folder: Path) -> FinishedRun:
             + (f" ({record.reason})" if record.reason else "")
             + f": finish it with 'ossa train --resume {folder}'"
         )
-    return FinishedRun(folder, read_config(folder), record)
+    config = read_config(folder)
+    if why := why_not_of(record, config):
+        raise DataError(f"{folder / RECORD_FILE} {why}: is it that of the run in {folder}?")
+    return FinishedRun(folder, config, record)
+
+
+def why_not_of(record: Record, config: RunConfig) -> str | None:
+    """Returns in which way a record is not one of a run with this configuration, or None.
+
+    Raises:
+        ConfigError: the settings in it are none.
+    """
+    if record.config_hash != settings_digest(record.config):
+        return "was changed: its settings are not those of its hash"
+    # By the schema of today: a record of an earlier one has what was added since by default.
+    if build_config(record.config).digest() != config.digest():
+        return "is of a run with other settings"
+    if (record.model, record.seed) != (config.model.name, config.seed):
+        return "was changed: its model or seed is not that of its settings"
+    return None
+
+
+def what_is_missing(record: Record) -> str | None:
+    """Returns 'lacks ...' of what the record of a run that is done must have, or None."""
+    if record.status != "done":
+        return None
+    needed = {
+        "cost": (record.cost, ("params", "flops", "macs")),
+        "times": (record.times, ("train", "evaluate")),
+        "metrics": (record.metrics, ("last", "best")),
+        "metrics.last": (record.metrics.get("last", {}), ("epoch", "ap", "ap50")),
+        "metrics.best": (record.metrics.get("best", {}), ("epoch", "ap", "ap50")),
+    }
+    missing = (
+        f"lacks {name}.{key}"
+        for name, (of, keys) in needed.items()
+        for key in keys
+        if key not in of
+    )
+    return next(missing, None)
+
+
+def same_images(fingerprint: str | None, other: str | None) -> bool:
+    """Returns whether images held the same for two runs, as far as is known of both."""
+    return fingerprint is None or other is None or fingerprint == other
 
 
 def check_seeds(runs: Sequence[FinishedRun]) -> None:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ossa.data.batches.loader import training_loader
 from ossa.data.caching.pixel_store import CachePlace
 from ossa.errors import OssaError, RunFailed
 from ossa.evaluate.run import Evaluation, evaluate
+from ossa.files import held
 from ossa.models.build import with_weights_settings
 from ossa.train.checkpoint import Progress
 from ossa.train.distributed import ALONE, Processes
@@ -43,9 +44,10 @@ def train(
     *,
     device: torch.device | str = "cpu",
     workers: int = 0,
-    cache: CachePlace | None = None,
+    cache: CachePlace = "none",
     resume: bool = False,
     strict: bool = False,
+    allow_unlabeled: bool = False,
     watcher: Watcher | None = None,
     save_minutes: float = 15.0,
     processes: Processes = ALONE,
@@ -54,12 +56,16 @@ def train(
 
     Args:
         config: everything that decides what is computed.
-        folder: of the run; must exist, and be empty unless `resume`.
+        folder: of the run; must exist, and be empty unless `resume`. It is this training's alone
+            until it ends: a second one in it is refused.
         device: 'cpu', 'cuda', 'cuda:1', ...
         workers: processes that load images; they change the speed, never the result.
-        cache: where images are kept decoded, 'ram' or 'disk'; changes the speed, never the result.
+        cache: where images are kept decoded, 'auto' (in memory, while they fit), 'disk' or 'none';
+            changes the speed, never the result.
         resume: go on from the state in `folder`.
         strict: stop at the first fault of the data instead of leaving it out.
+        allow_unlabeled: train where more than half of the training images have no label, too; a run
+            that is resumed has been allowed to.
         watcher: is told how it goes; of several processes, that of the first.
         save_minutes: the state is saved within an epoch so often, and at the end of an epoch
             that is over a minute after the last time.
@@ -72,33 +78,49 @@ def train(
     watcher = (watcher or Silence()) if processes.is_first else Silence()
     device = torch.device(device)
     config = config.model_copy(update={"model": with_weights_settings(config.model)})
-    parts = prepare(
-        config, device=device, watcher=watcher, strict=strict, cache=cache, processes=processes
-    )
-
-    def fitting_batch() -> int | None:
-        return largest_batch(config, num_classes=len(parts.train_index.names), device=device)
-
-    with (
-        told_in_a_sentence(batch=config.train.batch, fitting_batch=fitting_batch),
-        _deterministic(config.train.deterministic),
-    ):
-        run = begin(
+    with ExitStack() as owned:
+        processes.from_first(lambda: owned.enter_context(held(folder)))
+        parts = prepare(
             config,
-            parts,
-            folder,
             device=device,
-            resume=resume,
             watcher=watcher,
+            strict=strict,
+            allow_unlabeled=allow_unlabeled or resume,
+            cache=cache,
             processes=processes,
-            save_minutes=save_minutes,
         )
-        try:
-            return _train_and_finish(run, workers=workers)
-        except OssaError as failure:
-            with suppress(OssaError):  # the disk may be what is full
-                watcher.finished(run.files.fail(run.record(status="failed", reason=str(failure))))
-            raise
+
+        def fitting_batch() -> int | None:
+            return largest_batch(config, num_classes=len(parts.train_index.names), device=device)
+
+        with (
+            told_in_a_sentence(batch=config.train.batch, fitting_batch=fitting_batch),
+            _deterministic(config.train.deterministic),
+        ):
+            run = begin(
+                config,
+                parts,
+                folder,
+                device=device,
+                resume=resume,
+                watcher=watcher,
+                processes=processes,
+                save_minutes=save_minutes,
+            )
+            with _failure_recorded(run):
+                return _train_and_finish(run, workers=workers)
+
+
+@contextmanager
+def _failure_recorded(run: Run) -> Iterator[None]:
+    """Writes the record of a run that fails."""
+    try:
+        yield
+    except OssaError as failure:
+        with suppress(OssaError):  # the disk may be what is full
+            record = run.record(status="failed", reason=str(failure))
+            run.watcher.finished(run.files.fail(record))
+        raise
 
 
 @contextmanager
@@ -153,7 +175,8 @@ def _train_epoch(run: Run, loader: Iterator[Batch], request: StopRequest) -> Eva
         return None
     evaluation = _evaluate(run, epoch=epoch)
     row = _close_epoch(run, evaluation, epoch=epoch)
-    run.files.log(row)
+    run.progress.rows.append(row)
+    run.files.log(run.progress.rows)
     run.files.save_weights(
         run.parts.average.network,
         metrics=run.progress.metrics["last"],

@@ -2,21 +2,30 @@
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import TypeAdapter
 
-from ossa.config import RunConfig, build_config, merge
+from ossa.config import RunConfig, build_config
 from ossa.data.index import DatasetIndex
-from ossa.errors import ConfigError
+from ossa.errors import ConfigError, DataError, legible
 from ossa.evaluate.coco import detections_as_coco_results
-from ossa.files import TEMPORARY_FILES, sha256_of, write_atomically, write_text_atomically
+from ossa.files import (
+    TEMPORARY_FILES,
+    read_small_file,
+    sha256_of,
+    write_atomically,
+    write_text_atomically,
+)
 from ossa.models.detector import Detector
 from ossa.models.weights import save_checkpoint
-from ossa.train.record import RECORD_FILE, SETTINGS_BEFORE, write_record
+from ossa.safe_yaml import read_yaml
+from ossa.train.record import RECORD_FILE, write_record
 from ossa.types import Detections, Record
 
 CONFIG_FILE = "config.yaml"
@@ -28,6 +37,9 @@ _KEPT_METRICS = ("ap", "ap50", "precision", "recall", "best_confidence")
 """In the weights: what they reached on val, and the confidence that predictions start at."""
 FIGURES_FOLDER = "figures"
 """In the folder of a run: the pictures of it."""
+_ROW = TypeAdapter(dict[str, int | float | None])
+_NUMBERS = ("epoch", "train_box", "train_objectness", "train_classes")
+"""That every row of a log has."""
 
 
 class RunFolder:
@@ -42,8 +54,8 @@ class RunFolder:
         self.config = config
         self.names = names
 
-    def start(self, *, epochs_kept: int) -> None:
-        """Writes the resolved configuration, and keeps the first epochs of an existing log.
+    def start(self, rows: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Writes the resolved configuration, and the log of the epochs that are done.
 
         What a process that was killed left half-written is taken away, and the record of a run
         that failed and now goes on.
@@ -54,16 +66,13 @@ class RunFolder:
             leftover.unlink(missing_ok=True)
         settings = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
         write_text_atomically(self.folder / CONFIG_FILE, settings)
-        log = self.folder / LOG_FILE
-        lines = log.read_text().splitlines(keepends=True) if log.exists() else []
-        write_text_atomically(log, "".join(lines[:epochs_kept]))
+        self.log(rows)
 
-    def log(self, row: Mapping[str, Any]) -> None:
-        """Appends one line to `log.jsonl`."""
-        if not self.writes:
-            return
-        with (self.folder / LOG_FILE).open("a") as file:
-            file.write(json.dumps(row) + "\n")
+    def log(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes `log.jsonl` whole, a line per epoch: whatever was there before is none of it."""
+        if self.writes:
+            lines = "".join(json.dumps(row) + "\n" for row in rows)
+            write_text_atomically(self.folder / LOG_FILE, lines)
 
     def save_weights(
         self,
@@ -129,13 +138,48 @@ def read_config(folder: Path) -> RunConfig:
     if not file.is_file():
         raise ConfigError(f"expected a run to resume in {folder}, found no {CONFIG_FILE} there")
     try:
-        settings = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as problem:
-        raise ConfigError(f"{file} is not YAML: {' '.join(str(problem).split())}") from None
-    # All settings that there were at the time are in it.
-    return build_config(merge(SETTINGS_BEFORE, settings), where=str(file))
+        settings = read_yaml(file).value
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{file} is damaged: expected the settings of a run, found none")
+    return build_config(settings, where=str(file))
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Returns the epochs that a run has logged."""
-    return [json.loads(line) for line in (folder / LOG_FILE).read_text().splitlines()]
+    """Returns the epochs that a run has logged.
+
+    Raises:
+        DataError: there is no log, or a line of it is no epoch's.
+    """
+    file, rows = folder / LOG_FILE, []
+    for number, line in enumerate(_lines(file), start=1):
+        try:
+            rows.append(_row(line))
+        except ValueError:
+            raise DataError(
+                f"{file}, line {number}: expected an epoch of a run in JSON, found {legible(line)}"
+            ) from None
+    return rows
+
+
+def recovered_rows(folder: Path, epochs: int) -> list[dict[str, Any]]:
+    """Returns what the log of a run still says of its first epochs, in their order."""
+    rows: dict[Any, dict[str, Any]] = {}
+    with suppress(DataError):
+        for line in _lines(folder / LOG_FILE):
+            with suppress(ValueError):
+                row = _row(line)
+                rows[row["epoch"]] = row
+    return [rows[epoch] for epoch in range(epochs) if epoch in rows]
+
+
+def _lines(file: Path) -> list[str]:
+    return read_small_file(file, what="the log of a run").decode(errors="replace").splitlines()
+
+
+def _row(line: str) -> dict[str, Any]:
+    row = _ROW.validate_json(line, strict=True)
+    if any(row.get(name) is None for name in _NUMBERS):
+        raise ValueError
+    return row

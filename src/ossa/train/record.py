@@ -1,28 +1,47 @@
 """Writing and reading the record of a run."""
 
-import json
 import os
 import platform
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 import cv2
 import timm
 import torch
+from pydantic import Field, StringConstraints, ValidationError
 
-from ossa.config import merge, settings_digest
+from ossa.config import Section, first_problem
 from ossa.errors import DataError
-from ossa.files import write_json_atomically
+from ossa.files import read_json_object, write_json_atomically
 from ossa.types import Record
 
-RECORD_SCHEMA = 2
+RECORD_SCHEMA = 3
 RECORD_FILE = "record.json"
-SETTINGS_BEFORE = {"augment": {"window": None}}
-"""What settings that are younger than some runs were for these, whatever is the default today.
+_Numbers: TypeAlias = dict[str, int | float | None]
+_FileName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[\w-][\w.-]*$")]
 
-Schema 1 had no window: the partners of mosaic and mixup were drawn from all images.
-"""
+
+class _RecordContent(Section, strict=True):
+    """The keys of a record, but the version of its schema. `ossa.types.Record` says what they are.
+
+    Schema 3 added `image_fingerprint`.
+    """
+
+    model: str
+    status: Literal["done", "stopped", "failed"]
+    reason: str | None
+    config: dict[str, Any]
+    config_hash: str
+    seed: int
+    initial_weights: dict[str, Any]
+    cost: dict[str, int]
+    metrics: dict[str, _Numbers]
+    times: dict[str, float]
+    environment: dict[str, str]
+    data_fingerprint: str
+    files: dict[_FileName, str] = Field(default_factory=dict)
+    image_fingerprint: str | None = None
 
 
 def write_record(record: Record, folder: Path) -> None:
@@ -37,27 +56,21 @@ def read_record(folder: Path) -> Record:
         DataError: there is none, or it is not a record of a known schema.
     """
     file = folder / RECORD_FILE
-    try:
-        content: dict[str, Any] = json.loads(file.read_text())
-        schema = content["schema"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise DataError(f"expected the record of a run at {file}, found none") from None
-    if schema not in range(1, RECORD_SCHEMA + 1):
+    content = read_json_object(file, what="the record of a run")
+    schema = content.pop("schema", None)
+    if type(schema) is not int or schema < 1:
+        raise DataError(f"{file} is damaged: expected the version of its schema, found none")
+    if schema > RECORD_SCHEMA:
         raise DataError(
             f"{file} is a record of schema {schema}, this version reads 1 to {RECORD_SCHEMA}: "
             "update ossa"
         )
-    record = Record(**content)
-    return _from_schema_1(record) if schema == 1 else record
-
-
-def _from_schema_1(record: Record) -> Record:
-    """Returns a record of schema 2 with the settings that its run could not choose yet."""
-    config = merge(SETTINGS_BEFORE, record.config)
-    # A hash that was not that of the settings must not become it.
-    honest = record.config_hash == settings_digest(record.config)
-    config_hash = settings_digest(config) if honest else record.config_hash
-    return replace(record, schema=2, config=config, config_hash=config_hash)
+    try:
+        _RecordContent.model_validate(content)
+    except ValidationError as problems:
+        raise DataError(f"{file} is damaged: {first_problem(problems, _RecordContent)}") from None
+    # Settings that are younger than a record are by default what they were for its run.
+    return Record(schema=RECORD_SCHEMA, **content)
 
 
 def environment() -> dict[str, str]:

@@ -3,6 +3,7 @@
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,7 +12,7 @@ from ossa.data.batches.loader import EpochBatches
 from ossa.train.checkpoint import Progress, load_state, save_state
 from ossa.train.distributed import Processes
 from ossa.train.events import RunStart, Watcher
-from ossa.train.outputs import RunFolder
+from ossa.train.outputs import LOG_FILE, RunFolder, recovered_rows
 from ossa.train.record import RECORD_SCHEMA, environment
 from ossa.train.setup import Parts
 from ossa.train.step import LateReader, Step
@@ -92,6 +93,7 @@ class Run:
             times={"train": progress.train_seconds, "evaluate": progress.evaluate_seconds},
             environment=environment(),
             data_fingerprint=self.parts.data_fingerprint,
+            image_fingerprint=self.parts.image_fingerprint,
         )
 
 
@@ -107,7 +109,11 @@ def begin(
     save_minutes: float,
 ) -> Run:
     """Returns a run at its first batch or, resumed, at the one behind the last."""
-    identity = {"settings": config.digest(), "data": parts.data_fingerprint}
+    identity = {
+        "settings": config.digest(),
+        "data": parts.data_fingerprint,
+        "images": parts.image_fingerprint,
+    }
     progress = Progress()
     if resume:
         progress = load_state(
@@ -130,7 +136,9 @@ def begin(
     files = RunFolder(
         folder, config=config, names=parts.train_index.names, writes=processes.is_first
     )
-    files.start(epochs_kept=epochs_done)
+    if epochs_done and not progress.rows:  # of a state that does not hold them
+        progress.rows = _rows_from_log(folder, epochs_done, watcher=watcher)
+    files.start(progress.rows)
     watcher.started(
         RunStart(
             config=config,
@@ -156,6 +164,16 @@ def begin(
         save_seconds=60.0 * save_minutes,
         reader=LateReader(device),
     )
+
+
+def _rows_from_log(folder: Path, epochs: int, *, watcher: Watcher) -> list[dict[str, Any]]:
+    rows = recovered_rows(folder, epochs)
+    if len(rows) < epochs:
+        watcher.note(
+            f"{folder / LOG_FILE} lacks {epochs - len(rows)} of {epochs} epochs, which a state of "
+            "this age does not hold: they stay out of it"
+        )
+    return rows
 
 
 def _step_of(

@@ -1,6 +1,7 @@
 """From a configuration to everything that a training needs before its first batch."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,20 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ossa.config import ModelConfig, RunConfig
+from ossa.config import ModelConfig, RunConfig, refuse_window
 from ossa.data.anchors import best_possible_recall, fit_anchors
+from ossa.data.caching.contents import content_fingerprint
 from ossa.data.caching.pixel_store import CachePlace, open_pixels
 from ossa.data.caching.pixels import PixelCache
-from ossa.data.check import keep_decodable, take_images
+from ossa.data.check import (
+    keep_decodable,
+    labels_sentence,
+    take_images,
+    training_faults,
+)
 from ossa.data.description import read_description
-from ossa.data.index import DatasetIndex
+from ossa.data.index import DatasetIndex, IndexReport
+from ossa.data.problems import ProblemKind
 from ossa.data.reading import read_index
 from ossa.errors import CheckpointError, ConfigError, DataError
 from ossa.files import sha256_of
@@ -59,6 +67,7 @@ class Parts:
     initial_weights: dict[str, Any]
     cost: dict[str, int]
     data_fingerprint: str
+    image_fingerprint: str
 
 
 def prepare(
@@ -67,21 +76,22 @@ def prepare(
     device: torch.device,
     watcher: Watcher,
     strict: bool = False,
-    cache: CachePlace | None = None,
+    allow_unlabeled: bool = False,
+    cache: CachePlace = "none",
     processes: Processes = ALONE,
 ) -> Parts:
     """Reads the data, builds the detector and loads its initial weights.
 
+    `allow_unlabeled`: more than half of the training images may be without a label.
+
     Raises:
         ConfigError, DataError, UnsupportedBackbone, CheckpointError: naming what does not fit.
     """
-    train = read_split(config, "train", watcher=watcher, strict=strict, cache=cache)
-    val = read_split(config, "val", watcher=watcher, strict=strict, cache=cache)
+    refuse_window(config.augment)
+    train, val = read_training_data(
+        config, watcher=watcher, strict=strict, allow_unlabeled=allow_unlabeled, cache=cache
+    )
     train_index, val_index = train.index, val.index
-    if not len(train_index.labels):
-        raise DataError(
-            f"the training split of {config.data} has {len(train_index)} images and no usable box"
-        )
     _refuse_what_the_data_ignore(config, train_index, processes)
     torch.manual_seed(config.seed)
     detector, initial_weights = _initial_detector(
@@ -122,7 +132,60 @@ def prepare(
         initial_weights=initial_weights,
         cost=cost,
         data_fingerprint=f"{train_index.fingerprint()}-{val_index.fingerprint()}",
+        image_fingerprint=processes.from_first(
+            lambda: f"{content_fingerprint(train_index)}-{content_fingerprint(val_index)}"
+        ),
     )
+
+
+def read_training_data(
+    config: RunConfig,
+    *,
+    watcher: Watcher,
+    strict: bool = False,
+    allow_unlabeled: bool = False,
+    cache: CachePlace = "none",
+) -> tuple["Split", "Split"]:
+    """Returns train and val, of which every image can be decoded; tells what they lack.
+
+    Raises:
+        ConfigError, DataError: as `read_trainable`, or too little of the data can be decoded.
+    """
+    reports = read_trainable(config, strict=strict, allow_unlabeled=allow_unlabeled)
+    watcher.note(labels_sentence(reports))
+    train, val = (
+        read_split(config, split, watcher=watcher, strict=strict, cache=cache, report=report)
+        for split, report in reports.items()
+    )
+    # Without the images that cannot be decoded there may be no box left.
+    left = {"train": train.report, "val": val.report}
+    _refuse_untrainable(config, left, allow_unlabeled=True)
+    return train, val
+
+
+def read_trainable(
+    config: RunConfig, *, strict: bool = False, allow_unlabeled: bool = False
+) -> dict[str, IndexReport]:
+    """Returns what was read of 'train' and 'val', of which no image is decoded yet.
+
+    Raises:
+        ConfigError, DataError: files that are missing, or that `training_faults` has an objection.
+    """
+    _refuse_untrainable(config, {}, allow_unlabeled=allow_unlabeled)
+    description = read_description(config.data)
+    reports = {split: read_index(description, split, strict=strict) for split in ("train", "val")}
+    _refuse_untrainable(config, reports, allow_unlabeled=allow_unlabeled)
+    return reports
+
+
+def _refuse_untrainable(
+    config: RunConfig, reports: Mapping[str, IndexReport], *, allow_unlabeled: bool
+) -> None:
+    """Raises DataError of the first of the `training_faults` that is not allowed."""
+    description = read_description(config.data)
+    for fault in training_faults(description, reports, imgsz=config.train.imgsz):
+        if not (allow_unlabeled and fault.kind is ProblemKind.TRAINING_UNLABELLED):
+            raise DataError(f"{fault.place}: {fault.what}.")
 
 
 def _fraction(index: DatasetIndex, fraction: float) -> DatasetIndex:
@@ -193,8 +256,12 @@ def training_index(config: RunConfig, *, watcher: Watcher, strict: bool) -> Data
 class Split:
     """Images with their truths, and their pixels where these are kept."""
 
-    index: DatasetIndex
+    report: IndexReport
     pixels: PixelCache | None
+
+    @property
+    def index(self) -> DatasetIndex:
+        return self.report.index
 
 
 def read_split(
@@ -203,29 +270,30 @@ def read_split(
     *,
     watcher: Watcher,
     strict: bool = False,
-    cache: CachePlace | None = None,
+    cache: CachePlace = "none",
+    report: IndexReport | None = None,
 ) -> Split:
     """Returns the images of a split that can be decoded; of 'train' the fraction that trains.
 
-    A cache has all images of the split, whatever the fraction.
+    A cache has all images of the split, whatever the fraction. `report`: the split as
+    `read_trainable` returns it, which is then not read again.
     """
     description = read_description(config.data)
-    report = read_index(description, split, strict=strict)
-    pixels = None
-    if cache is not None:
-        pixels = open_pixels(
-            report.index,
-            cache,
-            description=description,
-            split=split,
-            imgsz=config.train.imgsz,
-            reduced=split == "train",
-            listener=watcher,
-            strict=strict,
-        )
+    report = report or read_index(description, split, strict=strict)
+    pixels = open_pixels(
+        report.index,
+        cache,
+        description=description,
+        split=split,
+        imgsz=config.train.imgsz,
+        reduced=split == "train",
+        listener=watcher,
+        strict=strict,
+    )
     known = None if pixels is None else pixels.faults()
     report = keep_decodable(report, strict=strict, known=known)
-    for note in report.notes:
+    # What is told of the data.yaml comes with each split.
+    for note in report.notes[0 if split == "train" else len(description.notes) :]:
         watcher.note(note)
     for problem in report.problems[:_PROBLEMS_SHOWN]:
         watcher.note(str(problem))
@@ -235,7 +303,7 @@ def read_split(
             "--strict stops at the first"
         )
     index = _fraction(report.index, config.train.fraction) if split == "train" else report.index
-    return Split(index, None if pixels is None else pixels.of(index))
+    return Split(replace(report, index=index), None if pixels is None else pixels.of(index))
 
 
 def _initial_detector(

@@ -1,25 +1,32 @@
 """Samples and letterboxed images of an index, as functions of position and seed."""
 
+from dataclasses import replace
+from typing import NamedTuple
+
 import numpy as np
-from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from ossa.config import AugmentConfig
 from ossa.data.batches.augment import training_sample
-from ossa.data.batches.order import Draw, ShuffledOrder
 from ossa.data.caching.pixels import PixelCache
-from ossa.data.index import DatasetIndex
+from ossa.data.index import DatasetIndex, take_truths
 from ossa.data.letterbox import on_square
 from ossa.data.resized import Resized, read_resized
 from ossa.types import Letterbox, Sample
 
 
+class Draw(NamedTuple):
+    """Which image in which epoch: with the seed, all that decides an augmented sample."""
+
+    epoch: int
+    position: int
+    """Of the image in the index."""
+
+
 class TrainingDataset(Dataset[tuple[Sample, int]]):
     """Maps a `Draw` to an augmented sample and its image id.
 
-    The sample depends on (seed, epoch, position) alone, never on workers or their number. What is
-    decoded is kept while it can be a partner: who asks for the draws in their order has every
-    image decoded once, and up to `augment.window` more wherever the asking begins.
+    The sample depends on (seed, epoch, position) alone, never on workers or their number.
     """
 
     def __init__(
@@ -46,47 +53,33 @@ class TrainingDataset(Dataset[tuple[Sample, int]]):
         self.augment = augment
         self.seed = seed
         self.plain_from_epoch = plain_from_epoch
-        self._order = ShuffledOrder(len(index), seed=seed)
-        self._decoded: dict[int, Sample] = {}
-        """By position in the index; of what may be asked for again."""
+        self._truths = _training_truths(index)
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, draw: Draw) -> tuple[Sample, int]:
-        return self.sample(draw), int(self.index.image_ids[draw.position])
-
-    def sample(self, draw: Draw, *, out: NDArray[np.uint8] | None = None) -> Sample:
-        """Returns the sample of a draw, its image painted into `out` where there is one."""
-        window = self.augment.window
-        near = [] if window is None else self._order.before(draw, window).tolist()
-        self._decoded = {p: self._decoded[p] for p in near if p in self._decoded}
-        return training_sample(
+        sample = training_sample(
             draw.position,
-            load=self.load if window is None else self._load_once,
-            partners=near or range(len(self.index)),
+            load=self.load,
+            num_images=len(self.index),
             imgsz=self.imgsz,
             augment=self._augment_in(draw.epoch),
             generator=np.random.default_rng((self.seed, draw.epoch, draw.position)),
-            out=out,
         )
+        return sample, int(self.index.image_ids[draw.position])
 
     def _augment_in(self, epoch: int) -> AugmentConfig:
         if self.plain_from_epoch is None or epoch < self.plain_from_epoch:
             return self.augment
         return self.augment.model_copy(update={"mosaic": 0.0, "mixup": 0.0})
 
-    def _load_once(self, position: int) -> Sample:
-        if position not in self._decoded:
-            self._decoded[position] = self.load(position)
-        return self._decoded[position]
-
     def load(self, position: int) -> Sample:
         """Returns the image with its longer side of `imgsz` pixels, and the truths that train."""
         image, scale_yx = self._resized(position)
-        boxes_xyxy, labels = _training_boxes(self.index, position)
-        boxes_xyxy = boxes_xyxy * np.tile(scale_yx[::-1], 2)
-        return Sample(image, boxes_xyxy.astype(np.float32), labels)
+        rows = self._truths.truths(position)
+        boxes_xyxy = self._truths.boxes_xyxy[rows] * scale_yx[[1, 0, 1, 0]]
+        return Sample(image, boxes_xyxy.astype(np.float32), self._truths.labels[rows])
 
     def _resized(self, position: int) -> Resized:
         if self.pixels is not None:
@@ -104,6 +97,7 @@ class LetterboxedDataset(Dataset[tuple[Sample, int, Letterbox]]):
         self.index = index
         self.imgsz = imgsz
         self.pixels = pixels
+        self._truths = _training_truths(index)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -116,17 +110,15 @@ class LetterboxedDataset(Dataset[tuple[Sample, int, Letterbox]]):
             else self.pixels[position]
         )
         square, placement = on_square(image, self.imgsz, original_wh=(width, height))
-        boxes_xyxy, labels = _training_boxes(self.index, position)
-        boxes = placement.boxes_to_network(boxes_xyxy.astype(np.float32))
-        sample = Sample(square, boxes, labels)
+        rows = self._truths.truths(position)
+        boxes = placement.boxes_to_network(self._truths.boxes_xyxy[rows].astype(np.float32))
+        sample = Sample(square, boxes, self._truths.labels[rows])
         return sample, int(self.index.image_ids[position]), placement
 
 
-def _training_boxes(
-    index: DatasetIndex, position: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Returns boxes (n, 4), clipped to the image, and labels (n,) of the truths that train."""
-    rows = index.training_truths(position)
+def _training_truths(index: DatasetIndex) -> DatasetIndex:
+    """Returns the index with the truths that train alone, their boxes clipped to their images."""
+    training = take_truths(index, ~(index.crowd | index.difficult))
     # COCO's boxes may reach out of their image; on a mosaic they would cover their neighbours.
-    limits = np.tile(index.sizes_wh[position], 2)
-    return np.clip(index.boxes_xyxy[rows], 0, limits), index.labels[rows]
+    limits = np.tile(index.sizes_wh[training.truth_images()], 2)
+    return replace(training, boxes_xyxy=np.clip(training.boxes_xyxy, 0, limits))

@@ -1,31 +1,26 @@
-"""Batches for training and evaluation."""
+"""Batches for training and evaluation: sampler, collate functions and worker processes."""
 
 import gc
 import signal
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler, default_collate
 
-from ossa.data.batches.dataset import LetterboxedDataset, TrainingDataset
-from ossa.data.batches.order import Draw, ShuffledOrder
-from ossa.data.batches.parcels import Order, Parcel, Parcels, Slots, as_it_is
+from ossa.data.batches.dataset import Draw, LetterboxedDataset, TrainingDataset
 from ossa.types import Batch, Letterbox, Sample
-
-_BLOCK_WINDOWS = 4
-"""Windows that a block of batches is long: a quarter is the most that is decoded twice."""
-_BLOCK_BYTES = 2**29
-"""Of images, the most in a block."""
 
 
 class EpochBatches(Sampler[list[Draw]]):
     """Yields the batches of all epochs in a row, so that workers never wait for an epoch's end.
 
-    The order of an epoch is that of `ShuffledOrder`. Of several processes each gets every count-th
-    image of a batch, from the one of its rank on; nothing, where there are fewer images left than
-    processes.
+    Every epoch is a permutation of the images, drawn from (seed, epoch). Of several processes each
+    gets every count-th image of a batch, from the one of its rank on; nothing, where there are
+    fewer images left than processes.
     """
 
     def __init__(
@@ -45,7 +40,6 @@ class EpochBatches(Sampler[list[Draw]]):
         self.seed = seed
         self.epochs = epochs
         self.start_batch = start_batch
-        self._order = ShuffledOrder(num_images, seed=seed)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -63,7 +57,7 @@ class EpochBatches(Sampler[list[Draw]]):
         rank, count = self.share
         start_epoch, skipped = divmod(self.start_batch, self.batches_per_epoch)
         for epoch in range(start_epoch, self.epochs):
-            order = self._order.of(epoch)
+            order = np.random.default_rng((self.seed, epoch)).permutation(self.num_images)
             start = skipped * self.batch if epoch == start_epoch else 0
             for first in range(start, self.num_images, self.batch):
                 members = order[first : first + self.batch][rank::count].tolist()
@@ -75,105 +69,18 @@ def training_loader(
 ) -> Iterator[Batch]:
     """Returns all batches of all epochs in their order; they have no letterboxes.
 
-    The workers start at once. Where images are decoded once for a window of partners, each worker
-    makes blocks of consecutive batches, at whose starts it decodes the window again. Up to twice
-    as many blocks as there are workers wait in memory.
+    The workers start at once.
     """
     _end_opencv_threads(workers)
-    return _TrainingLoader(dataset, batches, workers=workers, pin_memory=pin_memory)
-
-
-class _TrainingLoader(Iterator[Batch]):
-    """Has torch's workers, which take turns batch by batch, make blocks of batches each."""
-
-    def __init__(
-        self, dataset: TrainingDataset, batches: EpochBatches, *, workers: int, pin_memory: bool
-    ) -> None:
-        block = block_length(dataset, batches) if workers > 1 else 1
-        # Pinning copies in a thread of its own, which does not tell when it has.
-        self._slots = None if pin_memory or not workers else Slots(workers)
-        self._numbers = turns(len(batches), workers=max(workers, 1), block=block)
-        self._next_number = 0
-        self._arrived: dict[int, Parcel] = {}
-        largest = -(-batches.batch // batches.share[1])
-        orders = _Orders(batches, self._slots, workers=max(workers, 1), block=block)
-        self._parcels = iter(
-            DataLoader(
-                Parcels(dataset, largest),
-                batch_size=None,  # an order is of a whole batch
-                sampler=orders,
-                num_workers=workers,
-                # So that the next blocks are made while the last of these are trained with.
-                prefetch_factor=max(block, 2) if workers else None,
-                collate_fn=as_it_is,  # type: ignore[arg-type] - torch thinks of lists
-                worker_init_fn=_start_worker,
-                pin_memory=pin_memory,
-            )
-        )
-
-    def __next__(self) -> Batch:
-        while self._next_number not in self._arrived:
-            number = next(self._numbers)
-            self._arrived[number] = next(self._parcels)
-        parcel = self._arrived.pop(self._next_number)
-        self._next_number += 1
-        images = self._slots.lent(parcel) if self._slots else parcel.images
-        assert images is not None
-        return Batch(
-            images=images.permute(0, 3, 1, 2),
-            boxes_xyxy=torch.from_numpy(parcel.boxes_xyxy),
-            labels=torch.from_numpy(parcel.labels),
-            image_index=torch.from_numpy(parcel.image_index),
-            image_ids=parcel.image_ids,
-            letterboxes=(),
-        )
-
-
-class _Orders(Sampler[Order]):
-    """Yields the orders of batches as they are given to the workers, who take turns."""
-
-    def __init__(
-        self, batches: EpochBatches, slots: Slots | None, *, workers: int, block: int
-    ) -> None:
-        self.batches = batches
-        self.slots = slots
-        self.workers = workers
-        self.block = block
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Order]:
-        drawn = enumerate(self.batches)
-        known: dict[int, list[Draw]] = {}
-        numbers = turns(len(self.batches), workers=self.workers, block=self.block)
-        for turn, number in enumerate(numbers):
-            while number not in known:
-                following, draws = next(drawn)
-                known[following] = draws
-            slot = self.slots.taken(turn % self.workers) if self.slots else None
-            yield Order(known.pop(number), slot)
-
-
-def turns(count: int, *, workers: int, block: int) -> Iterator[int]:
-    """Yields 0..count-1 so that workers who take turns at it get `block` in a row each.
-
-    What is left at the end is shared among them in shorter rows.
-    """
-    for first in range(0, count, workers * block):
-        numbers = np.arange(first, min(first + workers * block, count))
-        rows = np.array_split(numbers, workers)  # the first are longer by one, if any
-        for turn in range(len(rows[0])):
-            yield from (int(row[turn]) for row in rows if turn < len(row))
-
-
-def block_length(dataset: TrainingDataset, batches: EpochBatches) -> int:
-    """Returns how many consecutive batches a worker makes before it goes on elsewhere."""
-    window = dataset.augment.window
-    if window is None or dataset.pixels is not None:  # nothing is decoded twice
-        return 1
-    batch_bytes = 3 * dataset.imgsz**2 * -(-batches.batch // batches.share[1])
-    return max(min(_BLOCK_WINDOWS * window // batches.batch, _BLOCK_BYTES // batch_bytes), 1)
+    loader = DataLoader(
+        dataset,  # type: ignore[arg-type] - collated to batches
+        batch_sampler=batches,  # type: ignore[arg-type] - of draws, not of positions
+        num_workers=workers,
+        collate_fn=partial(_collate_training, imgsz=dataset.imgsz),
+        worker_init_fn=_start_worker,
+        pin_memory=pin_memory,
+    )
+    return iter(loader)  # type: ignore[arg-type] - of batches
 
 
 def evaluation_loader(
@@ -209,9 +116,12 @@ def make_batch(
     image_ids: Sequence[int],
     letterboxes: Sequence[Letterbox] = (),
 ) -> Batch:
-    """Returns samples of one size as tensors; the images lie channels-last in memory."""
+    """Returns samples of one size as tensors; the images lie channels-last in memory.
+
+    In a worker process the images are stacked in memory that it shares with its parent.
+    """
     counts = [len(sample.labels) for sample in samples]
-    images = torch.from_numpy(np.stack([sample.image for sample in samples]))
+    images: Tensor = default_collate([torch.from_numpy(sample.image) for sample in samples])
     return Batch(
         images=images.permute(0, 3, 1, 2),
         boxes_xyxy=torch.from_numpy(np.concatenate([s.boxes_xyxy for s in samples])),
@@ -220,6 +130,19 @@ def make_batch(
         image_ids=tuple(image_ids),
         letterboxes=tuple(letterboxes),
     )
+
+
+def _collate_training(items: list[tuple[Sample, int]], *, imgsz: int) -> Batch:
+    if not items:  # a process's share of a small batch
+        return _no_images(imgsz)
+    samples, image_ids = zip(*items, strict=True)
+    return make_batch(samples, image_ids)
+
+
+def _no_images(imgsz: int) -> Batch:
+    numbers = torch.zeros(0, dtype=torch.int64)
+    images = torch.zeros((0, 3, imgsz, imgsz), dtype=torch.uint8)
+    return Batch(images, torch.zeros((0, 4)), numbers, numbers, (), ())
 
 
 def _collate_letterboxed(items: list[tuple[Sample, int, Letterbox]]) -> Batch:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, astuple, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,13 +19,13 @@ import numpy as np
 from ossa import __version__
 from ossa.data.caching.columns import read_columns, write_columns
 from ossa.data.description import DataDescription
-from ossa.data.index import DatasetIndex, IndexReport
+from ossa.data.index import DatasetIndex, IndexReport, LabelSearch
 from ossa.data.problems import Problem, ProblemKind
 from ossa.data.sources import SourceLog, unchanged
 from ossa.errors import CheckpointError
 from ossa.files import write_atomically
 
-_READERS_VERSION: Final = 3
+_READERS_VERSION: Final = 4
 """To be raised where a reader makes another index than before of the same files."""
 _COLUMNS: Final = tuple(
     field.name for field in fields(DatasetIndex) if field.name not in ("root", "names")
@@ -60,10 +60,12 @@ def load(description: DataDescription, split: str) -> IndexReport | None:
         index = DatasetIndex(
             root=description.root,
             names=tuple(about["names"]),
-            **{name: columns[name] for name in _COLUMNS},
+            **{name: columns.get(name) for name in _COLUMNS},  # type: ignore[arg-type]
         )
         problems = tuple(_problem(stored) for stored in about["problems"])
-        return IndexReport(index, problems, tuple(about["notes"]))
+        num_images, *paths = about["labels"]
+        labels = LabelSearch(num_images, *map(tuple, paths))
+        return IndexReport(index, problems, tuple(about["notes"]), labels)
     except (OSError, ValueError, KeyError, TypeError):
         return None  # none yet, or not written by this version: read anew and written over
 
@@ -88,8 +90,10 @@ def store(
         "characters_of_file_name": width,
         "problems": [{**asdict(problem), "file": str(problem.file)} for problem in report.problems],
         "notes": report.notes,
+        "labels": astuple(report.labels),
     }
-    columns = {name: getattr(index, name) for name in _COLUMNS} | {
+    columns = {name: getattr(index, name) for name in _COLUMNS}
+    columns = {name: column for name, column in columns.items() if column is not None} | {
         "file_names": names.view(np.uint8).reshape(len(names), -1),
         "source_paths": np.frombuffer(json.dumps(sources.paths).encode(), np.uint8),
         "source_stamps": sources.stamps,
@@ -119,6 +123,7 @@ def _key(description: DataDescription, split: str) -> str:
         *(__version__, _READERS_VERSION, split, description.format, str(description.root)),
         *(description.names, description.category_ids, description.splits[split]),
         None if description.classes is None else list(description.classes.items()),
+        description.roots,
     )
     return hashlib.sha256(repr(said).encode()).hexdigest()
 

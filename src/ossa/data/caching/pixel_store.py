@@ -1,15 +1,16 @@
-"""Where caches of pixels are kept: on the disk, or in memory that is free after its last user.
+"""Where the resized images of a split are kept: in shared memory, or in the cache folder.
 
-One process builds a cache while others that want it wait; all later ones find it.
+One process builds a cache while others that want it wait; all later ones find it. Both places hold
+the same file (`ossa.data.caching.pixels`).
 """
 
+import errno
 import fcntl
 import hashlib
 import os
-import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, Protocol, TypeAlias
@@ -21,13 +22,15 @@ from ossa.data.description import DataDescription
 from ossa.data.index import DatasetIndex
 from ossa.errors import RunFailed
 
-CachePlace: TypeAlias = Literal["ram", "disk"]
+CachePlace: TypeAlias = Literal["auto", "disk", "none"]
 
+_LOCK_FILE: Final = "pixels.lock"
 _UNFINISHED: Final = ".pixels-*.tmp"
 _SETTLED_SECONDS: Final = 2.0
 """After which every change of a file shows in its time (`ossa.data.sources`)."""
-_SHARE_OF_MEMORY: Final = 0.8
-"""Of what is free, the most that a cache may take: the training needs some, too."""
+_SHARE_OF_MEMORY: Final = 0.25
+"""Of what is free, the most that a cache in memory takes."""
+_MOST_IN_MEMORY: Final = 4_000_000_000
 
 
 class Listener(Protocol):
@@ -48,126 +51,153 @@ def open_pixels(
     reduced: bool,
     listener: Listener,
     strict: bool = False,
-) -> PixelCache:
-    """Returns the resized images of a split, as they were decoded once.
+) -> PixelCache | None:
+    """Returns the resized images of a split, decoded once, or None where they are not kept.
 
     They are decoded now, where that was not done before or an image file has changed since.
 
     Args:
         index: all images of the split; one that cannot be decoded has a fault instead of pixels.
-        place: 'disk' for a file in the user's cache folder, 'ram' for memory that processes share
-            and that is free as soon as the last of them has ended, however it does.
+        place: 'auto' for memory that all processes share and that is free as soon as the last of
+            them has ended, as long as the images fit into a quarter of the free memory and 4 GB;
+            'disk' for a file in the cache folder; 'none'.
         description: of the data set.
         split: of it.
         imgsz: of the longer sides in pixels.
         reduced: as for `read_resized`.
-        listener: is told of size, place and progress.
+        listener: receives size, place and progress, and why nothing is kept.
         strict: raise at the first image that cannot be decoded.
 
     Raises:
-        RunFailed: there is no room, or the cache folder cannot be written.
+        RunFailed: place 'disk', and there is no room or the cache folder cannot be written.
         DataError: an image cannot be decoded and `strict`.
     """
-    request = PixelRequest.of(index, imgsz=imgsz, reduced=reduced)
+    if place == "none":
+        return None
     said = repr((str(description.file), split, imgsz, reduced))
     name = f"pixels-{hashlib.sha256(said.encode()).hexdigest()[:24]}"
     what = f"{len(index):,} images of split '{split}' at {imgsz} px"
-    order = _Order(request, name, what, listener, strict)
-    store = _OnDisk(order) if place == "disk" else _InMemory(order)
-    with _os_errors_told(what):
-        pixels = store.found()
-        if pixels is None:
-            remove_unfinished(cache_folder())
-            with _alone(cache_folder() / f".{name}-{place}.tmp", listener) as unfinished:
-                pixels = store.found() or store.built(unfinished)
-    listener.note(f"cache of {what}: {_size(pixels.nbytes)} {store.where}")
+    request = PixelRequest(index, imgsz, reduced)
+    build = _Build(request, name, what, listener, strict)
+    try:
+        pixels = build.on_disk() if place == "disk" else build.in_memory()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        if place == "auto":
+            listener.note(f"no cache of {what}: {reason}")
+            return None
+        raise RunFailed(
+            f"could not write the cache of {what}, {_size(request.nbytes())}, in "
+            f"{cache_folder()}: {reason}; free some space, name another folder in OSSA_CACHE, or "
+            "take --cache none"
+        ) from error
+    if pixels is not None:
+        where = f"in {pixels.file}" if place == "disk" else "in memory"
+        listener.note(f"cache of {what}: {_size(pixels.nbytes)} {where}")
     return pixels
 
 
 @dataclass(frozen=True)
-class _Order:
+class _Build:
+    """Finds a cache or builds it."""
+
     request: PixelRequest
     name: str
     what: str
     listener: Listener
     strict: bool
 
-    def write(self, stream: BinaryIO) -> None:
-        if not self.request.settled:
-            time.sleep(_SETTLED_SECONDS)
+    def on_disk(self) -> PixelCache:
+        file = cache_folder() / f"{self.name}.bin"
+        pixels = self.request.opened(file)
+        if pixels is not None:
+            return pixels
+        with _lock(self.listener):
+            for leftover in cache_folder().glob(_UNFINISHED):  # of a process that was killed
+                leftover.unlink(missing_ok=True)
+            pixels = self.request.opened(file)
+            if pixels is not None:
+                return pixels
+            file.unlink(missing_ok=True)  # of other images or times; its space may be needed
+            if not self.request.settled:
+                time.sleep(_SETTLED_SECONDS)
+            unfinished = file.with_name(f".{self.name}.tmp")
+            try:
+                with unfinished.open("xb") as stream:
+                    self._write(stream, "on disk")
+                    os.fsync(stream.fileno())
+                unfinished.replace(file)
+            finally:
+                unfinished.unlink(missing_ok=True)
+        return PixelCache(file)
+
+    def in_memory(self) -> PixelCache | None:
+        needed = self.request.nbytes()
+        if needed > _MOST_IN_MEMORY:
+            return self._too_large(_MOST_IN_MEMORY)
+        pixels = self._shared()
+        if pixels is not None:
+            return pixels
+        with _lock(self.listener, needed=False):
+            pixels = self._shared()
+            if pixels is not None:
+                return pixels
+            room = int(_SHARE_OF_MEMORY * free_memory())
+            if needed > room:
+                return self._too_large(room)
+            held = new_memory_file(f"ossa-{self.name}")
+            try:
+                self._write(held, "in memory")
+            except BaseException:
+                held.close()
+                raise
+            # A later change of files as new as these might not show: nobody else may find them.
+            if self.request.settled:
+                seal(held)
+        return PixelCache(_path_of(held), held=held)
+
+    def _shared(self) -> PixelCache | None:
+        """Returns the pixels that another process, or this one, has in memory."""
+        for held in open_memory_files(f"ossa-{self.name}"):
+            pixels = self.request.opened(_path_of(held), held=held)
+            if pixels is not None:
+                return pixels
+            held.close()
+        return None
+
+    def _write(self, stream: BinaryIO, where: str) -> None:
+        """Asks for the room first, so that a full disk or memory shows before the work."""
+        room = self.request.nbytes()
+        _allocate(stream, room)
+        self.listener.note(f"decoding {self.what} once, {_size(room)} {where}")
 
         def tell(done: int, total: int) -> None:
             self.listener.preparing("decoding for the cache", done=done, total=total)
 
         self.request.write(stream, strict=self.strict, on_image=tell)
         stream.flush()
+        stream.truncate(stream.tell())
 
-    def check_room(self, free: int, where: str, advice: str) -> None:
-        """Raises RunFailed where a cache needs more than what is free, else tells what it needs."""
-        needed = self.request.nbytes()
-        if needed > free:
-            raise RunFailed(
-                f"the cache of {self.what} needs {_size(needed)} {where}, found {_size(free)} "
-                f"free: {advice}, or leave the cache out"
-            )
-        self.listener.note(f"decoding {self.what} once, {_size(needed)} {where}")
-
-
-class _OnDisk:
-    """A file in the user's cache folder."""
-
-    def __init__(self, order: _Order) -> None:
-        self._order = order
-        self._file = cache_folder() / f"{order.name}.bin"
-        self.where = f"in {self._file}"
-
-    def found(self) -> PixelCache | None:
-        return self._order.request.opened(self._file)
-
-    def built(self, unfinished: BinaryIO) -> PixelCache:
-        # Of other images or times, it is no one's; and its space may be needed.
-        self._file.unlink(missing_ok=True)
-        self._order.check_room(
-            shutil.disk_usage(self._file.parent).free,
-            self.where,
-            "free some space, or name another folder in OSSA_CACHE",
+    def _too_large(self, room: int) -> None:
+        self.listener.note(
+            f"no cache of {self.what}: {_size(self.request.nbytes())}, more than the "
+            f"{_size(room)} of memory that --cache auto takes; --cache disk keeps them"
         )
-        self._order.write(unfinished)
-        os.fsync(unfinished.fileno())
-        Path(unfinished.name).replace(self._file)
-        return PixelCache(self._file)
 
 
-class _InMemory:
-    """A file without a folder, which every process that uses it keeps open."""
+def _allocate(stream: BinaryIO, nbytes: int) -> None:
+    """Makes a file so long, of blocks that are its own.
 
-    where = "in memory"
-
-    def __init__(self, order: _Order) -> None:
-        self._order = order
-
-    def found(self) -> PixelCache | None:
-        for held in open_memory_files(f"ossa-{self._order.name}"):
-            pixels = self._order.request.opened(_path_of(held), held=held)
-            if pixels is not None:
-                return pixels
-            held.close()
-        return None
-
-    def built(self, _: BinaryIO) -> PixelCache:
-        self._order.check_room(
-            int(_SHARE_OF_MEMORY * free_memory()),
-            self.where,
-            "take a smaller --imgsz or --cache disk",
-        )
-        held = new_memory_file(f"ossa-{self._order.name}")
-        try:
-            self._order.write(held)
-        except BaseException:
-            held.close()
+    Raises:
+        OSError: there is no room.
+    """
+    try:
+        os.posix_fallocate(stream.fileno(), 0, nbytes)
+    except AttributeError:  # macOS
+        pass
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that cannot
             raise
-        seal(held)
-        return PixelCache(_path_of(held), held=held)
 
 
 def _path_of(held: BinaryIO) -> Path:
@@ -176,60 +206,27 @@ def _path_of(held: BinaryIO) -> Path:
 
 
 @contextmanager
-def _alone(path: Path, listener: Listener) -> Iterator[BinaryIO]:
-    """Yields an empty file at `path` that is this process's; others wait here as long.
+def _lock(listener: Listener, *, needed: bool = True) -> Iterator[None]:
+    """Holds the lock of all who build caches; others wait here as long.
 
-    It is gone afterwards, unless it was renamed.
+    Raises:
+        OSError: the cache folder cannot be written, and the lock is `needed`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    stream = _locked(path, listener)
-    while not _is_at(path, stream):  # who had it has renamed or removed it
-        stream.close()
-        stream = _locked(path, listener)
-    with stream:
-        stream.truncate(0)  # a killed process may have begun it
-        try:
-            yield stream
-        finally:
-            if _is_at(path, stream):
-                path.unlink()
-
-
-def _locked(path: Path, listener: Listener) -> BinaryIO:
-    stream = path.open("ab")
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        listener.note("waiting for another process that builds the same cache")
-        fcntl.flock(stream, fcntl.LOCK_EX)
-    return stream
-
-
-def _is_at(path: Path, stream: BinaryIO) -> bool:
-    with suppress(FileNotFoundError):
-        return os.path.samestat(path.stat(), os.fstat(stream.fileno()))
-    return False
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Removes what killed processes have left in a cache folder."""
-    for path in folder.glob(_UNFINISHED):
-        with suppress(OSError), path.open("r+b") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # or else it is being written
-            if _is_at(path, stream):
-                path.unlink()
-
-
-@contextmanager
-def _os_errors_told(what: str) -> Iterator[None]:
-    try:
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        stream = (cache_folder() / _LOCK_FILE).open("ab")
+    except OSError:
+        if needed:
+            raise
         yield
-    except OSError as error:
-        raise RunFailed(
-            f"could not write the cache of {what} in {cache_folder()}: "
-            f"{(error.strerror or str(error)).lower()}; free some space or name another folder in "
-            "OSSA_CACHE, or leave the cache out"
-        ) from error
+        return
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            listener.note("waiting for another process that builds a cache")
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def _size(nbytes: int) -> str:

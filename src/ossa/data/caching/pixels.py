@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Self
 
@@ -28,7 +29,8 @@ from ossa.errors import DataError
 
 _END_BYTES: Final = 8
 _BYTES_OF_COLUMNS: Final = 100
-"""For each image, about, beside its pixels."""
+"""For each image, beside its pixels."""
+_BYTES_OF_HEADER: Final = 2000
 _MOST_THREADS: Final = 8
 _AT_ONCE: Final = 64
 """Images for each thread that are decoded before they are written: as many wait in memory."""
@@ -104,17 +106,19 @@ class PixelRequest:
     """Of the longer sides."""
     reduced: bool
     """As for `read_resized`."""
-    stamps: NDArray[np.int64]
-    """(I, 3) size and times of the image files, as they are now."""
-    settled: bool
-    """Whether these files are old enough that a later change must show in their stamps."""
 
-    @classmethod
-    def of(cls, index: DatasetIndex, *, imgsz: int, reduced: bool) -> Self:
+    @cached_property
+    def _sources(self) -> SourceLog:
+        """The image files as they are now; looked at once, when they are first needed."""
         sources = SourceLog()
-        for position in range(len(index)):
-            sources.add(index.image_path(position))
-        return cls(index, imgsz, reduced, sources.stamps, sources.settled)
+        for position in range(len(self.index)):
+            sources.add(self.index.image_path(position))
+        return sources
+
+    @property
+    def settled(self) -> bool:
+        """Whether these files are old enough that a later change must show in their stamps."""
+        return self._sources.settled
 
     def key(self) -> str:
         """Returns a digest of all that decides what the pixels are, beside the image files."""
@@ -126,17 +130,19 @@ class PixelRequest:
         return digest.hexdigest()
 
     def nbytes(self) -> int:
-        """Returns about how long the file will be: a reduced image may be a pixel smaller."""
+        """Returns how long the file will be, or a little more."""
         ratios = self.imgsz / self.index.sizes_wh.max(axis=1, keepdims=True)
-        sides = np.maximum(np.round(self.index.sizes_wh * ratios), 1)
-        return int(3 * sides.prod(axis=1).sum()) + _BYTES_OF_COLUMNS * len(self.index)
+        shorter = np.ceil(self.index.sizes_wh.min(axis=1, keepdims=True) * ratios)
+        # The shorter side of a reduced image may be rounded to a pixel more.
+        pixels = self.imgsz * (shorter + 1).sum()
+        return int(3 * pixels) + _BYTES_OF_COLUMNS * len(self.index) + _BYTES_OF_HEADER
 
     def opened(self, file: Path, *, held: BinaryIO | None = None) -> PixelCache | None:
         """Returns the pixels of a file, or None where it has not those that are wanted."""
         try:
             pixels = PixelCache(file, held=held)
             wanted = pixels.about["key"] == self.key() and np.array_equal(
-                pixels.stamps, self.stamps
+                pixels.stamps, self._sources.stamps
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None  # none yet, or not written by this version
@@ -178,7 +184,7 @@ class PixelRequest:
             "offsets": offsets,
             "sizes_hw": sizes_hw,
             "scales_yx": scales_yx,
-            "stamps": self.stamps,
+            "stamps": self._sources.stamps,
         }
         write_columns(stream, columns, {"key": self.key(), "faults": faults})
         stream.write(at.to_bytes(_END_BYTES, "little"))

@@ -4,14 +4,13 @@ A file of `memfd_create` has no folder: its memory is free as soon as the last p
 that had it open, also by SIGKILL. Other processes of the same user find it in /proc by its name.
 """
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
-
-from ossa.errors import ConfigError
 
 _PROC: Final = Path("/proc")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
@@ -21,10 +20,10 @@ def new_memory_file(name: str) -> BinaryIO:
     """Returns an empty file in memory that is open for writing.
 
     Raises:
-        ConfigError: this system has no such files.
+        OSError: this system has no such files.
     """
     if not hasattr(os, "memfd_create"):
-        raise ConfigError("--cache ram needs Linux: take --cache disk")
+        raise OSError(errno.ENOSYS, "only Linux has files in memory that processes share")
     return os.fdopen(os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "wb")
 
 
@@ -65,14 +64,24 @@ def free_memory() -> int:
 
 
 def _free_of_groups() -> Iterator[int]:
-    """Yields what each control group of this process that has a limit leaves (cgroups v2)."""
-    with suppress(OSError):
+    """Yields what each control group of this process that has a limit leaves (cgroups v2 or v1)."""
+    try:
         entries = (_PROC / "self" / "cgroup").read_text().splitlines()
-        own = next((line[3:] for line in entries if line.startswith("0::")), "/")
-        folder = _CGROUPS / own.strip("/")
+    except OSError:
+        return
+    for entry in entries:
+        _, controllers, own = entry.split(":", 2)
+        if not controllers:
+            mount, most, taken = _CGROUPS, "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            mount = _CGROUPS / "memory"
+            most, taken = "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        folder = mount / own.strip("/")
+        # In a container the group's own files may lie at the top.
         for group in (folder, *folder.parents):
-            with suppress(OSError, ValueError):  # no limit is called max
-                limit = int((group / "memory.max").read_text())
-                used = int((group / "memory.current").read_text())
+            with suppress(OSError, ValueError, KeyError):  # no limit is called max
+                limit, used = (int((group / name).read_text()) for name in (most, taken))
                 stat = dict(line.split() for line in (group / "memory.stat").open())
                 yield limit - used + int(stat["inactive_file"]) + int(stat["active_file"])

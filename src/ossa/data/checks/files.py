@@ -5,12 +5,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from ossa.data.checks.findings import MOST_CASES, Case, Finding, Shown
 from ossa.data.description import DataDescription
-from ossa.data.formats.common import folders_under, is_image, names_in
-from ossa.data.formats.yolo import label_file_of
+from ossa.data.formats.common import folders_under, is_image, label_places, names_in
+from ossa.data.formats.voc import annotation_places
 from ossa.data.index import DatasetIndex, IndexReport
 from ossa.data.problems import ProblemKind
 
@@ -32,13 +30,19 @@ def find_lost_labels(
     """
     if description.format == "coco":
         return []
-    folders = _yolo_folders if description.format == "yolo" else _voc_folders
     lists = {str(path) for source in description.splits.values() for path in source.sources}
     suffix = ".txt" if description.format == "yolo" else ".xml"
     lost = []
-    for labels, images in sorted(dict(folders(description, indexes)).items()):
-        names = sorted(_names(images), key=is_image)  # of one stem the image comes last and stays
+    folders: dict[str, set[str]] = {}
+    for labels, images in _label_folders(description, indexes):
+        folders.setdefault(labels, set()).add(images)
+    for labels, of_images in sorted(folders.items()):
+        names = [name for images in of_images for name in _names(images)]
+        names.sort(key=is_image)  # of one stem the image comes last and stays
         files = {os.path.splitext(name)[0]: name for name in names if not name.endswith(suffix)}
+        images = " and ".join(sorted(of_images))
+        if labels == images and not any(f"{stem}{suffix}" in names for stem in files):
+            continue  # what lies beside the images are no labels
         for name in sorted(_names(labels)):
             stem, found = os.path.splitext(name)
             file = os.path.join(labels, name)
@@ -53,27 +57,16 @@ def find_lost_labels(
     return [Finding(ProblemKind.LABELS_WITHOUT_IMAGE, None, len(lost), cases)]
 
 
-def find_unlabelled(description: DataDescription, split: str, report: IndexReport) -> list[Finding]:
+def find_unlabelled(split: str, report: IndexReport, *, data_format: str) -> list[Finding]:
     """Returns a finding of the images that are background for want of labels.
 
     In YOLO these have no label file (an empty one says that there is nothing), in COCO no
-    annotation. VOC's reader leaves out an image without a file.
+    annotation. VOC's reader leaves out an image without a file, and reports it.
     """
-    if description.format == "voc":
+    unlabelled = report.labels.unlabelled
+    if data_format == "voc" or not unlabelled:
         return []
-    index = report.index
-    accused = {problem.image for problem in report.problems}
-    paths = (
-        str(index.image_path(n)) for n in np.flatnonzero(np.diff(index.truth_offsets) == 0).tolist()
-    )
-    if description.format == "yolo":
-        unlabelled = [path for path in paths if not os.path.exists(label_file_of(path))]
-        what = "no label file"
-    else:
-        unlabelled = [path for path in paths if path not in accused]
-        what = "no annotation"
-    if not unlabelled:
-        return []
+    what = "no label file" if data_format == "yolo" else "no annotation"
     cases = tuple(Case(Path(path), what, shown=(Shown(path),)) for path in unlabelled[:MOST_CASES])
     return [Finding("image-background", split, len(unlabelled), cases)]
 
@@ -82,37 +75,27 @@ def annotation_file(description: DataDescription, split: str, image: str) -> Pat
     """Returns the file that holds the boxes of an image, by its absolute path."""
     if description.format == "coco":
         return description.splits[split].sources[0]
-    if description.format == "yolo":
-        return Path(label_file_of(image))
-    path = Path(image)
-    return path.parents[1] / "Annotations" / f"{path.stem}.xml"
+    places = (label_places if description.format == "yolo" else annotation_places)(image)
+    return Path(next((place for place in places if os.path.exists(place)), places[0]))
 
 
-def _yolo_folders(
+def _label_folders(
     description: DataDescription, indexes: Mapping[str, DatasetIndex]
 ) -> Iterator[tuple[str, str]]:
-    """Yields folders of labels and of their images."""
+    """Yields folders of labels and of their images; a folder may be both."""
+    places = label_places if description.format == "yolo" else annotation_places
     for source in description.splits.values():
         for folder in source.sources:
-            if folder.is_dir():
-                top = os.path.dirname(label_file_of(str(folder / "_")))
+            for place in places(str(folder / "_")) if folder.is_dir() else ():
+                top = os.path.dirname(place)
                 for parent, _ in folders_under(top) if os.path.isdir(top) else ():
                     yield parent, os.path.normpath(folder / os.path.relpath(parent, top))
     for index in indexes.values():
         root = str(index.root)
         for folder in {os.path.dirname(name) for name in index.file_names.tolist()}:
             images = os.path.normpath(os.path.join(root, folder))
-            yield os.path.dirname(label_file_of(os.path.join(images, "_"))), images
-
-
-def _voc_folders(
-    description: DataDescription, indexes: Mapping[str, DatasetIndex]
-) -> Iterator[tuple[str, str]]:
-    """Yields folders of annotations and of their images."""
-    for index in indexes.values():
-        for folder in {os.path.dirname(name) for name in index.file_names.tolist()}:
-            images = os.path.normpath(index.root / folder)
-            yield os.path.join(os.path.dirname(images), "Annotations"), images
+            for place in places(os.path.join(images, "_")):
+                yield os.path.dirname(place), images
 
 
 def _names(folder: str) -> list[str]:

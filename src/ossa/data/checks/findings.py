@@ -28,10 +28,15 @@ class Sort:
     severity: Severity
     title: str
     advice: str
+    stops_training: bool = False
 
 
 def _fault(title: str, advice: str) -> Sort:
     return Sort(Severity.FAULT, title, advice)
+
+
+def _stop(title: str, advice: str) -> Sort:
+    return Sort(Severity.FAULT, title, advice, stops_training=True)
 
 
 def _remark(title: str, advice: str) -> Sort:
@@ -43,6 +48,21 @@ _DROPPED: Final = "correct them; training drops them, and so does --fix"
 
 SORTS: Final[Mapping[str, Sort]] = MappingProxyType(
     {
+        ProblemKind.VAL_MISSING: _stop("no split to score on while training", "name one as val"),
+        ProblemKind.CLASSES_DIFFER: _stop(
+            "splits of other classes than train",
+            "give both the same categories, or choose those in common by key 'classes'",
+        ),
+        ProblemKind.TRAINING_WITHOUT_BOXES: _stop(
+            "no box that trains",
+            "see that labels lie where the data.yaml says, that iscrowd and difficult are 0 for "
+            "single objects, and that --imgsz is large enough",
+        ),
+        ProblemKind.TRAINING_UNLABELLED: _stop(
+            "most training images have no label",
+            "bring the labels there, or train with --allow-unlabeled",
+        ),
+        ProblemKind.IMAGES_UNUSABLE: _stop("splits without an image that decodes", _REPLACE),
         ProblemKind.IMAGE_MISSING: _fault("images that are not there", _REPLACE),
         ProblemKind.IMAGE_UNREADABLE: _fault("unreadable images", _REPLACE),
         "image-truncated": _fault("images that are cut short", _REPLACE),
@@ -58,6 +78,9 @@ SORTS: Final[Mapping[str, Sort]] = MappingProxyType(
         "image-duplicated": _remark(
             "exact copies of another image of the split",
             "keep one of each; --fix keeps the one with most boxes",
+        ),
+        ProblemKind.TRAIN_MISSING: Sort(
+            Severity.REMARK, "no training split", "see that it is meant", stops_training=True
         ),
         ProblemKind.IMAGE_LISTED_TWICE: _remark("images listed twice", "they are read once"),
         "image-rotated": _remark(
@@ -76,9 +99,16 @@ SORTS: Final[Mapping[str, Sort]] = MappingProxyType(
         ProblemKind.LABELS_WITHOUT_IMAGE: _fault(
             "labels without an image", "bring the images back or remove the labels"
         ),
+        ProblemKind.LABELS_AT_TWO_PLACES: _fault(
+            "images with other labels at two places", "remove those that are not meant"
+        ),
+        ProblemKind.LABELS_SHARED: _fault(
+            "images of one stem, which share their labels", "rename one of each"
+        ),
         ProblemKind.ENTRY_UNUSABLE: _fault("entries that cannot be used", "correct or remove them"),
         ProblemKind.SPLIT_WITHOUT_BOXES: _fault(
-            "splits without a usable box", "see that the labels lie where the data.yaml says"
+            "splits without a box that is scored",
+            "see that the labels lie where the data.yaml says",
         ),
         ProblemKind.BOX_EMPTY: _fault("boxes of no area", _DROPPED),
         ProblemKind.BOX_OUTSIDE: _fault("boxes outside their image", _DROPPED),
@@ -175,6 +205,7 @@ class Finding:
         return {
             "kind": str(self.kind),
             "severity": str(self.sort.severity),
+            "stops_training": self.sort.stops_training,
             "title": self.title,
             "split": self.split,
             "count": self.count,

@@ -95,5 +95,6 @@ def _cleaned(
     if reaching.any():
         sentences.append(f"boxes clipped to their image: {int(reaching.sum())}")
         clipped = np.clip(index.boxes_xyxy, 0.0, np.tile(limits.astype(np.float64), 2))
-        index = replace(index, boxes_xyxy=np.where(reaching[:, None], clipped, index.boxes_xyxy))
+        boxes_xyxy = np.where(reaching[:, None], clipped, index.boxes_xyxy)
+        index = replace(index, boxes_xyxy=boxes_xyxy, stated_xywh=None)
     return index, sentences

@@ -21,9 +21,11 @@ from ossa.data.formats.common import Box
 from ossa.data.index import DatasetIndex
 from ossa.data.problems import ProblemKind
 from ossa.errors import DataError
+from ossa.files import open_regular, read_regular
 
 _SMALLEST_DECODE: Final = 64
 """JPEGs are decoded as small as the decoder allows: it reads every byte anyway."""
+_MOST_BYTES: Final = 2_000_000_000
 _READ_AT_ONCE: Final = 2**20
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _NO_END: Final = "the end of the file is missing"
@@ -56,6 +58,7 @@ def read_images(
     indexes: Iterable[DatasetIndex],
     *,
     threads: int,
+    headers_only: bool = False,
     on_image: Callable[[int, int], None] | None = None,
 ) -> dict[str, ImageState]:
     """Returns the state of every image file by its path, also where it is in two splits.
@@ -63,6 +66,7 @@ def read_images(
     Args:
         indexes: of the splits.
         threads: that decode at the same time.
+        headers_only: look for what has another size than annotated, and no further.
         on_image: called with the number of images read and their total.
     """
     sizes_wh: dict[str, tuple[int, int]] = {}
@@ -73,7 +77,8 @@ def read_images(
     shared = {length for length, files in Counter(lengths.values()).items() if files > 1}
 
     def read(path: str) -> ImageState:
-        return _read_image(path, sizes_wh[path], hashed=lengths[path] in shared)
+        hashed = not headers_only and lengths[path] in shared
+        return _read_image(path, sizes_wh[path], hashed=hashed, decoded=not headers_only)
 
     states = {}
     pool = ThreadPoolExecutor(threads)
@@ -221,7 +226,7 @@ def with_boxes(index: DatasetIndex, position: int) -> Shown:
     return Shown(str(index.image_path(position)), tuple(boxes))
 
 
-def _read_image(path: str, size_wh: tuple[int, int], *, hashed: bool) -> ImageState:
+def _read_image(path: str, size_wh: tuple[int, int], *, hashed: bool, decoded: bool) -> ImageState:
     digest = None
     orientation = _UPRIGHT
     file = Path(path)
@@ -233,6 +238,8 @@ def _read_image(path: str, size_wh: tuple[int, int], *, hashed: bool) -> ImageSt
         if found_wh != tuple(size_wh):
             what = f"{found_wh[0]}x{found_wh[1]} pixels, annotated as {size_wh[0]}x{size_wh[1]}"
             return ImageState(ProblemKind.IMAGE_OTHER_SIZE, what, orientation, digest)
+        if not decoded:
+            return ImageState(None, "", _UPRIGHT, None)
         decode_image(file, reduce_to=_SMALLEST_DECODE, size_wh=size_wh)
     except (DataError, OSError) as error:
         if not os.path.isfile(path):
@@ -246,7 +253,10 @@ def _read_image(path: str, size_wh: tuple[int, int], *, hashed: bool) -> ImageSt
 
 def is_cut_short(path: Path) -> bool:
     """Returns whether a file begins as a JPEG, PNG, WebP or BMP and its end is missing."""
-    data = path.read_bytes()
+    try:
+        data = read_regular(path, most_bytes=_MOST_BYTES)
+    except OSError:
+        return False
     if data.startswith(b"\xff\xd8\xff"):
         # Behind the last start of scan: a thumbnail in the header has an end of its own.
         scan = data.rfind(b"\xff\xda")
@@ -262,7 +272,7 @@ def is_cut_short(path: Path) -> bool:
 
 def _sha256(path: str) -> bytes:
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         while block := stream.read(_READ_AT_ONCE):
             digest.update(block)
     return digest.digest()

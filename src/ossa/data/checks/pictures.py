@@ -12,13 +12,13 @@ from typing import Final
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ossa.data.checks.findings import Case, Shown
-from ossa.data.decode import decode_image
+from ossa.data.decode import decode_image, open_image
 from ossa.data.formats.common import Box
 from ossa.data.letterbox import FILL
 from ossa.errors import DataError
+from ossa.files import read_regular
 from ossa.report.drawing import picture_grid
 
 _SIDE: Final = 300
@@ -34,6 +34,7 @@ _LEAST_WINDOW: Final = 48
 _MOST_BEYOND: Final = 0.5
 """Of the image's longer side: how far around it a picture reaches for boxes outside."""
 
+_MOST_BYTES: Final = 2_000_000_000
 _END_OF_JPEG: Final = b"\xff\xd9"
 
 
@@ -139,7 +140,8 @@ def _decoded(path: Path) -> NDArray[np.uint8] | None:
     except DataError:
         try:
             # With an end, the decoder fills the rest of a JPEG with grey.
-            with Image.open(BytesIO(path.read_bytes() + _END_OF_JPEG)) as image:
+            data = read_regular(path, most_bytes=_MOST_BYTES)
+            with open_image(BytesIO(data + _END_OF_JPEG)) as image:
                 return np.array(image.convert("RGB"))
         except Exception:  # on damaged files Pillow raises errors of a dozen kinds
             return None

@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ossa.data.check import keep_decodable, training_faults
 from ossa.data.checks.boxes import find_strange_boxes
 from ossa.data.checks.classes import ClassCounts, count_classes, find_strange_classes
 from ossa.data.checks.files import find_lost_labels, find_unlabelled
@@ -27,6 +28,7 @@ from ossa.data.description import DataDescription
 from ossa.data.index import DatasetIndex, IndexReport
 from ossa.data.problems import Problem, ProblemKind
 from ossa.data.reading import read_index
+from ossa.errors import DataError
 
 LOW_RECALL: Final = 0.98
 """Best possible recall below which the anchors are remarked upon; YOLOv5 fits its own below it."""
@@ -60,6 +62,15 @@ class Check:
         return self._count(Severity.REMARK)
 
     @property
+    def num_stops(self) -> int:
+        """Faults for which `ossa train` stops."""
+        return sum(
+            one.count
+            for one in self.findings
+            if one.sort.stops_training and one.sort.severity is Severity.FAULT
+        )
+
+    @property
     def indexes(self) -> dict[str, DatasetIndex]:
         return {split: report.index for split, report in self.reports.items()}
 
@@ -75,6 +86,7 @@ class Check:
             "imgsz": self.imgsz,
             "images_read": len(self.images),
             "num_faults": self.num_faults,
+            "num_stops": self.num_stops,
             "num_remarks": self.num_remarks,
             "findings": [finding.as_dict() for finding in self.findings],
             "splits": {split: one.as_dict() for split, one in self.statistics.items()},
@@ -113,7 +125,11 @@ def check_data(
     """
     reports = {split: read_index(description, split) for split in description.splits}
     indexes = {split: report.index for split, report in reports.items()}
-    states = read_images(indexes.values(), threads=threads, on_image=on_image) if images else {}
+    states = {}
+    if images or description.format == "coco":  # which alone is read without looking at images
+        states = read_images(
+            indexes.values(), threads=threads, headers_only=not images, on_image=on_image
+        )
     statistics = {
         split: describe(
             index,
@@ -126,13 +142,14 @@ def check_data(
     }
     classes = count_classes(indexes)
     findings = [
+        *_of_training(description, reports, states, imgsz=imgsz),
         *find_lost_labels(description, indexes),
         *find_strange_classes(classes, description.file),
         *find_copies(indexes, number_contents(indexes, states)),
     ]
     for split, report in reports.items():
         findings += _of_reading(report, split)
-        findings += find_unlabelled(description, split, report)
+        findings += find_unlabelled(split, report, data_format=description.format)
         findings += find_strange_boxes(report.index, split, imgsz=imgsz, description=description)
         findings += _of_anchors(statistics[split], split, description.file, imgsz=imgsz)
         if states:
@@ -146,8 +163,29 @@ def check_data(
         in_order(findings),
         statistics,
         classes,
-        images=states,
+        images=states if images else {},
     )
+
+
+def _of_training(
+    description: DataDescription,
+    reports: Mapping[str, IndexReport],
+    states: Mapping[str, ImageState],
+    *,
+    imgsz: int,
+) -> list[Finding]:
+    """Returns findings of why `ossa train` would stop, leaving broken images out as it does."""
+    problems, usable = [], {}
+    for split, report in reports.items():
+        found = [states.get(path) for path in paths_of(report.index)]
+        known = [None if one is None or one.kind is None else one.what for one in found]
+        try:
+            usable[split] = keep_decodable(report, known=known)
+        except DataError as error:
+            what, kind = str(error).rstrip("."), ProblemKind.IMAGES_UNUSABLE
+            problems.append(Problem(description.file, None, what, "training stops", kind))
+    problems += training_faults(description, usable, imgsz=imgsz)
+    return [Finding(problem.kind, None, 1, (_case(problem),)) for problem in problems]
 
 
 def _of_reading(report: IndexReport, split: str) -> list[Finding]:

@@ -1,9 +1,11 @@
 """COCO: one JSON file a split, with its images in one folder.
 
-Ids of images, annotations and categories are kept; classes stand in the order of their ids, and
-images in the order of theirs, as pycocotools has them. Boxes are not clipped, and crowd regions
-are truths with `crowd` set. An annotation may have a key `difficult`, of 0 or 1, as VOC has it;
-pycocotools does not look at it. Most files are one long line: problems name line and annotation id.
+Ids of images, annotations and categories are kept, whole numbers also where they are written as 1.0
+or "1"; of two categories of one name that counts which has annotations. Classes stand in the order
+of their ids, and images in the order of theirs, as pycocotools has them. Boxes are not clipped, and
+crowd regions are truths with `crowd` set. An annotation may have a key `difficult`, of 0 or 1, as
+VOC has it; pycocotools does not look at it. Most files are one long line: problems name line and
+annotation id.
 
 The file is read element by element into columns, so that its outlines are never in memory at once.
 """
@@ -24,16 +26,18 @@ from ossa.data.description import DataDescription
 from ossa.data.formats.common import (
     Box,
     Fault,
+    FileListing,
+    absolute,
     fault_of_box,
-    names_in,
     overhang,
     relative_to,
     size_or_report,
     suspicious,
 )
 from ossa.data.formats.json_stream import stream_lists
-from ossa.data.index import DatasetIndex
+from ossa.data.index import DatasetIndex, LabelSearch
 from ossa.data.problems import ProblemKind, ProblemLog
+from ossa.data.roots import is_hidden_below
 from ossa.data.sources import SourceLog
 from ossa.errors import DataError, legible
 
@@ -41,6 +45,8 @@ _IDS: Final = ("id", "image_id", "category_id")
 _INT: Final = frozenset({int})
 _NUMBER: Final = frozenset({int, float})
 _LARGEST: Final = sys.float_info.max
+_EXACT_FLOATS: Final = 2.0**53
+"""Up to which two ids written as floats are never one by rounding."""
 
 _ROW: Final = struct.Struct("<4q5d2?")
 _ROW_TYPE: Final = np.dtype(
@@ -60,7 +66,7 @@ _ROW_TYPE: Final = np.dtype(
 
 def read(
     description: DataDescription, split: str, *, log: ProblemLog, sources: SourceLog
-) -> DatasetIndex:
+) -> tuple[DatasetIndex, LabelSearch]:
     """Returns the index of a split; see `ossa.data.reading.read_index`."""
     source = description.splits[split]
     (file,) = source.sources
@@ -68,14 +74,18 @@ def read(
     content = _Content(file, log)
     for key, line, row in stream_lists(file, ("images", "annotations", "categories")):
         content.add(key, line, row)
-    names_by_id = _categories(content.categories, description, file=file)
+    names_by_id = _categories(content, description)
     folder = source.images or file.parent
     category_ids = np.array(sorted(names_by_id), np.int64)
-    images = _present_images(content, folder, log=log, sources=sources)
+    images = _present_images(
+        content, folder, annotations_only=description.annotations_only, log=log, sources=sources
+    )
     chosen = _rows_in_order(content, images, log=log)
     rows = content.rows[_usable(chosen, content, images, category_ids, log=log)]
     starts = np.searchsorted(rows["image_id"], images.ids)
-    return DatasetIndex(
+    annotated = np.isin(images.ids, content.rows["image_id"])
+    unlabelled = [images.files[position] for position in np.flatnonzero(~annotated).tolist()]
+    index = DatasetIndex(
         root=description.root,
         names=tuple(names_by_id[category_id] for category_id in category_ids.tolist()),
         category_ids=category_ids,
@@ -90,7 +100,9 @@ def read(
         crowd=np.ascontiguousarray(rows["crowd"]),
         difficult=np.ascontiguousarray(rows["difficult"]),
         annotation_ids=np.ascontiguousarray(rows["id"]),
+        stated_xywh=np.ascontiguousarray(rows["bbox"]),
     )
+    return index, LabelSearch(len(index), tuple(unlabelled), (str(file),))
 
 
 class _Content:
@@ -98,8 +110,8 @@ class _Content:
 
     def __init__(self, file: Path, log: ProblemLog) -> None:
         self.file = file
-        self.categories: list[tuple[int, Any, Any]] = []
-        """Line, id and name."""
+        self.categories: list[tuple[int, dict[str, Any]]] = []
+        """Line and what stands there."""
         self.images: dict[int, tuple[int, str, Any, Any]] = {}
         """Line, file name, width and height by id."""
         self.odd: dict[int, dict[str, Any]] = {}
@@ -130,10 +142,10 @@ class _Content:
         elif key == "images":
             self._add_image(line, row)
         else:
-            self.categories.append((line, row.get("id"), row.get("name")))
+            self.categories.append((line, row))
 
     def _add_annotation(self, line: int, row: dict[str, Any]) -> None:
-        ids = row.get("id"), row.get("image_id"), row.get("category_id")
+        ids = tuple([_as_id(row.get(key)) for key in _IDS])
         bbox, area = row.get("bbox"), row.get("area", math.nan)
         if type(area) not in _NUMBER or not 0 <= area <= _LARGEST:
             area = math.nan
@@ -151,7 +163,7 @@ class _Content:
         self._rows += _ROW.pack(*ids, line, *(math.nan,) * 4, area, *flags)
 
     def _add_image(self, line: int, row: dict[str, Any]) -> None:
-        image_id, name = row.get("id"), row.get("file_name")
+        image_id, name = _as_id(row.get("id")), row.get("file_name")
         if not _is_id(image_id) or not isinstance(name, str):
             raise DataError(
                 f"Expected a whole number as id and a text as file_name for each of 'images', "
@@ -165,29 +177,62 @@ class _Content:
             self.images[image_id] = line, name, row.get("width"), row.get("height")
 
 
+def _as_id(value: Any) -> Any:
+    """Returns a whole number also for 1.0 and "1"; any other value as it is."""
+    if type(value) is int:
+        return value
+    if type(value) is float and value.is_integer() and abs(value) <= _EXACT_FLOATS:
+        return int(value)
+    # 18 digits fit a column; isdecimal alone accepts digits of other scripts.
+    if type(value) is str and value.isascii() and value.isdecimal() and len(value) <= 18:
+        return int(value)
+    return value
+
+
 def _is_id(value: Any) -> TypeGuard[int]:
     """Returns whether a value is a whole number that fits a column."""
     return type(value) is int and -(2**63) <= value < 2**63
 
 
-def _categories(
-    rows: list[tuple[int, Any, Any]], description: DataDescription, *, file: Path
-) -> dict[int, str]:
+def _categories(content: _Content, description: DataDescription) -> dict[int, str]:
+    """Returns the names by id.
+
+    A second category of one name is passed over where it has no annotation: exporters write the
+    project, which often has the name of its class, as root of the categories.
+    """
+    file = content.file
     names_by_id: dict[int, str] = {}
-    used = set()
-    for line, category_id, name in rows:
+    ids_by_name: dict[str, list[int]] = {}
+    children = set()
+    for line, row in content.categories:
+        category_id, name = _as_id(row.get("id")), row.get("name")
         if not _is_id(category_id) or not isinstance(name, str):
             raise DataError(
                 f"Expected a whole number as id and a text as name for each of 'categories', "
                 f"found {legible(repr(category_id))} and {legible(repr(name))} at {file}:{line}."
             )
-        if category_id in names_by_id or name in used:
+        if names_by_id.setdefault(category_id, name) != name:
             raise DataError(
-                f"Expected every id and name once in 'categories', found "
-                f"{legible(f'{category_id} or {name!r}')} again at {file}:{line}."
+                f"Expected every id once in 'categories', found {category_id} of "
+                f"{legible(f'{names_by_id[category_id]!r} and {name!r}')} at {file}:{line}."
             )
-        names_by_id[category_id] = name
-        used.add(name)
+        ids_by_name.setdefault(name, []).append(category_id)
+        if row.get("supercategory") == name:
+            children.add(category_id)
+    used = np.unique(content.rows["category_id"]).tolist()
+    for name, ids in ids_by_name.items():
+        several = sorted(set(ids))
+        kept = [one for one in several if one in used]
+        if len(kept) > 1:
+            raise DataError(
+                f"Expected every name once in 'categories' of {file}, found {legible(repr(name))} "
+                f"as ids {kept[0]} and {kept[1]}, both with annotations: rename one of them, or "
+                "give the annotations of both one id."
+            )
+        kept = kept or [one for one in several if one in children] or several
+        for one in several:
+            if one != kept[0]:
+                del names_by_id[one]
     if not names_by_id:
         raise DataError(
             f"Expected a list of classes as 'categories' in {file}, found an empty one."
@@ -212,22 +257,37 @@ class _Images:
 
 
 def _present_images(
-    content: _Content, folder: Path, *, log: ProblemLog, sources: SourceLog
+    content: _Content,
+    folder: Path,
+    *,
+    annotations_only: bool,
+    log: ProblemLog,
+    sources: SourceLog,
 ) -> _Images:
-    present = _FileListing(sources)
+    present = FileListing(sources)
     ids, files, sizes_wh = [], [], []
     for image_id in sorted(content.images):
         line, name, *stated_wh = content.images[image_id]
         path = os.path.join(folder, name)
-        if path not in present:
+        is_stated = all(type(side) is int and 0 < side < 2**31 for side in stated_wh)
+        if "\\" in name and path not in present:
+            path = absolute(name, folder)
+        if is_hidden_below(path, folder):
+            what, kind = f"'{name}' is hidden, so no image", ProblemKind.ENTRY_UNUSABLE
+            log.report(content.file, line, what, action="image left out", kind=kind)
+            continue
+        if not log.may_be_read(path, listed=(content.file, line), name=name):
+            continue
+        if not (annotations_only and is_stated) and path not in present:
             what, kind = f"no image {legible(path)}", ProblemKind.IMAGE_MISSING
             log.report(content.file, line, what, action="image left out", kind=kind)
             continue
         size_wh = tuple(stated_wh)
-        if not all(type(side) is int and 0 < side < 2**31 for side in size_wh):
+        if not is_stated:
             sources.add(path)
             size_wh = size_or_report(path, log=log)
         if size_wh is not None:
+            log.num_images += 1
             ids.append(image_id)
             files.append(path)
             sizes_wh.append(size_wh)
@@ -317,19 +377,3 @@ def _boxes_xyxy(rows: NDArray[np.void]) -> NDArray[np.float64]:
     """Returns (N, 4) the boxes of annotations."""
     bbox = rows["bbox"]
     return np.concatenate([bbox[:, :2], bbox[:, :2] + bbox[:, 2:]], axis=1)
-
-
-class _FileListing:
-    """Which files exist, from one listing a folder instead of one question a file."""
-
-    def __init__(self, sources: SourceLog) -> None:
-        self._sources = sources
-        self._names_of_folder: dict[str, frozenset[str]] = {}
-
-    def __contains__(self, path: object) -> bool:
-        folder, name = os.path.split(str(path))
-        if folder not in self._names_of_folder:
-            self._sources.add(folder)
-            listed = names_in(folder) if os.path.isdir(folder) else []
-            self._names_of_folder[folder] = frozenset(listed)
-        return name in self._names_of_folder[folder]

@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ossa.data.decode import read_image_size
+from ossa.data.formats.text import numbered_lines
 from ossa.data.index import DatasetIndex
 from ossa.data.problems import ProblemKind, ProblemLog
+from ossa.data.roots import is_hidden
 from ossa.data.sources import SourceLog
 from ossa.errors import DataError, legible
 
@@ -186,9 +188,13 @@ def size_or_report(
         log: takes the report.
         listed: list and line that name the image, which are told where there is no such image.
     """
+    if not log.may_be_read(file, listed=listed):
+        return None
     path = Path(file)
     try:
-        return read_image_size(path)
+        size_wh = read_image_size(path)
+        log.num_images += 1
+        return size_wh
     except DataError as error:
         reason = str(error).rpartition(", found ")[2].rstrip(".")
     if listed is not None and not os.path.exists(file):
@@ -200,25 +206,32 @@ def size_or_report(
     return None
 
 
-def images_under(folder: Path, *, sources: SourceLog | None = None) -> list[str]:
+def images_under(folder: Path, *, sources: SourceLog, log: ProblemLog) -> list[str]:
     """Returns the absolute paths of all images in a folder and its subfolders, sorted.
+
+    Args:
+        folder: absolute.
+        sources: take the folders.
+        log: takes a report of each linked folder that leads out of the data set.
 
     Raises:
         DataError: one of the folders cannot be read.
     """
     found = []
-    for parent, names in folders_under(folder):
-        if sources is not None:
-            sources.add(parent)
+    for parent, names in folders_under(folder, enter=log.may_be_read):
+        sources.add(parent)
         found += [os.path.join(parent, name) for name in names if is_image(name)]
     return sorted(found)
 
 
-def folders_under(folder: str | Path) -> Iterator[tuple[str, list[str]]]:
+def folders_under(
+    folder: str | Path, *, enter: Callable[[str], bool] = lambda _: True
+) -> Iterator[tuple[str, list[str]]]:
     """Yields a folder and its subfolders, linked ones too, each with the names of its files.
 
-    A link back to a folder that it is reached through is passed over: what lies there has been
-    found, and two such links double at every level.
+    Hidden ones are passed over, and those that `enter` refuses by their path. So is a link back to
+    a folder that it is reached through: what lies there has been found, and two such links double
+    at every level.
 
     Raises:
         DataError: one of them cannot be read.
@@ -227,6 +240,9 @@ def folders_under(folder: str | Path) -> Iterator[tuple[str, list[str]]]:
     for parent, subfolders, names in os.walk(folder, onerror=_refuse_folder, followlinks=True):
         yield parent, names
         above = passed.pop(parent)
+        subfolders[:] = [
+            name for name in subfolders if not is_hidden(name) and enter(os.path.join(parent, name))
+        ]
         entries = {name: _identity(os.path.join(parent, name)) for name in subfolders}
         subfolders[:] = [name for name in subfolders if entries[name] not in above]
         for name in subfolders:
@@ -254,6 +270,58 @@ def names_in(folder: str | Path) -> list[str]:
         _refuse_folder(error)
 
 
+class FileListing:
+    """Which files exist, from one listing a folder instead of one question a file."""
+
+    def __init__(self, sources: SourceLog) -> None:
+        self._sources = sources
+        self._names_of_folder: dict[str, frozenset[str]] = {}
+
+    def __contains__(self, path: object) -> bool:
+        folder, name = os.path.split(str(path))
+        if folder not in self._names_of_folder:
+            self._sources.add(folder)
+            listed = names_in(folder) if os.path.isdir(folder) else []
+            self._names_of_folder[folder] = frozenset(listed)
+        return name in self._names_of_folder[folder]
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Those asked for, in that order."""
+        return tuple(self._names_of_folder)
+
+
+def label_places(image: str) -> tuple[str, ...]:
+    """Returns where the txt file of an image may lie for YOLO, that which counts first."""
+    stem = os.path.splitext(image)[0]
+    before, folder, after = stem.rpartition(f"{os.sep}images{os.sep}")
+    labels = folder.replace("images", "labels")
+    return tuple(dict.fromkeys((f"{before}{labels}{after}.txt", f"{stem}.txt")))
+
+
+def label_file_of(
+    image: str, candidates: tuple[str, ...], present: FileListing, *, log: ProblemLog
+) -> Path | None:
+    """Returns the first of the candidates that is there, or None where none is.
+
+    Another one that is there, too, and says something else, is reported.
+    """
+    found = [file for file in candidates if file in present][:2]
+    if len(found) > 1 and not _same_content(found):
+        what = f"{found[1]} says something else of the same image"
+        kind = ProblemKind.LABELS_AT_TWO_PLACES
+        log.report(Path(found[0]), None, what, action="the other not read", kind=kind, image=image)
+    return Path(found[0]) if found else None
+
+
+def _same_content(files: list[str]) -> bool:
+    try:
+        first, second = ([text for _, text in numbered_lines(Path(file))] for file in files)
+    except (OSError, UnicodeDecodeError):  # reading the labels will say so
+        return True
+    return first == second
+
+
 def _refuse_folder(error: OSError) -> NoReturn:
     raise DataError(
         f"Expected a folder that can be read at {legible(str(error.filename))}, found "
@@ -263,8 +331,7 @@ def _refuse_folder(error: OSError) -> NoReturn:
 
 def is_image(name: str) -> bool:
     """Returns whether a file has the suffix of an image and is not hidden."""
-    # Hidden files such as '._0001.jpg' are left on foreign disks by macOS.
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not is_hidden(name)
 
 
 def relative_to(root: Path, file: str) -> str:
@@ -286,5 +353,11 @@ def ids_from_stems(files: list[str]) -> list[int]:
 
 
 def absolute(path: str, folder: Path) -> str:
-    """Returns a path, relative to `folder` where not absolute, without '..'."""
-    return abspath(os.path.join(folder, path))
+    """Returns a path, relative to `folder` where not absolute, without '..'.
+
+    One of Windows, with backslashes, is read as such where there is no file of that name.
+    """
+    place = abspath(os.path.join(folder, path))
+    if "\\" in path and not os.path.lexists(place):
+        return abspath(os.path.join(folder, path.replace("\\", "/")))
+    return place

@@ -6,14 +6,18 @@ elsewhere; this module only finds where the next element begins.
 
 import json
 from collections.abc import Collection, Iterator
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Final, NoReturn, TextIO
 
 from ossa.data.formats.text import line_of_fault
 from ossa.errors import DataError
+from ossa.files import open_regular
 
 _PIECE: Final = 1 << 22
 """Characters read at a time."""
+_LONGEST_ELEMENT: Final = 1 << 23
+"""Characters: decoded, they may take twenty times as many bytes."""
 _LONGEST_WORD: Final = 16
 """Characters that are enough to tell any word, or escape within a text, from a wrong one."""
 _BLANK: Final = " \t\n\r"
@@ -32,11 +36,11 @@ def stream_lists(file: Path, keys: Collection[str]) -> Iterator[tuple[str, int, 
     """
     found = set()
     try:
-        with file.open(encoding="utf-8-sig") as stream:
+        with TextIOWrapper(open_regular(file), encoding="utf-8-sig") as stream:
             window = _Window(stream, file)
             for key in _keys(window):
                 if key not in keys:
-                    window.value()
+                    window.skip()
                     continue
                 if key in found or window.peek() != "[":
                     window.value()  # a syntax error is told as one
@@ -141,6 +145,14 @@ class _Window:
                 self._at = end
                 return value
 
+    def skip(self) -> None:
+        """Goes past the value that begins here; of a list one element is in memory at a time."""
+        if self.peek() != "[":
+            self.value()
+            return
+        for _ in _between(self, "[", "]"):
+            self.value()
+
     def line(self) -> int:
         """Returns the line, from 1, of the next character that is not blank."""
         self.peek()
@@ -160,7 +172,9 @@ class _Window:
 
     def _read_more(self) -> bool:
         """Appends to the text in memory, drops what lies before the place; False at the end."""
-        # As much again as there is: an element of any length is decoded few times.
+        if len(self._text) - self._at > _LONGEST_ELEMENT:
+            self.fail(f"an element of more than {_LONGEST_ELEMENT:,} characters")
+        # As much again as there is: a long element is decoded few times.
         more = self._stream.read(max(_PIECE, len(self._text) - self._at))
         if not more:
             return False

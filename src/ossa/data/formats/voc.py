@@ -1,5 +1,8 @@
 """PASCAL VOC: lists of stems in ImageSets, boxes in Annotations/*.xml, images in JPEGImages.
 
+A split may also be a folder of images, each with its XML file beside it, or in a folder Annotations
+beside the folder.
+
 Coordinates count pixels from 1 and include the last: a box from `xmin` to `xmax` covers the
 pixels xmin..xmax, which is xmin - 1 to xmax in coordinates that count edges from 0. A box whose
 corners are one and the same point or line (xmax <= xmin) is no one pixel wide object but a slip
@@ -12,7 +15,7 @@ Beside VOC's own tags an object may have COCO's `iscrowd`, 0 or 1, and `area`, i
 import functools
 import math
 import os
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,57 +26,57 @@ from ossa.data.description import DataDescription
 from ossa.data.formats.common import (
     Box,
     Columns,
+    FileListing,
+    images_under,
     is_image,
+    label_file_of,
     names_in,
     size_or_report,
     usable_box,
 )
-from ossa.data.formats.text import listed_lines
-from ossa.data.index import DatasetIndex
+from ossa.data.formats.text import MOST_BYTES_OF_AN_IMAGE, listed_lines
+from ossa.data.index import DatasetIndex, LabelSearch
 from ossa.data.problems import ProblemKind, ProblemLog
 from ossa.data.sources import SourceLog
 from ossa.errors import DataError, legible, suggestion
+from ossa.files import read_regular
 
 _CORNERS: Final = ("xmin", "ymin", "xmax", "ymax")
+_JPEG: Final = (".jpg", ".jpeg")
 _DEEPEST: Final = 50
 """Elements within elements; VOC's own files have five."""
 
 
 def read(
     description: DataDescription, split: str, *, log: ProblemLog, sources: SourceLog
-) -> DatasetIndex:
+) -> tuple[DatasetIndex, LabelSearch]:
     """Returns the index of a split; see `ossa.data.reading.read_index`."""
-    names = description.names or ()
-    columns = Columns()
-    seen = set()
+    reader = _Reader(description.names or (), log=log, sources=sources)
     for source in description.splits[split].sources:
         sources.add(source)
+        if source.is_dir():
+            for images in _by_stem(images_under(source, sources=sources, log=log)).values():
+                reader.add(images, None, listed=(source, None))
+            continue
         root = _voc_root(source, default=description.root)
         sources.add(root / "JPEGImages")
-        images = _images_by_stem(root / "JPEGImages")
-        for line, stem in _stems(source, images):
-            image = images.get(stem) or images.get(os.path.splitext(stem)[0])
-            if image is None:
-                what = f"no image '{stem}' in {root / 'JPEGImages'}"
+        folder = str(root / "JPEGImages")
+        known = _by_stem(os.path.join(folder, name) for name in names_in(folder) if is_image(name))
+        stems = {os.path.basename(path): images for path, images in known.items()}
+        for line, text in _entries(source, stems):
+            found = stems.get(text) or stems.get(os.path.splitext(text)[0])
+            if found is None:
+                what = f"no image '{text}' in {folder}"
                 kind = ProblemKind.IMAGE_MISSING
                 log.report(source, line, what, action="image left out", kind=kind)
-            elif image in seen:
-                what, kind = f"'{stem}' is listed twice", ProblemKind.IMAGE_LISTED_TWICE
-                log.report(source, line, what, action="read once", kind=kind, image=image)
             else:
-                seen.add(image)
-                annotation = root / "Annotations" / f"{Path(image).stem}.xml"
-                sources.add(image)
-                sources.add(annotation)
-                _add_image(columns, image, annotation, names=names, log=log)
-    return columns.to_index(description.root, names, description.category_ids)
+                exact = os.path.join(folder, text)
+                reader.add(found, exact if exact in found else None, listed=(source, line))
+    index = reader.columns.to_index(description.root, reader.names, description.category_ids)
+    return index, reader.labels
 
 
 def _voc_root(source: Path, *, default: Path) -> Path:
-    if source.is_dir():
-        raise DataError(
-            f"Expected a list of stems such as ImageSets/Main/train.txt, found the folder {source}."
-        )
     root = next((p.parent for p in source.parents if p.name == "ImageSets"), default)
     for folder in ("Annotations", "JPEGImages"):
         if not (root / folder).is_dir():
@@ -81,12 +84,16 @@ def _voc_root(source: Path, *, default: Path) -> Path:
     return root
 
 
-def _images_by_stem(folder: Path) -> dict[str, str]:
-    names = sorted(name for name in names_in(folder) if is_image(name))
-    return {os.path.splitext(name)[0]: os.path.join(folder, name) for name in names}
+def _by_stem(images: Iterable[str]) -> dict[str, list[str]]:
+    """Returns paths by themselves without suffix; of one stem the JPEG first, as VOC has them."""
+    found: dict[str, list[str]] = {}
+    for image in sorted(images, key=lambda path: (not path.lower().endswith(_JPEG), path)):
+        found.setdefault(os.path.splitext(image)[0], []).append(image)
+    return {stem: found[stem] for stem in sorted(found)}
 
 
-def _stems(source: Path, images: Container[str]) -> Iterator[tuple[int, str]]:
+def _entries(source: Path, images: Container[str]) -> Iterator[tuple[int, str]]:
+    """Yields line and text of what a list names: stems, or names of images."""
     for line, text in listed_lines(source):
         stem, *flag = text.split()
         # Numbers stand behind the stem in the lists of one class; else a blank is part of a name.
@@ -96,41 +103,113 @@ def _stems(source: Path, images: Container[str]) -> Iterator[tuple[int, str]]:
             yield line, stem
 
 
-def _add_image(
-    columns: Columns, image: str, file: Path, *, names: tuple[str, ...], log: ProblemLog
-) -> None:
-    size_wh = size_or_report(image, log=log)
-    if size_wh is None:
-        return
-    try:
-        annotation = _parse(file)
-    except FileNotFoundError:
-        what, kind = "no annotation file", ProblemKind.IMAGE_WITHOUT_LABELS
-        log.report(file, None, what, action="image left out", kind=kind, image=image)
-        return
-    except (expat.ExpatError, _ForbiddenXmlError, OSError) as error:
-        # Without its boxes it would train as background.
-        line = getattr(error, "lineno", None)  # of a file that does not open there is none
-        what, kind = f"unreadable XML: {error}", ProblemKind.LABELS_UNREADABLE
-        log.report(file, line, what, action="image left out", kind=kind, image=image)
-        return
-    _report_other_size(annotation, image, size_wh, file=file, log=log)
-    columns.add_image(image, size_wh)
-    truths = set()
-    for thing in annotation.objects:
-        report = partial(log.report, file, thing.line, image=image)
-        truth = _truth(thing, size_wh, names=names, report=report)
-        if truth is not None and truth in truths:
-            kind = ProblemKind.BOX_DUPLICATED
-            report("box stated twice", action="kept once", kind=kind, box_xyxy=truth[1])
-        elif truth is not None:
-            truths.add(truth)
-            label, box_xyxy = truth
-            crowd = thing.fields.get("iscrowd") == "1"
-            # A crowd region is marked difficult only for those who do not know of crowds.
-            difficult = thing.fields.get("difficult") == "1" and not crowd
-            area = _area(thing.fields.get("area"))
-            columns.add_truth(box_xyxy, label, area=area, crowd=crowd, difficult=difficult)
+def annotation_places(image: str) -> tuple[str, ...]:
+    """Returns where the XML file of an image may lie, that which counts first."""
+    folder, name = os.path.split(image)
+    file = f"{os.path.splitext(name)[0]}.xml"
+    return os.path.join(os.path.dirname(folder), "Annotations", file), os.path.join(folder, file)
+
+
+class _Reader:
+    """Reads images with their XML files into columns."""
+
+    def __init__(self, names: tuple[str, ...], *, log: ProblemLog, sources: SourceLog) -> None:
+        self.names = names
+        self.columns = Columns()
+        self._log = log
+        self._sources = sources
+        self._present = FileListing(sources)
+        self._seen: set[str] = set()
+        self._unlabelled: list[str] = []
+
+    @property
+    def labels(self) -> LabelSearch:
+        num_images = len(self.columns.files) + len(self._unlabelled)
+        return LabelSearch(num_images, tuple(self._unlabelled), self._present.folders)
+
+    def add(
+        self, images: Sequence[str], exact: str | None, *, listed: tuple[Path, int | None]
+    ) -> None:
+        """Reads one image of a stem: that which the list names or, of several, the annotation.
+
+        Args:
+            images: absolute paths of all images of the stem, in one folder.
+            exact: that of them which the list names with its suffix.
+            listed: list, or folder, and line.
+        """
+        wanted = images if exact is None else [exact]
+        if self._seen.intersection(wanted):
+            what = f"'{Path(wanted[0]).name if exact else Path(wanted[0]).stem}' is listed twice"
+            kind = ProblemKind.IMAGE_LISTED_TWICE
+            self._log.report(*listed, what, action="read once", kind=kind, image=wanted[0])
+            return
+        self._seen.update(wanted)
+        image = wanted[0]
+        file = label_file_of(image, annotation_places(image), self._present, log=self._log)
+        if file is None:
+            place = Path(annotation_places(image)[0])
+            what, kind = "no annotation file", ProblemKind.IMAGE_WITHOUT_LABELS
+            self._log.report(place, None, what, action="image left out", kind=kind, image=image)
+            self._unlabelled.append(image)
+            return
+        self._sources.add(file)
+        try:
+            self._log.roots.check(file)
+            annotation = _parse(file)
+        except (expat.ExpatError, _ForbiddenXmlError, OSError) as error:
+            # Without its boxes it would train as background.
+            line = getattr(error, "lineno", None)  # of a file that does not open there is none
+            what, kind = f"unreadable XML: {error}", ProblemKind.LABELS_UNREADABLE
+            self._log.report(file, line, what, action="image left out", kind=kind, image=image)
+            return
+        chosen = image if len(images) == 1 else self._one_of(images, wanted, annotation, file)
+        if chosen is not None:
+            self._sources.add(chosen)
+            self._add(annotation, chosen, file)
+
+    def _one_of(
+        self, images: Sequence[str], wanted: Sequence[str], annotation: "_Annotation", file: Path
+    ) -> str | None:
+        """Returns to which of the wanted images an annotation belongs, None where to another one.
+
+        Images of one stem share the name of their annotation; its <filename> tells them apart. It
+        is asked only then, since files are renamed more often than their annotations.
+        """
+        name = annotation.filename.replace("\\", "/").rpartition("/")[2]
+        named = next((image for image in images if os.path.basename(image) == name), None)
+        chosen = wanted[0] if named is None else named if named in wanted else None
+        told = ", ".join(map(os.path.basename, images))
+        self._log.report(
+            file,
+            None,
+            f"one annotation of {told}, which names {'none of them' if named is None else name}",
+            action="image left out" if chosen is None else f"read for {os.path.basename(chosen)}",
+            kind=ProblemKind.LABELS_SHARED,
+            image=wanted[0],
+        )
+        return chosen
+
+    def _add(self, annotation: "_Annotation", image: str, file: Path) -> None:
+        size_wh = size_or_report(image, log=self._log)
+        if size_wh is None:
+            return
+        _report_other_size(annotation, image, size_wh, file=file, log=self._log)
+        self.columns.add_image(image, size_wh)
+        truths = set()
+        for thing in annotation.objects:
+            report = partial(self._log.report, file, thing.line, image=image)
+            truth = _truth(thing, size_wh, names=self.names, report=report)
+            if truth is not None and truth in truths:
+                kind = ProblemKind.BOX_DUPLICATED
+                report("box stated twice", action="kept once", kind=kind, box_xyxy=truth[1])
+            elif truth is not None:
+                truths.add(truth)
+                label, box_xyxy = truth
+                crowd = thing.fields.get("iscrowd") == "1"
+                # A crowd region is marked difficult only for those who do not know of crowds.
+                difficult = thing.fields.get("difficult") == "1" and not crowd
+                area = _area(thing.fields.get("area"))
+                self.columns.add_truth(box_xyxy, label, area=area, crowd=crowd, difficult=difficult)
 
 
 def _report_other_size(
@@ -204,6 +283,7 @@ class _Object:
 @dataclass
 class _Annotation:
     objects: list[_Object] = field(default_factory=list)
+    filename: str = ""
     size: dict[str, str] = field(default_factory=dict)
     size_line: int | None = None
 
@@ -242,6 +322,8 @@ def _parse(file: Path) -> _Annotation:
             annotation.objects[-1].fields["/".join(path[2:])] = text
         elif path[1:2] == ["size"] and len(path) == 3:
             annotation.size[path[2]] = text
+        elif path[1:] == ["filename"]:
+            annotation.filename = text
         path.pop()
 
     parser.StartElementHandler = start
@@ -249,7 +331,7 @@ def _parse(file: Path) -> _Annotation:
     parser.CharacterDataHandler = texts.append
     # Without a DOCTYPE there are no entities, neither such that multiply nor such that open files.
     parser.StartDoctypeDeclHandler = lambda *_: refuse("DOCTYPE is not allowed")
-    data = file.read_bytes()
+    data = read_regular(file, most_bytes=MOST_BYTES_OF_AN_IMAGE)
     try:
         parser.Parse(data, True)
     except (LookupError, ValueError) as error:  # an encoding that Python does not know or not so

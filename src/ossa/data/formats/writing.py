@@ -16,7 +16,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from ossa.data.formats.yolo import label_file_of
+from ossa.data.formats.common import label_places
 from ossa.data.index import DatasetIndex, take_truths
 
 PlaceImage = Callable[[str, Path], None]
@@ -191,7 +191,7 @@ def write_yolo(
         image = folder / relative
         place_image(str(index.image_path(position)), image)
         rows = index.truths(position)
-        labels = Path(label_file_of(str(image)))
+        labels = Path(label_places(str(image))[0])
         labels.parent.mkdir(parents=True, exist_ok=True)
         lines = (
             f"{label} {' '.join(map(repr, box))}\n"
@@ -289,7 +289,7 @@ def _clipped(index: DatasetIndex) -> tuple[DatasetIndex, int]:
     limits = np.tile(index.sizes_wh[index.truth_images()].astype(np.float64), 2)
     boxes_xyxy = np.clip(index.boxes_xyxy, 0.0, limits)
     changed = int((boxes_xyxy != index.boxes_xyxy).any(axis=1).sum())
-    return (replace(index, boxes_xyxy=boxes_xyxy) if changed else index), changed
+    return replace(index, boxes_xyxy=boxes_xyxy, stated_xywh=None) if changed else index, changed
 
 
 def _stated_once(index: DatasetIndex) -> tuple[DatasetIndex, int]:

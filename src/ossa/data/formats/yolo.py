@@ -1,12 +1,16 @@
-"""YOLO: beside each image of a folder `images` a txt file in a folder `labels`.
+"""YOLO: of each image a txt file, in a folder `labels` beside its folder `images` or beside itself.
+
+The last folder `images` of the path of an image is the one that becomes `labels`. Where there is a
+file at both places, that in `labels` is read, and reported if the other says something else.
 
 A line is `class cx cy w h`, or `class x y x y x y ...` for a polygon of three or more points,
 all in fractions of the image's width and height. Of a polygon its extent is the box, and the area
 is the box's. So 7 columns are a triangle, unless the last is a whole number from 2 on, which only a
-track's is. An image without a label file is background.
+track's is. An image without a label file is background; so is one whose label file is empty.
 """
 
 import os
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -14,32 +18,47 @@ from ossa.data.description import DataDescription
 from ossa.data.formats.common import (
     Box,
     Columns,
+    FileListing,
     absolute,
     images_under,
     is_image,
+    label_file_of,
+    label_places,
     size_or_report,
     usable_box,
 )
 from ossa.data.formats.text import line_of_fault, listed_lines, numbered_lines
-from ossa.data.index import DatasetIndex
+from ossa.data.index import DatasetIndex, LabelSearch
 from ossa.data.problems import ProblemKind, ProblemLog
+from ossa.data.roots import is_hidden_below
 from ossa.data.sources import SourceLog
+
+_OF_DARKNET = "data/"
+"""Begins the entries of lists by darknet's programs and CVAT, whose folder of that name is the
+root."""
 
 
 def read(
     description: DataDescription, split: str, *, log: ProblemLog, sources: SourceLog
-) -> DatasetIndex:
+) -> tuple[DatasetIndex, LabelSearch]:
     """Returns the index of a split; see `ossa.data.reading.read_index`."""
     names = description.names or ()
     columns = Columns()
-    images = _images(description, split, log=log, sources=sources)
-    for image, listed in images.items():
-        label_file = Path(label_file_of(image))
+    present = FileListing(sources)
+    unlabelled: list[str] = []
+    images_of: dict[Path, list[str]] = {}
+    for image, listed in _images(description, split, log=log, sources=sources):
         sources.add(image)
-        sources.add(label_file)
         size_wh = size_or_report(image, log=log, listed=listed)
         if size_wh is None:
             continue
+        label_file = label_file_of(image, label_places(image), present, log=log)
+        if label_file is None:
+            unlabelled.append(image)
+            columns.add_image(image, size_wh)
+            continue
+        sources.add(label_file)
+        images_of.setdefault(label_file, []).append(image)
         try:
             truths = _truths(label_file, image, size_wh, num_classes=len(names), log=log)
         except (OSError, UnicodeDecodeError) as error:
@@ -57,51 +76,56 @@ def read(
         columns.add_image(image, size_wh)
         for label, box_xyxy in truths:
             columns.add_truth(box_xyxy, label)
-    return columns.to_index(description.root, names, description.category_ids)
-
-
-def label_file_of(image: str) -> str:
-    """Returns the label file of an image: its last folder `images` becomes `labels`."""
-    stem = os.path.splitext(image)[0]
-    before, folder, after = stem.rpartition(f"{os.sep}images{os.sep}")
-    labels = folder.replace("images", "labels")
-    return f"{before}{labels}{after}.txt"
+    for label_file, images in images_of.items():
+        if len(images) > 1:
+            what = f"labels of {len(images)} images, {', '.join(map(os.path.basename, images))}"
+            kind = ProblemKind.LABELS_SHARED
+            log.report(label_file, None, what, action="read for each", kind=kind, image=images[1])
+    search = LabelSearch(len(columns.files), tuple(unlabelled), present.folders)
+    return columns.to_index(description.root, names, description.category_ids), search
 
 
 def _images(
     description: DataDescription, split: str, *, log: ProblemLog, sources: SourceLog
-) -> dict[str, tuple[Path, int] | None]:
-    """Returns the images in order, each with the list and line that name it first, if any."""
-    images: dict[str, tuple[Path, int] | None] = {}
+) -> Iterator[tuple[str, tuple[Path, int] | None]]:
+    """Yields the images in order, each with the list and line that name it first, if any."""
+    seen: set[str] = set()
     for source in description.splits[split].sources:
         if source.is_dir():
-            images.update(dict.fromkeys(images_under(source, sources=sources)))
+            found = images_under(source, sources=sources, log=log)
+            twice = [image for image in found if image in seen]
+            if twice:
+                what = f"{len(twice)} of its images are in an entry before it, too"
+                kind = ProblemKind.IMAGE_LISTED_TWICE
+                log.report(source, None, what, action="read once", kind=kind, image=twice[0])
+            yield from ((image, None) for image in found if image not in seen)
+            seen.update(found)
             continue
         sources.add(source)
         for line, text in listed_lines(source):
             # As YOLOv5 does: './' begins at the list, all else at the root.
-            folder = source.parent if text.startswith("./") else description.root
+            folder = source.parent if text.startswith(("./", ".\\")) else description.root
             image = absolute(text, folder)
-            if not is_image(os.path.basename(image)):
+            if text.startswith(_OF_DARKNET) and not os.path.lexists(image):
+                image = absolute(text.removeprefix(_OF_DARKNET), folder)
+            if not is_image(os.path.basename(image)) or is_hidden_below(image, description.root):
                 what, kind = f"'{text}' is no image file", ProblemKind.ENTRY_UNUSABLE
                 log.report(source, line, what, action="line left out", kind=kind)
                 continue
-            if image in images:
+            if image in seen:
                 what, kind = f"'{text}' is listed twice", ProblemKind.IMAGE_LISTED_TWICE
                 log.report(source, line, what, action="read once", kind=kind, image=image)
-            images.setdefault(image, (source, line))
-    return images
+                continue
+            seen.add(image)
+            yield image, (source, line)
 
 
 def _truths(
     file: Path, image: str, size_wh: tuple[int, int], *, num_classes: int, log: ProblemLog
 ) -> list[tuple[int, Box]]:
     truths: dict[tuple[int, Box], None] = {}
-    try:
-        lines = numbered_lines(file)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return []
-    for line, text in lines:
+    log.roots.check(file)
+    for line, text in numbered_lines(file):
         report = partial(log.report, file, line, image=image)
         try:
             label, box_xyxy = _parse(text, size_wh, num_classes=num_classes)

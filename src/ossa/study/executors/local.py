@@ -18,6 +18,7 @@ from multiprocessing.context import ForkServerProcess
 
 import torch
 
+from ossa.allocator import wait_passively
 from ossa.errors import ConfigError
 from ossa.study.config import ExecutorConfig
 from ossa.study.executors import Ended, Task
@@ -47,21 +48,22 @@ class LocalExecutor:
         self._threads = config.threads or max(1, processors // jobs)
         on_gpu = devices[0] != "cpu"
         # On the CPU the network itself leaves no processor idle.
-        self._workers = config.workers if config.workers is not None else (4 if on_gpu else 0)
-        self._cache = [] if config.cache is None else ["--cache", config.cache]
+        workers = config.workers if config.workers is not None else (4 if on_gpu else 0)
+        self._place = ["--workers", str(workers), "--cache", config.cache]
 
     def execute(self, tasks: Sequence[Task], *, ended: Ended) -> None:
         waiting, free = list(tasks), list(self._slots)
         running: list[_Job] = []
         processes = multiprocessing.get_context("forkserver")
         processes.set_forkserver_preload([__name__])
+        wait_passively()
         with _threads_of_new_processes(self._threads):
             forkserver.ensure_running()
         try:
             while waiting or running:
                 while waiting and free:
                     task, device = waiting.pop(0), free.pop(0)
-                    place = ["--device", device, "--workers", str(self._workers), *self._cache]
+                    place = ["--device", device, *self._place]
                     process = processes.Process(target=_train, args=(task, place, self._threads))
                     process.start()
                     running.append(_Job(task, process, device))

@@ -32,21 +32,24 @@ class Launch:
     workers: int
     """Processes that load images."""
     threads: int
-    cache: str | None = None
-    """Where images are kept decoded, if they are."""
+    cache: str
+    """Where images are kept decoded."""
 
     def start(self) -> "subprocess.Popen[bytes]":
         """Starts the run's process, which stops once this process is gone."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        place = ["--device", self.device, "--workers", str(self.workers)]
-        place += [] if self.cache is None else ["--cache", self.cache]
+        place = ["--device", self.device, "--workers", str(self.workers), "--cache", self.cache]
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [*self.task.command(sys.executable), *place, "--parent", str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": str(self.threads)},
+                env={
+                    "OMP_WAIT_POLICY": "PASSIVE",
+                    **os.environ,
+                    "OMP_NUM_THREADS": str(self.threads),
+                },
                 # Ctrl-C at the terminal is for the study, which stops its runs one by one.
                 start_new_session=True,
             )

@@ -1,0 +1,376 @@
+"""Public data sets: `ossa data get` downloads, checks, unpacks and describes them.
+
+    root/downloads/NAME.part, NAME     an archive while it arrives, and until it is unpacked
+    root/VOCdevkit/VOC2007             a part of a data set; data sets share their parts
+    root/voc/data.yaml                 written last
+
+Every step ends with a rename, so that the next call continues after any interruption. The length
+and the checksum of every archive are known beforehand, so nothing that a server says is trusted.
+"""
+
+import hashlib
+import os
+import shutil
+import tarfile
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from filelock import FileLock, Timeout
+
+from ossa import __version__
+from ossa.data.public_datasets import DatasetInfo, Part
+from ossa.errors import ConfigError, DataError, RunFailed
+from ossa.files import write_text_atomically
+
+OnBytes = Callable[[int, int], object]
+"""Called with the bytes done and the bytes in all."""
+Progress = Callable[[str], AbstractContextManager[OnBytes]]
+"""Called with what begins; yields the function to call with the bytes."""
+
+_WAITS: Final = (1.0, 2.0, 4.0, 8.0)
+"""Seconds before each further attempt that follows one without progress."""
+_PROGRESS_BYTES: Final = 1 << 20
+"""An attempt that brought so much resets the number of attempts."""
+_TIMEOUT_SECONDS: Final = 30.0
+_CHUNK_BYTES: Final = 1 << 18
+_TRANSIENT_STATUSES: Final = frozenset({408, 416, 425, 429, 500, 502, 503, 504})
+
+
+@contextmanager
+def no_progress(_title: str) -> Iterator[OnBytes]:
+    """Yields a function that does nothing."""
+    yield lambda _done, _total: None
+
+
+def download_dataset(
+    info: DatasetInfo,
+    root: Path,
+    *,
+    mirror: str | None = None,
+    keep_archives: bool = False,
+    progress: Progress = no_progress,
+) -> Path:
+    """Returns the data.yaml of a public data set below `root`, downloaded where it is missing.
+
+    Args:
+        info: what to download.
+        root: folder of all data sets, made where it is missing; nothing is written outside it.
+        mirror: address to use instead of the official one. The archives must be the official ones.
+        keep_archives: keep them in `root`/downloads after they are unpacked. An archive that lies
+            there already is used.
+        progress: called for every download, check and unpacking.
+
+    Raises:
+        ConfigError: `mirror` is no address.
+        DataError: what is there, or what the server has, is not what was expected.
+        RunFailed: the disk has too little space or cannot be written, the server cannot be reached,
+            or another process downloads into the same folder.
+    """
+    address = (mirror or info.address).rstrip("/")
+    check_address(address)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with _locked(root):
+            data_yaml = root / info.name / "data.yaml"
+            _check_description(data_yaml, info.data_yaml)
+            missing = [part for part in info.parts if not _is_complete(part, root)]
+            _check_space(missing, root)
+            for part in missing:
+                _download_part(part, root, address=address, progress=progress)
+                if not keep_archives:
+                    for archive in part.archives:
+                        (_downloads(root) / archive.name).unlink(missing_ok=True)
+                    with suppress(OSError):  # other archives lie there
+                        _downloads(root).rmdir()
+            data_yaml.parent.mkdir(exist_ok=True)
+            if not data_yaml.exists():
+                write_text_atomically(data_yaml, info.data_yaml)
+    except OSError as error:
+        raise RunFailed(
+            f"Expected to write to {error.filename or root}, found: "
+            f"{(error.strerror or str(error)).lower()}; start again to continue from there."
+        ) from error
+    return data_yaml
+
+
+def check_address(url: str) -> None:
+    """Raises ConfigError for what is no http:// or https:// address."""
+    try:
+        parts = urlsplit(url)
+        named = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        valid = named and url.isascii() and not any(sign.isspace() for sign in url)
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ConfigError(f"Expected an address such as https://example.org/data, found '{url}'.")
+
+
+def download(
+    url: str,
+    target: Path,
+    *,
+    size: int,
+    checksum: str,
+    progress: Progress = no_progress,
+    waits: Sequence[float] = _WAITS,
+) -> None:
+    """Downloads a file to `target`, which then has the right length and checksum or is not there.
+
+    What has arrived lies beside it with the suffix `.part`, and the next call continues from its
+    end. A `target` that is there already is only checked.
+
+    Args:
+        url: http or https; redirections to such addresses are followed.
+        target: in a folder that exists.
+        size: bytes that the file has.
+        checksum: 'sha256:' or 'md5:' and hexadecimal digits.
+        progress: called for the download and for the check.
+        waits: seconds before each further attempt.
+
+    Raises:
+        DataError: the server has no such file, or one of another length or checksum, which is
+            removed.
+        RunFailed: the server could not be reached or broke off more often than `waits` allows.
+        OSError: the disk is full or cannot be written.
+    """
+    file = target
+    if not target.exists():
+        file = _partial(target)
+        if _length(file) > size:
+            file.unlink()
+        with progress(f"downloading {target.name}") as on_bytes:
+            attempts = 0
+            while (before := _length(file)) < size:
+                reason = _download_rest(url, file, size=size, on_bytes=on_bytes)
+                arrived = _length(file)
+                if reason is None or arrived >= size:
+                    break
+                attempts = 1 if arrived - before >= _PROGRESS_BYTES else attempts + 1
+                if attempts > len(waits):
+                    raise RunFailed(
+                        f"Expected {size:,} bytes from {url}, found {arrived:,} after {attempts} "
+                        f"attempts ({reason}); start again to continue from there."
+                    )
+                time.sleep(waits[attempts - 1])
+    with progress(f"checking {target.name}") as on_bytes:
+        _verify(file, url=url, size=size, checksum=checksum, on_bytes=on_bytes)
+    file.replace(target)
+
+
+def _download_rest(url: str, part: Path, *, size: int, on_bytes: OnBytes) -> str | None:
+    """Appends one answer of the server to `part`; returns why another attempt is worthwhile.
+
+    Raises:
+        DataError: the server has no such file, or one of another length.
+    """
+    have = _length(part)
+    headers = {"User-Agent": f"ossa/{__version__}", "Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    try:
+        request = urllib.request.Request(url, headers=headers)
+        with _http_opener().open(request, timeout=_TIMEOUT_SECONDS) as response:
+            if response.status != 206:  # the server knows no ranges and sends the whole file
+                have = 0
+            _check_length(response, url, have=have, size=size)
+            with part.open("r+b" if have else "wb") as file:
+                file.seek(have)
+                while have <= size and (chunk := response.read(_CHUNK_BYTES)):
+                    file.write(chunk)
+                    have += len(chunk)
+                    on_bytes(have, size)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code not in _TRANSIENT_STATUSES:
+            raise DataError(
+                f"Expected a file at {url}, found status {error.code} ({error.reason}); "
+                "--mirror names another address."
+            ) from None
+        if error.code == 416:  # the file there is shorter than what is here: not the same one
+            part.unlink(missing_ok=True)
+        return f"status {error.code}"
+    except (urllib.error.URLError, TimeoutError, ConnectionError, HTTPException, UnicodeError) as e:
+        cause = e.reason if isinstance(e, urllib.error.URLError) else e
+        if isinstance(cause, TimeoutError):
+            return "no answer in time"
+        return (getattr(cause, "strerror", None) or str(cause) or type(cause).__name__).lower()
+    return "the connection ended"
+
+
+def _http_opener() -> urllib.request.OpenerDirector:
+    """Returns an opener of http and https alone: a redirection to ftp:// is not followed."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.UnknownHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPRedirectHandler(),
+        urllib.request.HTTPErrorProcessor(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+def _check_length(response: HTTPResponse, url: str, *, have: int, size: int) -> None:
+    """Raises DataError where the server announces another file, before gigabytes of it arrive."""
+    length = response.headers.get("Content-Length", "")
+    if length.strip().isdigit() and int(length) != size - have:
+        raise DataError(
+            f"Expected {size - have:,} bytes from {url}, found a length of {length.strip()}; the "
+            "server has another file: --mirror names another address."
+        )
+
+
+def _verify(file: Path, *, url: str, size: int, checksum: str, on_bytes: OnBytes) -> None:
+    """Removes a file of another length or checksum and raises DataError."""
+    algorithm, _, expected = checksum.partition(":")
+    digest, length = hashlib.new(algorithm, usedforsecurity=False), 0
+    with file.open("rb") as content:
+        while chunk := content.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            length += len(chunk)
+            on_bytes(length, size)
+    if (length, digest.hexdigest()) != (size, expected):
+        file.unlink()
+        raise DataError(
+            f"Expected {size:,} bytes with {algorithm} {expected} from {url}, found {length:,} "
+            f"with {digest.hexdigest()}; removed {file}: start again, or name another address with "
+            "--mirror."
+        )
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpacks a .zip or .tar file into `folder`; nothing is written outside it.
+
+    Only archives whose checksum is pinned get here, so that their size is known.
+
+    Raises:
+        DataError: the archive is damaged, or a tar holds a path that leads out, a link that does,
+            or a device.
+        OSError: the disk is full or cannot be written.
+    """
+    try:
+        if archive.suffix == ".zip":
+            with zipfile.ZipFile(archive) as content:
+                content.extractall(folder)
+        else:
+            with tarfile.open(archive, "r:") as content:
+                content.extractall(folder, filter="data")
+    except (zipfile.BadZipFile, tarfile.TarError) as error:
+        raise DataError(f"Expected an intact archive at {archive}, found: {error}.") from error
+
+
+def _download_part(part: Part, root: Path, *, address: str, progress: Progress) -> None:
+    _downloads(root).mkdir(exist_ok=True)
+    for archive in part.archives:
+        download(
+            f"{address}/{archive.path}",
+            _downloads(root) / archive.name,
+            size=archive.size,
+            checksum=archive.checksum,
+            progress=progress,
+        )
+    target = root / part.folder
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Beside its place, since a rename is atomic only within one file system.
+    temporary = target.with_name(f".{target.name}.unpacking")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        for archive in part.archives:
+            with progress(f"unpacking {archive.name}"):
+                unpack(_downloads(root) / archive.name, temporary)
+        _check_counts(part, temporary / part.inside)
+        (temporary / part.inside).rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_complete(part: Part, root: Path) -> bool:
+    """Returns whether a part is on the disk; raises DataError where a piece of it is."""
+    folder = root / part.folder
+    if not folder.exists():
+        return False
+    _check_counts(part, folder)
+    return True
+
+
+def _check_counts(part: Part, folder: Path) -> None:
+    for name, count in part.file_counts.items():
+        subfolder = folder / name
+        found = sum(entry.is_file() for entry in os.scandir(subfolder)) if subfolder.is_dir() else 0
+        if found != count:
+            raise DataError(
+                f"Expected {count:,} files in {subfolder}, found {found:,}; move {folder} away, "
+                "or name another folder with --root."
+            )
+
+
+def _check_description(file: Path, text: str) -> None:
+    """Raises DataError for a data.yaml that somebody changed, before hours of downloading."""
+    if file.exists() and file.read_bytes() != text.encode():
+        raise DataError(
+            f"Expected no data.yaml at {file} or the one that belongs to this data set, "
+            "found another; move it away, or name another folder with --root."
+        )
+
+
+def _check_space(parts: Sequence[Part], root: Path) -> None:
+    needed = sum(
+        part.unpacked_bytes
+        + sum(
+            archive.size - _bytes_there(_downloads(root) / archive.name)
+            for archive in part.archives
+        )
+        for part in parts
+    )
+    free = shutil.disk_usage(root).free
+    if needed > free:
+        raise RunFailed(
+            f"Expected {needed / 1e9:.1f} GB free in {root} for archives and their contents, found "
+            f"{free / 1e9:.1f} GB; free some, or name another folder with --root."
+        )
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """Keeps out a second process, which would write into the same files."""
+    lock = FileLock(root / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunFailed(
+            f"Expected {root} for this process alone, found another one that downloads there; "
+            "start again when it is done."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+        (root / ".lock").unlink(missing_ok=True)
+
+
+def _downloads(root: Path) -> Path:
+    return root / "downloads"
+
+
+def _partial(target: Path) -> Path:
+    return target.with_name(target.name + ".part")
+
+
+def _bytes_there(target: Path) -> int:
+    return _length(target) or _length(_partial(target))
+
+
+def _length(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0

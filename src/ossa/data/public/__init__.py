@@ -1,1 +1,0 @@
-"""Public data sets: found, fetched, checked and unpacked."""
