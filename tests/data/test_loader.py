@@ -1,10 +1,12 @@
 """Batches: every image once an epoch, the same for any number of workers and after a resume."""
 
+import math
 import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from ossa.data.batches.loader import (
     evaluation_loader,
     make_batch,
     training_loader,
+    workers_that_fit,
 )
 from ossa.data.description import read_description
 from ossa.data.index import DatasetIndex
@@ -277,3 +280,13 @@ def test_one_sigterm_to_a_worker_is_for_the_main_process_and_a_second_ends_it(
         os.kill(worker.pid, signal.SIGTERM)
         worker.join(timeout=30)
     assert worker.exitcode == -signal.SIGTERM
+
+
+def test_no_more_workers_are_started_than_the_shared_memory_has_room_for(tmp_path: Path) -> None:
+    free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
+    fit = partial(workers_that_fit, 4, shared_memory=str(tmp_path))
+    side = math.isqrt(free // (3 * 6))  # so that six images fit: two workers, and one more
+    assert fit(batch=1, imgsz=side - side // 100) == 2
+    assert fit(batch=7, imgsz=side) == 0
+    assert fit(batch=1, imgsz=32) == 4
+    assert workers_that_fit(4, batch=16, imgsz=640, shared_memory=str(tmp_path / "none")) == 4

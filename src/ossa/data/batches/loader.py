@@ -1,6 +1,7 @@
 """Batches for training and evaluation: sampler, collate functions and worker processes."""
 
 import gc
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -71,6 +72,7 @@ def training_loader(
 
     The workers start at once.
     """
+    workers = workers_that_fit(workers, batch=batches.batch, imgsz=dataset.imgsz)
     _end_opencv_threads(workers)
     loader = DataLoader(
         dataset,  # type: ignore[arg-type] - collated to batches
@@ -95,6 +97,7 @@ def evaluation_loader(
 
     Of several processes each gets whole batches: every count-th from the one of its rank on.
     """
+    workers = workers_that_fit(workers, batch=batch, imgsz=dataset.imgsz)
     _end_opencv_threads(workers)
     rank, count = share
     batches = [
@@ -148,6 +151,22 @@ def _no_images(imgsz: int) -> Batch:
 def _collate_letterboxed(items: list[tuple[Sample, int, Letterbox]]) -> Batch:
     samples, image_ids, letterboxes = zip(*items, strict=True)
     return make_batch(samples, image_ids, letterboxes)
+
+
+def workers_that_fit(
+    workers: int, *, batch: int, imgsz: int, shared_memory: str = "/dev/shm"
+) -> int:
+    """Returns the number of workers for whose batches the shared memory has room; 0 for none.
+
+    Each worker has two batches of `batch` images of `imgsz` px in it, and the training one. Where
+    it is full, as at the 64 MB of a container, the system would end the worker with SIGBUS.
+    """
+    try:
+        status = os.statvfs(shared_memory)
+    except OSError:  # no such folder: the batches lie elsewhere
+        return workers
+    batches = status.f_bavail * status.f_frsize // (batch * 3 * imgsz**2)
+    return max(0, min(workers, (batches - 1) // 2))
 
 
 def _end_opencv_threads(workers: int) -> None:
