@@ -215,6 +215,30 @@ def of_other_classes(write_run: WriteRun, folder: Path, *, scenes: Path) -> None
     write_run("bad", fraction=1, data=folder)
 
 
+def with_the_record_of_another(write_run: WriteRun, folder: Path) -> None:
+    write_run("bad", fraction=1)
+    write_run("other", fraction=1, lr=0.5)
+    shutil.copy(folder / "other" / "record.json", folder / "bad")
+
+
+def with_an_edited_seed(write_run: WriteRun, folder: Path) -> None:
+    write_run("bad", fraction=1)
+    write_record(replace(read_record(folder / "bad"), seed=7), folder / "bad")
+
+
+def with_an_unknown_key(write_run: WriteRun, folder: Path) -> None:
+    write_run("bad", fraction=1)
+    content = json.loads((folder / "bad" / "record.json").read_text())
+    (folder / "bad" / "record.json").write_text(json.dumps(content | {"surprise": 1}))
+
+
+def of_other_pixels(write_run: WriteRun, folder: Path) -> None:
+    write_run("bad", fraction=1)
+    for name, images in (("good", "train-here"), ("bad", "train-there")):
+        record = replace(read_record(folder / name), image_fingerprint=images)
+        write_record(record, folder / name)
+
+
 def nowhere(write_run: WriteRun, folder: Path) -> None:
     """There is no such path."""
 
@@ -232,6 +256,10 @@ def an_empty_folder(write_run: WriteRun, folder: Path) -> None:
         (without_detections, "expected the detections of a run at bad/val-detections.json.gz"),
         (of_other_images, "scored on one split, found in good and bad other images: 8 and 5"),
         (of_other_classes, "other classes: disc, triangle, cross, ring and disc, plus, cross"),
+        (with_the_record_of_another, "bad/record.json is of a run with other settings: is it that"),
+        (with_an_edited_seed, "bad/record.json was changed: its model or seed is not that of its"),
+        (with_an_unknown_key, "bad/record.json is damaged: there is no setting 'surprise'"),
+        (of_other_pixels, "the files held other pixels for bad than for good: train one of them"),
         (nowhere, "expected the folder of a run or a COCO results file, found no bad"),
         (an_empty_folder, "expected the record of a run at bad/record.json, found none"),
     ],

@@ -1,5 +1,6 @@
 """The entry point: what is imported, what is suggested, and how a command ends."""
 
+import errno
 import json
 import os
 import subprocess
@@ -172,3 +173,52 @@ def test_a_misspelt_command_line_is_shown_without_passwords(
         out, err = capsys.readouterr()
         assert "secret" not in out + err
         assert "abc" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code", "sentence"),
+    [
+        (OSError(errno.ENAMETOOLONG, "File name too long", "a" * 999), 2, "could not use aaa"),
+        (PermissionError(errno.EACCES, "Permission denied", "runs"), 2, "could not use runs: Perm"),
+        (OSError(errno.ENOSPC, "No space left on device", "x"), 1, "could not use x: No space"),
+        (MemoryError(), 1, "the machine has no memory for this: take a smaller --imgsz"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), 1, "no memory for"),
+    ],
+)
+def test_what_the_machine_refuses_is_told_in_a_sentence(
+    error: Exception, exit_code: int, sentence: str
+) -> None:
+    result = ended(error)
+    assert result.exit_code == exit_code
+    assert sentence in result.stderr
+    assert "not foreseen" not in result.stderr
+    assert len(result.stderr) < 300
+
+
+HUGE = "1" + "0" * 30
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "--data", "d", "--model", "yolov5n", "--imgsz", HUGE),
+        ("train", "--data", "d", "--model", "yolov5n", "--batch", HUGE),
+        ("train", "--data", "d", "--model", "yolov5n", "--epochs", HUGE),
+        ("train", "--data", "d", "--model", "yolov5n", "--seed", HUGE),
+        ("train", "--data", "d", "--model", "yolov5n", "--patience", HUGE),
+        ("train", "--data", "d", "--model", "yolov5n", "--workers", HUGE),
+        ("train", "--data", "d", "--model", "yolov5n", "--set", f"evaluate.max_detections={HUGE}"),
+        ("train", "--data", "d", "--model", "yolov5n", "--set", f"model.strides=[{HUGE}]"),
+        ("cost", "yolov5n", "--imgsz", str(2**63)),
+        ("cost", "yolov5n", "--classes", HUGE),
+        ("bench", "yolov5n", "--batch", HUGE),
+        ("backbones", "--imgsz", str(2**63)),
+        ("compare", "a", "b", "--resamples", HUGE),
+    ],
+    ids=" ".join,
+)
+def test_huge_integers_are_refused_in_a_sentence(ossa: Ossa, arguments: tuple[str, ...]) -> None:
+    result = ossa(*arguments)
+    assert result.exit_code == 2
+    assert "not foreseen" not in result.stderr
+    assert len(result.stderr) < 1000

@@ -7,12 +7,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny_studies import TINY, InThisProcess, a_study
 
-from ossa.errors import ConfigError
+from ossa.data.api import read_data
+from ossa.errors import ConfigError, DataError
 from ossa.files import held
 from ossa.study.config import ExecutorConfig
 from ossa.study.executors import Ended, Task, create_executor
@@ -23,9 +26,11 @@ from ossa.study.folder import (
     read_progress,
     read_study_folder,
 )
+from ossa.study.results import read_results
 from ossa.study.run import epochs_trained, run_study, seconds_left
-from ossa.study.samples import SAMPLES_FILE
-from ossa.train.outputs import read_log
+from ossa.study.samples import SAMPLES_FILE, samples_of
+from ossa.train.outputs import DETECTIONS_FILE, read_log
+from ossa.train.record import read_record, write_record
 
 
 def ignore(_: object) -> None:
@@ -234,3 +239,53 @@ def test_processes_that_are_killed_go_on_and_end_as_if_nothing_had_been(
 
 def test_progress_is_zero_where_nothing_was_told(tmp_path: Path):
     assert read_progress(tmp_path) == 0
+
+
+def test_metrics_that_the_detections_do_not_give_are_foreign(study: StudyFolder):
+    folder = study.run_folder(study.plan.runs[0])
+    record = read_record(folder)
+    last = record.metrics["last"] | {"ap": 0.99}
+    write_record(replace(record, metrics=record.metrics | {"last": last}), folder)
+    first, second = read_results(study).states
+    assert (first.state, second.state) == ("foreign", "done")
+    assert first.reason is not None
+    assert "expected ap 0." in first.reason
+    assert "found 0.990000 recorded" in first.reason
+
+
+def test_samples_that_were_edited_are_made_anew(study: StudyFolder):
+    state = study.states()[0]
+    file = state.folder / SAMPLES_FILE
+    index = read_data(state.run.config.data, "val").index
+    detections = state.folder / DETECTIONS_FILE
+    before = samples_of(detections, index)
+    with np.load(file) as content:
+        edited = dict(content)
+    edited["ap"] = edited["ap"] + 0.1
+    np.savez_compressed(file, **edited)
+    assert np.array_equal(samples_of(detections, index)["ap"], before["ap"])
+    for damage in (b"", b"PK", file.read_bytes()[:200]):
+        file.write_bytes(damage)
+        assert np.array_equal(samples_of(detections, index)["ap"], before["ap"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "{", '{"models": []}', '{"models": {"a": {"ms_per_image": 0}}}', '{"models": null}'],
+)
+def test_damaged_measurements_are_told_in_a_sentence(study: StudyFolder, content: str):
+    (study.path / "measurements.json").write_text(content)
+    with pytest.raises(DataError, match="measure again with 'ossa study run'"):
+        read_results(study)
+
+
+def test_a_run_whose_process_made_no_folder_has_failed(study: StudyFolder):
+    shutil.rmtree(study.run_folder(study.plan.runs[0]))
+
+    class Dies:
+        def execute(self, tasks: Sequence[Task], *, ended: Ended) -> None:
+            for task in tasks:
+                ended(task.run, 1)
+
+    first, second = run_study(study, Dies(), on_run=ignore)
+    assert (first.state, second.state) == ("failed", "done")

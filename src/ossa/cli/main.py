@@ -7,6 +7,7 @@ import functools
 import importlib
 import io
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -70,7 +71,8 @@ def _ending(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError) and error.filename is not None:
         exit_code = _FAILED if error.errno in NO_SPACE else _BAD_INPUT
         return f"could not use {legible(str(error.filename))}: {error.strerror}", exit_code
-    if isinstance(error, MemoryError) or "allocate memory" in str(error):  # torch's RuntimeError
+    # Beside MemoryError: torch's RuntimeError, and an ImportError of a library that finds no room.
+    if isinstance(error, MemoryError) or re.search("allocate memory|failed to map", str(error)):
         return (
             "the machine has no memory for this: take a smaller --imgsz, --batch or number of "
             "--workers, or end other programs",
@@ -147,7 +149,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a path may hold bytes that are no UTF-8
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    with tempfile.TemporaryDirectory(prefix="ossa-") as cache:
+    with tempfile.TemporaryDirectory(prefix="ossa-", ignore_cleanup_errors=True) as cache:
         # matplotlib would keep a cache of fonts in the user's home; a command leaves nothing there.
         os.environ.setdefault("MPLCONFIGDIR", cache)
         try:

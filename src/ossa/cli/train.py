@@ -224,7 +224,7 @@ def _run_folder(path: Path, processes: "Processes") -> Iterator[Path]:
     finally:
         nothing = not any((folder / name).exists() for name in (STATE_FILE, LAST_WEIGHTS))
         if processes.is_first and nothing:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
             with suppress(OSError):  # another run may have moved in
                 for parent in missing:
                     parent.rmdir()

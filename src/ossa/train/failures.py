@@ -1,5 +1,7 @@
 """What can befall a training from outside, told in one sentence."""
 
+import errno
+import multiprocessing
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,6 +10,10 @@ import torch
 
 from ossa.errors import DataError, OssaError, RunFailed
 
+_TOO_MANY_FILES = (
+    "the system does not let this process open more files: take fewer --workers, or allow more "
+    "with 'ulimit -n 1024'"
+)
 _AFTERWARDS = "the last checkpoint is untouched: go on with --resume"
 
 
@@ -33,7 +39,13 @@ def told_in_a_sentence(*, batch: int, fitting_batch: Callable[[], int | None]) -
         ) from None
     except MemoryError:
         raise RunFailed(_no_memory(batch)) from None
-    except (ConnectionError, EOFError) as error:  # the loader's pipe to a worker that is gone
+    except OSError as error:
+        if isinstance(error, ConnectionError):  # the loader's pipe to a worker that is gone
+            raise RunFailed(_dead_worker(error)) from None
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise RunFailed(_TOO_MANY_FILES) from None
+        raise
+    except EOFError as error:  # the loader's pipe to a worker that is gone
         raise RunFailed(_dead_worker(error)) from None
     except OssaError as error:
         # The loader puts the worker's traceback in front of an error's own words.
@@ -46,6 +58,21 @@ def told_in_a_sentence(*, batch: int, fitting_batch: Callable[[], int | None]) -
             raise RunFailed(_no_memory(batch)) from None
         if "DataLoader worker" in str(error):
             raise RunFailed(_dead_worker(error)) from None
+        raise
+
+
+@contextmanager
+def ended_if_not_all_start() -> Iterator[None]:
+    """Ends the processes that were started, where another one of them could not be.
+
+    Otherwise Python waits for them for ever when it ends.
+    """
+    before = set(multiprocessing.active_children())
+    try:
+        yield
+    except OSError:
+        for process in set(multiprocessing.active_children()) - before:
+            process.kill()
         raise
 
 

@@ -22,7 +22,7 @@ from ossa.models.build import with_weights_settings
 from ossa.train.checkpoint import Progress
 from ossa.train.distributed import ALONE, Processes
 from ossa.train.events import Silence, Watcher
-from ossa.train.failures import told_in_a_sentence
+from ossa.train.failures import ended_if_not_all_start, told_in_a_sentence
 from ossa.train.freeze import set_training
 from ossa.train.health import FirstBatch, first_bad_layer
 from ossa.train.interrupt import StopRequest
@@ -147,9 +147,12 @@ def _train_and_finish(run: Run, *, workers: int) -> Record:
         pixels=run.parts.train_pixels,
     )
     # The workers start here, before Ctrl-C and the like get another meaning.
-    loader = iter(
-        training_loader(dataset, run.batches, workers=workers, pin_memory=run.device.type == "cuda")
-    )
+    with ended_if_not_all_start():
+        loader = iter(
+            training_loader(
+                dataset, run.batches, workers=workers, pin_memory=run.device.type == "cuda"
+            )
+        )
     evaluation: Evaluation | None = None
     with StopRequest() as request:
         while not run.over and not run.stop:
