@@ -14,6 +14,7 @@ import torch
 import yaml
 from goldens.make_first_losses import GOLDEN, first_losses
 from safetensors.torch import load_file
+from yolov5_schedule import Turn, yolov5_turns
 
 from ossa.config import (
     EvaluateConfig,
@@ -405,10 +406,48 @@ def test_patience_ends_a_run_that_gets_no_better(scenes: Path, tmp_path: Path):
     assert watcher.told[-1] == "no better epoch than 1 for 1"
 
 
+def test_from_the_first_batch_to_the_last_a_training_is_that_of_yolov5(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Learning rates, momenta, and which batches' gradients each step sums up."""
+    found: list[Turn] = []
+
+    def backward(step: Step, batch: Any, *, images: int) -> torch.Tensor:
+        first = next(step.detector.parameters())
+        first.grad = torch.ones_like(first) if first.grad is None else first.grad + 1
+        groups = {group["name"]: group for group in step.optimizer.param_groups}
+        lr, bias_lr = (groups[name]["lr"] for name in ("weights", "biases"))
+        found.append(Turn(lr, bias_lr, groups["weights"]["momentum"], False, int(first.grad.max())))
+        return torch.ones(3)
+
+    def update(step: Step) -> torch.Tensor:
+        found[-1] = found[-1]._replace(steps=True, waiting=0)
+        step.optimizer.zero_grad(set_to_none=True)
+        return torch.ones(())
+
+    monkeypatch.setattr(Step, "backward", backward)
+    monkeypatch.setattr(Step, "update", update)
+    monkeypatch.setattr(
+        loop_module,
+        "_first_batch",
+        lambda run, batch, images: backward(run.step, batch, images=images),
+    )
+    settings = {"lr": 0.01, "warmup_epochs": 1.5, "warmup_bias_lr": 0.1, "warmup_limit": None}
+    config = config_of(scenes, epochs=4, batch=4, schedule_lag=True, **settings)
+    train(config, tmp_path)
+    turns = yolov5_turns(epochs=4, batches=6, batch=4, final=0.01, nominal=16, warmup=9)
+    for number, (ours, theirs) in enumerate(zip(found, turns, strict=True)):
+        assert ours == pytest.approx(theirs), number
+    assert [row["lr"] for row in read_log(tmp_path)] == [found[n].lr for n in (5, 11, 17, 23)]
+    # Of 24 batches some wait at an epoch's end and are dropped.
+    assert sum(turn.waiting > 0 for turn in found[5::6]) >= 1
+
+
 def as_schema_1_had_it(run: Path, folder: Path) -> dict[str, Any]:
-    """Writes record and configuration of a run without what schema 2 added; returns the record."""
+    """Writes record and configuration of a run without what was added since; returns the record."""
     content = json.loads((run / RECORD_FILE).read_text())
     del content["config"]["augment"]["window"]
+    del content["config"]["train"]["schedule_lag"], content["config"]["train"]["warmup_limit"]
     content |= {"schema": 1, "config_hash": settings_digest(content["config"])}
     (folder / RECORD_FILE).write_text(json.dumps(content))
     (folder / CONFIG_FILE).write_text(yaml.safe_dump(content["config"]))
@@ -418,11 +457,20 @@ def as_schema_1_had_it(run: Path, folder: Path) -> dict[str, Any]:
 def test_runs_of_schema_1_drew_their_partners_from_anywhere(uninterrupted: Path, tmp_path: Path):
     as_schema_1_had_it(uninterrupted, tmp_path)
     record, today = read_record(tmp_path), read_record(uninterrupted)
-    assert (record.schema, today.schema) == (2, 2)
+    assert (record.schema, today.schema) == (3, 3)
     assert (record.config["augment"]["window"], today.config["augment"]["window"]) == (None, 64)
     assert record.config_hash == settings_digest(record.config) != today.config_hash
     assert build_config(record.config) == read_config(tmp_path) != read_config(uninterrupted)
     assert record.metrics == today.metrics
+    # Nor had they the two settings of schema 3.
+    assert (record.config["train"]["schedule_lag"], today.config["train"]["schedule_lag"]) == (
+        False,
+        False,
+    )
+    assert (record.config["train"]["warmup_limit"], today.config["train"]["warmup_limit"]) == (
+        None,
+        0.1,
+    )
 
 
 def test_a_record_of_schema_1_that_was_changed_stays_one(uninterrupted: Path, tmp_path: Path):

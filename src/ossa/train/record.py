@@ -16,12 +16,16 @@ from ossa.errors import DataError
 from ossa.files import write_json_atomically
 from ossa.types import Record
 
-RECORD_SCHEMA = 2
+RECORD_SCHEMA = 3
 RECORD_FILE = "record.json"
-SETTINGS_BEFORE = {"augment": {"window": None}}
+SETTINGS_BEFORE = {
+    "augment": {"window": None},
+    "train": {"schedule_lag": False, "warmup_limit": None},
+}
 """What settings that are younger than some runs were for these, whatever is the default today.
 
-Schema 1 had no window: the partners of mosaic and mixup were drawn from all images.
+Schema 1 had no window: the partners of mosaic and mixup were drawn from all images. Schema 2 had
+neither the lag of the learning rate nor a limit of the warm-up.
 """
 
 
@@ -48,16 +52,16 @@ def read_record(folder: Path) -> Record:
             "update ossa"
         )
     record = Record(**content)
-    return _from_schema_1(record) if schema == 1 else record
+    return record if schema == RECORD_SCHEMA else _from_earlier_schema(record)
 
 
-def _from_schema_1(record: Record) -> Record:
-    """Returns a record of schema 2 with the settings that its run could not choose yet."""
+def _from_earlier_schema(record: Record) -> Record:
+    """Returns a record of today's schema with the settings that its run could not choose yet."""
     config = merge(SETTINGS_BEFORE, record.config)
     # A hash that was not that of the settings must not become it.
     honest = record.config_hash == settings_digest(record.config)
     config_hash = settings_digest(config) if honest else record.config_hash
-    return replace(record, schema=2, config=config, config_hash=config_hash)
+    return replace(record, schema=RECORD_SCHEMA, config=config, config_hash=config_hash)
 
 
 def environment() -> dict[str, str]:
