@@ -42,6 +42,20 @@ def test_yolov5s_recipes_are_shipped_with_its_numbers():
     # What is not a number of YOLOv5's but a way of its code is in its recipes alone.
     own = ours.train.model_copy(update={"schedule_lag": True, "warmup_limit": None})
     assert low == ours.model_copy(update={"train": own})
+    train, augment, loss = low.train, low.augment, low.loss
+    assert (train.optimizer, train.lr, train.momentum) == ("sgd", 0.01, 0.937)
+    assert train.weight_decay == 5e-4
+    assert (train.nominal_batch, train.clip_norm, train.patience) == (64, 10, 100)
+    assert (train.warmup_epochs, train.warmup_min_batches) == (3, 100)
+    assert (train.warmup_momentum, train.warmup_bias_lr) == (0.8, 0.1)
+    assert (train.ema_decay, train.ema_ramp, train.final_lr_fraction) == (0.9999, 2000, 0.01)
+    assert (loss.box, loss.objectness, loss.classes, loss.anchor_ratio) == (0.05, 1, 0.5, 4)
+    assert (augment.mosaic, augment.mixup, augment.flip) == (1, 0, 0.5)
+    assert (augment.translate, augment.scale) == (0.1, 0.5)
+    assert (augment.hue, augment.saturation, augment.value) == (0.015, 0.7, 0.4)
+    evaluate = low.evaluate
+    assert (evaluate.confidence, evaluate.nms_iou) == (0.001, 0.6)
+    assert (evaluate.max_detections, evaluate.max_candidates) == (300, 30_000)
     high = build_config(merge(load_recipe("yolov5-high"), BASIS))
     assert (high.augment.scale, high.augment.mixup) == (0.9, 0.1)
     assert (high.loss.classes, high.loss.objectness, high.loss.box) == (0.3, 0.7, 0.05)

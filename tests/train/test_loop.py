@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -441,6 +442,23 @@ def test_from_the_first_batch_to_the_last_a_training_is_that_of_yolov5(
     assert [row["lr"] for row in read_log(tmp_path)] == [found[n].lr for n in (5, 11, 17, 23)]
     # Of 24 batches some wait at an epoch's end and are dropped.
     assert sum(turn.waiting > 0 for turn in found[5::6]) >= 1
+
+
+def test_the_best_epoch_is_that_of_a_tenth_of_ap50_and_nine_tenths_of_ap(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # 0.50, 0.501 and 0.499: neither the best AP nor the best AP50 alone decides.
+    scores = iter([(0.50, 0.50), (0.45, 0.96), (0.51, 0.40)])
+    real = loop_module.evaluate
+
+    def scored(*args: Any, **settings: Any) -> Evaluation:
+        evaluation = real(*args, **settings)
+        ap, ap50 = next(scores)
+        return replace(evaluation, metrics=replace(evaluation.metrics, ap=ap, ap50=ap50))
+
+    monkeypatch.setattr(loop_module, "evaluate", scored)
+    record = train(config_of(scenes, epochs=3, batch=24), tmp_path)
+    assert (record.metrics["best"]["epoch"], record.metrics["last"]["epoch"]) == (1, 2)
 
 
 def as_schema_1_had_it(run: Path, folder: Path) -> dict[str, Any]:

@@ -16,9 +16,10 @@ from ossa.files import sha256_of
 from ossa.models.build import build_detector, create_detector
 from ossa.models.weights import save_checkpoint
 from ossa.train.events import Silence
+from ossa.train.health import check_single_values
 from ossa.train.loop import train
 from ossa.train.outputs import read_log
-from ossa.train.setup import Parts, check_single_values, prepare, with_fitted_anchors
+from ossa.train.setup import Parts, prepare, with_fitted_anchors
 
 CPU = torch.device("cpu")
 

@@ -23,8 +23,8 @@ from ossa.models.count import count_cost
 from ossa.models.detector import Detector
 from ossa.models.postprocess import detect
 from ossa.study.plan import Plan, PlannedRun
+from ossa.train.health import check_single_values
 from ossa.train.memory import TrialStep
-from ossa.train.setup import check_single_values
 from ossa.types import Letterbox
 
 _STEPS = 3

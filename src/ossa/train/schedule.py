@@ -34,6 +34,18 @@ def warmup_batches(config: TrainConfig, batches_per_epoch: int) -> int:
     return min(wanted, int(config.warmup_limit * config.epochs * batches_per_epoch))
 
 
+def warmup_note(config: TrainConfig, *, images: int) -> str | None:
+    """Returns a note where the learning rate never leaves the warm-up with so many images."""
+    batches_per_epoch = -(-images // config.batch)
+    warmup, batches = warmup_batches(config, batches_per_epoch), batches_per_epoch * config.epochs
+    if not 0 < batches <= warmup:
+        return None
+    return (
+        f"the learning rate never leaves the warm-up, which takes {warmup} batches of {batches}: "
+        "train longer, or --set train.warmup_limit=0.1"
+    )
+
+
 def lr_of_epoch(config: TrainConfig, epoch: int) -> float:
     """Returns the learning rate of an epoch (counted from 0), warm-up apart.
 

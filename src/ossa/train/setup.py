@@ -1,6 +1,5 @@
 """From a configuration to everything that a training needs before its first batch."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,19 +25,19 @@ from ossa.models.build import build_detector
 from ossa.models.count import count_cost
 from ossa.models.detector import Detector
 from ossa.models.loss import DetectionLoss
-from ossa.models.norms import single_value_norms
 from ossa.models.weights import read_checkpoint, start_from
 from ossa.train.distributed import ALONE, Processes
 from ossa.train.ema import ModelAverage
 from ossa.train.events import Silence, Watcher
 from ossa.train.freeze import FrozenPart, freeze
+from ossa.train.health import check_single_values
 from ossa.train.optim import (
     backbone_network,
     build_optimizer,
     learning_rate_scales,
     undecayed_parameters,
 )
-from ossa.train.schedule import warmup_batches
+from ossa.train.schedule import warmup_note
 
 _PROBLEMS_SHOWN = 5
 _LOW_RECALL = 0.98
@@ -95,16 +94,7 @@ def prepare(
     if config.train.sync_batchnorm:
         nn.SyncBatchNorm.convert_sync_batchnorm(detector)  # in place
     frozen = freeze(detector, config.train.freeze)
-    _tell_warmup(config, len(train_index), watcher=watcher)
-    note = check_single_values(
-        detector,
-        config,
-        images=len(train_index),
-        frozen=frozen.tensor_names,
-        processes=processes.count,
-    )
-    if note is not None:
-        watcher.note(note)
+    _tell_batches(detector, config, len(train_index), frozen, watcher=watcher, processes=processes)
     _tell_frozen(detector, config, watcher=watcher)
     _tell_recall(detector, train_index, config, watcher=watcher)
     return Parts(
@@ -175,66 +165,6 @@ def _refuse_what_the_data_ignore(
             f"train.sync_batchnorm: the last batch of an epoch has {last} of {len(index)} images, "
             f"fewer than the {processes.count} processes: take another batch size"
         )
-
-
-def check_single_values(
-    detector: Detector,
-    config: RunConfig,
-    *,
-    images: int,
-    frozen: Collection[str] = (),
-    processes: int = 1,
-) -> str | None:
-    """Returns a note where an epoch's last batch leaves batch norms one value per channel.
-
-    These use their running statistics in that batch, alike whatever the backbone is. Norms that
-    had one value in every batch would have no statistics to use.
-
-    Args:
-        detector: on any device.
-        config: of the run.
-        images: that train.
-        frozen: keys of the state dict of what does not train.
-        processes: that share every batch.
-
-    Raises:
-        ConfigError: norms have one value in every batch; or in the last one, which is compiled.
-    """
-
-    def has_share_of_one(batch: int) -> bool:
-        return 1 in (batch // processes, -(-batch // processes))
-
-    train = config.train
-    full, last = min(train.batch, images), images % train.batch
-    always = has_share_of_one(full)
-    if not always and not has_share_of_one(last):
-        return None
-    norms = single_value_norms(detector, train.imgsz)
-    norms = [name for name in norms if f"{name}.running_mean" not in frozen]
-    if not norms:
-        return None
-    found = f"{len(norms)} batch norms of {config.model.name} (such as {norms[0]})"
-    if always:
-        raise ConfigError(
-            "expected two images or more in each process's share of a batch, found one: "
-            f"{full} over {processes} {'process' if processes == 1 else 'processes'}. At "
-            f"{train.imgsz} px that leaves {found} one value per channel, which has no deviation; "
-            + (
-                f"take --batch {2 * processes} or more"
-                if images >= 2 * processes
-                else f"train on {2 * processes} images or more"
-            )
-        )
-    if train.compile:
-        raise ConfigError(
-            f"expected two images or more in the last batch of an epoch, found {last} of {images}: "
-            f"it leaves {found} one value per channel, which compiled code refuses; take another "
-            "--batch, or leave --compile out"
-        )
-    return (
-        f"the last batch of an epoch has {last} of {images} images, which leaves {found} one value "
-        "per channel: they use their running statistics there"
-    )
 
 
 def with_fitted_anchors(config: RunConfig) -> RunConfig:
@@ -388,6 +318,27 @@ def _backbone_origin(model: ModelConfig) -> dict[str, Any]:
     }
 
 
+def _tell_batches(
+    detector: Detector,
+    config: RunConfig,
+    images: int,
+    frozen: FrozenPart,
+    *,
+    watcher: Watcher,
+    processes: Processes,
+) -> None:
+    """Tells what so many images in batches come to, or raises ConfigError where they cannot train."""
+    single_values = check_single_values(
+        detector,
+        config,
+        images=images,
+        frozen=frozen.tensor_names,
+        processes=processes.count,
+    )
+    for note in filter(None, (warmup_note(config.train, images=images), single_values)):
+        watcher.note(note)
+
+
 def _tell_frozen(detector: Detector, config: RunConfig, *, watcher: Watcher) -> None:
     """Tells how much is frozen, and of that what no weights were loaded into."""
     if not config.train.freeze:
@@ -405,18 +356,6 @@ def _tell_frozen(detector: Detector, config: RunConfig, *, watcher: Watcher) -> 
         watcher.note(
             f"{sum(frozen[name] for name in random):,} of them stay as they were drawn at random, "
             f"such as {random[0]}"
-        )
-
-
-def _tell_warmup(config: RunConfig, images: int, *, watcher: Watcher) -> None:
-    """Says so where the learning rate never leaves the warm-up."""
-    batches_per_epoch = -(-images // config.train.batch)
-    warmup = warmup_batches(config.train, batches_per_epoch)
-    batches = batches_per_epoch * config.train.epochs
-    if 0 < batches <= warmup:
-        watcher.note(
-            f"the learning rate never leaves the warm-up, which takes {warmup} batches of "
-            f"{batches}: train longer, or --set train.warmup_limit=0.1"
         )
 
 
