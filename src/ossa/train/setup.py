@@ -327,7 +327,7 @@ def _tell_batches(
     watcher: Watcher,
     processes: Processes,
 ) -> None:
-    """Tells what so many images in batches come to, or raises ConfigError where they cannot train."""
+    """Tells what so many images in batches come to; raises ConfigError where they train nothing."""
     single_values = check_single_values(
         detector,
         config,
