@@ -82,7 +82,7 @@ class ModelConfig(Section):
 
 
 class TrainConfig(Section):
-    """Optimisation. The defaults are YOLOv5's."""
+    """Optimisation. The defaults are YOLOv5's, but for `schedule_lag` and `warmup_limit`."""
 
     epochs: int = Field(default=300, ge=1, le=1_000_000)
     imgsz: int = Field(default=640, ge=32, le=MAX_IMGSZ)
@@ -111,12 +111,17 @@ class TrainConfig(Section):
     schedule: Literal["linear", "cosine", "one-cycle"] = "linear"
     final_lr_fraction: float = Field(default=0.01, gt=0, le=1)
     """Learning rate that the schedule falls to, as a fraction of `lr`."""
+    schedule_lag: bool = False
+    """Every epoch that begins after the warm-up has the learning rate of the epoch before it, as
+    in YOLOv5, whose scheduler is one epoch behind."""
     peak_lr: float | None = Field(default=None, gt=0)
     """one-cycle only: what the learning rate rises to, from `lr`."""
     peak_at: float = Field(default=0.3, gt=0, lt=1)
     """one-cycle only: the fraction of the training at which it is there."""
     warmup_epochs: float = Field(default=3.0, ge=0)
     warmup_min_batches: int = Field(default=100, ge=0)
+    warmup_limit: float | None = Field(default=0.1, gt=0, le=1)
+    """Largest fraction of the training that the warm-up takes; None for no limit, as in YOLOv5."""
     warmup_momentum: float = Field(default=0.8, ge=0, lt=1)
     warmup_bias_lr: float = Field(default=0.1, ge=0)
     clip_norm: float = Field(default=10.0, gt=0)
@@ -384,6 +389,8 @@ def _refuse_what_would_be_ignored(config: RunConfig, where: str) -> None:
         and (peak_lr is None or peak_lr <= train.lr),
         "the schedule one-cycle has a rise of its own, which train.warmup_epochs would replace; "
         "set them to 0": one_cycle and train.warmup_epochs > 0,
+        "train.schedule_lag delays the schedules linear and cosine; with one-cycle set it to "
+        "false": one_cycle and train.schedule_lag,
         "train.peak_lr acts with the schedule one-cycle only": not one_cycle
         and peak_lr is not None,
         "augment.plain_epochs must be fewer than train.epochs": augment.plain_epochs

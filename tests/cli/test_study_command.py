@@ -68,6 +68,31 @@ def test_a_study_of_images_without_labels_stops_before_its_first_run(
     assert "without a label: 9 of 16 images of train, 0 of 8 images of val;" in told.stderr
 
 
+def test_a_plan_tells_of_a_last_batch_of_one_image(
+    ossa: Ossa, scenes: Path, tmp_path: Path
+) -> None:
+    file = study_file(scenes, tmp_path)
+    arguments = ("--data-root", scenes.parent, "--no-measure")
+    assert "last batch" not in ossa("study", "plan", file, *arguments).stdout
+    file.write_text(file.read_text().replace("batch: 8", "batch: 5"))  # of 16 images
+    told = ossa("study", "plan", file, *arguments)
+    assert "last batch       1 image; batch norms that have one value per channel" in told.stdout
+    plan = json.loads(ossa("study", "plan", file, *arguments, "--json").stdout)
+    assert plan["last_batch_images"] == 1
+
+
+def test_a_plan_tells_which_models_a_batch_of_one_image_cannot_train(
+    ossa: Ossa, scenes: Path, tmp_path: Path
+) -> None:
+    file = study_file(scenes, tmp_path)
+    text = file.read_text().replace("batch: 8", "batch: 1").replace("imgsz: 64", "imgsz: 32")
+    file.write_text(text)
+    told = ossa("study", "plan", file, "--data-root", scenes.parent)
+    assert told.exit_code == 0, told.stderr
+    assert "cannot be trained" in told.stdout
+    assert "one value per channel, which has no deviation; take --batch 2 or more" in told.stdout
+
+
 def test_a_study_is_run_extended_and_told(ossa: Ossa, scenes: Path, tmp_path: Path) -> None:
     file = study_file(scenes, tmp_path)
     finished = ossa("study", "run", file, "--data-root", scenes.parent)

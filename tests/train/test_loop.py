@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 import yaml
 from goldens.make_first_losses import GOLDEN, first_losses
 from safetensors.torch import load_file
+from yolov5_schedule import Turn, yolov5_turns
 
 from ossa.config import (
     EvaluateConfig,
@@ -407,6 +409,60 @@ def test_patience_ends_a_run_that_gets_no_better(scenes: Path, tmp_path: Path):
     assert watcher.told[-1] == "no better epoch than 1 for 1"
 
 
+def test_from_the_first_batch_to_the_last_a_training_is_that_of_yolov5(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Learning rates, momenta, and which batches' gradients each step sums up."""
+    found: list[Turn] = []
+
+    def backward(step: Step, batch: Any, *, images: int) -> torch.Tensor:
+        first = next(step.detector.parameters())
+        first.grad = torch.ones_like(first) if first.grad is None else first.grad + 1
+        groups = {group["name"]: group for group in step.optimizer.param_groups}
+        lr, bias_lr = (groups[name]["lr"] for name in ("weights", "biases"))
+        found.append(Turn(lr, bias_lr, groups["weights"]["momentum"], False, int(first.grad.max())))
+        return torch.ones(3)
+
+    def update(step: Step) -> torch.Tensor:
+        found[-1] = found[-1]._replace(steps=True, waiting=0)
+        step.optimizer.zero_grad(set_to_none=True)
+        return torch.ones(())
+
+    monkeypatch.setattr(Step, "backward", backward)
+    monkeypatch.setattr(Step, "update", update)
+    monkeypatch.setattr(
+        loop_module,
+        "_first_batch",
+        lambda run, batch, images: backward(run.step, batch, images=images),
+    )
+    settings = {"lr": 0.01, "warmup_epochs": 1.5, "warmup_bias_lr": 0.1, "warmup_limit": None}
+    config = config_of(scenes, epochs=4, batch=4, schedule_lag=True, **settings)
+    train(config, tmp_path)
+    turns = yolov5_turns(epochs=4, batches=6, batch=4, final=0.01, nominal=16, warmup=9)
+    for number, (ours, theirs) in enumerate(zip(found, turns, strict=True)):
+        assert ours == pytest.approx(theirs), number
+    assert [row["lr"] for row in read_log(tmp_path)] == [found[n].lr for n in (5, 11, 17, 23)]
+    # Of 24 batches some wait at an epoch's end and are dropped.
+    assert sum(turn.waiting > 0 for turn in found[5::6]) >= 1
+
+
+def test_the_best_epoch_is_that_of_a_tenth_of_ap50_and_nine_tenths_of_ap(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # 0.50, 0.501 and 0.499: neither the best AP nor the best AP50 alone decides.
+    scores = iter([(0.50, 0.50), (0.45, 0.96), (0.51, 0.40)])
+    real = loop_module.evaluate
+
+    def scored(*args: Any, **settings: Any) -> Evaluation:
+        evaluation = real(*args, **settings)
+        ap, ap50 = next(scores)
+        return replace(evaluation, metrics=replace(evaluation.metrics, ap=ap, ap50=ap50))
+
+    monkeypatch.setattr(loop_module, "evaluate", scored)
+    record = train(config_of(scenes, epochs=3, batch=24), tmp_path)
+    assert (record.metrics["best"]["epoch"], record.metrics["last"]["epoch"]) == (1, 2)
+
+
 def as_of_earlier_versions(run: Path, folder: Path, *, schema: int, **augment: Any) -> Path:
     """Writes record and configuration of a run as earlier versions did; returns the folder."""
     content = json.loads((run / RECORD_FILE).read_text())
@@ -427,6 +483,27 @@ def test_earlier_runs_that_drew_from_the_whole_split_are_of_the_same_condition(
     assert record.metrics == today.metrics
     assert read_config(folder) == read_config(uninterrupted)
     assert build_config(record.config).digest() == today.config_hash
+
+
+def test_earlier_runs_had_neither_a_lag_nor_a_limit_of_the_warmup(
+    uninterrupted: Path, tmp_path: Path
+):
+    folder = as_of_earlier_versions(uninterrupted, tmp_path, schema=2)
+    content = json.loads((folder / RECORD_FILE).read_text())
+    del content["config"]["train"]["schedule_lag"], content["config"]["train"]["warmup_limit"]
+    content["config_hash"] = settings_digest(content["config"])
+    (folder / RECORD_FILE).write_text(json.dumps(content))
+    (folder / CONFIG_FILE).write_text(yaml.safe_dump(content["config"]))
+    record, today = read_record(folder), read_record(uninterrupted)
+    assert record.config["train"]["schedule_lag"] is False
+    assert record.config["train"]["warmup_limit"] is None
+    assert today.config["train"]["warmup_limit"] == 0.1
+    assert record.config_hash == settings_digest(record.config) != today.config_hash
+    assert build_config(record.config) == read_config(folder) != read_config(uninterrupted)
+    content["config"]["train"]["lr"] = 0.5
+    (folder / RECORD_FILE).write_text(json.dumps(content))
+    changed = read_record(folder)
+    assert changed.config_hash != settings_digest(changed.config)
 
 
 def test_earlier_runs_with_a_window_are_read_and_are_another_condition(

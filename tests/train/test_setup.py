@@ -11,10 +11,14 @@ from safetensors.torch import save_file
 from ossa.config import ModelConfig, RunConfig, TrainConfig
 from ossa.data.anchors import fit_anchors
 from ossa.data.scenes import write_scenes
+from ossa.errors import ConfigError
 from ossa.files import sha256_of
-from ossa.models.build import build_detector
+from ossa.models.build import build_detector, create_detector
 from ossa.models.weights import save_checkpoint
 from ossa.train.events import Silence
+from ossa.train.health import check_single_values
+from ossa.train.loop import train
+from ossa.train.outputs import read_log
 from ossa.train.setup import Parts, prepare, with_fitted_anchors
 
 CPU = torch.device("cpu")
@@ -182,3 +186,98 @@ def test_a_transformer_trained_at_another_image_size_starts_with_its_positions_r
     assert "position embedding resampled from images of 96 px to those of 64 px" in watcher.notes
     embedding = parts.detector.get_parameter("backbone.trunk.network.model.pos_embed")
     assert embedding.shape[1] == 1 + 4 * 4  # a class token, patches of 16 px
+
+
+# Warm-up and batches of one image, as they are told before the first epoch
+
+
+def test_a_training_that_never_leaves_its_warm_up_says_so(scenes: Path):
+    watcher = Notes()
+    config = RunConfig(
+        model=ModelConfig(name="yolov5n", neck="own"),
+        data=str(scenes),
+        train=TrainConfig(imgsz=64, epochs=50, warmup_limit=None),
+    )
+    prepare(config, device=CPU, watcher=watcher)  # two images: a batch an epoch
+    (note,) = (note for note in watcher.notes if "warm-up" in note)
+    assert note.startswith("the learning rate never leaves the warm-up, which takes 100 batches of")
+    assert "50:" in note
+    limited = config.model_copy(update={"train": TrainConfig(imgsz=64, epochs=50)})
+    watcher = Notes()
+    prepare(limited, device=CPU, watcher=watcher)
+    assert not any("warm-up" in note for note in watcher.notes)
+
+
+def settings_of(name: str, *, imgsz: int = 64, **settings: bool | int) -> RunConfig:
+    model = ModelConfig(name=name, neck="own" if name == "yolov5n" else "n")
+    train = TrainConfig.model_validate({"imgsz": imgsz, **settings})
+    return RunConfig(model=model, data="cells", train=train)
+
+
+@pytest.mark.parametrize(
+    ("name", "imgsz", "batch", "images", "processes", "norms"),
+    [
+        ("yolov5n", 32, 4, 5, 1, 15),  # maps of 1 x 1 cell
+        ("skresnet18", 64, 4, 5, 1, 8),  # pooled features
+        ("skresnet18", 64, 4, 6, 2, 8),  # a last batch of two images, one for each process
+        ("skresnet18", 64, 4, 7, 1, 0),
+        ("yolov5n", 64, 4, 5, 1, 0),
+        ("yolov5n", 64, 1, 5, 1, 0),
+    ],
+)
+def test_norms_with_one_value_in_the_last_batch_are_told(
+    name: str, imgsz: int, batch: int, images: int, processes: int, norms: int
+):
+    config = settings_of(name, imgsz=imgsz, batch=batch)
+    detector = create_detector(name, num_classes=2, neck="n", imgsz=imgsz)
+    note = check_single_values(detector, config, images=images, processes=processes)
+    if not norms:
+        assert note is None
+        return
+    assert note is not None
+    assert note.startswith(f"the last batch of an epoch has {images % batch} of {images} images")
+    assert f"{norms} batch norms of {name}" in note
+    compiled = settings_of(name, imgsz=imgsz, batch=batch, compile=True)
+    with pytest.raises(ConfigError, match="or leave --compile out"):
+        check_single_values(detector, compiled, images=images, processes=processes)
+    assert (
+        check_single_values(
+            detector,
+            config,
+            images=images,
+            processes=processes,
+            frozen=frozenset(detector.state_dict()),
+        )
+        is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "imgsz", "batch", "images", "processes", "advice"),
+    [
+        ("yolov5n", 32, 1, 5, 1, "take --batch 2 or more"),
+        ("skresnet18", 64, 1, 5, 1, "take --batch 2 or more"),
+        ("skresnet18", 64, 3, 9, 2, "take --batch 4 or more"),
+        ("yolov5n", 32, 8, 1, 1, "train on 2 images or more"),
+    ],
+)
+def test_norms_with_one_value_in_every_batch_are_refused_before_the_first(
+    name: str, imgsz: int, batch: int, images: int, processes: int, advice: str
+):
+    config = settings_of(name, imgsz=imgsz, batch=batch)
+    detector = create_detector(name, num_classes=2, neck="n", imgsz=imgsz)
+    with pytest.raises(ConfigError, match=f"batch norms of {name}.*one value per channel") as error:
+        check_single_values(detector, config, images=images, processes=processes)
+    assert advice in str(error.value)
+
+
+def test_an_epoch_ends_with_a_batch_of_one_image_whatever_the_backbone(tmp_path: Path):
+    data = write_scenes(tmp_path / "scenes", images={"train": 3, "val": 1}, imgsz=128)
+    for name in ("yolov5n", "test_byobnet"):
+        config = settings_of(name, imgsz=32, epochs=1, batch=2).model_copy(
+            update={"data": str(data)}
+        )
+        folder = tmp_path / name
+        folder.mkdir()
+        train(config, folder)
+        assert read_log(folder)[0]["images"] == 3

@@ -1,5 +1,6 @@
 """One step by itself: clipping, what is not finite, and reading late."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -52,6 +53,32 @@ def line() -> nn.Linear:
     layer.weight.grad = torch.tensor([[30.0, 0.0]])
     layer.bias.grad = torch.tensor([40.0])
     return layer
+
+
+def test_the_loss_of_a_batch_is_its_mean_times_the_images_of_all_processes():
+    torch.manual_seed(0)
+    step = step_of(create_detector("yolov5n", num_classes=2).eval())
+    shares = step.backward(batch_of(2), images=6)
+    ours = {name: p.grad for name, p in step.detector.named_parameters()}
+    step.detector.zero_grad(set_to_none=True)
+    terms = step.loss(step.detector(batch_of(2).images), batch_of(2))
+    (6 * terms.total()).backward()
+    assert torch.allclose(shares.sum(), terms.total())
+    for name, parameter in step.detector.named_parameters():
+        torch.testing.assert_close(ours[name], parameter.grad)
+
+
+def test_a_share_of_one_image_with_maps_of_one_cell_takes_a_step():
+    torch.manual_seed(0)
+    step = step_of(create_detector("yolov5n", num_classes=2).train())
+    batch = batch_of(1)
+    images = batch.images[..., ::2, ::2].contiguous(memory_format=torch.channels_last)
+    small = replace(batch, images=images, boxes_xyxy=batch.boxes_xyxy / 2)  # 32 px
+    before = step.detector.get_buffer("neck.bottom_up.1.merge.norm.running_mean").clone()
+    assert step.backward(small, images=1).isfinite().all()
+    assert step.update().isfinite()
+    after = step.detector.get_buffer("neck.bottom_up.1.merge.norm.running_mean")
+    assert torch.equal(before, after)
 
 
 def test_a_step_clips_the_global_norm_and_clears_the_gradients(line: nn.Linear):

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from ossa.study.prospect import Prospect
 
 
+_LAST_BATCH_OF_ONE = (
+    "1 image; batch norms that have one value per channel of it use their running statistics"
+)
+
+
 def plan_rows(
     plan: "Plan", prospect: "Prospect", estimates: "Mapping[str, Estimate | str]"
 ) -> list[dict[str, Any]]:
@@ -95,11 +100,13 @@ def _print_conditions(plan: "Plan", prospect: "Prospect") -> None:
     """Prints what is the same for all runs, and what is not."""
     study, conditions = plan.study, plan.conditions
     policies = sorted({run.weights.policy for run in plan.runs})
+    last_is_one = prospect.last_batch(plan) == 1 != conditions.get("train.batch")
     print_line()
     print_line(f"the same for all runs ({len(conditions)} settings):")
     for name, value in (
         ("recipe", f"{study.recipe.base}, hash {plan.recipe_hash[:16]}"),
         ("epochs, batch", f"{conditions['train.epochs']}, {conditions['train.batch']}"),
+        ("last batch", _LAST_BATCH_OF_ONE if last_is_one else None),
         ("image side", f"{conditions['train.imgsz']} px"),
         ("neck", conditions.get("model.neck")),
         ("initial weights", policies[0] if len(policies) == 1 else None),

@@ -24,6 +24,7 @@ from ossa.models.count import count_cost
 from ossa.models.detector import Detector
 from ossa.models.postprocess import detect
 from ossa.study.plan import Plan, PlannedRun
+from ossa.train.health import check_single_values
 from ossa.train.memory import TrialStep
 from ossa.types import Letterbox
 
@@ -104,6 +105,7 @@ def measure(config: RunConfig, *, num_classes: int, device: torch.device) -> Est
     """Returns what a run takes, from a few steps in this process."""
     detector = build_detector(config.model, num_classes=num_classes, imgsz=config.train.imgsz)
     cost = count_cost(detector, config.train.imgsz).total
+    check_single_values(detector, config, images=2 * config.train.batch)
     del detector
     step = TrialStep(config, num_classes=num_classes, device=device)
     batch = config.train.batch

@@ -18,6 +18,11 @@ class Prospect:
     data_fingerprint: str
     """As the records of the runs will have it."""
 
+    def last_batch(self, plan: Plan) -> int:
+        """Returns the images in the last batch of an epoch."""
+        batch = plan.conditions.get("train.batch", plan.runs[0].config.train.batch)
+        return self.train_images % batch or min(batch, self.train_images)
+
     def flat(self, plan: Plan) -> dict[str, Any]:
         """Returns the conditions that all runs share, and what differs, ready for JSON."""
         return {
@@ -25,6 +30,7 @@ class Prospect:
             "data_fingerprint": self.data_fingerprint,
             "train_images": self.train_images,
             "val_images": self.val_images,
+            "last_batch_images": self.last_batch(plan),
             "initial_weights": sorted({run.weights.policy for run in plan.runs}),
             "conditions": dict(plan.conditions),
             "exceptions": {key: dict(values) for key, values in plan.exceptions.items()},

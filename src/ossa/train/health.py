@@ -1,13 +1,20 @@
-"""Whether a training is well: a look at its first batch, and at what went wrong in a bad one."""
+"""Whether a training is well: a look at its batches, at the first one, and at a bad one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from ossa.config import RunConfig
+from ossa.errors import ConfigError
 from ossa.models.assign import assign
 from ossa.models.detector import Detector
+from ossa.models.norms import single_value_norms
+from ossa.train.distributed import Processes
+from ossa.train.events import Watcher
+from ossa.train.freeze import FrozenPart
+from ossa.train.schedule import warmup_note
 from ossa.types import Batch, RawPredictions
 
 _DEAD_SCALE = 1e-6
@@ -90,6 +97,66 @@ class FirstBatch:
                 hook.remove()
 
 
+def check_single_values(
+    detector: Detector,
+    config: RunConfig,
+    *,
+    images: int,
+    frozen: Collection[str] = (),
+    processes: int = 1,
+) -> str | None:
+    """Returns a note where an epoch's last batch leaves batch norms one value per channel.
+
+    These use their running statistics in that batch, alike whatever the backbone is. Norms that
+    had one value in every batch would have no statistics to use.
+
+    Args:
+        detector: on any device.
+        config: of the run.
+        images: that train.
+        frozen: keys of the state dict of what does not train.
+        processes: that share every batch.
+
+    Raises:
+        ConfigError: norms have one value in every batch; or in the last one, which is compiled.
+    """
+
+    def has_share_of_one(batch: int) -> bool:
+        return 1 in (batch // processes, -(-batch // processes))
+
+    train = config.train
+    full, last = min(train.batch, images), images % train.batch
+    always = has_share_of_one(full)
+    if not always and not has_share_of_one(last):
+        return None
+    norms = single_value_norms(detector, train.imgsz)
+    norms = [name for name in norms if f"{name}.running_mean" not in frozen]
+    if not norms:
+        return None
+    found = f"{len(norms)} batch norms of {config.model.name} (such as {norms[0]})"
+    if always:
+        raise ConfigError(
+            "expected two images or more in each process's share of a batch, found one: "
+            f"{full} over {processes} {'process' if processes == 1 else 'processes'}. At "
+            f"{train.imgsz} px that leaves {found} one value per channel, which has no deviation; "
+            + (
+                f"take --batch {2 * processes} or more"
+                if images >= 2 * processes
+                else f"train on {2 * processes} images or more"
+            )
+        )
+    if train.compile:
+        raise ConfigError(
+            f"expected two images or more in the last batch of an epoch, found {last} of {images}: "
+            f"it leaves {found} one value per channel, which compiled code refuses; take another "
+            "--batch, or leave --compile out"
+        )
+    return (
+        f"the last batch of an epoch has {last} of {images} images, which leaves {found} one value "
+        "per channel: they use their running statistics there"
+    )
+
+
 def first_bad_layer(detector: nn.Module, run: Callable[[], Tensor]) -> str:
     """Returns which layer's activations, or else gradients, are the first that are not finite.
 
@@ -150,3 +217,24 @@ def _first_bad_gradient(detector: nn.Module, loss: Tensor) -> str:
     if found:
         return f"the gradient of {found[0]} went bad first"
     return "done again, the batch gives finite losses and gradients"
+
+
+def tell_batches(
+    detector: Detector,
+    config: RunConfig,
+    images: int,
+    frozen: FrozenPart,
+    *,
+    watcher: Watcher,
+    processes: Processes,
+) -> None:
+    """Tells what so many images in batches come to; raises ConfigError where they train nothing."""
+    single_values = check_single_values(
+        detector,
+        config,
+        images=images,
+        frozen=frozen.tensor_names,
+        processes=processes.count,
+    )
+    for note in filter(None, (warmup_note(config.train, images=images), single_values)):
+        watcher.note(note)

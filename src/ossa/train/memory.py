@@ -8,6 +8,7 @@ from ossa.config import RunConfig
 from ossa.errors import ConfigError
 from ossa.models.build import build_detector
 from ossa.models.loss import DetectionLoss
+from ossa.models.norms import PreciseNorms
 from ossa.types import Batch
 
 _SHARE = 0.9
@@ -87,7 +88,7 @@ class TrialStep:
     def __call__(self, images: int) -> None:
         bf16 = self.train.precision == "bf16"
         batch = self._batch(images)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+        with PreciseNorms(), torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             raw = self.detector(batch.images)
         self.loss(raw, batch).total().backward()
         self.detector.zero_grad(set_to_none=True)

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter
 
-from ossa.config import RunConfig, build_config
+from ossa.config import RunConfig, build_config, merge
 from ossa.data.index import DatasetIndex
 from ossa.errors import ConfigError, DataError, legible
 from ossa.evaluate.coco import detections_as_coco_results
@@ -25,7 +25,7 @@ from ossa.files import (
 from ossa.models.detector import Detector
 from ossa.models.weights import save_checkpoint
 from ossa.safe_yaml import read_yaml
-from ossa.train.record import RECORD_FILE, write_record
+from ossa.train.record import RECORD_FILE, SETTINGS_BEFORE, write_record
 from ossa.types import Detections, Record
 
 CONFIG_FILE = "config.yaml"
@@ -143,7 +143,8 @@ def read_config(folder: Path) -> RunConfig:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
     if not isinstance(settings, dict):
         raise ConfigError(f"{file} is damaged: expected the settings of a run, found none")
-    return build_config(settings, where=str(file))
+    # All settings that there were at the time are in it.
+    return build_config(merge(SETTINGS_BEFORE, settings), where=str(file))
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

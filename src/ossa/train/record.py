@@ -2,7 +2,7 @@
 
 import os
 import platform
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -11,13 +11,18 @@ import timm
 import torch
 from pydantic import Field, StringConstraints, ValidationError
 
-from ossa.config import Section, first_problem
+from ossa.config import Section, first_problem, merge, settings_digest
 from ossa.errors import DataError
 from ossa.files import read_json_object, write_json_atomically
 from ossa.types import Record
 
 RECORD_SCHEMA = 3
 RECORD_FILE = "record.json"
+SETTINGS_BEFORE = {"train": {"schedule_lag": False, "warmup_limit": None}}
+"""What settings that are younger than some runs were for these, whatever is the default today.
+
+Before schema 3 there was neither the lag of the learning rate nor a limit of the warm-up.
+"""
 _Numbers: TypeAlias = dict[str, int | float | None]
 _FileName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[\w-][\w.-]*$")]
 
@@ -69,8 +74,17 @@ def read_record(folder: Path) -> Record:
         _RecordContent.model_validate(content)
     except ValidationError as problems:
         raise DataError(f"{file} is damaged: {first_problem(problems, _RecordContent)}") from None
-    # Settings that are younger than a record are by default what they were for its run.
-    return Record(schema=RECORD_SCHEMA, **content)
+    record = Record(schema=RECORD_SCHEMA, **content)
+    return record if schema == RECORD_SCHEMA else _from_earlier_schema(record)
+
+
+def _from_earlier_schema(record: Record) -> Record:
+    """Returns a record with the settings that its run could not choose yet."""
+    config = merge(SETTINGS_BEFORE, record.config)
+    # A hash that was not that of the settings must not become it.
+    honest = record.config_hash == settings_digest(record.config)
+    config_hash = settings_digest(config) if honest else record.config_hash
+    return replace(record, config=config, config_hash=config_hash)
 
 
 def environment() -> dict[str, str]:

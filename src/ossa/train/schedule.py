@@ -28,7 +28,22 @@ def warmup_batches(config: TrainConfig, batches_per_epoch: int) -> int:
     """Returns the length of the warm-up in batches; 0 when the recipe has none."""
     if config.warmup_epochs == 0:
         return 0
-    return max(round(config.warmup_epochs * batches_per_epoch), config.warmup_min_batches)
+    wanted = max(round(config.warmup_epochs * batches_per_epoch), config.warmup_min_batches)
+    if config.warmup_limit is None:
+        return wanted
+    return min(wanted, int(config.warmup_limit * config.epochs * batches_per_epoch))
+
+
+def warmup_note(config: TrainConfig, *, images: int) -> str | None:
+    """Returns a note where the learning rate never leaves the warm-up with so many images."""
+    batches_per_epoch = -(-images // config.batch)
+    warmup, batches = warmup_batches(config, batches_per_epoch), batches_per_epoch * config.epochs
+    if not 0 < batches <= warmup:
+        return None
+    return (
+        f"the learning rate never leaves the warm-up, which takes {warmup} batches of {batches}: "
+        "train longer, or --set train.warmup_limit=0.1"
+    )
 
 
 def lr_of_epoch(config: TrainConfig, epoch: int) -> float:
@@ -67,13 +82,17 @@ def settings_at(config: TrainConfig, batch_number: int, batches_per_epoch: int) 
     """Returns the settings of a batch, counted from 0 over the whole training.
 
     The warm-up is linear in the batch number: the learning rate from 0 (biases from
-    `warmup_bias_lr`), the momentum from `warmup_momentum`, the accumulation from 1.
+    `warmup_bias_lr`), the momentum from `warmup_momentum`, the accumulation from 1. With
+    `schedule_lag` every epoch whose first batch is behind the warm-up has the learning rate of the
+    epoch before it.
     """
     if config.schedule == "one-cycle":
         lr = one_cycle_lr(config, batch_number, batches_per_epoch * config.epochs)
         return StepSettings(lr, lr, config.momentum, full_accumulation(config))
-    lr = lr_of_epoch(config, batch_number // batches_per_epoch)
+    epoch = batch_number // batches_per_epoch
     warmup = warmup_batches(config, batches_per_epoch)
+    lags = config.schedule_lag and epoch * batches_per_epoch > warmup
+    lr = lr_of_epoch(config, epoch - 1 if lags else epoch)
     if batch_number > warmup or warmup == 0:
         return StepSettings(lr, lr, config.momentum, full_accumulation(config))
     done = batch_number / warmup

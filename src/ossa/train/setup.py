@@ -38,6 +38,7 @@ from ossa.train.distributed import ALONE, Processes
 from ossa.train.ema import ModelAverage
 from ossa.train.events import Silence, Watcher
 from ossa.train.freeze import FrozenPart, freeze, tell_frozen
+from ossa.train.health import tell_batches
 from ossa.train.optim import (
     backbone_network,
     build_optimizer,
@@ -102,6 +103,7 @@ def prepare(
     if config.train.sync_batchnorm:
         nn.SyncBatchNorm.convert_sync_batchnorm(detector)  # in place
     frozen = freeze(detector, config.train.freeze)
+    tell_batches(detector, config, len(train_index), frozen, watcher=watcher, processes=processes)
     tell_frozen(detector, config, watcher=watcher)
     _tell_recall(detector, train_index, config, watcher=watcher)
     return Parts(

@@ -4,6 +4,7 @@ Nothing in here waits for the device, except where a step that went wrong is to 
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from ossa.config import TrainConfig
 from ossa.models.detector import Detector
 from ossa.models.loss import DetectionLoss, LossTerms
+from ossa.models.norms import PreciseNorms
 from ossa.train.distributed import Processes
 from ossa.train.ema import ModelAverage
 from ossa.types import Batch, RawPredictions
@@ -95,7 +97,9 @@ class Step:
     def predict(self, images: Tensor) -> RawPredictions:
         """Returns what the network says of images (B, 3, H, W), in the training's precision."""
         bf16 = self.config.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+        # Compiled norms are kernels of the compiler's own.
+        norms = nullcontext() if self.config.compile else PreciseNorms()
+        with norms, torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             return self._network(images)
 
     def _no_terms(self) -> LossTerms:

@@ -32,6 +32,7 @@ _TRAIN = TrainConfig(
     lr=1e-4,
     warmup_epochs=0.1,
     warmup_min_batches=10,
+    warmup_limit=None,
     warmup_bias_lr=1e-3,
 )
 
