@@ -18,7 +18,7 @@ from ossa.errors import ConfigError, legible, suggestion
 Settings = TypeVar("Settings", bound=BaseModel)
 LARGEST_IMGSZ = 16_384
 """Pixels; an image of this side takes 3 GB as floats."""
-_LARGEST_INTEGER = 2**53
+_LARGEST_INTEGER = 2**63 - 1
 _SHOWN = 120
 """Characters of a value or a message that an error shows."""
 
