@@ -31,7 +31,7 @@ _SHOWN = 120
 _DEEPEST = 10
 """Sections within sections that a setting may name."""
 Settings = TypeVar("Settings", bound=BaseModel)
-_LARGEST_INTEGER = 2**53
+_LARGEST_INTEGER = 2**63 - 1
 
 
 class Section(BaseModel):

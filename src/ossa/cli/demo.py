@@ -31,8 +31,12 @@ def demo(
     output: Annotated[
         Path, typer.Option(help="Folder for the data set, the runs and the page.")
     ] = Path("demo"),
-    epochs: Annotated[int | None, typer.Option(min=1, help="Fewer for a quick look.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the scenes and of both runs.")] = 0,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Fewer for a quick look.")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="Of the scenes and of both runs.")
+    ] = 0,
     as_json: options.AsJson = False,
 ) -> None:
     """Draw a data set, train two small detectors on it, compare them on one page.
