@@ -180,6 +180,15 @@ def test_a_header_that_lies_about_a_tensor_is_refused(
     assert len(str(refusal.value)) < 1000
 
 
+@pytest.mark.parametrize("dtype", ["C64", "F64"])
+def test_a_count_of_batches_is_a_whole_number(dtype: str, sound: Path, tmp_path: Path):
+    def change(header: Any, _: Any) -> None:
+        header["backbone.stem.norm.num_batches_tracked"]["dtype"] = dtype
+
+    with pytest.raises(CheckpointError, match=rf"1 of another type \(.*_tracked {dtype}\)"):
+        read_checkpoint(changed(sound, tmp_path / "x.safetensors", change))
+
+
 def test_a_tensor_that_overlaps_another_is_refused(sound: Path, tmp_path: Path):
     def change(header: Any, _: Any) -> None:
         header["overlapping"] = header[KEY]

@@ -23,6 +23,7 @@ from ossa.errors import CheckpointError, ConfigError, legible
 _MAX_HEADER_BYTES = 8 << 20
 """Names and shapes of the largest timm models take a twentieth of it."""
 _FLOATING = ("F16", "BF16", "F32", "F64")
+_WHOLE = ("I64", "I32", "I16", "I8", "U8", "BOOL")
 _NOT_NETWORK_KEYS = ("classifier", "head", "fc")
 
 
@@ -130,7 +131,7 @@ def check_claims(
     mistyped = [
         f"{key} {legible(claims[key].dtype)}"
         for key in common
-        if (claims[key].dtype in _FLOATING) != expected[key].is_floating_point()
+        if claims[key].dtype not in (_FLOATING if expected[key].is_floating_point() else _WHOLE)
     ]
     faults = {
         "missing": missing,
