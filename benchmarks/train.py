@@ -29,10 +29,11 @@ from typing import Any
 import torch
 
 from ossa.allocator import keep_freed_memory
-from ossa.config import RunConfig, build_config, load_recipe, merge
+from ossa.config import RunConfig, build_config, merge
 from ossa.data.batches.dataset import TrainingDataset
 from ossa.data.batches.loader import EpochBatches, training_loader
 from ossa.models.presets import preset_scale
+from ossa.recipes import load_recipe
 from ossa.train.distributed import ALONE
 from ossa.train.ema import ModelAverage
 from ossa.train.events import Silence

@@ -5,16 +5,9 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from ossa.config import (
-    ModelConfig,
-    RunConfig,
-    build_config,
-    load_recipe,
-    merge,
-    parse_settings,
-    recipe_names,
-)
+from ossa.config import ModelConfig, RunConfig, build_config, merge, parse_settings
 from ossa.errors import ConfigError
+from ossa.recipes import load_recipe, recipe_names
 
 BASIS: dict[str, Any] = {"model": {"name": "yolov5n", "neck": "own"}, "data": "cells"}
 

@@ -12,7 +12,8 @@ ROOT = Path(ossa.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 # Each may import what stands before it.
 ORDER = (
-    *("escaping", "types", "errors", "boxes", "files", "safe_yaml", "backbone_args", "config"),
+    *("escaping", "boxes", "types", "errors", "files", "safe_yaml", "backbone_args", "config"),
+    "recipes",
     "allocator",
     *("report", "models", "data", "evaluate", "train", "export", "predict", "cost", "study"),
     *("app", "cli", "__main__"),

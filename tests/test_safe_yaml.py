@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from ossa.config import load_recipe, parse_settings
+from ossa.config import parse_settings
 from ossa.errors import ConfigError
+from ossa.recipes import load_recipe
 from ossa.safe_yaml import parse_yaml, read_yaml
 from ossa.study.config import read_study
 

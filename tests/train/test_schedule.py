@@ -4,7 +4,8 @@ import pytest
 import torch
 from yolov5_schedule import yolov5_turns
 
-from ossa.config import TrainConfig, build_config, load_recipe, merge
+from ossa.config import TrainConfig, build_config, merge
+from ossa.recipes import load_recipe
 from ossa.train.schedule import (
     StepSettings,
     full_accumulation,

@@ -369,7 +369,7 @@ def _data_of(study: "StudyConfig", file: Path, root: Path | None) -> Path:
     Raises:
         ConfigError: it does not, or is not there.
     """
-    from ossa.config import file_below
+    from ossa.recipes import file_below
 
     place = file_below(root or file.parent, study.data, where=f"{file}: data (--data-root)")
     if os.path.exists(place):

@@ -41,8 +41,9 @@ _SETTINGS = {
 
 def configuration(given: Mapping[str, Any]) -> "RunConfig":
     """Returns the checked settings: the recipe's, those of the options over them, then --set."""
-    from ossa.config import RunConfig, build_config, load_recipe, merge, parse_settings
+    from ossa.config import RunConfig, build_config, merge, parse_settings
     from ossa.models.presets import PRESETS
+    from ossa.recipes import load_recipe
 
     if "data" not in given:
         raise ConfigError("expected --data with a data.yaml or its folder, found none")

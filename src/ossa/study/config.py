@@ -9,17 +9,10 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
-from ossa.config import (
-    AugmentConfig,
-    LossConfig,
-    Section,
-    TrainConfig,
-    load_recipe,
-    merge,
-    validated,
-)
+from ossa.config import AugmentConfig, LossConfig, Section, TrainConfig, merge, validated
 from ossa.errors import ConfigError, legible, suggestion
 from ossa.models.presets import cspdarknet_scale, preset_scale
+from ossa.recipes import load_recipe
 from ossa.safe_yaml import read_yaml
 
 NO_WEIGHTS = "none"

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ossa.config import file_below
 from ossa.errors import ConfigError
 from ossa.models.backbones.pretrained import PretrainedTag, pretrained_tags
 from ossa.models.backbones.weights_file import read_backbone_weights
 from ossa.models.presets import cspdarknet_scale, preset_scale
 from ossa.models.weights import read_checkpoint
+from ossa.recipes import file_below
 from ossa.study.config import NO_WEIGHTS, StudyConfig
 
 POLICIES: Mapping[str, tuple[str, ...]] = {

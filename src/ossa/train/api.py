@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
-from ossa.config import RunConfig, build_config, load_recipe, merge
+from ossa.config import RunConfig, build_config, merge
 from ossa.data.caching.pixel_store import CachePlace
 from ossa.errors import ConfigError
 from ossa.models.presets import preset_scale
+from ossa.recipes import load_recipe
 from ossa.train.events import Watcher
 from ossa.train.loop import train
 from ossa.types import Record

@@ -18,10 +18,11 @@ from timm.optim import create_optimizer_v2  # pyright: ignore[reportPrivateImpor
 from timm.scheduler import create_scheduler_v2  # pyright: ignore[reportPrivateImportUsage]
 from timm.utils import ModelEmaV3, random_seed  # pyright: ignore[reportPrivateImportUsage]
 
-from ossa.config import load_recipe, merge
+from ossa.config import merge
 from ossa.errors import ConfigError, DataError, RunFailed, suggestion
 from ossa.files import write_atomically
 from ossa.models.backbones.timm import known_architectures
+from ossa.recipes import load_recipe
 
 
 def read_recipe(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
