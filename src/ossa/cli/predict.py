@@ -1,6 +1,6 @@
 """`ossa predict`: find objects in pictures and videos, draw them, write them to files."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,17 +89,8 @@ def predict(
             "max_detections": max_det,
         }
         predictor.predict([], **settings)  # refuses a wrong setting before a folder is made
-        if conf is None:
-            console.note(
-                f"detections from a score of {predictor.confidence:g}; --conf sets another"
-            )
-        about = getattr(predictor.runtime, "description", None)
-        if about is not None and not (about.rectangular or about.only_squares):
-            console.note(
-                f"{weights} sees squares of {about.imgsz} px, its checkpoint rectangles: of other "
-                "pictures scores and boxes differ (ossa export says by how much; --dynamic size "
-                "makes a file that sees rectangles)"
-            )
+        for note in _notes_on(predictor, weights, conf):
+            console.note(note)
         truth = _read_truth(show_truth, sources, console) if show_truth else None
         if save_json and truth is not None:
             _check_classes(truth, predictor, show_truth)
@@ -114,6 +105,19 @@ def predict(
         if folder is not None and stdout.num_shots:
             console.note(f"results in {folder.folder}")
     _check_end(stdout, sources, named, stopped=stopped)
+
+
+def _notes_on(predictor: "Predictor", weights: object, conf: float | None) -> Iterator[str]:
+    """Yields what a user should know of the detections before they come."""
+    if conf is None:
+        yield f"detections from a score of {predictor.confidence:g}; --conf sets another"
+    about = getattr(predictor.runtime, "description", None)
+    if about is not None and not (about.rectangular or about.only_squares):
+        yield (
+            f"{weights} sees squares of {about.imgsz} px, its checkpoint rectangles: of other "
+            "pictures scores and boxes differ (ossa export says by how much; --dynamic size "
+            "makes a file that sees rectangles)"
+        )
 
 
 def _one_source(argument: str | None, option: str | None) -> str:

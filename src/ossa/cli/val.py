@@ -155,7 +155,6 @@ def val(
       ossa val --predictions results.json.gz --data voc --split test --voc 2007 --per-class
     """
     from ossa.cli.console import Console
-    from ossa.cli.output import print_json, print_metrics_table
     from ossa.cli.val_sources import read_predictions, run_detector
 
     _check_target(save_predictions)
@@ -195,12 +194,7 @@ def val(
             with console.progress("writing the report"):
                 page = _write_report(scored, report)
             console.note(f"report: {page}")
-    if as_json:
-        print_json({**row, "per_class": classes} if per_class else row)
-    else:
-        print_metrics_table([row])
-        if per_class:
-            _print_classes(classes)
+    _print(row, classes if per_class else None, as_json=as_json)
 
 
 def _check_alone(call: typer.Context) -> None:
@@ -274,6 +268,18 @@ def _write_report(scored: "Scored", folder: Path) -> Path:
         subtitle=f"{row['weights'] or row['predictions']}, split {row['split']}, {imgsz} px",
         facts=facts,
     )
+
+
+def _print(row: Mapping[str, Any], classes: list[dict[str, Any]] | None, *, as_json: bool) -> None:
+    """Prints the metrics, and those of every class where they are wanted."""
+    from ossa.cli.output import print_json, print_metrics_table
+
+    if as_json:
+        print_json(row if classes is None else {**row, "per_class": classes})
+        return
+    print_metrics_table([row])
+    if classes is not None:
+        _print_classes(classes)
 
 
 def _print_classes(classes: Sequence[Mapping[str, Any]]) -> None:
