@@ -87,17 +87,7 @@ def predict(
             "max_detections": max_det,
         }
         predictor.predict([], **settings)  # refuses a wrong setting before a folder is made
-        if conf is None:
-            console.note(
-                f"detections from a score of {predictor.confidence:g}; --conf sets another"
-            )
-        about = getattr(predictor.runtime, "description", None)
-        if about is not None and not (about.rectangular or about.only_squares):
-            console.note(
-                f"{weights} sees squares of {about.imgsz} px, its checkpoint rectangles: of other "
-                "pictures scores and boxes differ (ossa export says by how much; --dynamic size "
-                "makes a file that sees rectangles)"
-            )
+        _note_choices(weights, predictor, conf, console)
         truth = _read_truth(show_truth, sources, console) if show_truth else None
         if save_json and truth is not None:
             _check_classes(truth, predictor, show_truth)
@@ -112,6 +102,21 @@ def predict(
         if folder is not None and stdout.num_shots:
             console.note(f"results in {folder.folder}")
     _check_end(stdout, sources, named, stopped=stopped)
+
+
+def _note_choices(
+    weights: Path, predictor: "Predictor", conf: float | None, console: "Console"
+) -> None:
+    """Says which confidence counts, and whether a file sees something else than its checkpoint."""
+    if conf is None:
+        console.note(f"detections from a score of {predictor.confidence:g}; --conf sets another")
+    about = getattr(predictor.runtime, "description", None)
+    if about is not None and not (about.rectangular or about.only_squares):
+        console.note(
+            f"{weights} sees squares of {about.imgsz} px, its checkpoint rectangles: of other "
+            "pictures scores and boxes differ (ossa export says by how much; --dynamic size makes "
+            "a file that sees rectangles)"
+        )
 
 
 def _one_source(argument: str | None, option: str | None) -> str:
