@@ -12,8 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ossa.boxes import xyxy_to_xywh
-
 
 class Level(NamedTuple):
     """What one feature map promises."""
@@ -127,7 +125,8 @@ class Detections:
         """(N, 4) left, top, width, height: as stated, since (x + w) - x is not always w."""
         if self.stated_xywh is not None:
             return self.stated_xywh
-        return xyxy_to_xywh(self.boxes_xyxy.astype(np.float64))
+        starts, ends = np.split(self.boxes_xyxy.astype(np.float64), 2, axis=1)
+        return np.concatenate((starts, ends - starts), axis=1)
 
     def above(self, confidence: float) -> Self:
         """Returns the detections whose score is at least `confidence`, both rounded to float32.

@@ -14,6 +14,12 @@ from ossa.models.detector import Detector
 REASON = "needs the extras export and openvino"
 
 
+@pytest.fixture(autouse=True)
+def _no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are opened once: a trial takes a second, and has tests of its own."""
+    monkeypatch.setattr("ossa.export.files.try_to_open", lambda file, *, runtime: None)
+
+
 @pytest.fixture(scope="session")
 def detector() -> Detector:
     return small_detector()

@@ -1,6 +1,6 @@
 """`ossa predict`: find objects in pictures and videos, draw them, write them to files."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,8 +89,7 @@ def predict(
             "max_detections": max_det,
         }
         predictor.predict([], **settings)  # refuses a wrong setting before a folder is made
-        for note in _notes_on(predictor, weights, conf):
-            console.note(note)
+        _note_choices(weights, predictor, conf, console)
         truth = _read_truth(show_truth, sources, console) if show_truth else None
         if save_json and truth is not None:
             _check_classes(truth, predictor, show_truth)
@@ -107,16 +106,18 @@ def predict(
     _check_end(stdout, sources, named, stopped=stopped)
 
 
-def _notes_on(predictor: "Predictor", weights: object, conf: float | None) -> Iterator[str]:
-    """Yields what a user should know of the detections before they come."""
+def _note_choices(
+    weights: Path, predictor: "Predictor", conf: float | None, console: "Console"
+) -> None:
+    """Says which confidence counts, and whether a file sees something else than its checkpoint."""
     if conf is None:
-        yield f"detections from a score of {predictor.confidence:g}; --conf sets another"
+        console.note(f"detections from a score of {predictor.confidence:g}; --conf sets another")
     about = getattr(predictor.runtime, "description", None)
     if about is not None and not (about.rectangular or about.only_squares):
-        yield (
+        console.note(
             f"{weights} sees squares of {about.imgsz} px, its checkpoint rectangles: of other "
-            "pictures scores and boxes differ (ossa export says by how much; --dynamic size "
-            "makes a file that sees rectangles)"
+            "pictures scores and boxes differ (ossa export says by how much; --dynamic size makes "
+            "a file that sees rectangles)"
         )
 
 

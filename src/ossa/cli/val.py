@@ -164,10 +164,7 @@ def val(
         if predictions is not None:
             _check_alone(call)
             scored = read_predictions(
-                *(predictions, data, split),
-                imgsz=imgsz,
-                first_class_id=class_ids_from,
-                console=console,
+                *(predictions, data, split, imgsz), first_class_id=class_ids_from, console=console
             )
         elif weights is not None:
             options.set_threads(threads)

@@ -152,8 +152,8 @@ def read_predictions(
     file: Path,
     data: str,
     split: str,
-    *,
     imgsz: int | None,
+    *,
     first_class_id: int | None,
     console: "Console",
 ) -> Scored:

@@ -59,10 +59,14 @@ def converted(
         if not file.is_file():
             convert()
         try:
-            return open_exported(file, runtime=runtime, precision=precision, threads=threads)
+            return open_exported(
+                file, runtime=runtime, precision=precision, threads=threads, is_own=True
+            )
         except CheckpointError:
             convert()
-            return open_exported(file, runtime=runtime, precision=precision, threads=threads)
+            return open_exported(
+                file, runtime=runtime, precision=precision, threads=threads, is_own=True
+            )
 
 
 def _can_be_written(entry: Path) -> bool:

@@ -1,14 +1,14 @@
 """What travels inside an exported file, so that nothing else is needed to use it."""
 
 import json
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import Field, ValidationError
 
 from ossa import __version__
 from ossa.config import Section
 from ossa.data.letterbox import FILL
-from ossa.errors import CheckpointError
+from ossa.errors import CheckpointError, legible
 
 SCHEMA = 1
 METADATA_KEY = "ossa"
@@ -16,6 +16,12 @@ METADATA_KEY = "ossa"
 _MOST_CHARACTERS = 4_000_000
 """Of a description; that of 10,000 classes with long names has a tenth of it."""
 
+_LARGEST_SIDE = 16_384
+"""Pixels."""
+_ClassName: TypeAlias = Annotated[str, Field(min_length=1, max_length=500)]
+_Text: TypeAlias = Annotated[str, Field(max_length=5000)]
+_Stride: TypeAlias = Annotated[int, Field(ge=1, le=1024)]
+_Side: TypeAlias = Annotated[float, Field(gt=0, le=_LARGEST_SIDE, allow_inf_nan=False)]
 Format: TypeAlias = Literal["onnx", "openvino"]
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
 
@@ -25,7 +31,7 @@ class Suppression(Section):
 
     confidence: float = Field(default=0.25, ge=0, lt=1)
     nms_iou: float = Field(default=0.45, gt=0, le=1)
-    max_detections: int = Field(default=300, ge=1)
+    max_detections: int = Field(default=300, ge=1, le=100_000)
 
 
 class ExportDescription(Section):
@@ -42,11 +48,11 @@ class ExportDescription(Section):
     schema_number: Literal[1] = SCHEMA
     ossa: str = __version__
     """Version that wrote the file."""
-    names: tuple[str, ...] = Field(min_length=1)
+    names: tuple[_ClassName, ...] = Field(min_length=1, max_length=50_000)
     """K class names."""
-    imgsz: PositiveInt
+    imgsz: int = Field(ge=1, le=_LARGEST_SIDE)
     """Longer side of the network input in pixels."""
-    batch: PositiveInt | None
+    batch: Annotated[int, Field(ge=1, le=1024)] | None
     """Images in one run; None for any number."""
     any_size: bool
     """Whether height and width may be any multiples of the largest stride."""
@@ -54,8 +60,8 @@ class ExportDescription(Section):
     """Whether the shorter side of an image is padded to the next stride only, not to a square."""
     only_squares: bool = False
     """Whether the network takes squares only, so that its checkpoint sees squares, too."""
-    strides: tuple[PositiveInt, ...] = Field(min_length=1)
-    anchors_wh: tuple[tuple[tuple[float, float], ...], ...] = Field(min_length=1)
+    strides: tuple[_Stride, ...] = Field(min_length=1, max_length=8)
+    anchors_wh: tuple[tuple[tuple[_Side, _Side], ...], ...] = Field(min_length=1, max_length=8)
     """Per level, in pixels of the network input."""
     precision: Precision = "fp32"
     suppression: Suppression | None = None
@@ -65,7 +71,9 @@ class ExportDescription(Section):
     """Grey value of the letterbox; the image is in its middle."""
     layout: Literal["uint8 NCHW RGB"] = "uint8 NCHW RGB"
     normalisation: Literal["in the graph"] = "in the graph"
-    origin: dict[str, Any] = Field(default_factory=dict)
+    origin: dict[_Text, _Text | int | float | bool | None] = Field(
+        default_factory=dict, max_length=50
+    )
     """File, sha256, pretraining and licence of the weights, where known."""
 
     def to_json(self) -> str:
@@ -95,11 +103,12 @@ def read_description(text: object, *, where: str) -> ExportDescription:
         first = problems.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise CheckpointError(
-            f"{where} carries a damaged description ({key}: {first['msg']}): export it again"
+            f"{where} carries a damaged description ({legible(key)}: {legible(first['msg'])}): "
+            "export it again"
         ) from None
     except (ValueError, RecursionError) as problem:
         raise CheckpointError(
-            f"{where} carries a damaged description ({problem}): export it again"
+            f"{where} carries a damaged description ({legible(str(problem))}): export it again"
         ) from None
     _check_levels(description, where)
     return description

@@ -123,7 +123,7 @@ def export(
         on_stage("comparing with PyTorch")
         reference = TorchRuntime(detector)
         exported = open_exported(
-            file, runtime="onnxruntime" if settings.format == "onnx" else "auto"
+            file, runtime="onnxruntime" if settings.format == "onnx" else "auto", is_own=True
         )
         comparison = compare(reference, exported, images, on_images=on_images)
         fault = fault_of(comparison, settings)

@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from ossa.errors import CheckpointError, ConfigError
+from ossa.errors import CheckpointError, ConfigError, legible
 from ossa.export import onnx_format, openvino_format
 from ossa.export.description import ExportDescription, Precision
-from ossa.export.extras import is_installed
+from ossa.export.extras import is_installed, require
 from ossa.export.runtimes import Engine, ExportedRuntime, SuppressedRuntime
+from ossa.export.screening import screen
+from ossa.export.trial import try_to_open
 from ossa.models.weights import EXPORTED_SUFFIXES, refuse_torchscript
 
 RuntimeName: TypeAlias = Literal["auto", "torch", "onnxruntime", "openvino"]
@@ -25,8 +27,11 @@ def open_exported(
     runtime: RuntimeName = "auto",
     precision: Precision | None = None,
     threads: int | None = None,
+    is_own: bool = False,
 ) -> ExportedRuntime | SuppressedRuntime:
     """Returns what runs an exported file on the processor.
+
+    What anybody may have written is first opened in a process of limited memory and time.
 
     Args:
         path: an .onnx, an OpenVINO .xml or the folder that holds one.
@@ -35,6 +40,7 @@ def open_exported(
         precision: of the computation; that of the file if not given. OpenVINO computes any file
             in bf16, too.
         threads: the runtime's choice if None.
+        is_own: whether this process or an earlier one of ossa wrote the file.
 
     Raises:
         CheckpointError: missing, damaged, of another program, or unsafe.
@@ -42,14 +48,17 @@ def open_exported(
     """
     file = _file_of(Path(path))
     refuse_torchscript(file)
+    screen(file)
     if file.suffix == ".onnx":
-        name, engine, description = _open_onnx(file, runtime, precision, threads)
+        name, engine, description = _open_onnx(file, runtime, precision, threads, is_own=is_own)
     else:
         if runtime not in ("auto", "openvino"):
             raise ConfigError(
                 f"{file} is run by openvino, found --runtime {runtime}: leave it out, or give the "
                 "checkpoint or its .onnx"
             )
+        if not is_own:
+            _try(file, "openvino")
         model, description = openvino_format.read(file)
         computed = precision or description.precision
         name = "openvino"
@@ -71,11 +80,19 @@ def runtime_of(
 
 
 def _open_onnx(
-    file: Path, runtime: RuntimeName, precision: Precision | None, threads: int | None
+    file: Path,
+    runtime: RuntimeName,
+    precision: Precision | None,
+    threads: int | None,
+    *,
+    is_own: bool,
 ) -> tuple[str, Engine, ExportDescription]:
     if runtime == "torch":
         raise ConfigError(f"PyTorch does not run {file}: take --runtime onnxruntime or openvino")
-    if runtime == "openvino" or (runtime == "auto" and is_installed("openvino")):
+    by_openvino = runtime == "openvino" or (runtime == "auto" and is_installed("openvino"))
+    if not is_own:
+        _try(file, "openvino" if by_openvino else "onnxruntime")
+    if by_openvino:
         model, description = openvino_format.read_onnx(file)
         # OpenVINO 2026.4 fuses an ONNX file's int8 wrongly: yolov5n then finds nothing at all.
         if description.precision != "int8":
@@ -90,6 +107,18 @@ def _open_onnx(
     session = onnx_format.open_session(file, where=str(file), threads=threads)
     description = onnx_format.description_in(session, where=str(file))
     return "onnxruntime", onnx_format.engine(session), description
+
+
+def _try(file: Path, runtime: str) -> None:
+    """Raises CheckpointError for a file that cannot be opened within limits."""
+    require(runtime, purpose=f"running {file}")
+    why = try_to_open(file, runtime=runtime)
+    if why is not None:
+        kind = "OpenVINO" if file.suffix == ".xml" else "ONNX"
+        raise CheckpointError(
+            f"{file} is damaged or no {kind} file of ossa ({legible(why)}): fetch or export it "
+            "again"
+        )
 
 
 def _file_of(path: Path) -> Path:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
-from ossa.errors import ConfigError, UnsupportedBackbone
+from ossa.errors import ConfigError, UnsupportedBackbone, legible
 from ossa.export.description import ExportDescription, Precision, Suppression
 from ossa.models.deploy import deployed
 from ossa.models.detector import Backbone, Detector
@@ -70,23 +71,32 @@ def describe(
             f"this backbone takes squares of {only or imgsz} px only, found --dynamic with the "
             "size: leave the size fixed"
         )
-    return ExportDescription(
-        names=tuple(names),
-        imgsz=imgsz,
-        batch=batch,
-        any_size=any_size,
-        rectangular=any_size,
-        only_squares=not rectangles,
-        strides=tuple(head.strides),
-        anchors_wh=tuple(
+    about = {
+        "names": tuple(names),
+        "imgsz": imgsz,
+        "batch": batch,
+        "any_size": any_size,
+        "rectangular": any_size,
+        "only_squares": not rectangles,
+        "strides": tuple(head.strides),
+        "anchors_wh": tuple(
             tuple((float(width), float(height)) for width, height in level)
             for level in head.anchors_wh.tolist()
         ),
-        precision=precision,
-        suppression=suppression,
-        confidence=suppression.confidence if suppression else confidence,
-        origin=dict(origin or {}),
-    )
+        "precision": precision,
+        "suppression": suppression,
+        "confidence": suppression.confidence if suppression else confidence,
+        "origin": dict(origin or {}),
+    }
+    try:
+        return ExportDescription.model_validate(about)
+    except ValidationError as problems:
+        first = problems.errors()[0]
+        raise ConfigError(
+            "expected a checkpoint that a file can describe, found "
+            f"{legible(repr(first['input']))} as {legible('.'.join(map(str, first['loc'])))}: "
+            f"{first['msg'].lower()}"
+        ) from None
 
 
 def usual_confidence(checkpoint: Checkpoint) -> float:

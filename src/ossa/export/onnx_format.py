@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ossa.errors import CheckpointError, ConfigError, UnsupportedBackbone
+from ossa.errors import CheckpointError, ConfigError, UnsupportedBackbone, legible
 from ossa.export.description import METADATA_KEY, ExportDescription, Precision, read_description
 from ossa.export.extras import first_line, quiet, require
 from ossa.export.graph import LogitsGraph
@@ -123,7 +123,7 @@ def open_session(content: bytes | Path, *, where: str, threads: int | None = Non
     """
     onnxruntime = require("onnxruntime", purpose=f"running {where}")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised, too
     options.intra_op_num_threads = threads or 0
     # What follows a run needs the processors that its threads would go on waiting on.
     options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -157,7 +157,12 @@ def engine(session: Any) -> Engine:
         raise ConfigError(f"expected an input of uint8 images, found {first.type}")
 
     def run(images: Tensor) -> tuple[Tensor, ...]:
-        outputs = session.run(None, {first.name: np.ascontiguousarray(images.numpy())})
+        try:
+            outputs = session.run(None, {first.name: np.ascontiguousarray(images.numpy())})
+        except Exception as problem:  # its errors have no base of their own
+            raise CheckpointError(
+                f"ONNX Runtime cannot run this file: {legible(first_line(problem))}"
+            ) from None
         return tuple(torch.from_numpy(output) for output in outputs)
 
     return run

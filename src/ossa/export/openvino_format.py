@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ossa.errors import CheckpointError, ConfigError, UnsupportedBackbone
+from ossa.errors import CheckpointError, ConfigError, UnsupportedBackbone, legible
 from ossa.export.description import (
     METADATA_KEY,
     ExportDescription,
@@ -164,5 +164,10 @@ class _Engine:
             request = self._of_thread.request = self._compiled.create_infer_request()
         pixels = np.ascontiguousarray(images.numpy())
         # Answers are copied out: the request writes the next ones over its own memory.
-        outputs = request.infer([pixels], share_inputs=True, share_outputs=False)
+        try:
+            outputs = request.infer([pixels], share_inputs=True, share_outputs=False)
+        except RuntimeError as problem:
+            raise CheckpointError(
+                f"OpenVINO cannot run this file: {legible(first_line(problem))}"
+            ) from None
         return tuple(torch.from_numpy(outputs[port]) for port in self._compiled.outputs)

@@ -113,15 +113,13 @@ def compare(
             before[image_id], after[image_id] = theirs, ours
         if on_images is not None:
             on_images(len(after), len(index))
-    unmatched, paired = sum(gap.unmatched for gap in gaps), sum(gap.paired for gap in gaps)
-    reported = paired + unmatched / 2
     return Comparison(
         images=len(index),
         largest_score_difference=max(gap.score for gap in gaps),
         largest_box_difference_px=max(gap.box_px for gap in gaps),
         detections=sum(gap.detections for gap in gaps),
-        unmatched=unmatched,
-        agreement=sum(gap.overlap for gap in gaps) / reported if reported else 1.0,
+        unmatched=sum(gap.unmatched for gap in gaps),
+        agreement=_agreement(gaps),
         ap_before=_ap(index, before),
         ap_after=_ap(index, after),
         squares=None if rectangles is None else rectangles.difference(),
@@ -131,6 +129,12 @@ def compare(
             "best_class_only": about.suppression is not None,
         },
     )
+
+
+def _agreement(gaps: Sequence["Gap"]) -> float:
+    """Returns the panoptic quality of one side against the other (Kirillov et al. 2019)."""
+    reported = sum(gap.paired + gap.unmatched / 2 for gap in gaps)
+    return sum(gap.overlap for gap in gaps) / reported if reported else 1.0
 
 
 def _ap(index: DatasetIndex, detections: Mapping[int, Detections]) -> float:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ossa.config import EvaluateConfig
-from ossa.errors import ConfigError
+from ossa.errors import CheckpointError, ConfigError, legible
 from ossa.export.description import ExportDescription, Precision, Suppression
 from ossa.models.detector import Detector
 from ossa.models.postprocess import detect
@@ -112,9 +112,23 @@ class ExportedRuntime:
             for chunk, count in _in_batches(images, self.description.batch)
         ]
         cells = chunks[0] if len(chunks) == 1 else map(torch.cat, zip(*chunks, strict=True))
+        cells = list(cells)
+        self._check_outputs(cells, images)
         # (B, H, W, A, 5 + K), as post-processing walks through them.
         logits = tuple(level.permute(0, 3, 1, 2, 4) for level in cells)
         return RawPredictions(logits, self._anchors_wh, self.description.strides)
+
+    def _check_outputs(self, cells: Sequence[Tensor], images: Tensor) -> None:
+        """Raises CheckpointError for a graph that returns something else than it says of itself."""
+        about, (count, _, height, width) = self.description, images.shape
+        answers = (len(about.anchors_wh[0]), 5 + len(about.names))
+        expected = [(count, height // s, width // s, *answers) for s in about.strides]
+        found = [tuple(level.shape) for level in cells]
+        if found != expected or any(level.dtype != torch.float32 for level in cells):
+            raise CheckpointError(
+                f"expected logits of {expected} from the graph, as its description says, found "
+                f"{legible(str(found))}: export the checkpoint again"
+            )
 
 
 class SuppressedRuntime:
@@ -141,12 +155,25 @@ class SuppressedRuntime:
         _check_size(images, self.description)
         parts, before = [], 0
         for chunk, count in _in_batches(images, self.description.batch):
-            boxes_xyxy, scores, labels, image_index = self._engine(chunk)
+            boxes_xyxy, scores, labels, image_index = self._checked(self._engine(chunk))
             of_images = image_index < count  # what fills up a fixed batch is no image
             columns = (boxes_xyxy, scores, labels, image_index + before)
             parts.append([column[of_images] for column in columns])
             before += count
         return Suppressed(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+    def _checked(self, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Returns the outputs; raises CheckpointError where they are not those of an NMS."""
+        shapes = [tuple(output.shape) for output in outputs]
+        count = shapes[0][0] if shapes and shapes[0] else 0
+        num_classes = len(self.description.names)
+        is_right = shapes == [(count, 4), (count,), (count,), (count,)]
+        if not is_right or not ((outputs[2] >= 0) & (outputs[2] < num_classes)).all():
+            raise CheckpointError(
+                "expected boxes (N, 4), scores, labels of its classes and image_index (N,) from "
+                f"the graph, found {legible(str(shapes))}: export the checkpoint again"
+            )
+        return outputs
 
     def detections(
         self,
