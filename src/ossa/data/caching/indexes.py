@@ -25,7 +25,7 @@ from ossa.data.sources import SourceLog, unchanged
 from ossa.errors import CheckpointError
 from ossa.files import write_atomically
 
-_READERS_VERSION: Final = 4
+_READERS_VERSION: Final = 5
 """To be raised where a reader makes another index than before of the same files."""
 _COLUMNS: Final = tuple(
     field.name for field in fields(DatasetIndex) if field.name not in ("root", "names")
