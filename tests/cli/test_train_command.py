@@ -77,8 +77,11 @@ def test_images_per_second_are_those_of_the_training_split(training: FinishedTra
 def test_stderr_tells_of_every_epoch_and_the_next_commands(training: FinishedTraining) -> None:
     lines = training.stderr.splitlines()
     assert lines[0].startswith("without a label: 0 of 16 images of train, 0 of 8 images of val; ")
-    assert lines[1].startswith("best possible recall of the anchors: ")
-    assert lines[2] == (
+    assert lines[1] == "decoding 16 images of split 'train' at 64 px once, 0.2 MB in memory"
+    assert lines[2] == "cache of 16 images of split 'train' at 64 px: 0.2 MB in memory"
+    assert [line.split(" images")[0] for line in lines[3:5]] == ["decoding 8", "cache of 8"]
+    assert lines[5].startswith("best possible recall of the anchors: ")
+    assert lines[6] == (
         f"training yolov5n in {training.folder} on cpu (epochs: 1, batches in each: 2)"
     )
     (epoch,) = (n for n, line in enumerate(lines) if line.startswith("epoch 1/1  loss "))
