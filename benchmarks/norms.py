@@ -20,13 +20,11 @@ import torch
 
 from ossa.allocator import keep_freed_memory
 from ossa.config import TrainConfig, build_config
-from ossa.models.build import build_detector
+from ossa.models.detector import build_detector, preset_scale
 from ossa.models.loss import DetectionLoss
 from ossa.models.norms import PreciseNorms
-from ossa.models.presets import preset_scale
-from ossa.train.ema import ModelAverage
-from ossa.train.optim import build_optimizer
-from ossa.train.record import environment
+from ossa.train.optim import ModelAverage, build_optimizer
+from ossa.train.run_folder import environment
 from ossa.types import Batch
 
 _WARMUP_PAIRS = 3

@@ -30,15 +30,14 @@ import torch
 
 from ossa.allocator import keep_freed_memory
 from ossa.config import RunConfig, build_config, merge
-from ossa.data.batches.dataset import TrainingDataset
-from ossa.data.batches.loader import EpochBatches, training_loader
-from ossa.models.presets import preset_scale
+from ossa.data.dataset import TrainingDataset
+from ossa.data.loader import EpochBatches, training_loader
+from ossa.models.detector import preset_scale
 from ossa.recipes import load_recipe
+from ossa.train.callbacks import Silence
 from ossa.train.distributed import ALONE
-from ossa.train.ema import ModelAverage
-from ossa.train.events import Silence
-from ossa.train.optim import build_optimizer
-from ossa.train.record import environment
+from ossa.train.optim import ModelAverage, build_optimizer
+from ossa.train.run_folder import environment
 from ossa.train.setup import Parts, prepare
 from ossa.train.step import Step
 from ossa.types import Batch

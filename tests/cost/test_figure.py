@@ -4,7 +4,7 @@ import pytest
 
 from ossa.cost.figure import cost_figure
 from ossa.cost.model_cost import ModelCost, cost_detector
-from ossa.report.figures import figure_svg
+from ossa.viz.plots import figure_svg
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,11 @@ import pytest
 from dataset_files import gradient, write_text, write_yolo
 from PIL import Image
 
-from ossa.data import check
-from ossa.data.check import keep_decodable, take_images
+from ossa.data import reading as check
+from ossa.data.annotations import DatasetIndex
 from ossa.data.decode import decode_image
 from ossa.data.description import read_description
-from ossa.data.index import DatasetIndex
-from ossa.data.reading import IndexReport, read_index
+from ossa.data.reading import IndexReport, keep_decodable, read_index, take_images
 from ossa.errors import DataError
 
 

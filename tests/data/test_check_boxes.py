@@ -14,8 +14,8 @@ from checks_data import (
 )
 from dataset_files import voc_object, write_voc
 
-from ossa.data.checks.findings import SORTS, Severity
-from ossa.data.problems import ProblemKind
+from ossa.data.findings import SORTS, Severity
+from ossa.data.issues import ProblemKind
 
 FAULT, REMARK = Severity.FAULT, Severity.REMARK
 

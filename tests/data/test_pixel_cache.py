@@ -21,17 +21,17 @@ from dataset_files import write_text, write_yolo
 from PIL import Image
 
 from ossa.config import AugmentConfig
-from ossa.data import resized, sources
-from ossa.data.batches.dataset import LetterboxedDataset, TrainingDataset
-from ossa.data.batches.loader import EpochBatches, evaluation_loader, training_loader
-from ossa.data.caching import pixel_store, pixels, shared_memory
-from ossa.data.caching.pixel_store import CachePlace, open_pixels
-from ossa.data.caching.pixels import PixelCache
-from ossa.data.caching.shared_memory import free_memory
-from ossa.data.check import keep_decodable, take_images
+from ossa.data import cache as pixel_store
+from ossa.data import cache as shared_memory
+from ossa.data import letterbox as resized
+from ossa.data import pixels, sources
+from ossa.data.annotations import DatasetIndex
+from ossa.data.cache import CachePlace, free_memory, open_pixels
+from ossa.data.dataset import LetterboxedDataset, TrainingDataset
 from ossa.data.description import read_description
-from ossa.data.index import DatasetIndex
-from ossa.data.reading import read_index
+from ossa.data.loader import EpochBatches, evaluation_loader, training_loader
+from ossa.data.pixels import PixelCache
+from ossa.data.reading import keep_decodable, read_index, take_images
 from ossa.errors import DataError, RunFailed
 from ossa.types import Batch
 
@@ -192,7 +192,7 @@ def test_images_are_decoded_once(
     assert again.notes == heard.notes[-1:]
     np.testing.assert_array_equal(second[1].image, first[1].image)
     report = read_index(read_description(data), "train")
-    monkeypatch.setattr("ossa.data.check.decode_image", None)
+    monkeypatch.setattr("ossa.data.reading.decode_image", None)
     assert len(keep_decodable(report, known=second.faults()).index) == 6
 
 

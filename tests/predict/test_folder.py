@@ -11,10 +11,10 @@ from videos import break_frames, rate_of, read_numbers, write_video
 
 from ossa.data.decode import decode_image
 from ossa.errors import RunFailed
-from ossa.predict.folder import ResultFolder, Wanted
-from ossa.predict.found import PictureDetections
-from ossa.predict.shots import Shot, shots_of
+from ossa.predict.frames import Shot, shots_of
+from ossa.predict.results import PictureDetections
 from ossa.predict.sources import find_sources, read_annotated
+from ossa.predict.writer import ResultFolder, Wanted
 
 NO_DRAWINGS = Wanted(drawings=False)
 GREY = np.full((50, 100, 3), 90, np.uint8)

@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from ossa.study.law import (
+from ossa.study.scaling import (
     Law,
+    NoLaw,
+    Points,
     fit_family_laws,
     fit_law,
     inverse_normalised_loss,
     leave_one_out,
 )
-from ossa.study.points import NoLaw, Points
 
 POWERS_OF_TWO = 2.0 ** np.arange(8)
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from ossa.study.points import NoLaw, Points
 from ossa.study.prediction import (
     HeldOut,
     Prediction,
@@ -18,6 +17,7 @@ from ossa.study.prediction import (
     check_predictions,
     predict,
 )
+from ossa.study.scaling import NoLaw, Points
 
 POWERS_OF_TWO = 2.0 ** np.arange(10)
 

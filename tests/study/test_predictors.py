@@ -8,9 +8,8 @@ import pytest
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from ossa.study.law import leave_one_out
-from ossa.study.points import NoLaw, Points
-from ossa.study.predictors import MeasureRanking, rank_measures
+from ossa.study.analysis import MeasureRanking, rank_measures
+from ossa.study.scaling import NoLaw, Points, leave_one_out
 
 
 @pytest.fixture(autouse=True)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from test_loop import config_of
 
-from ossa.evaluate.run import Evaluation
+from ossa.evaluate.evaluator import Evaluation
+from ossa.train.callbacks import RunStart, Silence
 from ossa.train.checkpoint import STATE_FILE
-from ossa.train.events import RunStart, Silence
 from ossa.train.loop import train
 
 EPOCHS = 6

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from ossa.config import ModelConfig, RunConfig, TrainConfig
-from ossa.data.checks.run import check_data
+from ossa.data.check import check_data
 from ossa.data.description import read_description
 from ossa.errors import OssaError
-from ossa.train.events import Silence
+from ossa.train.callbacks import Silence
 from ossa.train.setup import read_training_data
 
 IMGSZ = 96

@@ -10,7 +10,7 @@ from torch import nn
 
 from ossa.errors import CheckpointError
 from ossa.train.checkpoint import STATE_FILE, Progress, load_state, save_state
-from ossa.train.ema import ModelAverage
+from ossa.train.optim import ModelAverage
 
 IDENTITY = {"settings": "abc"}
 

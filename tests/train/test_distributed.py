@@ -11,10 +11,9 @@ from test_loop import assert_same_weights, config_of, log_without_times, scenes 
 from two_processes import STEPS, train
 
 from ossa.errors import ConfigError
+from ossa.train.callbacks import Silence
 from ossa.train.distributed import ALONE, Processes, device_of_process
-from ossa.train.events import Silence
-from ossa.train.outputs import read_log
-from ossa.train.record import read_record
+from ossa.train.run_folder import read_log, read_record
 from ossa.train.setup import prepare
 
 HERE = Path(__file__).parent

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ossa.train.ema import ModelAverage
+from ossa.train.optim import ModelAverage
 
 
 def network(value: float) -> nn.Module:

@@ -11,10 +11,10 @@ import torch
 from test_loop import BATCHES, config_of, scenes  # noqa: F401 - a fixture
 
 from ossa.errors import DataError, RunFailed
-from ossa.train.events import Silence
-from ossa.train.failures import told_in_a_sentence
+from ossa.train.autobatch import largest_batch, largest_that_fits
+from ossa.train.callbacks import Silence
+from ossa.train.diagnostics import told_in_a_sentence
 from ossa.train.loop import train
-from ossa.train.memory import largest_batch, largest_that_fits
 
 
 def told(error: Exception, fitting: int | None = 5) -> str:

@@ -7,14 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from ossa.config import EvaluateConfig, ModelConfig, RunConfig, TrainConfig
-from ossa.data.scenes import write_scenes
+from ossa.data.synthetic import write_scenes
 from ossa.errors import ConfigError
-from ossa.models.build import build_detector, create_detector
+from ossa.models.detector import build_detector, create_detector
+from ossa.train.callbacks import Silence
 from ossa.train.checkpoint import STATE_FILE
-from ossa.train.ema import ModelAverage
-from ossa.train.events import Silence
-from ossa.train.freeze import freeze, set_training
 from ossa.train.loop import train
+from ossa.train.optim import ModelAverage, freeze, set_training
 
 FROZEN = ("backbone", "neck.top_down.1")
 

@@ -12,10 +12,10 @@ from test_loop import CtrlC, assert_same_weights, config_of, log_without_times, 
 from test_step import batch_of, step_of
 
 from ossa.errors import RunFailed
-from ossa.models.build import create_detector
+from ossa.models.detector import create_detector
+from ossa.train.autobatch import largest_batch
 from ossa.train.loop import train
-from ossa.train.memory import largest_batch
-from ossa.train.outputs import read_log
+from ossa.train.run_folder import read_log
 from ossa.train.step import LateReader, Outcome
 
 pytestmark = [

@@ -25,20 +25,26 @@ from ossa.config import (
     build_config,
     settings_digest,
 )
-from ossa.data.scenes import write_scenes
+from ossa.data.synthetic import write_scenes
 from ossa.errors import CheckpointError, ConfigError, DataError, RunFailed
-from ossa.evaluate.run import Evaluation
+from ossa.evaluate.evaluator import Evaluation
 from ossa.files import sha256_of
 from ossa.models import loss as loss_module
+from ossa.models.checkpoint import read_checkpoint
 from ossa.models.loss import LossTerms
-from ossa.models.weights import read_checkpoint
 from ossa.train import loop as loop_module
+from ossa.train.callbacks import Silence
 from ossa.train.checkpoint import STATE_FILE
-from ossa.train.events import Silence
 from ossa.train.finished import FinishedRun, check_seeds
 from ossa.train.loop import train
-from ossa.train.outputs import CONFIG_FILE, read_config, read_log
-from ossa.train.record import RECORD_FILE, RECORD_SCHEMA, read_record
+from ossa.train.run_folder import (
+    CONFIG_FILE,
+    RECORD_FILE,
+    RECORD_SCHEMA,
+    read_config,
+    read_log,
+    read_record,
+)
 from ossa.train.setup import prepare
 from ossa.train.step import Step
 

@@ -13,11 +13,11 @@ from torch.optim import SGD, AdamW
 
 from ossa.config import ModelConfig, RunConfig, TrainConfig
 from ossa.errors import ConfigError
-from ossa.models.build import build_detector, create_detector
-from ossa.train.freeze import freeze
+from ossa.models.detector import build_detector, create_detector
 from ossa.train.optim import (
     apply_settings,
     build_optimizer,
+    freeze,
     learning_rate_scales,
     undecayed_parameters,
 )

@@ -23,16 +23,15 @@ from test_loop import (  # noqa: F401
     uninterrupted,
 )
 
+from ossa.data import image_hashes as contents
 from ossa.data import sources
-from ossa.data.api import read_data
-from ossa.data.caching import contents
-from ossa.data.caching.contents import content_fingerprint
+from ossa.data.image_hashes import content_fingerprint
+from ossa.data.reading import read_data
 from ossa.errors import CheckpointError, ConfigError, DataError
 from ossa.files import held, is_held
 from ossa.train.checkpoint import STATE_FILE
 from ossa.train.loop import train
-from ossa.train.outputs import LOG_FILE, read_log
-from ossa.train.record import RECORD_FILE, read_record
+from ossa.train.run_folder import LOG_FILE, RECORD_FILE, read_log, read_record
 
 HOLDS = """
 import sys, time

@@ -10,15 +10,15 @@ from safetensors.torch import save_file
 
 from ossa.config import ModelConfig, RunConfig, TrainConfig
 from ossa.data.anchors import fit_anchors
-from ossa.data.scenes import write_scenes
+from ossa.data.synthetic import write_scenes
 from ossa.errors import ConfigError
 from ossa.files import sha256_of
-from ossa.models.build import build_detector, create_detector
-from ossa.models.weights import save_checkpoint
-from ossa.train.events import Silence
-from ossa.train.health import check_single_values
+from ossa.models.checkpoint import save_checkpoint
+from ossa.models.detector import build_detector, create_detector
+from ossa.train.callbacks import Silence
+from ossa.train.diagnostics import check_single_values
 from ossa.train.loop import train
-from ossa.train.outputs import read_log
+from ossa.train.run_folder import read_log
 from ossa.train.setup import Parts, prepare, with_fitted_anchors
 
 CPU = torch.device("cpu")

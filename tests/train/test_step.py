@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ossa.config import LossConfig, TrainConfig
-from ossa.models.build import create_detector
+from ossa.models.detector import create_detector
 from ossa.models.loss import DetectionLoss
 from ossa.train.distributed import ALONE
-from ossa.train.ema import ModelAverage
-from ossa.train.optim import build_optimizer
+from ossa.train.optim import ModelAverage, build_optimizer
 from ossa.train.step import LateReader, Outcome, Step
 from ossa.types import Batch
 

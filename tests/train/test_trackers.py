@@ -21,11 +21,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ossa.config import EvaluateConfig, ModelConfig, RunConfig, TrainConfig
-from ossa.data.scenes import write_scenes
+from ossa.data.synthetic import write_scenes
 from ossa.errors import ConfigError
-from ossa.train.events import RunStart, Silence
+from ossa.train.callbacks import RunStart, Silence
 from ossa.train.loop import train
-from ossa.train.outputs import read_log
+from ossa.train.run_folder import read_log
 from ossa.train.trackers import (
     CometTracker,
     TensorBoardTracker,

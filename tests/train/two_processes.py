@@ -11,12 +11,11 @@ import torch
 from torch import nn
 
 from ossa.config import LossConfig, TrainConfig
-from ossa.data.batches.loader import EpochBatches
-from ossa.models.build import create_detector
+from ossa.data.loader import EpochBatches
+from ossa.models.detector import create_detector
 from ossa.models.loss import DetectionLoss
 from ossa.train.distributed import Processes, joined_processes
-from ossa.train.ema import ModelAverage
-from ossa.train.optim import apply_settings, build_optimizer
+from ossa.train.optim import ModelAverage, apply_settings, build_optimizer
 from ossa.train.schedule import settings_at
 from ossa.train.step import Step
 from ossa.types import Batch

@@ -16,12 +16,12 @@ from test_loop import config_of
 
 from ossa.data.description import read_description
 from ossa.data.reading import read_index
-from ossa.evaluate.run import evaluate
+from ossa.evaluate.evaluator import evaluate
 from ossa.files import write_atomically
-from ossa.models.weights import detector_from, read_checkpoint
+from ossa.models.checkpoint import detector_from, read_checkpoint
 from ossa.train import checkpoint
+from ossa.train.callbacks import Silence
 from ossa.train.distributed import ALONE, joined_processes
-from ossa.train.events import Silence
 from ossa.train.loop import train
 
 

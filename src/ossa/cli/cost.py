@@ -178,8 +178,8 @@ def _time(
 ) -> list[dict[str, Any]]:
     """Returns a row of times for each model."""
     from ossa.cli.console import Console
-    from ossa.cost.bench import Protocol, bench_detectors
-    from ossa.models.build import create_detector
+    from ossa.cost.benchmark import Protocol, bench_detectors
+    from ossa.models.detector import create_detector
 
     protocol = Protocol(imgsz=settings["imgsz"], warmup=warmup, runs=runs, device=device)
     with Console() as console:
@@ -191,7 +191,7 @@ def _time(
 def _draw(costs: "list[ModelCost]", times: list[dict[str, Any]], target: Path) -> None:
     from ossa.cli.console import Console
     from ossa.cost.figure import cost_figure
-    from ossa.report.figures import save_figure
+    from ossa.viz.plots import save_figure
 
     milliseconds, first = [row["ms_per_image"] for row in times], times[0]
     timed_on = first["hardware"]

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ossa.cli import options
-from ossa.cli.folders import check_new
+from ossa.cli.output import check_new
 from ossa.errors import ConfigError
 from ossa.escaping import print_line
 
 if TYPE_CHECKING:
     from ossa.cli.console import Console
-    from ossa.data.checks.run import Check
-    from ossa.data.index import DatasetIndex
+    from ossa.data.annotations import DatasetIndex
+    from ossa.data.check import Check
 
 _FAULTS_FOUND = 1
 _CASES_SHOWN = 3
@@ -95,7 +95,7 @@ def check(
     """
     from ossa.cli.console import Console
     from ossa.cli.output import print_json
-    from ossa.data.checks.run import check_data
+    from ossa.data.check import check_data
     from ossa.data.description import read_description
     from ossa.models.head import default_anchors_wh
 
@@ -162,7 +162,7 @@ def _name(data_yaml: Path) -> str:
 
 def _write_page(found: "Check", folder: Path) -> Path:
     from ossa import __version__
-    from ossa.data.checks.page import write_check_page
+    from ossa.data.check_page import write_check_page
 
     title = f"Check of {_name(found.description.file)}"
     return write_check_page(found, folder, title=title, facts={"Ossa": __version__})

@@ -13,9 +13,9 @@ from ossa.escaping import hide_credentials
 if TYPE_CHECKING:
     from ossa.cli.console import Console
     from ossa.cli.predict_output import Outputs, Stdout
-    from ossa.predict.found import PictureDetections
+    from ossa.predict.frames import Shot
     from ossa.predict.predictor import Predictor
-    from ossa.predict.shots import Shot
+    from ossa.predict.results import PictureDetections
     from ossa.predict.sources import AnnotatedPictures, Source
 
 
@@ -64,11 +64,11 @@ def predict(
     from ossa.cli.console import Console
     from ossa.cli.predict_output import Outputs, Stdout
     from ossa.files import folder_of_results
-    from ossa.predict.folder import ResultFolder, Wanted
+    from ossa.predict.frames import predict_shots, shots_of
     from ossa.predict.predictor import load
-    from ossa.predict.shots import predict_shots, shots_of
     from ossa.predict.sources import find_sources
     from ossa.predict.window import Window
+    from ossa.predict.writer import ResultFolder, Wanted
 
     if as_json and as_json_lines:
         raise ConfigError("--json prints one document, --jsonl a line a picture: choose one")
@@ -171,7 +171,7 @@ def _take_each(
     console: "Console",
 ) -> bool:
     """Hands every answer to the outputs; returns whether Ctrl-C came before the last."""
-    from ossa.train.interrupt import StopRequest
+    from ossa.train.distributed import StopRequest
 
     positions = {source: number for number, source in enumerate(sources, start=1)}
     with StopRequest() as stop, console.progress("predicting") as on_shot, closing(answers):

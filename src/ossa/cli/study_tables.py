@@ -10,8 +10,7 @@ from ossa.escaping import print_line
 if TYPE_CHECKING:
     from ossa.study.estimate import Estimate
     from ossa.study.folder import RunState, StudyFolder
-    from ossa.study.plan import Plan
-    from ossa.study.prospect import Prospect
+    from ossa.study.plan import Plan, Prospect
 
 
 _LAST_BATCH_OF_ONE = (
@@ -152,7 +151,7 @@ def status_rows(states: "Sequence[RunState]") -> list[dict[str, Any]]:
 
 def print_status(study: "StudyFolder", states: "Sequence[RunState]") -> None:
     """Prints how many runs are in which state, the time left, what failed, and the ranking."""
-    from ossa.study.run import seconds_left
+    from ossa.study.runner import seconds_left
 
     counts = {state.state: 0 for state in states}
     for state in states:

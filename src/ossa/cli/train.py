@@ -15,8 +15,8 @@ from ossa.cli.train_settings import configuration
 from ossa.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from ossa.train.callbacks import Watcher
     from ossa.train.distributed import Processes
-    from ossa.train.events import Watcher
     from ossa.train.trackers import Tracker
     from ossa.types import Record
 
@@ -133,8 +133,7 @@ def _resume(given: Mapping[str, Any], processes: "Processes") -> tuple["Record",
     """Goes on in the folder of a run; returns the record and the folder."""
     from ossa.train.finished import what_is_missing, why_not_of
     from ossa.train.loop import train as run_training
-    from ossa.train.outputs import read_config
-    from ossa.train.record import RECORD_FILE, read_record
+    from ossa.train.run_folder import RECORD_FILE, read_config, read_record
 
     others = _option_names(key for key in given if key not in _WITH_RESUME)
     if others:
@@ -169,7 +168,7 @@ def _watcher(
     Of several processes the first speaks.
     """
     from ossa.cli.console import Console
-    from ossa.train.events import Silence, Watchers
+    from ossa.train.callbacks import Silence, Watchers
     from ossa.train.figures import RunFigures
     from ossa.train.trackers import tracked
 
@@ -215,7 +214,7 @@ def _run_folder(path: Path, processes: "Processes") -> Iterator[Path]:
     """Yields a new folder for a run, and takes it away again if nothing was trained in it."""
     from ossa.files import new_folder
     from ossa.train.checkpoint import STATE_FILE
-    from ossa.train.outputs import LAST_WEIGHTS
+    from ossa.train.run_folder import LAST_WEIGHTS
 
     missing = [parent for parent in path.parents if not parent.exists()]
     folder = processes.from_first(lambda: new_folder(path))
@@ -234,7 +233,7 @@ def _report(record: "Record", folder: Path, *, as_json: bool) -> None:
     """Prints the last metrics on stdout, and on stderr where everything is and what comes next."""
     from ossa.cli.console import Console
     from ossa.cli.output import fraction, print_json, print_metrics_table
-    from ossa.train.outputs import BEST_WEIGHTS, FIGURES_FOLDER
+    from ossa.train.run_folder import BEST_WEIGHTS, FIGURES_FOLDER
 
     row = _row(record, folder)
     if as_json:
@@ -260,7 +259,7 @@ def _quoted(path: Path | str) -> str:
 def _row(record: "Record", folder: Path) -> dict[str, Any]:
     """Returns the flat object of --json."""
     from ossa.cli.output import row_of
-    from ossa.train.outputs import read_log
+    from ossa.train.run_folder import read_log
 
     last, best = record.metrics.get("last", {}), record.metrics.get("best", {})
     images = sum(row.get("images") or 0 for row in read_log(folder))

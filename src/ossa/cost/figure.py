@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from ossa.cost.model_cost import ModelCost
 from ossa.escaping import escape_figure
-from ossa.models.count import PARTS
-from ossa.report.figures import LINE_COLOURS
+from ossa.models.complexity import PARTS
+from ossa.viz.plots import LINE_COLOURS
 
 _COLOURS = {**dict(zip(PARTS, LINE_COLOURS, strict=False)), "time": "#777777"}
 _INK, _MUTED, _RULE = "#222222", "#6b6b6b", "#9a9a9a"

@@ -7,7 +7,7 @@ Sizes are widths and heights in pixels of the network input, without augmentatio
 import numpy as np
 from numpy.typing import NDArray
 
-from ossa.data.index import DatasetIndex
+from ossa.data.annotations import DatasetIndex
 from ossa.errors import DataError
 
 _MOST_BOXES = 20_000

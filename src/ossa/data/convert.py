@@ -12,10 +12,10 @@ from typing import Any, Final
 import numpy as np
 import yaml
 
-from ossa.data.check import take_images
+from ossa.data.annotations import DatasetIndex, IndexReport
 from ossa.data.description import DataDescription
 from ossa.data.formats.common import ids_from_stems, is_image, size_or_report
-from ossa.data.formats.writing import (
+from ossa.data.formats.write import (
     Changes,
     WrittenSplit,
     as_read_back,
@@ -23,9 +23,8 @@ from ossa.data.formats.writing import (
     write_voc,
     write_yolo,
 )
-from ossa.data.index import DatasetIndex, IndexReport
-from ossa.data.problems import Problem, ProblemLog
-from ossa.data.reading import read_index
+from ossa.data.issues import Problem, ProblemLog
+from ossa.data.reading import read_index, take_images
 from ossa.errors import ConfigError, DataError
 from ossa.files import open_regular
 

@@ -24,11 +24,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ossa.data.index import DatasetIndex
+from ossa.data.annotations import DatasetIndex
 from ossa.errors import ConfigError
-from ossa.evaluate.columns import DetectionColumns, detection_columns
-from ossa.evaluate.groups import ranks_within
-from ossa.evaluate.matching import overlapping_pairs
+from ossa.evaluate.matching import (
+    DetectionColumns,
+    detection_columns,
+    overlapping_pairs,
+    ranks_within,
+)
 from ossa.types import Detections
 
 

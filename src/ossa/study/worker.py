@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from ossa.data.caching.pixel_store import CachePlace
+from ossa.data.cache import CachePlace
 from ossa.errors import OssaError
 from ossa.escaping import print_line
-from ossa.evaluate.run import Evaluation
+from ossa.evaluate.evaluator import Evaluation
 from ossa.files import held
 from ossa.study.config import Reported
 from ossa.study.folder import (
@@ -30,11 +30,11 @@ from ossa.study.folder import (
 )
 from ossa.study.plan import PlannedRun
 from ossa.study.reported import detections_file, is_reported, read_split, write_reported
-from ossa.study.samples import samples_of
+from ossa.study.results import samples_of
+from ossa.train.callbacks import RunStart, Silence
 from ossa.train.checkpoint import STATE_FILE
-from ossa.train.events import RunStart, Silence
 from ossa.train.loop import train
-from ossa.train.record import RECORD_FILE, read_record
+from ossa.train.run_folder import RECORD_FILE, read_record
 from ossa.types import Record
 
 DONE, FAILED, STOPPED = 0, 1, 3

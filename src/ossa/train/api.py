@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from ossa.config import RunConfig, build_config, merge
-from ossa.data.caching.pixel_store import CachePlace
+from ossa.data.cache import CachePlace
 from ossa.errors import ConfigError
-from ossa.models.presets import preset_scale
+from ossa.models.detector import preset_scale
 from ossa.recipes import load_recipe
-from ossa.train.events import Watcher
+from ossa.train.callbacks import Watcher
 from ossa.train.loop import train
 from ossa.types import Record
 

@@ -15,7 +15,7 @@ from ossa.files import write_atomically
 from ossa.models.loss import LossTerms
 from ossa.models.safe_pickle import read_torch_file
 from ossa.train.distributed import ALONE, Processes
-from ossa.train.ema import ModelAverage
+from ossa.train.optim import ModelAverage
 
 STATE_FILE = "last.state.pt"
 _MAX_VALUES = 1_000_000

@@ -6,10 +6,13 @@ an accumulation, and needs every process to have images and every parameter to h
 """
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from types import FrameType
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -149,3 +152,27 @@ def device_of_process(device: str) -> str:
             f"start torchrun with --nproc-per-node {gpus}"
         )
     return f"cuda:{local_rank}"
+
+
+class StopRequest:
+    """While active, the first Ctrl-C (or SIGTERM) sets `requested`; a second one ends at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._former: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        # Python lets only the main thread handle signals; elsewhere the caller stops the run.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._former[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True

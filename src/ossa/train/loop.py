@@ -12,22 +12,24 @@ import torch
 
 from ossa.allocator import keep_freed_memory
 from ossa.config import RunConfig
-from ossa.data.batches.dataset import TrainingDataset
-from ossa.data.batches.loader import training_loader
-from ossa.data.caching.pixel_store import CachePlace
+from ossa.data.cache import CachePlace
+from ossa.data.dataset import TrainingDataset
+from ossa.data.loader import training_loader
 from ossa.errors import OssaError, RunFailed
-from ossa.evaluate.run import Evaluation, evaluate
+from ossa.evaluate.evaluator import Evaluation, evaluate
 from ossa.files import held
-from ossa.models.build import with_weights_settings
+from ossa.models.detector import with_weights_settings
+from ossa.train.autobatch import largest_batch
+from ossa.train.callbacks import Silence, Watcher
 from ossa.train.checkpoint import Progress
-from ossa.train.distributed import ALONE, Processes
-from ossa.train.events import Silence, Watcher
-from ossa.train.failures import ended_if_not_all_start, told_in_a_sentence
-from ossa.train.freeze import set_training
-from ossa.train.health import FirstBatch, first_bad_layer
-from ossa.train.interrupt import StopRequest
-from ossa.train.memory import largest_batch
-from ossa.train.optim import apply_settings
+from ossa.train.diagnostics import (
+    FirstBatch,
+    ended_if_not_all_start,
+    first_bad_layer,
+    told_in_a_sentence,
+)
+from ossa.train.distributed import ALONE, Processes, StopRequest
+from ossa.train.optim import apply_settings, set_training
 from ossa.train.run import Run, begin
 from ossa.train.schedule import settings_at
 from ossa.train.setup import prepare

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 
 from ossa.config import RunConfig
-from ossa.data.batches.loader import EpochBatches
+from ossa.data.loader import EpochBatches
+from ossa.train.callbacks import RunStart, Watcher
 from ossa.train.checkpoint import Progress, load_state, save_state
 from ossa.train.distributed import Processes
-from ossa.train.events import RunStart, Watcher
-from ossa.train.outputs import LOG_FILE, RunFolder, recovered_rows
-from ossa.train.record import RECORD_SCHEMA, environment
+from ossa.train.run_folder import LOG_FILE, RECORD_SCHEMA, RunFolder, environment, recovered_rows
 from ossa.train.setup import Parts
 from ossa.train.step import LateReader, Step
 from ossa.types import Record

@@ -13,36 +13,37 @@ from torch.optim import Optimizer
 
 from ossa.config import ModelConfig, RunConfig, refuse_window
 from ossa.data.anchors import best_possible_recall, fit_anchors
-from ossa.data.caching.contents import content_fingerprint
-from ossa.data.caching.pixel_store import CachePlace, open_pixels
-from ossa.data.caching.pixels import PixelCache
-from ossa.data.check import (
+from ossa.data.annotations import DatasetIndex, IndexReport
+from ossa.data.cache import CachePlace, open_pixels
+from ossa.data.description import read_description
+from ossa.data.image_hashes import content_fingerprint
+from ossa.data.issues import ProblemKind
+from ossa.data.pixels import PixelCache
+from ossa.data.reading import (
     keep_decodable,
     labels_sentence,
+    read_index,
     take_images,
     training_faults,
 )
-from ossa.data.description import read_description
-from ossa.data.index import DatasetIndex, IndexReport
-from ossa.data.problems import ProblemKind
-from ossa.data.reading import read_index
 from ossa.errors import CheckpointError, ConfigError, DataError
 from ossa.files import sha256_of
-from ossa.models.backbones.weights_file import read_backbone_weights
-from ossa.models.build import build_detector
-from ossa.models.count import count_cost
-from ossa.models.detector import Detector
+from ossa.models.backbones.pretrained import read_backbone_weights
+from ossa.models.checkpoint import read_checkpoint, start_from
+from ossa.models.complexity import count_cost
+from ossa.models.detector import Detector, build_detector
 from ossa.models.loss import DetectionLoss
-from ossa.models.weights import read_checkpoint, start_from
+from ossa.train.callbacks import Silence, Watcher
+from ossa.train.diagnostics import tell_batches
 from ossa.train.distributed import ALONE, Processes
-from ossa.train.ema import ModelAverage
-from ossa.train.events import Silence, Watcher
-from ossa.train.freeze import FrozenPart, freeze, tell_frozen
-from ossa.train.health import tell_batches
 from ossa.train.optim import (
+    FrozenPart,
+    ModelAverage,
     backbone_network,
     build_optimizer,
+    freeze,
     learning_rate_scales,
+    tell_frozen,
     undecayed_parameters,
 )
 

@@ -15,7 +15,7 @@ from ossa.models.detector import Detector
 from ossa.models.loss import DetectionLoss, LossTerms
 from ossa.models.norms import PreciseNorms
 from ossa.train.distributed import Processes
-from ossa.train.ema import ModelAverage
+from ossa.train.optim import ModelAverage
 from ossa.types import Batch, RawPredictions
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ossa.config import ModelConfig, RunConfig, TrainConfig
-from ossa.data.api import read_data
 from ossa.data.decode import decode_image
-from ossa.data.scenes import write_scenes
-from ossa.train.events import Silence
+from ossa.data.reading import read_data
+from ossa.data.synthetic import write_scenes
+from ossa.train.callbacks import Silence
 from ossa.train.loop import train
 
 GOLDEN = Path(__file__).with_name("first_losses.json")

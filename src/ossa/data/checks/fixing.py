@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ossa.data.check import take_images
-from ossa.data.checks.boxes import repeated_truths
-from ossa.data.checks.images import broken_images, superfluous_copies
-from ossa.data.checks.run import Check
+from ossa.data.annotations import DatasetIndex, IndexReport, take_truths
+from ossa.data.check import Check
+from ossa.data.check_boxes import repeated_truths
+from ossa.data.check_images import broken_images, superfluous_copies
 from ossa.data.convert import Conversion, write_reports
 from ossa.data.formats.common import suspicious
-from ossa.data.index import DatasetIndex, IndexReport, take_truths
+from ossa.data.reading import take_images
 from ossa.errors import DataError
 
 

@@ -22,6 +22,7 @@ from typing import Any, Final, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from ossa.data.annotations import DatasetIndex, LabelSearch
 from ossa.data.description import DataDescription
 from ossa.data.formats.common import (
     Box,
@@ -35,8 +36,7 @@ from ossa.data.formats.common import (
     suspicious,
 )
 from ossa.data.formats.json_stream import stream_lists
-from ossa.data.index import DatasetIndex, LabelSearch
-from ossa.data.problems import ProblemKind, ProblemLog
+from ossa.data.issues import ProblemKind, ProblemLog
 from ossa.data.roots import is_hidden_below
 from ossa.data.sources import SourceLog
 from ossa.errors import DataError, legible

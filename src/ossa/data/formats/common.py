@@ -14,10 +14,10 @@ from typing import Final, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from ossa.data.annotations import DatasetIndex
 from ossa.data.decode import read_image_size
 from ossa.data.formats.text import numbered_lines
-from ossa.data.index import DatasetIndex
-from ossa.data.problems import ProblemKind, ProblemLog
+from ossa.data.issues import ProblemKind, ProblemLog
 from ossa.data.roots import is_hidden
 from ossa.data.sources import SourceLog
 from ossa.errors import DataError, legible

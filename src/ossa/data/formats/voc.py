@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 from xml.parsers import expat
 
+from ossa.data.annotations import DatasetIndex, LabelSearch
 from ossa.data.description import DataDescription
 from ossa.data.formats.common import (
     Box,
@@ -35,8 +36,7 @@ from ossa.data.formats.common import (
     usable_box,
 )
 from ossa.data.formats.text import MOST_BYTES_OF_AN_IMAGE, listed_lines
-from ossa.data.index import DatasetIndex, LabelSearch
-from ossa.data.problems import ProblemKind, ProblemLog
+from ossa.data.issues import ProblemKind, ProblemLog
 from ossa.data.sources import SourceLog
 from ossa.errors import DataError, legible, suggestion
 from ossa.files import read_regular

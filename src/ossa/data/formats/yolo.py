@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from ossa.data.annotations import DatasetIndex, LabelSearch
 from ossa.data.description import DataDescription
 from ossa.data.formats.common import (
     Box,
@@ -28,8 +29,7 @@ from ossa.data.formats.common import (
     usable_box,
 )
 from ossa.data.formats.text import line_of_fault, listed_lines, numbered_lines
-from ossa.data.index import DatasetIndex, LabelSearch
-from ossa.data.problems import ProblemKind, ProblemLog
+from ossa.data.issues import ProblemKind, ProblemLog
 from ossa.data.roots import is_hidden_below
 from ossa.data.sources import SourceLog
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 
-from ossa.train.events import RunStart
+from ossa.train.callbacks import RunStart
 from ossa.train.trackers.watcher import numbers, outcome, settings_and_cost
 from ossa.types import Record
 

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from ossa.evaluate.run import Evaluation
+from ossa.evaluate.evaluator import Evaluation
 from ossa.files import write_text_atomically
-from ossa.train.events import RunStart, Silence, Watcher, Watchers
-from ossa.train.outputs import BEST_WEIGHTS, FIGURES_FOLDER
+from ossa.train.callbacks import RunStart, Silence, Watcher, Watchers
+from ossa.train.run_folder import BEST_WEIGHTS, FIGURES_FOLDER
 from ossa.types import Record
 
 CONFUSION_FILE = "confusion.json"
