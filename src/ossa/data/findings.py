@@ -43,8 +43,8 @@ def _remark(title: str, advice: str) -> Sort:
     return Sort(Severity.REMARK, title, advice)
 
 
-_REPLACE: Final = "replace or remove the files; --fix leaves the images out"
-_DROPPED: Final = "correct them; training drops them, and so does --fix"
+_REPLACE: Final = "replace or remove the files; training leaves the images out"
+_DROPPED: Final = "correct them; training drops them"
 
 SORTS: Final[Mapping[str, Sort]] = MappingProxyType(
     {
@@ -72,12 +72,12 @@ SORTS: Final[Mapping[str, Sort]] = MappingProxyType(
         ),
         "image-leaked": _fault(
             "images of val or test that are in train, too",
-            "take them out of one of the two; --fix takes them out of train",
+            "take them out of one of the two",
         ),
         "image-shared": _remark("images of test that are in val, too", "see that it is meant"),
         "image-duplicated": _remark(
             "exact copies of another image of the split",
-            "keep one of each; --fix keeps the one with most boxes",
+            "keep one of each",
         ),
         ProblemKind.TRAIN_MISSING: Sort(
             Severity.REMARK, "no training split", "see that it is meant", stops_training=True
@@ -114,11 +114,11 @@ SORTS: Final[Mapping[str, Sort]] = MappingProxyType(
         ProblemKind.BOX_OUTSIDE: _fault("boxes outside their image", _DROPPED),
         ProblemKind.BOX_MALFORMED: _fault("boxes that are not numbers", _DROPPED),
         ProblemKind.BOX_DUPLICATED: _fault(
-            "boxes stated twice", "remove one of each; --fix keeps the first"
+            "boxes stated twice", "remove one of each; training keeps the first"
         ),
         ProblemKind.BOX_OVERHANGING: _remark(
             "boxes that reach out of their image by more than a pixel",
-            "training clips them, and so does --fix",
+            "training clips them",
         ),
         "box-tiny": _remark(
             "tiny boxes", "train on larger images or tiles, or see that they are objects"
