@@ -31,7 +31,7 @@ from ossa.data.dataset import LetterboxedDataset, TrainingDataset
 from ossa.data.description import read_description
 from ossa.data.loader import EpochBatches, evaluation_loader, training_loader
 from ossa.data.pixels import PixelCache
-from ossa.data.reading import keep_decodable, read_index, take_images
+from ossa.data.reading import drop_corrupt_images, read_index, take_images
 from ossa.errors import DataError, RunFailed
 from ossa.types import Batch
 
@@ -193,7 +193,7 @@ def test_images_are_decoded_once(
     np.testing.assert_array_equal(second[1].image, first[1].image)
     report = read_index(read_description(data), "train")
     monkeypatch.setattr("ossa.data.reading.decode_image", None)
-    assert len(keep_decodable(report, known=second.faults()).index) == 6
+    assert len(drop_corrupt_images(report, known=second.faults()).index) == 6
 
 
 def test_size_and_place_are_told(data: Path, folder: Path) -> None:
@@ -265,7 +265,7 @@ def test_images_that_cannot_be_decoded_are_told_each_time_as_without_a_cache(
     damaged = image_file(data, "b.jpg")
     damaged.write_bytes(damaged.read_bytes()[:1500])
     image_file(data, "d.png").unlink()
-    without = keep_decodable(report)
+    without = drop_corrupt_images(report)
     for _ in range(2):
         cache = open_pixels(
             report.index,
@@ -277,7 +277,7 @@ def test_images_that_cannot_be_decoded_are_told_each_time_as_without_a_cache(
             listener=Heard(),
         )
         assert cache is not None
-        checked = keep_decodable(report, known=cache.faults())
+        checked = drop_corrupt_images(report, known=cache.faults())
         assert checked.problems == without.problems
         assert [problem.file.name for problem in checked.problems] == ["b.jpg", "d.png"]
         good = cache.of(checked.index)

@@ -338,9 +338,9 @@ def test_a_training_computes_the_same_with_all_figures_beside_it(
     scenes: Path, tmp_path: Path
 ) -> None:
     logs, notes = [], []
-    for name, watcher in (("without", None), ("with", RunFigures(notes.append))):
+    for name, callback in (("without", None), ("with", RunFigures(notes.append))):
         (tmp_path / name).mkdir()
-        train(config_of(scenes), tmp_path / name, watcher=watcher)
+        train(config_of(scenes), tmp_path / name, callback=callback)
         rows = read_log(tmp_path / name)
         logs.append([{k: v for k, v in row.items() if "seconds" not in k} for row in rows])
     assert logs[0] == logs[1]

@@ -123,7 +123,7 @@ def test_a_log_that_is_lost_in_the_middle_of_a_run_is_whole_in_the_end(
     scenes: Path,  # noqa: F811
     tmp_path: Path,
 ):
-    train(config_of(scenes), tmp_path, watcher=CtrlC(BATCHES + 1))
+    train(config_of(scenes), tmp_path, callback=CtrlC(BATCHES + 1))
     (tmp_path / LOG_FILE).unlink()
     train(config_of(scenes), tmp_path, resume=True)
     assert log_without_times(tmp_path) == log_without_times(uninterrupted)
@@ -144,10 +144,10 @@ def test_an_older_state_goes_on_with_its_log(
     as_an_older_state(uninterrupted, tmp_path)
     log = (uninterrupted / LOG_FILE).read_text()
     (tmp_path / LOG_FILE).write_text(log + log.splitlines()[0] + "\n{")
-    watcher = Notes()
-    assert train(config_of(scenes), tmp_path, resume=True, watcher=watcher).status == "done"
+    callback = Notes()
+    assert train(config_of(scenes), tmp_path, resume=True, callback=callback).status == "done"
     assert (tmp_path / LOG_FILE).read_text() == log
-    assert not [note for note in watcher.told if "lacks" in note]
+    assert not [note for note in callback.told if "lacks" in note]
 
 
 def test_an_older_state_says_which_epochs_its_log_lost(
@@ -157,10 +157,10 @@ def test_an_older_state_says_which_epochs_its_log_lost(
 ):
     as_an_older_state(uninterrupted, tmp_path)
     (tmp_path / LOG_FILE).write_text((uninterrupted / LOG_FILE).read_text().splitlines()[1])
-    watcher = Notes()
-    train(config_of(scenes), tmp_path, resume=True, watcher=watcher)
+    callback = Notes()
+    train(config_of(scenes), tmp_path, resume=True, callback=callback)
     assert [row["epoch"] for row in read_log(tmp_path)] == [1]
-    assert sum("log.jsonl lacks 1 of 2 epochs" in note for note in watcher.told) == 1
+    assert sum("log.jsonl lacks 1 of 2 epochs" in note for note in callback.told) == 1
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

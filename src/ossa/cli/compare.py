@@ -200,13 +200,13 @@ def _read_index(
 def _index_of(data: str, split: str, *, fingerprint: str, console: "Console") -> "DatasetIndex":
     """Returns a split; its images need not be decoded where the fingerprint says they could be."""
     from ossa.data.description import read_description
-    from ossa.data.reading import keep_decodable, read_index
+    from ossa.data.reading import drop_corrupt_images, read_index
 
     report = read_index(read_description(data), split)
     if report.index.fingerprint() == fingerprint:
         return report.index
     with console.progress("checking images") as on_image:
-        report = keep_decodable(report, on_image=on_image)
+        report = drop_corrupt_images(report, on_image=on_image)
     console.faults(report)
     return report.index
 

@@ -33,7 +33,7 @@ _PROBLEMS_SHOWN = 5
 
 
 class Console:
-    """A watcher of trainings (`ossa.train.callbacks.Watcher`) that writes to the terminal.
+    """A callback of trainings (`ossa.train.callbacks.Callback`) that writes to the terminal.
 
     Where stderr is no terminal there is no live line and no control code. Leaving the `with`
     takes the live line away; so does the end of a training.

@@ -68,7 +68,7 @@ def predict(
     from ossa.predict.predictor import load
     from ossa.predict.sources import find_sources
     from ossa.predict.window import Window
-    from ossa.predict.writer import ResultFolder, Wanted
+    from ossa.predict.writer import ResultFolder, SaveOptions
 
     if as_json and as_json_lines:
         raise ConfigError("--json prints one document, --jsonl a line a picture: choose one")
@@ -77,7 +77,9 @@ def predict(
     sources = find_sources(named)
     window = Window() if show else None
     device = options.choose_device_for(weights, device)
-    wanted = Wanted(pictures, save_txt or save_conf, save_conf, save_json, save_csv, save_crops)
+    wanted = SaveOptions(
+        pictures, save_txt or save_conf, save_conf, save_json, save_csv, save_crops
+    )
     with Console() as console, ExitStack() as ends:
         predictor = load(
             weights, device, imgsz, runtime=runtime, precision=precision, on_conversion=console.note

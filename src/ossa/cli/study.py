@@ -109,7 +109,7 @@ def plan(
     from ossa.cli.output import print_json
     from ossa.cli.study_tables import plan_rows, print_plan
     from ossa.study.estimate import estimate_models
-    from ossa.study.plan import make_plan, read_prospect
+    from ossa.study.plan import make_plan, summarize_data
 
     if study.is_dir():
         planned = _open(study).plan
@@ -122,7 +122,7 @@ def plan(
     chosen = _executor_config(planned.study, executor, jobs=jobs, device=device)
     with Console() as console:
         with console.progress("checking images"):
-            prospect = read_prospect(planned, allow_unlabeled=allow_unlabeled, watcher=console)
+            prospect = summarize_data(planned, allow_unlabeled=allow_unlabeled, callback=console)
         estimates = {}
         if not no_measure:
             with console.progress("measuring a few steps of each model") as on_model:
@@ -188,7 +188,7 @@ def run(
             config = max((state.run.config for state in before), key=lambda one: one.train.imgsz)
             console.note(labels_sentence(read_trainable(config, allow_unlabeled=allow_unlabeled)))
         try:
-            kept = _images_kept(opened, chosen, before, watcher=console)
+            kept = _images_kept(opened, chosen, before, callback=console)
             with _stoppable(), kept, told_live(console, opened):
                 states = run_study(
                     opened,
@@ -275,7 +275,7 @@ def _images_kept(
     executor: "ExecutorConfig",
     states: "list[RunState]",
     *,
-    watcher: "Console",
+    callback: "Console",
 ) -> "AbstractContextManager[None]":
     """Has the images of all unfinished runs decoded before the first, where that is wanted."""
     from ossa.study.runner import images_kept
@@ -285,7 +285,7 @@ def _images_kept(
     if executor.kind != "local":
         return nullcontext()
     splits = ("train", "val", study.study.reported.split)
-    return images_kept(runs, executor.cache, splits=splits, watcher=watcher)
+    return images_kept(runs, executor.cache, splits=splits, callback=callback)
 
 
 @contextmanager

@@ -137,7 +137,7 @@ def predict(
 def _print(results: "StudyResults", found: "Expectation", model: str | None) -> None:
     from ossa.cli.output import with_unit
     from ossa.study.results import COMPLEXITIES, QUALITIES
-    from ossa.study.scaling import NoLaw
+    from ossa.study.scaling import InsufficientData
 
     prediction, quality = found.prediction, QUALITIES[found.quality]
     size = f"{with_unit(prediction.complexity)} {COMPLEXITIES[found.complexity]}"
@@ -151,7 +151,7 @@ def _print(results: "StudyResults", found: "Expectation", model: str | None) -> 
         print_line(f"{model} is a model of the study: the report has what it reached.")
     for left_out, test in found.tests.items():
         told = "without the model itself" if left_out == "model" else "without its whole family"
-        if isinstance(test, NoLaw):
+        if isinstance(test, InsufficientData):
             print_line(f"Test {told}: none, {test.reason}.")
             continue
         low, high = test.coverage_interval

@@ -240,7 +240,7 @@ def _read_split(
     """
     from ossa.data.cache import open_pixels
     from ossa.data.description import read_description
-    from ossa.data.reading import keep_decodable, read_index
+    from ossa.data.reading import drop_corrupt_images, read_index
     from ossa.train.setup import Split
 
     description = read_description(data)
@@ -257,7 +257,7 @@ def _read_split(
     )
     known = None if pixels is None else pixels.faults()
     with console.progress("checking images") as on_image:
-        report = keep_decodable(report, known=known, on_image=on_image)
+        report = drop_corrupt_images(report, known=known, on_image=on_image)
     console.faults(report)
     _check_objects(report.index, data=data, split=split)
     return Split(report, None if pixels is None else pixels.of(report.index))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ossa.boxes import xyxy_to_xywh
-from ossa.data.issues import Problem
+from ossa.data.issues import Issue
 from ossa.errors import ConfigError, legible, suggestion
 
 
@@ -105,7 +105,7 @@ class IndexReport:
     """One split, and what was wrong with its files."""
 
     index: DatasetIndex
-    problems: tuple[Problem, ...]
+    problems: tuple[Issue, ...]
     """In the order they were met."""
     notes: tuple[str, ...] = ()
     """Sentences worth telling that are no faults: what the data.yaml leaves out."""

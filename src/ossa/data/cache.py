@@ -108,7 +108,7 @@ _MOST_IN_MEMORY: Final = 4_000_000_000
 
 
 class Listener(Protocol):
-    """Is told how a cache is built; every `ossa.train.callbacks.Watcher` is one."""
+    """Is told how a cache is built; every `ossa.train.callbacks.Callback` is one."""
 
     def note(self, sentence: str) -> None: ...
 

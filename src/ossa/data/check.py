@@ -26,8 +26,8 @@ from ossa.data.check_images import (
 from ossa.data.check_labels import find_lost_labels, find_unlabelled
 from ossa.data.description import DataDescription
 from ossa.data.findings import MOST_CASES, Case, Finding, Severity, Shown, in_order
-from ossa.data.issues import Problem, ProblemKind
-from ossa.data.reading import keep_decodable, read_index, training_faults
+from ossa.data.issues import Issue, IssueKind
+from ossa.data.reading import drop_corrupt_images, read_index, training_faults
 from ossa.data.statistics import Statistics, describe
 from ossa.errors import DataError
 
@@ -259,20 +259,20 @@ def _of_training(
         found = [states.get(path) for path in paths_of(report.index)]
         known = [None if one is None or one.kind is None else one.what for one in found]
         try:
-            usable[split] = keep_decodable(report, known=known)
+            usable[split] = drop_corrupt_images(report, known=known)
         except DataError as error:
-            what, kind = str(error).rstrip("."), ProblemKind.IMAGES_UNUSABLE
-            problems.append(Problem(description.file, None, what, "training stops", kind))
+            what, kind = str(error).rstrip("."), IssueKind.IMAGES_UNUSABLE
+            problems.append(Issue(description.file, None, what, "training stops", kind))
     problems += training_faults(description, usable, imgsz=imgsz)
     return [Finding(problem.kind, None, 1, (_case(problem),)) for problem in problems]
 
 
 def _of_reading(report: IndexReport, split: str) -> list[Finding]:
     """Returns findings of what reading reported."""
-    by_kind: dict[str, list[Problem]] = {}
+    by_kind: dict[str, list[Issue]] = {}
     for problem in report.problems:
         by_kind.setdefault(problem.kind, []).append(problem)
-    overhanging = by_kind.get(ProblemKind.BOX_OVERHANGING)
+    overhanging = by_kind.get(IssueKind.BOX_OVERHANGING)
     if overhanging is not None:
         sizes_wh = dict(zip(paths_of(report.index), report.index.sizes_wh.tolist(), strict=True))
         overhanging.sort(key=lambda problem: -_pixels_beyond(problem, sizes_wh))
@@ -282,7 +282,7 @@ def _of_reading(report: IndexReport, split: str) -> list[Finding]:
     ]
 
 
-def _pixels_beyond(problem: Problem, sizes_wh: Mapping[str, Sequence[int]]) -> float:
+def _pixels_beyond(problem: Issue, sizes_wh: Mapping[str, Sequence[int]]) -> float:
     """Returns how far the box of a problem reaches out of its image."""
     size_wh = sizes_wh.get(os.path.normpath(problem.image or ""))
     if problem.box_xyxy is None or size_wh is None:
@@ -291,7 +291,7 @@ def _pixels_beyond(problem: Problem, sizes_wh: Mapping[str, Sequence[int]]) -> f
     return max(-x0, -y0, x1 - size_wh[0], y1 - size_wh[1])
 
 
-def _case(problem: Problem) -> Case:
+def _case(problem: Issue) -> Case:
     shown: tuple[Shown, ...] = ()
     if problem.image is not None and problem.box_xyxy is not None:
         shown = (Shown(problem.image, (problem.box_xyxy,)),)

@@ -17,7 +17,7 @@ from ossa.data.check_labels import annotation_file
 from ossa.data.description import DataDescription
 from ossa.data.findings import MOST_CASES, Case, Finding, Shown
 from ossa.data.formats.common import shown
-from ossa.data.issues import ProblemKind
+from ossa.data.issues import IssueKind
 
 TINY_SIDE: Final = 2.0
 """Pixels of the network input: of a shorter side below it a detector of stride 8 sees nothing."""
@@ -49,7 +49,7 @@ def find_strange_boxes(
     covering = covering[np.argsort(-shares[covering], kind="stable")]
     under = f"a side under {TINY_SIDE:g} px at {imgsz}"
     found = (
-        (ProblemKind.BOX_DUPLICATED, repeated, "", lambda row: "stated twice"),
+        (IssueKind.BOX_DUPLICATED, repeated, "", lambda row: "stated twice"),
         ("box-tiny", tiny, under, lambda row: f"{shorter[row]:.2g} px at {imgsz}"),
         (
             "box-covering",

@@ -19,7 +19,7 @@ from ossa.data.annotations import DatasetIndex
 from ossa.data.decode import decode_image, read_header
 from ossa.data.findings import MOST_CASES, Case, Finding, Shown
 from ossa.data.formats.common import Box
-from ossa.data.issues import ProblemKind
+from ossa.data.issues import IssueKind
 from ossa.errors import DataError
 from ossa.files import open_regular, read_regular
 
@@ -237,17 +237,17 @@ def _read_image(path: str, size_wh: tuple[int, int], *, hashed: bool, decoded: b
         found_wh, orientation = header.size_wh, header.orientation
         if found_wh != tuple(size_wh):
             what = f"{found_wh[0]}x{found_wh[1]} pixels, annotated as {size_wh[0]}x{size_wh[1]}"
-            return ImageState(ProblemKind.IMAGE_OTHER_SIZE, what, orientation, digest)
+            return ImageState(IssueKind.IMAGE_OTHER_SIZE, what, orientation, digest)
         if not decoded:
             return ImageState(None, "", _UPRIGHT, None)
         decode_image(file, reduce_to=_SMALLEST_IMAGE_DECODE, size_wh=size_wh)
     except (DataError, OSError) as error:
         if not os.path.isfile(path):
-            return ImageState(ProblemKind.IMAGE_UNREADABLE, "no such file", orientation, digest)
+            return ImageState(IssueKind.IMAGE_UNREADABLE, "no such file", orientation, digest)
         if is_cut_short(file):
             return ImageState("image-truncated", _NO_END, orientation, digest)
         reason = str(error).rpartition(", found ")[2].partition(";")[0].rstrip(".")
-        return ImageState(ProblemKind.IMAGE_UNREADABLE, reason, orientation, digest)
+        return ImageState(IssueKind.IMAGE_UNREADABLE, reason, orientation, digest)
     return ImageState(None, "", orientation, digest)
 
 

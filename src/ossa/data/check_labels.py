@@ -10,7 +10,7 @@ from ossa.data.description import DataDescription
 from ossa.data.findings import MOST_CASES, Case, Finding, Shown
 from ossa.data.formats.common import folders_under, is_image, label_places, names_in
 from ossa.data.formats.voc import annotation_places
-from ossa.data.issues import ProblemKind
+from ossa.data.issues import IssueKind
 
 _NO_LABELS: Final = frozenset({"classes.txt"})
 """Files that tools of annotation leave beside the labels."""
@@ -54,7 +54,7 @@ def find_lost_labels(
     if not lost:
         return []
     cases = tuple(lost[:MOST_CASES])
-    return [Finding(ProblemKind.LABELS_WITHOUT_IMAGE, None, len(lost), cases)]
+    return [Finding(IssueKind.LABELS_WITHOUT_IMAGE, None, len(lost), cases)]
 
 
 def find_unlabelled(split: str, report: IndexReport, *, data_format: str) -> list[Finding]:

@@ -23,7 +23,7 @@ from ossa.data.formats.write import (
     write_voc,
     write_yolo,
 )
-from ossa.data.issues import Problem, ProblemLog
+from ossa.data.issues import Issue, IssueLog
 from ossa.data.reading import read_index, take_images
 from ossa.errors import ConfigError, DataError
 from ossa.files import open_regular
@@ -42,7 +42,7 @@ class Conversion:
     """A data set written anew."""
 
     data_yaml: Path
-    problems: tuple[Problem, ...]
+    problems: tuple[Issue, ...]
     """Faults met while reading; what they left out is not in the new data set."""
     notes: tuple[str, ...]
     """What else was left out, as the data.yaml says, and what the new format cannot hold."""
@@ -90,7 +90,7 @@ def convert(
 
 def _images_alone(report: IndexReport) -> IndexReport:
     """Returns the report without files that are no images: COCO's reader opens none of them."""
-    log = ProblemLog()
+    log = IssueLog()
     paths = map(str, map(report.index.image_path, range(len(report.index))))
     good = np.fromiter(
         (size_or_report(path, log=log) is not None for path in paths), np.bool_, len(report.index)

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from ossa.data.formats.common import Box
-from ossa.data.issues import ProblemKind
+from ossa.data.issues import IssueKind
 
 MOST_CASES: Final = 20
 """Cases of a finding that are kept; how many there are in all is counted."""
@@ -48,25 +48,25 @@ _DROPPED: Final = "correct them; training drops them"
 
 SORTS: Final[Mapping[str, Sort]] = MappingProxyType(
     {
-        ProblemKind.VAL_MISSING: _stop("no split to score on while training", "name one as val"),
-        ProblemKind.CLASSES_DIFFER: _stop(
+        IssueKind.VAL_MISSING: _stop("no split to score on while training", "name one as val"),
+        IssueKind.CLASSES_DIFFER: _stop(
             "splits of other classes than train",
             "give both the same categories, or choose those in common by key 'classes'",
         ),
-        ProblemKind.TRAINING_WITHOUT_BOXES: _stop(
+        IssueKind.TRAINING_WITHOUT_BOXES: _stop(
             "no box that trains",
             "see that labels lie where the data.yaml says, that iscrowd and difficult are 0 for "
             "single objects, and that --imgsz is large enough",
         ),
-        ProblemKind.TRAINING_UNLABELLED: _stop(
+        IssueKind.TRAINING_UNLABELLED: _stop(
             "most training images have no label",
             "bring the labels there, or train with --allow-unlabeled",
         ),
-        ProblemKind.IMAGES_UNUSABLE: _stop("splits without an image that decodes", _REPLACE),
-        ProblemKind.IMAGE_MISSING: _fault("images that are not there", _REPLACE),
-        ProblemKind.IMAGE_UNREADABLE: _fault("unreadable images", _REPLACE),
+        IssueKind.IMAGES_UNUSABLE: _stop("splits without an image that decodes", _REPLACE),
+        IssueKind.IMAGE_MISSING: _fault("images that are not there", _REPLACE),
+        IssueKind.IMAGE_UNREADABLE: _fault("unreadable images", _REPLACE),
         "image-truncated": _fault("images that are cut short", _REPLACE),
-        ProblemKind.IMAGE_OTHER_SIZE: _fault(
+        IssueKind.IMAGE_OTHER_SIZE: _fault(
             "images of another size than their annotation says",
             "correct the size and see whether the boxes belong to it",
         ),
@@ -79,10 +79,10 @@ SORTS: Final[Mapping[str, Sort]] = MappingProxyType(
             "exact copies of another image of the split",
             "keep one of each",
         ),
-        ProblemKind.TRAIN_MISSING: Sort(
+        IssueKind.TRAIN_MISSING: Sort(
             Severity.REMARK, "no training split", "see that it is meant", stops_training=True
         ),
-        ProblemKind.IMAGE_LISTED_TWICE: _remark("images listed twice", "they are read once"),
+        IssueKind.IMAGE_LISTED_TWICE: _remark("images listed twice", "they are read once"),
         "image-rotated": _remark(
             "images turned by EXIF",
             "boxes must belong to the turned image: look at the pictures",
@@ -90,33 +90,33 @@ SORTS: Final[Mapping[str, Sort]] = MappingProxyType(
         "image-background": _remark(
             "images without labels", "they train as background: see that no label is lost"
         ),
-        ProblemKind.IMAGE_WITHOUT_LABELS: _fault(
+        IssueKind.IMAGE_WITHOUT_LABELS: _fault(
             "images without an annotation file", "annotate them or take them from the list"
         ),
-        ProblemKind.LABELS_UNREADABLE: _fault(
+        IssueKind.LABELS_UNREADABLE: _fault(
             "label files that cannot be read", "correct them; their images are left out"
         ),
-        ProblemKind.LABELS_WITHOUT_IMAGE: _fault(
+        IssueKind.LABELS_WITHOUT_IMAGE: _fault(
             "labels without an image", "bring the images back or remove the labels"
         ),
-        ProblemKind.LABELS_AT_TWO_PLACES: _fault(
+        IssueKind.LABELS_AT_TWO_PLACES: _fault(
             "images with other labels at two places", "remove those that are not meant"
         ),
-        ProblemKind.LABELS_SHARED: _fault(
+        IssueKind.LABELS_SHARED: _fault(
             "images of one stem, which share their labels", "rename one of each"
         ),
-        ProblemKind.ENTRY_UNUSABLE: _fault("entries that cannot be used", "correct or remove them"),
-        ProblemKind.SPLIT_WITHOUT_BOXES: _fault(
+        IssueKind.ENTRY_UNUSABLE: _fault("entries that cannot be used", "correct or remove them"),
+        IssueKind.SPLIT_WITHOUT_BOXES: _fault(
             "splits without a box that is scored",
             "see that the labels lie where the data.yaml says",
         ),
-        ProblemKind.BOX_EMPTY: _fault("boxes of no area", _DROPPED),
-        ProblemKind.BOX_OUTSIDE: _fault("boxes outside their image", _DROPPED),
-        ProblemKind.BOX_MALFORMED: _fault("boxes that are not numbers", _DROPPED),
-        ProblemKind.BOX_DUPLICATED: _fault(
+        IssueKind.BOX_EMPTY: _fault("boxes of no area", _DROPPED),
+        IssueKind.BOX_OUTSIDE: _fault("boxes outside their image", _DROPPED),
+        IssueKind.BOX_MALFORMED: _fault("boxes that are not numbers", _DROPPED),
+        IssueKind.BOX_DUPLICATED: _fault(
             "boxes stated twice", "remove one of each; training keeps the first"
         ),
-        ProblemKind.BOX_OVERHANGING: _remark(
+        IssueKind.BOX_OVERHANGING: _remark(
             "boxes that reach out of their image by more than a pixel",
             "training clips them",
         ),
@@ -126,7 +126,7 @@ SORTS: Final[Mapping[str, Sort]] = MappingProxyType(
         "box-covering": _remark(
             "boxes that cover their whole image", "see that they are meant and not a default"
         ),
-        ProblemKind.CLASS_UNKNOWN: _fault(
+        IssueKind.CLASS_UNKNOWN: _fault(
             "boxes of an unknown class", "add the class to the names or correct the boxes"
         ),
         "class-untrained": _fault(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ossa import __version__
 from ossa.data.annotations import DatasetIndex, IndexReport, LabelSearch
 from ossa.data.description import DataDescription
-from ossa.data.issues import Problem, ProblemKind
+from ossa.data.issues import Issue, IssueKind
 from ossa.data.sources import SourceLog, unchanged
 from ossa.errors import CheckpointError
 from ossa.files import write_atomically
@@ -192,12 +192,12 @@ def _key(description: DataDescription, split: str) -> str:
     return hashlib.sha256(repr(said).encode()).hexdigest()
 
 
-def _problem(stored: Mapping[str, Any]) -> Problem:
+def _problem(stored: Mapping[str, Any]) -> Issue:
     """Returns the problem that `asdict` and JSON made this of."""
     box_xyxy = stored["box_xyxy"]
     as_it_was = {
         "file": Path(stored["file"]),
-        "kind": ProblemKind(stored["kind"]),
+        "kind": IssueKind(stored["kind"]),
         "box_xyxy": None if box_xyxy is None else tuple(box_xyxy),
     }
-    return Problem(**{**stored, **as_it_was})
+    return Issue(**{**stored, **as_it_was})

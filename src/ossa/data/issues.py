@@ -16,7 +16,7 @@ _MOST_OF_AN_IMAGE: Final = 200
 _MOST_PROBLEMS: Final = 500_000
 
 
-class ProblemKind(StrEnum):
+class IssueKind(StrEnum):
     """What sort of fault it is, for those who count."""
 
     IMAGE_MISSING = "image-missing"
@@ -48,7 +48,7 @@ class ProblemKind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Problem:
+class Issue:
     """One fault of a data set that reading went past."""
 
     file: Path
@@ -57,7 +57,7 @@ class Problem:
     what: str
     action: str
     """What reading did about it: 'box dropped', 'image left out', ..."""
-    kind: ProblemKind
+    kind: IssueKind
     image: str | None = None
     """Absolute path of the image that a box belongs to."""
     box_xyxy: tuple[float, float, float, float] | None = None
@@ -73,7 +73,7 @@ class Problem:
         return f"{self.place}: {self.what} ({self.action})"
 
 
-class ProblemLog:
+class IssueLog:
     """Collects problems in the order they are met; a strict log raises at the first."""
 
     def __init__(self, *, strict: bool = False, roots: Roots | None = None) -> None:
@@ -82,7 +82,7 @@ class ProblemLog:
         self.num_images = 0
         """Images found usable so far: of few there cannot be many faults."""
         self._strict = strict
-        self._problems: list[Problem] = []
+        self._problems: list[Issue] = []
 
     def report(
         self,
@@ -91,7 +91,7 @@ class ProblemLog:
         what: str,
         *,
         action: str,
-        kind: ProblemKind,
+        kind: IssueKind,
         image: str | None = None,
         box_xyxy: tuple[float, float, float, float] | None = None,
     ) -> None:
@@ -104,7 +104,7 @@ class ProblemLog:
         """
         if box_xyxy is not None and not all(map(math.isfinite, box_xyxy)):
             box_xyxy = None
-        self.add(Problem(file, line, legible(what), action, kind, image, box_xyxy))
+        self.add(Issue(file, line, legible(what), action, kind, image, box_xyxy))
 
     def may_be_read(
         self, path: str, *, listed: tuple[Path, int] | None = None, name: str | None = None
@@ -123,11 +123,11 @@ class ProblemLog:
         if why is not None:
             place = (Path(path), None) if listed is None else listed
             what = f"'{legible(path if name is None else name, 80)}' {why}"
-            kind = ProblemKind.ENTRY_UNUSABLE
+            kind = IssueKind.ENTRY_UNUSABLE
             self.report(*place, what, action=LEFT_OUTSIDE, kind=kind)
         return why is None
 
-    def add(self, problem: Problem) -> None:
+    def add(self, problem: Issue) -> None:
         """Appends a problem.
 
         Raises:
@@ -145,5 +145,5 @@ class ProblemLog:
             )
 
     @property
-    def problems(self) -> tuple[Problem, ...]:
+    def problems(self) -> tuple[Issue, ...]:
         return tuple(self._problems)

@@ -23,7 +23,7 @@ from ossa.data.decode import decode_image
 from ossa.data.description import DataDescription, read_description
 from ossa.data.formats import coco, voc, yolo
 from ossa.data.formats.common import label_places
-from ossa.data.issues import Problem, ProblemKind, ProblemLog
+from ossa.data.issues import Issue, IssueKind, IssueLog
 from ossa.data.roots import Roots
 from ossa.data.sources import SourceLog
 from ossa.errors import ConfigError, DataError, legible
@@ -31,7 +31,7 @@ from ossa.errors import ConfigError, DataError, legible
 
 class _Reader(Protocol):
     def __call__(
-        self, description: DataDescription, split: str, *, log: ProblemLog, sources: SourceLog
+        self, description: DataDescription, split: str, *, log: IssueLog, sources: SourceLog
     ) -> tuple[DatasetIndex, LabelSearch]: ...
 
 
@@ -72,7 +72,7 @@ def read_index(description: DataDescription, split: str, *, strict: bool = False
         return _read(description, split, strict=strict, sources=SourceLog())
     kept = indexes.load(description, split)
     if kept is not None:
-        log = ProblemLog(strict=strict)
+        log = IssueLog(strict=strict)
         log.num_images = len(kept.index)
         for problem in kept.problems:
             log.add(problem)
@@ -91,7 +91,7 @@ def _with_notes(report: IndexReport, description: DataDescription) -> IndexRepor
 def _read(
     description: DataDescription, split: str, *, strict: bool, sources: SourceLog
 ) -> IndexReport:
-    log = ProblemLog(strict=strict, roots=_roots(description, split))
+    log = IssueLog(strict=strict, roots=_roots(description, split))
     index, labels = _READERS[description.format](description, split, log=log, sources=sources)
     if not len(index):
         _raise_empty(description, split, log.problems)
@@ -102,7 +102,7 @@ def _read(
         )
     if split != "train" and not index.trains.any():  # of train `training_faults` tells it
         what = f"split '{split}' has {without_boxes(index)}"
-        kind = ProblemKind.SPLIT_WITHOUT_BOXES
+        kind = IssueKind.SPLIT_WITHOUT_BOXES
         log.report(description.file, None, what, action="nothing is scored", kind=kind)
     return IndexReport(index, log.problems, notes, labels)
 
@@ -119,7 +119,7 @@ def _roots(description: DataDescription, split: str) -> Roots:
     return description.roots.including(*labels, *of_voc)
 
 
-def _raise_empty(description: DataDescription, split: str, problems: tuple[Problem, ...]) -> None:
+def _raise_empty(description: DataDescription, split: str, problems: tuple[Issue, ...]) -> None:
     where = " and ".join(map(str, description.splits[split].sources))
     first = f"; the first of {len(problems)} problems: {problems[0]}" if problems else ""
     raise DataError(
@@ -140,7 +140,7 @@ _LONGEST = 1000
 
 def training_faults(
     description: DataDescription, reports: Mapping[str, IndexReport], *, imgsz: int
-) -> tuple[Problem, ...]:
+) -> tuple[Issue, ...]:
     """Returns why a data set cannot be trained on: every reason, or nothing where it can.
 
     Args:
@@ -149,16 +149,16 @@ def training_faults(
         imgsz: side of the square network input in pixels.
     """
 
-    def fault(kind: ProblemKind, what: str) -> Problem:
-        return Problem(description.file, None, legible(what, _LONGEST), "training stops", kind)
+    def fault(kind: IssueKind, what: str) -> Issue:
+        return Issue(description.file, None, legible(what, _LONGEST), "training stops", kind)
 
     faults = []
     if "train" not in description.splits:
         what = "no split 'train': the data can be evaluated on, not trained on"
-        faults.append(fault(ProblemKind.TRAIN_MISSING, what))
+        faults.append(fault(IssueKind.TRAIN_MISSING, what))
     elif "val" not in description.splits:
         what = "no split 'val': training scores every epoch on it"
-        faults.append(fault(ProblemKind.VAL_MISSING, what))
+        faults.append(fault(IssueKind.VAL_MISSING, what))
     if "train" not in reports:
         return tuple(faults)
     train = reports["train"]
@@ -170,14 +170,14 @@ def training_faults(
             f"{_shown_places(labels.places, description.root)}; go on with --allow-unlabeled where "
             "these are background"
         )
-        faults.append(fault(ProblemKind.TRAINING_UNLABELLED, what))
+        faults.append(fault(IssueKind.TRAINING_UNLABELLED, what))
     reason = _why_no_box_trains(train.index, imgsz)
     if reason is not None:
-        faults.append(fault(ProblemKind.TRAINING_WITHOUT_BOXES, reason))
+        faults.append(fault(IssueKind.TRAINING_WITHOUT_BOXES, reason))
     if "val" in reports and reports["val"].index.names != train.index.names:
         named, scored = (", ".join(reports[one].index.names) for one in ("train", "val"))
         what = f"classes of train ({named}) and of val ({scored}) are not the same"
-        faults.append(fault(ProblemKind.CLASSES_DIFFER, what))
+        faults.append(fault(IssueKind.CLASSES_DIFFER, what))
     return tuple(faults)
 
 
@@ -215,7 +215,7 @@ def _shown_places(places: Iterable[str], root: Path) -> str:
     return f"{listed} and {more} more place{'' if more == 1 else 's'}" if more > 0 else listed
 
 
-def keep_decodable(
+def drop_corrupt_images(
     report: IndexReport,
     *,
     strict: bool = False,
@@ -236,7 +236,7 @@ def keep_decodable(
         DataError: an image cannot be decoded and `strict`, or none is left.
     """
     index = report.index
-    log = ProblemLog(strict=strict)
+    log = IssueLog(strict=strict)
     good = np.ones(len(index), dtype=np.bool_)
     pool = ThreadPoolExecutor(threads)
     try:
@@ -253,7 +253,7 @@ def keep_decodable(
                     None,
                     fault,
                     action="image left out",
-                    kind=ProblemKind.IMAGE_UNREADABLE,
+                    kind=IssueKind.IMAGE_UNREADABLE,
                 )
             if on_image is not None:
                 on_image(position + 1, len(index))
@@ -317,4 +317,6 @@ def read_data(data: Path | str, split: str = "val", *, strict: bool = False) -> 
         ConfigError: a data.yaml that is malformed, or has no such split.
         DataError: files that are missing, no usable image, or the first fault where `strict`.
     """
-    return keep_decodable(read_index(read_description(data), split, strict=strict), strict=strict)
+    return drop_corrupt_images(
+        read_index(read_description(data), split, strict=strict), strict=strict
+    )

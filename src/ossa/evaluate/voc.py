@@ -111,10 +111,10 @@ def _judge(
     detection, truth = pairs.detection[chosen], pairs.truth[chosen]
     unsought = (index.difficult | index.crowd)[truth]
     _, first = np.unique(truth, return_index=True)  # detections ascend: the best of each truth
-    is_first, ignored = np.zeros((2, len(columns.scores)), bool)
-    is_first[detection[first]] = True
+    is_main, ignored = np.zeros((2, len(columns.scores)), bool)
+    is_main[detection[first]] = True
     ignored[detection[unsought]] = True
-    return is_first & ~ignored, ~is_first & ~ignored
+    return is_main & ~ignored, ~is_main & ~ignored
 
 
 def _curve(true: NDArray[np.bool_], false: NDArray[np.bool_]) -> NDArray[np.float64]:

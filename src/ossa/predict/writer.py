@@ -29,7 +29,7 @@ COCO_FILE: Final = "predictions.json"
 TABLE_FILE: Final = "predictions.csv"
 
 
-class Wanted(NamedTuple):
+class SaveOptions(NamedTuple):
     """What to write."""
 
     drawings: bool = True
@@ -58,7 +58,7 @@ class ResultFolder:
     def __init__(
         self,
         folder: Path,
-        wanted: Wanted,
+        wanted: SaveOptions,
         *,
         every: int = 1,
         truth: AnnotatedPictures | None = None,

@@ -27,7 +27,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from ossa.evaluate.statistics import LEVEL, Interval, Verdict
-from ossa.study.scaling import LeftOut, NoLaw, Points, leave_one_out
+from ossa.study.scaling import InsufficientData, LeftOut, Points, leave_one_out
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Draws:
 
 
 @dataclass(frozen=True)
-class Standing:
+class ParetoPoint:
     """Where a model stands."""
 
     model: str
@@ -60,14 +60,14 @@ class Standing:
 class Frontier:
     """Where all models stand; `members` are the frontier."""
 
-    standings: tuple[Standing, ...]
+    standings: tuple[ParetoPoint, ...]
     """The cheapest first, of equal ones the best first."""
     left_out: tuple[LeftOut, ...]
     single_seed: tuple[str, ...]
     """Those whose probability is over images alone."""
 
     @property
-    def members(self) -> tuple[Standing, ...]:
+    def members(self) -> tuple[ParetoPoint, ...]:
         return tuple(standing for standing in self.standings if standing.on_frontier)
 
     @property
@@ -146,7 +146,7 @@ def find_frontier(points: Points, draws: Draws | None = None) -> Frontier:
         strict=True,
     )
     standings = sorted(
-        (Standing(*row) for row in rows), key=lambda row: (row.complexity, -row.quality)
+        (ParetoPoint(*row) for row in rows), key=lambda row: (row.complexity, -row.quality)
     )
     single = () if draws is None else draws.single_seed
     return Frontier(
@@ -225,7 +225,7 @@ class MeasureRanking:
         return "not distinguishable: " + ", ".join(self.best)
 
 
-def rank_measures(points: Mapping[str, Points]) -> MeasureRanking | NoLaw:
+def rank_measures(points: Mapping[str, Points]) -> MeasureRanking | InsufficientData:
     """Returns the measures compared on the models that have all of them.
 
     A measure that fewer than eight models have has no part, so that it does not cost the others
@@ -249,7 +249,7 @@ def rank_measures(points: Mapping[str, Points]) -> MeasureRanking | NoLaw:
     left_out = {name: reason for name, reason in reasons.items() if reason is not None}
     lines = {name: leave_one_out(own) for name, own in common.items() if name not in left_out}
     if not lines:
-        return NoLaw("; ".join(f"{name}: {reason}" for name, reason in left_out.items()))
+        return InsufficientData("; ".join(f"{name}: {reason}" for name, reason in left_out.items()))
     errors = {name: np.abs(own.residuals) for name, own in lines.items()}
     errors = dict(sorted(errors.items(), key=lambda item: item[1].mean()))
     return MeasureRanking(

@@ -15,7 +15,7 @@ from ossa.config import RunConfig, build_config, merge, parse_settings
 from ossa.errors import ConfigError
 from ossa.models.detector import preset_scale, with_weights_settings
 from ossa.study.config import InitialWeights, StudyConfig, initial_weights
-from ossa.train.callbacks import Silence, Watcher
+from ossa.train.callbacks import Callback, NullCallback
 from ossa.train.setup import read_training_data
 
 _A_BACKBONES_OWN = frozenset(
@@ -207,7 +207,7 @@ def flat_settings(config: RunConfig) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Prospect:
+class DatasetSummary:
     """The data of a study."""
 
     train_images: int
@@ -236,23 +236,25 @@ class Prospect:
         }
 
 
-def read_prospect(
-    plan: Plan, *, allow_unlabeled: bool = False, watcher: Watcher | None = None
-) -> Prospect:
+def summarize_data(
+    plan: Plan, *, allow_unlabeled: bool = False, callback: Callback | None = None
+) -> DatasetSummary:
     """Returns what the runs of a plan will be trained on: images that can be decoded.
 
     Args:
         plan: of a study.
         allow_unlabeled: more than half of the training images may be without a label.
-        watcher: is told what the data lack.
+        callback: is told what the data lack.
 
     Raises:
         ConfigError, DataError: as `ossa train`.
     """
     config = plan.runs[0].config
-    read = read_training_data(config, watcher=watcher or Silence(), allow_unlabeled=allow_unlabeled)
+    read = read_training_data(
+        config, callback=callback or NullCallback(), allow_unlabeled=allow_unlabeled
+    )
     train, val = (split.index for split in read)
-    return Prospect(
+    return DatasetSummary(
         train_images=len(train),
         val_images=len(val),
         num_classes=len(train.names),

@@ -33,7 +33,7 @@ from ossa.models.detector import build_detector
 from ossa.study.folder import StudyFolder
 from ossa.study.plan import make_plan
 from ossa.study.results import COMPLEXITIES, QUALITIES, StudyResults
-from ossa.study.scaling import NoLaw, Points, leave_one_out
+from ossa.study.scaling import InsufficientData, Points, leave_one_out
 
 _OUTSIDE = 5
 """One prediction in so many may lie outside its interval, of 80 %."""
@@ -123,15 +123,15 @@ class PredictionTest:
         return Interval(float(low), float(high))
 
 
-def predict(points: Points, complexity: float) -> Prediction | NoLaw:
+def predict(points: Points, complexity: float) -> Prediction | InsufficientData:
     """Returns the quality to expect of a model of this complexity, or why there is none."""
     reason = points.why_no_line()
-    return NoLaw(reason) if reason is not None else _jackknife_plus(points, complexity)
+    return InsufficientData(reason) if reason is not None else _jackknife_plus(points, complexity)
 
 
 def check_predictions(
     points: Points, *, left_out: Literal["model", "family"]
-) -> PredictionTest | NoLaw:
+) -> PredictionTest | InsufficientData:
     """Returns the test in which every model is left out once, alone or with its whole family.
 
     What is left out has no part in the prediction, nor in its interval. Where fewer than five
@@ -139,7 +139,7 @@ def check_predictions(
     """
     reason = points.why_no_line()
     if reason is not None:
-        return NoLaw(reason)
+        return InsufficientData(reason)
     names = points.models if left_out == "model" else points.families
     held_out: list[HeldOut] = []
     untested: dict[str, str] = {}
@@ -159,7 +159,7 @@ def check_predictions(
             )
         )
     if not held_out:
-        return NoLaw("; ".join(untested.values()))
+        return InsufficientData("; ".join(untested.values()))
     return PredictionTest(left_out, tuple(held_out), untested)
 
 
@@ -186,7 +186,7 @@ class Expectation:
     quality: str
     complexity: str
     prediction: Prediction
-    tests: dict[Literal["model", "family"], PredictionTest | NoLaw]
+    tests: dict[Literal["model", "family"], PredictionTest | InsufficientData]
     """By what was left out at a time."""
 
     def flat(self) -> dict[str, Any]:
@@ -238,7 +238,7 @@ def expect(
         quality=models[quality].to_numpy(float),
     )
     prediction = predict(points, at)
-    if isinstance(prediction, NoLaw):
+    if isinstance(prediction, InsufficientData):
         raise DataError(
             f"the study {results.study.name} predicts nothing from {COMPLEXITIES[complexity]}: "
             f"{prediction.reason}"

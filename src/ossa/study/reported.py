@@ -20,7 +20,7 @@ from ossa.evaluate.evaluator import check_classes, detector_for_evaluation, eval
 from ossa.files import read_json_object, sha256_of, write_atomically, write_json_atomically
 from ossa.models.checkpoint import read_checkpoint
 from ossa.study.config import Reported
-from ossa.train.callbacks import Silence
+from ossa.train.callbacks import NullCallback
 from ossa.train.run_folder import BEST_WEIGHTS, DETECTIONS_FILE, LAST_WEIGHTS, read_record
 from ossa.train.setup import read_split as read_split_of_run
 
@@ -56,7 +56,7 @@ def write_reported(
     config = build_config(read_record(folder).config)
     weights = folder / (LAST_WEIGHTS if reported.weights == "last" else BEST_WEIGHTS)
     checkpoint = read_checkpoint(weights)
-    split = read_split_of_run(config, reported.split, watcher=Silence(), cache=cache)
+    split = read_split_of_run(config, reported.split, callback=NullCallback(), cache=cache)
     index = split.index
     check_classes(checkpoint.names, index, weights=weights, data=config.data)
     evaluation = evaluate(

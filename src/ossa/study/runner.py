@@ -17,13 +17,13 @@ from ossa.study.folder import (
 )
 from ossa.study.plan import PlannedRun
 from ossa.study.worker import DONE, STOPPED
-from ossa.train.callbacks import Watcher
+from ossa.train.callbacks import Callback
 from ossa.train.run_folder import RECORD_FILE
 
 
 @contextmanager
 def images_kept(
-    runs: Iterable[PlannedRun], place: CachePlace, *, splits: Iterable[str], watcher: Watcher
+    runs: Iterable[PlannedRun], place: CachePlace, *, splits: Iterable[str], callback: Callback
 ) -> Iterator[None]:
     """Has the images of runs decoded on this machine, each once; those in memory while it lasts.
 
@@ -41,7 +41,7 @@ def images_kept(
                 split=split,
                 imgsz=imgsz,
                 reduced=split == "train",
-                listener=watcher,
+                listener=callback,
             )
             kept.append(pixels)
     yield

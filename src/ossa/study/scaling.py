@@ -34,7 +34,7 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class NoLaw:
+class InsufficientData:
     """What stands in the place of a law, a ranking or a prediction that cannot be had."""
 
     reason: str
@@ -251,11 +251,11 @@ class Law:
         return float(stats.t.ppf((1 + LEVEL) / 2, self.freedom))
 
 
-def fit_law(points: Points) -> Law | NoLaw:
+def fit_law(points: Points) -> Law | InsufficientData:
     """Returns the law of the points, or why there is none: too few models or complexities."""
     reason = points.why_no_line()
     if reason is not None:
-        return NoLaw(reason)
+        return InsufficientData(reason)
     log_quality = np.log(points.quality)
     fit = sm.OLS(log_quality, sm.add_constant(np.log(points.complexity))).fit()
     intercept, slope = fit.params.tolist()
@@ -269,7 +269,7 @@ def fit_law(points: Points) -> Law | NoLaw:
     )
 
 
-def fit_family_laws(points: Points) -> dict[str, Law | NoLaw]:
+def fit_family_laws(points: Points) -> dict[str, Law | InsufficientData]:
     """Returns the law of every family alone, by name in the order of the points."""
     names = (*points.families, *(model.family for model in points.left_out))
     return {name: fit_law(points.family(name)) for name in dict.fromkeys(names)}

@@ -27,7 +27,7 @@ class RunStart:
     """Parameters, FLOPs and MACs of the detector, flat, as in the record."""
 
 
-class Watcher(Protocol):
+class Callback(Protocol):
     """Is told how a training goes: the terminal's view, figures, experiment trackers."""
 
     def started(self, start: RunStart) -> None: ...
@@ -62,8 +62,8 @@ class Watcher(Protocol):
         ...
 
 
-class Silence:
-    """A watcher that does nothing; others need only write what they care for."""
+class NullCallback:
+    """A callback that does nothing; others need only write what they care for."""
 
     def started(self, start: RunStart) -> None:
         pass
@@ -87,33 +87,33 @@ class Silence:
         pass
 
 
-class Watchers:
-    """Tells several watchers in their order."""
+class CallbackList:
+    """Tells several callbacks in their order."""
 
-    def __init__(self, watchers: Sequence[Watcher]) -> None:
-        self.watchers = tuple(watchers)
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        self.callbacks = tuple(callbacks)
 
     def started(self, start: RunStart) -> None:
-        self._each(lambda watcher: watcher.started(start))
+        self._each(lambda callback: callback.started(start))
 
     def preparing(self, doing: str, *, done: int, total: int) -> None:
-        self._each(lambda watcher: watcher.preparing(doing, done=done, total=total))
+        self._each(lambda callback: callback.preparing(doing, done=done, total=total))
 
     def batch_done(self, *, epoch: int, batch: int, loss: float) -> None:
-        self._each(lambda watcher: watcher.batch_done(epoch=epoch, batch=batch, loss=loss))
+        self._each(lambda callback: callback.batch_done(epoch=epoch, batch=batch, loss=loss))
 
     def evaluating(self, *, epoch: int, done: int, total: int) -> None:
-        self._each(lambda watcher: watcher.evaluating(epoch=epoch, done=done, total=total))
+        self._each(lambda callback: callback.evaluating(epoch=epoch, done=done, total=total))
 
     def epoch_done(self, row: Mapping[str, Any], evaluation: Evaluation) -> None:
-        self._each(lambda watcher: watcher.epoch_done(row, evaluation))
+        self._each(lambda callback: callback.epoch_done(row, evaluation))
 
     def finished(self, record: Record) -> None:
-        self._each(lambda watcher: watcher.finished(record))
+        self._each(lambda callback: callback.finished(record))
 
     def note(self, sentence: str) -> None:
-        self._each(lambda watcher: watcher.note(sentence))
+        self._each(lambda callback: callback.note(sentence))
 
-    def _each(self, tell: Callable[[Watcher], None]) -> None:
-        for watcher in self.watchers:
-            tell(watcher)
+    def _each(self, tell: Callable[[Callback], None]) -> None:
+        for callback in self.callbacks:
+            tell(callback)

@@ -15,8 +15,8 @@ from ossa.errors import ConfigError, DataError, OssaError, RunFailed
 from ossa.models.assign import assign
 from ossa.models.detector import Detector
 from ossa.models.norms import single_value_norms
-from ossa.train.callbacks import Watcher
-from ossa.train.distributed import Processes
+from ossa.train.callbacks import Callback
+from ossa.train.distributed import DistributedContext
 from ossa.train.optim import FrozenPart
 from ossa.train.schedule import warmup_note
 from ossa.types import Batch, RawPredictions
@@ -229,8 +229,8 @@ def tell_batches(
     images: int,
     frozen: FrozenPart,
     *,
-    watcher: Watcher,
-    processes: Processes,
+    callback: Callback,
+    processes: DistributedContext,
 ) -> None:
     """Tells what so many images in batches come to; raises ConfigError where they train nothing."""
     single_values = check_single_values(
@@ -241,7 +241,7 @@ def tell_batches(
         processes=processes.count,
     )
     for note in filter(None, (warmup_note(config.train, images=images), single_values)):
-        watcher.note(note)
+        callback.note(note)
 
 
 _TOO_MANY_FILES = (
@@ -252,7 +252,7 @@ _AFTERWARDS = "the last checkpoint is untouched: go on with --resume"
 
 
 @contextmanager
-def told_in_a_sentence(*, batch: int, fitting_batch: Callable[[], int | None]) -> Iterator[None]:
+def wrap_errors(*, batch: int, fitting_batch: Callable[[], int | None]) -> Iterator[None]:
     """Turns errors of memory, worker processes and vanished data into ours.
 
     Args:

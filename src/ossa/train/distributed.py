@@ -24,7 +24,7 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class Processes:
+class DistributedContext:
     """Which of how many processes this one is. Alone, every method returns what it is given."""
 
     rank: int = 0
@@ -34,7 +34,7 @@ class Processes:
     """The parameters that have gradients, as was found at the first sum."""
 
     @property
-    def is_first(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class Processes:
         if self.count == 1:
             return make()
         made: list[Value | OssaError | None] = [None]
-        if self.is_first:
+        if self.is_main:
             try:
                 made[0] = make()
             except OssaError as error:
@@ -113,11 +113,11 @@ class Processes:
         }
 
 
-ALONE = Processes()
+SINGLE_PROCESS = DistributedContext()
 
 
 @contextmanager
-def joined_processes(device: str) -> Iterator[Processes]:
+def joined_processes(device: str) -> Iterator[DistributedContext]:
     """Yields the processes that torchrun started, or this one alone where it did not.
 
     Args:
@@ -125,14 +125,14 @@ def joined_processes(device: str) -> Iterator[Processes]:
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     own = device_of_process(device)
     if own != "cpu":
         torch.cuda.set_device(own)  # on which nccl puts what it sends
     dist.init_process_group("gloo" if own == "cpu" else "nccl")
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size())
+        yield DistributedContext(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
 

@@ -23,7 +23,7 @@ from ossa.evaluate.metrics import Metrics, evaluate_detections
 from ossa.evaluate.report import Gallery, open_gallery, predictions_above_truths
 from ossa.evaluate.report_figures import precision_recall_figure, save_confusion
 from ossa.files import TEMPORARY_FILES, write_atomically
-from ossa.train.callbacks import RunStart, Silence
+from ossa.train.callbacks import NullCallback, RunStart
 from ossa.train.run_folder import DETECTIONS_FILE, FIGURES_FOLDER, read_log
 from ossa.types import Detections, Record
 from ossa.viz.draw import draw_boxes, encode_png, picture_grid
@@ -37,8 +37,8 @@ _LARGEST_SHARE = 0.02
 """Of the time of a run that drawing its curves may take."""
 
 
-class RunFigures(Silence):
-    """A watcher that keeps the folder `figures` of a run current.
+class RunFigures(NullCallback):
+    """A callback that keeps the folder `figures` of a run current.
 
     - curves.png, .svg: the losses, metrics and learning rate of every epoch in the log, those
       before a run was resumed included. Drawn anew after ten seconds or more, and so seldom that

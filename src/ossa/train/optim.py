@@ -17,13 +17,13 @@ from ossa.config import ModelConfig, RunConfig, TrainConfig
 from ossa.errors import ConfigError, suggestion
 from ossa.models.backbones.timm import TimmBackbone
 from ossa.models.detector import Detector
-from ossa.train.callbacks import Watcher
-from ossa.train.schedule import StepSettings, full_accumulation
+from ossa.train.callbacks import Callback
+from ossa.train.schedule import Hyperparameters, full_accumulation
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
-class ModelAverage(Generic[Network]):
+class EMA(Generic[Network]):
     """An exponential moving average of a network, counted in optimiser steps.
 
     The decay grows as decay x (1 - exp(-updates / ramp)), so that early averages follow quickly.
@@ -169,7 +169,7 @@ def backbone_network(detector: nn.Module) -> tuple[str, nn.Module]:
     return "backbone", detector.get_submodule("backbone")
 
 
-def apply_settings(optimizer: Optimizer, settings: StepSettings) -> None:
+def set_hyperparameters(optimizer: Optimizer, settings: Hyperparameters) -> None:
     """Sets learning rate and momentum (the first beta of AdamW) of every group."""
     for group in optimizer.param_groups:
         lr = settings.bias_lr if group["name"] == "biases" else settings.lr
@@ -285,21 +285,21 @@ def _children(detector: nn.Module) -> list[str]:
     return [name for name, module in detector.named_children() if module.state_dict()]
 
 
-def tell_frozen(detector: Detector, config: RunConfig, *, watcher: Watcher) -> None:
+def tell_frozen(detector: Detector, config: RunConfig, *, callback: Callback) -> None:
     """Tells how much is frozen, and of that what no weights were loaded into."""
     if not config.train.freeze:
         return
     parameters = dict(detector.named_parameters())
     frozen = {name: value.numel() for name, value in parameters.items() if not value.requires_grad}
     total = sum(value.numel() for value in parameters.values())
-    watcher.note(f"frozen: {sum(frozen.values()):,} of {total:,} parameters")
+    callback.note(f"frozen: {sum(frozen.values()):,} of {total:,} parameters")
     if config.model.weights is not None:
         return
     pretrained = config.model.pretrained or config.model.backbone_weights is not None
     network, _ = backbone_network(detector)
     random = [name for name in frozen if not (pretrained and name.startswith(network + "."))]
     if random:
-        watcher.note(
+        callback.note(
             f"{sum(frozen[name] for name in random):,} of them stay as they were drawn at random, "
             f"such as {random[0]}"
         )

@@ -179,7 +179,7 @@ _MOST_RIVALS = 5
 
 
 @dataclass(frozen=True)
-class Contest:
+class PairwiseComparison:
     """Two models, over all objects and by kind."""
 
     overall: Difference
@@ -224,7 +224,7 @@ def _also(worse: Sequence[str], open_: Sequence[str]) -> str:
     return text + (f"; not distinguishable on {listed(open_)}" if open_ else "")
 
 
-def hold_contests(view: StudyView) -> list[Contest]:
+def compare_models(view: StudyView) -> list[PairwiseComparison]:
     """Returns all pairs of few models; of many, the best one against the next ones."""
     ranking = view.best_first
     if len(ranking) <= _ALL_PAIRS:
@@ -235,7 +235,7 @@ def hold_contests(view: StudyView) -> list[Contest]:
     overall = compare_named(pairs, metrics=["ap"], values=view.values)
     by_kind = compare_named(pairs, metrics=kinds, values=view.values)
     return [
-        Contest(
+        PairwiseComparison(
             overall=row,
             kinds=tuple(by_kind[number :: len(pairs)]),
             num_overall=len(overall),
@@ -245,7 +245,7 @@ def hold_contests(view: StudyView) -> list[Contest]:
     ]
 
 
-def contests_table(contests: Sequence[Contest]) -> ReportTable:
+def contests_table(contests: Sequence[PairwiseComparison]) -> ReportTable:
     """Returns a row a pair and kind of objects."""
     rows: list[Mapping[str, Any]] = []
     for contest in contests:

@@ -12,7 +12,7 @@ from ossa.study.prediction import PredictionTest, check_predictions
 from ossa.study.report.tables import ReportTable, TableColumn
 from ossa.study.report.text import MEASURES, counted, listed, signed, signed_interval
 from ossa.study.report.view import Relation, StudyView
-from ossa.study.scaling import FEWEST_MODELS, Law, NoLaw, fit_family_laws
+from ossa.study.scaling import FEWEST_MODELS, InsufficientData, Law, fit_family_laws
 from ossa.viz.plots import INK, MUTED, fix_layout, style_axes, write_in_the_middle
 
 FITTED = ("params", "flops", "ms_per_image", "train_seconds", "peak_bytes")
@@ -29,20 +29,20 @@ def measures_of(view: StudyView) -> list[str]:
 def law_sentences(view: StudyView) -> list[str]:
     """Returns what the laws of AP50-95 say, a sentence or two a measure; or why there is none."""
     relations = [view.relation("ap", measure) for measure in measures_of(view)]
-    reasons = {row.law.reason for row in relations if isinstance(row.law, NoLaw)}
+    reasons = {row.law.reason for row in relations if isinstance(row.law, InsufficientData)}
     if len(view.names) < FEWEST_MODELS:
         return [
             f"No law: it takes {FEWEST_MODELS} models at least, and "
             f"{counted(len(view.names), 'model has', 'models have')} finished runs."
         ]
-    if len(reasons) == 1 and all(isinstance(row.law, NoLaw) for row in relations):
+    if len(reasons) == 1 and all(isinstance(row.law, InsufficientData) for row in relations):
         return [f"No law: {reasons.pop()}."]
     return [_law_sentence(view, row) for row in relations]
 
 
 def _law_sentence(view: StudyView, relation: Relation) -> str:
     measure, law = MEASURES[relation.complexity], relation.law
-    if isinstance(law, NoLaw):
+    if isinstance(law, InsufficientData):
         return f"AP50-95 and {measure}: no law, {law.reason}."
     interval = law.slope_interval
     text = (
@@ -89,7 +89,7 @@ def _is(members: Any) -> str:
     return "is" if len(members) == 1 else "are"
 
 
-def rank_of_measures(view: StudyView) -> dict[str, MeasureRanking | NoLaw]:
+def rank_of_measures(view: StudyView) -> dict[str, MeasureRanking | InsufficientData]:
     """Returns which measure predicts a quality best, by quality."""
     return {
         quality: rank_measures(
@@ -102,11 +102,13 @@ def rank_of_measures(view: StudyView) -> dict[str, MeasureRanking | NoLaw]:
     }
 
 
-def ranking_sentences(view: StudyView, ranks: Mapping[str, MeasureRanking | NoLaw]) -> list[str]:
+def ranking_sentences(
+    view: StudyView, ranks: Mapping[str, MeasureRanking | InsufficientData]
+) -> list[str]:
     """Returns a sentence a quality that can be ranked; one alone where none can."""
     sentences = []
     for quality, rank in ranks.items():
-        if isinstance(rank, NoLaw) or not rank.pairs:
+        if isinstance(rank, InsufficientData) or not rank.pairs:
             continue
         errors = listed([f"{name} {100 * error:.1f} %" for name, error in rank.errors.items()])
         title = view.qualities[quality]
@@ -152,7 +154,7 @@ def laws_table(view: StudyView) -> ReportTable:
 
 
 def _law_row(
-    view: StudyView, relation: Relation, family: str, law: Law | NoLaw
+    view: StudyView, relation: Relation, family: str, law: Law | InsufficientData
 ) -> Mapping[str, Any]:
     row: dict[str, Any] = {
         "quality": view.qualities[relation.quality],
@@ -160,7 +162,7 @@ def _law_row(
         "family": family,
         "models": len(relation.points),
     }
-    if isinstance(law, NoLaw):
+    if isinstance(law, InsufficientData):
         return row
     return row | {
         "models": len(law.points),
@@ -224,7 +226,7 @@ LEFT_OUT = ("model", "family")
 
 def run_tests(
     view: StudyView, *, quality: str = "ap"
-) -> dict[tuple[str, str], PredictionTest | NoLaw]:
+) -> dict[tuple[str, str], PredictionTest | InsufficientData]:
     """Returns the tests by measure of complexity and what is left out at a time."""
     return {
         (measure, left_out): check_predictions(
@@ -236,11 +238,11 @@ def run_tests(
 
 
 def sentences_of_tests(
-    view: StudyView, tests: Mapping[tuple[str, str], PredictionTest | NoLaw]
+    view: StudyView, tests: Mapping[tuple[str, str], PredictionTest | InsufficientData]
 ) -> list[str]:
     """Returns what each test found, or why there is none."""
-    reasons = {test.reason for test in tests.values() if isinstance(test, NoLaw)}
-    if all(isinstance(test, NoLaw) for test in tests.values()):
+    reasons = {test.reason for test in tests.values() if isinstance(test, InsufficientData)}
+    if all(isinstance(test, InsufficientData) for test in tests.values()):
         return [f"No test of predictions: {listed(sorted(reasons), most=3)}."]
     return [
         f"From {MEASURES[measure]}: "
@@ -250,9 +252,9 @@ def sentences_of_tests(
     ]
 
 
-def _told(test: PredictionTest | NoLaw, left_out: str) -> str:
+def _told(test: PredictionTest | InsufficientData, left_out: str) -> str:
     start = "without the model itself" if left_out == "model" else "without its whole family"
-    if isinstance(test, NoLaw):
+    if isinstance(test, InsufficientData):
         return f"{start} no test, {test.reason}"
     low, high = test.coverage_interval
     text = (
@@ -263,7 +265,7 @@ def _told(test: PredictionTest | NoLaw, left_out: str) -> str:
 
 
 def tests_table(
-    view: StudyView, tests: Mapping[tuple[str, str], PredictionTest | NoLaw]
+    view: StudyView, tests: Mapping[tuple[str, str], PredictionTest | InsufficientData]
 ) -> ReportTable:
     """Returns a row a test."""
     rows: list[Mapping[str, Any]] = []
@@ -299,7 +301,7 @@ def tests_table(
 
 
 def held_out_table(
-    view: StudyView, tests: Mapping[tuple[str, str], PredictionTest | NoLaw]
+    view: StudyView, tests: Mapping[tuple[str, str], PredictionTest | InsufficientData]
 ) -> ReportTable:
     """Returns a row a model that was left out, in every test."""
     rows: list[Mapping[str, Any]] = [
@@ -335,7 +337,7 @@ def held_out_table(
 
 
 def tests_figure(
-    view: StudyView, tests: Mapping[tuple[str, str], PredictionTest | NoLaw]
+    view: StudyView, tests: Mapping[tuple[str, str], PredictionTest | InsufficientData]
 ) -> Figure:
     """Returns measured against predicted AP50-95: a row of panels a kind of test."""
     measures = measures_of(view)[:3]
@@ -352,8 +354,8 @@ def tests_figure(
     return figure
 
 
-def _draw_test(axes: Axes, view: StudyView, test: PredictionTest | NoLaw) -> None:
-    if isinstance(test, NoLaw):
+def _draw_test(axes: Axes, view: StudyView, test: PredictionTest | InsufficientData) -> None:
+    if isinstance(test, InsufficientData):
         style_axes(axes, x_label="", y_label="")
         axes.set(xticks=[], yticks=[])
         write_in_the_middle(axes, "no test")

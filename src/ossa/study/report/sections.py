@@ -6,7 +6,7 @@ from typing import Any
 
 from ossa.evaluate.statistics import FEWEST_RUNS
 from ossa.study.report.budgets import answer_budgets, budgets_table
-from ossa.study.report.comparisons import compare_pairs, contests_table, hold_contests
+from ossa.study.report.comparisons import compare_models, compare_pairs, contests_table
 from ossa.study.report.figures import relation_figure
 from ossa.study.report.interactive import (
     confusions_of,
@@ -187,7 +187,7 @@ _MOST_PAIRED = 120
 def answers_section(view: StudyView, parts: Parts) -> Section:
     """Returns the answers in words, with the tables they are from."""
     budgets = answer_budgets(view)
-    contests = hold_contests(view)
+    contests = compare_models(view)
     blocks: list[Block] = [
         _list("What should I take?", [answer.sentence for answer in budgets]),
         parts.table(budgets_table(budgets)).as_block(folded=True),

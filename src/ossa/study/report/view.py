@@ -18,7 +18,7 @@ from ossa.files import write_atomically, write_text_atomically
 from ossa.study.analysis import Draws, Frontier, find_frontier, joint_draws
 from ossa.study.report.tables import ReportTable, save_tables
 from ossa.study.results import COMPLEXITIES, QUALITIES, StudyResults, StudyRun
-from ossa.study.scaling import Law, NoLaw, Points, fit_law
+from ossa.study.scaling import InsufficientData, Law, Points, fit_law
 from ossa.viz.page import FigureBlock
 from ossa.viz.plots import LINE_COLOURS, figure_png, figure_svg
 
@@ -94,7 +94,7 @@ class Relation:
     quality: str
     complexity: str
     points: Points
-    law: Law | NoLaw
+    law: Law | InsufficientData
     frontier: Frontier
     drawn_over: str
     """What the probabilities of the frontier are over, in words; '' where there are none."""

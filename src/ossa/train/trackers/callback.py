@@ -1,4 +1,4 @@
-"""What an experiment tracker is told of a run, and the watcher that tells it."""
+"""What an experiment tracker is told of a run, and the callback that tells it."""
 
 import json
 import secrets
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from ossa.evaluate.evaluator import Evaluation
 from ossa.files import write_text_atomically
-from ossa.train.callbacks import RunStart, Silence, Watcher, Watchers
+from ossa.train.callbacks import Callback, CallbackList, NullCallback, RunStart
 from ossa.train.run_folder import BEST_WEIGHTS, FIGURES_FOLDER
 from ossa.types import Record
 
@@ -59,26 +59,26 @@ class Tracker(Protocol):
 
 @contextmanager
 def tracked(
-    trackers: Sequence[Tracker], watcher: Watcher | None = None, *, weights: bool = False
-) -> Iterator[Watcher]:
-    """Yields a watcher that tells `watcher`, then the trackers, which are ended when it is left.
+    trackers: Sequence[Tracker], callback: Callback | None = None, *, weights: bool = False
+) -> Iterator[Callback]:
+    """Yields a callback that tells `callback`, then the trackers, which are ended when it is left.
 
     Args:
         trackers: see `create_trackers`.
-        watcher: is told first (so that the pictures it draws are there to be sent), and reads the
+        callback: is told first (so that the pictures it draws are there to be sent), and reads the
             notes of the trackers.
         weights: upload the checkpoint of the best epoch when the run is over.
     """
-    watcher = watcher or Silence()
-    tracking = [TrackerWatcher(tracker, watcher.note, weights=weights) for tracker in trackers]
+    callback = callback or NullCallback()
+    tracking = [TrackerCallback(tracker, callback.note, weights=weights) for tracker in trackers]
     try:
-        yield Watchers([watcher, *tracking])
+        yield CallbackList([callback, *tracking])
     finally:
         for each in tracking:
             each.close()
 
 
-class TrackerWatcher(Silence):
+class TrackerCallback(NullCallback):
     """Tells a tracker of a run: every epoch's row, and now and then what lies in `figures/`.
 
     A tracker that fails is not called again, which is said once; the run goes on.
