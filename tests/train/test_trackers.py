@@ -18,7 +18,6 @@ from typing import Any, cast
 import cv2
 import numpy as np
 import pytest
-from ossa.train.trackers.callback import numbers, settings_and_cost, tracking_key
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ossa.config import EvaluateConfig, ModelConfig, RunConfig, TrainConfig
@@ -36,6 +35,7 @@ from ossa.train.trackers import (
     create_trackers,
     tracked,
 )
+from ossa.train.trackers.callback import numbers, settings_and_cost, tracking_key
 from ossa.train.trackers.network import answers
 from ossa.types import Record
 

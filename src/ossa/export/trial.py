@@ -1,7 +1,8 @@
 """Opening a stranger's file in a process of its own, within limits of memory and time.
 
 A runtime computes constants while it opens a file, and a few bytes can ask for any number of them.
-This file is run as a script and imports nothing of ossa, so that the process is small.
+This file is run as a script and imports nothing of ossa, so that the process is small (and with -P,
+so that `openvino` is not the module beside it).
 """
 
 import os
@@ -26,7 +27,7 @@ def try_to_open(file: Path, *, runtime: str) -> str | None:
     parts = [file, file.with_suffix(".bin")] if file.suffix == ".xml" else [file]
     beyond = max(0, sum(part.stat().st_size for part in parts) - _SMALL_FILE)
     memory, seconds = _MEMORY + 6 * beyond, _SECONDS + beyond // (20 * 2**20)
-    command = [sys.executable, __file__, runtime, str(file), str(memory), str(seconds)]
+    command = [sys.executable, "-P", __file__, runtime, str(file), str(memory), str(seconds)]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=20 * seconds

@@ -165,7 +165,7 @@ _GRID = 40
 
 def scripts() -> tuple[str, ...]:
     """Returns what the page runs: plotly, then the drawing of the figures."""
-    source = files("ossa.study.report.report").joinpath("live.js").read_text(encoding="utf-8")
+    source = files("ossa.study.report").joinpath("live.js").read_text(encoding="utf-8")
     return get_plotlyjs(), source
 
 
