@@ -102,7 +102,11 @@ def test_an_unknown_tag_is_told_with_those_there_are():
 @pytest.mark.realdata
 def test_weights_of_a_file_bring_their_data_and_licence(shared: Path):
     file = shared / "weights" / "mobilenetv2_100_in1k.safetensors"
-    plan = a_plan(models=["mobilenetv2_100"], initial_weights={"mobilenetv2_100": str(file)})
+    plan = a_plan(
+        folder=file.parent,
+        models=["mobilenetv2_100"],
+        initial_weights={"mobilenetv2_100": file.name},
+    )
     weights = plan.runs[0].weights
     assert (weights.policy, weights.licence) == ("imagenet-1k", "apache-2.0")
     assert plan.runs[0].config.model.backbone_mean == (0.5, 0.5, 0.5)
@@ -111,5 +115,7 @@ def test_weights_of_a_file_bring_their_data_and_licence(shared: Path):
 @pytest.mark.realdata
 def test_weights_of_a_whole_detector_are_of_coco(shared: Path):
     file = shared / "weights" / "yolov5n.pt"
-    plan = a_plan(models=["yolov5n"], neck="own", initial_weights={"yolov5n": str(file)})
+    plan = a_plan(
+        folder=file.parent, models=["yolov5n"], neck="own", initial_weights={"yolov5n": file.name}
+    )
     assert plan.runs[0].weights.policy == "coco"

@@ -27,9 +27,9 @@ def a_study(**settings: Any) -> StudyConfig:
     return check_study(content | settings, where="the test")
 
 
-def a_plan(**settings: Any) -> Plan:
-    """Returns the plan of `a_study`; nothing needs to be on the disk."""
-    return make_plan(a_study(**settings), data=Path("scenes"), folder=Path())
+def a_plan(*, folder: Path = Path(), **settings: Any) -> Plan:
+    """Returns the plan of `a_study`, whose file lies in `folder`; nothing needs to be there."""
+    return make_plan(a_study(**settings), data=Path("scenes"), folder=folder)
 
 
 class InThisProcess:
