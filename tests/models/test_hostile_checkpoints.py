@@ -258,3 +258,14 @@ def test_the_configuration_refuses_what_a_file_may_not_say():
 
 def test_a_sound_checkpoint_is_built_as_before(sound: Path):
     assert not detector_from(read_checkpoint(sound)).training
+
+
+@pytest.mark.parametrize("size", [0.0, -3.0, 3e38])
+def test_anchors_of_no_possible_size_are_refused(sound: Path, tmp_path: Path, size: float):
+    checkpoint = read_checkpoint(sound)
+    checkpoint.tensors["head.anchors_wh"][1] = size
+    file = tmp_path / "x.safetensors"
+    detector = detector_from(checkpoint)
+    save_checkpoint(file, detector, model=checkpoint.model, names=("a", "b"), imgsz=64, details={})
+    with pytest.raises(CheckpointError, match=r"anchors of more than 0 and at most 4,096 pixels"):
+        read_checkpoint(file)
