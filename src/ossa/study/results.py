@@ -21,7 +21,7 @@ from ossa.study.config import StudyConfig
 from ossa.study.folder import RunState, StudyFolder, read_measurements
 from ossa.study.law import inverse_normalised_loss
 from ossa.study.reported import detections_file, read_reported, read_split
-from ossa.study.samples import samples_of, values_of
+from ossa.study.samples import SAMPLES_FILE, samples_of, values_of
 from ossa.train.finished import same_images
 from ossa.train.outputs import read_log
 
@@ -230,5 +230,5 @@ def _check_recomputed(
         if value is not None and abs(value - found) > _ROUNDING:
             raise DataError(
                 f"{folder}: expected {name} {found:.6f}, which the detections there give, found "
-                f"{value:.6f} recorded: record and detections do not belong together"
+                f"{value:.6f} recorded: record, detections and {SAMPLES_FILE} do not belong together"
             )
