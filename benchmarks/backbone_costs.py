@@ -21,13 +21,13 @@ from typing import Any
 
 import torch
 
-from ossa.cost.bench import Protocol, bench_detectors, hardware_slug, using_threads
+from ossa.cost.benchmark import Protocol, bench_detectors, hardware_slug, using_threads
 from ossa.cost.model_cost import cost_detector
 from ossa.errors import ConfigError, OssaError
 from ossa.files import write_json_atomically, write_text_atomically
 from ossa.models.backbones.roadmap import ROADMAP
-from ossa.models.build import create_detector
-from ossa.models.count import PARTS
+from ossa.models.complexity import PARTS
+from ossa.models.detector import create_detector
 
 SEEDS = (
     *(f"yolov5{scale}" for scale in "nsmlx"),

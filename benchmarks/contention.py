@@ -29,7 +29,7 @@ def train_a_few_batches(batches: int) -> None:
 
     from ossa.allocator import keep_freed_memory
     from ossa.config import build_config
-    from ossa.train.memory import TrialStep
+    from ossa.train.autobatch import TrialStep
 
     keep_freed_memory()
     config = build_config(

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ossa.evaluate.average_precision import average_precision
 from ossa.evaluate.matching import IOU_THRESHOLDS, Matches
-from ossa.evaluate.precision import average_precision
 from ossa.evaluate.statistics import LEVEL, Comparison, Estimate, Interval, compare_models
 
 SKILLS = (0.0, 0.0, 0.12)

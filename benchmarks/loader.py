@@ -33,17 +33,17 @@ import numpy as np
 
 from ossa.allocator import keep_freed_memory
 from ossa.config import AugmentConfig
-from ossa.data import resized
-from ossa.data.api import read_data
-from ossa.data.batches import augment, mosaic
-from ossa.data.batches.dataset import TrainingDataset
-from ossa.data.batches.loader import EpochBatches, training_loader
-from ossa.data.caching.pixel_store import CachePlace, open_pixels
+from ossa.data import augment, mosaic
+from ossa.data import letterbox as resized
+from ossa.data.annotations import DatasetIndex
+from ossa.data.cache import CachePlace, open_pixels
+from ossa.data.dataset import TrainingDataset
 from ossa.data.decode import decode_image
 from ossa.data.description import read_description
-from ossa.data.index import DatasetIndex
-from ossa.train.events import Silence
-from ossa.train.record import environment
+from ossa.data.loader import EpochBatches, training_loader
+from ossa.data.reading import read_data
+from ossa.train.callbacks import NullCallback
+from ossa.train.run_folder import environment
 
 _STAGES = (
     (resized, "decode_image"),
@@ -163,7 +163,7 @@ def data_set(
         split="train",
         imgsz=imgsz,
         reduced=True,
-        listener=Silence(),
+        listener=NullCallback(),
     )
     if pixels is not None:
         pixels = pixels.at(np.tile(np.arange(len(files)), arguments.repeat))

@@ -30,8 +30,7 @@ from typing import Any
 
 from scipy.stats import theilslopes
 
-from ossa.train.outputs import LOG_FILE
-from ossa.train.record import environment
+from ossa.train.run_folder import LOG_FILE, environment
 
 _KINDS = {"pss": "Pss", "anonymous": "Pss_Anon", "shared": "Pss_Shmem"}
 _POLL_SECONDS = 0.2

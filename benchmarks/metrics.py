@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ossa.data.index import DatasetIndex
-from ossa.evaluate.calibration import calibration
+from ossa.data.annotations import DatasetIndex
+from ossa.evaluate.analysis import calibration
 from ossa.evaluate.coco import score_as_coco
 from ossa.evaluate.confusion import confusion_matrix
 from ossa.evaluate.crowding import (
@@ -36,12 +36,12 @@ from ossa.evaluate.crowding import (
     surroundings_of_detections,
     surroundings_of_truths,
 )
-from ossa.evaluate.errors import errors_by_kind
+from ossa.evaluate.error_types import errors_by_kind
 from ossa.evaluate.matching import match
 from ossa.evaluate.metrics import evaluate_detections
-from ossa.evaluate.sizes import by_size
+from ossa.evaluate.object_bins import by_size
 from ossa.evaluate.voc import score_as_voc
-from ossa.train.record import environment
+from ossa.train.run_folder import environment
 from ossa.types import Detections
 
 _NUM_CLASSES = 80

@@ -20,13 +20,11 @@ import torch
 
 from ossa.allocator import keep_freed_memory
 from ossa.config import TrainConfig, build_config
-from ossa.models.build import build_detector
+from ossa.models.detector import build_detector, preset_scale
 from ossa.models.loss import DetectionLoss
 from ossa.models.norms import PreciseNorms
-from ossa.models.presets import preset_scale
-from ossa.train.ema import ModelAverage
-from ossa.train.optim import build_optimizer
-from ossa.train.record import environment
+from ossa.train.optim import EMA, build_optimizer
+from ossa.train.run_folder import environment
 from ossa.types import Batch
 
 _WARMUP_PAIRS = 3
@@ -54,7 +52,7 @@ class Way:
     def __init__(self, detector: torch.nn.Module, train: TrainConfig, *, precise: bool) -> None:
         self.detector = copy.deepcopy(detector).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.optimizer = build_optimizer(self.detector, train)
-        self.average = ModelAverage(self.detector, decay=0.9999, ramp=2000.0)
+        self.average = EMA(self.detector, decay=0.9999, ramp=2000.0)
         self.precise = precise
         self.bf16 = train.precision == "bf16"
 

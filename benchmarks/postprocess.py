@@ -31,18 +31,17 @@ from torchvision.ops import batched_nms
 
 from ossa.boxes import cxcywh_to_xyxy
 from ossa.config import EvaluateConfig
-from ossa.cost.bench import using_threads
-from ossa.data import resized
-from ossa.data.api import read_data
-from ossa.data.batches.dataset import LetterboxedDataset
-from ossa.data.batches.loader import evaluation_loader
-from ossa.data.index import DatasetIndex
-from ossa.evaluate.api import detector_for_evaluation
-from ossa.evaluate.run import evaluate
+from ossa.cost.benchmark import using_threads
+from ossa.data import letterbox as resized
+from ossa.data.annotations import DatasetIndex
+from ossa.data.dataset import LetterboxedDataset
+from ossa.data.loader import evaluation_loader
+from ossa.data.reading import read_data
+from ossa.evaluate.evaluator import detector_for_evaluation, evaluate
+from ossa.models.checkpoint import read_checkpoint
 from ossa.models.loss import decode_boxes_in_cells
 from ossa.models.postprocess import detect
-from ossa.models.weights import read_checkpoint
-from ossa.train.record import environment
+from ossa.train.run_folder import environment
 from ossa.types import Batch, Detections, Letterbox, RawPredictions
 
 Given = ParamSpec("Given")

@@ -22,9 +22,9 @@ from types import FrameType
 import timm
 import torch
 
-from ossa.models.backbones import catalogue
-from ossa.models.backbones.catalogue import CatalogueRow, parse_table, write_table
-from ossa.models.build import known_backbones
+from ossa.models.backbones import catalog as catalogue
+from ossa.models.backbones.catalog import CatalogueRow, parse_table, write_table
+from ossa.models.detector import known_backbones
 from ossa.models.probe import probe_backbone
 
 _FOLDER = Path(catalogue.__file__).parent / "table"

@@ -22,13 +22,13 @@ import cv2
 import torch
 
 from ossa.allocator import keep_freed_memory
-from ossa.cost.bench import using_threads
+from ossa.cost.benchmark import using_threads
 from ossa.cost.runtimes import prepare, time_runtimes, ways_here
-from ossa.data.api import read_data
+from ossa.data.annotations import DatasetIndex
 from ossa.data.decode import decode_image
-from ossa.data.index import DatasetIndex
+from ossa.data.reading import read_data
 from ossa.export.parity import some_images
-from ossa.models.build import create_detector
+from ossa.models.detector import create_detector
 
 _PICTURES = 4
 _QUALITY = 90

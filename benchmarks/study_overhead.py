@@ -17,7 +17,7 @@ from statistics import fmean
 from ossa.study.config import ExecutorConfig, check_study
 from ossa.study.executors import create_executor
 from ossa.study.folder import create_study, read_study_folder
-from ossa.study.run import run_study
+from ossa.study.runner import run_study
 
 _SHORT, _LONG = 1, 6
 

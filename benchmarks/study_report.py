@@ -17,9 +17,8 @@ from typing import TypeVar
 from synthetic_study import supported_models, write_study
 
 from ossa.study.folder import read_study_folder
-from ossa.study.report import write_study_report
-from ossa.study.results import read_results
-from ossa.study.samples import SAMPLES_FILE
+from ossa.study.report.report import write_study_report
+from ossa.study.results import SAMPLES_FILE, read_results
 
 T = TypeVar("T")
 

@@ -22,19 +22,25 @@ import yaml
 from numpy.typing import NDArray
 
 from ossa.boxes import xyxy_to_xywh
+from ossa.data.annotations import DatasetIndex
 from ossa.data.description import read_description
-from ossa.data.index import DatasetIndex
 from ossa.data.reading import read_index
-from ossa.data.scenes import write_scenes
+from ossa.data.synthetic import write_scenes
 from ossa.evaluate.coco import read_coco_results
 from ossa.evaluate.metrics import evaluate_detections
 from ossa.files import sha256_of, write_atomically, write_json_atomically, write_text_atomically
-from ossa.models.backbones.catalogue import CatalogueRow, shipped_table
+from ossa.models.backbones.catalog import CatalogueRow, shipped_table
 from ossa.study.config import StudyConfig
 from ossa.study.folder import MEASUREMENTS_FILE, RunState, StudyFolder, create_study
 from ossa.study.plan import PlannedRun
-from ossa.train.outputs import CONFIG_FILE, DETECTIONS_FILE, LOG_FILE
-from ossa.train.record import RECORD_FILE, RECORD_SCHEMA, write_record
+from ossa.train.run_folder import (
+    CONFIG_FILE,
+    DETECTIONS_FILE,
+    LOG_FILE,
+    RECORD_FILE,
+    RECORD_SCHEMA,
+    write_record,
+)
 from ossa.types import Record
 
 NECK_PARAMS, NECK_FLOPS = 3_000_000, 350_000_000

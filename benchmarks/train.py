@@ -30,15 +30,14 @@ import torch
 
 from ossa.allocator import keep_freed_memory
 from ossa.config import RunConfig, build_config, merge
-from ossa.data.batches.dataset import TrainingDataset
-from ossa.data.batches.loader import EpochBatches, training_loader
-from ossa.models.presets import preset_scale
+from ossa.data.dataset import TrainingDataset
+from ossa.data.loader import EpochBatches, training_loader
+from ossa.models.detector import preset_scale
 from ossa.recipes import load_recipe
-from ossa.train.distributed import ALONE
-from ossa.train.ema import ModelAverage
-from ossa.train.events import Silence
-from ossa.train.optim import build_optimizer
-from ossa.train.record import environment
+from ossa.train.callbacks import NullCallback
+from ossa.train.distributed import SINGLE_PROCESS
+from ossa.train.optim import EMA, build_optimizer
+from ossa.train.run_folder import environment
 from ossa.train.setup import Parts, prepare
 from ossa.train.step import Step
 from ossa.types import Batch
@@ -90,10 +89,10 @@ class Option:
             detector.train(),
             loss=parts.loss,
             optimizer=build_optimizer(detector, train),
-            average=ModelAverage(detector, decay=0.9999, ramp=2000.0),
+            average=EMA(detector, decay=0.9999, ramp=2000.0),
             config=train,
             device=device,
-            processes=ALONE,
+            processes=SINGLE_PROCESS,
         )
         update = self.step.average.update
 
@@ -185,7 +184,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     settings = {"model": {"name": arguments.model, "neck": neck}, "data": arguments.data}
     config = build_config(merge(merge(load_recipe("yolov5-low"), {"train": train}), settings))
     before = matrix_gflops(device)
-    parts = prepare(config, device=device, watcher=Silence())
+    parts = prepare(config, device=device, callback=NullCallback())
     dataset = TrainingDataset(
         parts.train_index, imgsz=arguments.imgsz, augment=config.augment, seed=0
     )

@@ -26,8 +26,8 @@ import numpy as np
 import torch
 
 from ossa.config import ModelConfig
-from ossa.models.build import build_detector
-from ossa.models.weights import save_checkpoint
+from ossa.models.checkpoint import save_checkpoint
+from ossa.models.detector import build_detector
 
 _SIZE_WH = (160, 120)
 _EVERY_FRAMES = 1000

@@ -7,13 +7,13 @@ With 120 drawn scenes the numbers are low; the intervals say what such a small s
 
 from pathlib import Path
 
-from ossa.data.scenes import write_scenes
+from ossa.data.synthetic import write_scenes
 from ossa.evaluate.statistics import Estimate, compare_values, with_verdicts
 from ossa.study.config import ExecutorConfig, StudyConfig
 from ossa.study.executors import create_executor
 from ossa.study.folder import create_study
 from ossa.study.results import read_results
-from ossa.study.run import run_study
+from ossa.study.runner import run_study
 
 MODELS = ("cspdarknet_n", "mobilenetv3_small_050")  # any timm architectures
 

@@ -7,8 +7,8 @@ nothing, so that the boxes are guesses; with 20 epochs on 600 scenes (`ossa demo
 from pathlib import Path
 
 import ossa
-from ossa.data.scenes import write_scenes
-from ossa.report.drawing import encode_png
+from ossa.data.synthetic import write_scenes
+from ossa.viz.draw import encode_png
 
 
 def main(folder: Path = Path("example")) -> None:

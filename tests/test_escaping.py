@@ -17,7 +17,7 @@ from ossa.escaping import (
     script_json,
     write_csv,
 )
-from ossa.report.figures import Line, figure_svg, line_figure
+from ossa.viz.plots import Line, figure_svg, line_figure
 
 
 @pytest.mark.parametrize(

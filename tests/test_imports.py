@@ -15,7 +15,7 @@ ORDER = (
     *("escaping", "boxes", "types", "errors", "files", "safe_yaml", "backbone_args", "config"),
     "recipes",
     "allocator",
-    *("report", "models", "data", "evaluate", "train", "export", "predict", "cost", "study"),
+    *("viz", "models", "data", "evaluate", "train", "export", "predict", "cost", "study"),
     *("app", "cli", "__main__"),
 )
 LONGEST_FUNCTION, LONGEST_FILE = 60, 400

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 import ossa
-from ossa.data.scenes import write_scenes
+from ossa.data.synthetic import write_scenes
 from ossa.errors import ConfigError, DataError
-from ossa.evaluate.api import evaluate_detector
+from ossa.evaluate.evaluator import evaluate_detector
 from ossa.train.api import run_config
-from ossa.train.record import read_record
+from ossa.train.run_folder import read_record
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples" / "predict.py"

@@ -10,10 +10,9 @@ from ossa.allocator import wait_passively
 
 if TYPE_CHECKING:
     from ossa.config import RunConfig
-    from ossa.data.api import read_data
-    from ossa.evaluate.api import evaluate_detector
-    from ossa.models.build import create_backbone, create_detector
-    from ossa.models.detector import Detector
+    from ossa.data.reading import read_data
+    from ossa.evaluate.evaluator import evaluate_detector
+    from ossa.models.detector import Detector, create_backbone, create_detector
     from ossa.models.head import AnchorHead
     from ossa.models.neck import PAFPN
     from ossa.predict.predictor import Predictor, load
@@ -46,11 +45,11 @@ _HOMES = {
     "Level": "ossa.types",
     "Predictor": "ossa.predict.predictor",
     "RunConfig": "ossa.config",
-    "create_backbone": "ossa.models.build",
-    "create_detector": "ossa.models.build",
-    "evaluate_detector": "ossa.evaluate.api",
+    "create_backbone": "ossa.models.detector",
+    "create_detector": "ossa.models.detector",
+    "evaluate_detector": "ossa.evaluate.evaluator",
     "load": "ossa.predict.predictor",
-    "read_data": "ossa.data.api",
+    "read_data": "ossa.data.reading",
     "train_detector": "ossa.train.api",
 }
 

@@ -2,7 +2,7 @@
 
 Class names, file names and messages may come from a stranger's file. A terminal takes some of
 their characters for commands, a spreadsheet takes a cell that begins with `=` for a formula, a
-page takes `<` for a tag. Pages of `ossa.report.page` escape by themselves (jinja2), other HTML by
+page takes `<` for a tag. Pages of `ossa.viz.page` escape by themselves (jinja2), other HTML by
 `html.escape`.
 """
 

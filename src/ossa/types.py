@@ -154,7 +154,7 @@ class Record:
     """One finished or failed run: everything that a comparison needs to know of it.
 
     Written once, last, as JSON; `schema` counts the versions of this layout and a reader exists
-    for each (`ossa.train.record`).
+    for each (`ossa.train.run_folder`).
     """
 
     schema: int

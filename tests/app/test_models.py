@@ -26,8 +26,8 @@ from ossa.app.models import (
 )
 from ossa.data.decode import decode_image
 from ossa.errors import ConfigError
-from ossa.export.description import ExportDescription, Suppression
-from ossa.export.runtimes import SuppressedRuntime
+from ossa.export.backends import SuppressedRuntime
+from ossa.export.graph import ExportDescription, Suppression
 from ossa.predict.predictor import Predictor
 
 IMAGE = np.full((SIDE, SIDE, 3), 120, np.uint8)

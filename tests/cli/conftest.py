@@ -9,7 +9,7 @@ from running import TINY, FinishedTraining, Ossa, start_ossa
 from typer.testing import CliRunner
 
 from ossa.cli.main import app
-from ossa.data.scenes import write_scenes
+from ossa.data.synthetic import write_scenes
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from running import Ossa
 
 from ossa.cli.backbones import _number
 from ossa.errors import ConfigError
-from ossa.models.backbones.catalogue import TABLE_TIMM, shipped_table
+from ossa.models.backbones.catalog import TABLE_TIMM, shipped_table
 
 pytestmark = pytest.mark.skipif(
     timm.__version__ != TABLE_TIMM, reason=f"would probe all: the table is of timm {TABLE_TIMM}"

@@ -104,7 +104,7 @@ def test_auto_takes_pytorch_where_openvino_cannot_express_a_network(
     def refused(*_: object, **__: object) -> None:
         raise UnsupportedBackbone("no rule for bessel_j0")
 
-    monkeypatch.setattr("ossa.cost.bench.runtime_in_memory", refused)
+    monkeypatch.setattr("ossa.cost.benchmark.runtime_in_memory", refused)
     result = ossa("bench", "yolov5n", *QUICK_ON_CPU, "--runtime", "auto", "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)[0]["runtime"] == "torch"

@@ -14,12 +14,17 @@ import yaml
 from running import FinishedTraining, Ossa
 
 from ossa.config import build_config
-from ossa.data.api import read_data
-from ossa.data.index import DatasetIndex
-from ossa.data.scenes import write_scenes
+from ossa.data.annotations import DatasetIndex
+from ossa.data.reading import read_data
+from ossa.data.synthetic import write_scenes
 from ossa.evaluate.metrics import evaluate_detections
-from ossa.train.outputs import DETECTIONS_FILE, RunFolder
-from ossa.train.record import RECORD_SCHEMA, read_record, write_record
+from ossa.train.run_folder import (
+    DETECTIONS_FILE,
+    RECORD_SCHEMA,
+    RunFolder,
+    read_record,
+    write_record,
+)
 from ossa.types import Detections, Record
 
 FEW = ("--resamples", 100)

@@ -7,7 +7,7 @@ import pytest
 
 from ossa.cli.console import Console
 from ossa.config import ModelConfig, RunConfig, TrainConfig
-from ossa.train.events import RunStart
+from ossa.train.callbacks import RunStart
 
 SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
 

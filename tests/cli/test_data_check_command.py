@@ -129,29 +129,11 @@ def test_a_page_is_written_of_a_data_set_without_any_box(ossa: Ossa, cells: Path
     assert Path("page/index.html").is_file()
 
 
-def test_fix_writes_a_copy_and_leaves_the_original(ossa: Ossa, cells: Path) -> None:
-    say(cells, 2, GOOD + EMPTY)
-    before = {file: file.read_bytes() for file in cells.rglob("*") if file.is_file()}
-    result = ossa("data", "check", cells, "--fix")
-    assert result.exit_code == 1, result.stderr  # it tells of the original
-    assert "cleaned copy: " in result.stderr
-    assert {file: file.read_bytes() for file in cells.rglob("*") if file.is_file()} == before
-    assert ossa("data", "check", "cells-fixed", "--images").exit_code == 0
-    again = ossa("data", "check", cells, "--fix", "--output", "elsewhere")
-    assert again.exit_code == 1
-    assert ossa("data", "check", "elsewhere").exit_code == 0
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--output", "new"], "expected --output beside --fix alone"),
-        (["--fix", "--output", "cells"], "found cells in use"),
         (["--report", "cells"], "found cells in use"),
         (["--report", "cells/data.yaml/page"], "data.yaml, which is no folder"),
-        (["--fix", "--output", "cells/data.yaml/new"], "data.yaml, which is no folder"),
-        (["--fix", "--output", "new", "--report", "new"], "outside the new folder of --output"),
-        (["--fix", "--output", "new", "--report", "new/page"], "found new/page in new"),
         (["--imgsz", "0"], "--imgsz"),
         (["--imgaes"], "--images"),
     ],
@@ -165,17 +147,6 @@ def test_what_makes_no_sense_ends_with_2_in_one_sentence(
     assert "Traceback" not in result.stderr
     assert result.stdout == ""  # told before the check, not after it
     assert not Path("new").exists()
-
-
-def test_a_folder_in_use_by_the_usual_name_is_refused_before_the_check(
-    ossa: Ossa, cells: Path
-) -> None:
-    Path("cells-fixed").mkdir()
-    Path("cells-fixed/mine.txt").write_text("keep")
-    result = ossa("data", "check", cells, "--fix")
-    assert result.exit_code == 2
-    assert "found cells-fixed in use" in result.stderr
-    assert result.stdout == ""
 
 
 def test_a_folder_without_permission_is_refused_before_the_check(

@@ -9,10 +9,10 @@ import torch
 from running import Ossa
 
 from ossa.config import RunConfig, build_config
-from ossa.data.batches.dataset import TrainingDataset
-from ossa.data.batches.loader import EpochBatches, training_loader
+from ossa.data.annotations import DatasetIndex
+from ossa.data.dataset import TrainingDataset
 from ossa.data.description import read_description
-from ossa.data.index import DatasetIndex
+from ossa.data.loader import EpochBatches, training_loader
 from ossa.data.reading import read_index
 from ossa.data.show import augmented_batches, picture_of_batch, sample_images
 

@@ -11,10 +11,10 @@ import torch
 from running import Ossa
 
 from ossa.config import ModelConfig
-from ossa.data.api import read_data
-from ossa.export.description import METADATA_KEY
-from ossa.models.build import build_detector
-from ossa.models.weights import read_checkpoint, save_checkpoint
+from ossa.data.reading import read_data
+from ossa.export.graph import METADATA_KEY
+from ossa.models.checkpoint import read_checkpoint, save_checkpoint
+from ossa.models.detector import build_detector
 from ossa.predict.predictor import load
 
 

@@ -19,7 +19,7 @@ from ossa.cli.output import KEYS
 from ossa.config import RunConfig
 from ossa.data.decode import decode_image
 from ossa.errors import RunFailed
-from ossa.train.record import read_record
+from ossa.train.run_folder import read_record
 from ossa.train.step import Step
 
 Configured = Callable[..., RunConfig]
@@ -77,8 +77,11 @@ def test_images_per_second_are_those_of_the_training_split(training: FinishedTra
 def test_stderr_tells_of_every_epoch_and_the_next_commands(training: FinishedTraining) -> None:
     lines = training.stderr.splitlines()
     assert lines[0].startswith("without a label: 0 of 16 images of train, 0 of 8 images of val; ")
-    assert lines[1].startswith("best possible recall of the anchors: ")
-    assert lines[2] == (
+    assert lines[1] == "decoding 16 images of split 'train' at 64 px once, 0.2 MB in memory"
+    assert lines[2] == "cache of 16 images of split 'train' at 64 px: 0.2 MB in memory"
+    assert [line.split(" images")[0] for line in lines[3:5]] == ["decoding 8", "cache of 8"]
+    assert lines[5].startswith("best possible recall of the anchors: ")
+    assert lines[6] == (
         f"training yolov5n in {training.folder} on cpu (epochs: 1, batches in each: 2)"
     )
     (epoch,) = (n for n, line in enumerate(lines) if line.startswith("epoch 1/1  loss "))
@@ -120,8 +123,8 @@ def test_a_cache_changes_no_bit_of_a_training_and_images_are_decoded_once(
         decoded.append(path)
         return decode_image(path, **settings)
 
-    monkeypatch.setattr("ossa.data.resized.decode_image", decode)
-    monkeypatch.setattr("ossa.data.check.decode_image", decode)
+    monkeypatch.setattr("ossa.data.letterbox.decode_image", decode)
+    monkeypatch.setattr("ossa.data.reading.decode_image", decode)
     common = ("--data", scenes, "--model", "yolov5n", "--epochs", 1, "--no-figures", "--json")
     result = ossa("train", *common, *TINY, "--cache", place)
     assert result.exit_code == 0, result.stderr
@@ -217,7 +220,7 @@ def test_a_batch_that_fits_is_looked_for_and_is_part_of_the_configuration(
         asked.extend((config.train.imgsz, num_classes, device.type))
         return 24
 
-    monkeypatch.setattr("ossa.train.memory.largest_batch", stand_in)
+    monkeypatch.setattr("ossa.train.autobatch.largest_batch", stand_in)
     config = configured(
         *("--model", "resnet18", "--imgsz", 96, "--batch", batch, "--device", "cpu"), data=scenes
     )

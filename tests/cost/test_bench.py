@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ossa.cost import bench
-from ossa.cost.bench import Protocol, bench_detectors, hardware_slug, using_threads, write_rows
-from ossa.models.build import create_detector
-from ossa.models.detector import Detector
+from ossa.cost import benchmark as bench
+from ossa.cost.benchmark import Protocol, bench_detectors, hardware_slug, using_threads, write_rows
+from ossa.models.detector import Detector, create_detector
 
 QUICK = Protocol(imgsz=64, warmup=0, runs=2, threads=1)
 

@@ -11,14 +11,13 @@ import pytest
 import torch
 
 from ossa.cost import runtimes
+from ossa.cost.benchmark import Taken, Turn, plain_pytorch, take_turn
 from ossa.cost.runtimes import IN_TORCH, Way, prepare, score_runtimes, time_runtimes, ways_here
-from ossa.cost.turns import Taken, Turn, plain_pytorch, take_turn
-from ossa.data.api import read_data
-from ossa.data.scenes import write_scenes
+from ossa.data.reading import read_data
+from ossa.data.synthetic import write_scenes
 from ossa.errors import DataError, RunFailed
-from ossa.evaluate.run import evaluate
-from ossa.models.build import create_detector
-from ossa.models.detector import Detector
+from ossa.evaluate.evaluator import evaluate
+from ossa.models.detector import Detector, create_detector
 
 BF16 = Way("torch", "bf16")
 
@@ -100,6 +99,6 @@ def test_the_ap_of_pytorch_is_that_of_an_evaluation(detector: Detector, tmp_path
 
 def test_only_what_is_installed_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:
     present = {"openvino": object()}
-    monkeypatch.setattr("ossa.export.extras.find_spec", present.get)
+    monkeypatch.setattr("ossa.export.graph.find_spec", present.get)
     offered = [str(way) for way in ways_here()]
     assert offered == ["torch fp32", "torch bf16", "openvino fp32", "openvino bf16"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ossa.cost.forms import compare_forms
+from ossa.cost.model_cost import compare_forms
 
 
 class _Scale(nn.Module):

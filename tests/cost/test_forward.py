@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ossa.cost.forward import Uncounted, run_on_meta
-from ossa.models.count import ALL_COUNTED, CONVOLUTIONS_AND_LINEAR
+from ossa.models.complexity import ALL_COUNTED, CONVOLUTIONS_AND_LINEAR
 
 
 def two_convolutions(*, inplace: bool) -> nn.Sequential:

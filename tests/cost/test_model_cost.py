@@ -4,7 +4,7 @@ import pytest
 
 from ossa.cost.model_cost import cost_classifier, cost_detector
 from ossa.errors import ConfigError, UnsupportedBackbone
-from ossa.models.count import PARTS
+from ossa.models.complexity import PARTS
 
 
 def test_yolov5n_as_trained_and_as_deployed() -> None:

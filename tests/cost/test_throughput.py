@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from ossa.config import EvaluateConfig
-from ossa.cost.throughput import measure_throughput
-from ossa.models.build import create_detector
+from ossa.cost.benchmark import measure_throughput
+from ossa.models.detector import create_detector
 
 
 class _Calls(nn.Module):

@@ -10,9 +10,9 @@ import numpy as np
 from dataset_files import gradient, write_text
 from PIL import Image
 
-from ossa.data.checks.findings import Finding
-from ossa.data.checks.run import Check, check_data
+from ossa.data.check import Check, check_data
 from ossa.data.description import read_description
+from ossa.data.findings import Finding
 
 ANCHORS_WH = np.array([[[10.0, 13.0], [33.0, 23.0]], [[61.0, 30.0], [116.0, 90.0]]])
 """(2, 2, 2): the boxes of these tests lie within a factor of four of one, but for the tiny."""

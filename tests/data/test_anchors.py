@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ossa.data.anchors import best_possible_recall, fit_anchors
-from ossa.data.index import DatasetIndex
+from ossa.data.annotations import DatasetIndex
 from ossa.errors import DataError
 
 

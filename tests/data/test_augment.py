@@ -9,7 +9,7 @@ import pytest
 from dataset_files import gradient
 
 from ossa.config import AugmentConfig
-from ossa.data.batches.augment import change_colour, mix, training_sample
+from ossa.data.augment import change_colour, mix, training_sample
 from ossa.data.letterbox import letterbox
 from ossa.types import Sample
 

@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from ossa.data.annotations import IndexReport
 from ossa.data.decode import LONGEST_SIDE, MOST_PIXELS, decode_image, read_image_size
 from ossa.data.description import read_description
-from ossa.data.index import IndexReport
 from ossa.data.reading import read_index
 from ossa.errors import DataError, OssaError, legible
 

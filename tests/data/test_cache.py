@@ -19,10 +19,10 @@ from dataset_files import (
 )
 from safetensors.numpy import load_file
 
+from ossa.data import index_cache as cache
 from ossa.data import reading, sources
-from ossa.data.caching import indexes as cache
+from ossa.data.annotations import DatasetIndex, IndexReport, LabelSearch
 from ossa.data.description import read_description
-from ossa.data.index import DatasetIndex, IndexReport, LabelSearch
 from ossa.data.sources import SourceLog
 from ossa.errors import DataError
 

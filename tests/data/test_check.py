@@ -9,12 +9,11 @@ import pytest
 from dataset_files import gradient, write_text, write_yolo
 from PIL import Image
 
-from ossa.data import check
-from ossa.data.check import keep_decodable, take_images
+from ossa.data import reading as check
+from ossa.data.annotations import DatasetIndex
 from ossa.data.decode import decode_image
 from ossa.data.description import read_description
-from ossa.data.index import DatasetIndex
-from ossa.data.reading import IndexReport, read_index
+from ossa.data.reading import IndexReport, drop_corrupt_images, read_index, take_images
 from ossa.errors import DataError
 
 
@@ -36,7 +35,7 @@ def cut_short(report: IndexReport, *positions: int) -> list[Path]:
 
 def test_nothing_is_changed_where_every_image_decodes(tmp_path: Path) -> None:
     report = read(tmp_path)
-    checked = keep_decodable(report)
+    checked = drop_corrupt_images(report)
     assert checked.index is report.index
     assert checked.problems == ()
 
@@ -44,7 +43,7 @@ def test_nothing_is_changed_where_every_image_decodes(tmp_path: Path) -> None:
 def test_a_damaged_image_is_left_out_and_named_once(tmp_path: Path) -> None:
     report = read(tmp_path)
     (path,) = cut_short(report, 2)
-    checked = keep_decodable(report)
+    checked = drop_corrupt_images(report)
     assert checked.index.file_names.tolist() == [f"images/train/{name}.jpg" for name in (0, 1, 3)]
     assert len(checked.index.labels) == 0 + 1 + 3
     (problem,) = checked.problems
@@ -58,7 +57,7 @@ def test_problems_of_reading_stay_in_front(tmp_path: Path) -> None:
     data_yaml = write_yolo(tmp_path, {"0.jpg": f"{good}0 0.5 0.5 0 0.5\n", "1.jpg": good})
     report = read_index(read_description(data_yaml), "train")
     cut_short(report, 1)
-    whats = [problem.what for problem in keep_decodable(report).problems]
+    whats = [problem.what for problem in drop_corrupt_images(report).problems]
     assert len(whats) == 2
     assert "no area" in whats[0]
     assert "damaged" in whats[1]
@@ -68,7 +67,7 @@ def test_strict_raises_at_the_first_damaged_image_in_one_sentence(tmp_path: Path
     report = read(tmp_path)
     first, second = cut_short(report, 1, 3)
     with pytest.raises(DataError) as caught:
-        keep_decodable(report, strict=True)
+        drop_corrupt_images(report, strict=True)
     assert str(caught.value).startswith(f"{first}: Expected an image, found a damaged one")
     assert str(second) not in str(caught.value)
     assert ".;" not in str(caught.value)
@@ -89,7 +88,7 @@ def test_strict_does_not_decode_the_rest_first(
 
     monkeypatch.setattr(check, "decode_image", slowly)
     with pytest.raises(DataError):
-        keep_decodable(report, strict=True, threads=1)
+        drop_corrupt_images(report, strict=True, threads=1)
     assert len(decoded) < 8
 
 
@@ -97,7 +96,7 @@ def test_no_image_left_is_an_error_that_names_the_first(tmp_path: Path) -> None:
     report = read(tmp_path, count=2)
     first, _ = cut_short(report, 0, 1)
     with pytest.raises(DataError, match="found none among 2; the first: ") as caught:
-        keep_decodable(report)
+        drop_corrupt_images(report)
     assert str(first) in str(caught.value)
 
 
@@ -105,7 +104,7 @@ def test_an_image_of_another_size_than_its_index_says_is_left_out(tmp_path: Path
     report = read(tmp_path)
     path = report.index.image_path(1)
     Image.fromarray(gradient(200, 100)).save(path)
-    checked = keep_decodable(report)
+    checked = drop_corrupt_images(report)
     assert len(checked.index) == 3
     assert "Expected 100x50 pixels, found 200x100" in str(checked.problems[0])
 
@@ -114,7 +113,7 @@ def test_a_file_that_is_gone_or_no_image_is_left_out(tmp_path: Path) -> None:
     report = read(tmp_path)
     report.index.image_path(0).unlink()
     write_text(report.index.image_path(2), "<html>404</html>")
-    checked = keep_decodable(report)
+    checked = drop_corrupt_images(report)
     assert [problem.what.partition(";")[0] for problem in checked.problems] == [
         "Expected an image, found no such file",
         "Expected an image, found no image",
@@ -127,7 +126,7 @@ def test_progress_and_problems_come_in_the_order_of_the_index(tmp_path: Path, th
     report = read(tmp_path, count=6)
     paths = cut_short(report, 1, 2, 5)
     calls = []
-    checked = keep_decodable(
+    checked = drop_corrupt_images(
         report, threads=threads, on_image=lambda done, total: calls.append((done, total))
     )
     assert calls == [(done, 6) for done in range(1, 7)]

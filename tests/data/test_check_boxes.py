@@ -14,14 +14,14 @@ from checks_data import (
 )
 from dataset_files import voc_object, write_voc
 
-from ossa.data.checks.findings import SORTS, Severity
-from ossa.data.problems import ProblemKind
+from ossa.data.findings import SORTS, Severity
+from ossa.data.issues import IssueKind
 
 FAULT, REMARK = Severity.FAULT, Severity.REMARK
 
 
 def test_every_kind_of_problem_that_reading_reports_has_a_word() -> None:
-    assert set(ProblemKind) <= set(SORTS)
+    assert set(IssueKind) <= set(SORTS)
 
 
 def test_nothing_is_found_in_a_good_data_set(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from checks_data import (
 from dataset_files import gradient, voc_object, write_text, write_voc
 from PIL import Image
 
-from ossa.data.checks.images import is_cut_short
+from ossa.data.check_images import is_cut_short
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "webp"])

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ossa.data.checks.findings import Case, Shown
-from ossa.data.checks.pictures import CasePicture, picture_of_cases
+from ossa.data.check_page import CasePicture, picture_of_cases
+from ossa.data.findings import Case, Shown
 
 GREEN, GREY, INK = (0, 128, 0), (114, 114, 114), (213, 94, 0)
 GAP = 7

@@ -14,8 +14,8 @@ from dataset_files import (
     write_yolo,
 )
 
+from ossa.data.annotations import IndexReport
 from ossa.data.description import read_description
-from ossa.data.index import IndexReport
 from ossa.data.reading import read_index
 from ossa.errors import ConfigError
 

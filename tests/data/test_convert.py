@@ -25,11 +25,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ossa.config import AugmentConfig
-from ossa.data.batches.dataset import LetterboxedDataset, TrainingDataset
-from ossa.data.batches.loader import EpochBatches, evaluation_loader, training_loader
+from ossa.data.annotations import DatasetIndex
 from ossa.data.convert import Conversion, convert
+from ossa.data.dataset import LetterboxedDataset, TrainingDataset
 from ossa.data.description import read_description
-from ossa.data.index import DatasetIndex
+from ossa.data.loader import EpochBatches, evaluation_loader, training_loader
 from ossa.data.reading import read_index
 from ossa.errors import ConfigError, DataError
 from ossa.evaluate.coco import score_as_coco

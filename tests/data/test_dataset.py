@@ -17,9 +17,9 @@ from dataset_files import (
 from PIL import Image
 
 from ossa.config import AugmentConfig
-from ossa.data.batches.dataset import Draw, LetterboxedDataset, TrainingDataset
+from ossa.data.annotations import DatasetIndex
+from ossa.data.dataset import Draw, LetterboxedDataset, TrainingDataset
 from ossa.data.description import read_description
-from ossa.data.index import DatasetIndex
 from ossa.data.reading import read_index
 from ossa.errors import DataError
 from ossa.types import Letterbox, Sample

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from dataset_files import write_coco, write_image, write_voc, write_yolo
 
-from ossa.data.checks.files import find_lost_labels
+from ossa.data.annotations import DatasetIndex
+from ossa.data.check_labels import find_lost_labels
 from ossa.data.description import read_description
-from ossa.data.index import DatasetIndex
 from ossa.data.reading import read_index
 from ossa.errors import DataError
 

@@ -16,10 +16,9 @@ from dataset_files import (
 )
 from PIL import Image
 
-from ossa.data.check import labels_sentence
+from ossa.data.annotations import IndexReport
 from ossa.data.description import read_description
-from ossa.data.index import IndexReport
-from ossa.data.reading import read_index
+from ossa.data.reading import labels_sentence, read_index
 from ossa.errors import DataError
 
 BOX = "0 0.5 0.5 0.2 0.4\n"

@@ -18,16 +18,16 @@ from dataset_files import gradient, write_yolo
 from PIL import Image
 
 from ossa.config import AugmentConfig
-from ossa.data.batches.dataset import LetterboxedDataset, TrainingDataset
-from ossa.data.batches.loader import (
+from ossa.data.annotations import DatasetIndex
+from ossa.data.dataset import LetterboxedDataset, TrainingDataset
+from ossa.data.description import read_description
+from ossa.data.loader import (
     EpochBatches,
     evaluation_loader,
     make_batch,
     training_loader,
     workers_that_fit,
 )
-from ossa.data.description import read_description
-from ossa.data.index import DatasetIndex
 from ossa.data.reading import read_index
 from ossa.types import Batch, Letterbox, Sample
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from ossa.config import AugmentConfig
-from ossa.data.batches.mosaic import (
+from ossa.data.letterbox import letterbox
+from ossa.data.mosaic import (
     CanvasView,
     Tile,
     centred_tile,
@@ -15,7 +16,6 @@ from ossa.data.batches.mosaic import (
     random_view,
     render,
 )
-from ossa.data.letterbox import letterbox
 from ossa.types import Sample
 
 IMGSZ = 96

@@ -21,17 +21,17 @@ from dataset_files import write_text, write_yolo
 from PIL import Image
 
 from ossa.config import AugmentConfig
-from ossa.data import resized, sources
-from ossa.data.batches.dataset import LetterboxedDataset, TrainingDataset
-from ossa.data.batches.loader import EpochBatches, evaluation_loader, training_loader
-from ossa.data.caching import pixel_store, pixels, shared_memory
-from ossa.data.caching.pixel_store import CachePlace, open_pixels
-from ossa.data.caching.pixels import PixelCache
-from ossa.data.caching.shared_memory import free_memory
-from ossa.data.check import keep_decodable, take_images
+from ossa.data import cache as pixel_store
+from ossa.data import cache as shared_memory
+from ossa.data import letterbox as resized
+from ossa.data import pixels, sources
+from ossa.data.annotations import DatasetIndex
+from ossa.data.cache import CachePlace, free_memory, open_pixels
+from ossa.data.dataset import LetterboxedDataset, TrainingDataset
 from ossa.data.description import read_description
-from ossa.data.index import DatasetIndex
-from ossa.data.reading import read_index
+from ossa.data.loader import EpochBatches, evaluation_loader, training_loader
+from ossa.data.pixels import PixelCache
+from ossa.data.reading import drop_corrupt_images, read_index, take_images
 from ossa.errors import DataError, RunFailed
 from ossa.types import Batch
 
@@ -192,8 +192,8 @@ def test_images_are_decoded_once(
     assert again.notes == heard.notes[-1:]
     np.testing.assert_array_equal(second[1].image, first[1].image)
     report = read_index(read_description(data), "train")
-    monkeypatch.setattr("ossa.data.check.decode_image", None)
-    assert len(keep_decodable(report, known=second.faults()).index) == 6
+    monkeypatch.setattr("ossa.data.reading.decode_image", None)
+    assert len(drop_corrupt_images(report, known=second.faults()).index) == 6
 
 
 def test_size_and_place_are_told(data: Path, folder: Path) -> None:
@@ -265,7 +265,7 @@ def test_images_that_cannot_be_decoded_are_told_each_time_as_without_a_cache(
     damaged = image_file(data, "b.jpg")
     damaged.write_bytes(damaged.read_bytes()[:1500])
     image_file(data, "d.png").unlink()
-    without = keep_decodable(report)
+    without = drop_corrupt_images(report)
     for _ in range(2):
         cache = open_pixels(
             report.index,
@@ -277,7 +277,7 @@ def test_images_that_cannot_be_decoded_are_told_each_time_as_without_a_cache(
             listener=Heard(),
         )
         assert cache is not None
-        checked = keep_decodable(report, known=cache.faults())
+        checked = drop_corrupt_images(report, known=cache.faults())
         assert checked.problems == without.problems
         assert [problem.file.name for problem in checked.problems] == ["b.jpg", "d.png"]
         good = cache.of(checked.index)

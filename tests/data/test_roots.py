@@ -14,9 +14,9 @@ from dataset_files import (
     write_yolo,
 )
 
+from ossa.data.annotations import IndexReport
 from ossa.data.convert import convert
 from ossa.data.description import read_description
-from ossa.data.index import IndexReport
 from ossa.data.reading import read_index
 from ossa.errors import DataError
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from ossa.data.scenes import NAMES, draw_scene, write_scenes
-from ossa.data.scenes.compose import VISIBLE_SHARE, _compose, _Scene
+from ossa.data.synthetic import NAMES, VISIBLE_SHARE, _compose, _Scene, draw_scene, write_scenes
 from ossa.errors import DataError
 
 IMGSZ = 160

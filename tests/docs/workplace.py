@@ -16,9 +16,9 @@ from documentation import ROOT
 from safetensors.torch import save_file
 
 import ossa
-from ossa.data.scenes import draw_scene, write_scenes
+from ossa.data.synthetic import draw_scene, write_scenes
 from ossa.evaluate.coco import detections_as_coco_results
-from ossa.train.outputs import CONFIG_FILE
+from ossa.train.run_folder import CONFIG_FILE
 from ossa.types import Detections
 
 IMAGES = {"train": 8, "val": 4, "test": 4}

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ossa.data.index import DatasetIndex
+from ossa.data.annotations import DatasetIndex
 from ossa.types import Detections
 
 SQUARE = (10.0, 10.0, 20.0, 20.0)

@@ -8,7 +8,7 @@ from evaluation_problems import ELSEWHERE, SQUARE, a_problem, an_index, found
 from hotcoco.metrics import calibration_error
 
 from ossa.errors import ConfigError
-from ossa.evaluate.calibration import calibration
+from ossa.evaluate.analysis import calibration
 from ossa.evaluate.matching import match
 
 FAR = (80.0, 60.0, 90.0, 70.0)

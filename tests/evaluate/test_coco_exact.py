@@ -16,10 +16,10 @@ from pycocotools.cocoeval import COCOeval
 
 from ossa.data.description import read_description
 from ossa.data.reading import read_index
+from ossa.evaluate.average_precision import average_precision
 from ossa.evaluate.coco import detections_as_coco_results, read_coco_results
 from ossa.evaluate.matching import match
 from ossa.evaluate.metrics import evaluate_detections
-from ossa.evaluate.precision import average_precision
 
 COCO_NUMBERS = (
     *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),

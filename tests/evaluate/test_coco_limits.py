@@ -11,7 +11,7 @@ from evaluation_problems import ELSEWHERE, SQUARE, a_problem, an_index, found
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ossa.data.index import DatasetIndex
+from ossa.data.annotations import DatasetIndex
 from ossa.errors import ConfigError
 from ossa.evaluate.coco import detections_as_coco_results, truths_as_coco_dict
 from ossa.evaluate.limits import score_at_limits

@@ -11,7 +11,7 @@ from evaluation_problems import ELSEWHERE, SQUARE, a_problem, an_index, found
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ossa.data.index import DatasetIndex
+from ossa.data.annotations import DatasetIndex
 from ossa.errors import ConfigError, DataError
 from ossa.evaluate.confusion import ConfusionMatrix, confusion_matrix
 from ossa.types import Detections

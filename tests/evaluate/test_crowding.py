@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from evaluation_problems import a_problem, an_index, found
 
-from ossa.data.index import DatasetIndex
-from ossa.evaluate import groups
+from ossa.data.annotations import DatasetIndex
+from ossa.evaluate import matching as groups
 from ossa.evaluate.crowding import (
     KINDS,
     CrowdingLimits,

@@ -5,9 +5,9 @@ import json
 import pytest
 from evaluation_problems import ELSEWHERE, SQUARE, a_problem, an_index, found
 
-from ossa.data.index import DatasetIndex
+from ossa.data.annotations import DatasetIndex
 from ossa.errors import ConfigError
-from ossa.evaluate.errors import Errors, errors_by_kind
+from ossa.evaluate.error_types import Errors, errors_by_kind
 from ossa.evaluate.metrics import evaluate_detections
 from ossa.types import Detections
 

@@ -9,11 +9,11 @@ import pytest
 from evaluation_problems import ELSEWHERE, SQUARE, an_index, found
 from matplotlib.figure import Figure
 
-from ossa.data.index import DatasetIndex
+from ossa.data.annotations import DatasetIndex
 from ossa.evaluate.confusion import ConfusionMatrix
-from ossa.evaluate.figures import confusion_figure, precision_recall_figure, save_confusion
 from ossa.evaluate.metrics import evaluate_detections
-from ossa.evaluate.pictures import open_gallery, predictions_above_truths
+from ossa.evaluate.report import open_gallery, predictions_above_truths
+from ossa.evaluate.report_figures import confusion_figure, precision_recall_figure, save_confusion
 
 
 def many_classes(number: int) -> tuple[str, ...]:

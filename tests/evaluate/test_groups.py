@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ossa.evaluate import groups
-from ossa.evaluate.groups import blocks, ranks_within
+from ossa.evaluate import matching as groups
+from ossa.evaluate.matching import blocks, ranks_within
 
 
 def test_ranks_begin_anew_in_every_group():

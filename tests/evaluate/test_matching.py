@@ -10,7 +10,7 @@ from evaluation_problems import ELSEWHERE, SQUARE, a_problem, an_index, found
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ossa.evaluate import groups
+from ossa.evaluate import matching as groups
 from ossa.evaluate.coco import detections_as_coco_results, truths_as_coco_dict
 from ossa.evaluate.matching import match
 

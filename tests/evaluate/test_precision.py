@@ -8,11 +8,11 @@ import pytest
 from evaluation_problems import ELSEWHERE, SQUARE, a_problem, an_index, found
 from numpy.typing import NDArray
 
-from ossa.data.index import DatasetIndex
-from ossa.evaluate import precision
+from ossa.data.annotations import DatasetIndex
+from ossa.evaluate import average_precision as precision
+from ossa.evaluate.average_precision import average_precision
 from ossa.evaluate.matching import Matches, match
 from ossa.evaluate.metrics import Metrics, evaluate_detections
-from ossa.evaluate.precision import average_precision
 from ossa.types import Detections
 
 FAR = (30.0, 30.0, 40.0, 40.0)

@@ -5,8 +5,7 @@ import pytest
 from evaluation_problems import an_index, found
 
 from ossa.errors import ConfigError
-from ossa.evaluate.matching import match
-from ossa.evaluate.resampling import (
+from ossa.evaluate.bootstrap import (
     METRICS,
     bins_of,
     check_metrics,
@@ -14,6 +13,7 @@ from ossa.evaluate.resampling import (
     needs_bins,
     resample,
 )
+from ossa.evaluate.matching import match
 
 # Of 20 x 20 pixels (small) and of 40 x 40 (medium), far apart.
 SMALL, MEDIUM = (0.0, 0.0, 20.0, 20.0), (500.0, 500.0, 540.0, 540.0)

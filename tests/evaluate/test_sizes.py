@@ -5,7 +5,7 @@ import pytest
 from evaluation_problems import an_index, found
 
 from ossa.evaluate.matching import match
-from ossa.evaluate.sizes import by_size
+from ossa.evaluate.object_bins import by_size
 
 SMALL = (10.0, 10.0, 14.0, 14.0)
 """Side 4, at the input 8."""

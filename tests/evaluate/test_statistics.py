@@ -12,8 +12,8 @@ from evaluation_problems import SQUARE, an_index, found
 from scipy import stats
 
 from ossa.errors import DataError
+from ossa.evaluate.bootstrap import draw_images
 from ossa.evaluate.matching import Matches, match
-from ossa.evaluate.resampling import draw_images
 from ossa.evaluate.statistics import (
     Comparison,
     Estimate,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from evaluation_problems import ELSEWHERE, SQUARE, a_problem, an_index, found
 
-from ossa.data.index import DatasetIndex
+from ossa.data.annotations import DatasetIndex
 from ossa.errors import ConfigError, DataError
 from ossa.evaluate.metrics import evaluate_detections
 from ossa.evaluate.voc import score_as_voc

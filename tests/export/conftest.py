@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 from small_detector import NAMES, small_detector
 
-from ossa.export import onnx_format, openvino_format
-from ossa.export.description import ExportDescription
-from ossa.export.extras import is_installed
-from ossa.export.graph import LogitsGraph, describe
+from ossa.export import onnx as onnx_format
+from ossa.export import openvino as openvino_format
+from ossa.export.graph import ExportDescription, LogitsGraph, describe, is_installed
 from ossa.models.detector import Detector
 
 REASON = "needs the extras export and openvino"
@@ -17,7 +16,7 @@ REASON = "needs the extras export and openvino"
 @pytest.fixture(autouse=True)
 def _no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are opened once: a trial takes a second, and has tests of its own."""
-    monkeypatch.setattr("ossa.export.files.try_to_open", lambda file, *, runtime: None)
+    monkeypatch.setattr("ossa.export.open.try_to_open", lambda file, *, runtime: None)
 
 
 @pytest.fixture(scope="session")

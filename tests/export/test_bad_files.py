@@ -12,11 +12,12 @@ from small_detector import SmallBackbone, small_detector
 from torch import nn
 
 from ossa.errors import CheckpointError, ConfigError, UnsupportedBackbone
-from ossa.export import extras, onnx_format, openvino_format
-from ossa.export.description import ExportDescription
-from ossa.export.files import open_exported
-from ossa.export.graph import LogitsGraph
-from ossa.models.weights import read_checkpoint
+from ossa.export import graph as extras
+from ossa.export import onnx as onnx_format
+from ossa.export import openvino as openvino_format
+from ossa.export.graph import ExportDescription, LogitsGraph
+from ossa.export.open import open_exported
+from ossa.models.checkpoint import read_checkpoint
 from ossa.predict.predictor import load
 
 

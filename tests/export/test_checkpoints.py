@@ -11,12 +11,14 @@ import torch
 from small_detector import NAMES, picture, small_detector
 
 from ossa.config import ModelConfig
-from ossa.data.caching.indexes import cache_folder
+from ossa.data.index_cache import cache_folder
 from ossa.errors import ConfigError, UnsupportedBackbone
-from ossa.export import cache, choose, extras
-from ossa.export.choose import runtime_for_checkpoint, runtimes_by_speed
-from ossa.export.runtimes import ExportedRuntime, TorchRuntime
-from ossa.models.weights import Checkpoint
+from ossa.export import graph as extras
+from ossa.export import select as cache
+from ossa.export import select as choose
+from ossa.export.backends import ExportedRuntime, TorchRuntime
+from ossa.export.select import runtime_for_checkpoint, runtimes_by_speed
+from ossa.models.checkpoint import Checkpoint
 from ossa.predict.predictor import Predictor
 
 openvino = pytest.mark.skipif(
@@ -75,7 +77,7 @@ def test_a_checkpoint_is_converted_once_and_answers_as_pytorch_does(
 def test_signals_still_reach_a_process_whose_engines_have_gone(tmp_path: Path) -> None:
     program = """
 import gc, os, signal, openvino
-from ossa.export import extras
+from ossa.export import graph as extras
 signal.signal(signal.SIGUSR1, lambda *_: print("heard", flush=True))
 cores = [extras.openvino_core(purpose="a test") for _ in range(2)]
 cores.append(openvino.Core())

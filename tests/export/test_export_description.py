@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ossa.errors import CheckpointError
-from ossa.export.description import ExportDescription, Suppression, read_description
+from ossa.export.graph import ExportDescription, Suppression, read_description
 
 
 def test_a_description_comes_back_as_it_was(description: ExportDescription) -> None:

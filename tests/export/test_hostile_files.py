@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from ossa.errors import CheckpointError
-from ossa.export.description import METADATA_KEY, ExportDescription, read_description
-from ossa.export.files import open_exported
+from ossa.export.graph import METADATA_KEY, ExportDescription, read_description
+from ossa.export.open import open_exported
 from ossa.export.screening import screen
 from ossa.export.trial import try_to_open
 

@@ -5,13 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ossa.data.api import read_data
-from ossa.data.check import take_images
-from ossa.export.description import Format, Precision, Suppression
+from ossa.data.reading import read_data, take_images
 from ossa.export.export import SUFFIXES, ExportSettings, export
-from ossa.export.extras import is_installed
+from ossa.export.graph import Format, Precision, Suppression, is_installed
 from ossa.export.parity import some_images
-from ossa.models.weights import read_checkpoint
+from ossa.models.checkpoint import read_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.realdata]
 IMAGES = 24

@@ -7,8 +7,8 @@ import pytest
 
 from ossa.config import EvaluateConfig
 from ossa.errors import ConfigError
-from ossa.export.description import Precision
 from ossa.export.export import ExportSettings, fault_of
+from ossa.export.graph import Precision
 from ossa.export.parity import Comparison, gap_between
 from ossa.types import NOTHING_FOUND, Detections
 

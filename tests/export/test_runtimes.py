@@ -10,10 +10,10 @@ import torch
 from small_detector import NAMES, noise, picture, small_detector
 
 from ossa.errors import CheckpointError, ConfigError
-from ossa.export import onnx_format
-from ossa.export.description import ExportDescription
-from ossa.export.files import RuntimeName, open_exported
-from ossa.export.runtimes import ExportedRuntime, TorchRuntime
+from ossa.export import onnx as onnx_format
+from ossa.export.backends import ExportedRuntime, TorchRuntime
+from ossa.export.graph import ExportDescription
+from ossa.export.open import RuntimeName, open_exported
 from ossa.models.detector import Detector
 from ossa.predict.predictor import Predictor, load
 from ossa.types import Detections

@@ -9,11 +9,12 @@ from small_detector import NAMES, noise, picture
 
 from ossa.config import EvaluateConfig
 from ossa.errors import ConfigError
-from ossa.export import onnx_format, openvino_format
-from ossa.export.description import ExportDescription, Suppression
-from ossa.export.files import RuntimeName, open_exported
-from ossa.export.runtimes import SuppressedRuntime, TorchRuntime
-from ossa.export.suppression import behind_onnx, behind_openvino
+from ossa.export import onnx as onnx_format
+from ossa.export import openvino as openvino_format
+from ossa.export.backends import SuppressedRuntime, TorchRuntime
+from ossa.export.graph import ExportDescription, Suppression
+from ossa.export.nms import behind_onnx, behind_openvino
+from ossa.export.open import RuntimeName, open_exported
 from ossa.models.detector import Detector
 from ossa.models.postprocess import detect
 from ossa.predict.predictor import Predictor, load

@@ -10,7 +10,7 @@ import pytest
 CONVERT = """
 import socket
 import numpy as np, torch
-from ossa.export.extras import require
+from ossa.export.graph import require
 
 def refuse(*_, **__):
     raise AssertionError("asked for the network")

@@ -15,9 +15,9 @@ from typing import Final, NoReturn
 import numpy as np
 
 from fuzzing.seeds import Family
+from ossa.data.annotations import IndexReport
 from ossa.data.decode import decode_image, read_image_size
 from ossa.data.description import read_description
-from ossa.data.index import IndexReport
 from ossa.data.reading import read_index
 from ossa.errors import OssaError
 

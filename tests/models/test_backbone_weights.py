@@ -8,9 +8,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ossa.errors import CheckpointError
+from ossa.models.backbones.pretrained import read_backbone_weights
 from ossa.models.backbones.timm import TimmBackbone
-from ossa.models.backbones.weights_file import read_backbone_weights
-from ossa.models.build import create_backbone
+from ossa.models.detector import create_backbone
 
 NAME = "mobilenetv2_050"
 METADATA = {

@@ -7,7 +7,7 @@ import torch
 
 from ossa.errors import ConfigError, UnsupportedBackbone
 from ossa.models.backbones.timm import TimmBackbone, create_timm_backbone
-from ossa.models.build import create_backbone
+from ossa.models.detector import create_backbone
 from ossa.types import Level
 
 

@@ -9,10 +9,8 @@ from torch import nn
 
 from ossa.config import LossConfig, ModelConfig
 from ossa.errors import ConfigError
-from ossa.models.build import build_detector
-from ossa.models.detector import Detector
+from ossa.models.detector import Detector, build_detector, neck_plan
 from ossa.models.loss import DetectionLoss
-from ossa.models.presets import neck_plan
 from ossa.types import Batch, RawPredictions
 
 FOUR_STRIDES = (4, 8, 16, 32)

@@ -8,7 +8,7 @@ import torch
 
 from ossa.errors import ConfigError, UnsupportedBackbone
 from ossa.models import probe
-from ossa.models.backbones.catalogue import (
+from ossa.models.backbones.catalog import (
     TABLE_TIMM,
     CatalogueRow,
     parse_table,
@@ -17,8 +17,8 @@ from ossa.models.backbones.catalogue import (
     write_table,
 )
 from ossa.models.backbones.pretrained import pretrained_tags, pretraining_data
-from ossa.models.build import create_backbone, create_detector, known_backbones
-from ossa.models.count import count_cost
+from ossa.models.complexity import count_cost
+from ossa.models.detector import create_backbone, create_detector, known_backbones
 from ossa.types import Level
 
 TABLE = shipped_table()

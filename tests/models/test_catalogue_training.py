@@ -14,9 +14,8 @@ import torch
 
 from ossa.config import LossConfig
 from ossa.errors import UnsupportedBackbone
-from ossa.models.backbones.catalogue import shipped_table
-from ossa.models.build import create_detector
-from ossa.models.detector import Detector
+from ossa.models.backbones.catalog import shipped_table
+from ossa.models.detector import Detector, create_detector
 from ossa.models.loss import DetectionLoss
 from ossa.types import Batch
 

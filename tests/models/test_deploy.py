@@ -10,9 +10,8 @@ from timm.layers import BatchNormAct2d, StdConv2d  # pyright: ignore[reportPriva
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ossa.models.build import create_detector
-from ossa.models.deploy import deployed, deployed_network
-from ossa.models.detector import Detector
+from ossa.models.detector import Detector, create_detector
+from ossa.models.fuse import deployed, deployed_network
 
 
 @pytest.fixture

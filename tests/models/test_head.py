@@ -6,7 +6,7 @@ import torch
 
 from ossa.config import ModelConfig
 from ossa.errors import ConfigError
-from ossa.models.build import build_detector
+from ossa.models.detector import build_detector
 from ossa.models.head import AnchorHead, default_anchors_wh
 from ossa.types import Level
 

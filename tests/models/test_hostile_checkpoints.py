@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ossa.config import ModelConfig
 from ossa.errors import CheckpointError, ConfigError
-from ossa.models.backbones.weights_file import read_backbone_weights
-from ossa.models.build import build_detector
-from ossa.models.weights import detector_from, read_checkpoint, save_checkpoint
+from ossa.models.backbones.pretrained import read_backbone_weights
+from ossa.models.checkpoint import detector_from, read_checkpoint, save_checkpoint
+from ossa.models.detector import build_detector
 
 MODEL: dict[str, Any] = {"name": "yolov5n", "neck": "own"}
 

@@ -5,8 +5,7 @@ from torch import Tensor, nn
 from ossa.config import LossConfig, ModelConfig
 from ossa.errors import ConfigError
 from ossa.models.blocks import SPPF, ConvNormAct
-from ossa.models.build import build_detector, create_backbone
-from ossa.models.detector import Detector
+from ossa.models.detector import Detector, build_detector, create_backbone
 from ossa.models.head import AnchorHead
 from ossa.models.loss import DetectionLoss
 from ossa.models.neck import PAFPN

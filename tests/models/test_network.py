@@ -8,10 +8,10 @@ import torch
 from ossa.config import EvaluateConfig
 from ossa.data.description import read_description
 from ossa.data.reading import read_index
-from ossa.evaluate.run import evaluate
-from ossa.models.build import create_detector
-from ossa.models.count import count_cost
-from ossa.models.weights import detector_from, read_checkpoint
+from ossa.evaluate.evaluator import evaluate
+from ossa.models.checkpoint import detector_from, read_checkpoint
+from ossa.models.complexity import count_cost
+from ossa.models.detector import create_detector
 
 SIZES = [
     ("yolov5n", 1_872_157, 4.468),

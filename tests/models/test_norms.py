@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ossa.config import LossConfig
-from ossa.models.build import create_detector
-from ossa.models.detector import Detector
+from ossa.models.detector import Detector, create_detector
 from ossa.models.loss import DetectionLoss
 from ossa.models.norms import PreciseNorms, single_value_norms
 from ossa.types import Batch, RawPredictions

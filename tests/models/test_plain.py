@@ -14,10 +14,10 @@ from torch import Tensor
 from ossa.config import LossConfig
 from ossa.errors import UnsupportedBackbone
 from ossa.models.backbones.plain import PlainBackbone, SimpleFeaturePyramid
+from ossa.models.backbones.pretrained import read_backbone_weights
 from ossa.models.backbones.timm import TimmBackbone
-from ossa.models.backbones.weights_file import read_backbone_weights
-from ossa.models.build import create_backbone, create_detector
-from ossa.models.count import count_cost
+from ossa.models.complexity import count_cost
+from ossa.models.detector import create_backbone, create_detector
 from ossa.models.loss import DetectionLoss
 from ossa.types import Batch, Level
 

@@ -11,15 +11,15 @@ import torch
 from yolov5_oracle import Box, decoded_box, iou, sigmoid
 
 from ossa.config import EvaluateConfig
-from ossa.data.api import read_data
-from ossa.data.batches.dataset import LetterboxedDataset
-from ossa.data.batches.loader import evaluation_loader
+from ossa.data.dataset import LetterboxedDataset
+from ossa.data.loader import evaluation_loader
+from ossa.data.reading import read_data
 from ossa.errors import CheckpointError
-from ossa.evaluate.run import evaluate
+from ossa.evaluate.evaluator import evaluate
 from ossa.models import postprocess
+from ossa.models.checkpoint import detector_from, read_checkpoint
 from ossa.models.head import default_anchors_wh
 from ossa.models.postprocess import check_not_nan, detect, find_candidates, suppress
-from ossa.models.weights import detector_from, read_checkpoint
 from ossa.types import Detections, Letterbox, RawPredictions
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "postprocess.py"

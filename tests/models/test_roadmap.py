@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ossa.errors import CheckpointError, ConfigError
+from ossa.models.backbones.pretrained import BackboneWeights
 from ossa.models.backbones.roadmap import ROADMAP, RoadMapNet, Step, from_timm_state_dict
-from ossa.models.backbones.weights_file import BackboneWeights
-from ossa.models.build import create_backbone
+from ossa.models.detector import create_backbone
 from ossa.types import Level
 
 STEPS = {step.name.removeprefix("roadmap_"): step for step in ROADMAP}

@@ -10,7 +10,7 @@ from ossa.models.backbones.subsampling import (
     SubsampledConv2d,
     without_small_strided_convolutions,
 )
-from ossa.models.build import create_backbone
+from ossa.models.detector import create_backbone
 
 TRAINED = """
 import torch

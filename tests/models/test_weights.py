@@ -7,9 +7,8 @@ from safetensors.torch import save_file
 
 from ossa.config import ModelConfig
 from ossa.errors import CheckpointError, ConfigError
-from ossa.models.build import build_detector, create_detector
-from ossa.models.detector import Detector
-from ossa.models.weights import detector_from, read_checkpoint, save_checkpoint, start_from
+from ossa.models.checkpoint import detector_from, read_checkpoint, save_checkpoint, start_from
+from ossa.models.detector import Detector, build_detector, create_detector
 
 MODEL = ModelConfig(name="mobilenetv2_050", neck="n")
 NAMES = ("cat", "dog")

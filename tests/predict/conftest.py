@@ -7,8 +7,8 @@ import torch
 from known_detector import NAMES
 
 from ossa.config import ModelConfig
-from ossa.models.build import build_detector
-from ossa.models.weights import save_checkpoint
+from ossa.models.checkpoint import save_checkpoint
+from ossa.models.detector import build_detector
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,12 @@ from videos import break_frames, rate_of, read_numbers, write_video
 
 from ossa.data.decode import decode_image
 from ossa.errors import RunFailed
-from ossa.predict.folder import ResultFolder, Wanted
-from ossa.predict.found import PictureDetections
-from ossa.predict.shots import Shot, shots_of
+from ossa.predict.frames import Shot, shots_of
+from ossa.predict.results import PictureDetections
 from ossa.predict.sources import find_sources, read_annotated
+from ossa.predict.writer import ResultFolder, SaveOptions
 
-NO_DRAWINGS = Wanted(drawings=False)
+NO_DRAWINGS = SaveOptions(drawings=False)
 GREY = np.full((50, 100, 3), 90, np.uint8)
 
 
@@ -46,7 +46,7 @@ def test_drawings_keep_names_and_subfolders_and_only_jpegs_stay_jpegs(tmp_path: 
     for name in ("a.JPG", "b.bmp", "sub/c.png"):
         write_png(tmp_path / "pics" / name, (100, 50))
     (tmp_path / "out").mkdir()
-    write_all(ResultFolder(tmp_path / "out", Wanted()), tmp_path / "pics")
+    write_all(ResultFolder(tmp_path / "out", SaveOptions()), tmp_path / "pics")
     assert written(tmp_path / "out") == ["a.jpg", "b.png", "sub/c.png"]
     assert shape_of(tmp_path / "out" / "b.png") == (50, 100, 3)
 
@@ -124,7 +124,7 @@ def test_every_video_becomes_one_of_its_rate_and_length(tmp_path: Path) -> None:
     write_video(tmp_path / "in" / "sub" / "b.mp4", 4, rate=25)
     write_png(tmp_path / "in" / "c.png")
     (tmp_path / "out").mkdir()
-    write_all(ResultFolder(tmp_path / "out", Wanted(label_files=True)), tmp_path / "in")
+    write_all(ResultFolder(tmp_path / "out", SaveOptions(label_files=True)), tmp_path / "in")
     assert [name for name in written(tmp_path / "out") if "." in name and "labels" not in name] == [
         "a.webm",
         "c.png",
@@ -153,7 +153,7 @@ def test_what_was_written_until_a_failure_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
 
     def fail_behind(num_frames: int) -> None:
-        with ResultFolder(tmp_path / "out", Wanted(coco_file=True)) as folder:
+        with ResultFolder(tmp_path / "out", SaveOptions(coco_file=True)) as folder:
             for number, shot in enumerate(shots_of(find_sources(str(file)), tell=print)):
                 folder.add(shot, found_in(shot))
                 if number + 1 == num_frames:
@@ -191,7 +191,7 @@ def test_with_a_data_set_its_ids_are_stated_and_its_truths_stand_below(tmp_path:
     (tmp_path / "data.yaml").write_text("val: {images: images, annotations: instances.json}\n")
     (tmp_path / "out").mkdir()
     truth = read_annotated(tmp_path)
-    with ResultFolder(tmp_path / "out", Wanted(coco_file=True), truth=truth) as folder:
+    with ResultFolder(tmp_path / "out", SaveOptions(coco_file=True), truth=truth) as folder:
         for file in (known, stranger):
             shot = Shot(find_sources(str(file))[0], GREY)
             folder.add(shot, found_in(shot))

@@ -8,8 +8,7 @@ import pytest
 from known_detector import NAMES, known_predictor, write_png
 
 from ossa.errors import ConfigError, DataError
-from ossa.predict.formats import TABLE_COLUMNS
-from ossa.predict.found import Picture, PictureDetections
+from ossa.predict.results import TABLE_COLUMNS, Picture, PictureDetections
 from ossa.types import Detections
 
 

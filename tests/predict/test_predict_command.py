@@ -8,8 +8,8 @@ from known_detector import shape_of, write_png
 from typer.testing import CliRunner, Result
 
 from ossa.cli.main import app
-from ossa.data.caching.indexes import cache_folder
-from ossa.export.extras import is_installed
+from ossa.data.index_cache import cache_folder
+from ossa.export.graph import is_installed
 from ossa.predict.predictor import load
 from ossa.types import Detections
 

@@ -19,9 +19,9 @@ import ossa.predict.predictor
 from ossa.cli.main import app
 from ossa.cli.predict_output import Outputs
 from ossa.errors import ConfigError, RunFailed
-from ossa.predict.folder import ResultFolder
-from ossa.predict.found import PictureDetections
-from ossa.predict.shots import Shot
+from ossa.predict.frames import Shot
+from ossa.predict.results import PictureDetections
+from ossa.predict.writer import ResultFolder
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from torchvision.ops import box_iou
 
 import ossa
 from ossa.errors import CheckpointError, ConfigError, DataError
-from ossa.models.build import create_detector
-from ossa.models.weights import detector_from, read_checkpoint, save_checkpoint
+from ossa.models.checkpoint import detector_from, read_checkpoint, save_checkpoint
+from ossa.models.detector import create_detector
 from ossa.predict.predictor import Predictor, load
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 from known_detector import NAMES
 
-from ossa.predict.formats import coco_results, picture_result, table_rows, yolo_text
+from ossa.predict.results import coco_results, picture_result, table_rows, yolo_text
 from ossa.types import NOTHING_FOUND, Detections
 
 FOUND = Detections(

@@ -9,7 +9,7 @@ from known_detector import known_predictor, write_png
 from PIL import Image
 from videos import break_frames, write_video
 
-from ossa.predict.shots import Shot, predict_shots, shots_of
+from ossa.predict.frames import Shot, predict_shots, shots_of
 from ossa.predict.sources import LiveSource, find_sources
 from ossa.predict.video import VideoReader
 

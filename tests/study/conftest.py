@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from tiny_studies import InThisProcess, a_study
 
-from ossa.data.scenes import write_scenes
+from ossa.data.synthetic import write_scenes
 from ossa.study.folder import StudyFolder, create_study
-from ossa.study.run import run_study
+from ossa.study.runner import run_study
 
 
 @pytest.fixture(scope="session")

@@ -10,13 +10,12 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from ossa.data.scenes import write_scenes
+from ossa.data.synthetic import write_scenes
 from ossa.study.config import ExecutorConfig, check_study
 from ossa.study.executors import create_executor
 from ossa.study.folder import RunState, StudyFolder, create_study
-from ossa.study.run import run_study
-from ossa.train.outputs import LOG_FILE, read_log
-from ossa.train.record import read_record
+from ossa.study.runner import run_study
+from ossa.train.run_folder import LOG_FILE, read_log, read_record
 
 FIRST, SECOND = "cspdarknet_n-seed0", "mobilenetv3_small_050-seed0"
 EPOCHS = 10

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ossa.train.outputs import read_log
+from ossa.train.run_folder import read_log
 
 
 def _demo(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:

@@ -14,14 +14,14 @@ from ossa.errors import ConfigError
 from ossa.study.config import ExecutorConfig
 from ossa.study.executors import Task, create_executor
 from ossa.study.executors import slurm as slurm_module
-from ossa.study.executors.attempt import (
+from ossa.study.executors.cluster import (
     Attempt,
+    SlurmJob,
     check_device,
     launch_on_cluster,
     require_package,
 )
 from ossa.study.executors.ray import check_room
-from ossa.study.executors.remote import SlurmJob
 from ossa.study.executors.slurm import Queue, job_parameters, job_states
 from ossa.study.worker import DONE, FAILED, STOPPED
 
@@ -112,7 +112,7 @@ def test_an_address_where_no_ray_listens_is_an_error_at_once():
 
 
 def test_the_machines_that_wait_for_a_run_do_not_import_torch():
-    program = "import ossa.study.executors.remote, sys; print('torch' in sys.modules)"
+    program = "import ossa.study.executors.cluster, sys; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert answer.stdout.strip() == b"False"
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from ossa.study.frontier import Draws, Frontier, find_frontier, joint_draws, pareto_set
-from ossa.study.points import Points
+from ossa.study.analysis import Draws, Frontier, find_frontier, joint_draws, pareto_set
+from ossa.study.scaling import Points
 
 NAMES = ("a", "b", "c", "d", "e")
 

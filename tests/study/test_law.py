@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from ossa.study.law import (
+from ossa.study.scaling import (
+    InsufficientData,
     Law,
+    Points,
     fit_family_laws,
     fit_law,
     inverse_normalised_loss,
     leave_one_out,
 )
-from ossa.study.points import NoLaw, Points
 
 POWERS_OF_TWO = 2.0 ** np.arange(8)
 
@@ -152,7 +153,7 @@ def test_equally_good_models_have_a_flat_law_and_no_r_squared():
 
 def test_under_eight_models_there_is_no_law_but_a_sentence():
     found = fit_law(points_of([1, 2, 3, 4, 5, 6, 7, 8], [1, 2, 3, 4, 5, 6, 7, 0]))
-    assert found == NoLaw(
+    assert found == InsufficientData(
         "expected 8 models at least, found 7 (left out: m7: expected a positive quality, found 0)"
     )
 
@@ -165,7 +166,7 @@ def test_a_family_has_a_law_of_its_own_where_it_has_eight_models():
     big, small = laws["big"], laws["small"]
     assert isinstance(big, Law)
     assert big.slope == pytest.approx(0.3)
-    assert isinstance(small, NoLaw)
+    assert isinstance(small, InsufficientData)
     assert small.reason == (
         "expected 8 models at least, found 7 (left out: m15: expected a positive quality, found 0)"
     )

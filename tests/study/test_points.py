@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ossa.errors import DataError
-from ossa.study.points import Points
+from ossa.study.scaling import Points
 
 
 def test_models_without_a_logarithm_are_left_out_by_name():

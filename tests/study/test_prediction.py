@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from ossa.study.points import NoLaw, Points
 from ossa.study.prediction import (
     HeldOut,
     Prediction,
@@ -18,6 +17,7 @@ from ossa.study.prediction import (
     check_predictions,
     predict,
 )
+from ossa.study.scaling import InsufficientData, Points
 
 POWERS_OF_TWO = 2.0 ** np.arange(10)
 
@@ -178,7 +178,7 @@ def test_coverage_of_models_left_out_is_about_what_is_promised():
 
 def test_under_eight_models_nothing_is_predicted_nor_tested():
     seven = scattered(7)
-    expected = NoLaw("expected 8 models at least, found 7")
+    expected = InsufficientData("expected 8 models at least, found 7")
     assert predict(seven, 1e7) == expected
     assert check_predictions(seven, left_out="model") == expected
     assert check_predictions(seven, left_out="family") == expected
@@ -193,4 +193,4 @@ def test_a_family_without_which_few_models_remain_is_untested_and_named():
 
 def test_of_a_single_family_none_can_be_left_out():
     found = check_predictions(scattered(8, families=["only"] * 8), left_out="family")
-    assert found == NoLaw("without only: expected 5 models at least, found 0")
+    assert found == InsufficientData("without only: expected 5 models at least, found 0")

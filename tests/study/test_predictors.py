@@ -8,9 +8,8 @@ import pytest
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from ossa.study.law import leave_one_out
-from ossa.study.points import NoLaw, Points
-from ossa.study.predictors import MeasureRanking, rank_measures
+from ossa.study.analysis import MeasureRanking, rank_measures
+from ossa.study.scaling import InsufficientData, Points, leave_one_out
 
 
 @pytest.fixture(autouse=True)
@@ -143,11 +142,11 @@ def test_a_model_that_found_nothing_is_left_out_of_all():
 
 def test_without_eight_models_nothing_is_ranked():
     found = rank_measures(points_by_measure(QUALITY[:7], {"flops": FLOPS[:7]}))
-    assert found == NoLaw("flops: expected 8 models at least, found 7")
+    assert found == InsufficientData("flops: expected 8 models at least, found 7")
     # Eight have each of them, six have both.
     halves = {"a": [*FLOPS[:10], 0, 0], "b": [0, 0, 0, 0, *FLOPS[4:]]}
     both = rank_measures(points_by_measure(QUALITY, halves))
-    assert isinstance(both, NoLaw)
+    assert isinstance(both, InsufficientData)
     assert both.reason == (
         "a: expected 8 models at least, found 6; b: expected 8 models at least, found 6"
     )

@@ -10,10 +10,9 @@ from matplotlib.figure import Figure
 from ossa.evaluate.statistics import Estimate, Interval
 from ossa.study.report.budgets import BudgetAnswer, round_limits
 from ossa.study.report.comparisons import Difference
-from ossa.study.report.labels import label_points
-from ossa.study.report.looks import looks_of
+from ossa.study.report.figures import label_points
 from ossa.study.report.tables import ReportTable, TableColumn
-from ossa.study.report.words import (
+from ossa.study.report.text import (
     amount,
     compact,
     duration,
@@ -22,6 +21,7 @@ from ossa.study.report.words import (
     p_value,
     signed,
 )
+from ossa.study.report.view import looks_of
 
 NAN = float("nan")
 

@@ -13,15 +13,14 @@ from synthetic import load
 
 from ossa.errors import ConfigError, DataError
 from ossa.study.folder import StudyFolder, read_study_folder
-from ossa.study.report import write_study_report
-from ossa.study.report.contests import hold_contests
-from ossa.study.report.laws import law_sentences
-from ossa.study.report.main_table import absent_sentences, main_table
-from ossa.study.report.parts import Parts
+from ossa.study.prediction import cost_in_study, expect
+from ossa.study.report.comparisons import compare_models
+from ossa.study.report.report import write_study_report
+from ossa.study.report.scaling import law_sentences
 from ossa.study.report.sections import answers_section, prediction_section
-from ossa.study.report.view import StudyView
+from ossa.study.report.summary import absent_sentences, main_table
+from ossa.study.report.view import Parts, StudyView
 from ossa.study.results import StudyResults, read_results
-from ossa.study.untrained import cost_in_study, expect
 
 synthetic = load()
 FAMILIES = ("resnet18", "resnet34", "resnet50", "mobilenetv2_100", "mobilenetv3_large_100")
@@ -87,7 +86,7 @@ def test_what_was_not_measured_has_no_column_and_a_sentence(two: StudyResults):
 
 def test_every_pair_of_few_models_is_told_the_better_one_first(two: StudyResults):
     view = StudyView.of(two)
-    (contest,) = hold_contests(view)
+    (contest,) = compare_models(view)
     assert contest.overall.estimate.value >= 0
     assert contest.overall.model == view.best_first[0]
     assert contest.overall.estimate.value == pytest.approx(

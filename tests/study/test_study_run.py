@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from tiny_studies import TINY, InThisProcess, a_study
 
-from ossa.data.api import read_data
+from ossa.data.reading import read_data
 from ossa.errors import ConfigError, DataError
 from ossa.files import held
 from ossa.study.config import ExecutorConfig
@@ -26,11 +26,9 @@ from ossa.study.folder import (
     read_progress,
     read_study_folder,
 )
-from ossa.study.results import read_results
-from ossa.study.run import epochs_trained, run_study, seconds_left
-from ossa.study.samples import SAMPLES_FILE, samples_of
-from ossa.train.outputs import DETECTIONS_FILE, read_log
-from ossa.train.record import read_record, write_record
+from ossa.study.results import SAMPLES_FILE, read_results, samples_of
+from ossa.study.runner import epochs_trained, run_study, seconds_left
+from ossa.train.run_folder import DETECTIONS_FILE, read_log, read_record, write_record
 
 
 def ignore(_: object) -> None:

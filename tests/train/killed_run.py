@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from test_loop import config_of
 
-from ossa.evaluate.run import Evaluation
+from ossa.evaluate.evaluator import Evaluation
+from ossa.train.callbacks import NullCallback, RunStart
 from ossa.train.checkpoint import STATE_FILE
-from ossa.train.events import RunStart, Silence
 from ossa.train.loop import train
 
 EPOCHS = 6
 
 
-class Tells(Silence):
+class Tells(NullCallback):
     """Sends a word for every event: the state is written right after a batch and an epoch."""
 
     def __init__(self, pipe: Connection) -> None:
@@ -42,5 +42,5 @@ def run(scenes: Path, folder: Path, pipe: Connection) -> None:
     torch.set_num_threads(1)
     config = config_of(scenes, epochs=EPOCHS)
     resume = (folder / STATE_FILE).exists()
-    train(config, folder, resume=resume, watcher=Tells(pipe), save_minutes=0)
+    train(config, folder, resume=resume, callback=Tells(pipe), save_minutes=0)
     pipe.send("done")

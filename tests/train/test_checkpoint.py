@@ -10,7 +10,7 @@ from torch import nn
 
 from ossa.errors import CheckpointError
 from ossa.train.checkpoint import STATE_FILE, Progress, load_state, save_state
-from ossa.train.ema import ModelAverage
+from ossa.train.optim import EMA
 
 IDENTITY = {"settings": "abc"}
 
@@ -24,7 +24,7 @@ def parts(optimizer: str = "sgd") -> dict[str, Any]:
         "optimizer": torch.optim.SGD(layer.parameters(), momentum=0.9, **settings)
         if optimizer == "sgd"
         else torch.optim.AdamW(layer.parameters(), **settings),
-        "average": ModelAverage(layer, decay=0.9, ramp=1),
+        "average": EMA(layer, decay=0.9, ramp=1),
     }
 
 

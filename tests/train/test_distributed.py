@@ -11,10 +11,9 @@ from test_loop import assert_same_weights, config_of, log_without_times, scenes 
 from two_processes import STEPS, train
 
 from ossa.errors import ConfigError
-from ossa.train.distributed import ALONE, Processes, device_of_process
-from ossa.train.events import Silence
-from ossa.train.outputs import read_log
-from ossa.train.record import read_record
+from ossa.train.callbacks import NullCallback
+from ossa.train.distributed import SINGLE_PROCESS, DistributedContext, device_of_process
+from ossa.train.run_folder import read_log, read_record
 from ossa.train.setup import prepare
 
 HERE = Path(__file__).parent
@@ -38,7 +37,7 @@ def run_two(script: str, *arguments: str) -> None:
 )
 def test_twenty_steps_of_two_processes_are_those_of_one(backbone: str, tmp_path: Path):
     run_two(str(HERE / "two_processes.py"), backbone, str(tmp_path / "two.pt"))
-    two, one = torch.load(tmp_path / "two.pt", weights_only=True), train(backbone, ALONE)
+    two, one = torch.load(tmp_path / "two.pt", weights_only=True), train(backbone, SINGLE_PROCESS)
     assert len(one["norms"]) == STEPS
     assert (one["norms"] > 0).all()
     assert set(two) == set(one)
@@ -69,15 +68,20 @@ def test_fewer_images_than_processes_are_refused(scenes: Path):  # noqa: F811
         prepare(
             config_of(scenes),
             device=torch.device("cpu"),
-            watcher=Silence(),
-            processes=Processes(0, 25),
+            callback=NullCallback(),
+            processes=DistributedContext(0, 25),
         )
 
 
 def test_synchronous_batch_norms_need_gpus(scenes: Path):  # noqa: F811
     config = config_of(scenes, sync_batchnorm=True)
     with pytest.raises(ConfigError, match="needs several processes with a GPU each"):
-        prepare(config, device=torch.device("cpu"), watcher=Silence(), processes=Processes(0, 2))
+        prepare(
+            config,
+            device=torch.device("cpu"),
+            callback=NullCallback(),
+            processes=DistributedContext(0, 2),
+        )
 
 
 def test_alone_a_process_keeps_its_device(monkeypatch: pytest.MonkeyPatch):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ossa.train.ema import ModelAverage
+from ossa.train.optim import EMA
 
 
 def network(value: float) -> nn.Module:
@@ -16,7 +16,7 @@ def network(value: float) -> nn.Module:
 
 
 def test_three_updates_by_hand():
-    average = ModelAverage(network(1.0), decay=0.9, ramp=2.0)
+    average = EMA(network(1.0), decay=0.9, ramp=2.0)
     expected = 1.0
     for step, value in enumerate([5.0, -2.0, 3.0], start=1):
         average.update(network(value))
@@ -31,7 +31,7 @@ def test_three_updates_by_hand():
 
 def test_the_decay_of_yolov5_is_a_half_at_update_1386():
     # 0.9999 x (1 - exp(-1386 / 2000)) = 0.49988.
-    average = ModelAverage(network(0.0), decay=0.9999, ramp=2000.0)
+    average = EMA(network(0.0), decay=0.9999, ramp=2000.0)
     average.updates = 1385
     average.update(network(1.0))
     assert average.network.state_dict()["weight"].item() == pytest.approx(0.50012, abs=1e-5)
@@ -39,7 +39,7 @@ def test_the_decay_of_yolov5_is_a_half_at_update_1386():
 
 def test_the_average_is_a_copy_in_evaluation_mode_that_does_not_train():
     original = network(1.0).train()
-    average = ModelAverage(original, decay=0.9, ramp=2.0)
+    average = EMA(original, decay=0.9, ramp=2.0)
     assert original.training
     assert not average.network.training
     assert all(not p.requires_grad for p in average.network.parameters())

@@ -11,16 +11,16 @@ import torch
 from test_loop import BATCHES, config_of, scenes  # noqa: F401 - a fixture
 
 from ossa.errors import DataError, RunFailed
-from ossa.train.events import Silence
-from ossa.train.failures import told_in_a_sentence
+from ossa.train.autobatch import largest_batch, largest_that_fits
+from ossa.train.callbacks import NullCallback
+from ossa.train.diagnostics import wrap_errors
 from ossa.train.loop import train
-from ossa.train.memory import largest_batch, largest_that_fits
 
 
 def told(error: Exception, fitting: int | None = 5) -> str:
     with (
         pytest.raises((RunFailed, DataError)) as failure,
-        told_in_a_sentence(batch=16, fitting_batch=lambda: fitting),
+        wrap_errors(batch=16, fitting_batch=lambda: fitting),
     ):
         raise error
     return str(failure.value)
@@ -54,7 +54,7 @@ def test_a_worker_that_is_gone_is_told_however_it_is_noticed(error: Exception):
 def test_other_errors_stay_what_they_are():
     with (
         pytest.raises(RuntimeError, match="a fault of ours"),
-        told_in_a_sentence(batch=16, fitting_batch=lambda: 1),
+        wrap_errors(batch=16, fitting_batch=lambda: 1),
     ):
         raise RuntimeError("a fault of ours")
 
@@ -80,7 +80,7 @@ def test_a_batch_for_the_processor_is_not_looked_for(scenes: Path):  # noqa: F81
         largest_batch(config_of(scenes), num_classes=4, device=torch.device("cpu"))
 
 
-class After(Silence):
+class After(NullCallback):
     """Does something when a batch is done."""
 
     def __init__(self, batch: int, act: Any) -> None:
@@ -102,7 +102,7 @@ def test_a_worker_that_dies_is_told_and_the_last_state_is_there(scenes: Path, tm
 
     config = config_of(scenes, epochs=20)
     with pytest.raises(RunFailed, match="a process that loads images died"):
-        train(config, tmp_path, workers=1, watcher=After(4, kill_a_worker))
+        train(config, tmp_path, workers=1, callback=After(4, kill_a_worker))
     assert (
         torch.load(tmp_path / "last.state.pt", weights_only=True)["progress"]["batch_number"] >= 3
     )
@@ -115,7 +115,7 @@ def test_data_that_vanish_are_told_in_one_sentence(scenes: Path, tmp_path: Path,
     run.mkdir()
     config = config_of(data / scenes.name if scenes.is_file() else data, epochs=20)
     with pytest.raises(DataError) as failure:
-        train(config, run, workers=workers, watcher=After(4, lambda: shutil.rmtree(data)))
+        train(config, run, workers=workers, callback=After(4, lambda: shutil.rmtree(data)))
     assert "Traceback" not in str(failure.value)
     assert "\n" not in str(failure.value)
     assert str(data) in str(failure.value)

@@ -7,14 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from ossa.config import EvaluateConfig, ModelConfig, RunConfig, TrainConfig
-from ossa.data.scenes import write_scenes
+from ossa.data.synthetic import write_scenes
 from ossa.errors import ConfigError
-from ossa.models.build import build_detector, create_detector
+from ossa.models.detector import build_detector, create_detector
+from ossa.train.callbacks import NullCallback
 from ossa.train.checkpoint import STATE_FILE
-from ossa.train.ema import ModelAverage
-from ossa.train.events import Silence
-from ossa.train.freeze import freeze, set_training
 from ossa.train.loop import train
+from ossa.train.optim import EMA, freeze, set_training
 
 FROZEN = ("backbone", "neck.top_down.1")
 
@@ -42,12 +41,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, Path, list
     )
     notes: list[str] = []
 
-    class Notes(Silence):
+    class Notes(NullCallback):
         def note(self, sentence: str) -> None:
             notes.append(sentence)
 
     (root / "run").mkdir()
-    train(config, root / "run", watcher=Notes())
+    train(config, root / "run", callback=Notes())
     return config, root / "run", notes
 
 
@@ -115,7 +114,7 @@ def test_the_average_does_not_touch_what_is_frozen():
     network = nn.ModuleDict({"a": nn.Linear(1, 1), "b": nn.Linear(1, 1)})
     for parameter in network.parameters():
         nn.init.constant_(parameter, -0.0)
-    average = ModelAverage(network, decay=0.9, ramp=0.1, frozen={"a.weight", "a.bias"})
+    average = EMA(network, decay=0.9, ramp=0.1, frozen={"a.weight", "a.bias"})
     before = bits(average.network.state_dict()["a.weight"])
     average.update(network)
     assert bits(average.network.state_dict()["a.weight"]) == before

@@ -12,11 +12,11 @@ from test_loop import CtrlC, assert_same_weights, config_of, log_without_times, 
 from test_step import batch_of, step_of
 
 from ossa.errors import RunFailed
-from ossa.models.build import create_detector
+from ossa.models.detector import create_detector
+from ossa.train.autobatch import largest_batch
 from ossa.train.loop import train
-from ossa.train.memory import largest_batch
-from ossa.train.outputs import read_log
-from ossa.train.step import LateReader, Outcome
+from ossa.train.run_folder import read_log
+from ossa.train.step import AsyncMetricReader, StepResult
 
 pytestmark = [
     pytest.mark.gpu,
@@ -49,17 +49,17 @@ def test_a_deterministic_run_resumes_to_the_same_bits(scenes: Path, tmp_path: Pa
     straight.mkdir()
     stopped.mkdir()
     train(config, straight, device=GPU)
-    train(config, stopped, device=GPU, watcher=CtrlC(2))
+    train(config, stopped, device=GPU, callback=CtrlC(2))
     train(config, stopped, device=GPU, resume=True)
     assert log_without_times(straight) == log_without_times(stopped)
     assert_same_weights(straight, stopped)
 
 
 def test_values_are_read_one_batch_late():
-    def outcome(numbers: list[float]) -> Outcome:
-        return Outcome(int(numbers[0]), 2, (0, 1), 0.01, (0.0, 0.0, 0.0), 0.0, False, 0.0)
+    def outcome(numbers: list[float]) -> StepResult:
+        return StepResult(int(numbers[0]), 2, (0, 1), 0.01, (0.0, 0.0, 0.0), 0.0, False, 0.0)
 
-    reader = LateReader(torch.device(GPU))
+    reader = AsyncMetricReader(torch.device(GPU))
     assert reader.put(torch.tensor([1.0], device=GPU), outcome) == []
     assert [known.number for known in reader.put(torch.tensor([2.0], device=GPU), outcome)] == [1]
     assert [known.number for known in reader.rest()] == [2]

@@ -7,9 +7,8 @@ import torch
 from test_step import batch_of, step_of
 from torch import Tensor
 
-from ossa.models.build import create_detector
-from ossa.models.detector import Detector
-from ossa.train.health import FirstBatch, LevelHealth, first_bad_layer
+from ossa.models.detector import Detector, create_detector
+from ossa.train.diagnostics import FirstBatch, LevelHealth, first_bad_layer
 
 
 @pytest.fixture

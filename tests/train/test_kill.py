@@ -10,7 +10,7 @@ from killed_run import EPOCHS, run
 from test_loop import assert_same_weights, config_of, log_without_times, scenes  # noqa: F401
 
 from ossa.train.loop import train
-from ossa.train.record import read_record
+from ossa.train.run_folder import read_record
 
 _KILLS = 10
 _PATIENCE_SECONDS = 60

@@ -25,20 +25,26 @@ from ossa.config import (
     build_config,
     settings_digest,
 )
-from ossa.data.scenes import write_scenes
+from ossa.data.synthetic import write_scenes
 from ossa.errors import CheckpointError, ConfigError, DataError, RunFailed
-from ossa.evaluate.run import Evaluation
+from ossa.evaluate.evaluator import Evaluation
 from ossa.files import sha256_of
 from ossa.models import loss as loss_module
+from ossa.models.checkpoint import read_checkpoint
 from ossa.models.loss import LossTerms
-from ossa.models.weights import read_checkpoint
 from ossa.train import loop as loop_module
+from ossa.train.callbacks import NullCallback
 from ossa.train.checkpoint import STATE_FILE
-from ossa.train.events import Silence
 from ossa.train.finished import FinishedRun, check_seeds
 from ossa.train.loop import train
-from ossa.train.outputs import CONFIG_FILE, read_config, read_log
-from ossa.train.record import RECORD_FILE, RECORD_SCHEMA, read_record
+from ossa.train.run_folder import (
+    CONFIG_FILE,
+    RECORD_FILE,
+    RECORD_SCHEMA,
+    read_config,
+    read_log,
+    read_record,
+)
 from ossa.train.setup import prepare
 from ossa.train.step import Step
 
@@ -87,7 +93,7 @@ def assert_same_weights(folder: Path, other: Path) -> None:
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-class Notes(Silence):
+class Notes(NullCallback):
     """Keeps what is told."""
 
     def __init__(self) -> None:
@@ -97,7 +103,7 @@ class Notes(Silence):
         self.told.append(sentence)
 
 
-class CtrlC(Silence):
+class CtrlC(NullCallback):
     """Presses Ctrl-C when the given batches (counted from 1 over the run) are done."""
 
     def __init__(self, *after: int) -> None:
@@ -192,13 +198,13 @@ def test_another_seed_changes_everything(uninterrupted: Path, scenes: Path, tmp_
 def test_a_stopped_run_resumes_as_if_it_had_never_stopped(
     uninterrupted: Path, scenes: Path, tmp_path: Path, after: tuple[int, ...]
 ):
-    config, watcher = config_of(scenes), CtrlC(*after)
+    config, callback = config_of(scenes), CtrlC(*after)
     for _ in after:
-        record = train(config, tmp_path, watcher=watcher, resume=(tmp_path / STATE_FILE).exists())
+        record = train(config, tmp_path, callback=callback, resume=(tmp_path / STATE_FILE).exists())
         assert record.status == "stopped"
         assert not (tmp_path / RECORD_FILE).exists()
-    record = train(config, tmp_path, watcher=watcher, resume=True)
-    assert watcher.batches == EPOCHS * BATCHES
+    record = train(config, tmp_path, callback=callback, resume=True)
+    assert callback.batches == EPOCHS * BATCHES
     assert record.status == "done"
     assert log_without_times(tmp_path) == log_without_times(uninterrupted)
     assert_same_weights(tmp_path, uninterrupted)
@@ -212,7 +218,7 @@ def test_what_is_dropped_at_random_is_the_same_after_a_stop(scenes: Path, tmp_pa
     straight.mkdir()
     stopped.mkdir()
     train(config, straight)
-    train(config, stopped, watcher=CtrlC(2))
+    train(config, stopped, callback=CtrlC(2))
     train(config, stopped, resume=True)
     assert_same_weights(straight, stopped)
 
@@ -220,9 +226,9 @@ def test_what_is_dropped_at_random_is_the_same_after_a_stop(scenes: Path, tmp_pa
 def test_a_finished_run_that_is_resumed_only_writes_its_record_again(
     uninterrupted: Path, scenes: Path, tmp_path: Path
 ):
-    folder, watcher = _copy_of_state(uninterrupted, tmp_path / "again"), CtrlC()
-    record = train(config_of(scenes), folder, watcher=watcher, resume=True)
-    assert watcher.batches == 0
+    folder, callback = _copy_of_state(uninterrupted, tmp_path / "again"), CtrlC()
+    record = train(config_of(scenes), folder, callback=callback, resume=True)
+    assert callback.batches == 0
     assert record.metrics == read_record(uninterrupted).metrics
     assert read_record(folder).files == read_record(uninterrupted).files
 
@@ -307,13 +313,15 @@ def test_a_batch_that_is_not_finite_is_skipped_on_request(
 
     monkeypatch.setattr(Step, "terms", broken_at_the_second)
     config = config_of(scenes, epochs=1, on_nan="skip")
-    watcher = Notes()
-    record = train(config, tmp_path, watcher=watcher)
+    callback = Notes()
+    record = train(config, tmp_path, callback=callback)
     (row,) = read_log(tmp_path)
     assert record.status == "done"
     assert (row["skipped"], row["images"]) == (1, 16)
     assert math.isfinite(row["train_box"])
-    assert sum("skipped, losses or gradients not finite at batch 1" in n for n in watcher.told) == 1
+    assert (
+        sum("skipped, losses or gradients not finite at batch 1" in n for n in callback.told) == 1
+    )
 
 
 def test_a_run_that_skips_too_much_gives_up(
@@ -329,9 +337,9 @@ def test_a_run_that_skips_too_much_gives_up(
 
 
 def test_the_first_batch_tells_how_every_level_fares(scenes: Path, tmp_path: Path):
-    watcher = Notes()
-    train(config_of(scenes, epochs=1), tmp_path, watcher=watcher)
-    told = [note for note in watcher.told if note.startswith("first batch, stride")]
+    callback = Notes()
+    train(config_of(scenes, epochs=1), tmp_path, callback=callback)
+    told = [note for note in callback.told if note.startswith("first batch, stride")]
     assert [note.split(":")[0] for note in told] == [
         f"first batch, stride {stride}" for stride in (8, 16, 32)
     ]
@@ -342,13 +350,13 @@ def test_the_first_batch_tells_how_every_level_fares(scenes: Path, tmp_path: Pat
 def test_the_state_is_saved_within_an_epoch_as_often_as_asked(scenes: Path, tmp_path: Path):
     seen: list[int] = []
 
-    class Looks(Silence):
+    class Looks(NullCallback):
         def batch_done(self, *, epoch: int, batch: int, loss: float) -> None:
             if (tmp_path / STATE_FILE).exists():
                 state = torch.load(tmp_path / STATE_FILE, weights_only=True)
                 seen.append(state["progress"]["batch_number"])
 
-    train(config_of(scenes), tmp_path, watcher=Looks(), save_minutes=0)
+    train(config_of(scenes), tmp_path, callback=Looks(), save_minutes=0)
     # When a batch is told, the one before it is saved.
     assert seen == [1, 2, 3, 4, 5]
 
@@ -358,18 +366,18 @@ def test_a_state_younger_than_a_minute_is_not_written_again_at_an_epochs_end(
 ):
     saved: list[int] = []
 
-    class Looks(Silence):
+    class Looks(NullCallback):
         def epoch_done(self, row: Mapping[str, Any], evaluation: Evaluation) -> None:
             state = torch.load(tmp_path / STATE_FILE, weights_only=True)
             saved.append(state["progress"]["batch_number"])
 
-    train(config_of(scenes, epochs=3), tmp_path, watcher=Looks())
+    train(config_of(scenes, epochs=3), tmp_path, callback=Looks())
     assert saved == [BATCHES, BATCHES, 3 * BATCHES]  # always after the first and the last
 
 
 def test_a_fraction_of_the_images_is_the_same_for_every_seed(scenes: Path, tmp_path: Path):
     prepared = [
-        prepare(config_of(scenes, seed=seed, fraction=0.5), device=CPU, watcher=Silence())
+        prepare(config_of(scenes, seed=seed, fraction=0.5), device=CPU, callback=NullCallback())
         for seed in (0, 1)
     ]
     first, second = (parts.train_index for parts in prepared)
@@ -400,13 +408,13 @@ def test_a_training_split_without_a_box_is_refused(scenes: Path, tmp_path: Path)
 
 
 def test_patience_ends_a_run_that_gets_no_better(scenes: Path, tmp_path: Path):
-    watcher = Notes()
+    callback = Notes()
     # With steps of nothing the AP of the first epoch is never bettered.
     config = config_of(scenes, epochs=5, patience=1, lr=1e-30, warmup_epochs=0)
-    record = train(config, tmp_path, watcher=watcher)
+    record = train(config, tmp_path, callback=callback)
     assert [row["epoch"] for row in read_log(tmp_path)] == [0, 1]
     assert record.status == "done"
-    assert watcher.told[-1] == "no better epoch than 1 for 1"
+    assert callback.told[-1] == "no better epoch than 1 for 1"
 
 
 def test_from_the_first_batch_to_the_last_a_training_is_that_of_yolov5(

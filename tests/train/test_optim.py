@@ -13,15 +13,15 @@ from torch.optim import SGD, AdamW
 
 from ossa.config import ModelConfig, RunConfig, TrainConfig
 from ossa.errors import ConfigError
-from ossa.models.build import build_detector, create_detector
-from ossa.train.freeze import freeze
+from ossa.models.detector import build_detector, create_detector
 from ossa.train.optim import (
-    apply_settings,
     build_optimizer,
+    freeze,
     learning_rate_scales,
+    set_hyperparameters,
     undecayed_parameters,
 )
-from ossa.train.schedule import StepSettings
+from ossa.train.schedule import Hyperparameters
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,9 @@ def test_frozen_parameters_are_not_optimised():
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 def test_biases_have_a_learning_rate_of_their_own(kind: str):
     optimizer = build_optimizer(nn.Linear(2, 2), TrainConfig(optimizer=kind))  # type: ignore[arg-type]
-    apply_settings(optimizer, StepSettings(lr=0.002, bias_lr=0.09, momentum=0.81, accumulate=1))
+    set_hyperparameters(
+        optimizer, Hyperparameters(lr=0.002, bias_lr=0.09, momentum=0.81, accumulate=1)
+    )
     rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
     assert rates == {"weights": 0.002, "norms": 0.002, "biases": 0.09}
     for group in optimizer.param_groups:
@@ -157,7 +159,9 @@ def test_by_default_everything_learns_alike(convnext: nn.Module):
 def test_the_schedule_is_multiplied_by_the_scale_of_each_group():
     scales = {"weight": 0.5, "bias": 0.25}
     optimizer = build_optimizer(nn.Linear(2, 2), TrainConfig(), lr_scales=scales)
-    apply_settings(optimizer, StepSettings(lr=0.002, bias_lr=0.08, momentum=0.8, accumulate=1))
+    set_hyperparameters(
+        optimizer, Hyperparameters(lr=0.002, bias_lr=0.08, momentum=0.8, accumulate=1)
+    )
     rates = {group["name"]: group["lr"] for group in optimizer.param_groups if group["params"]}
     assert rates == {"weights": 0.001, "biases": 0.02}
 

@@ -14,8 +14,8 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath  # pyright: ignore[reportPrivateImportUsage]
 
 from ossa.errors import ConfigError, DataError, RunFailed
-from ossa.models.backbones.weights_file import read_backbone_weights
-from ossa.models.build import create_backbone
+from ossa.models.backbones.pretrained import read_backbone_weights
+from ossa.models.detector import create_backbone
 from ossa.train.pretrain import _classifier, pretrain, read_recipe
 
 SMALL = {"imgsz": 48, "batch": 16, "epochs": 1, "lr": 0.004}

@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 
 from ossa.config import ModelConfig, RunConfig, TrainConfig
-from ossa.data.api import read_data
-from ossa.data.index import DatasetIndex
-from ossa.data.scenes import write_scenes
+from ossa.data.annotations import DatasetIndex
+from ossa.data.reading import read_data
+from ossa.data.synthetic import write_scenes
 from ossa.evaluate.coco import detections_as_coco_results
 from ossa.evaluate.confusion import ConfusionMatrix
+from ossa.evaluate.evaluator import Evaluation
 from ossa.evaluate.metrics import evaluate_detections
-from ossa.evaluate.run import Evaluation
 from ossa.train import figures as figures_module
-from ossa.train.events import RunStart
+from ossa.train.callbacks import RunStart
 from ossa.train.figures import RunFigures, curves_figure, first_batch_picture
 from ossa.train.loop import train
-from ossa.train.outputs import DETECTIONS_FILE, LOG_FILE, read_log
+from ossa.train.run_folder import DETECTIONS_FILE, LOG_FILE, read_log
 from ossa.types import Detections, Record
 
 FILES = {
@@ -338,9 +338,9 @@ def test_a_training_computes_the_same_with_all_figures_beside_it(
     scenes: Path, tmp_path: Path
 ) -> None:
     logs, notes = [], []
-    for name, watcher in (("without", None), ("with", RunFigures(notes.append))):
+    for name, callback in (("without", None), ("with", RunFigures(notes.append))):
         (tmp_path / name).mkdir()
-        train(config_of(scenes), tmp_path / name, watcher=watcher)
+        train(config_of(scenes), tmp_path / name, callback=callback)
         rows = read_log(tmp_path / name)
         logs.append([{k: v for k, v in row.items() if "seconds" not in k} for row in rows])
     assert logs[0] == logs[1]

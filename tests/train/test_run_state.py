@@ -23,16 +23,15 @@ from test_loop import (  # noqa: F401
     uninterrupted,
 )
 
+from ossa.data import image_hashes as contents
 from ossa.data import sources
-from ossa.data.api import read_data
-from ossa.data.caching import contents
-from ossa.data.caching.contents import content_fingerprint
+from ossa.data.image_hashes import content_fingerprint
+from ossa.data.reading import read_data
 from ossa.errors import CheckpointError, ConfigError, DataError
 from ossa.files import held, is_held
 from ossa.train.checkpoint import STATE_FILE
 from ossa.train.loop import train
-from ossa.train.outputs import LOG_FILE, read_log
-from ossa.train.record import RECORD_FILE, read_record
+from ossa.train.run_folder import LOG_FILE, RECORD_FILE, read_log, read_record
 
 HOLDS = """
 import sys, time
@@ -124,7 +123,7 @@ def test_a_log_that_is_lost_in_the_middle_of_a_run_is_whole_in_the_end(
     scenes: Path,  # noqa: F811
     tmp_path: Path,
 ):
-    train(config_of(scenes), tmp_path, watcher=CtrlC(BATCHES + 1))
+    train(config_of(scenes), tmp_path, callback=CtrlC(BATCHES + 1))
     (tmp_path / LOG_FILE).unlink()
     train(config_of(scenes), tmp_path, resume=True)
     assert log_without_times(tmp_path) == log_without_times(uninterrupted)
@@ -145,10 +144,10 @@ def test_an_older_state_goes_on_with_its_log(
     as_an_older_state(uninterrupted, tmp_path)
     log = (uninterrupted / LOG_FILE).read_text()
     (tmp_path / LOG_FILE).write_text(log + log.splitlines()[0] + "\n{")
-    watcher = Notes()
-    assert train(config_of(scenes), tmp_path, resume=True, watcher=watcher).status == "done"
+    callback = Notes()
+    assert train(config_of(scenes), tmp_path, resume=True, callback=callback).status == "done"
     assert (tmp_path / LOG_FILE).read_text() == log
-    assert not [note for note in watcher.told if "lacks" in note]
+    assert not [note for note in callback.told if "lacks" in note]
 
 
 def test_an_older_state_says_which_epochs_its_log_lost(
@@ -158,10 +157,10 @@ def test_an_older_state_says_which_epochs_its_log_lost(
 ):
     as_an_older_state(uninterrupted, tmp_path)
     (tmp_path / LOG_FILE).write_text((uninterrupted / LOG_FILE).read_text().splitlines()[1])
-    watcher = Notes()
-    train(config_of(scenes), tmp_path, resume=True, watcher=watcher)
+    callback = Notes()
+    train(config_of(scenes), tmp_path, resume=True, callback=callback)
     assert [row["epoch"] for row in read_log(tmp_path)] == [1]
-    assert sum("log.jsonl lacks 1 of 2 epochs" in note for note in watcher.told) == 1
+    assert sum("log.jsonl lacks 1 of 2 epochs" in note for note in callback.told) == 1
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

@@ -7,10 +7,10 @@ from yolov5_schedule import yolov5_turns
 from ossa.config import TrainConfig, build_config, merge
 from ossa.recipes import load_recipe
 from ossa.train.schedule import (
-    StepSettings,
+    Hyperparameters,
     full_accumulation,
+    hyperparameters_at,
     lr_of_epoch,
-    settings_at,
     warmup_batches,
 )
 
@@ -33,7 +33,7 @@ CONFIG = TrainConfig(epochs=10, warmup_limit=None)
     ],
 )
 def test_linear_schedule_after_a_linear_warm_up(batch_number: int, expected: tuple[float, ...]):
-    assert settings_at(CONFIG, batch_number, 50) == pytest.approx(expected)
+    assert hyperparameters_at(CONFIG, batch_number, 50) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -46,8 +46,8 @@ def test_cosine_schedule(epoch: int, lr: float):
 
 
 def test_the_learning_rate_is_constant_within_an_epoch():
-    assert settings_at(CONFIG, 200, 50) == settings_at(CONFIG, 249, 50)
-    assert settings_at(CONFIG, 250, 50).lr < settings_at(CONFIG, 249, 50).lr
+    assert hyperparameters_at(CONFIG, 200, 50) == hyperparameters_at(CONFIG, 249, 50)
+    assert hyperparameters_at(CONFIG, 250, 50).lr < hyperparameters_at(CONFIG, 249, 50).lr
 
 
 def test_the_final_fraction_is_where_the_schedule_would_end():
@@ -59,15 +59,15 @@ def test_the_final_fraction_is_where_the_schedule_would_end():
 @pytest.mark.parametrize(("batches_per_epoch", "length"), [(10, 100), (33, 100), (34, 102)])
 def test_a_warm_up_has_at_least_100_batches(batches_per_epoch: int, length: int):
     assert warmup_batches(CONFIG, batches_per_epoch) == length
-    at_end = settings_at(CONFIG, length, batches_per_epoch)
+    at_end = hyperparameters_at(CONFIG, length, batches_per_epoch)
     assert (at_end.momentum, at_end.accumulate) == (pytest.approx(0.937), 4)
-    assert settings_at(CONFIG, length - 1, batches_per_epoch).momentum < 0.937
+    assert hyperparameters_at(CONFIG, length - 1, batches_per_epoch).momentum < 0.937
 
 
 def test_without_warm_up_epochs_there_is_none():
     config = TrainConfig(epochs=10, warmup_epochs=0)
     assert warmup_batches(config, 50) == 0
-    assert settings_at(config, 0, 50) == StepSettings(0.01, 0.01, 0.937, 4)
+    assert hyperparameters_at(config, 0, 50) == Hyperparameters(0.01, 0.01, 0.937, 4)
 
 
 @pytest.mark.parametrize(("batch", "batches"), [(16, 4), (24, 3), (64, 1), (200, 1), (1, 64)])
@@ -77,7 +77,11 @@ def test_gradients_are_accumulated_to_about_64_images(batch: int, batches: int):
 
 def test_batches_of_128_never_accumulate_even_in_warm_up():
     config = TrainConfig(batch=128)
-    assert [settings_at(config, number, 50).accumulate for number in (0, 75, 150)] == [1, 1, 1]
+    assert [hyperparameters_at(config, number, 50).accumulate for number in (0, 75, 150)] == [
+        1,
+        1,
+        1,
+    ]
 
 
 def test_one_cycle_is_that_of_torch():
@@ -87,7 +91,7 @@ def test_one_cycle_is_that_of_torch():
         optimizer, max_lr=0.1, total_steps=100, div_factor=10, cycle_momentum=False
     )
     for batch_number in range(100):
-        settings = settings_at(config, batch_number, 25)
+        settings = hyperparameters_at(config, batch_number, 25)
         assert settings.lr == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
         assert settings.bias_lr == settings.lr
         assert settings.momentum == 0.937
@@ -106,11 +110,11 @@ def recipe(name: str, **settings: Any) -> TrainConfig:
 
 def test_with_the_lag_the_learning_rates_are_those_that_were_measured():
     config = recipe("yolov5-low", epochs=20)
-    last = [settings_at(config, 63 * epoch + 62, 63).lr for epoch in (0, 1, 2, 3, 4, 5, 19)]
+    last = [hyperparameters_at(config, 63 * epoch + 62, 63).lr for epoch in (0, 1, 2, 3, 4, 5, 19)]
     measured = [0.003280, 0.006286, 0.008962, 0.008515, 0.008515, 0.008020, 0.001090]
     assert last == pytest.approx(measured, abs=5e-7)
     without = config.model_copy(update={"schedule_lag": False})
-    assert settings_at(without, 63 * 19, 63).lr == pytest.approx(0.000595)
+    assert hyperparameters_at(without, 63 * 19, 63).lr == pytest.approx(0.000595)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +143,7 @@ def test_every_batch_has_the_settings_and_steps_of_yolov5(
     )
     last_step = number = -1
     for number, turn in enumerate(oracle):
-        settings = settings_at(config, number, batches)
+        settings = hyperparameters_at(config, number, batches)
         found = (settings.lr, settings.bias_lr, settings.momentum)
         assert found == pytest.approx(turn[:3], rel=1e-9, abs=1e-12), number
         steps = number - last_step >= settings.accumulate
@@ -168,7 +172,7 @@ def test_what_is_yolov5s_own_stands_in_its_recipes_alone(name: str, lag: bool, l
 
 def test_without_a_warm_up_the_second_epoch_trains_with_the_rate_of_the_first():
     config = recipe("yolov5-low", epochs=10, warmup_epochs=0)
-    rates = [settings_at(config, 5 * epoch, 5).lr for epoch in range(3)]
+    rates = [hyperparameters_at(config, 5 * epoch, 5).lr for epoch in range(3)]
     assert rates == pytest.approx([0.01, 0.01, 0.01 * (0.9 * 0.99 + 0.01)])
 
 
@@ -181,6 +185,6 @@ def test_a_warm_up_is_no_longer_than_a_tenth_of_the_training(
 ):
     config = TrainConfig(epochs=epochs)
     assert warmup_batches(config, batches) == length
-    behind = settings_at(config, length, batches)
+    behind = hyperparameters_at(config, length, batches)
     assert behind.lr == pytest.approx(lr_of_epoch(config, length // batches))
     assert behind == pytest.approx((behind.lr, behind.lr, 0.937, 4))

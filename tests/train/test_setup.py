@@ -10,21 +10,21 @@ from safetensors.torch import save_file
 
 from ossa.config import ModelConfig, RunConfig, TrainConfig
 from ossa.data.anchors import fit_anchors
-from ossa.data.scenes import write_scenes
+from ossa.data.synthetic import write_scenes
 from ossa.errors import ConfigError
 from ossa.files import sha256_of
-from ossa.models.build import build_detector, create_detector
-from ossa.models.weights import save_checkpoint
-from ossa.train.events import Silence
-from ossa.train.health import check_single_values
+from ossa.models.checkpoint import save_checkpoint
+from ossa.models.detector import build_detector, create_detector
+from ossa.train.callbacks import NullCallback
+from ossa.train.diagnostics import check_single_values
 from ossa.train.loop import train
-from ossa.train.outputs import read_log
+from ossa.train.run_folder import read_log
 from ossa.train.setup import Parts, prepare, with_fitted_anchors
 
 CPU = torch.device("cpu")
 
 
-class Notes(Silence):
+class Notes(NullCallback):
     """Keeps what a training says."""
 
     def __init__(self) -> None:
@@ -40,9 +40,9 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_scenes(folder, images={"train": 2, "val": 2}, imgsz=128)
 
 
-def prepared(model: ModelConfig, data: Path, watcher: Notes | None = None) -> Parts:
+def prepared(model: ModelConfig, data: Path, callback: Notes | None = None) -> Parts:
     config = RunConfig(model=model, data=str(data), train=TrainConfig(imgsz=64))
-    return prepare(config, device=CPU, watcher=watcher or Notes())
+    return prepare(config, device=CPU, callback=callback or Notes())
 
 
 def saved_detector(file: Path, *, num_classes: int) -> Path:
@@ -66,9 +66,9 @@ def test_a_checkpoint_of_other_classes_starts_the_head_anew_and_says_so(
     scenes: Path, tmp_path: Path
 ):
     file = saved_detector(tmp_path / "old.safetensors", num_classes=7)
-    watcher = Notes()
-    parts = prepared(ModelConfig(name="yolov5n", neck="own", weights=str(file)), scenes, watcher)
-    assert watcher.notes[1].endswith("(other classes: the head starts anew)")
+    callback = Notes()
+    parts = prepared(ModelConfig(name="yolov5n", neck="own", weights=str(file)), scenes, callback)
+    assert callback.notes[1].endswith("(other classes: the head starts anew)")
     assert parts.initial_weights == {
         "file": str(file),
         "sha256": sha256_of(file),
@@ -127,10 +127,10 @@ def test_the_data_are_known_by_both_splits(scenes: Path):
 def test_a_training_tells_how_many_boxes_its_anchors_can_answer_for(
     scenes: Path, side: float, note: str
 ):
-    watcher = Notes()
+    callback = Notes()
     anchors_wh = (((side, side),),) * 3
-    prepared(ModelConfig(name="yolov5n", neck="own", anchors_wh=anchors_wh), scenes, watcher)
-    assert watcher.notes[1:] == [note]
+    prepared(ModelConfig(name="yolov5n", neck="own", anchors_wh=anchors_wh), scenes, callback)
+    assert callback.notes[1:] == [note]
 
 
 def test_anchors_are_fitted_to_the_training_split_of_the_run(scenes: Path):
@@ -156,7 +156,7 @@ def test_anchors_are_fitted_to_the_images_that_train_and_to_no_others(tmp_path: 
     model = ModelConfig(name="yolov5n", neck="own")
     settings = TrainConfig(imgsz=64, fraction=0.5)
     config = RunConfig(model=model, data=str(data), train=settings)
-    trained = prepare(config, device=CPU, watcher=Notes()).train_index
+    trained = prepare(config, device=CPU, callback=Notes()).train_index
     assert len(trained) == 4  # half of 7, rounded to even
     expected = fit_anchors(trained, num_levels=3, imgsz=64, seed=config.seed)
     fitted = with_fitted_anchors(config).model.anchors_wh
@@ -181,9 +181,9 @@ def test_a_transformer_trained_at_another_image_size_starts_with_its_positions_r
     detector = build_detector(model, num_classes=4, imgsz=96)
     names = tuple("abcd")
     save_checkpoint(file, detector, model=model, names=names, imgsz=96, details={})
-    watcher = Notes()
-    parts = prepared(model.model_copy(update={"weights": str(file)}), scenes, watcher)
-    assert "position embedding resampled from images of 96 px to those of 64 px" in watcher.notes
+    callback = Notes()
+    parts = prepared(model.model_copy(update={"weights": str(file)}), scenes, callback)
+    assert "position embedding resampled from images of 96 px to those of 64 px" in callback.notes
     embedding = parts.detector.get_parameter("backbone.trunk.network.model.pos_embed")
     assert embedding.shape[1] == 1 + 4 * 4  # a class token, patches of 16 px
 
@@ -192,20 +192,20 @@ def test_a_transformer_trained_at_another_image_size_starts_with_its_positions_r
 
 
 def test_a_training_that_never_leaves_its_warm_up_says_so(scenes: Path):
-    watcher = Notes()
+    callback = Notes()
     config = RunConfig(
         model=ModelConfig(name="yolov5n", neck="own"),
         data=str(scenes),
         train=TrainConfig(imgsz=64, epochs=50, warmup_limit=None),
     )
-    prepare(config, device=CPU, watcher=watcher)  # two images: a batch an epoch
-    (note,) = (note for note in watcher.notes if "warm-up" in note)
+    prepare(config, device=CPU, callback=callback)  # two images: a batch an epoch
+    (note,) = (note for note in callback.notes if "warm-up" in note)
     assert note.startswith("the learning rate never leaves the warm-up, which takes 100 batches of")
     assert "50:" in note
     limited = config.model_copy(update={"train": TrainConfig(imgsz=64, epochs=50)})
-    watcher = Notes()
-    prepare(limited, device=CPU, watcher=watcher)
-    assert not any("warm-up" in note for note in watcher.notes)
+    callback = Notes()
+    prepare(limited, device=CPU, callback=callback)
+    assert not any("warm-up" in note for note in callback.notes)
 
 
 def settings_of(name: str, *, imgsz: int = 64, **settings: bool | int) -> RunConfig:

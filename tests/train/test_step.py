@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from ossa.config import LossConfig, TrainConfig
-from ossa.models.build import create_detector
+from ossa.models.detector import create_detector
 from ossa.models.loss import DetectionLoss
-from ossa.train.distributed import ALONE
-from ossa.train.ema import ModelAverage
-from ossa.train.optim import build_optimizer
-from ossa.train.step import LateReader, Outcome, Step
+from ossa.train.distributed import SINGLE_PROCESS
+from ossa.train.optim import EMA, build_optimizer
+from ossa.train.step import AsyncMetricReader, Step, StepResult
 from ossa.types import Batch
 
 CPU = torch.device("cpu")
@@ -25,10 +24,10 @@ def step_of(network: Any, *, device: torch.device = CPU, **settings: Any) -> Ste
         network,
         loss=DetectionLoss(LossConfig(), num_classes=2, num_levels=3, imgsz=64),
         optimizer=build_optimizer(network, config),
-        average=ModelAverage(network, decay=0.5, ramp=1.0),
+        average=EMA(network, decay=0.5, ramp=1.0),
         config=config,
         device=device,
-        processes=ALONE,
+        processes=SINGLE_PROCESS,
     )
 
 
@@ -129,11 +128,11 @@ def test_bf16_runs_the_network_in_bf16_and_keeps_losses_and_weights_in_fp32():
 
 
 def test_on_the_cpu_nothing_is_read_late():
-    def outcome(numbers: list[float]) -> Outcome:
-        return Outcome(7, 2, (0, 1), 0.01, (numbers[0], 0.0, 0.0), 0.0, False, 0.0)
+    def outcome(numbers: list[float]) -> StepResult:
+        return StepResult(7, 2, (0, 1), 0.01, (numbers[0], 0.0, 0.0), 0.0, False, 0.0)
 
-    (known,) = LateReader(CPU).put(Tensor([3.0]), outcome)
+    (known,) = AsyncMetricReader(CPU).put(Tensor([3.0]), outcome)
     assert known.losses[0] == 3
     assert known.finite
     assert not known._replace(gradient_norm=float("nan")).finite
-    assert LateReader(CPU).rest() == []
+    assert AsyncMetricReader(CPU).rest() == []

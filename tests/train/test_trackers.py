@@ -21,22 +21,22 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ossa.config import EvaluateConfig, ModelConfig, RunConfig, TrainConfig
-from ossa.data.scenes import write_scenes
+from ossa.data.synthetic import write_scenes
 from ossa.errors import ConfigError
-from ossa.train.events import RunStart, Silence
+from ossa.train.callbacks import NullCallback, RunStart
 from ossa.train.loop import train
-from ossa.train.outputs import read_log
+from ossa.train.run_folder import read_log
 from ossa.train.trackers import (
     CometTracker,
     TensorBoardTracker,
     Tracker,
-    TrackerWatcher,
+    TrackerCallback,
     WandbTracker,
     create_trackers,
     tracked,
 )
+from ossa.train.trackers.callback import numbers, settings_and_cost, tracking_key
 from ossa.train.trackers.network import answers
-from ossa.train.trackers.watcher import numbers, settings_and_cost, tracking_key
 from ossa.types import Record
 
 KEY = "not-a-key-of-anyone-0123456789"
@@ -59,7 +59,7 @@ def nobody_at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-class Notes(Silence):
+class Notes(NullCallback):
     def __init__(self) -> None:
         self.sentences: list[str] = []
 
@@ -151,12 +151,12 @@ def draw_figures(run: Path, *names: str) -> None:
 def drive(tracker: Tracker, folder: Path, *, weights: bool = False) -> list[str]:
     """Tells a tracker of a run of one epoch with a figure; returns the notes."""
     notes = Notes()
-    with tracked([tracker], notes, weights=weights) as watcher:
-        watcher.started(start_in(folder))
+    with tracked([tracker], notes, weights=weights) as callback:
+        callback.started(start_in(folder))
         draw_figures(folder, "curves")
         (folder / "best.safetensors").write_bytes(b"weights")
-        watcher.epoch_done(ROW, cast(Any, None))
-        watcher.finished(a_record())
+        callback.epoch_done(ROW, cast(Any, None))
+        callback.finished(a_record())
     return notes.sentences
 
 
@@ -178,8 +178,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recorder, list[
     )
     folder, notes, recorder = tmp_path_factory.mktemp("run"), Notes(), Recorder()
     trackers = [Recorder(failing="epoch"), recorder, TensorBoardTracker()]
-    with tracked(trackers, notes) as watcher:
-        assert train(config, folder, watcher=watcher).status == "done"
+    with tracked(trackers, notes) as callback:
+        assert train(config, folder, callback=callback).status == "done"
     return folder, recorder, notes.sentences
 
 
@@ -209,7 +209,7 @@ def test_a_run_goes_on_without_a_tracker_that_fails(run: tuple[Path, Recorder, l
     ]
 
 
-# What the watcher tells, and when
+# What the callback tells, and when
 
 
 @pytest.mark.parametrize(
@@ -226,15 +226,15 @@ def test_a_tracker_that_fails_is_not_called_again(tmp_path: Path, failing: str):
 
 def test_figures_are_sent_every_tenth_epoch_and_at_the_end_where_they_have_changed(tmp_path: Path):
     tracker = Recorder()
-    watcher = TrackerWatcher(tracker, print)
-    watcher.started(start_in(tmp_path))
+    callback = TrackerCallback(tracker, print)
+    callback.started(start_in(tmp_path))
     for epoch in range(25):
         if epoch in (0, 15):
             draw_figures(tmp_path, "curves")
         if epoch == 3:
             draw_figures(tmp_path, "mosaic")
-        watcher.epoch_done({"epoch": epoch}, cast(Any, None))
-    watcher.finished(a_record())
+        callback.epoch_done({"epoch": epoch}, cast(Any, None))
+    callback.finished(a_record())
     sent = [(call[1], call[-1]) for call in tracker.calls if call[0] == "figure"]
     assert sent == [("curves", 0), ("mosaic", 10), ("curves", 20)]
     confusions = [call[1:] for call in tracker.calls if call[0] == "confusion"]
@@ -243,11 +243,11 @@ def test_figures_are_sent_every_tenth_epoch_and_at_the_end_where_they_have_chang
 
 def test_pictures_drawn_after_the_last_epoch_are_sent_when_the_run_is_over(tmp_path: Path):
     tracker = Recorder()
-    watcher = TrackerWatcher(tracker, print)
-    watcher.started(start_in(tmp_path))
-    watcher.epoch_done({"epoch": 0}, cast(Any, None))
+    callback = TrackerCallback(tracker, print)
+    callback.started(start_in(tmp_path))
+    callback.epoch_done({"epoch": 0}, cast(Any, None))
     draw_figures(tmp_path, "predictions")
-    watcher.finished(a_record())
+    callback.finished(a_record())
     assert tracker.methods() == ["begin", "epoch", "figure", "confusion", "end"]
 
 
@@ -263,8 +263,8 @@ def test_a_run_that_is_interrupted_is_ended_without_a_record(tmp_path: Path):
     tracker = Recorder()
 
     def interrupted() -> None:
-        with tracked([tracker]) as watcher:
-            watcher.started(start_in(tmp_path))
+        with tracked([tracker]) as callback:
+            callback.started(start_in(tmp_path))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -297,10 +297,10 @@ def test_a_run_keeps_its_key_when_it_is_resumed(tmp_path: Path):
 
 def test_a_resumed_run_goes_on_where_it_was_tracked_before(tmp_path: Path):
     for epoch, status in enumerate(("stopped", "done")):
-        with tracked([TensorBoardTracker(), CometTracker()]) as watcher:
-            watcher.started(start_in(tmp_path, epochs_done=epoch))
-            watcher.epoch_done({"epoch": epoch, "ap": 0.25 * epoch}, cast(Any, None))
-            watcher.finished(a_record(status))
+        with tracked([TensorBoardTracker(), CometTracker()]) as callback:
+            callback.started(start_in(tmp_path, epochs_done=epoch))
+            callback.epoch_done({"epoch": epoch, "ap": 0.25 * epoch}, cast(Any, None))
+            callback.finished(a_record(status))
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("ap")] == [(0, 0.0), (1, 0.25)]
     files = list(tmp_path.glob("*.zip"))

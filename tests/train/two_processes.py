@@ -11,13 +11,12 @@ import torch
 from torch import nn
 
 from ossa.config import LossConfig, TrainConfig
-from ossa.data.batches.loader import EpochBatches
-from ossa.models.build import create_detector
+from ossa.data.loader import EpochBatches
+from ossa.models.detector import create_detector
 from ossa.models.loss import DetectionLoss
-from ossa.train.distributed import Processes, joined_processes
-from ossa.train.ema import ModelAverage
-from ossa.train.optim import apply_settings, build_optimizer
-from ossa.train.schedule import settings_at
+from ossa.train.distributed import DistributedContext, joined_processes
+from ossa.train.optim import EMA, build_optimizer, set_hyperparameters
+from ossa.train.schedule import hyperparameters_at
 from ossa.train.step import Step
 from ossa.types import Batch
 
@@ -45,7 +44,7 @@ def share_of(positions: list[int]) -> Batch:
     )
 
 
-def train(backbone: str, processes: Processes) -> dict[str, torch.Tensor]:
+def train(backbone: str, processes: DistributedContext) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     detector = create_detector(backbone, num_classes=2, neck="n", imgsz=IMGSZ).train()
     for module in detector.modules():
@@ -60,7 +59,7 @@ def train(backbone: str, processes: Processes) -> dict[str, torch.Tensor]:
         detector,
         loss=loss.of_shares(processes.sum),
         optimizer=optimizer,
-        average=ModelAverage(detector, decay=0.9, ramp=10.0),
+        average=EMA(detector, decay=0.9, ramp=10.0),
         config=config,
         device=torch.device("cpu"),
         processes=processes,
@@ -70,7 +69,9 @@ def train(backbone: str, processes: Processes) -> dict[str, torch.Tensor]:
     )
     losses, norms = [], []
     for number, draws in enumerate(batches):
-        apply_settings(optimizer, settings_at(config, number, batches.batches_per_epoch))
+        set_hyperparameters(
+            optimizer, hyperparameters_at(config, number, batches.batches_per_epoch)
+        )
         batch = share_of([draw.position for draw in draws])
         losses.append(processes.sum(step.backward(batch, images=batches.images_of(number))))
         if number % 2:
@@ -87,5 +88,5 @@ def train(backbone: str, processes: Processes) -> dict[str, torch.Tensor]:
 if __name__ == "__main__":
     with joined_processes("cpu") as joined:
         result = train(sys.argv[1], joined)
-        if joined.is_first:
+        if joined.is_main:
             torch.save(result, sys.argv[2])

@@ -16,16 +16,16 @@ from test_loop import config_of
 
 from ossa.data.description import read_description
 from ossa.data.reading import read_index
-from ossa.evaluate.run import evaluate
+from ossa.evaluate.evaluator import evaluate
 from ossa.files import write_atomically
-from ossa.models.weights import detector_from, read_checkpoint
+from ossa.models.checkpoint import detector_from, read_checkpoint
 from ossa.train import checkpoint
-from ossa.train.distributed import ALONE, joined_processes
-from ossa.train.events import Silence
+from ossa.train.callbacks import NullCallback
+from ossa.train.distributed import SINGLE_PROCESS, joined_processes
 from ossa.train.loop import train
 
 
-class StopsBoth(Silence):
+class StopsBoth(NullCallback):
     """Asks the first process to stop after a number of batches; the second learns it from there."""
 
     def __init__(self, after: int) -> None:
@@ -52,7 +52,7 @@ def main(scenes: Path, folder: Path) -> None:
         config = config_of(scenes)
         train(config, whole, processes=processes)
         # Steps come behind the batches 0, 2 and 4: after the fourth, gradients wait.
-        stopped = train(config, resumed, processes=processes, watcher=StopsBoth(3))
+        stopped = train(config, resumed, processes=processes, callback=StopsBoth(3))
         assert stopped.status == "stopped"
         assert stopped.metrics["last"]["epoch"] == 0
         train(config, resumed, processes=processes, resume=True)
@@ -60,7 +60,7 @@ def main(scenes: Path, folder: Path) -> None:
         trained = read_checkpoint(whole / "last.safetensors")
         index = read_index(read_description(scenes), "val").index
         scores = []
-        for sharing in (ALONE, processes):
+        for sharing in (SINGLE_PROCESS, processes):
             found = evaluate(
                 detector_from(trained),
                 index,
@@ -71,7 +71,7 @@ def main(scenes: Path, folder: Path) -> None:
                 gather=sharing.gather,
             )
             scores.append(found.metrics.flat())
-        if processes.is_first:
+        if processes.is_main:
             torch.save(scores, folder / "scores.pt")
 
 

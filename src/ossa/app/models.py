@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from ossa.config import EvaluateConfig
 from ossa.data.letterbox import letterbox, letterbox_rectangular
 from ossa.errors import ConfigError
-from ossa.export.files import RuntimeName, is_exported
-from ossa.export.runtimes import Suppressed, SuppressedRuntime
+from ossa.export.backends import Suppressed, SuppressedRuntime
+from ossa.export.open import RuntimeName, is_exported
 from ossa.models.postprocess import Candidates, find_candidates, suppress
 from ossa.predict.predictor import MAX_DETECTIONS, Predictor, load
 from ossa.types import Detections, Letterbox, RawPredictions

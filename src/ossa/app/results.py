@@ -15,9 +15,9 @@ from ossa.app.session import Session
 from ossa.data.decode import decode_image
 from ossa.data.letterbox import resize_long_side
 from ossa.escaping import write_csv
-from ossa.predict.formats import TABLE_COLUMNS, picture_result, table_rows
+from ossa.predict.results import TABLE_COLUMNS, picture_result, table_rows
 from ossa.predict.video import VideoWriter
-from ossa.report.drawing import draw_boxes, encode_jpeg, picture_grid
+from ossa.viz.draw import draw_boxes, encode_jpeg, picture_grid
 
 _VIDEO_SIDE = 960
 """Longer side in pixels of one model's picture in the video."""

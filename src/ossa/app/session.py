@@ -23,7 +23,7 @@ from ossa.data.decode import decode_image
 from ossa.errors import DataError, legible
 from ossa.predict.sources import VideoFile
 from ossa.predict.video import VideoReader
-from ossa.report.drawing import encode_jpeg
+from ossa.viz.draw import encode_jpeg
 
 _FRAME_QUALITY = 95
 """JPEG quality of the frames that are kept: what is seen in them stays the same."""

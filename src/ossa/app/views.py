@@ -16,7 +16,7 @@ import numpy as np
 from ossa.app.compare import Comparison
 from ossa.app.models import Seen
 from ossa.data.decode import decode_image
-from ossa.report.drawing import BOX_COLOURS, encode_jpeg
+from ossa.viz.draw import BOX_COLOURS, encode_jpeg
 
 _SHOWN_SIDE: Final = 1280
 """Longer side in pixels of the picture that a browser gets."""

@@ -15,7 +15,7 @@ from ossa.escaping import print_line
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ossa.models.backbones.catalogue import CatalogueRow
+    from ossa.models.backbones.catalog import CatalogueRow
     from ossa.models.backbones.pretrained import PretrainedTag
 
 ItemT = TypeVar("ItemT")
@@ -107,7 +107,7 @@ def backbones(
       ossa backbones resnet --imgsz 320 --json
     """
     from ossa.cli.output import print_json, print_table
-    from ossa.models.backbones.catalogue import TABLE_IMGSZ
+    from ossa.models.backbones.catalog import TABLE_IMGSZ
     from ossa.models.backbones.pretrained import pretrained_tags
     from ossa.models.probe import with_flops_at
 
@@ -147,7 +147,7 @@ def _matching(pattern: str | None) -> list[str]:
     from fnmatch import fnmatchcase
 
     from ossa.errors import suggestion
-    from ossa.models.build import known_backbones
+    from ossa.models.detector import known_backbones
 
     known = sorted(known_backbones())
     if pattern is None:
@@ -186,7 +186,7 @@ def _rows(names: list[str], keep: "Callable[[CatalogueRow], bool]") -> "list[Cat
     """Returns the rows to keep, sorted by name; what the table cannot tell is tried out."""
     import timm
 
-    from ossa.models.backbones.catalogue import TABLE_TIMM
+    from ossa.models.backbones.catalog import TABLE_TIMM
     from ossa.models.probe import known_rows, probe_backbone
 
     rows, unknown = known_rows(names, keep)
@@ -230,7 +230,7 @@ def _as_json(row: "CatalogueRow", imgsz: int, tags: "list[PretrainedTag]") -> di
 def _source(model: str) -> str:
     """Returns whose implementation it is; that of both is under Apache-2.0."""
     from ossa.models.backbones.roadmap import ROADMAP
-    from ossa.models.presets import CSPDARKNETS
+    from ossa.models.detector import CSPDARKNETS
 
     ours = {*CSPDARKNETS, *(step.name for step in ROADMAP)}
     return "ossa" if model in ours else "timm"

@@ -9,15 +9,15 @@ import typer
 
 from ossa.cli import options
 from ossa.cli.cost import checked_side
-from ossa.cli.folders import check_writable
+from ossa.cli.output import check_writable
 from ossa.errors import ConfigError, UnsupportedBackbone
 from ossa.escaping import print_line
 
 if TYPE_CHECKING:
     from ossa.cli.console import Console
-    from ossa.cost.bench import Protocol
-    from ossa.export.description import Precision
-    from ossa.export.files import RuntimeName
+    from ossa.cost.benchmark import Protocol
+    from ossa.export.graph import Precision
+    from ossa.export.open import RuntimeName
     from ossa.models.detector import Detector
 
 _LARGEST_STRIDE = 32
@@ -170,8 +170,8 @@ def bench(
     from ossa.cli.bench_runtimes import bench_runtimes
     from ossa.cli.console import Console
     from ossa.cli.output import print_json
-    from ossa.cost.bench import Protocol, write_rows
-    from ossa.models.build import create_detector
+    from ossa.cost.benchmark import Protocol, write_rows
+    from ossa.models.detector import create_detector
 
     if runtimes is not None:
         times = {"imgsz": imgsz, "warmup": warmup, "runs": runs, "threads": threads}
@@ -220,8 +220,8 @@ def _runtime(
     Raises:
         ConfigError: PyTorch alone runs a GPU here, and alone the form of the training.
     """
-    from ossa.export.choose import runtimes_by_speed
-    from ossa.export.extras import require
+    from ossa.export.graph import require
+    from ossa.export.select import runtimes_by_speed
 
     only_torch = training_form or device != "cpu"
     if wanted == "auto":
@@ -244,7 +244,7 @@ def _timed(
     That is one in PyTorch where the runtime of `protocol` cannot express a network and is `free` to
     be another.
     """
-    from ossa.cost.bench import bench_detectors
+    from ossa.cost.benchmark import bench_detectors
 
     try:
         return bench_detectors(detectors, protocol), protocol

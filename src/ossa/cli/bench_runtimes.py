@@ -64,11 +64,11 @@ def _measured(
         time_runtimes,
         ways_here,
     )
-    from ossa.data.api import read_data
-    from ossa.evaluate.api import check_classes
+    from ossa.data.reading import read_data
+    from ossa.evaluate.evaluator import check_classes
+    from ossa.export.openvino import CALIBRATION_IMAGES
     from ossa.export.parity import some_images
-    from ossa.export.quantize import CALIBRATION_IMAGES
-    from ossa.models.weights import detector_from, read_checkpoint
+    from ossa.models.checkpoint import detector_from, read_checkpoint
 
     checkpoint = read_checkpoint(weights)
     report = read_data(data, split)

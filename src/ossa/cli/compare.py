@@ -15,7 +15,7 @@ from ossa.escaping import print_line
 
 if TYPE_CHECKING:
     from ossa.cli.console import Console
-    from ossa.data.index import DatasetIndex
+    from ossa.data.annotations import DatasetIndex
     from ossa.evaluate.matching import Matches
     from ossa.evaluate.statistics import Comparison, Interval
     from ossa.train.finished import FinishedRun
@@ -78,7 +78,7 @@ def compare(
     """
     from ossa.cli.console import Console
     from ossa.cli.output import print_json
-    from ossa.evaluate.resampling import bins_of, needs_bins
+    from ossa.evaluate.bootstrap import bins_of, needs_bins
     from ossa.evaluate.statistics import compare_models
 
     metrics = _metrics(metric)
@@ -114,7 +114,7 @@ class _ResultsFile:
 
 def _metrics(given: str) -> list[str]:
     """Returns the names of --metric."""
-    from ossa.evaluate.resampling import check_metrics
+    from ossa.evaluate.bootstrap import check_metrics
 
     names = [name.strip() for name in given.split(",")]
     check_metrics(names)
@@ -199,15 +199,14 @@ def _read_index(
 
 def _index_of(data: str, split: str, *, fingerprint: str, console: "Console") -> "DatasetIndex":
     """Returns a split; its images need not be decoded where the fingerprint says they could be."""
-    from ossa.data.check import keep_decodable
     from ossa.data.description import read_description
-    from ossa.data.reading import read_index
+    from ossa.data.reading import drop_corrupt_images, read_index
 
     report = read_index(read_description(data), split)
     if report.index.fingerprint() == fingerprint:
         return report.index
     with console.progress("checking images") as on_image:
-        report = keep_decodable(report, on_image=on_image)
+        report = drop_corrupt_images(report, on_image=on_image)
     console.faults(report)
     return report.index
 

@@ -22,9 +22,9 @@ from ossa.escaping import escape_terminal
 
 if TYPE_CHECKING:  # a command that trains nothing need not wait for torch
     from ossa.config import RunConfig
-    from ossa.data.index import IndexReport
-    from ossa.evaluate.run import Evaluation
-    from ossa.train.events import RunStart
+    from ossa.data.annotations import IndexReport
+    from ossa.evaluate.evaluator import Evaluation
+    from ossa.train.callbacks import RunStart
     from ossa.types import Record
 
 _REFRESHES_PER_SECOND = 4
@@ -33,7 +33,7 @@ _PROBLEMS_SHOWN = 5
 
 
 class Console:
-    """A watcher of trainings (`ossa.train.events.Watcher`) that writes to the terminal.
+    """A callback of trainings (`ossa.train.callbacks.Callback`) that writes to the terminal.
 
     Where stderr is no terminal there is no live line and no control code. Leaving the `with`
     takes the live line away; so does the end of a training.

@@ -1,7 +1,6 @@
 """`ossa cost`: what detectors cost, in the form that is trained and in the form that is used."""
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 _LARGEST_STRIDE = 32
 _DETECTOR_IMGSZ, _CLASSIFIER_IMGSZ = 640, 224
 _NUM_CLASSES = 80
-_PLOT_PANEL = "Milliseconds of --plot"
 _FIGURES = (
     ("parameters", "params", ""),
     ("FLOPs", "flops", ""),
@@ -79,22 +77,6 @@ def cost(
             help="Compute both forms once, with random weights, and print their difference."
         ),
     ] = True,
-    plot: Annotated[
-        Path | None,
-        typer.Option(
-            help="Draw parameters, FLOPs and milliseconds as deployed into FILE, "
-            "both as .svg and as .png.",
-            metavar="FILE",
-            show_default=False,
-        ),
-    ] = None,
-    warmup: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Runs not timed.", rich_help_panel=_PLOT_PANEL)
-    ] = 100,
-    runs: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Runs timed.", rich_help_panel=_PLOT_PANEL)
-    ] = 300,
-    device: options.Device = None,
     as_csv: Annotated[
         bool,
         typer.Option("--csv", help="Print CSV on stdout.", rich_help_panel=options.MACHINE_PANEL),
@@ -117,20 +99,17 @@ def cost(
       ossa cost convnext_tiny repvgg_a1 --neck s --imgsz 320 --json
 
       ossa cost resnet50 convnext_tiny --classifier 1000 --imgsz 224
-
-      ossa cost yolov5n yolov5s --plot costs.svg --runs 50
     """
     from ossa.cli.output import print_json
     from ossa.cost.model_cost import cost_classifier, cost_detector
 
     if as_csv and as_json:
         raise ConfigError("expected --csv or --json, found both")
-    if classifier is not None and (classes, neck, plot) != (None, None, None):
+    if classifier is not None and (classes, neck) != (None, None):
         raise ConfigError(
-            "a classifier has its own classes, no neck and no figure: with --classifier leave "
-            "--classes, --neck and --plot out"
+            "a classifier has its own classes and no neck: with --classifier leave --classes and "
+            "--neck out"
         )
-    target = None if plot is None else _checked_target(plot)
     models = list(dict.fromkeys(models))
     if classifier is None:
         side = checked_side(imgsz or _DETECTOR_IMGSZ)
@@ -140,11 +119,6 @@ def cost(
         settings = {"num_classes": classifier, "imgsz": imgsz or _CLASSIFIER_IMGSZ}
         costs = [cost_classifier(model, **settings, compare=compare) for model in models]
     rows = [cost.row() for cost in costs]
-    if target is not None:
-        device = options.choose_device(device)
-        times = _time(models, settings, warmup=warmup, runs=runs, device=device)
-        _draw(costs, times, target)
-        rows = [{**row, **time} for row, time in zip(rows, times, strict=True)]
     if as_json:
         print_json(rows)
     elif as_csv:
@@ -163,43 +137,6 @@ def checked_side(imgsz: int) -> int:
 
     check_imgsz(imgsz, stride=_LARGEST_STRIDE)
     return imgsz
-
-
-def _checked_target(plot: Path) -> Path:
-    """Returns the figure's path without suffix, in a folder that exists."""
-    path = plot.with_suffix("") if plot.suffix in (".svg", ".png") else plot
-    if not path.parent.is_dir() or path.is_dir():
-        raise ConfigError(f"expected a file in an existing folder for --plot, found {plot}")
-    return path
-
-
-def _time(
-    models: list[str], settings: dict[str, Any], *, warmup: int, runs: int, device: str
-) -> list[dict[str, Any]]:
-    """Returns a row of times for each model."""
-    from ossa.cli.console import Console
-    from ossa.cost.bench import Protocol, bench_detectors
-    from ossa.models.build import create_detector
-
-    protocol = Protocol(imgsz=settings["imgsz"], warmup=warmup, runs=runs, device=device)
-    with Console() as console:
-        console.note(f"timing {', '.join(models)}: {protocol.in_words()}")
-        detectors = {model: create_detector(model, **settings) for model in models}
-        return bench_detectors(detectors, protocol)
-
-
-def _draw(costs: "list[ModelCost]", times: list[dict[str, Any]], target: Path) -> None:
-    from ossa.cli.console import Console
-    from ossa.cost.figure import cost_figure
-    from ossa.report.figures import save_figure
-
-    milliseconds, first = [row["ms_per_image"] for row in times], times[0]
-    timed_on = first["hardware"]
-    if first["device"] == "cpu":
-        timed_on += f", {first['threads']} thread{'' if first['threads'] == 1 else 's'}"
-    save_figure(cost_figure(costs, milliseconds, timed_on=timed_on), target)
-    with Console() as console:
-        console.note(f"figure written to {target}.svg and {target}.png")
 
 
 def _print_csv(rows: list[dict[str, Any]]) -> None:

@@ -1,7 +1,6 @@
 """`ossa data check`: what is wrong, strange and notable in a data set."""
 
 import os
-import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,14 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ossa.cli import options
-from ossa.cli.folders import check_new
-from ossa.errors import ConfigError
+from ossa.cli.output import check_new
 from ossa.escaping import print_line
 
 if TYPE_CHECKING:
-    from ossa.cli.console import Console
-    from ossa.data.checks.run import Check
-    from ossa.data.index import DatasetIndex
+    from ossa.data.annotations import DatasetIndex
+    from ossa.data.check import Check
 
 _FAULTS_FOUND = 1
 _CASES_SHOWN = 3
@@ -53,27 +50,13 @@ def check(
             show_default=False,
         ),
     ] = None,
-    fix: Annotated[
-        bool,
-        typer.Option(
-            "--fix",
-            help="Write a cleaned copy of the annotations, in their own format; the original is "
-            "never touched.",
-        ),
-    ] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            help="New or empty folder for --fix.", metavar="FOLDER", show_default="NAME-fixed"
-        ),
-    ] = None,
     allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Look for what is wrong in a data set, and describe the rest.
 
     Exit codes: 0 where nothing or only remarks are found, 1 where there are faults, 2 where the
-    data set cannot be read at all. With --fix, too, it tells of the original.
+    data set cannot be read at all.
 
     [bold]Faults[/bold]: images missing, unreadable, cut short, of another size than annotated, or
     in val or test and in train; boxes of no area, outside their image, not numbers, stated twice,
@@ -90,20 +73,16 @@ def check(
       ossa data check bccd
 
       ossa data check data/coco --images --report pages/coco --json > check.json
-
-      ossa data check cells.yaml --images --fix --output cells-clean
     """
     from ossa.cli.console import Console
     from ossa.cli.output import print_json
-    from ossa.data.checks.run import check_data
+    from ossa.data.check import check_data
     from ossa.data.description import read_description
     from ossa.models.head import default_anchors_wh
 
-    if output is not None and not fix:
-        raise ConfigError(f"expected --output beside --fix alone, found --output {output}")
     description = read_description(data)
-    cleaned = (output or Path(f"{_name(description.file)}-fixed")) if fix else None
-    _check_folders(report, cleaned)
+    if report is not None:
+        check_new("--report", report)
     with Console() as console:
         with console.progress("checking") as on_image:
             found = check_data(
@@ -123,26 +102,10 @@ def check(
             with console.progress("writing the report"):
                 page = _write_page(found, report)
             console.note(f"report: {page}")
-        if cleaned is not None:
-            _fix(found, cleaned, console)
     if as_json:
         print_json(found.as_dict())
     if found.num_faults:
         raise typer.Exit(_FAULTS_FOUND)
-
-
-def _check_folders(report: Path | None, cleaned: Path | None) -> None:
-    """Raises ConfigError for what could only be told after a long check."""
-    for option, folder in (("--report", report), ("--output", cleaned)):
-        if folder is not None:
-            check_new(option, folder)
-    if report is None or cleaned is None:
-        return
-    if cleaned.absolute() in (report.absolute(), *report.absolute().parents):
-        raise ConfigError(
-            f"expected --report outside the new folder of --output, found {report} in {cleaned}: "
-            "name another"
-        )
 
 
 def _crowding(index: "DatasetIndex") -> Mapping[str, int]:
@@ -162,20 +125,10 @@ def _name(data_yaml: Path) -> str:
 
 def _write_page(found: "Check", folder: Path) -> Path:
     from ossa import __version__
-    from ossa.data.checks.page import write_check_page
+    from ossa.data.check_page import write_check_page
 
     title = f"Check of {_name(found.description.file)}"
     return write_check_page(found, folder, title=title, facts={"Ossa": __version__})
-
-
-def _fix(found: "Check", output: Path, console: "Console") -> None:
-    from ossa.data.checks.fixing import write_cleaned
-
-    with console.progress("cleaning") as on_image:
-        written = write_cleaned(found, output, on_image=on_image)
-    for note in written.notes:
-        console.note(note)
-    console.note(f"cleaned copy: {shlex.quote(str(written.data_yaml))}")
 
 
 def _print(found: "Check") -> None:

@@ -7,12 +7,12 @@ import typer
 
 from ossa.cli import options
 from ossa.cli import train_options as train
-from ossa.cli.folders import check_writable
+from ossa.cli.output import check_writable
 from ossa.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from ossa.config import RunConfig
-    from ossa.data.index import DatasetIndex, IndexReport
+    from ossa.data.annotations import DatasetIndex, IndexReport
     from ossa.types import Batch
 
 _ANY_MODEL = "yolov5n"
@@ -130,7 +130,7 @@ def _batches(
 ) -> "dict[int, list[Batch]]":
     """Returns the first batches of the training split, by epoch; none without that split."""
     from ossa.data.show import augmented_batches
-    from ossa.train.events import Silence
+    from ossa.train.callbacks import NullCallback
     from ossa.train.setup import training_index
 
     if report is None or not number:
@@ -149,7 +149,7 @@ def _batches(
             return made(report.index)
         except DataError:
             pass  # an image is damaged: training looks for all such before it begins
-    return made(training_index(config, watcher=Silence(), strict=False))
+    return made(training_index(config, callback=NullCallback(), strict=False))
 
 
 def _name(data_yaml: Path) -> str:

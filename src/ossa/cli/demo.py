@@ -49,15 +49,15 @@ def demo(
     from ossa.cli.output import KEYS, print_json, print_metrics_table, row_of
     from ossa.cli.study import ending, told_live
     from ossa.config import merge
-    from ossa.data.scenes import write_scenes
+    from ossa.data.synthetic import write_scenes
     from ossa.files import folder_of_results
     from ossa.study.config import ExecutorConfig, check_study
     from ossa.study.executors import create_executor
     from ossa.study.folder import create_study
     from ossa.study.measure import measure_models
-    from ossa.study.report import write_study_report
+    from ossa.study.report.report import write_study_report
     from ossa.study.results import read_results
-    from ossa.study.run import run_study
+    from ossa.study.runner import run_study
 
     settings = {"seeds": [seed], "recipe": {"epochs": epochs}} if epochs else {"seeds": [seed]}
     with Console() as console, folder_of_results(output) as folder:

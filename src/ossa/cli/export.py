@@ -12,10 +12,10 @@ from ossa.escaping import print_line
 
 if TYPE_CHECKING:
     from ossa.cli.console import Console
-    from ossa.data.index import DatasetIndex
-    from ossa.export.description import Suppression
+    from ossa.data.annotations import DatasetIndex
     from ossa.export.export import Export
-    from ossa.models.weights import Checkpoint
+    from ossa.export.graph import Suppression
+    from ossa.models.checkpoint import Checkpoint
 
 _NMS_PANEL = "NMS in the graph"
 _CHECK_PANEL = "Comparison with PyTorch"
@@ -174,7 +174,7 @@ def export(
     from ossa.cli.output import print_json
     from ossa.export.export import SUFFIXES, ExportSettings, check_request
     from ossa.export.export import export as write
-    from ossa.models.weights import read_checkpoint
+    from ossa.models.checkpoint import read_checkpoint
 
     checkpoint = read_checkpoint(weights)
     settings = ExportSettings(
@@ -223,8 +223,7 @@ def _suppression(
     Raises:
         ConfigError: a setting is told and the NMS is not wanted.
     """
-    from ossa.export.description import Suppression
-    from ossa.export.graph import usual_confidence
+    from ossa.export.graph import Suppression, usual_confidence
 
     given = {name: value for name, value in told.items() if value is not None}
     if nms:
@@ -253,7 +252,7 @@ def _data_of(checkpoint: "Checkpoint") -> str:
 
 
 def _read(data: str, split: str, count: int, console: "Console") -> "DatasetIndex":
-    from ossa.data.api import read_data
+    from ossa.data.reading import read_data
     from ossa.export.parity import some_images
 
     report = read_data(data, split)
@@ -278,10 +277,10 @@ def _apart(
     """
     import numpy as np
 
-    from ossa.data.check import take_images
+    from ossa.data.reading import take_images
     from ossa.export.export import paths_of
+    from ossa.export.openvino import CALIBRATION_IMAGES
     from ossa.export.parity import some_images
-    from ossa.export.quantize import CALIBRATION_IMAGES
 
     train = _read(data, "train", sys.maxsize, console)
     taken = paths_of(compared)

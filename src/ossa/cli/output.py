@@ -1,14 +1,48 @@
-"""What the commands print on stdout: JSON with the same keys everywhere, and tables for people."""
+"""Folders that commands write into, looked at before the work rather than after it."""
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
 from rich.segment import Segment
 from rich.table import Table
 
+from ossa.errors import ConfigError
 from ossa.escaping import escape_terminal
+
+
+def check_writable(option: str, folder: Path) -> None:
+    """Looks whether a folder can be made, or written into where it is there.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    folder = folder.absolute()
+    nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not nearest.is_dir():
+        found = f"{nearest}, which is no folder"
+    elif not os.access(nearest, os.W_OK | os.X_OK):
+        found = f"{nearest} without the permission to write"
+    else:
+        return
+    raise ConfigError(f"expected a folder that can be written for {option}, found {found}")
+
+
+def check_new(option: str, folder: Path) -> None:
+    """Looks whether a folder is empty or can be made.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(
+            f"expected a new or empty folder for {option}, found {folder} in use: name another"
+        )
+    check_writable(option, folder)
+
 
 KEYS: Final = (
     "model",

@@ -13,9 +13,9 @@ from ossa.escaping import hide_credentials
 if TYPE_CHECKING:
     from ossa.cli.console import Console
     from ossa.cli.predict_output import Outputs, Stdout
-    from ossa.predict.found import PictureDetections
+    from ossa.predict.frames import Shot
     from ossa.predict.predictor import Predictor
-    from ossa.predict.shots import Shot
+    from ossa.predict.results import PictureDetections
     from ossa.predict.sources import AnnotatedPictures, Source
 
 
@@ -64,11 +64,11 @@ def predict(
     from ossa.cli.console import Console
     from ossa.cli.predict_output import Outputs, Stdout
     from ossa.files import folder_of_results
-    from ossa.predict.folder import ResultFolder, Wanted
+    from ossa.predict.frames import predict_shots, shots_of
     from ossa.predict.predictor import load
-    from ossa.predict.shots import predict_shots, shots_of
     from ossa.predict.sources import find_sources
     from ossa.predict.window import Window
+    from ossa.predict.writer import ResultFolder, SaveOptions
 
     if as_json and as_json_lines:
         raise ConfigError("--json prints one document, --jsonl a line a picture: choose one")
@@ -77,7 +77,9 @@ def predict(
     sources = find_sources(named)
     window = Window() if show else None
     device = options.choose_device_for(weights, device)
-    wanted = Wanted(pictures, save_txt or save_conf, save_conf, save_json, save_csv, save_crops)
+    wanted = SaveOptions(
+        pictures, save_txt or save_conf, save_conf, save_json, save_csv, save_crops
+    )
     with Console() as console, ExitStack() as ends:
         predictor = load(
             weights, device, imgsz, runtime=runtime, precision=precision, on_conversion=console.note
@@ -171,7 +173,7 @@ def _take_each(
     console: "Console",
 ) -> bool:
     """Hands every answer to the outputs; returns whether Ctrl-C came before the last."""
-    from ossa.train.interrupt import StopRequest
+    from ossa.train.distributed import StopRequest
 
     positions = {source: number for number, source in enumerate(sources, start=1)}
     with StopRequest() as stop, console.progress("predicting") as on_shot, closing(answers):

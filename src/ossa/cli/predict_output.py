@@ -9,11 +9,11 @@ from ossa.cli.output import plain
 from ossa.escaping import print_line
 
 if TYPE_CHECKING:
-    from ossa.predict.folder import ResultFolder
-    from ossa.predict.found import PictureDetections
-    from ossa.predict.shots import Shot
+    from ossa.predict.frames import Shot
+    from ossa.predict.results import PictureDetections
     from ossa.predict.sources import Source
     from ossa.predict.window import Window
+    from ossa.predict.writer import ResultFolder
 
 
 class Stdout:
@@ -36,7 +36,7 @@ class Stdout:
 
     def add(self, shot: "Shot", found: "PictureDetections") -> None:
         """Prints or counts the results of one picture."""
-        from ossa.predict.formats import picture_result
+        from ossa.predict.results import picture_result
 
         if self._as_document or self._as_lines:
             result = picture_result(shot.size_wh, found, names=found.names, place=shot.place)

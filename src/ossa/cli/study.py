@@ -109,8 +109,7 @@ def plan(
     from ossa.cli.output import print_json
     from ossa.cli.study_tables import plan_rows, print_plan
     from ossa.study.estimate import estimate_models
-    from ossa.study.plan import make_plan
-    from ossa.study.prospect import read_prospect
+    from ossa.study.plan import make_plan, summarize_data
 
     if study.is_dir():
         planned = _open(study).plan
@@ -123,7 +122,7 @@ def plan(
     chosen = _executor_config(planned.study, executor, jobs=jobs, device=device)
     with Console() as console:
         with console.progress("checking images"):
-            prospect = read_prospect(planned, allow_unlabeled=allow_unlabeled, watcher=console)
+            prospect = summarize_data(planned, allow_unlabeled=allow_unlabeled, callback=console)
         estimates = {}
         if not no_measure:
             with console.progress("measuring a few steps of each model") as on_model:
@@ -169,10 +168,10 @@ def run(
       ossa study run runs/bccd-320 --jobs 2
     """
     from ossa.cli.console import Console
-    from ossa.data.check import labels_sentence
+    from ossa.data.reading import labels_sentence
     from ossa.study.executors import create_executor
     from ossa.study.measure import is_measured, measure_models
-    from ossa.study.run import run_study
+    from ossa.study.runner import run_study
     from ossa.train.setup import read_trainable
 
     roots = {"data_root": data_root, "weights_root": weights_root}
@@ -189,7 +188,7 @@ def run(
             config = max((state.run.config for state in before), key=lambda one: one.train.imgsz)
             console.note(labels_sentence(read_trainable(config, allow_unlabeled=allow_unlabeled)))
         try:
-            kept = _images_kept(opened, chosen, before, watcher=console)
+            kept = _images_kept(opened, chosen, before, callback=console)
             with _stoppable(), kept, told_live(console, opened):
                 states = run_study(
                     opened,
@@ -276,17 +275,17 @@ def _images_kept(
     executor: "ExecutorConfig",
     states: "list[RunState]",
     *,
-    watcher: "Console",
+    callback: "Console",
 ) -> "AbstractContextManager[None]":
     """Has the images of all unfinished runs decoded before the first, where that is wanted."""
-    from ossa.study.run import images_kept
+    from ossa.study.runner import images_kept
 
     runs = [state.run for state in states if not state.finished]
     # On machines of a cluster the first run there decodes what all need.
     if executor.kind != "local":
         return nullcontext()
     splits = ("train", "val", study.study.reported.split)
-    return images_kept(runs, executor.cache, splits=splits, watcher=watcher)
+    return images_kept(runs, executor.cache, splits=splits, callback=callback)
 
 
 @contextmanager
@@ -304,7 +303,7 @@ def _stoppable() -> "Iterator[None]":
 @contextmanager
 def told_live(console: "Console", study: "StudyFolder") -> "Iterator[None]":
     """Shows on the live line how many epochs of the whole study are trained."""
-    from ossa.study.run import epochs_trained
+    from ossa.study.runner import epochs_trained
 
     total = sum(run.config.train.epochs for run in study.plan.runs)
     over = threading.Event()

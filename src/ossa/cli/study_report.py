@@ -11,8 +11,8 @@ from ossa.escaping import print_line
 
 if TYPE_CHECKING:
     from ossa.cli.console import Console
+    from ossa.study.prediction import Expectation
     from ossa.study.results import StudyResults
-    from ossa.study.untrained import Expectation
 
 Study = Annotated[
     Path,
@@ -46,8 +46,8 @@ def report(
       ossa study report runs/bccd-320 --output site
     """
     from ossa.cli.console import Console
-    from ossa.cli.folders import check_writable
-    from ossa.study.report import write_study_report
+    from ossa.cli.output import check_writable
+    from ossa.study.report.report import write_study_report
 
     folder = _folder_of(study)
     output = output or folder / "report"
@@ -108,7 +108,7 @@ def predict(
     """
     from ossa.cli.console import Console
     from ossa.cli.output import print_json
-    from ossa.study.untrained import cost_in_study, expect
+    from ossa.study.prediction import cost_in_study, expect
 
     given = [name for name in (model, flops, params) if name is not None]
     if len(given) != 1:
@@ -136,8 +136,8 @@ def predict(
 
 def _print(results: "StudyResults", found: "Expectation", model: str | None) -> None:
     from ossa.cli.output import with_unit
-    from ossa.study.points import NoLaw
     from ossa.study.results import COMPLEXITIES, QUALITIES
+    from ossa.study.scaling import InsufficientData
 
     prediction, quality = found.prediction, QUALITIES[found.quality]
     size = f"{with_unit(prediction.complexity)} {COMPLEXITIES[found.complexity]}"
@@ -151,7 +151,7 @@ def _print(results: "StudyResults", found: "Expectation", model: str | None) -> 
         print_line(f"{model} is a model of the study: the report has what it reached.")
     for left_out, test in found.tests.items():
         told = "without the model itself" if left_out == "model" else "without its whole family"
-        if isinstance(test, NoLaw):
+        if isinstance(test, InsufficientData):
             print_line(f"Test {told}: none, {test.reason}.")
             continue
         low, high = test.coverage_interval

@@ -10,8 +10,7 @@ from ossa.escaping import print_line
 if TYPE_CHECKING:
     from ossa.study.estimate import Estimate
     from ossa.study.folder import RunState, StudyFolder
-    from ossa.study.plan import Plan
-    from ossa.study.prospect import Prospect
+    from ossa.study.plan import DatasetSummary, Plan
 
 
 _LAST_BATCH_OF_ONE = (
@@ -20,7 +19,7 @@ _LAST_BATCH_OF_ONE = (
 
 
 def plan_rows(
-    plan: "Plan", prospect: "Prospect", estimates: "Mapping[str, Estimate | str]"
+    plan: "Plan", prospect: "DatasetSummary", estimates: "Mapping[str, Estimate | str]"
 ) -> list[dict[str, Any]]:
     """Returns one flat object a planned run; null where nothing was measured."""
     rows = []
@@ -54,7 +53,7 @@ def plan_rows(
 
 
 def print_plan(
-    plan: "Plan", prospect: "Prospect", rows: Sequence[Mapping[str, Any]], *, jobs: int
+    plan: "Plan", prospect: "DatasetSummary", rows: Sequence[Mapping[str, Any]], *, jobs: int
 ) -> None:
     """Prints a line a model, the time of all, and what the runs share."""
     table = new_table(
@@ -96,7 +95,7 @@ def _time_of_all(rows: Sequence[Mapping[str, Any]], jobs: int) -> str:
     return f"; about {duration(sum(known) / jobs)}{at_once}{rest} (without reading images)"
 
 
-def _print_conditions(plan: "Plan", prospect: "Prospect") -> None:
+def _print_conditions(plan: "Plan", prospect: "DatasetSummary") -> None:
     """Prints what is the same for all runs, and what is not."""
     study, conditions = plan.study, plan.conditions
     policies = sorted({run.weights.policy for run in plan.runs})
@@ -152,7 +151,7 @@ def status_rows(states: "Sequence[RunState]") -> list[dict[str, Any]]:
 
 def print_status(study: "StudyFolder", states: "Sequence[RunState]") -> None:
     """Prints how many runs are in which state, the time left, what failed, and the ranking."""
-    from ossa.study.run import seconds_left
+    from ossa.study.runner import seconds_left
 
     counts = {state.state: 0 for state in states}
     for state in states:

@@ -15,8 +15,8 @@ from ossa.cli.train_settings import configuration
 from ossa.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from ossa.train.distributed import Processes
-    from ossa.train.events import Watcher
+    from ossa.train.callbacks import Callback
+    from ossa.train.distributed import DistributedContext
     from ossa.train.trackers import Tracker
     from ossa.types import Record
 
@@ -94,7 +94,7 @@ def train(
     options.set_threads(threads)
     with joined_processes(options.choose_device(given.get("device"))) as processes:
         record, folder = (_start if resume is None else _resume)(given, processes)
-        if processes.is_first:
+        if processes.is_main:
             _report(record, folder, as_json=as_json)
     if record.status != "done":
         raise typer.Exit(1)
@@ -105,36 +105,35 @@ def _was_given(value: Any) -> bool:
     return value is not None and value is not False and value not in ("", [], ())
 
 
-def _start(given: Mapping[str, Any], processes: "Processes") -> tuple["Record", Path]:
+def _start(given: Mapping[str, Any], processes: "DistributedContext") -> tuple["Record", Path]:
     """Trains in a new folder; returns the record and the folder."""
     from ossa.train.loop import train as run_training
 
-    trackers = _trackers(given) if processes.is_first else []
+    trackers = _trackers(given) if processes.is_main else []
     # What the first process chose holds for all: a batch that fits, a folder that is free.
     config = processes.from_first(lambda: configuration(given))
     wanted = given.get("project", Path("runs")) / given.get("name", config.model.name)
     with (
         _run_folder(wanted, processes) as folder,
-        _watcher(folder, given, trackers, processes) as watcher,
+        _watcher(folder, given, trackers, processes) as callback,
     ):
         record = run_training(
             config,
             folder,
             strict="strict" in given,
             allow_unlabeled="allow_unlabeled" in given,
-            watcher=watcher,
+            callback=callback,
             processes=processes,
             **_machine(given),
         )
     return record, folder
 
 
-def _resume(given: Mapping[str, Any], processes: "Processes") -> tuple["Record", Path]:
+def _resume(given: Mapping[str, Any], processes: "DistributedContext") -> tuple["Record", Path]:
     """Goes on in the folder of a run; returns the record and the folder."""
     from ossa.train.finished import what_is_missing, why_not_of
     from ossa.train.loop import train as run_training
-    from ossa.train.outputs import read_config
-    from ossa.train.record import RECORD_FILE, read_record
+    from ossa.train.run_folder import RECORD_FILE, read_config, read_record
 
     others = _option_names(key for key in given if key not in _WITH_RESUME)
     if others:
@@ -142,45 +141,48 @@ def _resume(given: Mapping[str, Any], processes: "Processes") -> tuple["Record",
             "--resume goes on with the settings that the run started with, found also "
             f"{', '.join(others)}: leave them out, or start a new run without --resume"
         )
-    trackers = _trackers(given) if processes.is_first else []
+    trackers = _trackers(given) if processes.is_main else []
     folder: Path = given["resume"]
     config = read_config(folder)
-    with _watcher(folder, given, trackers, processes) as watcher:
+    with _watcher(folder, given, trackers, processes) as callback:
         if (folder / RECORD_FILE).is_file():
             record = read_record(folder)
             if why := what_is_missing(record) or why_not_of(record, config):
                 raise DataError(f"{folder / RECORD_FILE} {why}: remove it to go on with the run")
             if record.status == "done":
-                watcher.note(f"the run in {folder} is already done")
+                callback.note(f"the run in {folder} is already done")
                 return record, folder
-            watcher.note(f"going on behind the last checkpoint; {record.reason}")
+            callback.note(f"going on behind the last checkpoint; {record.reason}")
         record = run_training(
-            config, folder, resume=True, watcher=watcher, processes=processes, **_machine(given)
+            config, folder, resume=True, callback=callback, processes=processes, **_machine(given)
         )
     return record, folder
 
 
 @contextmanager
 def _watcher(
-    folder: Path, given: Mapping[str, Any], trackers: "list[Tracker]", processes: "Processes"
-) -> "Iterator[Watcher]":
+    folder: Path,
+    given: Mapping[str, Any],
+    trackers: "list[Tracker]",
+    processes: "DistributedContext",
+) -> "Iterator[Callback]":
     """Yields who is told of the run: the console, its figures and trackers; or nobody.
 
     Of several processes the first speaks.
     """
     from ossa.cli.console import Console
-    from ossa.train.events import Silence, Watchers
+    from ossa.train.callbacks import CallbackList, NullCallback
     from ossa.train.figures import RunFigures
     from ossa.train.trackers import tracked
 
-    if not processes.is_first:
-        yield Silence()
+    if not processes.is_main:
+        yield NullCallback()
         return
     with Console(f"in {folder} on {_machine(given)['device']}") as console:
         figures = [] if "no_figures" in given else [RunFigures(console.note)]
-        watchers = Watchers([console, *figures])
-        with tracked(trackers, watchers, weights="track_weights" in given) as watcher:
-            yield watcher
+        callbacks = CallbackList([console, *figures])
+        with tracked(trackers, callbacks, weights="track_weights" in given) as callback:
+            yield callback
 
 
 def _machine(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,11 +213,11 @@ def _option_names(arguments: Iterable[str]) -> list[str]:
 
 
 @contextmanager
-def _run_folder(path: Path, processes: "Processes") -> Iterator[Path]:
+def _run_folder(path: Path, processes: "DistributedContext") -> Iterator[Path]:
     """Yields a new folder for a run, and takes it away again if nothing was trained in it."""
     from ossa.files import new_folder
     from ossa.train.checkpoint import STATE_FILE
-    from ossa.train.outputs import LAST_WEIGHTS
+    from ossa.train.run_folder import LAST_WEIGHTS
 
     missing = [parent for parent in path.parents if not parent.exists()]
     folder = processes.from_first(lambda: new_folder(path))
@@ -223,7 +225,7 @@ def _run_folder(path: Path, processes: "Processes") -> Iterator[Path]:
         yield folder
     finally:
         nothing = not any((folder / name).exists() for name in (STATE_FILE, LAST_WEIGHTS))
-        if processes.is_first and nothing:
+        if processes.is_main and nothing:
             shutil.rmtree(folder, ignore_errors=True)
             with suppress(OSError):  # another run may have moved in
                 for parent in missing:
@@ -234,7 +236,7 @@ def _report(record: "Record", folder: Path, *, as_json: bool) -> None:
     """Prints the last metrics on stdout, and on stderr where everything is and what comes next."""
     from ossa.cli.console import Console
     from ossa.cli.output import fraction, print_json, print_metrics_table
-    from ossa.train.outputs import BEST_WEIGHTS, FIGURES_FOLDER
+    from ossa.train.run_folder import BEST_WEIGHTS, FIGURES_FOLDER
 
     row = _row(record, folder)
     if as_json:
@@ -260,7 +262,7 @@ def _quoted(path: Path | str) -> str:
 def _row(record: "Record", folder: Path) -> dict[str, Any]:
     """Returns the flat object of --json."""
     from ossa.cli.output import row_of
-    from ossa.train.outputs import read_log
+    from ossa.train.run_folder import read_log
 
     last, best = record.metrics.get("last", {}), record.metrics.get("best", {})
     images = sum(row.get("images") or 0 for row in read_log(folder))

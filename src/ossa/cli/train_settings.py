@@ -42,7 +42,7 @@ _SETTINGS = {
 def configuration(given: Mapping[str, Any]) -> "RunConfig":
     """Returns the checked settings: the recipe's, those of the options over them, then --set."""
     from ossa.config import RunConfig, build_config, merge, parse_settings
-    from ossa.models.presets import PRESETS
+    from ossa.models.detector import PRESETS
     from ossa.recipes import load_recipe
 
     if "data" not in given:
@@ -87,7 +87,7 @@ def _with_fitting_batch(config: "RunConfig", given: Mapping[str, Any]) -> "RunCo
 
     from ossa.data.description import read_description
     from ossa.data.reading import read_index
-    from ossa.train.memory import largest_batch
+    from ossa.train.autobatch import largest_batch
 
     device = options.choose_device(given.get("device"))
     names = read_index(read_description(config.data), "train").index.names
@@ -103,7 +103,7 @@ def _with_fitting_batch(config: "RunConfig", given: Mapping[str, Any]) -> "RunCo
 def _settings_of_options(given: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the sections that the options set, on top of the model that --weights holds."""
     from ossa.config import merge
-    from ossa.models.weights import read_checkpoint
+    from ossa.models.checkpoint import read_checkpoint
 
     settings: dict[str, Any] = {}
     if "weights" in given and "model" not in given:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from ossa.cli import options
-from ossa.cli.folders import check_new, check_writable
+from ossa.cli.output import check_new, check_writable
 from ossa.errors import ConfigError
 
 if TYPE_CHECKING:
     from ossa.cli.val_sources import Scored
-    from ossa.data.caching.pixel_store import CachePlace
+    from ossa.data.cache import CachePlace
 
 _USUAL_IMGSZ = 640
 """Side of the network's input that a report takes for predictions of an unknown network."""

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from ossa.cli.console import Console
     from ossa.config import EvaluateConfig
-    from ossa.data.caching.pixel_store import CachePlace
-    from ossa.data.index import DatasetIndex
+    from ossa.data.annotations import DatasetIndex
+    from ossa.data.cache import CachePlace
     from ossa.evaluate.metrics import Metrics
     from ossa.train.setup import Split
     from ossa.types import Detections
@@ -68,9 +68,8 @@ def run_detector(
         CheckpointError, ConfigError, DataError: what does not fit, or a split without objects.
     """
     from ossa.config import EvaluateConfig, validated
-    from ossa.evaluate.api import check_classes
-    from ossa.evaluate.run import evaluate
-    from ossa.export.files import is_exported
+    from ossa.evaluate.evaluator import check_classes, evaluate
+    from ossa.export.open import is_exported
 
     config = validated(EvaluateConfig, settings, where="evaluate")
     if is_exported(weights):
@@ -113,9 +112,9 @@ def run_detector(
 
 def _open_checkpoint(weights: Path, *, imgsz: int | None, device: str) -> _Network:
     from ossa.config import check_imgsz
-    from ossa.evaluate.api import detector_for_evaluation
-    from ossa.models.count import count_cost
-    from ossa.models.weights import read_checkpoint
+    from ossa.evaluate.evaluator import detector_for_evaluation
+    from ossa.models.checkpoint import read_checkpoint
+    from ossa.models.complexity import count_cost
 
     checkpoint = read_checkpoint(weights)
     side = checkpoint.imgsz if imgsz is None else imgsz
@@ -131,9 +130,9 @@ def _open_exported(
 ) -> _Network:
     from ossa.config import check_imgsz
     from ossa.errors import ConfigError
-    from ossa.export.choose import side_of_input
-    from ossa.export.files import open_exported
-    from ossa.export.runtimes import RuntimeNetwork, SuppressedRuntime
+    from ossa.export.backends import RuntimeNetwork, SuppressedRuntime
+    from ossa.export.open import open_exported
+    from ossa.export.select import side_of_input
 
     exported = open_exported(weights)
     if isinstance(exported, SuppressedRuntime):
@@ -239,10 +238,9 @@ def _read_split(
     Raises:
         ConfigError, DataError: no such split, or nothing is to be found in it.
     """
-    from ossa.data.caching.pixel_store import open_pixels
-    from ossa.data.check import keep_decodable
+    from ossa.data.cache import open_pixels
     from ossa.data.description import read_description
-    from ossa.data.reading import read_index
+    from ossa.data.reading import drop_corrupt_images, read_index
     from ossa.train.setup import Split
 
     description = read_description(data)
@@ -259,7 +257,7 @@ def _read_split(
     )
     known = None if pixels is None else pixels.faults()
     with console.progress("checking images") as on_image:
-        report = keep_decodable(report, known=known, on_image=on_image)
+        report = drop_corrupt_images(report, known=known, on_image=on_image)
     console.faults(report)
     _check_objects(report.index, data=data, split=split)
     return Split(report, None if pixels is None else pixels.of(report.index))

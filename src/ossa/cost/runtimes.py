@@ -10,17 +10,15 @@ from typing import Any
 import torch
 
 from ossa.config import EvaluateConfig
-from ossa.cost.bench import hardware_name, using_threads
-from ossa.cost.turns import Taken, Turn, plain_pytorch, take_turn
-from ossa.data.index import DatasetIndex
-from ossa.evaluate.run import evaluate
-from ossa.export.choose import runtime_in_memory
-from ossa.export.description import Precision
-from ossa.export.extras import can_run, is_installed
-from ossa.export.files import RuntimeName
-from ossa.export.runtimes import Runtime, RuntimeNetwork, TorchRuntime
+from ossa.cost.benchmark import Taken, Turn, hardware_name, plain_pytorch, take_turn, using_threads
+from ossa.data.annotations import DatasetIndex
+from ossa.evaluate.evaluator import evaluate
+from ossa.export.backends import Runtime, RuntimeNetwork, TorchRuntime
+from ossa.export.graph import Precision, can_run, is_installed
+from ossa.export.open import RuntimeName
+from ossa.export.select import runtime_in_memory
 from ossa.models.detector import Detector
-from ossa.train.record import environment
+from ossa.train.run_folder import environment
 
 
 @dataclass(frozen=True)

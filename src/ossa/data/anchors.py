@@ -6,14 +6,15 @@ Sizes are widths and heights in pixels of the network input, without augmentatio
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.cluster.vq import kmeans2, vq
 
-from ossa.data.index import DatasetIndex
+from ossa.data.annotations import DatasetIndex
 from ossa.errors import DataError
 
 _MOST_BOXES = 20_000
 """More of them, drawn at random, would hardly move the anchors."""
 _STARTS = 5
-_MOST_ROUNDS = 300
+_ROUNDS = 100
 _SMALLEST_SIDE = 0.1
 
 
@@ -72,8 +73,10 @@ def fit_anchors(
             f"expected training boxes of at least {count} different sizes to fit as many anchors "
             f"to, found {different} in {index.root}: give model.anchors_wh instead"
         )
-    fits = [_k_means(logs_wh, count, generator) for _ in range(_STARTS)]
-    centres, _ = min(fits, key=lambda fit: fit[1])
+    fits = [
+        kmeans2(logs_wh, count, iter=_ROUNDS, minit="++", rng=generator)[0] for _ in range(_STARTS)
+    ]
+    centres = min(fits, key=lambda fit: vq(logs_wh, fit)[1].sum())
     anchors_wh = np.exp(centres[np.argsort(centres.sum(axis=1), kind="stable")])
     anchors_wh = np.maximum(anchors_wh.round(1), _SMALLEST_SIDE)
     return anchors_wh.reshape(num_levels, per_level, 2)
@@ -98,42 +101,3 @@ def _training_sizes_wh(index: DatasetIndex, imgsz: int) -> NDArray[np.float64]:
     if not len(sizes_wh):
         raise DataError(f"expected a box that trains in {index.root}, found none")
     return sizes_wh
-
-
-def _k_means(
-    points: NDArray[np.float64], count: int, generator: np.random.Generator
-) -> tuple[NDArray[np.float64], float]:
-    """Returns `count` centres (C, 2) of points (N, 2), and the mean squared distance to them."""
-    centres = _spread_start(points, count, generator)
-    for _ in range(_MOST_ROUNDS):
-        nearest = _squared_distances(points, centres).argmin(axis=1)
-        # A cluster that lost all its points keeps its centre.
-        moved = [
-            points[nearest == i].mean(axis=0) if (nearest == i).any() else centres[i]
-            for i in range(count)
-        ]
-        before, centres = centres, np.stack(moved)
-        if (centres == before).all():
-            break
-    return centres, float(_squared_distances(points, centres).min(axis=1).mean())
-
-
-def _spread_start(
-    points: NDArray[np.float64], count: int, generator: np.random.Generator
-) -> NDArray[np.float64]:
-    """Returns `count` different points (C, 2), each drawn with the weight of its squared distance.
-
-    The distance is that to the nearest of those drawn before it, the first has none.
-    """
-    chosen = [points[generator.integers(len(points))]]
-    while len(chosen) < count:
-        gaps = _squared_distances(points, np.stack(chosen)).min(axis=1)
-        chosen.append(points[generator.choice(len(points), p=gaps / gaps.sum())])
-    return np.stack(chosen)
-
-
-def _squared_distances(
-    points: NDArray[np.float64], centres: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Returns (N, C) from points (N, 2) to centres (C, 2)."""
-    return ((points[:, None] - centres) ** 2).sum(axis=2)

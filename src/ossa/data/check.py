@@ -1,193 +1,309 @@
-"""What is looked at before a training starts: can one train on the data, does every image decode?
+"""Classes that no box has, that are not trained or not evaluated, and that are rare.
 
-`ossa train` stops where `training_faults` finds something, and `ossa data check` counts the same.
+Dimensions: K classes.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ossa.data.anchors import sizes_at_input_wh
-from ossa.data.decode import decode_image
+from ossa.data.annotations import DatasetIndex, IndexReport
+from ossa.data.check_boxes import find_strange_boxes
+from ossa.data.check_images import (
+    ImageState,
+    find_broken_images,
+    find_copies,
+    number_contents,
+    paths_of,
+    read_images,
+)
+from ossa.data.check_labels import find_lost_labels, find_unlabelled
 from ossa.data.description import DataDescription
-from ossa.data.index import DatasetIndex, IndexReport, without_boxes
-from ossa.data.problems import Problem, ProblemKind, ProblemLog
-from ossa.errors import DataError, legible
+from ossa.data.findings import MOST_CASES, Case, Finding, Severity, Shown, in_order
+from ossa.data.issues import Issue, IssueKind
+from ossa.data.reading import drop_corrupt_images, read_index, training_faults
+from ossa.data.statistics import Statistics, describe
+from ossa.errors import DataError
 
-_SMALLEST_DECODE = 64
-"""JPEGs are decoded for the check as small as the decoder allows: it reads every byte anyway."""
+RARE: Final = 100
+"""A class is rare where the most frequent one has more than so many times its boxes."""
 
-TINY_SIDE = 2.0
-"""Pixels of the network input: augmentation drops boxes of which a side is not longer."""
-_PLACES_SHOWN = 3
-_LONGEST = 1000
-"""Characters of a reason, which may quote several names and paths."""
+ClassCounts = Mapping[str, Mapping[str, int]]
+"""The boxes that train, neither crowd nor difficult, by class name and by split."""
 
 
-def training_faults(
-    description: DataDescription, reports: Mapping[str, IndexReport], *, imgsz: int
-) -> tuple[Problem, ...]:
-    """Returns why a data set cannot be trained on: every reason, or nothing where it can.
+def count_classes(indexes: Mapping[str, DatasetIndex]) -> ClassCounts:
+    """Returns the boxes of every class in every split; a name that a split has not counts 0."""
+    names = dict.fromkeys(name for index in indexes.values() for name in index.names)
+    counts: dict[str, dict[str, int]] = {name: dict.fromkeys(indexes, 0) for name in names}
+    for split, index in indexes.items():
+        labels = index.labels[~(index.crowd | index.difficult)]
+        boxes = np.bincount(labels, minlength=len(index.names)).tolist()
+        for name, number in zip(index.names, boxes, strict=True):
+            counts[name][split] = number
+    return counts
+
+
+def find_strange_classes(counts: ClassCounts, data_yaml: Path) -> list[Finding]:
+    """Returns findings of classes that are unused, untrained, unevaluated or rare.
+
+    What needs two splits is not said of a data set that has one alone.
 
     Args:
-        description: of the data set.
-        reports: of the splits that were read, by name.
-        imgsz: side of the square network input in pixels.
+        counts: from `count_classes`.
+        data_yaml: where classes are named.
     """
+    splits = next(iter(counts.values()), {}).keys()
+    unused, untrained, unevaluated = [], [], []
+    for name, of_split in counts.items():
+        evaluated = [f"in {split} {of_split[split]}" for split in splits if split != "train"]
+        scored = any(number for split, number in of_split.items() if split != "train")
+        trained = of_split.get("train", 0)
+        if not any(of_split.values()):
+            unused.append(name)
+        elif "train" in splits and scored and not trained:
+            untrained.append(f"{name}: boxes in train 0, {', '.join(evaluated)}")
+        elif "val" in splits and trained and not of_split["val"]:
+            unevaluated.append(f"{name}: boxes in train {trained}, in val 0")
+    found = {
+        "class-untrained": untrained,
+        "class-unevaluated": unevaluated,
+        "class-unused": unused,
+    }
+    findings = [
+        Finding(kind, None, len(whats), _cases(data_yaml, whats))
+        for kind, whats in found.items()
+        if whats
+    ]
+    return findings + _find_rare(counts, data_yaml)
 
-    def fault(kind: ProblemKind, what: str) -> Problem:
-        return Problem(description.file, None, legible(what, _LONGEST), "training stops", kind)
 
-    faults = []
-    if "train" not in description.splits:
-        what = "no split 'train': the data can be evaluated on, not trained on"
-        faults.append(fault(ProblemKind.TRAIN_MISSING, what))
-    elif "val" not in description.splits:
-        what = "no split 'val': training scores every epoch on it"
-        faults.append(fault(ProblemKind.VAL_MISSING, what))
-    if "train" not in reports:
-        return tuple(faults)
-    train = reports["train"]
-    labels = train.labels
-    if 2 * len(labels.unlabelled) > labels.num_images:
-        what = (
-            f"{len(labels.unlabelled)} of {labels.num_images} training images have no label, such "
-            f"as {labels.unlabelled[0]}; looked for in "
-            f"{_shown_places(labels.places, description.root)}; go on with --allow-unlabeled where "
-            "these are background"
+def _find_rare(counts: ClassCounts, data_yaml: Path) -> list[Finding]:
+    """Returns a finding of the rare classes of train, or of the first split where there is none."""
+    splits = list(next(iter(counts.values()), {}))
+    if not splits:
+        return []
+    split = "train" if "train" in splits else splits[0]
+    boxes = {name: of_split[split] for name, of_split in counts.items() if of_split[split]}
+    if not boxes:
+        return []
+    frequent = max(boxes, key=lambda name: boxes[name])
+    rare = sorted(
+        (name for name in boxes if boxes[frequent] > RARE * boxes[name]),
+        key=lambda name: boxes[name],
+    )
+    if not rare:
+        return []
+    whats = [f"boxes of {name} {boxes[name]}, of {frequent} {boxes[frequent]}" for name in rare]
+    note = f"under 1 to {RARE}"
+    return [Finding("class-imbalance", split, len(rare), _cases(data_yaml, whats), note=note)]
+
+
+def _cases(data_yaml: Path, whats: list[str]) -> tuple[Case, ...]:
+    return tuple(Case(data_yaml, what) for what in whats[:MOST_CASES])
+
+
+LOW_RECALL: Final = 0.98
+"""Best possible recall below which the anchors are remarked upon; YOLOv5 fits its own below it."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """A data set and what was found in it."""
+
+    description: DataDescription
+    imgsz: int
+    anchors_wh: NDArray[np.floating]
+    """(L, A, 2) in pixels of the network input."""
+    anchor_ratio: float
+    reports: Mapping[str, IndexReport]
+    """By split."""
+    findings: tuple[Finding, ...]
+    """Faults first."""
+    statistics: Mapping[str, Statistics]
+    """By split."""
+    classes: ClassCounts
+    images: Mapping[str, ImageState] = field(default_factory=lambda: MappingProxyType({}))
+    """By path; empty where no image was read."""
+
+    @property
+    def num_faults(self) -> int:
+        return self._count(Severity.FAULT)
+
+    @property
+    def num_remarks(self) -> int:
+        return self._count(Severity.REMARK)
+
+    @property
+    def num_stops(self) -> int:
+        """Faults for which `ossa train` stops."""
+        return sum(
+            one.count
+            for one in self.findings
+            if one.sort.stops_training and one.sort.severity is Severity.FAULT
         )
-        faults.append(fault(ProblemKind.TRAINING_UNLABELLED, what))
-    reason = _why_no_box_trains(train.index, imgsz)
-    if reason is not None:
-        faults.append(fault(ProblemKind.TRAINING_WITHOUT_BOXES, reason))
-    if "val" in reports and reports["val"].index.names != train.index.names:
-        named, scored = (", ".join(reports[one].index.names) for one in ("train", "val"))
-        what = f"classes of train ({named}) and of val ({scored}) are not the same"
-        faults.append(fault(ProblemKind.CLASSES_DIFFER, what))
-    return tuple(faults)
+
+    @property
+    def indexes(self) -> dict[str, DatasetIndex]:
+        return {split: report.index for split, report in self.reports.items()}
+
+    def contents(self) -> dict[str, NDArray[np.int64]]:
+        """Returns by split a number for every image, equal where the image is known to be."""
+        return number_contents(self.indexes, self.images)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns what `--json` prints."""
+        return {
+            "data": str(self.description.file),
+            "format": self.description.format,
+            "imgsz": self.imgsz,
+            "images_read": len(self.images),
+            "num_faults": self.num_faults,
+            "num_stops": self.num_stops,
+            "num_remarks": self.num_remarks,
+            "findings": [finding.as_dict() for finding in self.findings],
+            "splits": {split: one.as_dict() for split, one in self.statistics.items()},
+            "classes": [{"name": name, **counts} for name, counts in self.classes.items()],
+        }
+
+    def _count(self, severity: Severity) -> int:
+        return sum(one.count for one in self.findings if one.sort.severity is severity)
 
 
-def _why_no_box_trains(index: DatasetIndex, imgsz: int) -> str | None:
-    """Returns why nothing of a training split can be learned, or None where something can."""
-    if not index.trains.any():
-        return f"the training split has {without_boxes(index)}"
-    longest = float(sizes_at_input_wh(index, imgsz)[index.trains].min(axis=1).max())
-    if longest > TINY_SIDE:
-        return None
-    return (
-        f"all {int(index.trains.sum())} training boxes have a side of {TINY_SIDE:g} px or less at "
-        f"{imgsz} px, and boxes so small do not train: take a larger --imgsz, or cut the images "
-        "into tiles"
-    )
-
-
-def labels_sentence(reports: Mapping[str, IndexReport]) -> str:
-    """Returns how many images of each split have no label, and where labels were looked for."""
-    counts = ", ".join(
-        f"{len(one.labels.unlabelled)} of {one.labels.num_images} images of {split}"
-        for split, one in reports.items()
-    )
-    places = [place for one in reports.values() for place in one.labels.places]
-    root = next(iter(reports.values())).index.root
-    return f"without a label: {counts}; looked for in {_shown_places(places, root)}"
-
-
-def _shown_places(places: Iterable[str], root: Path) -> str:
-    """Returns the first places of a search, relative to the root where they lie in it."""
-    paths = map(Path, dict.fromkeys(places))
-    told = [str(path.relative_to(root) if path.is_relative_to(root) else path) for path in paths]
-    more = len(told) - _PLACES_SHOWN
-    listed = ", ".join(legible(place) for place in told[:_PLACES_SHOWN])
-    return f"{listed} and {more} more place{'' if more == 1 else 's'}" if more > 0 else listed
-
-
-def keep_decodable(
-    report: IndexReport,
+def check_data(
+    description: DataDescription,
     *,
-    strict: bool = False,
+    imgsz: int,
+    anchors_wh: NDArray[np.floating],
+    anchor_ratio: float = 4.0,
+    images: bool = False,
     threads: int = 2,
-    known: Iterable[str | None] | None = None,
+    crowding_of: Callable[[DatasetIndex], Mapping[str, int]] | None = None,
     on_image: Callable[[int, int], None] | None = None,
-) -> IndexReport:
-    """Returns the report without the images whose files cannot be decoded, which it now names.
+) -> Check:
+    """Returns what is wrong, strange and notable in a data set; nothing is written.
 
     Args:
-        report: of a split.
-        strict: raise at the first such image.
+        description: from `read_description`.
+        imgsz: side of the square network input at which sizes count.
+        anchors_wh: (L, A, 2) in pixels of the network input.
+        anchor_ratio: factor within which a box belongs to an anchor.
+        images: decode every image, and compare those of equal length by their sha256.
         threads: that decode at the same time.
-        known: why each image cannot be decoded, or None for it; nothing is decoded then.
-        on_image: called with the number of images checked and their total.
+        crowding_of: counts the boxes of a split by how they stand.
+        on_image: called with the number of images read and their total.
 
     Raises:
-        DataError: an image cannot be decoded and `strict`, or none is left.
+        DataError: a split cannot be read at all.
     """
-    index = report.index
-    log = ProblemLog(strict=strict)
-    good = np.ones(len(index), dtype=np.bool_)
-    pool = ThreadPoolExecutor(threads)
-    try:
-        faults = (
-            pool.map(lambda position: _fault(index, position), range(len(index)))
-            if known is None
-            else known
+    reports = {split: read_index(description, split) for split in description.splits}
+    indexes = {split: report.index for split, report in reports.items()}
+    states = {}
+    if images or description.format == "coco":  # which alone is read without looking at images
+        states = read_images(
+            indexes.values(), threads=threads, headers_only=not images, on_image=on_image
         )
-        for position, fault in enumerate(faults):
-            if fault is not None:
-                good[position] = False
-                log.report(
-                    index.image_path(position),
-                    None,
-                    fault,
-                    action="image left out",
-                    kind=ProblemKind.IMAGE_UNREADABLE,
-                )
-            if on_image is not None:
-                on_image(position + 1, len(index))
-    finally:
-        pool.shutdown(cancel_futures=True)  # the first fault or Ctrl-C waits for no other image
-    if not good.any():
-        raise DataError(
-            f"Expected images that can be decoded in {index.root}, found none among {len(index)}; "
-            f"the first: {log.problems[0]}."
+    statistics = {
+        split: describe(
+            index,
+            imgsz=imgsz,
+            anchors_wh=anchors_wh,
+            anchor_ratio=anchor_ratio,
+            crowding={} if crowding_of is None else crowding_of(index),
         )
-    return replace(
-        report,
-        index=index if good.all() else take_images(index, good),
-        problems=(*report.problems, *log.problems),
+        for split, index in indexes.items()
+    }
+    classes = count_classes(indexes)
+    findings = [
+        *_of_training(description, reports, states, imgsz=imgsz),
+        *find_lost_labels(description, indexes),
+        *find_strange_classes(classes, description.file),
+        *find_copies(indexes, number_contents(indexes, states)),
+    ]
+    for split, report in reports.items():
+        findings += _of_reading(report, split)
+        findings += find_unlabelled(split, report, data_format=description.format)
+        findings += find_strange_boxes(report.index, split, imgsz=imgsz, description=description)
+        findings += _of_anchors(statistics[split], split, description.file, imgsz=imgsz)
+        if states:
+            findings += find_broken_images(report.index, split, states)
+    return Check(
+        description,
+        imgsz,
+        anchors_wh,
+        anchor_ratio,
+        reports,
+        in_order(findings),
+        statistics,
+        classes,
+        images=states if images else {},
     )
 
 
-def take_images(index: DatasetIndex, chosen: NDArray[np.bool_]) -> DatasetIndex:
-    """Returns the index of the chosen (I,) images alone, with their truths."""
-    counts = np.diff(index.truth_offsets)
-    truths = np.repeat(chosen, counts)
-    return replace(
-        index,
-        file_names=index.file_names[chosen],
-        image_ids=index.image_ids[chosen],
-        sizes_wh=index.sizes_wh[chosen],
-        truth_offsets=np.concatenate(([0], np.cumsum(counts[chosen]))),
-        boxes_xyxy=index.boxes_xyxy[truths],
-        labels=index.labels[truths],
-        areas=index.areas[truths],
-        crowd=index.crowd[truths],
-        difficult=index.difficult[truths],
-        annotation_ids=index.annotation_ids[truths],
-        stated_xywh=None if index.stated_xywh is None else index.stated_xywh[truths],
-    )
+def _of_training(
+    description: DataDescription,
+    reports: Mapping[str, IndexReport],
+    states: Mapping[str, ImageState],
+    *,
+    imgsz: int,
+) -> list[Finding]:
+    """Returns findings of why `ossa train` would stop, leaving broken images out as it does."""
+    problems, usable = [], {}
+    for split, report in reports.items():
+        found = [states.get(path) for path in paths_of(report.index)]
+        known = [None if one is None or one.kind is None else one.what for one in found]
+        try:
+            usable[split] = drop_corrupt_images(report, known=known)
+        except DataError as error:
+            what, kind = str(error).rstrip("."), IssueKind.IMAGES_UNUSABLE
+            problems.append(Issue(description.file, None, what, "training stops", kind))
+    problems += training_faults(description, usable, imgsz=imgsz)
+    return [Finding(problem.kind, None, 1, (_case(problem),)) for problem in problems]
 
 
-def _fault(index: DatasetIndex, position: int) -> str | None:
-    """Returns why the image cannot be decoded, or None."""
-    path: Path = index.image_path(position)
-    width, height = (int(side) for side in index.sizes_wh[position])
-    try:
-        decode_image(path, reduce_to=_SMALLEST_DECODE, size_wh=(width, height))
-    except DataError as fault:
-        # The problem names the file itself.
-        return str(fault).replace(f" at {path}", "").replace(f" in {path}", "").rstrip(".")
-    return None
+def _of_reading(report: IndexReport, split: str) -> list[Finding]:
+    """Returns findings of what reading reported."""
+    by_kind: dict[str, list[Issue]] = {}
+    for problem in report.problems:
+        by_kind.setdefault(problem.kind, []).append(problem)
+    overhanging = by_kind.get(IssueKind.BOX_OVERHANGING)
+    if overhanging is not None:
+        sizes_wh = dict(zip(paths_of(report.index), report.index.sizes_wh.tolist(), strict=True))
+        overhanging.sort(key=lambda problem: -_pixels_beyond(problem, sizes_wh))
+    return [
+        Finding(kind, split, len(found), tuple(map(_case, found[:MOST_CASES])))
+        for kind, found in by_kind.items()
+    ]
+
+
+def _pixels_beyond(problem: Issue, sizes_wh: Mapping[str, Sequence[int]]) -> float:
+    """Returns how far the box of a problem reaches out of its image."""
+    size_wh = sizes_wh.get(os.path.normpath(problem.image or ""))
+    if problem.box_xyxy is None or size_wh is None:
+        return 0.0
+    x0, y0, x1, y1 = problem.box_xyxy
+    return max(-x0, -y0, x1 - size_wh[0], y1 - size_wh[1])
+
+
+def _case(problem: Issue) -> Case:
+    shown: tuple[Shown, ...] = ()
+    if problem.image is not None and problem.box_xyxy is not None:
+        shown = (Shown(problem.image, (problem.box_xyxy,)),)
+    return Case(problem.file, f"{problem.what} ({problem.action})", problem.line, shown)
+
+
+def _of_anchors(
+    statistics: Statistics, split: str, data_yaml: Path, *, imgsz: int
+) -> list[Finding]:
+    recall = statistics.best_possible_recall
+    if split != "train" or recall is None or recall >= LOW_RECALL:
+        return []
+    boxes = statistics.num_boxes - statistics.num_difficult
+    what = f"best possible recall {recall:.4f} at {imgsz} px, under {LOW_RECALL}"
+    return [Finding("anchors-misfit", split, round(boxes * (1 - recall)), (Case(data_yaml, what),))]

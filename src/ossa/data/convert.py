@@ -12,10 +12,10 @@ from typing import Any, Final
 import numpy as np
 import yaml
 
-from ossa.data.check import take_images
+from ossa.data.annotations import DatasetIndex, IndexReport
 from ossa.data.description import DataDescription
 from ossa.data.formats.common import ids_from_stems, is_image, size_or_report
-from ossa.data.formats.writing import (
+from ossa.data.formats.write import (
     Changes,
     WrittenSplit,
     as_read_back,
@@ -23,9 +23,8 @@ from ossa.data.formats.writing import (
     write_voc,
     write_yolo,
 )
-from ossa.data.index import DatasetIndex, IndexReport
-from ossa.data.problems import Problem, ProblemLog
-from ossa.data.reading import read_index
+from ossa.data.issues import Issue, IssueLog
+from ossa.data.reading import read_index, take_images
 from ossa.errors import ConfigError, DataError
 from ossa.files import open_regular
 
@@ -43,7 +42,7 @@ class Conversion:
     """A data set written anew."""
 
     data_yaml: Path
-    problems: tuple[Problem, ...]
+    problems: tuple[Issue, ...]
     """Faults met while reading; what they left out is not in the new data set."""
     notes: tuple[str, ...]
     """What else was left out, as the data.yaml says, and what the new format cannot hold."""
@@ -91,7 +90,7 @@ def convert(
 
 def _images_alone(report: IndexReport) -> IndexReport:
     """Returns the report without files that are no images: COCO's reader opens none of them."""
-    log = ProblemLog()
+    log = IssueLog()
     paths = map(str, map(report.index.image_path, range(len(report.index))))
     good = np.fromiter(
         (size_or_report(path, log=log) is not None for path in paths), np.bool_, len(report.index)

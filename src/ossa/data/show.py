@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ossa.config import RunConfig, refuse_window
-from ossa.data.batches.dataset import TrainingDataset
-from ossa.data.batches.loader import EpochBatches, training_loader
+from ossa.data.annotations import DatasetIndex
+from ossa.data.dataset import TrainingDataset
 from ossa.data.decode import decode_image
-from ossa.data.index import DatasetIndex
 from ossa.data.letterbox import resize_long_side
+from ossa.data.loader import EpochBatches, training_loader
 from ossa.errors import DataError
-from ossa.report.drawing import draw_boxes, encode_jpeg, picture_grid
-from ossa.report.page import Column, KeyValues, Page, PictureBlock, Section, Table, write_page
 from ossa.types import Batch
+from ossa.viz.draw import draw_boxes, encode_jpeg, picture_grid
+from ossa.viz.page import Column, KeyValues, Page, PictureBlock, Section, Table, write_page
 
 _SIDE: Final = 360
 """Pixels of the longer side of an image on the page."""

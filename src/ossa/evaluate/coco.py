@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ossa.boxes import xywh_to_xyxy
-from ossa.data.index import DatasetIndex
+from ossa.data.annotations import DatasetIndex
 from ossa.errors import DataError
-from ossa.evaluate.columns import detection_columns, unknown_image
+from ossa.evaluate.matching import detection_columns, unknown_image
 from ossa.files import read_regular
 from ossa.types import Detections
 

@@ -29,10 +29,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ossa.data.index import DatasetIndex
+from ossa.data.annotations import DatasetIndex
 from ossa.errors import ConfigError
 from ossa.escaping import write_csv
-from ossa.evaluate.columns import detection_columns
+from ossa.evaluate.matching import detection_columns
 from ossa.types import NOTHING_FOUND, Detections
 
 CONFIDENCE = 0.25

@@ -28,10 +28,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ossa.data.index import DatasetIndex
-from ossa.evaluate.bins import BinScores, score_bins
-from ossa.evaluate.groups import blocks, ranks_within
-from ossa.evaluate.matching import Matches
+from ossa.data.annotations import DatasetIndex
+from ossa.evaluate.matching import Matches, blocks, ranks_within
+from ossa.evaluate.object_bins import BinScores, score_bins
 
 KINDS = ("isolated", "touching", "crowded")
 _ISOLATED, _TOUCHING, _CROWDED = range(3)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ossa.data.index import DatasetIndex
+from ossa.data.annotations import DatasetIndex
 from ossa.errors import ConfigError
 from ossa.evaluate.coco import COCO_AREAS, COCO_MOST_DETECTIONS, score_as_coco
 from ossa.types import Detections

@@ -1,30 +1,150 @@
-"""Which detection found which truth: COCO's rule, exactly, once, for all IoU thresholds.
+"""Rows of columns that lie together in groups: those of an image, of a class, of a detection."""
 
-Everything that is counted beside COCO's twelve numbers (by size, by crowding, by resampling) is
-counted from these columns; nothing matches again.
-
-The rule (pycocotools, bbox, all areas): within an image and a class the best 100 detections come in
-the order of their scores. Each takes, of the truths that are free, the one of largest IoU at or
-above the threshold; a truth that counts is preferred to one that is ignored (crowd, difficult),
-whatever their IoU; of equal IoUs the later truth is taken. An ignored truth is never taken up, and
-the IoU with it is the part of the detection that lies on it. What found an ignored truth is itself
-ignored.
-
-Dimensions: D detections, N truths of the index, T IoU thresholds, P pairs, I images, K classes.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ossa.data.index import DatasetIndex
-from ossa.evaluate.columns import DetectionColumns, detection_columns
-from ossa.evaluate.groups import blocks, ranks_within
+from ossa.data.annotations import DatasetIndex
+from ossa.errors import DataError, legible
 from ossa.types import Detections
+
+_AT_ONCE = 2**18
+
+
+def ranks_within(groups: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Returns (n,) the how-manieth of its group each row is, from 0.
+
+    Args:
+        groups: (n,) numbers from 0; rows of a group lie together.
+    """
+    starts = np.flatnonzero(np.diff(groups, prepend=-1))
+    return np.arange(len(groups)) - np.repeat(starts, np.diff(starts, append=len(groups)))
+
+
+def blocks(counts: NDArray[np.integer]) -> Iterator[tuple[int, int]]:
+    """Yields first and last + 1 of runs of rows whose counts (n,) sum to 250,000 or a little more.
+
+    What is made of each row as often as its count tells then fits into memory.
+    """
+    sums = np.cumsum(counts)
+    total = int(sums[-1]) if len(sums) else 0
+    inner = np.searchsorted(sums, np.arange(_AT_ONCE, total, _AT_ONCE))
+    yield from pairwise(np.unique([0, *inner.tolist(), len(counts)]).tolist())
+
+
+@dataclass(frozen=True)
+class DetectionColumns:
+    """One row a detection, image by image in the order of the mapping they came in."""
+
+    images: NDArray[np.int64]
+    """(D,) position of the image in the index."""
+    boxes_xyxy: NDArray[np.float64]
+    """(D, 4) in pixels of the original image; not float32, which would move the IoU of large
+    boxes in the arithmetic that follows."""
+    scores: NDArray[np.float64]
+    """(D,)."""
+    labels: NDArray[np.int64]
+    """(D,) in 0..K-1."""
+    boxes_xywh: NDArray[np.float64]
+    """(D, 4) left, top, width, height, as stated where they come from a file."""
+
+    def at(self, rows: NDArray[np.int64]) -> Self:
+        """Returns the rows in the order given."""
+        return type(self)(
+            self.images[rows],
+            self.boxes_xyxy[rows],
+            self.scores[rows],
+            self.labels[rows],
+            self.boxes_xywh[rows],
+        )
+
+
+def detection_columns(
+    index: DatasetIndex, detections: Mapping[int, Detections]
+) -> DetectionColumns:
+    """Returns the detections as columns.
+
+    Args:
+        index: the split they are of.
+        detections: by image id; an image that is absent has none.
+
+    Raises:
+        DataError: a detection of an unknown image or class, or with an impossible score or box.
+    """
+    positions = {image_id: place for place, image_id in enumerate(index.image_ids.tolist())}
+    for image_id, found in detections.items():
+        if image_id not in positions:
+            raise unknown_image(image_id, index, "detections")
+        _check_shapes(found, image_id)
+    per_image = list(detections.values())
+    lengths = [len(found) for found in per_image]
+    images = np.repeat(np.array([positions[i] for i in detections], np.int64), lengths)
+    no_box = np.zeros((0, 4))
+    columns = DetectionColumns(
+        images,
+        np.concatenate([no_box, *(found.boxes_xyxy for found in per_image)]).astype(np.float64),
+        np.concatenate([[], *(found.scores for found in per_image)]).astype(np.float64),
+        np.concatenate([[], *(found.labels for found in per_image)]).astype(np.int64),
+        np.concatenate([no_box, *(found.boxes_xywh for found in per_image)]),
+    )
+    _check_values(columns, index)
+    return columns
+
+
+def unknown_image(image_id: int | str, index: DatasetIndex, where: str) -> DataError:
+    """Returns the error for a detection of an image that the split does not have."""
+    return DataError(
+        f"{where}: expected image ids of the data set at {index.root}, found "
+        f"{legible(str(image_id))}, which is none of its {len(index)}; evaluate on "
+        "the split that was predicted."
+    )
+
+
+def _check_shapes(found: Detections, image_id: int) -> None:
+    boxes, scores, labels = found.boxes_xyxy.shape, found.scores.shape, found.labels.shape
+    count = len(found)
+    if (boxes, scores, labels) != ((count, 4), (count,), (count,)):
+        raise DataError(
+            f"image {image_id}: expected boxes (N, 4), scores (N,) and labels (N,), found {boxes}, "
+            f"{scores} and {labels}; give every detection one of each."
+        )
+
+
+def _check_values(columns: DetectionColumns, index: DatasetIndex) -> None:
+    labels, scores, boxes = columns.labels, columns.scores, columns.boxes_xyxy
+    num_classes = len(index.names)
+    upright = (boxes[:, 2] >= boxes[:, 0]) & (boxes[:, 3] >= boxes[:, 1])
+    for right, expected, values, advice in (
+        (
+            (labels >= 0) & (labels < num_classes),
+            f"labels in 0..{num_classes - 1}",
+            labels,
+            "evaluate with the data set whose classes the detector was trained on.",
+        ),
+        (
+            (scores >= 0) & (scores <= 1),  # so written, NaN is wrong too
+            "scores in 0..1",
+            scores,
+            "give confidences, and look for NaN in the network's outputs.",
+        ),
+        (
+            upright & np.isfinite(boxes).all(axis=1),
+            "finite boxes with x0 <= x1 and y0 <= y1",
+            boxes,
+            "give boxes as xyxy in pixels of the image.",
+        ),
+    ):
+        if not right.all():
+            row = int(np.argmin(right))
+            raise DataError(
+                f"image {index.image_ids[columns.images[row]]}: expected {expected}, "
+                f"found {values[row].tolist()}; {advice}"
+            )
+
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """COCO's, .50 to .95."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from ossa.data.index import DatasetIndex
+from ossa.data.annotations import DatasetIndex
 from ossa.evaluate.coco import CocoScores, score_as_coco
 from ossa.evaluate.matching import Matches, match
 from ossa.types import Detections

@@ -1,22 +1,9 @@
-"""How sure a metric is, and a difference of two: from stored matches, nothing is matched again.
+"""One metric of the runs of a model, and how far it spreads over images and over seeds.
 
-Images. The images of a split are drawn anew with replacement, 2,000 times, the same draws for all
-models (a paired bootstrap): what is hard for all of them leaves the difference. The deviation of
-the resampled metric is its standard error, and the interval is metric ± t x standard error. The
-standard error is itself estimated, badly where a few images decide, so t is Student's with
+How the spreads become intervals stands in `ossa.evaluate.statistics`; here is nothing that a run
+needs long to import.
 
-    df = 2 G / (kurtosis - 1), at most I - 1,
-
-which is what a variance estimated from G independent influences knows (a normal kurtosis, 3, gives
-G). The influences are those of G groups of images, each left out in turn.
-
-Seeds. With three runs a model or more, the interval is also about other seeds: Welch's, with runs
-as units, and the variance of the images added (Satterthwaite's degrees of freedom of the sum).
-Runs of a model differ in part because each errs on other images; that part is in the variance
-between the runs and in the variance of the images both, and is taken out of the latter (a two-way
-analysis of variance, runs by images). The interval is never narrower than that over images alone.
-
-Dimensions: R runs of a model, B resamples, G groups, I images.
+Dimensions: R runs of a model, B resamples, G groups, W weightings (1 + B + G).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,9 +17,79 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from ossa.errors import DataError
+from ossa.evaluate.bootstrap import RESAMPLES, Bin, image_weightings, num_groups, resample
 from ossa.evaluate.matching import Matches
-from ossa.evaluate.resampling import RESAMPLES, Bin, image_weightings, resample
-from ossa.evaluate.values import Spread, Values
+
+
+class Spread(NamedTuple):
+    """A variance, and how well it is known."""
+
+    variance: float
+    freedom: float
+    """Degrees of freedom."""
+
+
+@dataclass(frozen=True)
+class Values:
+    """One metric of the runs of a model."""
+
+    plain: NDArray[np.float64]
+    """(R,) every image once."""
+    resampled: NDArray[np.float64]
+    """(R, B), without the resamples in which there is no truth."""
+    left_out: NDArray[np.float64]
+    """(R, G)."""
+    num_images: int
+
+    @classmethod
+    def of(cls, values: NDArray[np.float64], *, num_images: int) -> "Values":
+        """Returns them from those (R, W) by the weightings of `image_weightings`."""
+        drawn_end = values.shape[1] - num_groups(num_images)
+        plain, resampled, left_out = np.split(values, [1, drawn_end], axis=1)
+        return cls(plain[:, 0], _defined(resampled), _defined(left_out), num_images)
+
+    def less(self, other: "Values") -> "Values":
+        """Returns the difference of two models as that of one run: of the means of their runs."""
+
+        def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+            return values.mean(axis=0, keepdims=True)
+
+        return Values(
+            mean(self.plain) - mean(other.plain),
+            mean(self.resampled) - mean(other.resampled),
+            mean(self.left_out) - mean(other.left_out),
+            self.num_images,
+        )
+
+    def over_images(self) -> Spread:
+        """Returns the spread of the mean of the runs, if these are scored on other images."""
+        variance = float(self.resampled.mean(axis=0).var(ddof=1))
+        influences = self.left_out.mean(axis=0)
+        deviations = influences - influences.mean()
+        second, fourth = (deviations**2).mean(), (deviations**4).mean()
+        doubt = fourth - second**2  # kurtosis less 1, times the square of the variance
+        freedom = float(2 * len(deviations) * second**2 / doubt) if doubt > 0 else np.inf
+        return Spread(variance, min(freedom, self.num_images - 1.0))
+
+    def over_seeds(self) -> Spread:
+        """Returns the spread of the mean of the runs, on the same images."""
+        runs = len(self.plain)
+        return Spread(float(self.plain.var(ddof=1)) / runs, runs - 1.0)
+
+    def in_both(self) -> float:
+        """Returns the variance of the mean of the runs that is in both spreads.
+
+        It is that of what an image is to one run and not to the others.
+        """
+        runs = len(self.plain)
+        own = self.resampled - self.resampled.mean(axis=0)
+        return float(own.var(axis=1, ddof=1).sum()) / (runs - 1) / runs
+
+
+def _defined(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns the columns that are defined, which are the same for all runs of all models."""
+    return values[:, np.isfinite(values[0])]
+
 
 LEVEL = 0.95
 FEWEST_RUNS = 3
@@ -90,8 +147,8 @@ def compare_models(
 
     Args:
         models: the runs of each, on the same images, that differ in their seeds alone.
-        metrics: names of `ossa.evaluate.resampling.METRICS`.
-        bins: of a run, for metrics of objects of one kind (`ossa.evaluate.resampling.bins_of`).
+        metrics: names of `ossa.evaluate.bootstrap.METRICS`.
+        bins: of a run, for metrics of objects of one kind (`ossa.evaluate.bootstrap.bins_of`).
         resamples: how often the images are drawn.
         seed: of the draws.
         on_run: called with the number of runs done and their total.

@@ -24,11 +24,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ossa.data.index import DatasetIndex
+from ossa.data.annotations import DatasetIndex
 from ossa.errors import ConfigError
-from ossa.evaluate.columns import DetectionColumns, detection_columns
-from ossa.evaluate.groups import ranks_within
-from ossa.evaluate.matching import overlapping_pairs
+from ossa.evaluate.matching import (
+    DetectionColumns,
+    detection_columns,
+    overlapping_pairs,
+    ranks_within,
+)
 from ossa.types import Detections
 
 
@@ -108,10 +111,10 @@ def _judge(
     detection, truth = pairs.detection[chosen], pairs.truth[chosen]
     unsought = (index.difficult | index.crowd)[truth]
     _, first = np.unique(truth, return_index=True)  # detections ascend: the best of each truth
-    is_first, ignored = np.zeros((2, len(columns.scores)), bool)
-    is_first[detection[first]] = True
+    is_main, ignored = np.zeros((2, len(columns.scores)), bool)
+    is_main[detection[first]] = True
     ignored[detection[unsought]] = True
-    return is_first & ~ignored, ~is_first & ~ignored
+    return is_main & ~ignored, ~is_main & ~ignored
 
 
 def _curve(true: NDArray[np.bool_], false: NDArray[np.bool_]) -> NDArray[np.float64]:

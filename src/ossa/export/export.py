@@ -7,18 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from ossa.config import check_imgsz
-from ossa.data.index import DatasetIndex
+from ossa.data.annotations import DatasetIndex
 from ossa.errors import ConfigError
-from ossa.evaluate.api import check_classes
-from ossa.export import onnx_format, openvino_format, quantize
-from ossa.export.description import ExportDescription, Format, Precision, Suppression
-from ossa.export.files import open_exported
-from ossa.export.graph import LogitsGraph, describe, usual_confidence
+from ossa.evaluate.evaluator import check_classes
+from ossa.export import onnx as onnx_format
+from ossa.export import openvino as openvino_format
+from ossa.export import openvino as quantize
+from ossa.export.backends import TorchRuntime
+from ossa.export.graph import (
+    ExportDescription,
+    Format,
+    LogitsGraph,
+    Precision,
+    Suppression,
+    describe,
+    usual_confidence,
+)
+from ossa.export.nms import behind_onnx, behind_openvino
+from ossa.export.open import open_exported
 from ossa.export.parity import BOX_TOLERANCE_PX, SCORE_TOLERANCE, Comparison, compare
-from ossa.export.runtimes import TorchRuntime
-from ossa.export.suppression import behind_onnx, behind_openvino
+from ossa.models.checkpoint import Checkpoint, detector_from
 from ossa.models.detector import Detector
-from ossa.models.weights import Checkpoint, detector_from
 
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml"}
 PRECISIONS: dict[Format, tuple[Precision, ...]] = {

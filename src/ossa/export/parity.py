@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from torchvision.ops import box_iou
 
 from ossa.config import EvaluateConfig
-from ossa.data.batches.dataset import LetterboxedDataset
-from ossa.data.batches.loader import evaluation_loader
-from ossa.data.check import take_images
+from ossa.data.annotations import DatasetIndex
+from ossa.data.dataset import LetterboxedDataset
 from ossa.data.decode import decode_image
-from ossa.data.index import DatasetIndex
 from ossa.data.letterbox import letterbox_rectangular
+from ossa.data.loader import evaluation_loader
+from ossa.data.reading import take_images
 from ossa.errors import DataError
 from ossa.evaluate.metrics import evaluate_detections
-from ossa.export.description import ExportDescription
-from ossa.export.runtimes import ExportedRuntime, SuppressedRuntime, TorchRuntime
+from ossa.export.backends import ExportedRuntime, SuppressedRuntime, TorchRuntime
+from ossa.export.graph import ExportDescription
 from ossa.models.postprocess import check_not_nan, detect, find_candidates
 from ossa.types import Batch, Detections
 

@@ -73,7 +73,7 @@ def _main(runtime: str, file: str, memory: str, seconds: str) -> int:
         lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
         said = [one for one in lines if not one.startswith(("Exception from", "Check '"))]
         out_of_memory = any("bad_alloc" in one or "allocate" in one for one in lines)
-        print((said or lines or [type(problem).__name__])[0])  # noqa: T201 - a JSON line for its parent
+        print((said or lines or [type(problem).__name__])[0])  # noqa: T201 - read by its parent
         return 1 if out_of_memory else _REFUSED
     return 0
 

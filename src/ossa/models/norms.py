@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from ossa.models.count import on_meta
+from ossa.models.complexity import on_meta
 
 _FEW_ROWS = 4096
 """As many are added up one by one without harm: 4e-7 is what that costs."""

@@ -16,13 +16,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ossa.errors import ConfigError, UnsupportedBackbone
-from ossa.models.backbones.catalogue import (
+from ossa.models.backbones.catalog import (
     TABLE_IMGSZ,
     TABLE_TIMM,
     CatalogueRow,
     shipped_table,
 )
-from ossa.models.build import create_backbone, known_backbones
+from ossa.models.detector import create_backbone, known_backbones
 from ossa.types import Level
 
 _OTHER_IMGSZ = 320

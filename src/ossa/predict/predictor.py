@@ -17,22 +17,21 @@ from torch import Tensor, nn
 from ossa.config import EvaluateConfig, check_imgsz
 from ossa.data.letterbox import letterbox, letterbox_rectangular
 from ossa.errors import ConfigError, suggestion
-from ossa.export.choose import runtime_for_checkpoint, side_of_input
-from ossa.export.description import Precision, Suppression
-from ossa.export.files import RuntimeName, is_exported, open_exported
-from ossa.export.graph import CONFIDENCE, takes_rectangles, usual_confidence
-from ossa.export.runtimes import (
+from ossa.export.backends import (
     AnyRuntime,
     ExportedRuntime,
     SuppressedRuntime,
     TorchRuntime,
     find,
 )
+from ossa.export.graph import CONFIDENCE, Precision, Suppression, takes_rectangles, usual_confidence
+from ossa.export.open import RuntimeName, is_exported, open_exported
+from ossa.export.select import runtime_for_checkpoint, side_of_input
+from ossa.models.checkpoint import read_checkpoint
 from ossa.models.detector import Backbone, Detector
-from ossa.models.weights import read_checkpoint
-from ossa.predict.found import Picture, PictureDetections, pixels_of
-from ossa.report.drawing import draw_boxes
+from ossa.predict.results import Picture, PictureDetections, pixels_of
 from ossa.types import Detections, Letterbox
+from ossa.viz.draw import draw_boxes
 
 NMS_IOU = 0.45
 """YOLOv5's habit for pictures; evaluation suppresses at 0.6."""

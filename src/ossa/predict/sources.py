@@ -16,16 +16,16 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ossa.data.annotations import DatasetIndex
 from ossa.data.description import read_description
 from ossa.data.formats.common import IMAGE_SUFFIXES, absolute, folders_under, is_image
 from ossa.data.formats.text import listed_lines
-from ossa.data.index import DatasetIndex
-from ossa.data.problems import Problem
+from ossa.data.issues import Issue
 from ossa.data.reading import read_index
 from ossa.data.roots import Roots, is_hidden
 from ossa.errors import DataError, legible
 from ossa.escaping import hide_credentials
-from ossa.report.drawing import draw_boxes
+from ossa.viz.draw import draw_boxes
 
 VIDEO_SUFFIXES: Final = frozenset(
     {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
@@ -255,7 +255,7 @@ class AnnotatedPictures:
     names: tuple[str, ...]
     """K class names."""
     by_file: Mapping[Path, Annotated]
-    problems: tuple[Problem, ...]
+    problems: tuple[Issue, ...]
     """What was wrong with the data set's files."""
 
     def find(self, file: Path) -> Annotated | None:
@@ -275,7 +275,7 @@ def read_annotated(data: Path | str) -> AnnotatedPictures:
     """
     description = read_description(data)
     by_file: dict[Path, Annotated] = {}
-    problems: dict[Problem, None] = {}  # in order, and those of a shared picture once
+    problems: dict[Issue, None] = {}  # in order, and those of a shared picture once
     folders: dict[Path, Path] = {}
     names: tuple[str, ...] = ()
     for split in description.splits:

@@ -19,13 +19,12 @@ import torch
 from ossa.config import RunConfig, build_config
 from ossa.errors import OssaError
 from ossa.escaping import print_line
-from ossa.models.build import build_detector
-from ossa.models.count import count_cost
-from ossa.models.detector import Detector
+from ossa.models.complexity import count_cost
+from ossa.models.detector import Detector, build_detector
 from ossa.models.postprocess import detect
 from ossa.study.plan import Plan, PlannedRun
-from ossa.train.health import check_single_values
-from ossa.train.memory import TrialStep
+from ossa.train.autobatch import TrialStep
+from ossa.train.diagnostics import check_single_values
 from ossa.types import Letterbox
 
 _STEPS = 3

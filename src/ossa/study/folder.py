@@ -30,8 +30,7 @@ from ossa.study.plan import Plan, PlannedRun, make_plan
 from ossa.study.reported import is_reported
 from ossa.train.checkpoint import STATE_FILE
 from ossa.train.finished import what_is_missing, why_not_of
-from ossa.train.outputs import LOG_FILE, read_log
-from ossa.train.record import RECORD_FILE, read_record
+from ossa.train.run_folder import LOG_FILE, RECORD_FILE, read_log, read_record
 from ossa.types import Record
 
 STUDY_FILE = "study.yaml"

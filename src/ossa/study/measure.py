@@ -5,16 +5,15 @@ from typing import Any
 
 import torch
 
+from ossa.cost.benchmark import measure_throughput
 from ossa.cost.model_cost import cost_of_form
-from ossa.cost.throughput import measure_throughput
 from ossa.errors import DataError
 from ossa.files import write_json_atomically
-from ossa.models.deploy import deployed
+from ossa.models.checkpoint import detector_from, read_checkpoint
 from ossa.models.detector import Detector
-from ossa.models.weights import detector_from, read_checkpoint
+from ossa.models.fuse import deployed
 from ossa.study.folder import MEASUREMENTS_FILE, RunState, StudyFolder, read_measurements
-from ossa.train.outputs import LAST_WEIGHTS
-from ossa.train.record import environment
+from ossa.train.run_folder import LAST_WEIGHTS, environment
 
 _WARMUP_RUNS, _TIMED_RUNS = 10, 50
 _MODELS_AT_ONCE = 16

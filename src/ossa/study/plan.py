@@ -13,10 +13,10 @@ from typing import Any
 
 from ossa.config import RunConfig, build_config, merge, parse_settings
 from ossa.errors import ConfigError
-from ossa.models.build import with_weights_settings
-from ossa.models.presets import preset_scale
-from ossa.study.config import StudyConfig
-from ossa.study.policy import InitialWeights, initial_weights
+from ossa.models.detector import preset_scale, with_weights_settings
+from ossa.study.config import InitialWeights, StudyConfig, initial_weights
+from ossa.train.callbacks import Callback, NullCallback
+from ossa.train.setup import read_training_data
 
 _A_BACKBONES_OWN = frozenset(
     "model." + name
@@ -204,3 +204,59 @@ def flat_settings(config: RunConfig) -> dict[str, Any]:
                 yield prefix + key, value
 
     return dict(flat(config.model_dump(mode="json"), ""))
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    """The data of a study."""
+
+    train_images: int
+    val_images: int
+    num_classes: int
+    data_fingerprint: str
+    """As the records of the runs will have it."""
+
+    def last_batch(self, plan: Plan) -> int:
+        """Returns the images in the last batch of an epoch."""
+        batch = plan.conditions.get("train.batch", plan.runs[0].config.train.batch)
+        return self.train_images % batch or min(batch, self.train_images)
+
+    def flat(self, plan: Plan) -> dict[str, Any]:
+        """Returns the conditions that all runs share, and what differs, ready for JSON."""
+        return {
+            "recipe_hash": plan.recipe_hash,
+            "data_fingerprint": self.data_fingerprint,
+            "train_images": self.train_images,
+            "val_images": self.val_images,
+            "last_batch_images": self.last_batch(plan),
+            "initial_weights": sorted({run.weights.policy for run in plan.runs}),
+            "conditions": dict(plan.conditions),
+            "exceptions": {key: dict(values) for key, values in plan.exceptions.items()},
+            "varied": {key: list(values) for key, values in plan.study.vary.items()},
+        }
+
+
+def summarize_data(
+    plan: Plan, *, allow_unlabeled: bool = False, callback: Callback | None = None
+) -> DatasetSummary:
+    """Returns what the runs of a plan will be trained on: images that can be decoded.
+
+    Args:
+        plan: of a study.
+        allow_unlabeled: more than half of the training images may be without a label.
+        callback: is told what the data lack.
+
+    Raises:
+        ConfigError, DataError: as `ossa train`.
+    """
+    config = plan.runs[0].config
+    read = read_training_data(
+        config, callback=callback or NullCallback(), allow_unlabeled=allow_unlabeled
+    )
+    train, val = (split.index for split in read)
+    return DatasetSummary(
+        train_images=len(train),
+        val_images=len(val),
+        num_classes=len(train.names),
+        data_fingerprint=f"{train.fingerprint()}-{val.fingerprint()}",
+    )

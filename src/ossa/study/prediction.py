@@ -21,14 +21,19 @@ Dimensions: M models.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
 
+from ossa.errors import ConfigError, DataError
 from ossa.evaluate.statistics import LEVEL, Interval
-from ossa.study.law import leave_one_out
-from ossa.study.points import NoLaw, Points
+from ossa.models.complexity import PartCost, count_cost
+from ossa.models.detector import build_detector
+from ossa.study.folder import StudyFolder
+from ossa.study.plan import make_plan
+from ossa.study.results import COMPLEXITIES, QUALITIES, StudyResults
+from ossa.study.scaling import InsufficientData, Points, leave_one_out
 
 _OUTSIDE = 5
 """One prediction in so many may lie outside its interval, of 80 %."""
@@ -118,15 +123,15 @@ class PredictionTest:
         return Interval(float(low), float(high))
 
 
-def predict(points: Points, complexity: float) -> Prediction | NoLaw:
+def predict(points: Points, complexity: float) -> Prediction | InsufficientData:
     """Returns the quality to expect of a model of this complexity, or why there is none."""
     reason = points.why_no_line()
-    return NoLaw(reason) if reason is not None else _jackknife_plus(points, complexity)
+    return InsufficientData(reason) if reason is not None else _jackknife_plus(points, complexity)
 
 
 def check_predictions(
     points: Points, *, left_out: Literal["model", "family"]
-) -> PredictionTest | NoLaw:
+) -> PredictionTest | InsufficientData:
     """Returns the test in which every model is left out once, alone or with its whole family.
 
     What is left out has no part in the prediction, nor in its interval. Where fewer than five
@@ -134,7 +139,7 @@ def check_predictions(
     """
     reason = points.why_no_line()
     if reason is not None:
-        return NoLaw(reason)
+        return InsufficientData(reason)
     names = points.models if left_out == "model" else points.families
     held_out: list[HeldOut] = []
     untested: dict[str, str] = {}
@@ -154,7 +159,7 @@ def check_predictions(
             )
         )
     if not held_out:
-        return NoLaw("; ".join(untested.values()))
+        return InsufficientData("; ".join(untested.values()))
     return PredictionTest(left_out, tuple(held_out), untested)
 
 
@@ -172,3 +177,103 @@ def _jackknife_plus(points: Points, complexity: float) -> Prediction:
         num_models=len(points),
         inside=bool(points.complexity.min() <= complexity <= points.complexity.max()),
     )
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What to expect at one complexity, and how well such predictions held."""
+
+    quality: str
+    complexity: str
+    prediction: Prediction
+    tests: dict[Literal["model", "family"], PredictionTest | InsufficientData]
+    """By what was left out at a time."""
+
+    def flat(self) -> dict[str, Any]:
+        """Returns plain values, ready for JSON."""
+        row: dict[str, Any] = {
+            "quality": self.quality,
+            "complexity": self.complexity,
+            "at": self.prediction.complexity,
+            "expected": self.prediction.expected,
+            "low": self.prediction.low,
+            "high": self.prediction.high,
+            "models": self.prediction.num_models,
+            "inside": self.prediction.inside,
+        }
+        for left_out, test in self.tests.items():
+            known = isinstance(test, PredictionTest)
+            row[f"error_without_{left_out}"] = test.mean_absolute_error if known else None
+            row[f"coverage_without_{left_out}"] = test.coverage if known else None
+        return row
+
+
+def expect(
+    results: StudyResults, at: float, *, quality: str = "ap", complexity: str = "params"
+) -> Expectation:
+    """Returns the quality to expect at a complexity, with an interval of 80 %.
+
+    Args:
+        results: of the study.
+        at: the complexity, in the unit of `COMPLEXITIES`.
+        quality: of `QUALITIES`.
+        complexity: of `COMPLEXITIES`.
+
+    Raises:
+        ConfigError: an unknown quality or complexity, or one that is not positive.
+        DataError: the study has no law of these: under eight models, or nothing was measured.
+    """
+    _check_known("quality", quality, QUALITIES)
+    _check_known("complexity", complexity, COMPLEXITIES)
+    if not 0 < at < float("inf"):
+        raise ConfigError(f"expected {COMPLEXITIES[complexity]} above 0, found {at:g}")
+    models = results.models()
+    lacking = [key for key in (quality, complexity) if key not in models]
+    if lacking:
+        raise DataError(f"the study {results.study.name} has no {lacking[0]} of any model")
+    points = Points.of(
+        models["model"].tolist(),
+        families=models["family"].tolist(),
+        complexity=models[complexity].to_numpy(float),
+        quality=models[quality].to_numpy(float),
+    )
+    prediction = predict(points, at)
+    if isinstance(prediction, InsufficientData):
+        raise DataError(
+            f"the study {results.study.name} predicts nothing from {COMPLEXITIES[complexity]}: "
+            f"{prediction.reason}"
+        )
+    return Expectation(
+        quality,
+        complexity,
+        prediction,
+        {
+            "model": check_predictions(points, left_out="model"),
+            "family": check_predictions(points, left_out="family"),
+        },
+    )
+
+
+def _check_known(what: str, name: str, known: Any) -> None:
+    if name not in known:
+        raise ConfigError(f"expected a {what} of {', '.join(known)}, found {name!r}")
+
+
+def cost_in_study(folder: StudyFolder, model: str, *, num_classes: int) -> PartCost:
+    """Returns what a detector of the study would cost with another backbone.
+
+    Args:
+        folder: of the study, whose neck and image size it gets.
+        model: a backbone, or a preset.
+        num_classes: K.
+
+    Raises:
+        ConfigError, UnsupportedBackbone: no such model, or none that can be a backbone here.
+    """
+    study = folder.study.model_copy(
+        update={"models": (model,), "initial_weights": "none", "families": {}}
+    )
+    config = make_plan(study, data=folder.path, folder=folder.path).runs[0].config
+    imgsz = config.train.imgsz
+    detector = build_detector(config.model, num_classes=num_classes, imgsz=imgsz)
+    return count_cost(detector, imgsz).total

@@ -10,21 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from ossa.config import build_config, validated
-from ossa.data.api import read_data
-from ossa.data.caching.pixel_store import CachePlace
+from ossa.data.annotations import DatasetIndex
+from ossa.data.cache import CachePlace
 from ossa.data.description import read_description
-from ossa.data.index import DatasetIndex
-from ossa.data.reading import read_index
+from ossa.data.reading import read_data, read_index
 from ossa.errors import DataError
-from ossa.evaluate.api import check_classes, detector_for_evaluation
 from ossa.evaluate.coco import detections_as_coco_results
-from ossa.evaluate.run import evaluate
+from ossa.evaluate.evaluator import check_classes, detector_for_evaluation, evaluate
 from ossa.files import read_json_object, sha256_of, write_atomically, write_json_atomically
-from ossa.models.weights import read_checkpoint
+from ossa.models.checkpoint import read_checkpoint
 from ossa.study.config import Reported
-from ossa.train.events import Silence
-from ossa.train.outputs import BEST_WEIGHTS, DETECTIONS_FILE, LAST_WEIGHTS
-from ossa.train.record import read_record
+from ossa.train.callbacks import NullCallback
+from ossa.train.run_folder import BEST_WEIGHTS, DETECTIONS_FILE, LAST_WEIGHTS, read_record
 from ossa.train.setup import read_split as read_split_of_run
 
 REPORTED_FILE = "reported.json"
@@ -59,7 +56,7 @@ def write_reported(
     config = build_config(read_record(folder).config)
     weights = folder / (LAST_WEIGHTS if reported.weights == "last" else BEST_WEIGHTS)
     checkpoint = read_checkpoint(weights)
-    split = read_split_of_run(config, reported.split, watcher=Silence(), cache=cache)
+    split = read_split_of_run(config, reported.split, callback=NullCallback(), cache=cache)
     index = split.index
     check_classes(checkpoint.names, index, weights=weights, data=config.data)
     evaluation = evaluate(

@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from ossa.data.caching.pixel_store import CachePlace
+from ossa.data.cache import CachePlace
 from ossa.errors import OssaError
 from ossa.escaping import print_line
-from ossa.evaluate.run import Evaluation
+from ossa.evaluate.evaluator import Evaluation
 from ossa.files import held
 from ossa.study.config import Reported
 from ossa.study.folder import (
@@ -30,11 +30,11 @@ from ossa.study.folder import (
 )
 from ossa.study.plan import PlannedRun
 from ossa.study.reported import detections_file, is_reported, read_split, write_reported
-from ossa.study.samples import samples_of
+from ossa.study.results import samples_of
+from ossa.train.callbacks import NullCallback, RunStart
 from ossa.train.checkpoint import STATE_FILE
-from ossa.train.events import RunStart, Silence
 from ossa.train.loop import train
-from ossa.train.record import RECORD_FILE, read_record
+from ossa.train.run_folder import RECORD_FILE, read_record
 from ossa.types import Record
 
 DONE, FAILED, STOPPED = 0, 1, 3
@@ -65,7 +65,7 @@ def train_run(
                 cache=cache,
                 resume=(folder / STATE_FILE).exists(),
                 allow_unlabeled=True,  # or the study would not have begun
-                watcher=_Log(folder),
+                callback=_Log(folder),
                 save_minutes=_SAVE_MINUTES,
             )
             if record.status != "done":
@@ -97,7 +97,7 @@ def _named(failure: Exception) -> str:
     return f"{type(failure).__name__}: {failure}"
 
 
-class _Log(Silence):
+class _Log(NullCallback):
     """Tells a log file how a training goes, a line an epoch, and the study how far it is."""
 
     def __init__(self, folder: Path) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from ossa.config import RunConfig, build_config, merge
-from ossa.data.caching.pixel_store import CachePlace
+from ossa.data.cache import CachePlace
 from ossa.errors import ConfigError
-from ossa.models.presets import preset_scale
+from ossa.models.detector import preset_scale
 from ossa.recipes import load_recipe
-from ossa.train.events import Watcher
+from ossa.train.callbacks import Callback
 from ossa.train.loop import train
 from ossa.types import Record
 
@@ -50,7 +50,7 @@ def train_detector(
     device: torch.device | str = "cpu",
     workers: int = 0,
     cache: CachePlace = "auto",
-    watcher: Watcher | None = None,
+    callback: Callback | None = None,
 ) -> Record:
     """Trains a detector and returns its record; the weights lie in `folder`, best.safetensors.
 
@@ -64,7 +64,7 @@ def train_detector(
         workers: processes that load images; they change the speed, never the result.
         cache: where images are kept decoded, 'auto' (in memory, while they fit), 'disk' or 'none';
             changes the speed, never the result.
-        watcher: is told how it goes.
+        callback: is told how it goes.
 
     Raises:
         ConfigError: settings as for `run_config`, or a folder that holds something.
@@ -75,4 +75,4 @@ def train_detector(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"expected a new or empty folder for the run, found {folder} in use")
     folder.mkdir(parents=True, exist_ok=True)
-    return train(config, folder, device=device, workers=workers, cache=cache, watcher=watcher)
+    return train(config, folder, device=device, workers=workers, cache=cache, callback=callback)

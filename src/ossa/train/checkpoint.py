@@ -14,8 +14,8 @@ from ossa.errors import CheckpointError, legible
 from ossa.files import write_atomically
 from ossa.models.loss import LossTerms
 from ossa.models.safe_pickle import read_torch_file
-from ossa.train.distributed import ALONE, Processes
-from ossa.train.ema import ModelAverage
+from ossa.train.distributed import SINGLE_PROCESS, DistributedContext
+from ossa.train.optim import EMA
 
 STATE_FILE = "last.state.pt"
 _MAX_VALUES = 1_000_000
@@ -59,9 +59,9 @@ def save_state(
     progress: Progress,
     detector: nn.Module,
     optimizer: Optimizer,
-    average: ModelAverage[Any],
+    average: EMA[Any],
     identity: dict[str, str],
-    processes: Processes = ALONE,
+    processes: DistributedContext = SINGLE_PROCESS,
 ) -> None:
     """Writes the training state whole; gradients still waiting for a step are part of it.
 
@@ -97,9 +97,9 @@ def load_state(
     *,
     detector: nn.Module,
     optimizer: Optimizer,
-    average: ModelAverage[Any],
+    average: EMA[Any],
     identity: dict[str, str],
-    processes: Processes = ALONE,
+    processes: DistributedContext = SINGLE_PROCESS,
 ) -> Progress:
     """Brings detector, optimiser and average to where they were, and returns the progress.
 
@@ -151,9 +151,7 @@ class _UnfitError(Exception):
     """A state is not one of this training; the message says what was expected and found."""
 
 
-def _checked(
-    state: Any, detector: nn.Module, optimizer: Optimizer, average: ModelAverage[Any]
-) -> Progress:
+def _checked(state: Any, detector: nn.Module, optimizer: Optimizer, average: EMA[Any]) -> Progress:
     """Returns the progress of a state that has the structure of the training's own.
 
     Raises:
@@ -272,14 +270,16 @@ def _check_plain(value: Any) -> None:
             raise _UnfitError(f"its progress holds a value of the type {_named(value)}")
 
 
-def _own_gradients(saved: list[dict[str, Tensor]], processes: Processes) -> dict[str, Tensor]:
+def _own_gradients(
+    saved: list[dict[str, Tensor]], processes: DistributedContext
+) -> dict[str, Tensor]:
     """Returns this process's gradients, of which each process saved its own.
 
     Where there are more or fewer processes now, the sum lies with the first.
     """
     if len(saved) == processes.count:
         return saved[processes.rank]
-    if not processes.is_first:
+    if not processes.is_main:
         return {}
     names = {name for gradients in saved for name in gradients}
     return {name: sum(g[name] for g in saved if name in g) for name in names}  # type: ignore[misc]

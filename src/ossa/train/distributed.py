@@ -6,10 +6,13 @@ an accumulation, and needs every process to have images and every parameter to h
 """
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from types import FrameType
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,7 +24,7 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class Processes:
+class DistributedContext:
     """Which of how many processes this one is. Alone, every method returns what it is given."""
 
     rank: int = 0
@@ -31,7 +34,7 @@ class Processes:
     """The parameters that have gradients, as was found at the first sum."""
 
     @property
-    def is_first(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
@@ -59,7 +62,7 @@ class Processes:
         if self.count == 1:
             return make()
         made: list[Value | OssaError | None] = [None]
-        if self.is_first:
+        if self.is_main:
             try:
                 made[0] = make()
             except OssaError as error:
@@ -110,11 +113,11 @@ class Processes:
         }
 
 
-ALONE = Processes()
+SINGLE_PROCESS = DistributedContext()
 
 
 @contextmanager
-def joined_processes(device: str) -> Iterator[Processes]:
+def joined_processes(device: str) -> Iterator[DistributedContext]:
     """Yields the processes that torchrun started, or this one alone where it did not.
 
     Args:
@@ -122,14 +125,14 @@ def joined_processes(device: str) -> Iterator[Processes]:
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     own = device_of_process(device)
     if own != "cpu":
         torch.cuda.set_device(own)  # on which nccl puts what it sends
     dist.init_process_group("gloo" if own == "cpu" else "nccl")
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size())
+        yield DistributedContext(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
 
@@ -149,3 +152,27 @@ def device_of_process(device: str) -> str:
             f"start torchrun with --nproc-per-node {gpus}"
         )
     return f"cuda:{local_rank}"
+
+
+class StopRequest:
+    """While active, the first Ctrl-C (or SIGTERM) sets `requested`; a second one ends at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._former: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        # Python lets only the main thread handle signals; elsewhere the caller stops the run.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._former[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True

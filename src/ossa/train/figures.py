@@ -12,22 +12,22 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ossa.config import RunConfig
-from ossa.data.batches.dataset import TrainingDataset
-from ossa.data.batches.loader import EpochBatches
-from ossa.data.index import DatasetIndex
+from ossa.data.annotations import DatasetIndex
+from ossa.data.dataset import TrainingDataset
 from ossa.data.letterbox import resize_long_side
+from ossa.data.loader import EpochBatches
 from ossa.evaluate.coco import read_coco_results
 from ossa.evaluate.confusion import confusion_matrix
-from ossa.evaluate.figures import precision_recall_figure, save_confusion
+from ossa.evaluate.evaluator import Evaluation
 from ossa.evaluate.metrics import Metrics, evaluate_detections
-from ossa.evaluate.pictures import Gallery, open_gallery, predictions_above_truths
-from ossa.evaluate.run import Evaluation
+from ossa.evaluate.report import Gallery, open_gallery, predictions_above_truths
+from ossa.evaluate.report_figures import precision_recall_figure, save_confusion
 from ossa.files import TEMPORARY_FILES, write_atomically
-from ossa.report.drawing import draw_boxes, encode_png, picture_grid
-from ossa.report.figures import Line, Panel, panel_figure, save_figure
-from ossa.train.events import RunStart, Silence
-from ossa.train.outputs import DETECTIONS_FILE, FIGURES_FOLDER, read_log
+from ossa.train.callbacks import NullCallback, RunStart
+from ossa.train.run_folder import DETECTIONS_FILE, FIGURES_FOLDER, read_log
 from ossa.types import Detections, Record
+from ossa.viz.draw import draw_boxes, encode_png, picture_grid
+from ossa.viz.plots import Line, Panel, panel_figure, save_figure
 
 _IMAGES, _IN_A_ROW = 8, 4
 _SIDE = 480
@@ -37,8 +37,8 @@ _LARGEST_SHARE = 0.02
 """Of the time of a run that drawing its curves may take."""
 
 
-class RunFigures(Silence):
-    """A watcher that keeps the folder `figures` of a run current.
+class RunFigures(NullCallback):
+    """A callback that keeps the folder `figures` of a run current.
 
     - curves.png, .svg: the losses, metrics and learning rate of every epoch in the log, those
       before a run was resumed included. Drawn anew after ten seconds or more, and so seldom that

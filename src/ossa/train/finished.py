@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from ossa.config import RunConfig, build_config, settings_digest
-from ossa.data.index import DatasetIndex
+from ossa.data.annotations import DatasetIndex
 from ossa.errors import ConfigError, DataError
 from ossa.evaluate.coco import read_coco_results
 from ossa.files import sha256_of
-from ossa.train.outputs import CONFIG_FILE, DETECTIONS_FILE, read_config
-from ossa.train.record import RECORD_FILE, read_record
+from ossa.train.run_folder import (
+    CONFIG_FILE,
+    DETECTIONS_FILE,
+    RECORD_FILE,
+    read_config,
+    read_record,
+)
 from ossa.types import Detections, Record
 
 _MAY_DIFFER = {"data", "seed"}

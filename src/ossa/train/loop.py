@@ -12,26 +12,28 @@ import torch
 
 from ossa.allocator import keep_freed_memory
 from ossa.config import RunConfig
-from ossa.data.batches.dataset import TrainingDataset
-from ossa.data.batches.loader import training_loader
-from ossa.data.caching.pixel_store import CachePlace
+from ossa.data.cache import CachePlace
+from ossa.data.dataset import TrainingDataset
+from ossa.data.loader import training_loader
 from ossa.errors import OssaError, RunFailed
-from ossa.evaluate.run import Evaluation, evaluate
+from ossa.evaluate.evaluator import Evaluation, evaluate
 from ossa.files import held
-from ossa.models.build import with_weights_settings
+from ossa.models.detector import with_weights_settings
+from ossa.train.autobatch import largest_batch
+from ossa.train.callbacks import Callback, NullCallback
 from ossa.train.checkpoint import Progress
-from ossa.train.distributed import ALONE, Processes
-from ossa.train.events import Silence, Watcher
-from ossa.train.failures import ended_if_not_all_start, told_in_a_sentence
-from ossa.train.freeze import set_training
-from ossa.train.health import FirstBatch, first_bad_layer
-from ossa.train.interrupt import StopRequest
-from ossa.train.memory import largest_batch
-from ossa.train.optim import apply_settings
+from ossa.train.diagnostics import (
+    FirstBatch,
+    ended_if_not_all_start,
+    first_bad_layer,
+    wrap_errors,
+)
+from ossa.train.distributed import SINGLE_PROCESS, DistributedContext, StopRequest
+from ossa.train.optim import set_hyperparameters, set_training
 from ossa.train.run import Run, begin
-from ossa.train.schedule import settings_at
+from ossa.train.schedule import hyperparameters_at
 from ossa.train.setup import prepare
-from ossa.train.step import Outcome
+from ossa.train.step import StepResult
 from ossa.types import Batch, Record
 
 _MOST_SKIPPED = 20
@@ -48,9 +50,9 @@ def train(
     resume: bool = False,
     strict: bool = False,
     allow_unlabeled: bool = False,
-    watcher: Watcher | None = None,
+    callback: Callback | None = None,
     save_minutes: float = 15.0,
-    processes: Processes = ALONE,
+    processes: DistributedContext = SINGLE_PROCESS,
 ) -> Record:
     """Trains a detector and returns the record that it also writes.
 
@@ -66,7 +68,7 @@ def train(
         strict: stop at the first fault of the data instead of leaving it out.
         allow_unlabeled: train where more than half of the training images have no label, too; a run
             that is resumed has been allowed to.
-        watcher: is told how it goes; of several processes, that of the first.
+        callback: is told how it goes; of several processes, that of the first.
         save_minutes: the state is saved within an epoch so often, and at the end of an epoch
             that is over a minute after the last time.
         processes: that share every batch.
@@ -75,7 +77,7 @@ def train(
         OssaError: bad input, or a run that could not go on.
     """
     keep_freed_memory()
-    watcher = (watcher or Silence()) if processes.is_first else Silence()
+    callback = (callback or NullCallback()) if processes.is_main else NullCallback()
     device = torch.device(device)
     config = config.model_copy(update={"model": with_weights_settings(config.model)})
     with ExitStack() as owned:
@@ -83,7 +85,7 @@ def train(
         parts = prepare(
             config,
             device=device,
-            watcher=watcher,
+            callback=callback,
             strict=strict,
             allow_unlabeled=allow_unlabeled or resume,
             cache=cache,
@@ -94,7 +96,7 @@ def train(
             return largest_batch(config, num_classes=len(parts.train_index.names), device=device)
 
         with (
-            told_in_a_sentence(batch=config.train.batch, fitting_batch=fitting_batch),
+            wrap_errors(batch=config.train.batch, fitting_batch=fitting_batch),
             _deterministic(config.train.deterministic),
         ):
             run = begin(
@@ -103,7 +105,7 @@ def train(
                 folder,
                 device=device,
                 resume=resume,
-                watcher=watcher,
+                callback=callback,
                 processes=processes,
                 save_minutes=save_minutes,
             )
@@ -119,7 +121,7 @@ def _failure_recorded(run: Run) -> Iterator[None]:
     except OssaError as failure:
         with suppress(OssaError):  # the disk may be what is full
             record = run.record(status="failed", reason=str(failure))
-            run.watcher.finished(run.files.fail(record))
+            run.callback.finished(run.files.fail(record))
         raise
 
 
@@ -165,7 +167,7 @@ def _train_and_finish(run: Run, *, workers: int) -> Record:
         record = run.files.finish(
             run.record(status="done"), run.parts.val_index, evaluation.detections
         )
-    run.watcher.finished(record)
+    run.callback.finished(record)
     return record
 
 
@@ -187,10 +189,10 @@ def _train_epoch(run: Run, loader: Iterator[Batch], request: StopRequest) -> Eva
         best=run.progress.best_epoch == epoch,
     )
     run.save_at_epoch_end()
-    run.watcher.epoch_done(row, evaluation)
+    run.callback.epoch_done(row, evaluation)
     if run.over and epoch + 1 < run.config.train.epochs:
         patience = run.config.train.patience
-        run.watcher.note(f"no better epoch than {run.progress.best_epoch + 1} for {patience}")
+        run.callback.note(f"no better epoch than {run.progress.best_epoch + 1} for {patience}")
     return evaluation
 
 
@@ -212,7 +214,7 @@ def _train_to_epoch_end(run: Run, loader: Iterator[Batch], request: StopRequest)
             _account(run, outcome, batch)
         progress.epoch_seconds += time.perf_counter() - started
         if progress.images_seen:
-            run.watcher.batch_done(
+            run.callback.batch_done(
                 epoch=(progress.batch_number - 1) // per_epoch,
                 batch=progress.batch_number % per_epoch or per_epoch,
                 loss=sum(progress.loss_sums.values()) / progress.images_seen,
@@ -225,11 +227,11 @@ def _train_to_epoch_end(run: Run, loader: Iterator[Batch], request: StopRequest)
     _account_rest(run, batch)
 
 
-def _train_batch(run: Run, batch: Batch, request: StopRequest) -> list[Outcome]:
+def _train_batch(run: Run, batch: Batch, request: StopRequest) -> list[StepResult]:
     """Does forward, backward and, when due, a step; returns what is now known of batches."""
     config, number, processes = run.config, run.progress.batch_number, run.processes
-    settings = settings_at(config.train, number, run.batches.batches_per_epoch)
-    apply_settings(run.parts.optimizer, settings)
+    settings = hyperparameters_at(config.train, number, run.batches.batches_per_epoch)
+    set_hyperparameters(run.parts.optimizer, settings)
     # Dropout and drop path depend on (seed, step, process) alone, so that a resumed run draws
     # the same.
     entropy = (config.seed, number, *([processes.rank] if processes.rank else []))
@@ -242,14 +244,14 @@ def _train_batch(run: Run, batch: Batch, request: StopRequest) -> list[Outcome]:
     if number - run.progress.last_step_batch >= settings.accumulate:
         norm = run.step.update()
         run.progress.last_step_batch = number
-    state_age = time.monotonic() - run.saved_at if processes.is_first else 0.0
+    state_age = time.monotonic() - run.saved_at if processes.is_main else 0.0
     asked = share.new_tensor((float(request.requested), state_age))
     values = torch.cat((processes.sum(torch.cat((share, asked))), norm[None]))
 
-    def outcome(numbers: list[float]) -> Outcome:
+    def outcome(numbers: list[float]) -> StepResult:
         box, objectness, classes, stop, age, gradient_norm = numbers
         losses = (box, objectness, classes)
-        return Outcome(
+        return StepResult(
             number, images, batch.image_ids, settings.lr, losses, gradient_norm, stop > 0, age
         )
 
@@ -263,7 +265,7 @@ def _first_batch(run: Run, batch: Batch, images: int) -> torch.Tensor:
         share = run.step.backward(batch, images=images)
     for level in first.levels(batch, ratio=run.config.loss.anchor_ratio):
         dead = "; this level is dead" if level.dead else ""
-        run.watcher.note(f"first batch, {level}{dead}")
+        run.callback.note(f"first batch, {level}{dead}")
     return share
 
 
@@ -272,7 +274,7 @@ def _account_rest(run: Run, batch: Batch) -> None:
         _account(run, outcome, batch)
 
 
-def _account(run: Run, outcome: Outcome, batch: Batch) -> None:
+def _account(run: Run, outcome: StepResult, batch: Batch) -> None:
     """Adds a batch to the epoch's losses, or else skips it or fails.
 
     Raises:
@@ -292,7 +294,7 @@ def _account(run: Run, outcome: Outcome, batch: Batch) -> None:
     )
     if run.config.train.on_nan == "skip":
         progress.skipped += 1
-        run.watcher.note(f"skipped, losses or gradients {what}")
+        run.callback.note(f"skipped, losses or gradients {what}")
         if progress.skipped > _MOST_SKIPPED:
             raise RunFailed(f"{progress.skipped} batches had losses or gradients {what}")
         return
@@ -321,7 +323,7 @@ def _evaluate(run: Run, *, epoch: int) -> Evaluation:
         batch=train.batch,
         device=run.device,
         loss=run.parts.loss,
-        on_images=lambda done, total: run.watcher.evaluating(epoch=epoch, done=done, total=total),
+        on_images=lambda done, total: run.callback.evaluating(epoch=epoch, done=done, total=total),
         share=(processes.rank, processes.count),
         gather=processes.gather,
     )
@@ -346,7 +348,7 @@ def _close_epoch(run: Run, evaluation: Evaluation, *, epoch: int) -> dict[str, A
         **{f"train_{name}": value for name, value in train_losses.items()},
         **{f"val_{name}": value for name, value in (evaluation.losses or {}).items()},
         **{key: metrics[key] for key in ("ap", "ap50", "ap75", "precision", "recall")},
-        "lr": settings_at(run.config.train, last_batch, batches_per_epoch).lr,
+        "lr": hyperparameters_at(run.config.train, last_batch, batches_per_epoch).lr,
         "images": progress.images_seen,
         "skipped": progress.skipped,
         "train_seconds": progress.epoch_seconds,

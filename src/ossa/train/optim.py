@@ -1,8 +1,11 @@
-"""The optimiser, its groups of parameters, and how fast each of them learns."""
+"""The running average of weights and buffers, which evaluation uses."""
 
-from collections.abc import Collection, Mapping
+import copy
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatch
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import timm
 import torch
@@ -11,9 +14,48 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from ossa.config import ModelConfig, RunConfig, TrainConfig
-from ossa.errors import ConfigError
+from ossa.errors import ConfigError, suggestion
 from ossa.models.backbones.timm import TimmBackbone
-from ossa.train.schedule import StepSettings, full_accumulation
+from ossa.models.detector import Detector
+from ossa.train.callbacks import Callback
+from ossa.train.schedule import Hyperparameters, full_accumulation
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class EMA(Generic[Network]):
+    """An exponential moving average of a network, counted in optimiser steps.
+
+    The decay grows as decay x (1 - exp(-updates / ramp)), so that early averages follow quickly.
+    """
+
+    def __init__(
+        self, network: Network, *, decay: float, ramp: float, frozen: Collection[str] = ()
+    ) -> None:
+        """`frozen`: keys of the state dict of what never changes, and is not touched."""
+        self.network: Network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.decay = decay
+        self.ramp = ramp
+        self.frozen = frozen
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self, network: Network) -> None:
+        """Moves the average towards the network; integer buffers are copied."""
+        self.updates += 1
+        decay = self.decay * (1.0 - math.exp(-self.updates / self.ramp))
+        averages, values = [], []
+        current = network.state_dict()
+        for name, average in self.network.state_dict().items():
+            if name in self.frozen:  # -0.0 averaged with itself would become 0.0
+                continue
+            if average.is_floating_point():
+                averages.append(average)
+                values.append(current[name])
+            else:
+                average.copy_(current[name])
+        torch._foreach_lerp_(averages, values, 1.0 - decay)  # pyright: ignore[reportPrivateImportUsage]
+
 
 _ADAM_BETA2 = 0.999
 
@@ -127,7 +169,7 @@ def backbone_network(detector: nn.Module) -> tuple[str, nn.Module]:
     return "backbone", detector.get_submodule("backbone")
 
 
-def apply_settings(optimizer: Optimizer, settings: StepSettings) -> None:
+def set_hyperparameters(optimizer: Optimizer, settings: Hyperparameters) -> None:
     """Sets learning rate and momentum (the first beta of AdamW) of every group."""
     for group in optimizer.param_groups:
         lr = settings.bias_lr if group["name"] == "biases" else settings.lr
@@ -187,3 +229,77 @@ def _name_in_features(name: str, own: Collection[str]) -> str | None:
         if candidate in own:
             return candidate
     return None
+
+
+@dataclass(frozen=True)
+class FrozenPart:
+    """What does not change while the rest of a detector learns."""
+
+    modules: tuple[nn.Module, ...] = ()
+    tensor_names: frozenset[str] = frozenset()
+    """Keys of the detector's state dict: parameters and buffers (statistics of batch norms)."""
+
+
+def freeze(detector: nn.Module, module_names: Sequence[str]) -> FrozenPart:
+    """Takes the parameters of these modules out of the training, and returns what is now frozen.
+
+    Args:
+        detector: changed: the gradients of the modules' parameters stop.
+        module_names: as `named_modules` has them, such as 'backbone'; each stands for all in it.
+
+    Raises:
+        ConfigError: there is no such module, it holds nothing, or nothing is left to train.
+    """
+    # A module without parameters and buffers is none that could be frozen.
+    known = [name for name, module in detector.named_modules() if name and module.state_dict()]
+    for name in module_names:
+        if name not in known:
+            hint = suggestion(name, known) or f" There are {', '.join(_children(detector))}."
+            raise ConfigError(f"train.freeze: there is no module named {name!r}.{hint}")
+    modules = tuple(detector.get_submodule(name) for name in module_names)
+    for module in modules:
+        module.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in detector.parameters()):
+        raise ConfigError(
+            f"train.freeze: expected a part that is left to train, found {list(module_names)}, "
+            "which is all"
+        )
+    inside = tuple(f"{name}." for name in module_names)
+    return FrozenPart(
+        modules, frozenset(key for key in detector.state_dict() if key.startswith(inside))
+    )
+
+
+def set_training(detector: nn.Module, frozen: FrozenPart) -> None:
+    """Sets a detector to train, all but its frozen part.
+
+    In evaluation mode a batch norm uses its statistics without moving them, and nothing is
+    dropped at random.
+    """
+    detector.train()
+    for module in frozen.modules:
+        module.eval()
+
+
+def _children(detector: nn.Module) -> list[str]:
+    return [name for name, module in detector.named_children() if module.state_dict()]
+
+
+def tell_frozen(detector: Detector, config: RunConfig, *, callback: Callback) -> None:
+    """Tells how much is frozen, and of that what no weights were loaded into."""
+    if not config.train.freeze:
+        return
+    parameters = dict(detector.named_parameters())
+    frozen = {name: value.numel() for name, value in parameters.items() if not value.requires_grad}
+    total = sum(value.numel() for value in parameters.values())
+    callback.note(f"frozen: {sum(frozen.values()):,} of {total:,} parameters")
+    if config.model.weights is not None:
+        return
+    pretrained = config.model.pretrained or config.model.backbone_weights is not None
+    network, _ = backbone_network(detector)
+    random = [name for name in frozen if not (pretrained and name.startswith(network + "."))]
+    if random:
+        callback.note(
+            f"{sum(frozen[name] for name in random):,} of them stay as they were drawn at random, "
+            f"such as {random[0]}"
+        )

@@ -8,14 +8,13 @@ from typing import Any
 import torch
 
 from ossa.config import RunConfig
-from ossa.data.batches.loader import EpochBatches
+from ossa.data.loader import EpochBatches
+from ossa.train.callbacks import Callback, RunStart
 from ossa.train.checkpoint import Progress, load_state, save_state
-from ossa.train.distributed import Processes
-from ossa.train.events import RunStart, Watcher
-from ossa.train.outputs import LOG_FILE, RunFolder, recovered_rows
-from ossa.train.record import RECORD_SCHEMA, environment
+from ossa.train.distributed import DistributedContext
+from ossa.train.run_folder import LOG_FILE, RECORD_SCHEMA, RunFolder, environment, recovered_rows
 from ossa.train.setup import Parts
-from ossa.train.step import LateReader, Step
+from ossa.train.step import AsyncMetricReader, Step
 from ossa.types import Record
 
 _YOUNG_SECONDS = 60.0
@@ -32,13 +31,13 @@ class Run:
     batches: EpochBatches
     progress: Progress
     files: RunFolder
-    watcher: Watcher
+    callback: Callback
     device: torch.device
-    processes: Processes
+    processes: DistributedContext
     identity: dict[str, str]
     """Hashes of what must be the same when the run is resumed."""
     save_seconds: float
-    reader: LateReader
+    reader: AsyncMetricReader
     saved_at: float = field(default_factory=time.monotonic)
     stop: bool = False
     """Whether a process was asked to stop, as all of them know."""
@@ -104,8 +103,8 @@ def begin(
     *,
     device: torch.device,
     resume: bool,
-    watcher: Watcher,
-    processes: Processes,
+    callback: Callback,
+    processes: DistributedContext,
     save_minutes: float,
 ) -> Run:
     """Returns a run at its first batch or, resumed, at the one behind the last."""
@@ -134,12 +133,12 @@ def begin(
     )
     epochs_done = progress.batch_number // batches.batches_per_epoch
     files = RunFolder(
-        folder, config=config, names=parts.train_index.names, writes=processes.is_first
+        folder, config=config, names=parts.train_index.names, writes=processes.is_main
     )
     if epochs_done and not progress.rows:  # of a state that does not hold them
-        progress.rows = _rows_from_log(folder, epochs_done, watcher=watcher)
+        progress.rows = _rows_from_log(folder, epochs_done, callback=callback)
     files.start(progress.rows)
-    watcher.started(
+    callback.started(
         RunStart(
             config=config,
             folder=folder,
@@ -157,19 +156,19 @@ def begin(
         batches=batches,
         progress=progress,
         files=files,
-        watcher=watcher,
+        callback=callback,
         device=device,
         processes=processes,
         identity=identity,
         save_seconds=60.0 * save_minutes,
-        reader=LateReader(device),
+        reader=AsyncMetricReader(device),
     )
 
 
-def _rows_from_log(folder: Path, epochs: int, *, watcher: Watcher) -> list[dict[str, Any]]:
+def _rows_from_log(folder: Path, epochs: int, *, callback: Callback) -> list[dict[str, Any]]:
     rows = recovered_rows(folder, epochs)
     if len(rows) < epochs:
-        watcher.note(
+        callback.note(
             f"{folder / LOG_FILE} lacks {epochs - len(rows)} of {epochs} epochs, which a state of "
             "this age does not hold: they stay out of it"
         )
@@ -177,7 +176,7 @@ def _rows_from_log(folder: Path, epochs: int, *, watcher: Watcher) -> list[dict[
 
 
 def _step_of(
-    parts: Parts, config: RunConfig, *, device: torch.device, processes: Processes
+    parts: Parts, config: RunConfig, *, device: torch.device, processes: DistributedContext
 ) -> Step:
     return Step(
         parts.detector,

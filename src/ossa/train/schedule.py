@@ -8,7 +8,7 @@ from ossa.config import TrainConfig
 _ONE_CYCLE_END = 1e-4
 
 
-class StepSettings(NamedTuple):
+class Hyperparameters(NamedTuple):
     """What holds while one batch is processed."""
 
     lr: float
@@ -78,7 +78,9 @@ def _half_cosine(start: float, end: float, done: float) -> float:
     return end + (start - end) * (1.0 + math.cos(math.pi * done)) / 2.0
 
 
-def settings_at(config: TrainConfig, batch_number: int, batches_per_epoch: int) -> StepSettings:
+def hyperparameters_at(
+    config: TrainConfig, batch_number: int, batches_per_epoch: int
+) -> Hyperparameters:
     """Returns the settings of a batch, counted from 0 over the whole training.
 
     The warm-up is linear in the batch number: the learning rate from 0 (biases from
@@ -88,19 +90,19 @@ def settings_at(config: TrainConfig, batch_number: int, batches_per_epoch: int) 
     """
     if config.schedule == "one-cycle":
         lr = one_cycle_lr(config, batch_number, batches_per_epoch * config.epochs)
-        return StepSettings(lr, lr, config.momentum, full_accumulation(config))
+        return Hyperparameters(lr, lr, config.momentum, full_accumulation(config))
     epoch = batch_number // batches_per_epoch
     warmup = warmup_batches(config, batches_per_epoch)
     lags = config.schedule_lag and epoch * batches_per_epoch > warmup
     lr = lr_of_epoch(config, epoch - 1 if lags else epoch)
     if batch_number > warmup or warmup == 0:
-        return StepSettings(lr, lr, config.momentum, full_accumulation(config))
+        return Hyperparameters(lr, lr, config.momentum, full_accumulation(config))
     done = batch_number / warmup
 
     def between(start: float, end: float) -> float:
         return start + (end - start) * done
 
-    return StepSettings(
+    return Hyperparameters(
         lr=between(0.0, lr),
         bias_lr=between(config.warmup_bias_lr, lr),
         momentum=between(config.warmup_momentum, config.momentum),

@@ -13,36 +13,37 @@ from torch.optim import Optimizer
 
 from ossa.config import ModelConfig, RunConfig, refuse_window
 from ossa.data.anchors import best_possible_recall, fit_anchors
-from ossa.data.caching.contents import content_fingerprint
-from ossa.data.caching.pixel_store import CachePlace, open_pixels
-from ossa.data.caching.pixels import PixelCache
-from ossa.data.check import (
-    keep_decodable,
+from ossa.data.annotations import DatasetIndex, IndexReport
+from ossa.data.cache import CachePlace, open_pixels
+from ossa.data.description import read_description
+from ossa.data.image_hashes import content_fingerprint
+from ossa.data.issues import IssueKind
+from ossa.data.pixels import PixelCache
+from ossa.data.reading import (
+    drop_corrupt_images,
     labels_sentence,
+    read_index,
     take_images,
     training_faults,
 )
-from ossa.data.description import read_description
-from ossa.data.index import DatasetIndex, IndexReport
-from ossa.data.problems import ProblemKind
-from ossa.data.reading import read_index
 from ossa.errors import CheckpointError, ConfigError, DataError
 from ossa.files import sha256_of
-from ossa.models.backbones.weights_file import read_backbone_weights
-from ossa.models.build import build_detector
-from ossa.models.count import count_cost
-from ossa.models.detector import Detector
+from ossa.models.backbones.pretrained import read_backbone_weights
+from ossa.models.checkpoint import read_checkpoint, start_from
+from ossa.models.complexity import count_cost
+from ossa.models.detector import Detector, build_detector
 from ossa.models.loss import DetectionLoss
-from ossa.models.weights import read_checkpoint, start_from
-from ossa.train.distributed import ALONE, Processes
-from ossa.train.ema import ModelAverage
-from ossa.train.events import Silence, Watcher
-from ossa.train.freeze import FrozenPart, freeze, tell_frozen
-from ossa.train.health import tell_batches
+from ossa.train.callbacks import Callback, NullCallback
+from ossa.train.diagnostics import tell_batches
+from ossa.train.distributed import SINGLE_PROCESS, DistributedContext
 from ossa.train.optim import (
+    EMA,
+    FrozenPart,
     backbone_network,
     build_optimizer,
+    freeze,
     learning_rate_scales,
+    tell_frozen,
     undecayed_parameters,
 )
 
@@ -62,7 +63,7 @@ class Parts:
     val_pixels: PixelCache | None
     detector: Detector
     frozen: FrozenPart
-    average: ModelAverage[Detector]
+    average: EMA[Detector]
     optimizer: Optimizer
     loss: DetectionLoss
     initial_weights: dict[str, Any]
@@ -75,11 +76,11 @@ def prepare(
     config: RunConfig,
     *,
     device: torch.device,
-    watcher: Watcher,
+    callback: Callback,
     strict: bool = False,
     allow_unlabeled: bool = False,
     cache: CachePlace = "none",
-    processes: Processes = ALONE,
+    processes: DistributedContext = SINGLE_PROCESS,
 ) -> Parts:
     """Reads the data, builds the detector and loads its initial weights.
 
@@ -90,22 +91,22 @@ def prepare(
     """
     refuse_window(config.augment)
     train, val = read_training_data(
-        config, watcher=watcher, strict=strict, allow_unlabeled=allow_unlabeled, cache=cache
+        config, callback=callback, strict=strict, allow_unlabeled=allow_unlabeled, cache=cache
     )
     train_index, val_index = train.index, val.index
     _refuse_what_the_data_ignore(config, train_index, processes)
     torch.manual_seed(config.seed)
     detector, initial_weights = _initial_detector(
-        config, num_classes=len(train_index.names), watcher=watcher
+        config, num_classes=len(train_index.names), callback=callback
     )
     cost = count_cost(detector, config.train.imgsz).flat()
     detector.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.train.sync_batchnorm:
         nn.SyncBatchNorm.convert_sync_batchnorm(detector)  # in place
     frozen = freeze(detector, config.train.freeze)
-    tell_batches(detector, config, len(train_index), frozen, watcher=watcher, processes=processes)
-    tell_frozen(detector, config, watcher=watcher)
-    _tell_recall(detector, train_index, config, watcher=watcher)
+    tell_batches(detector, config, len(train_index), frozen, callback=callback, processes=processes)
+    tell_frozen(detector, config, callback=callback)
+    _tell_recall(detector, train_index, config, callback=callback)
     return Parts(
         train_index=train_index,
         val_index=val_index,
@@ -113,7 +114,7 @@ def prepare(
         val_pixels=val.pixels,
         detector=detector,
         frozen=frozen,
-        average=ModelAverage(
+        average=EMA(
             detector,
             decay=config.train.ema_decay,
             ramp=config.train.ema_ramp,
@@ -143,7 +144,7 @@ def prepare(
 def read_training_data(
     config: RunConfig,
     *,
-    watcher: Watcher,
+    callback: Callback,
     strict: bool = False,
     allow_unlabeled: bool = False,
     cache: CachePlace = "none",
@@ -154,9 +155,9 @@ def read_training_data(
         ConfigError, DataError: as `read_trainable`, or too little of the data can be decoded.
     """
     reports = read_trainable(config, strict=strict, allow_unlabeled=allow_unlabeled)
-    watcher.note(labels_sentence(reports))
+    callback.note(labels_sentence(reports))
     train, val = (
-        read_split(config, split, watcher=watcher, strict=strict, cache=cache, report=report)
+        read_split(config, split, callback=callback, strict=strict, cache=cache, report=report)
         for split, report in reports.items()
     )
     # Without the images that cannot be decoded there may be no box left.
@@ -186,7 +187,7 @@ def _refuse_untrainable(
     """Raises DataError of the first of the `training_faults` that is not allowed."""
     description = read_description(config.data)
     for fault in training_faults(description, reports, imgsz=config.train.imgsz):
-        if not (allow_unlabeled and fault.kind is ProblemKind.TRAINING_UNLABELLED):
+        if not (allow_unlabeled and fault.kind is IssueKind.TRAINING_UNLABELLED):
             raise DataError(f"{fault.place}: {fault.what}.")
 
 
@@ -201,7 +202,7 @@ def _fraction(index: DatasetIndex, fraction: float) -> DatasetIndex:
 
 
 def _refuse_what_the_data_ignore(
-    config: RunConfig, index: DatasetIndex, processes: Processes
+    config: RunConfig, index: DatasetIndex, processes: DistributedContext
 ) -> None:
     """Raises ConfigError for settings that these data or processes give nothing to act on."""
     if config.loss.label_smoothing and len(index.names) == 1:
@@ -238,7 +239,7 @@ def with_fitted_anchors(config: RunConfig) -> RunConfig:
     Raises:
         ConfigError, DataError: no training split, or too few boxes of different sizes.
     """
-    index = training_index(config, watcher=Silence(), strict=False)
+    index = training_index(config, callback=NullCallback(), strict=False)
     anchors_wh = fit_anchors(
         index, num_levels=len(config.model.strides), imgsz=config.train.imgsz, seed=config.seed
     )
@@ -249,9 +250,9 @@ def with_fitted_anchors(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"model": model})
 
 
-def training_index(config: RunConfig, *, watcher: Watcher, strict: bool) -> DatasetIndex:
+def training_index(config: RunConfig, *, callback: Callback, strict: bool) -> DatasetIndex:
     """Returns the images that train: those that can be decoded, and of these the fraction."""
-    return read_split(config, "train", watcher=watcher, strict=strict).index
+    return read_split(config, "train", callback=callback, strict=strict).index
 
 
 @dataclass(frozen=True)
@@ -270,7 +271,7 @@ def read_split(
     config: RunConfig,
     split: str,
     *,
-    watcher: Watcher,
+    callback: Callback,
     strict: bool = False,
     cache: CachePlace = "none",
     report: IndexReport | None = None,
@@ -289,18 +290,18 @@ def read_split(
         split=split,
         imgsz=config.train.imgsz,
         reduced=split == "train",
-        listener=watcher,
+        listener=callback,
         strict=strict,
     )
     known = None if pixels is None else pixels.faults()
-    report = keep_decodable(report, strict=strict, known=known)
+    report = drop_corrupt_images(report, strict=strict, known=known)
     # What is told of the data.yaml comes with each split.
     for note in report.notes[0 if split == "train" else len(description.notes) :]:
-        watcher.note(note)
+        callback.note(note)
     for problem in report.problems[:_PROBLEMS_SHOWN]:
-        watcher.note(str(problem))
+        callback.note(str(problem))
     if len(report.problems) > _PROBLEMS_SHOWN:
-        watcher.note(
+        callback.note(
             f"{len(report.problems) - _PROBLEMS_SHOWN} more problems in the {split} split: "
             "--strict stops at the first"
         )
@@ -309,7 +310,7 @@ def read_split(
 
 
 def _initial_detector(
-    config: RunConfig, *, num_classes: int, watcher: Watcher
+    config: RunConfig, *, num_classes: int, callback: Callback
 ) -> tuple[Detector, dict[str, Any]]:
     """Returns the detector with its initial weights, and what the record says of these."""
     model = config.model
@@ -321,12 +322,12 @@ def _initial_detector(
         if model.anchors_wh is not None:  # asked for, so they win over those of the checkpoint
             detector.head.get_buffer("anchors_wh").copy_(anchors_wh)
         loaded = len(checkpoint.tensors) - len(adapted.left_out)
-        watcher.note(
+        callback.note(
             f"started from {loaded} of {len(checkpoint.tensors)} tensors of {model.weights}"
             + (" (other classes: the head starts anew)" if adapted.left_out else "")
         )
         if adapted.resampled:
-            watcher.note(
+            callback.note(
                 f"position embedding resampled from images of {checkpoint.imgsz} px to those of "
                 f"{config.train.imgsz} px"
             )
@@ -386,7 +387,7 @@ def _backbone_origin(model: ModelConfig) -> dict[str, Any]:
 
 
 def _tell_recall(
-    detector: Detector, index: DatasetIndex, config: RunConfig, *, watcher: Watcher
+    detector: Detector, index: DatasetIndex, config: RunConfig, *, callback: Callback
 ) -> None:
     """Tells how many of the training boxes the anchors can answer for, and whether that is few."""
     recall = best_possible_recall(
@@ -396,4 +397,4 @@ def _tell_recall(
         ratio=config.loss.anchor_ratio,
     )
     few = f"; under {_LOW_RECALL} --fit-anchors may help" if recall < _LOW_RECALL else ""
-    watcher.note(f"best possible recall of the anchors: {recall:.4f}{few}")
+    callback.note(f"best possible recall of the anchors: {recall:.4f}{few}")

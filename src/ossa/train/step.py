@@ -14,12 +14,12 @@ from ossa.config import TrainConfig
 from ossa.models.detector import Detector
 from ossa.models.loss import DetectionLoss, LossTerms
 from ossa.models.norms import PreciseNorms
-from ossa.train.distributed import Processes
-from ossa.train.ema import ModelAverage
+from ossa.train.distributed import DistributedContext
+from ossa.train.optim import EMA
 from ossa.types import Batch, RawPredictions
 
 
-class Outcome(NamedTuple):
+class StepResult(NamedTuple):
     """What one batch came to."""
 
     number: int
@@ -52,10 +52,10 @@ class Step:
         *,
         loss: DetectionLoss,
         optimizer: torch.optim.Optimizer,
-        average: ModelAverage[Detector],
+        average: EMA[Detector],
         config: TrainConfig,
         device: torch.device,
-        processes: Processes,
+        processes: DistributedContext,
     ) -> None:
         self.detector = detector
         self.loss = loss
@@ -126,10 +126,10 @@ class Step:
         return norm
 
 
-_ReadOutcome = Callable[[list[float]], Outcome]
+_ReadOutcome = Callable[[list[float]], StepResult]
 
 
-class LateReader:
+class AsyncMetricReader:
     """Reads values of a device one batch late, so that it always has the next batch to work on.
 
     On the CPU, which computes when it is told to, nothing is late.
@@ -138,11 +138,11 @@ class LateReader:
     def __init__(self, device: torch.device) -> None:
         self._late = device.type == "cuda"
         self._waiting: list[
-            tuple[Tensor, torch.cuda.Event | None, Callable[[list[float]], Outcome]]
+            tuple[Tensor, torch.cuda.Event | None, Callable[[list[float]], StepResult]]
         ]
         self._waiting = []
 
-    def put(self, values: Tensor, outcome: _ReadOutcome) -> list[Outcome]:
+    def put(self, values: Tensor, outcome: _ReadOutcome) -> list[StepResult]:
         """Takes the values of a batch, and returns the outcomes that are now known."""
         event = None
         if self._late:
@@ -153,11 +153,11 @@ class LateReader:
         self._waiting.append((values, event, outcome))
         return self._read(keep=1 if self._late else 0)
 
-    def rest(self) -> list[Outcome]:
+    def rest(self) -> list[StepResult]:
         """Returns what is still waiting."""
         return self._read(keep=0)
 
-    def _read(self, *, keep: int) -> list[Outcome]:
+    def _read(self, *, keep: int) -> list[StepResult]:
         known = []
         while len(self._waiting) > keep:
             values, event, outcome = self._waiting.pop(0)

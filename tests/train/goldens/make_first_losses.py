@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ossa.config import ModelConfig, RunConfig, TrainConfig
-from ossa.data.api import read_data
 from ossa.data.decode import decode_image
-from ossa.data.scenes import write_scenes
-from ossa.train.events import Silence
+from ossa.data.reading import read_data
+from ossa.data.synthetic import write_scenes
+from ossa.train.callbacks import NullCallback
 from ossa.train.loop import train
 
 GOLDEN = Path(__file__).with_name("first_losses.json")
@@ -37,7 +37,7 @@ _TRAIN = TrainConfig(
 )
 
 
-class _Losses(Silence):
+class _Losses(NullCallback):
     """Keeps the loss of every batch."""
 
     def __init__(self) -> None:
@@ -60,9 +60,9 @@ def first_losses(folder: Path) -> dict[str, Any]:
     config = RunConfig(model=ModelConfig(name="yolov5n", neck="own"), data=str(data), train=_TRAIN)
     run = folder / "run"
     run.mkdir()
-    watcher = _Losses()
-    train(config, run, watcher=watcher)
-    return {"scenes": _fingerprint(data), "losses": watcher.losses}
+    callback = _Losses()
+    train(config, run, callback=callback)
+    return {"scenes": _fingerprint(data), "losses": callback.losses}
 
 
 def _fingerprint(data: Path) -> str:

@@ -22,6 +22,7 @@ from typing import Any, Final, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from ossa.data.annotations import DatasetIndex, LabelSearch
 from ossa.data.description import DataDescription
 from ossa.data.formats.common import (
     Box,
@@ -35,8 +36,7 @@ from ossa.data.formats.common import (
     suspicious,
 )
 from ossa.data.formats.json_stream import stream_lists
-from ossa.data.index import DatasetIndex, LabelSearch
-from ossa.data.problems import ProblemKind, ProblemLog
+from ossa.data.issues import IssueKind, IssueLog
 from ossa.data.roots import is_hidden_below
 from ossa.data.sources import SourceLog
 from ossa.errors import DataError, legible
@@ -65,7 +65,7 @@ _ROW_TYPE: Final = np.dtype(
 
 
 def read(
-    description: DataDescription, split: str, *, log: ProblemLog, sources: SourceLog
+    description: DataDescription, split: str, *, log: IssueLog, sources: SourceLog
 ) -> tuple[DatasetIndex, LabelSearch]:
     """Returns the index of a split; see `ossa.data.reading.read_index`."""
     source = description.splits[split]
@@ -108,7 +108,7 @@ def read(
 class _Content:
     """What a COCO file says, without what no index holds."""
 
-    def __init__(self, file: Path, log: ProblemLog) -> None:
+    def __init__(self, file: Path, log: IssueLog) -> None:
         self.file = file
         self.categories: list[tuple[int, dict[str, Any]]] = []
         """Line and what stands there."""
@@ -171,7 +171,7 @@ class _Content:
             )
         if image_id in self.images:
             what = f"id {image_id} of image '{legible(name)}' is that of another image"
-            kind = ProblemKind.ENTRY_UNUSABLE
+            kind = IssueKind.ENTRY_UNUSABLE
             self._log.report(self.file, line, what, action="image left out", kind=kind)
         else:
             self.images[image_id] = line, name, row.get("width"), row.get("height")
@@ -261,7 +261,7 @@ def _present_images(
     folder: Path,
     *,
     annotations_only: bool,
-    log: ProblemLog,
+    log: IssueLog,
     sources: SourceLog,
 ) -> _Images:
     present = FileListing(sources)
@@ -273,13 +273,13 @@ def _present_images(
         if "\\" in name and path not in present:
             path = absolute(name, folder)
         if is_hidden_below(path, folder):
-            what, kind = f"'{name}' is hidden, so no image", ProblemKind.ENTRY_UNUSABLE
+            what, kind = f"'{name}' is hidden, so no image", IssueKind.ENTRY_UNUSABLE
             log.report(content.file, line, what, action="image left out", kind=kind)
             continue
         if not log.may_be_read(path, listed=(content.file, line), name=name):
             continue
         if not (annotations_only and is_stated) and path not in present:
-            what, kind = f"no image {legible(path)}", ProblemKind.IMAGE_MISSING
+            what, kind = f"no image {legible(path)}", IssueKind.IMAGE_MISSING
             log.report(content.file, line, what, action="image left out", kind=kind)
             continue
         size_wh = tuple(stated_wh)
@@ -295,7 +295,7 @@ def _present_images(
     return _Images(np.array(ids, np.int64), files, sizes)
 
 
-def _rows_in_order(content: _Content, images: _Images, *, log: ProblemLog) -> NDArray[np.int64]:
+def _rows_in_order(content: _Content, images: _Images, *, log: IssueLog) -> NDArray[np.int64]:
     """Returns the rows of the annotations of usable images, image by image.
 
     Within an image they keep the order of the file. Those of images that the file does not know,
@@ -316,11 +316,11 @@ def _rows_in_order(content: _Content, images: _Images, *, log: ProblemLog) -> ND
         if has_id[row] and not has_image[row]:
             image_id = legible(repr(stated["image_id"]))
             what = f"annotation {stated['id']} of an unknown image, {image_id}"
-            kind = ProblemKind.LABELS_WITHOUT_IMAGE
+            kind = IssueKind.LABELS_WITHOUT_IMAGE
         else:
             annotation_id = legible(repr(stated["id"]))
             what = f"annotation id {annotation_id} is no whole number or used before"
-            kind = ProblemKind.ENTRY_UNUSABLE
+            kind = IssueKind.ENTRY_UNUSABLE
         log.report(content.file, int(rows["line"][row]), what, action="box dropped", kind=kind)
     known = known[np.isin(rows["image_id"][known], images.ids)]
     return known[np.argsort(rows["image_id"][known], kind="stable")]
@@ -332,7 +332,7 @@ def _usable(
     images: _Images,
     category_ids: NDArray[np.int64],
     *,
-    log: ProblemLog,
+    log: IssueLog,
 ) -> NDArray[np.int64]:
     """Returns those of the chosen rows whose class and box can be used; reports what is wrong."""
     rows = content.rows[chosen]
@@ -354,7 +354,7 @@ def _usable(
             usable[place] = False
             report(f"{which}: {fault.what}", action="box dropped", kind=fault.kind)
         elif beyond is not None:
-            kind = ProblemKind.BOX_OVERHANGING
+            kind = IssueKind.BOX_OVERHANGING
             report(f"{which}: {beyond}", action="box kept as it is", kind=kind)
     return chosen[usable]
 
@@ -365,11 +365,11 @@ def _fault(
     """Returns why an annotation cannot be used, or None."""
     if not (has_class and _is_id(stated["category_id"])):
         what = f"class {legible(repr(stated['category_id']))} unknown"
-        return Fault(ProblemKind.CLASS_UNKNOWN, what)
+        return Fault(IssueKind.CLASS_UNKNOWN, what)
     bbox = stated["bbox"]
     if type(bbox) is not list or len(bbox) != 4 or not {*map(type, bbox)} <= _NUMBER:
         what = f"expected four numbers as bbox, found {legible(repr(bbox))}"
-        return Fault(ProblemKind.BOX_MALFORMED, what)
+        return Fault(IssueKind.BOX_MALFORMED, what)
     return fault_of_box(box_xyxy, size_wh)
 
 

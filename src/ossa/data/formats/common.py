@@ -14,10 +14,10 @@ from typing import Final, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from ossa.data.annotations import DatasetIndex
 from ossa.data.decode import read_image_size
 from ossa.data.formats.text import numbered_lines
-from ossa.data.index import DatasetIndex
-from ossa.data.problems import ProblemKind, ProblemLog
+from ossa.data.issues import IssueKind, IssueLog
 from ossa.data.roots import is_hidden
 from ossa.data.sources import SourceLog
 from ossa.errors import DataError, legible
@@ -104,7 +104,7 @@ class Columns:
 class Fault:
     """Why an annotation cannot be used."""
 
-    kind: ProblemKind
+    kind: IssueKind
     what: str
 
 
@@ -114,16 +114,16 @@ def fault_of_box(box_xyxy: Box, size_wh: tuple[int, int]) -> Fault | None:
     width, height = size_wh
     if not all(math.isfinite(number) for number in box_xyxy):
         what = "box with a coordinate that is not a number"
-        return Fault(ProblemKind.BOX_MALFORMED, what)
+        return Fault(IssueKind.BOX_MALFORMED, what)
     if max(map(abs, box_xyxy)) > _FARTHEST:
         what = f"box {shown(box_xyxy)} with a coordinate beyond any image"
-        return Fault(ProblemKind.BOX_MALFORMED, what)
+        return Fault(IssueKind.BOX_MALFORMED, what)
     if x1 <= x0 or y1 <= y0:
         what = f"box of no area, {x1 - x0:g} x {y1 - y0:g} pixels"
-        return Fault(ProblemKind.BOX_EMPTY, what)
+        return Fault(IssueKind.BOX_EMPTY, what)
     if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
         what = f"box {shown(box_xyxy)} outside the image of {width}x{height} pixels"
-        return Fault(ProblemKind.BOX_OUTSIDE, what)
+        return Fault(IssueKind.BOX_OUTSIDE, what)
     return None
 
 
@@ -160,7 +160,7 @@ def usable_box(
     Args:
         box_xyxy: as stated.
         size_wh: of the image.
-        report: `ProblemLog.report` of a given file and line.
+        report: `IssueLog.report` of a given file and line.
     """
     fault = fault_of_box(box_xyxy, size_wh)
     if fault is not None:
@@ -168,7 +168,7 @@ def usable_box(
         return None
     beyond = overhang(box_xyxy, size_wh)
     if beyond is not None:
-        kind = ProblemKind.BOX_OVERHANGING
+        kind = IssueKind.BOX_OVERHANGING
         report(beyond, action="box clipped", kind=kind, box_xyxy=box_xyxy)
     return clipped(box_xyxy, size_wh)
 
@@ -179,7 +179,7 @@ def shown(box_xyxy: Box) -> str:
 
 
 def size_or_report(
-    file: str, *, log: ProblemLog, listed: tuple[Path, int] | None = None
+    file: str, *, log: IssueLog, listed: tuple[Path, int] | None = None
 ) -> tuple[int, int] | None:
     """Returns width and height of an image, or None, reported, where it cannot be read.
 
@@ -198,15 +198,15 @@ def size_or_report(
     except DataError as error:
         reason = str(error).rpartition(", found ")[2].rstrip(".")
     if listed is not None and not os.path.exists(file):
-        what, kind = f"no image {legible(file)}", ProblemKind.IMAGE_MISSING
+        what, kind = f"no image {legible(file)}", IssueKind.IMAGE_MISSING
         log.report(*listed, what, action="image left out", kind=kind)
     else:
-        what, kind = f"unreadable image: {reason}", ProblemKind.IMAGE_UNREADABLE
+        what, kind = f"unreadable image: {reason}", IssueKind.IMAGE_UNREADABLE
         log.report(path, None, what, action="image left out", kind=kind)
     return None
 
 
-def images_under(folder: Path, *, sources: SourceLog, log: ProblemLog) -> list[str]:
+def images_under(folder: Path, *, sources: SourceLog, log: IssueLog) -> list[str]:
     """Returns the absolute paths of all images in a folder and its subfolders, sorted.
 
     Args:
@@ -300,7 +300,7 @@ def label_places(image: str) -> tuple[str, ...]:
 
 
 def label_file_of(
-    image: str, candidates: tuple[str, ...], present: FileListing, *, log: ProblemLog
+    image: str, candidates: tuple[str, ...], present: FileListing, *, log: IssueLog
 ) -> Path | None:
     """Returns the first of the candidates that is there, or None where none is.
 
@@ -309,7 +309,7 @@ def label_file_of(
     found = [file for file in candidates if file in present][:2]
     if len(found) > 1 and not _same_content(found):
         what = f"{found[1]} says something else of the same image"
-        kind = ProblemKind.LABELS_AT_TWO_PLACES
+        kind = IssueKind.LABELS_AT_TWO_PLACES
         log.report(Path(found[0]), None, what, action="the other not read", kind=kind, image=image)
     return Path(found[0]) if found else None
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 from xml.parsers import expat
 
+from ossa.data.annotations import DatasetIndex, LabelSearch
 from ossa.data.description import DataDescription
 from ossa.data.formats.common import (
     Box,
@@ -35,8 +36,7 @@ from ossa.data.formats.common import (
     usable_box,
 )
 from ossa.data.formats.text import MOST_BYTES_OF_AN_IMAGE, listed_lines
-from ossa.data.index import DatasetIndex, LabelSearch
-from ossa.data.problems import ProblemKind, ProblemLog
+from ossa.data.issues import IssueKind, IssueLog
 from ossa.data.sources import SourceLog
 from ossa.errors import DataError, legible, suggestion
 from ossa.files import read_regular
@@ -48,7 +48,7 @@ _DEEPEST: Final = 50
 
 
 def read(
-    description: DataDescription, split: str, *, log: ProblemLog, sources: SourceLog
+    description: DataDescription, split: str, *, log: IssueLog, sources: SourceLog
 ) -> tuple[DatasetIndex, LabelSearch]:
     """Returns the index of a split; see `ossa.data.reading.read_index`."""
     reader = _Reader(description.names or (), log=log, sources=sources)
@@ -67,7 +67,7 @@ def read(
             found = stems.get(text) or stems.get(os.path.splitext(text)[0])
             if found is None:
                 what = f"no image '{text}' in {folder}"
-                kind = ProblemKind.IMAGE_MISSING
+                kind = IssueKind.IMAGE_MISSING
                 log.report(source, line, what, action="image left out", kind=kind)
             else:
                 exact = os.path.join(folder, text)
@@ -113,7 +113,7 @@ def annotation_places(image: str) -> tuple[str, ...]:
 class _Reader:
     """Reads images with their XML files into columns."""
 
-    def __init__(self, names: tuple[str, ...], *, log: ProblemLog, sources: SourceLog) -> None:
+    def __init__(self, names: tuple[str, ...], *, log: IssueLog, sources: SourceLog) -> None:
         self.names = names
         self.columns = Columns()
         self._log = log
@@ -140,7 +140,7 @@ class _Reader:
         wanted = images if exact is None else [exact]
         if self._seen.intersection(wanted):
             what = f"'{Path(wanted[0]).name if exact else Path(wanted[0]).stem}' is listed twice"
-            kind = ProblemKind.IMAGE_LISTED_TWICE
+            kind = IssueKind.IMAGE_LISTED_TWICE
             self._log.report(*listed, what, action="read once", kind=kind, image=wanted[0])
             return
         self._seen.update(wanted)
@@ -148,7 +148,7 @@ class _Reader:
         file = label_file_of(image, annotation_places(image), self._present, log=self._log)
         if file is None:
             place = Path(annotation_places(image)[0])
-            what, kind = "no annotation file", ProblemKind.IMAGE_WITHOUT_LABELS
+            what, kind = "no annotation file", IssueKind.IMAGE_WITHOUT_LABELS
             self._log.report(place, None, what, action="image left out", kind=kind, image=image)
             self._unlabelled.append(image)
             return
@@ -159,7 +159,7 @@ class _Reader:
         except (expat.ExpatError, _ForbiddenXmlError, OSError) as error:
             # Without its boxes it would train as background.
             line = getattr(error, "lineno", None)  # of a file that does not open there is none
-            what, kind = f"unreadable XML: {error}", ProblemKind.LABELS_UNREADABLE
+            what, kind = f"unreadable XML: {error}", IssueKind.LABELS_UNREADABLE
             self._log.report(file, line, what, action="image left out", kind=kind, image=image)
             return
         chosen = image if len(images) == 1 else self._one_of(images, wanted, annotation, file)
@@ -184,7 +184,7 @@ class _Reader:
             None,
             f"one annotation of {told}, which names {'none of them' if named is None else name}",
             action="image left out" if chosen is None else f"read for {os.path.basename(chosen)}",
-            kind=ProblemKind.LABELS_SHARED,
+            kind=IssueKind.LABELS_SHARED,
             image=wanted[0],
         )
         return chosen
@@ -200,7 +200,7 @@ class _Reader:
             report = partial(self._log.report, file, thing.line, image=image)
             truth = _truth(thing, size_wh, names=self.names, report=report)
             if truth is not None and truth in truths:
-                kind = ProblemKind.BOX_DUPLICATED
+                kind = IssueKind.BOX_DUPLICATED
                 report("box stated twice", action="kept once", kind=kind, box_xyxy=truth[1])
             elif truth is not None:
                 truths.add(truth)
@@ -213,7 +213,7 @@ class _Reader:
 
 
 def _report_other_size(
-    annotation: "_Annotation", image: str, size_wh: tuple[int, int], *, file: Path, log: ProblemLog
+    annotation: "_Annotation", image: str, size_wh: tuple[int, int], *, file: Path, log: IssueLog
 ) -> None:
     stated = annotation.size.get("width", "0"), annotation.size.get("height", "0")
     if stated in (("0", "0"), tuple(map(str, size_wh))):  # some tools write 0 x 0
@@ -224,7 +224,7 @@ def _report_other_size(
         annotation.size_line,
         what,
         action="boxes kept as they are",
-        kind=ProblemKind.IMAGE_OTHER_SIZE,
+        kind=IssueKind.IMAGE_OTHER_SIZE,
         image=image,
     )
 
@@ -240,19 +240,19 @@ def _truth(
     dropped = partial(report, action="box dropped")
     name = thing.fields.get("name")
     if name not in names:
-        dropped(_unknown_class(name, names), kind=ProblemKind.CLASS_UNKNOWN)
+        dropped(_unknown_class(name, names), kind=IssueKind.CLASS_UNKNOWN)
         return None
     try:
         x0, y0, x1, y1 = (float(thing.fields[f"bndbox/{key}"]) for key in _CORNERS)
     except KeyError as error:
-        dropped(f"object without {error}", kind=ProblemKind.BOX_MALFORMED)
+        dropped(f"object without {error}", kind=IssueKind.BOX_MALFORMED)
         return None
     except ValueError as error:
-        dropped(f"box that is not numbers: {error}", kind=ProblemKind.BOX_MALFORMED)
+        dropped(f"box that is not numbers: {error}", kind=IssueKind.BOX_MALFORMED)
         return None
     if x1 <= x0 or y1 <= y0:
         what = f"box of no area, from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g})"
-        dropped(what, kind=ProblemKind.BOX_EMPTY, box_xyxy=(x0 - 1, y0 - 1, x1, y1))
+        dropped(what, kind=IssueKind.BOX_EMPTY, box_xyxy=(x0 - 1, y0 - 1, x1, y1))
         return None
     box_xyxy = usable_box((x0 - 1, y0 - 1, x1, y1), size_wh, report=report)
     return None if box_xyxy is None else (names.index(name), box_xyxy)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from ossa.data.annotations import DatasetIndex, LabelSearch
 from ossa.data.description import DataDescription
 from ossa.data.formats.common import (
     Box,
@@ -28,8 +29,7 @@ from ossa.data.formats.common import (
     usable_box,
 )
 from ossa.data.formats.text import line_of_fault, listed_lines, numbered_lines
-from ossa.data.index import DatasetIndex, LabelSearch
-from ossa.data.problems import ProblemKind, ProblemLog
+from ossa.data.issues import IssueKind, IssueLog
 from ossa.data.roots import is_hidden_below
 from ossa.data.sources import SourceLog
 
@@ -39,7 +39,7 @@ root."""
 
 
 def read(
-    description: DataDescription, split: str, *, log: ProblemLog, sources: SourceLog
+    description: DataDescription, split: str, *, log: IssueLog, sources: SourceLog
 ) -> tuple[DatasetIndex, LabelSearch]:
     """Returns the index of a split; see `ossa.data.reading.read_index`."""
     names = description.names or ()
@@ -69,7 +69,7 @@ def read(
                 line_of_fault(label_file) if readable else None,
                 f"unreadable labels: {'no UTF-8' if readable else error.strerror}",
                 action="image left out",
-                kind=ProblemKind.LABELS_UNREADABLE,
+                kind=IssueKind.LABELS_UNREADABLE,
                 image=image,
             )
             continue
@@ -79,14 +79,14 @@ def read(
     for label_file, images in images_of.items():
         if len(images) > 1:
             what = f"labels of {len(images)} images, {', '.join(map(os.path.basename, images))}"
-            kind = ProblemKind.LABELS_SHARED
+            kind = IssueKind.LABELS_SHARED
             log.report(label_file, None, what, action="read for each", kind=kind, image=images[1])
     search = LabelSearch(len(columns.files), tuple(unlabelled), present.folders)
     return columns.to_index(description.root, names, description.category_ids), search
 
 
 def _images(
-    description: DataDescription, split: str, *, log: ProblemLog, sources: SourceLog
+    description: DataDescription, split: str, *, log: IssueLog, sources: SourceLog
 ) -> Iterator[tuple[str, tuple[Path, int] | None]]:
     """Yields the images in order, each with the list and line that name it first, if any."""
     seen: set[str] = set()
@@ -96,7 +96,7 @@ def _images(
             twice = [image for image in found if image in seen]
             if twice:
                 what = f"{len(twice)} of its images are in an entry before it, too"
-                kind = ProblemKind.IMAGE_LISTED_TWICE
+                kind = IssueKind.IMAGE_LISTED_TWICE
                 log.report(source, None, what, action="read once", kind=kind, image=twice[0])
             yield from ((image, None) for image in found if image not in seen)
             seen.update(found)
@@ -109,11 +109,11 @@ def _images(
             if text.startswith(_OF_DARKNET) and not os.path.lexists(image):
                 image = absolute(text.removeprefix(_OF_DARKNET), folder)
             if not is_image(os.path.basename(image)) or is_hidden_below(image, description.root):
-                what, kind = f"'{text}' is no image file", ProblemKind.ENTRY_UNUSABLE
+                what, kind = f"'{text}' is no image file", IssueKind.ENTRY_UNUSABLE
                 log.report(source, line, what, action="line left out", kind=kind)
                 continue
             if image in seen:
-                what, kind = f"'{text}' is listed twice", ProblemKind.IMAGE_LISTED_TWICE
+                what, kind = f"'{text}' is listed twice", IssueKind.IMAGE_LISTED_TWICE
                 log.report(source, line, what, action="read once", kind=kind, image=image)
                 continue
             seen.add(image)
@@ -121,7 +121,7 @@ def _images(
 
 
 def _truths(
-    file: Path, image: str, size_wh: tuple[int, int], *, num_classes: int, log: ProblemLog
+    file: Path, image: str, size_wh: tuple[int, int], *, num_classes: int, log: IssueLog
 ) -> list[tuple[int, Box]]:
     truths: dict[tuple[int, Box], None] = {}
     log.roots.check(file)
@@ -131,14 +131,14 @@ def _truths(
             label, box_xyxy = _parse(text, size_wh, num_classes=num_classes)
         except ValueError as error:
             unknown = isinstance(error, _UnknownClassError)
-            kind = ProblemKind.CLASS_UNKNOWN if unknown else ProblemKind.BOX_MALFORMED
+            kind = IssueKind.CLASS_UNKNOWN if unknown else IssueKind.BOX_MALFORMED
             report(str(error), action="box dropped", kind=kind)
             continue
         box = usable_box(box_xyxy, size_wh, report=report)
         if box is None:
             continue
         if (label, box) in truths:
-            kind = ProblemKind.BOX_DUPLICATED
+            kind = IssueKind.BOX_DUPLICATED
             report("box stated twice", action="kept once", kind=kind, box_xyxy=box)
         truths[label, box] = None
     return list(truths)

@@ -12,8 +12,8 @@ from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
 from ossa.errors import UnsupportedBackbone
+from ossa.models.backbones.pretrained import BackboneWeights
 from ossa.models.backbones.timm import TimmBackbone, create_timm_backbone, declared_strides
-from ossa.models.backbones.weights_file import BackboneWeights
 from ossa.types import Level
 
 _STRIDES = (8, 16, 32)

@@ -3,13 +3,23 @@
 Nothing is fetched: timm knows the tags without the weights.
 """
 
+import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import timm
+import torch
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ossa.backbone_args import BackboneArgs, Numbers3, PositiveNumbers3
+from ossa.config import Section, validated
+from ossa.errors import CheckpointError, ConfigError, legible
 
 COMMERCIAL_LICENCES = frozenset({"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0"})
 """Those that allow commercial use of the weights to everybody.
@@ -93,3 +103,199 @@ def pretraining_data(tag: str) -> tuple[str, ...]:
     Empty where the tag names none (`mae`, `seer`).
     """
     return tuple(dict.fromkeys(_DATA.findall(tag)))
+
+
+_MAX_HEADER_BYTES = 8 << 20
+"""Names and shapes of the largest timm models take a twentieth of it."""
+_FLOATING = ("F16", "BF16", "F32", "F64")
+_WHOLE = ("I64", "I32", "I16", "I8", "U8", "BOOL")
+_NOT_NETWORK_KEYS = ("classifier", "head", "fc")
+
+
+class Claim(NamedTuple):
+    """What a file says of one of its tensors."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    """Of the format's: F32, I64 and the like."""
+
+
+@dataclass(frozen=True)
+class BackboneWeights:
+    """Weights of a backbone with what must travel with them."""
+
+    file: str
+    """A safetensors file with timm's key names."""
+    mean: tuple[float, ...]
+    """(3,) of the input in 0..1."""
+    std: tuple[float, ...]
+    build_args: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of timm's constructor that the weights were trained with."""
+
+
+class _Metadata(Section):
+    """What a file of a backbone's weights says of them, parsed."""
+
+    mean: Numbers3 | None = None
+    std: PositiveNumbers3 | None = None
+    model_args: BackboneArgs = Field(default_factory=BackboneArgs)
+
+
+def read_header(file: str) -> tuple[dict[str, str], dict[str, Claim]]:
+    """Returns the metadata of a safetensors file and what it claims of its tensors, by name.
+
+    Raises:
+        CheckpointError: no such regular file, or none that is whole and of that format.
+    """
+    if not os.path.isfile(file):
+        raise CheckpointError(f"expected a safetensors file at {file}, found none")
+    try:
+        with open(file, "rb") as opened:
+            header_bytes = int.from_bytes(opened.read(8), "little")
+        if header_bytes > min(_MAX_HEADER_BYTES, os.path.getsize(file)):
+            raise CheckpointError(
+                f"expected a safetensors file at {file}, found one that is damaged or no "
+                f"safetensors file: its header claims {header_bytes:,} bytes, more than the file "
+                f"has or than {_MAX_HEADER_BYTES:,}"
+            )
+        with safe_open(file, "pt") as archive:
+            slices = {key: archive.get_slice(key) for key in archive.keys()}  # noqa: SIM118
+            claims = {
+                key: Claim(tuple(part.get_shape()), part.get_dtype())
+                for key, part in slices.items()
+            }
+            return archive.metadata() or {}, claims
+    except (SafetensorError, OSError, ValueError) as problem:
+        raise CheckpointError(
+            f"expected a safetensors file at {file}, found one that is damaged or no safetensors "
+            f"file: {legible(str(problem))}"
+        ) from None
+
+
+def read_tensors(file: str) -> dict[str, Tensor]:
+    """Returns the tensors of a safetensors file whose header was checked.
+
+    Raises:
+        CheckpointError: numbers among them that are not finite.
+    """
+    with safe_open(file, "pt") as archive:
+        tensors = {key: archive.get_tensor(key) for key in archive.keys()}  # noqa: SIM118
+    check_finite(tensors, where=file)
+    return tensors
+
+
+def check_finite(tensors: Mapping[str, Tensor], *, where: str) -> None:
+    """Raises CheckpointError for a tensor that holds infinity or what is no number."""
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(
+                f"{where}: expected finite weights, found others in {legible(name)}: its training "
+                "diverged, or the file is damaged"
+            )
+
+
+def check_claims(
+    expected: Mapping[str, Tensor], claims: Mapping[str, Claim], *, where: str, what: str
+) -> None:
+    """Raises CheckpointError unless a file claims the expected tensors, no more and no fewer.
+
+    Args:
+        expected: a state dict; it may lie on the meta device.
+        claims: of the file.
+        where: the file.
+        what: ends the sentence `where` + what: "does not fit this detector".
+    """
+    missing = sorted(set(expected) - set(claims))
+    unexpected = sorted(set(claims) - set(expected))
+    common = [key for key in expected if key in claims]
+    misshapen = [
+        f"{key} {legible(str(claims[key].shape))} instead of {tuple(expected[key].shape)}"
+        for key in common
+        if claims[key].shape != tuple(expected[key].shape)
+    ]
+    mistyped = [
+        f"{key} {legible(claims[key].dtype)}"
+        for key in common
+        if claims[key].dtype not in (_FLOATING if expected[key].is_floating_point() else _WHOLE)
+    ]
+    faults = {
+        "missing": missing,
+        "unexpected": [legible(key) for key in unexpected[:4]] + unexpected[4:],
+        "of another shape": misshapen,
+        "of another type": mistyped,
+    }
+    if any(faults.values()):
+        told = "; ".join(_listed(fault, keys) for fault, keys in faults.items() if keys)
+        raise CheckpointError(f"{where} {what}: {told}")
+
+
+def read_backbone_weights(
+    file: str,
+    *,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    build_args: Mapping[str, Any] | None = None,
+) -> tuple[BackboneWeights, dict[str, str]]:
+    """Returns the weights with their input statistics, and the file's metadata.
+
+    Raises:
+        CheckpointError: the file cannot be read, or neither it nor the arguments say which mean
+            and deviation its weights were trained with.
+    """
+    if not file.endswith(".safetensors"):
+        raise CheckpointError(
+            f"expected a .safetensors file with a backbone's weights, found {file}"
+        )
+    metadata, _ = read_header(file)
+    try:
+        parsed = {
+            key: json.loads(metadata[key]) for key in _Metadata.model_fields if key in metadata
+        }
+        said = validated(_Metadata, parsed, where=f"the metadata of {file}")
+    except (ValueError, RecursionError) as problem:
+        raise CheckpointError(
+            f"the metadata of {file} is not JSON: {legible(str(problem))}"
+        ) from None
+    except ConfigError as problem:
+        raise CheckpointError(str(problem)) from None
+    mean, std = mean or said.mean, std or said.std
+    if mean is None or std is None:
+        raise CheckpointError(
+            f"{file} does not say with which input {'std' if mean else 'mean'} its weights were "
+            "trained: give --backbone-mean and --backbone-std (three numbers each, for pixels in "
+            "0..1)"
+        )
+    arguments = dict(said.model_args if build_args is None else build_args)
+    return BackboneWeights(file, mean, std, arguments), metadata
+
+
+def check_backbone_weights(name: str, weights: BackboneWeights) -> None:
+    """Raises CheckpointError unless the file's keys and shapes are those of the architecture.
+
+    The classifier does not count: it is not part of a detector.
+    """
+    try:
+        with torch.device("meta"):
+            state = timm.create_model(name, **weights.build_args).state_dict()
+    except Exception as problem:  # a thousand models fail in as many ways
+        raise CheckpointError(
+            f"{weights.file} was made with the arguments {dict(weights.build_args)}, which {name} "
+            f"does not take ({legible(str(problem))}): it holds the weights of another architecture"
+        ) from None
+    _, claims = read_header(weights.file)
+    check_claims(
+        {key: value for key, value in state.items() if _in_network(key)},
+        {key: claim for key, claim in claims.items() if _in_network(key)},
+        where=weights.file,
+        what=f"does not hold the weights of {name}",
+    )
+    read_tensors(weights.file)
+
+
+def _listed(fault: str, keys: list[str]) -> str:
+    shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+    return f"{len(keys)} {fault} ({shown})"
+
+
+def _in_network(key: str) -> bool:
+    return key.split(".")[0] not in _NOT_NETWORK_KEYS

@@ -14,8 +14,8 @@ from torch.nn.functional import pad
 
 from ossa.errors import CheckpointError, ConfigError, UnsupportedBackbone, suggestion
 from ossa.models.backbones import roadmap as _roadmap  # noqa: F401 - registers its steps with timm
+from ossa.models.backbones.pretrained import BackboneWeights
 from ossa.models.backbones.subsampling import without_small_strided_convolutions
-from ossa.models.backbones.weights_file import BackboneWeights
 from ossa.models.blocks import InputNormalization
 from ossa.types import Level
 

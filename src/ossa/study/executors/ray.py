@@ -13,15 +13,16 @@ from typing import Any
 from ossa.errors import ConfigError
 from ossa.study.config import ExecutorConfig
 from ossa.study.executors import Ended, Task
-from ossa.study.executors.attempt import (
+from ossa.study.executors.cluster import (
     BROKEN,
     LOST,
     Attempt,
+    Launch,
     check_device,
     launch_on_cluster,
     require_package,
+    run_in_ray_task,
 )
-from ossa.study.executors.remote import Launch, run_in_ray_task
 
 _POLL_SECONDS = 0.2
 _REACH_SECONDS = 10.0

@@ -16,15 +16,16 @@ from typing import Any
 from ossa.errors import ConfigError
 from ossa.study.config import ExecutorConfig
 from ossa.study.executors import Ended, Task
-from ossa.study.executors.attempt import (
+from ossa.study.executors.cluster import (
     BROKEN,
     LOST,
     Attempt,
+    Launch,
+    SlurmJob,
     check_device,
     launch_on_cluster,
     require_package,
 )
-from ossa.study.executors.remote import Launch, SlurmJob
 from ossa.study.worker import STOPPED
 
 SLURM_FOLDER = "slurm"

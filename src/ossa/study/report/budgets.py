@@ -6,8 +6,7 @@ from typing import Any
 
 from ossa.study.report.comparisons import Difference, compare_named
 from ossa.study.report.tables import ReportTable, TableColumn
-from ossa.study.report.view import StudyView
-from ossa.study.report.words import (
+from ossa.study.report.text import (
     amount,
     counted,
     listed,
@@ -15,6 +14,7 @@ from ossa.study.report.words import (
     signed,
     signed_interval,
 )
+from ossa.study.report.view import StudyView
 
 MEASURES = ("params", "flops", "ms_per_image", "train_seconds")
 """That budgets are set in."""

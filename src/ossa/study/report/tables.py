@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from ossa.escaping import escape_latex, escape_markdown, write_csv
 from ossa.files import write_text_atomically
-from ossa.report.page import Cell, Column, Table, Written
-from ossa.study.report.words import mean_and_deviation
+from ossa.study.report.text import mean_and_deviation
+from ossa.viz.page import Cell, Column, Table, Written
 
 DEVIATION = "_std"
 """Ends the key of the deviation that belongs to a mean."""

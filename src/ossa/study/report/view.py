@@ -1,20 +1,90 @@
-"""What a report is about, computed once: models, their sampled metrics, laws and frontiers."""
+"""One look a model in all figures: the colour and marker of its family, dashes of its own."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from ossa.errors import DataError
-from ossa.evaluate.resampling import METRICS
-from ossa.evaluate.values import Values
-from ossa.study.frontier import Draws, Frontier, find_frontier, joint_draws
-from ossa.study.law import Law, fit_law
-from ossa.study.points import NoLaw, Points
-from ossa.study.report.looks import Look, looks_of
+from ossa.evaluate.bootstrap import METRICS
+from ossa.evaluate.statistics import Values
+from ossa.files import write_atomically, write_text_atomically
+from ossa.study.analysis import Draws, Frontier, find_frontier, joint_draws
+from ossa.study.report.tables import ReportTable, save_tables
 from ossa.study.results import COMPLEXITIES, QUALITIES, StudyResults, StudyRun
+from ossa.study.scaling import InsufficientData, Law, Points, fit_law
+from ossa.viz.page import FigureBlock
+from ossa.viz.plots import LINE_COLOURS, figure_png, figure_svg
+
+_MARKERS = (
+    ("o", "circle"),
+    ("s", "square"),
+    ("D", "diamond"),
+    ("^", "triangle-up"),
+    ("v", "triangle-down"),
+    ("P", "cross"),
+    ("X", "x"),
+)
+"""Of matplotlib and of plotly."""
+_DASHES = (
+    ("-", "solid"),
+    ((0, (5, 2)), "dash"),
+    ((0, (1.5, 1.5)), "dot"),
+    ((0, (5, 2, 1.5, 2)), "dashdot"),
+    ((0, (9, 3)), "longdash"),
+)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a model is drawn."""
+
+    family: str
+    colour: str
+    marker: str
+    """Of matplotlib."""
+    symbol: str
+    """The same, of plotly."""
+    dashes: Any
+    """Line style of matplotlib."""
+    dash: str
+    """The same, of plotly."""
+
+
+def looks_of(models: pd.DataFrame) -> dict[str, Look]:
+    """Returns the look of every model.
+
+    Families get colours by their size, so that the largest differ most; beyond the eighth they
+    share colours and differ in their markers.
+
+    Args:
+        models: with columns `model` and `family`.
+    """
+    families = [family for family, _ in Counter(models["family"]).most_common()]
+    looks: dict[str, Look] = {}
+    of_colour: Counter[str] = Counter()
+    for model, family in zip(models["model"], models["family"], strict=True):
+        number = families.index(family)
+        marker, symbol = _MARKERS[number // len(LINE_COLOURS) % len(_MARKERS)]
+        colour = LINE_COLOURS[number % len(LINE_COLOURS)]
+        dashes, dash = _DASHES[of_colour[colour] % len(_DASHES)]
+        of_colour[colour] += 1
+        looks[model] = Look(family, colour, marker, symbol, dashes, dash)
+    return looks
+
+
+def families_of(looks: Mapping[str, Look]) -> dict[str, Look]:
+    """Returns the look of the first model of every family, by family."""
+    first: dict[str, Look] = {}
+    for look in looks.values():
+        first.setdefault(look.family, look)
+    return first
 
 
 @dataclass(frozen=True)
@@ -24,7 +94,7 @@ class Relation:
     quality: str
     complexity: str
     points: Points
-    law: Law | NoLaw
+    law: Law | InsufficientData
     frontier: Frontier
     drawn_over: str
     """What the probabilities of the frontier are over, in words; '' where there are none."""
@@ -156,3 +226,42 @@ def is_known(models: pd.DataFrame, key: str) -> bool:
 
 def _known(titles: Mapping[str, str], models: pd.DataFrame) -> dict[str, str]:
     return {key: title for key, title in titles.items() if is_known(models, key)}
+
+
+FIGURES_FOLDER, TABLES_FOLDER = "figures", "tables"
+
+
+@dataclass
+class Parts:
+    """What is saved beside the page, by the names of the files."""
+
+    on_figure: Callable[[int], None] | None = None
+    """Called with the number of figures drawn."""
+    drawings: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    """SVG and PNG."""
+    tables: dict[str, ReportTable] = field(default_factory=dict)
+
+    def figure(self, name: str, figure: Figure) -> FigureBlock:
+        """Draws a figure, keeps it and returns its block of the page."""
+        svg = figure_svg(figure)
+        self.drawings[name] = svg, figure_png(figure)
+        if self.on_figure is not None:
+            self.on_figure(len(self.drawings))
+        return FigureBlock(svg)
+
+    def table(self, table: ReportTable) -> ReportTable:
+        """Keeps a table and returns it."""
+        self.tables[table.name] = table
+        return table
+
+    def save(self, folder: Path) -> None:
+        """Writes figures/*.svg and *.png, tables/*.csv, *.md and *.tex.
+
+        Raises:
+            CheckpointError: the disk is full or cannot be written.
+        """
+        save_tables(list(self.tables.values()), folder / TABLES_FOLDER)
+        (folder / FIGURES_FOLDER).mkdir(exist_ok=True)
+        for name, (svg, png) in self.drawings.items():
+            write_text_atomically(folder / FIGURES_FOLDER / f"{name}.svg", svg)
+            write_atomically(folder / FIGURES_FOLDER / f"{name}.png", png)

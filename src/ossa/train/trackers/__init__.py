@@ -2,8 +2,8 @@
 
     from ossa.train.trackers import CometTracker, tracked
 
-    with tracked([CometTracker(project="bones")]) as watcher:
-        ossa.train_detector(data="bccd", model="resnet18", folder="runs/a", watcher=watcher)
+    with tracked([CometTracker(project="bones")]) as callback:
+        ossa.train_detector(data="bccd", model="resnet18", folder="runs/a", callback=callback)
 
 A tracker is a class with the six methods of `Tracker`; nothing else needs to know of it.
 """
@@ -11,16 +11,16 @@ A tracker is a class with the six methods of `Tracker`; nothing else needs to kn
 from collections.abc import Callable, Iterable, Mapping
 
 from ossa.errors import ConfigError, suggestion
+from ossa.train.trackers.callback import Tracker, TrackerCallback, tracked
 from ossa.train.trackers.comet import CometTracker
 from ossa.train.trackers.tensorboard import TensorBoardTracker
 from ossa.train.trackers.wandb import WandbTracker
-from ossa.train.trackers.watcher import Tracker, TrackerWatcher, tracked
 
 __all__ = [
     "CometTracker",
     "TensorBoardTracker",
     "Tracker",
-    "TrackerWatcher",
+    "TrackerCallback",
     "WandbTracker",
     "create_trackers",
     "tracked",

@@ -21,9 +21,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ossa.train.events import RunStart
+from ossa.train.callbacks import RunStart
+from ossa.train.trackers.callback import numbers, outcome, settings_and_cost, tracking_key
 from ossa.train.trackers.network import answers
-from ossa.train.trackers.watcher import numbers, outcome, settings_and_cost, tracking_key
 from ossa.types import Record
 
 _ENVIRONMENT = {

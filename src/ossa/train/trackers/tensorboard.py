@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 
-from ossa.train.events import RunStart
-from ossa.train.trackers.watcher import numbers, outcome, settings_and_cost
+from ossa.train.callbacks import RunStart
+from ossa.train.trackers.callback import numbers, outcome, settings_and_cost
 from ossa.types import Record
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ossa.errors import ConfigError
-from ossa.train.events import RunStart
+from ossa.train.callbacks import RunStart
+from ossa.train.trackers.callback import numbers, outcome, settings_and_cost, tracking_key
 from ossa.train.trackers.network import answers
-from ossa.train.trackers.watcher import numbers, outcome, settings_and_cost, tracking_key
 from ossa.types import Record
 
 _CREDENTIALS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")

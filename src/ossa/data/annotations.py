@@ -1,0 +1,186 @@
+"""The index of a data set split: every image and truth as columns of arrays.
+
+No Python object exists per image or box, so that worker processes share the memory.
+Dimensions: I images, N truths, K classes.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ossa.boxes import xyxy_to_xywh
+from ossa.data.issues import Issue
+from ossa.errors import ConfigError, legible, suggestion
+
+
+@dataclass(frozen=True)
+class DatasetIndex:
+    """One split of a data set."""
+
+    root: Path
+    """Folder that `file_names` are relative to."""
+    names: tuple[str, ...]
+    """K class names; a label is a position in it."""
+    category_ids: NDArray[np.int64]
+    """(K,) the ids by which the data set's own files call the classes."""
+    file_names: NDArray[np.str_]
+    """(I,) image files relative to `root`, with forward slashes."""
+    image_ids: NDArray[np.int64]
+    """(I,) unique."""
+    sizes_wh: NDArray[np.int32]
+    """(I, 2) width and height in pixels, after the EXIF orientation is applied."""
+    truth_offsets: NDArray[np.int64]
+    """(I + 1,): the truths of image i are rows truth_offsets[i] to truth_offsets[i + 1]."""
+    boxes_xyxy: NDArray[np.float64]
+    """(N, 4) in pixels of the original image."""
+    labels: NDArray[np.int64]
+    """(N,) in 0..K-1."""
+    areas: NDArray[np.float64]
+    """(N,) the annotation's own area where it has one (segmentation), else width x height."""
+    crowd: NDArray[np.bool_]
+    """(N,) COCO's iscrowd."""
+    difficult: NDArray[np.bool_]
+    """(N,) VOC's difficult."""
+    annotation_ids: NDArray[np.int64]
+    """(N,) unique."""
+    stated_xywh: NDArray[np.float64] | None = None
+    """(N, 4) the boxes as COCO's file states them; None in other formats, and where changed."""
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def image_path(self, position: int) -> Path:
+        """Returns the file of the image at `position` in 0..I-1."""
+        return self.root / str(self.file_names[position])
+
+    def truths(self, position: int) -> slice:
+        """Returns the rows of the truths of the image at `position`."""
+        return slice(int(self.truth_offsets[position]), int(self.truth_offsets[position + 1]))
+
+    @property
+    def boxes_xywh(self) -> NDArray[np.float64]:
+        """(N, 4) left, top, width, height: as stated, since (x + w) - x is not always w."""
+        return xyxy_to_xywh(self.boxes_xyxy) if self.stated_xywh is None else self.stated_xywh
+
+    def truth_images(self) -> NDArray[np.int64]:
+        """Returns (N,) the position of the image of every truth."""
+        return np.repeat(np.arange(len(self)), np.diff(self.truth_offsets))
+
+    @property
+    def trains(self) -> NDArray[np.bool_]:
+        """(N,) which truths train and are scored: those that are neither crowd nor difficult."""
+        return ~(self.crowd | self.difficult)
+
+    def fingerprint(self) -> str:
+        """Returns a sha256 over names, files, sizes and truths: what a run was trained on."""
+        # Names of files need not be UTF-8: Python holds the odd bytes as lone surrogates.
+        names, files = ("\0".join(texts) for texts in (self.names, self.file_names.tolist()))
+        digest = hashlib.sha256(names.encode(errors="surrogatepass"))
+        digest.update(files.encode(errors="surrogatepass"))
+        columns = (self.image_ids, self.sizes_wh, self.truth_offsets, self.boxes_xyxy)
+        for column in (*columns, self.labels, self.areas, self.crowd, self.difficult):
+            digest.update(np.ascontiguousarray(column).tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class LabelSearch:
+    """Where the labels of a split were looked for, and which images have none."""
+
+    num_images: int = 0
+    """Those whose labels were looked for."""
+    unlabelled: tuple[str, ...] = ()
+    """Absolute paths of the images without a label file (YOLO, VOC) or annotation (COCO); an empty
+    label file is a label."""
+    places: tuple[str, ...] = ()
+    """Absolute paths of folders, or of the one JSON file."""
+
+
+@dataclass(frozen=True)
+class IndexReport:
+    """One split, and what was wrong with its files."""
+
+    index: DatasetIndex
+    problems: tuple[Issue, ...]
+    """In the order they were met."""
+    notes: tuple[str, ...] = ()
+    """Sentences worth telling that are no faults: what the data.yaml leaves out."""
+    labels: LabelSearch = LabelSearch()
+
+
+def take_truths(index: DatasetIndex, chosen: NDArray[np.bool_]) -> DatasetIndex:
+    """Returns the index with all images and the chosen (N,) truths alone."""
+    return replace(
+        index,
+        truth_offsets=np.concatenate(([0], np.cumsum(chosen)))[index.truth_offsets],
+        boxes_xyxy=index.boxes_xyxy[chosen],
+        labels=index.labels[chosen],
+        areas=index.areas[chosen],
+        crowd=index.crowd[chosen],
+        difficult=index.difficult[chosen],
+        annotation_ids=index.annotation_ids[chosen],
+        stated_xywh=None if index.stated_xywh is None else index.stated_xywh[chosen],
+    )
+
+
+def without_boxes(index: DatasetIndex) -> str:
+    """Returns in words why nothing of an index trains or is scored, of one where nothing does."""
+    counts = {
+        "crowd regions": int(index.crowd.sum()),
+        "difficult objects": int((index.difficult & ~index.crowd).sum()),
+    }
+    start = f"{len(index)} images and no usable box"
+    if not len(index.labels):
+        return start
+    kinds = " and ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    return f"{start} but {kinds}, which neither train nor are scored"
+
+
+def select_classes(
+    index: DatasetIndex, classes: Mapping[str, tuple[str, ...]], *, file: Path, line: int | None
+) -> tuple[DatasetIndex, tuple[str, ...]]:
+    """Returns the index with the classes asked for, and a sentence on what was left out.
+
+    Truths of classes that are not named go; their images stay, as background where nothing is
+    left. A class has the id of the first of those that it is made of.
+
+    Args:
+        index: of a split.
+        classes: the names of the files by the new name; no name of the files stands twice.
+        file: the data.yaml, for errors and sentences.
+        line: of key `classes` in it.
+
+    Raises:
+        ConfigError: the files have no class of such a name.
+    """
+    label_of = {name: label for label, name in enumerate(index.names)}
+    unknown = next((old for olds in classes.values() for old in olds if old not in label_of), None)
+    if unknown is not None:
+        raise ConfigError(
+            f"Expected names of its classes under key 'classes' at {file}:{line}, found "
+            f"'{legible(unknown)}'."
+            + (suggestion(unknown, index.names) or f" There are {legible(', '.join(index.names))}.")
+        )
+    new_labels = np.full(len(index.names), -1)
+    for new_label, olds in enumerate(classes.values()):
+        new_labels[[label_of[old] for old in olds]] = new_label
+    chosen = new_labels[index.labels] >= 0
+    kept = index if chosen.all() else take_truths(index, chosen)
+    selected = replace(
+        kept,
+        names=tuple(classes),
+        category_ids=index.category_ids[[label_of[olds[0]] for olds in classes.values()]],
+        labels=new_labels[kept.labels],
+    )
+    left_out = int((~chosen).sum())
+    if not left_out:
+        return selected, ()
+    num_classes = len(np.unique(index.labels[~chosen]))
+    return selected, (
+        f"left out: {left_out} {'box' if left_out == 1 else 'boxes'} of {num_classes} "
+        f"{'class' if num_classes == 1 else 'classes'} that key 'classes' of {file} does not name",
+    )

@@ -1,1 +1,0 @@
-"""From an index to the batches that the network sees: order, augmentation, workers."""

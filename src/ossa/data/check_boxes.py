@@ -1,0 +1,95 @@
+"""Boxes that can be read and are strange all the same.
+
+Dimensions: I images, N truths.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ossa.data.anchors import sizes_at_input_wh
+from ossa.data.annotations import DatasetIndex
+from ossa.data.check_labels import annotation_file
+from ossa.data.description import DataDescription
+from ossa.data.findings import MOST_CASES, Case, Finding, Shown
+from ossa.data.formats.common import shown
+from ossa.data.issues import IssueKind
+
+TINY_SIDE: Final = 2.0
+"""Pixels of the network input: of a shorter side below it a detector of stride 8 sees nothing."""
+COVERING_SHARE: Final = 0.99
+"""Of the image's area."""
+
+
+def find_strange_boxes(
+    index: DatasetIndex, split: str, *, imgsz: int, description: DataDescription
+) -> list[Finding]:
+    """Returns findings of boxes stated twice, tiny, or covering their images; no crowd regions.
+
+    Args:
+        index: of the split.
+        split: its name.
+        imgsz: side of the square network input.
+        description: where their annotations lie.
+    """
+    sizes_wh = sizes_at_input_wh(index, imgsz)
+    shorter = np.where(index.crowd, np.inf, sizes_wh.min(axis=1, initial=np.inf))
+    images_wh = index.sizes_wh * (imgsz / index.sizes_wh.max(axis=1, keepdims=True))
+    shares = sizes_wh.prod(axis=1) / images_wh.prod(axis=1)[index.truth_images()]
+    shares[index.crowd] = 0
+    where = partial(annotation_file, description, split)
+    repeated = np.flatnonzero(repeated_truths(index))
+    tiny = np.flatnonzero(shorter < TINY_SIDE)
+    covering = np.flatnonzero(shares >= COVERING_SHARE)
+    tiny = tiny[np.argsort(shorter[tiny], kind="stable")]
+    covering = covering[np.argsort(-shares[covering], kind="stable")]
+    under = f"a side under {TINY_SIDE:g} px at {imgsz}"
+    found = (
+        (IssueKind.BOX_DUPLICATED, repeated, "", lambda row: "stated twice"),
+        ("box-tiny", tiny, under, lambda row: f"{shorter[row]:.2g} px at {imgsz}"),
+        (
+            "box-covering",
+            covering,
+            f"{COVERING_SHARE:.0%} or more",
+            lambda row: f"{shares[row]:.1%} of the image",
+        ),
+    )
+    return [
+        Finding(
+            kind,
+            split,
+            len(rows),
+            tuple(_box_case(index, row, say(row), where) for row in rows[:MOST_CASES].tolist()),
+            note=note,
+        )
+        for kind, rows, note, say in found
+        if len(rows)
+    ]
+
+
+def repeated_truths(index: DatasetIndex) -> NDArray[np.bool_]:
+    """Returns (N,) which truths have image, class and box of one before them."""
+    columns = (*index.boxes_xyxy.T, index.labels, index.truth_images())
+    order = np.lexsort(columns)
+    repeated = np.zeros(len(order), np.bool_)
+    same = np.ones(max(len(order) - 1, 0), np.bool_)
+    for column in columns:
+        ordered = column[order]
+        same &= ordered[1:] == ordered[:-1]
+    repeated[order[1:]] = same  # the sort is stable: of equal ones the first comes first
+    return repeated
+
+
+def _box_case(index: DatasetIndex, row: int, what: str, where: Callable[[str], Path]) -> Case:
+    position = int(np.searchsorted(index.truth_offsets, row, side="right")) - 1
+    x0, y0, x1, y1 = index.boxes_xyxy[row].tolist()
+    name, image = index.names[index.labels[row]], str(index.image_path(position))
+    file = where(image)
+    # Label files are named after their image; in the one JSON file it takes the ids.
+    ids = f"annotation {index.annotation_ids[row]} of image {index.image_ids[position]}: "
+    told = f"{ids if file.suffix == '.json' else ''}box {shown((x0, y0, x1, y1))}, {name}, {what}"
+    return Case(file, told, shown=(Shown(image, ((x0, y0, x1, y1),)),))

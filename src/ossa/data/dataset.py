@@ -1,0 +1,123 @@
+"""Samples and letterboxed images of an index, as functions of position and seed."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from ossa.config import AugmentConfig
+from ossa.data.annotations import DatasetIndex, take_truths
+from ossa.data.augment import training_sample
+from ossa.data.letterbox import Resized, on_square, read_resized
+from ossa.data.pixels import PixelCache
+from ossa.types import Letterbox, Sample
+
+
+class Draw(NamedTuple):
+    """Which image in which epoch: with the seed, all that decides an augmented sample."""
+
+    epoch: int
+    position: int
+    """Of the image in the index."""
+
+
+class TrainingDataset(Dataset[tuple[Sample, int]]):
+    """Maps a `Draw` to an augmented sample and its image id.
+
+    The sample depends on (seed, epoch, position) alone, never on workers or their number.
+    """
+
+    def __init__(
+        self,
+        index: DatasetIndex,
+        *,
+        imgsz: int,
+        augment: AugmentConfig,
+        seed: int,
+        plain_from_epoch: int | None = None,
+        pixels: PixelCache | None = None,
+    ) -> None:
+        """Args:
+        index: of the images.
+        imgsz: side of a sample in pixels.
+        augment: probabilities and ranges.
+        seed: of all that is random.
+        plain_from_epoch: the first epoch without mosaic and mixup, None for never.
+        pixels: the same images, decoded as this data set decodes them; it changes no sample.
+        """
+        self.index = index
+        self.pixels = pixels
+        self.imgsz = imgsz
+        self.augment = augment
+        self.seed = seed
+        self.plain_from_epoch = plain_from_epoch
+        self._truths = _training_truths(index)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, draw: Draw) -> tuple[Sample, int]:
+        sample = training_sample(
+            draw.position,
+            load=self.load,
+            num_images=len(self.index),
+            imgsz=self.imgsz,
+            augment=self._augment_in(draw.epoch),
+            generator=np.random.default_rng((self.seed, draw.epoch, draw.position)),
+        )
+        return sample, int(self.index.image_ids[draw.position])
+
+    def _augment_in(self, epoch: int) -> AugmentConfig:
+        if self.plain_from_epoch is None or epoch < self.plain_from_epoch:
+            return self.augment
+        return self.augment.model_copy(update={"mosaic": 0.0, "mixup": 0.0})
+
+    def load(self, position: int) -> Sample:
+        """Returns the image with its longer side of `imgsz` pixels, and the truths that train."""
+        image, scale_yx = self._resized(position)
+        rows = self._truths.truths(position)
+        boxes_xyxy = self._truths.boxes_xyxy[rows] * scale_yx[[1, 0, 1, 0]]
+        return Sample(image, boxes_xyxy.astype(np.float32), self._truths.labels[rows])
+
+    def _resized(self, position: int) -> Resized:
+        if self.pixels is not None:
+            return self.pixels[position]
+        return read_resized(self.index, position, self.imgsz, reduced=True)
+
+
+class LetterboxedDataset(Dataset[tuple[Sample, int, Letterbox]]):
+    """Maps a position to the image on a square of `imgsz` pixels, its id and its placement."""
+
+    def __init__(
+        self, index: DatasetIndex, *, imgsz: int, pixels: PixelCache | None = None
+    ) -> None:
+        """`pixels`: the same images, decoded as this data set decodes them."""
+        self.index = index
+        self.imgsz = imgsz
+        self.pixels = pixels
+        self._truths = _training_truths(index)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, position: int) -> tuple[Sample, int, Letterbox]:
+        width, height = (int(side) for side in self.index.sizes_wh[position])
+        image, _ = (
+            read_resized(self.index, position, self.imgsz)
+            if self.pixels is None
+            else self.pixels[position]
+        )
+        square, placement = on_square(image, self.imgsz, original_wh=(width, height))
+        rows = self._truths.truths(position)
+        boxes = placement.boxes_to_network(self._truths.boxes_xyxy[rows].astype(np.float32))
+        sample = Sample(square, boxes, self._truths.labels[rows])
+        return sample, int(self.index.image_ids[position]), placement
+
+
+def _training_truths(index: DatasetIndex) -> DatasetIndex:
+    """Returns the index with the truths that train alone, their boxes clipped to their images."""
+    training = take_truths(index, ~(index.crowd | index.difficult))
+    # COCO's boxes may reach out of their image; on a mosaic they would cover their neighbours.
+    limits = np.tile(index.sizes_wh[training.truth_images()], 2)
+    return replace(training, boxes_xyxy=np.clip(training.boxes_xyxy, 0, limits))

@@ -1,0 +1,187 @@
+"""Running a detector over a split and scoring what it found."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ossa.config import EvaluateConfig, build_config
+from ossa.data.annotations import DatasetIndex
+from ossa.data.dataset import LetterboxedDataset
+from ossa.data.loader import evaluation_loader
+from ossa.data.pixels import PixelCache
+from ossa.data.reading import read_data
+from ossa.errors import ConfigError
+from ossa.evaluate.metrics import Metrics, evaluate_detections
+from ossa.models.checkpoint import Checkpoint, detector_from, read_checkpoint
+from ossa.models.detector import Detector
+from ossa.models.loss import DetectionLoss, LossTerms
+from ossa.models.postprocess import check_not_nan, detect
+from ossa.types import Detections
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a detector found in a split, and how good that is."""
+
+    metrics: Metrics
+    detections: dict[int, Detections]
+    """By image id, in pixels of the original images."""
+    losses: dict[str, float] | None
+    """box, objectness, classes: means over images; None where no loss was given."""
+    seconds: float
+    """Of loading, network, suppression and scoring together."""
+
+
+Found = tuple[dict[int, Detections], dict[str, float]]
+"""Detections by image id, and sums over images of the losses, of one process."""
+
+
+def _only_here(found: Found) -> list[Found]:
+    return [found]
+
+
+@torch.no_grad()
+def evaluate(
+    detector: nn.Module,
+    index: DatasetIndex,
+    *,
+    pixels: PixelCache | None = None,
+    imgsz: int,
+    config: EvaluateConfig,
+    batch: int = 16,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    loss: DetectionLoss | None = None,
+    on_images: Callable[[int, int], None] | None = None,
+    share: tuple[int, int] = (0, 1),
+    gather: Callable[[Found], list[Found]] = _only_here,
+) -> Evaluation:
+    """Scores a detector on every image of a split, letterboxed to a square of `imgsz` pixels.
+
+    The detector is in evaluation mode during the call and in its former mode after it.
+
+    Args:
+        detector: maps images to `RawPredictions`.
+        index: the split.
+        pixels: of its images, decoded before; None to decode them now.
+        imgsz: side of the network input in pixels.
+        config: confidence, suppression and limits.
+        batch: images in one forward; decides speed, not results.
+        device: where the detector's weights lie.
+        workers: processes that load images.
+        loss: computed on the same predictions, where given.
+        on_images: called with the number of images done and their total.
+        share: rank and count of the processes that share the split, each image in one of them.
+        gather: returns what every process found to every process.
+
+    Raises:
+        CheckpointError: the network returns NaN, and no loss is given, which would show it.
+    """
+    started = time.perf_counter()
+    dataset = LetterboxedDataset(index, imgsz=imgsz, pixels=pixels)
+    loader = evaluation_loader(dataset, batch=batch, workers=workers, share=share)
+    was_training = detector.training
+    detector.eval()
+    found: dict[int, Detections] = {}
+    sums = dict.fromkeys(LossTerms._fields, 0.0)
+    for images in loader:
+        on_device = images.to(device)
+        raw = detector(on_device.images)
+        if loss is None:  # whoever gives one looks at what it becomes
+            check_not_nan(raw)
+        found.update(zip(images.image_ids, detect(raw, images.letterboxes, config), strict=True))
+        if loss is not None:
+            for name, value in loss(raw, on_device)._asdict().items():
+                sums[name] += value.item() * len(images.image_ids)
+        if on_images is not None:
+            on_images(min(len(found) * share[1], len(index)), len(index))
+    detector.train(was_training)
+    parts = gather((found, sums))
+    merged = {image: detections for part, _ in parts for image, detections in part.items()}
+    found = {int(image): merged[image] for image in index.image_ids}
+    sums = {name: sum(part[name] for _, part in parts) for name in sums}
+    return Evaluation(
+        metrics=evaluate_detections(index, found),
+        detections=found,
+        losses=None if loss is None else {name: s / len(index) for name, s in sums.items()},
+        seconds=time.perf_counter() - started,
+    )
+
+
+def evaluate_detector(
+    weights: Path | str,
+    data: Path | str,
+    split: str = "val",
+    *,
+    imgsz: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    batch: int = 16,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    strict: bool = False,
+) -> Metrics:
+    """Returns COCO's metrics, and more, of a detector on a split of a data set.
+
+    Args:
+        weights: a checkpoint of ours, or an official `yolov5*.pt`.
+        data: a data.yaml, or the folder that holds one; its classes must be the detector's.
+        split: 'train', 'val' or 'test'.
+        imgsz: side of the square network input in pixels; that of the training if not given.
+        settings: of the configuration's section `evaluate`, such as {'nms_iou': 0.65}.
+        batch: images in one forward; decides speed, not results.
+        device: 'cpu', 'cuda', 'cuda:1', ...
+        workers: processes that load images.
+        strict: stop at the first fault of the data instead of leaving it out (`read_data` tells
+            what was left out).
+
+    Raises:
+        CheckpointError, ConfigError, DataError, UnsupportedBackbone: naming what does not fit.
+    """
+    checkpoint = read_checkpoint(weights)
+    config = build_config(
+        {
+            "model": checkpoint.model.model_dump(),
+            "data": str(data),
+            "train": {"imgsz": imgsz or checkpoint.imgsz},
+            "evaluate": settings or {},
+        }
+    )
+    index = read_data(data, split, strict=strict).index
+    check_classes(checkpoint.names, index, weights=weights, data=data)
+    return evaluate(
+        detector_for_evaluation(checkpoint, imgsz=config.train.imgsz, device=device),
+        index,
+        imgsz=config.train.imgsz,
+        config=config.evaluate,
+        batch=batch,
+        device=device,
+        workers=workers,
+    ).metrics
+
+
+def check_classes(
+    names: tuple[str, ...], index: DatasetIndex, *, weights: Path | str, data: Path | str
+) -> None:
+    """Raises ConfigError unless the data set has the weights' classes in the same order."""
+    if index.names != names:
+        raise ConfigError(
+            f"{weights} knows {len(names)} classes ({_first(names)}), {data} has "
+            f"{len(index.names)} ({_first(index.names)}): they must be the same, in the same order"
+        )
+
+
+def detector_for_evaluation(
+    checkpoint: Checkpoint, *, imgsz: int, device: torch.device | str
+) -> Detector:
+    """Returns the detector as training evaluates it: the same weights give the same numbers."""
+    detector = detector_from(checkpoint).to(device)
+    return detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _first(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,1 +1,0 @@
-"""Pictures, figures and pages from plain tables."""

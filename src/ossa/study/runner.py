@@ -1,0 +1,128 @@
+"""Bringing a study to its end: what is not finished is given to the executor."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from statistics import fmean
+
+from ossa.data.cache import CachePlace, open_pixels
+from ossa.data.description import read_description
+from ossa.data.reading import read_index
+from ossa.study.executors import Executor, Task
+from ossa.study.folder import (
+    RunState,
+    StudyFolder,
+    read_progress,
+    run_state,
+    write_failure,
+)
+from ossa.study.plan import PlannedRun
+from ossa.study.worker import DONE, STOPPED
+from ossa.train.callbacks import Callback
+from ossa.train.run_folder import RECORD_FILE
+
+
+@contextmanager
+def images_kept(
+    runs: Iterable[PlannedRun], place: CachePlace, *, splits: Iterable[str], callback: Callback
+) -> Iterator[None]:
+    """Has the images of runs decoded on this machine, each once; those in memory while it lasts.
+
+    Raises:
+        ConfigError, DataError, RunFailed: as `read_index` and `open_pixels`.
+    """
+    kept = []
+    for data, imgsz in dict.fromkeys((run.config.data, run.config.train.imgsz) for run in runs):
+        description = read_description(data)
+        for split in dict.fromkeys(splits):
+            pixels = open_pixels(
+                read_index(description, split).index,
+                place,
+                description=description,
+                split=split,
+                imgsz=imgsz,
+                reduced=split == "train",
+                listener=callback,
+            )
+            kept.append(pixels)
+    yield
+    del kept
+
+
+def run_study(
+    study: StudyFolder,
+    executor: Executor,
+    *,
+    retry_failed: bool = False,
+    on_run: Callable[[RunState], None],
+) -> list[RunState]:
+    """Trains every run that is not finished and returns all of them as they then stand.
+
+    Args:
+        study: the folder with what was done before.
+        executor: computes the runs.
+        retry_failed: train those again that failed.
+        on_run: is told of each run that has ended.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, once every run has saved where it is.
+    """
+    wanted = [
+        state
+        for state in study.states()
+        if not state.finished or (retry_failed and state.state == "failed")
+    ]
+    # A process of an earlier call may still train: its run is taken up last.
+    wanted.sort(key=lambda state: state.state == "running")
+
+    def ended(name: str, exit_code: int) -> None:
+        run = study.plan.run(name)
+        folder = study.run_folder(run)
+        state = run_state(run, folder, study.study.reported)
+        if exit_code not in (DONE, STOPPED) and not state.finished:
+            # It could not say why itself.
+            write_failure(folder, _told(exit_code))
+        on_run(run_state(run, folder, study.study.reported))
+
+    tasks = [Task(study.path.resolve(), state.run.name) for state in wanted]
+    executor.execute(tasks, ended=ended)
+    return study.states()
+
+
+def _told(exit_code: int) -> str:
+    if exit_code < 0:
+        memory = ", as a machine does that is short of memory" if exit_code == -9 else ""
+        return (
+            f"its process was ended by signal {-exit_code}{memory}; worker.log has its last words"
+        )
+    return f"its process ended with exit code {exit_code}; worker.log has its last words"
+
+
+def epochs_trained(study: StudyFolder) -> float:
+    """Returns the epochs of all runs that are trained, cheaply: nothing is verified."""
+    return sum(
+        float(run.config.train.epochs)
+        if (study.run_folder(run) / RECORD_FILE).exists()
+        else read_progress(study.run_folder(run))
+        for run in study.plan.runs
+    )
+
+
+def seconds_left(states: Sequence[RunState]) -> float | None:
+    """Returns the training time that unfinished runs still need, None while nothing is known.
+
+    A model that has not finished a run takes as long as the others do on average.
+    """
+    spent: dict[str, list[float]] = {}
+    for state in states:
+        if state.state == "done" and state.record is not None:
+            seconds = sum(state.record.times.values()) / state.run.config.train.epochs
+            spent.setdefault(state.run.model, []).append(seconds)
+    if not spent:
+        return None
+    an_epoch = {model: fmean(seconds) for model, seconds in spent.items()}
+    usual = fmean(an_epoch.values())
+    return sum(
+        (state.run.config.train.epochs - state.epochs_done) * an_epoch.get(state.run.model, usual)
+        for state in states
+        if not state.finished
+    )

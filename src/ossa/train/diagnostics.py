@@ -1,0 +1,333 @@
+"""Whether a training is well: a look at its batches, at the first one, and at a bad one."""
+
+import errno
+import multiprocessing
+import re
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ossa.config import RunConfig
+from ossa.errors import ConfigError, DataError, OssaError, RunFailed
+from ossa.models.assign import assign
+from ossa.models.detector import Detector
+from ossa.models.norms import single_value_norms
+from ossa.train.callbacks import Callback
+from ossa.train.distributed import DistributedContext
+from ossa.train.optim import FrozenPart
+from ossa.train.schedule import warmup_note
+from ossa.types import Batch, RawPredictions
+
+_DEAD_SCALE = 1e-6
+
+
+class LevelHealth(NamedTuple):
+    """What one level of the backbone did in a batch."""
+
+    stride: int
+    feature_scale: float
+    """Standard deviation over the backbone's map."""
+    gradient_norm: float | None
+    """Of the mean loss of an image, with respect to that map; None for a frozen backbone."""
+    positives: int
+    """Cells and anchors that answer for a truth."""
+
+    def __str__(self) -> str:
+        gradient = "frozen" if self.gradient_norm is None else f"{self.gradient_norm:.2g}"
+        return (
+            f"stride {self.stride}: features {self.feature_scale:.2g}, gradient {gradient}, "
+            f"{self.positives} positives"
+        )
+
+    @property
+    def dead(self) -> bool:
+        """Whether nothing arrives at this level, or nothing comes back from it."""
+        alive = self.feature_scale > _DEAD_SCALE
+        return not (alive and (self.gradient_norm is None or self.gradient_norm > 0))
+
+
+class FirstBatch:
+    """Watches a detector while it does the forward and backward pass of one batch."""
+
+    def __init__(self) -> None:
+        self._maps: tuple[Tensor, ...] = ()
+        self._raw: RawPredictions | None = None
+
+    def levels(self, batch: Batch, *, ratio: float) -> list[LevelHealth]:
+        """Returns what was seen; `ratio` as in `assign`. Empty for a share without images."""
+        if self._raw is None:
+            return []
+        assignment = assign(batch, self._raw, ratio=ratio)
+        return [
+            LevelHealth(
+                stride,
+                feature_scale=float(features.detach().float().std()),
+                gradient_norm=None
+                if features.grad is None
+                else float(features.grad.float().norm()) / len(batch.image_ids),
+                positives=int(level.positive.sum()),
+            )
+            for stride, features, level in zip(
+                self._raw.strides, self._maps, assignment, strict=True
+            )
+        ]
+
+    @contextmanager
+    def watching(self, detector: Detector) -> Iterator[None]:
+        """Keeps the maps and predictions of a forward pass done within."""
+
+        def keep_maps(_: nn.Module, __: Any, maps: tuple[Tensor, ...]) -> None:
+            for features in maps:
+                if features.requires_grad:
+                    features.retain_grad()
+            self._maps = maps
+
+        def keep_raw(_: nn.Module, __: Any, raw: RawPredictions) -> None:
+            self._raw = RawPredictions(
+                tuple(logits.detach() for logits in raw.logits), raw.anchors_wh, raw.strides
+            )
+
+        hooks = [
+            detector.get_submodule("backbone").register_forward_hook(keep_maps),
+            detector.register_forward_hook(keep_raw),
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def check_single_values(
+    detector: Detector,
+    config: RunConfig,
+    *,
+    images: int,
+    frozen: Collection[str] = (),
+    processes: int = 1,
+) -> str | None:
+    """Returns a note where an epoch's last batch leaves batch norms one value per channel.
+
+    These use their running statistics in that batch, alike whatever the backbone is. Norms that
+    had one value in every batch would have no statistics to use.
+
+    Args:
+        detector: on any device.
+        config: of the run.
+        images: that train.
+        frozen: keys of the state dict of what does not train.
+        processes: that share every batch.
+
+    Raises:
+        ConfigError: norms have one value in every batch; or in the last one, which is compiled.
+    """
+
+    def has_share_of_one(batch: int) -> bool:
+        return 1 in (batch // processes, -(-batch // processes))
+
+    train = config.train
+    full, last = min(train.batch, images), images % train.batch
+    always = has_share_of_one(full)
+    if not always and not has_share_of_one(last):
+        return None
+    norms = single_value_norms(detector, train.imgsz)
+    norms = [name for name in norms if f"{name}.running_mean" not in frozen]
+    if not norms:
+        return None
+    found = f"{len(norms)} batch norms of {config.model.name} (such as {norms[0]})"
+    if always:
+        raise ConfigError(
+            "expected two images or more in each process's share of a batch, found one: "
+            f"{full} over {processes} {'process' if processes == 1 else 'processes'}. At "
+            f"{train.imgsz} px that leaves {found} one value per channel, which has no deviation; "
+            + (
+                f"take --batch {2 * processes} or more"
+                if images >= 2 * processes
+                else f"train on {2 * processes} images or more"
+            )
+        )
+    if train.compile:
+        raise ConfigError(
+            f"expected two images or more in the last batch of an epoch, found {last} of {images}: "
+            f"it leaves {found} one value per channel, which compiled code refuses; take another "
+            "--batch, or leave --compile out"
+        )
+    return (
+        f"the last batch of an epoch has {last} of {images} images, which leaves {found} one value "
+        "per channel: they use their running statistics there"
+    )
+
+
+def first_bad_layer(detector: nn.Module, run: Callable[[], Tensor]) -> str:
+    """Returns which layer's activations, or else gradients, are the first that are not finite.
+
+    Args:
+        detector: its gradients are lost.
+        run: does the forward pass and returns the loss.
+    """
+    found: list[str] = []
+    hooks = [
+        module.register_forward_hook(_look_at_output(name, found))
+        for name, module in detector.named_modules()
+        if not list(module.children())
+    ]
+    try:
+        loss = run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if found:
+        return f"the activations of {found[0]} went bad first"
+    if not loss.isfinite():
+        return "all activations are finite, the losses are not"
+    return _first_bad_gradient(detector, loss)
+
+
+def _look_at_output(name: str, found: list[str]) -> Callable[[nn.Module, Any, Any], None]:
+    def look(_: nn.Module, __: Any, output: Any) -> None:
+        tensors = output if isinstance(output, tuple | list) else (output,)
+        for tensor in tensors:
+            if isinstance(tensor, Tensor) and not tensor.isfinite().all():
+                found.append(name)
+
+    return look
+
+
+def _first_bad_gradient(detector: nn.Module, loss: Tensor) -> str:
+    """Returns the parameter whose gradient the backward pass found not finite before all others."""
+    found: list[str] = []
+
+    def look_at(name: str) -> Callable[[Tensor], None]:
+        def look(gradient: Tensor) -> None:
+            if not gradient.isfinite().all():
+                found.append(name)
+
+        return look
+
+    hooks = [
+        parameter.register_hook(look_at(name))
+        for name, parameter in detector.named_parameters()
+        if parameter.requires_grad
+    ]
+    try:
+        loss.backward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+        detector.zero_grad(set_to_none=True)
+    if found:
+        return f"the gradient of {found[0]} went bad first"
+    return "done again, the batch gives finite losses and gradients"
+
+
+def tell_batches(
+    detector: Detector,
+    config: RunConfig,
+    images: int,
+    frozen: FrozenPart,
+    *,
+    callback: Callback,
+    processes: DistributedContext,
+) -> None:
+    """Tells what so many images in batches come to; raises ConfigError where they train nothing."""
+    single_values = check_single_values(
+        detector,
+        config,
+        images=images,
+        frozen=frozen.tensor_names,
+        processes=processes.count,
+    )
+    for note in filter(None, (warmup_note(config.train, images=images), single_values)):
+        callback.note(note)
+
+
+_TOO_MANY_FILES = (
+    "the system does not let this process open more files: take fewer --workers, or allow more "
+    "with 'ulimit -n 1024'"
+)
+_AFTERWARDS = "the last checkpoint is untouched: go on with --resume"
+
+
+@contextmanager
+def wrap_errors(*, batch: int, fitting_batch: Callable[[], int | None]) -> Iterator[None]:
+    """Turns errors of memory, worker processes and vanished data into ours.
+
+    Args:
+        batch: images of this process in a batch.
+        fitting_batch: finds a number of images that the GPU has room for, None where not even
+            one; called when memory has run out.
+
+    Raises:
+        RunFailed, DataError: in the place of what was raised.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        fitting = _after_release(fitting_batch)
+        advice = "not even a batch of 1 fits" if fitting is None else f"--batch {fitting} fits"
+        raise RunFailed(
+            f"the GPU has no memory for a batch of {batch} images: {advice}; {_AFTERWARDS}"
+        ) from None
+    except MemoryError:
+        raise RunFailed(_no_memory(batch)) from None
+    except OSError as error:
+        if isinstance(error, ConnectionError):  # the loader's pipe to a worker that is gone
+            raise RunFailed(_dead_worker(error)) from None
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise RunFailed(_TOO_MANY_FILES) from None
+        raise
+    except EOFError as error:  # the loader's pipe to a worker that is gone
+        raise RunFailed(_dead_worker(error)) from None
+    except OssaError as error:
+        # The loader puts the worker's traceback in front of an error's own words.
+        words = re.split(r"^\S*Error: ", str(error), flags=re.MULTILINE)
+        if len(words) > 1 and "Original Traceback" in words[0]:
+            raise DataError(words[-1].strip()) from None
+        raise
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" in str(error):
+            raise RunFailed(_no_memory(batch)) from None
+        if "DataLoader worker" in str(error):
+            raise RunFailed(_dead_worker(error)) from None
+        raise
+
+
+@contextmanager
+def ended_if_not_all_start() -> Iterator[None]:
+    """Ends the processes that were started, where another one of them could not be.
+
+    Otherwise Python waits for them for ever when it ends.
+    """
+    before = set(multiprocessing.active_children())
+    try:
+        yield
+    except OSError:
+        for process in set(multiprocessing.active_children()) - before:
+            process.kill()
+        raise
+
+
+def _after_release(fitting_batch: Callable[[], int | None]) -> int | None:
+    torch.cuda.empty_cache()
+    return fitting_batch()
+
+
+def _no_memory(batch: int) -> str:
+    return (
+        f"the machine has no memory for a batch of {batch} images: take a smaller --batch or fewer "
+        f"--workers; {_AFTERWARDS}"
+    )
+
+
+def _dead_worker(error: Exception) -> str:
+    return (
+        f"a process that loads images died ({_first_line(error)}): if the machine ran out of "
+        f"memory take fewer --workers; {_AFTERWARDS}"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,1 @@
+"""Figures, drawing and HTML pages from plain tables."""
