@@ -311,7 +311,8 @@ def _os_errors_told(path: Path) -> Iterator[None]:
         if not isinstance(cause, OSError):
             raise
         advice = (
-            "free some space and start again (a training continues with --resume)"
+            "free some space and start again (a training of which a state was saved continues with "
+            "--resume)"
             if cause.errno in NO_SPACE
             else "choose a folder that can be written"
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -53,6 +54,11 @@ def claiming(file: Path, model: dict[str, Any], **others: Any) -> Path:
     metadata = {"ossa": json.dumps({**description, **others})}
     save_file({"backbone.x": torch.zeros(1)}, file, metadata)
     return file
+
+
+def metadata_of(file: Path) -> dict[str, str]:
+    with safe_open(file, "pt") as archive:
+        return archive.metadata()
 
 
 @pytest.mark.parametrize(
@@ -258,3 +264,24 @@ def test_the_configuration_refuses_what_a_file_may_not_say():
 
 def test_a_sound_checkpoint_is_built_as_before(sound: Path):
     assert not detector_from(read_checkpoint(sound)).training
+
+
+@pytest.mark.parametrize("size", [0.0, -3.0, 3e38])
+def test_anchors_of_no_possible_size_are_refused(sound: Path, tmp_path: Path, size: float):
+    checkpoint = read_checkpoint(sound)
+    checkpoint.tensors["head.anchors_wh"][1] = size
+    file = tmp_path / "x.safetensors"
+    detector = detector_from(checkpoint)
+    save_checkpoint(file, detector, model=checkpoint.model, names=("a", "b"), imgsz=64, details={})
+    with pytest.raises(CheckpointError, match=r"anchors of more than 0 and at most 4,096 pixels"):
+        read_checkpoint(file)
+
+
+@pytest.mark.slow
+def test_maxvit_of_large_images_is_refused_in_time(tmp_path: Path):
+    file = claiming(tmp_path / "x.safetensors", {"name": "maxvit_tiny_tf_224"}, imgsz=2048)
+    save_file({"backbone.x": torch.zeros(16_000_000, dtype=torch.float16)}, file, metadata_of(file))
+    start = time.process_time()
+    with pytest.raises(CheckpointError, match="does not fit this detector: 725 missing"):
+        read_checkpoint(file)
+    assert time.process_time() - start < 5

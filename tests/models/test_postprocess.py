@@ -14,11 +14,12 @@ from ossa.config import EvaluateConfig
 from ossa.data.dataset import LetterboxedDataset
 from ossa.data.loader import evaluation_loader
 from ossa.data.reading import read_data
+from ossa.errors import CheckpointError
 from ossa.evaluate.evaluator import evaluate
 from ossa.models import postprocess
 from ossa.models.checkpoint import detector_from, read_checkpoint
 from ossa.models.head import default_anchors_wh
-from ossa.models.postprocess import detect, find_candidates, suppress
+from ossa.models.postprocess import check_not_nan, detect, find_candidates, suppress
 from ossa.types import Detections, Letterbox, RawPredictions
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "postprocess.py"
@@ -210,6 +211,14 @@ def test_predictions_that_are_no_numbers_are_no_detections():
     nan = raw._replace(logits=tuple(x * float("nan") for x in raw.logits))
     (found,) = detect(nan, [SAME], EvaluateConfig())
     assert len(found) == 0
+
+
+def test_one_class_that_is_no_number_is_an_error_where_numbers_are_expected():
+    raw = random_predictions(1, images=1)
+    check_not_nan(raw)
+    raw.logits[1][0, 0, 0, 0, -1] = float("nan")
+    with pytest.raises(CheckpointError, match="expected numbers from the network, found NaN"):
+        check_not_nan(raw)
 
 
 # 25 x 15, 12 x 7 and 6 x 3 cells with 3 boxes each: 1,431 boxes of an image.

@@ -288,3 +288,12 @@ def test_the_official_yolov5n_finds_the_zebra_and_both_horses(shared: Path) -> N
             same = found.boxes_xyxy[found.labels == index.labels[row]]
             truth = torch.from_numpy(index.boxes_xyxy[row][None].astype(np.float32))
             assert box_iou(truth, torch.from_numpy(same)).max() > 0.5
+
+
+def test_weights_that_overflow_in_the_network_are_an_error_and_not_nothing_found() -> None:
+    detector = create_detector("yolov5n", num_classes=1, imgsz=64)
+    for parameter in detector.parameters():
+        parameter.data *= 1e4
+    predictor = Predictor(detector, names=("a",), imgsz=64)
+    with pytest.raises(CheckpointError, match="expected numbers from the network, found NaN"):
+        predictor.predict(grey(64, 64))

@@ -20,7 +20,7 @@ from ossa.evaluate.metrics import Metrics, evaluate_detections
 from ossa.models.checkpoint import Checkpoint, detector_from, read_checkpoint
 from ossa.models.detector import Detector
 from ossa.models.loss import DetectionLoss, LossTerms
-from ossa.models.postprocess import detect
+from ossa.models.postprocess import check_not_nan, detect
 from ossa.types import Detections
 
 
@@ -78,6 +78,9 @@ def evaluate(
         on_images: called with the number of images done and their total.
         share: rank and count of the processes that share the split, each image in one of them.
         gather: returns what every process found to every process.
+
+    Raises:
+        CheckpointError: the network returns NaN, and no loss is given, which would show it.
     """
     started = time.perf_counter()
     dataset = LetterboxedDataset(index, imgsz=imgsz, pixels=pixels)
@@ -89,6 +92,8 @@ def evaluate(
     for images in loader:
         on_device = images.to(device)
         raw = detector(on_device.images)
+        if loss is None:  # whoever gives one looks at what it becomes
+            check_not_nan(raw)
         found.update(zip(images.image_ids, detect(raw, images.letterboxes, config), strict=True))
         if loss is not None:
             for name, value in loss(raw, on_device)._asdict().items():

@@ -15,7 +15,7 @@ from ossa.config import EvaluateConfig
 from ossa.errors import CheckpointError, ConfigError, legible
 from ossa.export.graph import ExportDescription, Precision, Suppression
 from ossa.models.detector import Detector
-from ossa.models.postprocess import detect
+from ossa.models.postprocess import check_not_nan, detect
 from ossa.types import Detections, Letterbox, RawPredictions
 
 Engine: TypeAlias = Callable[[Tensor], tuple[Tensor, ...]]
@@ -232,7 +232,9 @@ def find(
     """
     if isinstance(runtime, SuppressedRuntime):
         return runtime.detections(images, letterboxes, settings, wanted=wanted)
-    return detect(runtime(images), letterboxes, settings, wanted=wanted)
+    raw = runtime(images)
+    check_not_nan(raw)
+    return detect(raw, letterboxes, settings, wanted=wanted)
 
 
 def _in_batches(images: Tensor, batch: int | None) -> list[tuple[Tensor, int]]:

@@ -23,7 +23,7 @@ from ossa.errors import DataError
 from ossa.evaluate.metrics import evaluate_detections
 from ossa.export.backends import ExportedRuntime, SuppressedRuntime, TorchRuntime
 from ossa.export.graph import ExportDescription
-from ossa.models.postprocess import detect, find_candidates
+from ossa.models.postprocess import check_not_nan, detect, find_candidates
 from ossa.types import Batch, Detections
 
 SCORE_TOLERANCE, BOX_TOLERANCE_PX = 1e-3, 0.1
@@ -178,6 +178,7 @@ def _found(
     about = exported.description
     every_class = torch.ones(len(about.names), dtype=torch.bool)
     theirs, shown = reference(batch.images), _showing(about)
+    check_not_nan(theirs)
     pictures_before = detect(theirs, batch.letterboxes, shown, wanted=every_class)
     candidates: list[Detections | None] = [None] * len(pictures_before)
     if with_candidates:

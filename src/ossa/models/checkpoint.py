@@ -257,11 +257,18 @@ def _read_ours(path: Path) -> Checkpoint:
     model = description.model.model_copy(update=_NO_SOURCES)
     names, imgsz = description.names, description.imgsz
     _check_detector(model, claims, num_classes=len(names), imgsz=imgsz, where=path)
+    tensors = read_tensors(str(path))
+    anchors_wh = tensors["head.anchors_wh"]
+    if not ((anchors_wh > 0) & (anchors_wh <= MAX_IMGSZ)).all():
+        raise CheckpointError(
+            f"{path}: expected anchors of more than 0 and at most {MAX_IMGSZ:,} pixels, found "
+            f"{anchors_wh.min():g} to {anchors_wh.max():g}"
+        )
     return Checkpoint(
         model=model,
         names=names,
         imgsz=imgsz,
-        tensors=read_tensors(str(path)),
+        tensors=tensors,
         origin={
             "file": str(path),
             "sha256": sha256_of(path),

@@ -29,6 +29,7 @@ from torchvision.ops import nms
 
 from ossa.boxes import cxcywh_to_xyxy
 from ossa.config import EvaluateConfig
+from ossa.errors import CheckpointError
 from ossa.models.loss import decode_boxes_in_cells
 from ossa.types import Detections, Letterbox, RawPredictions
 
@@ -97,6 +98,18 @@ def find_candidates(
         _candidates(torch.cat(answers), confidence, wanted)
         for answers in zip(*of_levels, strict=True)
     ]
+
+
+def check_not_nan(raw: RawPredictions) -> None:
+    """Raises CheckpointError where predictions are NaN: nothing would be found, in silence.
+
+    Finite weights can overflow within the network, and so can honest ones in half precision.
+    """
+    if any(logits.max().isnan() for logits in raw.logits):
+        raise CheckpointError(
+            "expected numbers from the network, found NaN: its weights are damaged, or too large "
+            "for the precision in which it runs"
+        )
 
 
 def suppress(candidates: Candidates, letterbox: Letterbox, config: EvaluateConfig) -> Detections:

@@ -93,7 +93,10 @@ class WithoutDrawing(TorchFunctionMode):
 
     _DRAWING = frozenset(
         getattr(Tensor, name)
-        for name in ("normal_", "uniform_", "erfinv_", "mul_", "add_", "clamp_", "fill_", "zero_")
+        for name in (
+            *("normal_", "uniform_", "erfinv_", "mul_", "add_", "clamp_", "fill_", "zero_"),
+            "__setitem__",  # MaxViT fills a table of positions number by number
+        )
     )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

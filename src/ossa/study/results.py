@@ -306,5 +306,6 @@ def _check_recomputed(
         if value is not None and abs(value - found) > _ROUNDING:
             raise DataError(
                 f"{folder}: expected {name} {found:.6f}, which the detections there give, found "
-                f"{value:.6f} recorded: record and detections do not belong together"
+                f"{value:.6f} recorded: record, detections and {SAMPLES_FILE} do not belong "
+                "together"
             )

@@ -108,7 +108,10 @@ def load_state(
     """
     file = folder / STATE_FILE
     if not file.is_file():
-        raise CheckpointError(f"expected the state of a run to resume at {file}, found none")
+        raise CheckpointError(
+            f"expected the state of a run to resume at {file}, found none: it ended before its "
+            "first was saved, so start a new run"
+        )
     advice = (
         f"start a new run, with --weights {folder / 'last.safetensors'} to begin from what this "
         "one has learnt"
