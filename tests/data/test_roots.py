@@ -258,7 +258,7 @@ def test_labels_of_an_absurd_size_are_not_read(tmp_path: Path) -> None:
 
 def test_keys_of_other_tools_are_told_once_and_passed_over(tmp_path: Path) -> None:
     yaml_file = write_yolo(tmp_path, {"1.jpg": ""})
-    text = "kpt_shape: [17, 3]\nchannels: 3\nminival: x\nnum_classes: 2\n"
+    text = "name: mine\nchannels: 3\nminival: x\nnum_classes: 2\n"  # beside names and train
     write_text(yaml_file, yaml_file.read_text() + text)
     (note,) = read(yaml_file).notes
-    assert note.endswith("passed over: kpt_shape, channels, minival, num_classes")
+    assert note.endswith("passed over: name, channels, minival, num_classes")

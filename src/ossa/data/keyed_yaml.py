@@ -43,7 +43,7 @@ def load_keyed_yaml(file: Path, known: Collection[str]) -> KeyedYaml:
 
     Raises:
         ConfigError: it is no YAML that is read here, or has a key that may be one of these
-            misspelt.
+            misspelt that is not given.
         DataError: there is no such file.
     """
     try:
@@ -59,7 +59,7 @@ def load_keyed_yaml(file: Path, known: Collection[str]) -> KeyedYaml:
         raise ConfigError(f"Expected keys such as train, val and names in {file}, found none.")
     others = [key for key in document.key_lines if key not in known]
     for key in others:
-        near = [one for one in known if _is_near(key, one)]
+        near = [one for one in known if one not in document.key_lines and _is_near(key, one)]
         if near:
             raise ConfigError(
                 f"Expected a key of a data.yaml, found '{legible(key)}' at "
