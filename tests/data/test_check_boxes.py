@@ -12,7 +12,7 @@ from checks_data import (
     write_coco_file,
     write_yolo_splits,
 )
-from dataset_files import voc_object, write_voc
+from dataset_files import voc_object, write_text, write_voc
 
 from ossa.data.findings import SORTS, Severity
 from ossa.data.issues import IssueKind
@@ -187,6 +187,18 @@ def test_a_class_is_rare_beside_more_than_a_hundred_times_its_boxes(
     lines = "".join(f"0 .5 .5 .4 {0.3 + k / 1000}\n" for k in range(boxes)) + "1 .5 .5 .4 .4\n"
     found = check(write_yolo_splits(tmp_path, {"train": {"1.png": lines}}))
     assert counts(found).get(("class-imbalance", "train"), 0) == rare
+
+
+@pytest.mark.parametrize("test", ["images/none", "images/empty"])
+def test_a_test_split_without_images_is_a_fault_that_stops_no_training(
+    tmp_path: Path, test: str
+) -> None:
+    data_yaml = write_yolo_splits(tmp_path, {"train": {"1.png": GOOD}, "val": {"2.png": GOOD}})
+    (tmp_path / "images" / "empty").mkdir()
+    write_text(data_yaml, f"{data_yaml.read_text()}test: {test}\n")
+    found = check(data_yaml)
+    assert counts(found) == {("split-without-boxes", "test"): 1}
+    assert (found.num_faults, found.num_stops) == (1, 0)
 
 
 def test_a_split_without_a_usable_box_is_a_fault(tmp_path: Path) -> None:

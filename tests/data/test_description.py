@@ -8,6 +8,7 @@ import pytest
 from dataset_files import write_coco, write_image, write_text, write_voc, write_yolo
 
 from ossa.data.description import DataDescription, read_description
+from ossa.data.reading import read_index
 from ossa.errors import ConfigError, DataError
 
 
@@ -154,3 +155,16 @@ def test_a_yaml_of_other_bytes_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_bytes(b"train: images\nnames: [\xff]\n")
     with pytest.raises(ConfigError, match=r"UTF-8 text, found another byte at .*data\.yaml:2"):
         read_description(tmp_path)
+
+
+def test_a_test_split_that_is_not_there_leaves_the_others_usable(tmp_path: Path) -> None:
+    write_image(tmp_path / "images" / "1.jpg")
+    text = "train: images\nval: images\ntest: ../test/images\nnames: [a]\n"
+    description = describe(tmp_path, text)
+    assert tuple(description.splits) == ("train", "val")
+    (note,) = description.notes
+    assert note.startswith("split 'test' is left out: Expected a folder or file at ")
+    with pytest.raises(DataError, match=r"as key 'test' at .*:3 says, found none"):
+        read_index(description, "test")
+    with pytest.raises(DataError, match="as key 'test' at"):
+        describe(tmp_path, "test: nowhere\nnames: [a]\n")

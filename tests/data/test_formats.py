@@ -49,6 +49,17 @@ def test_a_yolo_polygon_becomes_its_bounding_box(tmp_path: Path) -> None:
     np.testing.assert_allclose(report.index.boxes_xyxy, [[10, 10, 50, 40]])
 
 
+def test_keypoints_behind_a_yolo_box_are_no_corners_of_a_polygon(tmp_path: Path) -> None:
+    data_yaml = write_yolo(tmp_path, {"1.jpg": "0 .5 .5 .2 .4 .1 .1 .9 .9\n1 .5 .5 .2 .4\n"})
+    write_text(data_yaml, data_yaml.read_text() + "kpt_shape: [2, 2]\n")
+    report = read(data_yaml)
+    np.testing.assert_allclose(report.index.boxes_xyxy, [[40, 15, 60, 35]] * 2)
+    assert (report.problems, report.notes) == ((), ())
+    write_text(data_yaml, data_yaml.read_text().replace("[2, 2]", "17"))
+    with pytest.raises(ConfigError, match=r"as \[17, 3\], as key 'kpt_shape' at .*:3, found 17"):
+        read(data_yaml)
+
+
 def test_an_image_with_an_empty_or_no_label_file_is_background(tmp_path: Path) -> None:
     report = read(write_yolo(tmp_path, {"1.jpg": "0 .5 .5 .1 .1", "2.jpg": "", "3.jpg": None}))
     assert report.index.truth_offsets.tolist() == [0, 1, 1, 1]
@@ -489,3 +500,17 @@ def test_the_two_points_labelled_as_cells_are_reported(shared: Path) -> None:
         ("BloodImage_00338.xml", 158),
     ]
     assert all("no area" in p.what for p in problems)
+
+
+def test_coco_names_with_dots_are_the_file_that_they_lead_to(tmp_path: Path) -> None:
+    images = [{"id": 7, "file_name": "./7.jpg"}, {"id": 3, "file_name": "gone/../3.jpg"}]
+    report = read(write_coco(tmp_path, [coco_annotation(1, [10, 10, 20, 20])], images=images))
+    assert report.index.file_names.tolist() == ["photos/3.jpg", "photos/7.jpg"]
+    assert report.problems == ()
+
+
+def test_a_json_file_in_capitals_is_coco(tmp_path: Path) -> None:
+    data_yaml = write_coco(tmp_path, [coco_annotation(1, [10, 10, 20, 20])])
+    (tmp_path / "train.json").rename(tmp_path / "TRAIN.JSON")
+    write_text(data_yaml, "images: photos\ntrain: TRAIN.JSON\n")
+    assert len(read(data_yaml).index.labels) == 1

@@ -200,9 +200,9 @@ def check_data(
         on_image: called with the number of images read and their total.
 
     Raises:
-        DataError: a split cannot be read at all.
+        DataError: a split cannot be read at all, other than 'test', which no training needs.
     """
-    reports = {split: read_index(description, split) for split in description.splits}
+    reports, unread = _read_splits(description)
     indexes = {split: report.index for split, report in reports.items()}
     states = {}
     if images or description.format == "coco":  # which alone is read without looking at images
@@ -221,6 +221,7 @@ def check_data(
     }
     classes = count_classes(indexes)
     findings = [
+        *unread,
         *_of_training(description, reports, states, imgsz=imgsz),
         *find_lost_labels(description, indexes),
         *find_strange_classes(classes, description.file),
@@ -244,6 +245,26 @@ def check_data(
         classes,
         images=states if images else {},
     )
+
+
+def _read_splits(
+    description: DataDescription,
+) -> tuple[dict[str, IndexReport], list[Finding]]:
+    """Returns the splits that can be read, and a finding where 'test' cannot."""
+    reports: dict[str, IndexReport] = {}
+    unread = dict(description.missing)
+    for split in description.splits:
+        try:
+            reports[split] = read_index(description, split)
+        except DataError as error:
+            if split != "test" or not reports:
+                raise
+            unread[split] = str(error)
+    kind, findings = IssueKind.SPLIT_WITHOUT_BOXES, []
+    for split, why in unread.items():
+        issue = Issue(description.file, None, why.rstrip("."), "nothing is scored", kind)
+        findings.append(Finding(kind, split, 1, (_case(issue),)))
+    return reports, findings
 
 
 def _of_training(

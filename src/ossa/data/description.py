@@ -6,9 +6,10 @@ Keys (those of a YOLOv5 data.yaml work as they are):
     path: ../datasets/cells   # root, relative to the yaml's folder; default: that folder
     train: images/train       # relative to the root; one entry or a list of entries
     val: val.txt
-    test:                     # may be empty or missing
+    test:                     # may be empty, missing or name what is not there
     names: [RBC, WBC]         # or {0: RBC, 1: WBC}; optional for coco
     nc: 2                     # optional; must agree with names
+    kpt_shape: [17, 3]        # optional, yolo: what stands behind the box on a line is passed over
     category_ids: [1, 3]      # optional, yolo and voc: ids of the names, as COCO has them
     classes: {blood cell: [RBC, WBC]}  # optional: new name: names of the files; see below
     outside: [/data/photos]   # optional: more folders that lists, JSON and links may lead to
@@ -33,7 +34,7 @@ An entry is, by format:
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from os.path import abspath
 from pathlib import Path
@@ -49,7 +50,7 @@ SPLITS: Final = ("train", "val", "test")
 _FORMATS: Final = ("coco", "voc", "yolo")
 _KEYS: Final = (
     *("format", "path", *SPLITS, "names", "nc", "category_ids", "classes", "images"),
-    *("outside", "download", "roboflow"),
+    *("outside", "download", "roboflow", "kpt_shape"),
 )
 
 
@@ -83,8 +84,12 @@ class DataDescription:
     """Names of the files by the new name that they get; None: all as they are."""
     classes_line: int | None = None
     """Of key `classes` in the file."""
+    keypoint_columns: int = 0
+    """Columns behind the box on a line of YOLO's, for keypoints, which are passed over."""
     annotations_only: bool = False
     """Whether COCO's images need not be there."""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Why a split that the file names is none of them: 'test' may be where nothing is."""
     notes: tuple[str, ...] = ()
     """Sentences worth telling that are no faults: keys that were passed over."""
 
@@ -124,10 +129,16 @@ def read_description(
         raise ConfigError(f"Expected {content.place('images')} only for coco, found {data_format}.")
     coco_source = partial(_coco_source, annotations_only=annotations_only)
     read = coco_source if data_format == "coco" else _list_source
-    splits = {
-        split: read(entry, content, root=root, where=content.place(split))
-        for split, entry in entries.items()
-    }
+    splits: dict[str, SplitSource] = {}
+    missing: dict[str, str] = {}
+    for split, entry in entries.items():
+        try:
+            splits[split] = read(entry, content, root=root, where=content.place(split))
+        except DataError as error:
+            if split != "test" or not splits:
+                raise
+            # Exports name it whether they have one or not, and nobody trains on it.
+            missing[split] = str(error)
     folders = set(_named_folders(root, splits.values(), content))
     roots = Roots.chosen(folders, allow_outside=allow_outside)
     names = _names(content, root=root, roots=roots, required=data_format != "coco")
@@ -141,8 +152,10 @@ def read_description(
         category_ids=_category_ids(content, names, data_format=data_format),
         classes=_classes(content),
         classes_line=content.lines.get("classes"),
+        keypoint_columns=_keypoint_columns(content),
         annotations_only=annotations_only,
-        notes=content.notes,
+        missing=missing,
+        notes=(*content.notes, *(f"split 'test' is left out: {why}" for why in missing.values())),
     )
 
 
@@ -184,7 +197,8 @@ def _format(content: KeyedYaml, entries: dict[str, Any], *, root: Path) -> str:
     if told:
         return told
     flat = [str(part) for e in entries.values() for part in (e if isinstance(e, list) else [e])]
-    if any(isinstance(e, dict) for e in entries.values()) or any(f.endswith(".json") for f in flat):
+    is_json = any(f.lower().endswith(".json") for f in flat)
+    if is_json or any(isinstance(e, dict) for e in entries.values()):
         return "coco"
     has_voc_folders = (root / "Annotations").is_dir() and (root / "JPEGImages").is_dir()
     if has_voc_folders or any("ImageSets" in Path(f).parts for f in flat):
@@ -343,6 +357,19 @@ def _category_ids(
             f"{content.place('category_ids')}, found {_shown(value)}."
         )
     return ids
+
+
+def _keypoint_columns(content: KeyedYaml) -> int:
+    value = content.get("kpt_shape")
+    if value is None:
+        return 0
+    numbers = value if isinstance(value, list) else []
+    if len(numbers) != 2 or not all(type(one) is int and 0 < one < 10_000 for one in numbers):
+        raise ConfigError(
+            f"Expected number and size of the keypoints, as [17, 3], as "
+            f"{content.place('kpt_shape')}, found {_shown(value)}."
+        )
+    return numbers[0] * numbers[1]
 
 
 def _classes(content: KeyedYaml) -> dict[str, tuple[str, ...]] | None:

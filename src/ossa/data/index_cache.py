@@ -89,7 +89,7 @@ def _views(
         raise ValueError("cut short")
 
 
-_READERS_VERSION: Final = 5
+_READERS_VERSION: Final = 6
 """To be raised where a reader makes another index than before of the same files."""
 _COLUMNS: Final = tuple(
     field.name for field in fields(DatasetIndex) if field.name not in ("root", "names")
@@ -187,7 +187,7 @@ def _key(description: DataDescription, split: str) -> str:
         *(__version__, _READERS_VERSION, split, description.format, str(description.root)),
         *(description.names, description.category_ids, description.splits[split]),
         None if description.classes is None else list(description.classes.items()),
-        description.roots,
+        (description.roots, description.keypoint_columns),
     )
     return hashlib.sha256(repr(said).encode()).hexdigest()
 

@@ -65,6 +65,8 @@ def read_index(description: DataDescription, split: str, *, strict: bool = False
         DataError: the split has no usable image, a list or JSON file is unreadable, or the first
             fault where `strict`.
     """
+    if split in description.missing:
+        raise DataError(description.missing[split])
     if split not in description.splits:
         known = ", ".join(description.splits)
         raise ConfigError(f"Expected a key '{split}' in {description.file}, found {known}.")

@@ -11,7 +11,6 @@ The file is read element by element into columns, so that its outlines are never
 """
 
 import math
-import os
 import struct
 import sys
 from dataclasses import dataclass
@@ -268,10 +267,8 @@ def _present_images(
     ids, files, sizes_wh = [], [], []
     for image_id in sorted(content.images):
         line, name, *stated_wh = content.images[image_id]
-        path = os.path.join(folder, name)
+        path = absolute(name, folder)
         is_stated = all(type(side) is int and 0 < side < 2**31 for side in stated_wh)
-        if "\\" in name and path not in present:
-            path = absolute(name, folder)
         if is_hidden_below(path, folder):
             what, kind = f"'{name}' is hidden, so no image", IssueKind.ENTRY_UNUSABLE
             log.report(content.file, line, what, action="image left out", kind=kind)

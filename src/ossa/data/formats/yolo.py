@@ -6,7 +6,8 @@ file at both places, that in `labels` is read, and reported if the other says so
 A line is `class cx cy w h`, or `class x y x y x y ...` for a polygon of three or more points,
 all in fractions of the image's width and height. Of a polygon its extent is the box, and the area
 is the box's. So 7 columns are a triangle, unless the last is a whole number from 2 on, which only a
-track's is. An image without a label file is background; so is one whose label file is empty.
+track's is. Where the data.yaml has a key `kpt_shape`, keypoints behind the box are passed over. An
+image without a label file is background; so is one whose label file is empty.
 """
 
 import os
@@ -60,7 +61,7 @@ def read(
         sources.add(label_file)
         images_of.setdefault(label_file, []).append(image)
         try:
-            truths = _truths(label_file, image, size_wh, num_classes=len(names), log=log)
+            truths = _truths(label_file, image, size_wh, description=description, log=log)
         except (OSError, UnicodeDecodeError) as error:
             # Without its boxes it would train as background.
             readable = not isinstance(error, OSError)
@@ -121,14 +122,18 @@ def _images(
 
 
 def _truths(
-    file: Path, image: str, size_wh: tuple[int, int], *, num_classes: int, log: IssueLog
+    file: Path, image: str, size_wh: tuple[int, int], *, description: DataDescription, log: IssueLog
 ) -> list[tuple[int, Box]]:
     truths: dict[tuple[int, Box], None] = {}
+    num_classes = len(description.names or ())
     log.roots.check(file)
     for line, text in numbered_lines(file):
         report = partial(log.report, file, line, image=image)
         try:
-            label, box_xyxy = _parse(text, size_wh, num_classes=num_classes)
+            columns = text.split()
+            if len(columns) == 5 + description.keypoint_columns:
+                columns = columns[:5]
+            label, box_xyxy = _parse(columns, size_wh, num_classes=num_classes)
         except ValueError as error:
             unknown = isinstance(error, _UnknownClassError)
             kind = IssueKind.CLASS_UNKNOWN if unknown else IssueKind.BOX_MALFORMED
@@ -148,15 +153,14 @@ class _UnknownClassError(ValueError):
     """A number that no class has."""
 
 
-def _parse(text: str, size_wh: tuple[int, int], *, num_classes: int) -> tuple[int, Box]:
-    columns = text.split()
+def _parse(columns: list[str], size_wh: tuple[int, int], *, num_classes: int) -> tuple[int, Box]:
     count = len(columns)
     if count != 5 and (count < 7 or count % 2 == 0):
         raise ValueError(f"expected 5 columns or a class and 3 or more points, found {count}")
     try:
         number, *values = map(float, columns)
     except ValueError as error:
-        raise ValueError(f"expected numbers, found '{text}'") from error
+        raise ValueError(f"expected numbers, found '{' '.join(columns)}'") from error
     if not (0 <= number < num_classes and number.is_integer()):
         raise _UnknownClassError(
             f"class {columns[0]} unknown, there are {num_classes} (0 is the first)"
