@@ -514,3 +514,38 @@ def test_a_json_file_in_capitals_is_coco(tmp_path: Path) -> None:
     (tmp_path / "train.json").rename(tmp_path / "TRAIN.JSON")
     write_text(data_yaml, "images: photos\ntrain: TRAIN.JSON\n")
     assert len(read(data_yaml).index.labels) == 1
+
+
+@pytest.mark.parametrize(
+    ("entry", "image", "xml"),
+    [
+        ("images", "images/1.jpg", "annotations/1.xml"),
+        ("images", "images/1.jpg", "Annotations/1.xml"),
+        ("images/train", "images/train/1.jpg", "annotations/train/1.xml"),
+        ("pictures", "pictures/a/b/1.jpg", "pictures/a/b/1.xml"),
+    ],
+)
+def test_xml_files_of_images_in_folders_are_found_without_a_format(
+    tmp_path: Path, entry: str, image: str, xml: str
+) -> None:
+    write_image(tmp_path / image)
+    cat = voc_object("cat", [11, 11, 20, 20])
+    write_text(tmp_path / xml, f"<annotation>{cat}</annotation>")
+    write_text((tmp_path / image).parent / "classes.txt", "cat\n")
+    report = read(write_text(tmp_path / "data.yaml", f"train: {entry}\nnames: [cat]\n"))
+    np.testing.assert_allclose(report.index.boxes_xyxy, [[10, 10, 20, 20]])
+    assert report.problems == ()
+
+
+@pytest.mark.parametrize("entry", ["JPEGImages/1.jpg", r".\JPEGImages\1.jpg", "./JPEGImages/1"])
+def test_a_voc_list_may_name_paths(tmp_path: Path, entry: str) -> None:
+    data_yaml = write_voc(tmp_path, {"1": [voc_object("cat", [11, 11, 20, 20])]})
+    write_text(tmp_path / "ImageSets" / "Main" / "train.txt", f"{entry}\n")
+    assert read(data_yaml).index.file_names.tolist() == ["JPEGImages/1.jpg"]
+
+
+def test_capitals_in_the_name_that_an_xml_file_states_are_no_other_image(tmp_path: Path) -> None:
+    cat = voc_object("cat", [11, 11, 20, 20])
+    data_yaml = write_voc(tmp_path, {"1": ["<filename>1.PNG</filename>", cat]})
+    write_image(tmp_path / "JPEGImages" / "1.png")
+    assert read(data_yaml).index.file_names.tolist() == ["JPEGImages/1.png"]

@@ -8,8 +8,13 @@ from typing import Final
 from ossa.data.annotations import DatasetIndex, IndexReport
 from ossa.data.description import DataDescription
 from ossa.data.findings import MOST_CASES, Case, Finding, Shown
-from ossa.data.formats.common import folders_under, is_image, label_places, names_in
-from ossa.data.formats.voc import annotation_places
+from ossa.data.formats.common import (
+    annotation_places,
+    folders_under,
+    is_image,
+    label_places,
+    names_in,
+)
 from ossa.data.issues import IssueKind
 
 _NO_LABELS: Final = frozenset({"classes.txt"})

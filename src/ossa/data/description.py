@@ -25,7 +25,8 @@ An entry is, by format:
 
     yolo   a folder of images (searched with its subfolders) or a txt list of images; `names` may
            be a file with a name on each line, such as darknet's obj.names
-    voc    a list of stems, ImageSets/Main/train.txt, beside Annotations and JPEGImages
+    voc    a list of stems, ImageSets/Main/train.txt, beside Annotations and JPEGImages; or a folder
+           of images with XML files beside them or in a folder `annotations`
     coco   {images: train2017, annotations: annotations/instances_train2017.json}, or only the
            JSON file: its images then lie in the folder of the top-level key `images`, or, without
            that key, in the folder of the JSON file
@@ -40,7 +41,7 @@ from os.path import abspath
 from pathlib import Path
 from typing import Any, Final
 
-from ossa.data.formats.common import label_places, names_in
+from ossa.data.formats.common import has_xml_alone
 from ossa.data.formats.text import listed_lines
 from ossa.data.keyed_yaml import KeyedYaml, load_keyed_yaml
 from ossa.data.roots import Roots
@@ -203,16 +204,7 @@ def _format(content: KeyedYaml, entries: dict[str, Any], *, root: Path) -> str:
     has_voc_folders = (root / "Annotations").is_dir() and (root / "JPEGImages").is_dir()
     if has_voc_folders or any("ImageSets" in Path(f).parts for f in flat):
         return "voc"
-    return "voc" if any(_has_xml_alone(root / entry) for entry in flat) else "yolo"
-
-
-def _has_xml_alone(folder: Path) -> bool:
-    """Returns whether there are XML files beside images, and no labels of YOLO anywhere."""
-    labels = Path(label_places(str(folder / "_"))[0]).parent
-    if not os.path.isdir(folder) or (labels != folder and labels.is_dir()):
-        return False
-    suffixes = {os.path.splitext(name)[1].lower() for name in names_in(folder)}
-    return ".xml" in suffixes and ".txt" not in suffixes
+    return "voc" if any(has_xml_alone(root / entry) for entry in flat) else "yolo"
 
 
 def _list_source(entry: Any, _content: KeyedYaml, *, root: Path, where: str) -> SplitSource:

@@ -22,7 +22,7 @@ from ossa.data.annotations import (
 from ossa.data.decode import decode_image
 from ossa.data.description import DataDescription, read_description
 from ossa.data.formats import coco, voc, yolo
-from ossa.data.formats.common import label_places
+from ossa.data.formats.common import annotation_places, label_places
 from ossa.data.issues import Issue, IssueKind, IssueLog
 from ossa.data.roots import Roots
 from ossa.data.sources import SourceLog
@@ -117,7 +117,8 @@ def _roots(description: DataDescription, split: str) -> Roots:
     voc_roots = [p.parent for source in sources for p in source.parents if p.name == "ImageSets"]
     of_voc = [root / name for root in voc_roots for name in ("JPEGImages", "Annotations")]
     if description.format == "voc":
-        of_voc += [source.parent / "Annotations" for source in sources]
+        places = [place for one in sources for place in annotation_places(str(one / "_"))]
+        of_voc += [Path(place).parent for place in places]
     return description.roots.including(*labels, *of_voc)
 
 

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from os.path import abspath
 from pathlib import Path
 from typing import Final, NoReturn
@@ -32,6 +33,8 @@ Box = tuple[float, float, float, float]
 _ROUNDING_PIXELS: Final = 1.01
 _FARTHEST: Final = 2.0**31
 """Pixels: what is farther from an image overflows sooner or later."""
+_IMAGES_ASKED: Final = 1000
+"""Images of a folder that tell, by where their labels lie, what its format is."""
 
 
 @dataclass
@@ -297,6 +300,39 @@ def label_places(image: str) -> tuple[str, ...]:
     before, folder, after = stem.rpartition(f"{os.sep}images{os.sep}")
     labels = folder.replace("images", "labels")
     return tuple(dict.fromkeys((f"{before}{labels}{after}.txt", f"{stem}.txt")))
+
+
+def annotation_places(image: str) -> tuple[str, ...]:
+    """Returns where the XML file of an image may lie for VOC, that which counts first."""
+    stem = os.path.splitext(image)[0]
+    folder, name = os.path.split(stem)
+    above = os.path.dirname(folder)
+    tops = [(above, name)]
+    before, images, below = stem.rpartition(f"{os.sep}images{os.sep}")
+    if images:  # images/train/1.jpg has annotations/train/1.xml
+        tops.append((before, below))
+    places = [
+        os.path.join(top, annotations, f"{rest}.xml")
+        for top, rest in tops
+        for annotations in ("Annotations", "annotations")
+    ]
+    return tuple(dict.fromkeys((places[0], f"{stem}.xml", *places[1:])))
+
+
+def has_xml_alone(folder: Path) -> bool:
+    """Returns whether images of a folder have XML files, and none has labels of YOLO."""
+    labels = Path(label_places(str(folder / "_"))[0]).parent
+    if not os.path.isdir(folder) or (labels != folder and labels.is_dir()):
+        return False
+    found = (
+        os.path.join(at, n) for at, names in folders_under(folder) for n in names if is_image(n)
+    )
+    images = list(islice(found, _IMAGES_ASKED))
+    has_labels, has_xml = (
+        any(os.path.exists(place) for image in images for place in places_of(image))
+        for places_of in (label_places, annotation_places)
+    )
+    return has_xml and not has_labels
 
 
 def label_file_of(

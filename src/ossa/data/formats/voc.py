@@ -1,7 +1,7 @@
 """PASCAL VOC: lists of stems in ImageSets, boxes in Annotations/*.xml, images in JPEGImages.
 
 A split may also be a folder of images, each with its XML file beside it, or in a folder Annotations
-beside the folder.
+or `annotations` beside the folder or, with the folders below, beside the folder `images` above it.
 
 Coordinates count pixels from 1 and include the last: a box from `xmin` to `xmax` covers the
 pixels xmin..xmax, which is xmin - 1 to xmax in coordinates that count edges from 0. A box whose
@@ -28,6 +28,8 @@ from ossa.data.formats.common import (
     Box,
     Columns,
     FileListing,
+    absolute,
+    annotation_places,
     images_under,
     is_image,
     label_file_of,
@@ -64,16 +66,23 @@ def read(
         known = _by_stem(os.path.join(folder, name) for name in names_in(folder) if is_image(name))
         stems = {os.path.basename(path): images for path, images in known.items()}
         for line, text in _entries(source, stems):
-            found = stems.get(text) or stems.get(os.path.splitext(text)[0])
+            named = _name_in(folder, text, root)
+            found = stems.get(named) or stems.get(os.path.splitext(named)[0])
             if found is None:
                 what = f"no image '{text}' in {folder}"
                 kind = IssueKind.IMAGE_MISSING
                 log.report(source, line, what, action="image left out", kind=kind)
             else:
-                exact = os.path.join(folder, text)
+                exact = os.path.join(folder, named)
                 reader.add(found, exact if exact in found else None, listed=(source, line))
     index = reader.columns.to_index(description.root, reader.names, description.category_ids)
     return index, reader.labels
+
+
+def _name_in(folder: str, text: str, root: Path) -> str:
+    """Returns an entry without the folder, if it is a path that leads there."""
+    parent, name = os.path.split(absolute(text, root))
+    return name if parent == folder else text
 
 
 def _voc_root(source: Path, *, default: Path) -> Path:
@@ -101,13 +110,6 @@ def _entries(source: Path, images: Container[str]) -> Iterator[tuple[int, str]]:
             yield line, text
         elif flag != ["-1"]:  # which marks the images without that class
             yield line, stem
-
-
-def annotation_places(image: str) -> tuple[str, ...]:
-    """Returns where the XML file of an image may lie, that which counts first."""
-    folder, name = os.path.split(image)
-    file = f"{os.path.splitext(name)[0]}.xml"
-    return os.path.join(os.path.dirname(folder), "Annotations", file), os.path.join(folder, file)
 
 
 class _Reader:
@@ -176,13 +178,16 @@ class _Reader:
         is asked only then, since files are renamed more often than their annotations.
         """
         name = annotation.filename.replace("\\", "/").rpartition("/")[2]
-        named = next((image for image in images if os.path.basename(image) == name), None)
+        by_name = {os.path.basename(image): image for image in images}
+        by_lower = {one.lower(): image for one, image in by_name.items()}
+        named = by_name.get(name) or by_lower.get(name.lower())
         chosen = wanted[0] if named is None else named if named in wanted else None
         told = ", ".join(map(os.path.basename, images))
+        told_name = "none of them" if named is None else os.path.basename(named)
         self._log.report(
             file,
             None,
-            f"one annotation of {told}, which names {'none of them' if named is None else name}",
+            f"one annotation of {told}, which names {told_name}",
             action="image left out" if chosen is None else f"read for {os.path.basename(chosen)}",
             kind=IssueKind.LABELS_SHARED,
             image=wanted[0],
