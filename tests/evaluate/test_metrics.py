@@ -443,9 +443,11 @@ def test_a_missing_results_file_is_refused(tmp_path: Path) -> None:
         (("0", "1"), ("0", 1)),  # a number may stand as that number, once one is a text
         (("a/x.1", "b/y"), ("x.1", "y")),
         (("0007", "8"), ("0007", 8)),
+        (("a/x", "b/y"), ("x.jpg", "y.jpg")),
+        (("a/x", "b/y"), (1.0, 2.0)),
     ],
 )
-def test_images_may_be_called_by_the_stems_of_their_files(
+def test_images_may_be_called_by_the_names_of_their_files(
     tmp_path: Path, stems: tuple[str, str], ids: tuple[object, object]
 ) -> None:
     file_names = np.array([f"{stem}.jpg" for stem in stems])
@@ -461,6 +463,15 @@ def test_a_stem_of_two_files_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps([{**GOOD, "image_id": "x"}]))
     with pytest.raises(DataError, match="expected image ids of the data set at photos, found x"):
         read_coco_results(path, index)
+
+
+def test_an_unknown_class_is_told_beside_ids_that_are_no_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps([{**GOOD, "category_id": one} for one in (9, [1])]))
+    with pytest.raises(
+        DataError, match=r"entry 0: expected a category_id .*, found 9; use its own"
+    ):
+        read_coco_results(path, an_index([[]]))
 
 
 def test_class_ids_may_count_from_a_number(tmp_path: Path) -> None:

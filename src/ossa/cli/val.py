@@ -60,7 +60,7 @@ def val(
         Path | None,
         typer.Option(
             help="Instead of --weights: detections of any detector as COCO results, .json or "
-            ".json.gz, by image ids or stems of files. They are scored as they are; no model is "
+            ".json.gz, by image ids or names of files. They are scored as they are; no model is "
             "run and no image opened.",
             metavar="FILE",
             show_default=False,

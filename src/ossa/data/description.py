@@ -356,7 +356,7 @@ def _keypoint_columns(content: KeyedYaml) -> int:
     if value is None:
         return 0
     numbers = value if isinstance(value, list) else []
-    if len(numbers) != 2 or not all(type(one) is int and 0 < one < 10_000 for one in numbers):
+    if len(numbers) != 2 or not all(type(one) is int and 0 <= one < 10_000 for one in numbers):
         raise ConfigError(
             f"Expected number and size of the keypoints, as [17, 3], as "
             f"{content.place('kpt_shape')}, found {_shown(value)}."

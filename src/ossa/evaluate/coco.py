@@ -159,8 +159,9 @@ def read_coco_results(
 ) -> dict[int, Detections]:
     """Returns the detections of a COCO results file (.json or .json.gz) by image id, best first.
 
-    Where an image_id is a text, all are stems of the image files, as other programs write them for
-    data without ids of their own; a stem that is a number may stand as that number.
+    Where an image_id is a text, all are names of the image files, with or without suffix, as other
+    programs write them for data without ids of their own; a stem that is a number may stand as that
+    number. Whole numbers may be written as 1.0.
 
     Args:
         path: the file.
@@ -194,11 +195,11 @@ def read_coco_results(
 
 
 def _ids_by_stem(index: DatasetIndex) -> dict[str | int, int]:
-    """Returns the image ids by stem of the file, and by its number; without what stands twice."""
+    """Returns the image ids by file name, stem and the stem's number, without what stands twice."""
     pairs: list[tuple[str | int, int]] = []
     for name, image_id in zip(index.file_names.tolist(), index.image_ids.tolist(), strict=True):
-        stem = PurePosixPath(name).stem
-        pairs.append((stem, image_id))
+        file, stem = PurePosixPath(name).name, PurePosixPath(name).stem
+        pairs += [(stem, image_id), (file, image_id)] if file != stem else [(stem, image_id)]
         if stem.isascii() and stem.isdecimal() and len(stem) <= 18:
             pairs.append((int(stem), image_id))
     counts = Counter(key for key, _ in pairs)
@@ -207,9 +208,11 @@ def _ids_by_stem(index: DatasetIndex) -> dict[str | int, int]:
 
 def _hint_at_first_id(entries: Sequence[Any], labels: Mapping[int, int]) -> str:
     """Returns what to try where the ids of a file seem to count the classes from 0 or from 1."""
-    used = {entry.get("category_id") for entry in entries if isinstance(entry, dict)}
+    used = [entry.get("category_id") for entry in entries if isinstance(entry, dict)]
+    if not all(type(one) in (int, float) for one in used):
+        return ""
     for first in (0, 1):
-        if used <= set(range(first, first + len(labels))):
+        if set(used) <= set(range(first, first + len(labels))):
             advice = f"ossa val --class-ids-from {first}"
             return f", or, if the file counts the classes from {first}, {advice}"
     return ""
@@ -286,7 +289,7 @@ def _read_json_list(path: Path) -> list[Any]:
 def _parse_entry(entry: Any, where: str) -> tuple[int | str, int, tuple[float, ...]]:
     """Returns image id or stem, category id and (x, y, width, height, score) of a detection."""
     try:
-        image_id, category_id = entry["image_id"], entry["category_id"]
+        image_id, category_id = (_whole(entry[key]) for key in ("image_id", "category_id"))
         numbers = [*entry["bbox"], entry["score"]]
     except (TypeError, KeyError) as error:
         raise DataError(
@@ -297,7 +300,7 @@ def _parse_entry(entry: Any, where: str) -> tuple[int | str, int, tuple[float, .
     ids_are_whole = type(image_id) in (int, str) and type(category_id) is int
     if not ids_are_whole or len(numbers) != 5 or {type(n) for n in numbers} - {int, float}:
         raise DataError(
-            f"{where}: expected whole numbers for category_id and image_id (or stems of files), "
+            f"{where}: expected whole numbers for category_id and image_id (or names of files), "
             f"four numbers for bbox and one for score, found {json.dumps(entry)[:120]}; write "
             "COCO's bbox results."
         )
@@ -309,6 +312,12 @@ def _parse_entry(entry: Any, where: str) -> tuple[int | str, int, tuple[float, .
             f"score in 0..1, found {json.dumps(entry)[:120]}; correct or drop the detection."
         )
     return image_id, category_id, (x, y, width, height, score)
+
+
+def _whole(number: Any) -> Any:
+    """Returns a whole number also for 1.0; any other value as it is."""
+    is_whole = type(number) is float and number.is_integer() and abs(number) <= 2.0**53
+    return int(number) if is_whole else number
 
 
 def _best_first(rows: NDArray[np.float64]) -> Detections:
