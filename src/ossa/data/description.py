@@ -34,7 +34,7 @@ An entry is, by format:
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from os.path import abspath
@@ -130,16 +130,7 @@ def read_description(
         raise ConfigError(f"Expected {content.place('images')} only for coco, found {data_format}.")
     coco_source = partial(_coco_source, annotations_only=annotations_only)
     read = coco_source if data_format == "coco" else _list_source
-    splits: dict[str, SplitSource] = {}
-    missing: dict[str, str] = {}
-    for split, entry in entries.items():
-        try:
-            splits[split] = read(entry, content, root=root, where=content.place(split))
-        except DataError as error:
-            if split != "test" or not splits:
-                raise
-            # Exports name it whether they have one or not, and nobody trains on it.
-            missing[split] = str(error)
+    splits, missing = _sources(content, entries, partial(read, root=root))
     folders = set(_named_folders(root, splits.values(), content))
     roots = Roots.chosen(folders, allow_outside=allow_outside)
     names = _names(content, root=root, roots=roots, required=data_format != "coco")
@@ -158,6 +149,23 @@ def read_description(
         missing=missing,
         notes=(*content.notes, *(f"split 'test' is left out: {why}" for why in missing.values())),
     )
+
+
+def _sources(
+    content: KeyedYaml, entries: Mapping[str, Any], read: Callable[..., SplitSource]
+) -> tuple[dict[str, SplitSource], dict[str, str]]:
+    """Returns the sources of the splits, and why 'test' has none, where it leads to nothing."""
+    splits: dict[str, SplitSource] = {}
+    missing: dict[str, str] = {}
+    for split, entry in entries.items():
+        try:
+            splits[split] = read(entry, content, where=content.place(split))
+        except DataError as error:
+            if split != "test" or not splits:
+                raise
+            # Exports name it whether they have one or not, and nobody trains on it.
+            missing[split] = str(error)
+    return splits, missing
 
 
 def _named_folders(
