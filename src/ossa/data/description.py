@@ -25,8 +25,7 @@ An entry is, by format:
 
     yolo   a folder of images (searched with its subfolders) or a txt list of images; `names` may
            be a file with a name on each line, such as darknet's obj.names
-    voc    a list of stems, ImageSets/Main/train.txt, beside Annotations and JPEGImages; or a folder
-           of images with XML files beside them or in a folder `annotations`
+    voc    a list of stems, ImageSets/Main/train.txt, or a folder of images with XML files
     coco   {images: train2017, annotations: annotations/instances_train2017.json}, or only the
            JSON file: its images then lie in the folder of the top-level key `images`, or, without
            that key, in the folder of the JSON file
