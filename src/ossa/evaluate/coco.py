@@ -207,9 +207,9 @@ def _ids_by_stem(index: DatasetIndex) -> dict[str | int, int]:
 
 def _hint_at_first_id(entries: Sequence[Any], labels: Mapping[int, int]) -> str:
     """Returns what to try where the ids of a file seem to count the classes from 0 or from 1."""
-    used = {entry.get("category_id") for entry in entries if isinstance(entry, dict)}
+    used = [entry.get("category_id") for entry in entries if isinstance(entry, dict)]
     for first in (0, 1):
-        if used <= set(range(first, first + len(labels))):
+        if all(one in range(first, first + len(labels)) for one in used):
             advice = f"ossa val --class-ids-from {first}"
             return f", or, if the file counts the classes from {first}, {advice}"
     return ""
@@ -273,7 +273,7 @@ def _read_json_list(path: Path) -> list[Any]:
             f"{path}, line {error.lineno}: {expected}, found what is not JSON ({error.msg}); "
             "write the file again."
         ) from error
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise DataError(f"{path}: {expected}, found none ({error}); check the path.") from error
     if not isinstance(entries, list):
         raise DataError(
