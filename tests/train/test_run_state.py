@@ -127,6 +127,30 @@ def test_every_number_of_a_log_fits_into_a_float(tmp_path: Path, loss: str):
     assert not math.isfinite(read_log(tmp_path)[0]["train_box"])
 
 
+@pytest.mark.parametrize(
+    ("lie", "found"),
+    [
+        ({"batch_number": 999 * BATCHES}, "found 999 epochs"),
+        ({"metrics": {}}, "metrics of none"),
+        ({"metrics": {"last": {"epoch": 1, "ap": 0, "ap50": 0}, "best": {}}}, "of last, best"),
+    ],
+)
+def test_a_state_of_other_epochs_or_without_their_metrics_is_refused(
+    uninterrupted: Path,  # noqa: F811
+    scenes: Path,  # noqa: F811
+    tmp_path: Path,
+    lie: dict[str, Any],
+    found: str,
+):
+    folder = shutil.copytree(uninterrupted, tmp_path / "run")
+    (folder / RECORD_FILE).unlink()
+    state = torch.load(folder / STATE_FILE, weights_only=True)
+    state["progress"].update(lie)
+    torch.save(state, folder / STATE_FILE)
+    with pytest.raises(CheckpointError, match=f"expected metrics of at most .* {found}"):
+        train(config_of(scenes), folder, resume=True)
+
+
 @pytest.mark.parametrize("damage", LOGS)
 def test_a_resumed_log_is_that_of_a_run_without_a_stop(
     uninterrupted: Path,  # noqa: F811

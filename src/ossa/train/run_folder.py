@@ -144,7 +144,9 @@ _KEPT_METRICS = ("ap", "ap50", "precision", "recall", "best_confidence")
 """In the weights: what they reached on val, and the confidence that predictions start at."""
 FIGURES_FOLDER = "figures"
 """In the folder of a run: the pictures of it."""
-_ROW = TypeAdapter(dict[str, Annotated[int, Field(ge=-(2**63), lt=2**63)] | float | None])
+LogRow: TypeAlias = dict[str, Annotated[int, Field(ge=-(2**63), lt=2**63)] | float | None]
+"""An epoch of a log; a loss is NaN where all batches were left out."""
+_ROW = TypeAdapter(LogRow)
 _NUMBERS = ("epoch", "train_box", "train_objectness", "train_classes")
 """That every row of a log has."""
 
