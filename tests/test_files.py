@@ -14,6 +14,7 @@ from ossa.files import (
     folder_of_results,
     new_folder,
     open_regular,
+    open_to_append,
     read_regular,
     sha256_of,
     write_atomically,
@@ -233,3 +234,15 @@ def test_a_regular_file_is_opened_and_nothing_else_is(tmp_path: Path) -> None:
 def test_a_file_of_the_system_that_hides_its_size_is_not_read() -> None:
     with pytest.raises(OSError, match="more bytes than the file says"):
         read_regular("/proc/self/environ", most_bytes=10**6)
+
+
+def test_what_is_added_to_a_file_goes_through_no_link_or_pipe_that_lay_there(tmp_path: Path):
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "precious")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("link", "pipe", "log"):
+        for word in (b"a", b"b"):
+            with open_to_append(tmp_path / name) as file:
+                file.write(word)
+        assert (tmp_path / name).read_bytes() == b"ab"
+    assert (tmp_path / "precious").read_text() == "mine"

@@ -25,6 +25,7 @@ _CLAIM = ".claimed"
 _LOCK, _OWNER = ".lock", ".lock-owner"
 _LOCK_SECONDS = 0.5
 """So long a lock is tried for: whoever only asks whether it is held has it for an instant."""
+_LONGEST_OWNER = 1000
 _LARGEST = 16 * 2**20
 _KINDS_OF_FILES = {
     stat.S_IFIFO: "a pipe",
@@ -58,6 +59,19 @@ def open_regular(path: Path | str, *, most_bytes: int | None = None) -> BinaryIO
         stream.close()
         raise
     return stream
+
+
+def open_to_append(path: Path) -> BinaryIO:
+    """Returns a file, open for adding to its end; a link or pipe in its place is taken away.
+
+    One that came with a stranger's folder would lead what is written elsewhere.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if path.is_symlink() or path.is_fifo():
+        path.unlink()
+    return path.open("ab")
 
 
 def read_regular(path: Path | str, *, most_bytes: int) -> bytes:
@@ -208,8 +222,8 @@ def held(folder: Path, *, on_wait: Callable[[str], None] | None = None) -> Itera
             on_wait(_owner(folder))
             lock.acquire(poll_interval=_LOCK_SECONDS)
     try:
-        with _os_errors_told(folder / _OWNER):
-            (folder / _OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        # Not through a link that came with the folder, nor into a pipe.
+        write_text_atomically(folder / _OWNER, f"process {os.getpid()} on {socket.gethostname()}")
         yield
     finally:
         if lock.lock_counter == 1:
@@ -235,7 +249,7 @@ def is_held(folder: Path) -> bool:
 
 def _owner(folder: Path) -> str:
     with suppress(OSError, ValueError):
-        return legible((folder / _OWNER).read_text())
+        return legible(read_regular(folder / _OWNER, most_bytes=_LONGEST_OWNER).decode())
     return "another process"
 
 

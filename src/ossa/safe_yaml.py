@@ -134,6 +134,10 @@ class _Loader(yaml.SafeLoader):
             raise _fault(f"a number of {len(node.value):,} characters", node.start_mark)
         try:
             return super().construct_object(node, deep=deep)
+        except LookupError as error:  # !!bool text, !!int ''
+            kind = node.tag.rpartition(":")[2]
+            problem = f"{node.value!r} said to be of the kind {kind}"
+            raise _fault(problem, node.start_mark) from error
         except (ValueError, OverflowError, RecursionError) as error:  # !!int text
             raise _fault(str(error), node.start_mark) from error
 

@@ -554,6 +554,18 @@ def test_memory_is_free_again_when_the_last_process_that_shares_it_was_killed(
     assert kept(folder) == []
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root sees the memory of others")
+def test_memory_of_another_user_is_not_taken_for_the_cache() -> None:
+    own, foreign = (pixel_store.new_memory_file("ossa-of-two-users") for _ in range(2))
+    os.fchown(foreign.fileno(), 12345, -1)
+    for file in (own, foreign):
+        pixel_store.seal(file)
+    found = list(pixel_store.open_memory_files("ossa-of-two-users"))
+    assert {os.fstat(file.fileno()).st_uid for file in found} == {os.geteuid()}
+    for file in (own, foreign, *found):
+        file.close()
+
+
 def _memory_files() -> Iterator[str]:
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         with suppress(OSError):

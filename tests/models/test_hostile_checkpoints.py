@@ -131,6 +131,7 @@ def test_what_a_checkpoint_once_started_from_is_forgotten(sound: Path, tmp_path:
         ("details", [], "details: input should be a valid dictionary"),
         ("details", {"metrics": [1]}, "details.metrics: "),
         ("details", {"metrics": {"best_confidence": "high"}}, "details.metrics.best_confidence"),
+        ("details", {"metrics": {"best_confidence": "0.5"}}, "details.metrics.best_confidence"),
         ("details", {"run": 3}, "details.run: "),
         ("imgsz", "large", "imgsz: input should be a valid integer"),
         ("imgsz", 10**6, "imgsz: input should be less than or equal to 4096"),

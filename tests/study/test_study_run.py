@@ -235,7 +235,10 @@ def test_processes_that_are_killed_go_on_and_end_as_if_nothing_had_been(
                 assert row[key] == again[key]
 
 
-def test_progress_is_zero_where_nothing_was_told(tmp_path: Path):
+@pytest.mark.parametrize("epochs", [None, "[1]", "-1", "NaN", "1e999", "1" + "0" * 400])
+def test_progress_is_zero_where_nothing_was_told_that_can_be(tmp_path: Path, epochs: str | None):
+    if epochs is not None:
+        (tmp_path / "progress.json").write_text(f'{{"epochs": {epochs}}}')
     assert read_progress(tmp_path) == 0
 
 

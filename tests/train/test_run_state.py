@@ -1,13 +1,14 @@
 """A run's folder has one owner, its state holds the log, and changed images are noticed."""
 
 import json
+import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,23 @@ def test_an_owner_may_hold_twice_and_leaves_no_word_behind(tmp_path: Path):
     assert [file.name for file in tmp_path.iterdir()] == [".lock"]
 
 
+@pytest.mark.parametrize("name", [".lock", ".lock-owner"])
+def test_a_link_that_came_with_the_folder_leads_no_owner_elsewhere(tmp_path: Path, name: str):
+    precious, folder = tmp_path / "precious", tmp_path / "run"
+    precious.write_text("mine")
+    folder.mkdir()
+    (folder / name).symlink_to(precious)
+    with suppress(CheckpointError), held(folder):
+        assert name == ".lock-owner"
+    assert precious.read_text() == "mine"
+
+
+def test_an_owner_waits_for_no_reader_of_a_pipe(tmp_path: Path):
+    os.mkfifo(tmp_path / ".lock-owner")
+    with held(tmp_path):
+        assert "process" in (tmp_path / ".lock-owner").read_text()
+
+
 def test_who_waits_is_told_for_whom_and_goes_on_when_that_ends(tmp_path: Path):
     told: list[str] = []
     with another_owner(tmp_path, "time.sleep(1)") as owner, held(tmp_path, on_wait=told.append):
@@ -100,6 +118,37 @@ LOGS: dict[str, Callable[[str], str | None]] = {
     "a partial line more": lambda log: log + '{"epoch": 1, "tr',
     "junk": lambda log: "\x00\x01[[[[",
 }
+
+
+@pytest.mark.parametrize("loss", ["NaN", "1" + "0" * 400])
+def test_every_number_of_a_log_fits_into_a_float(tmp_path: Path, loss: str):
+    row = f'{{"epoch": 0, "train_box": {loss}, "train_objectness": 1, "train_classes": 1}}'
+    (tmp_path / LOG_FILE).write_text(row)
+    assert not math.isfinite(read_log(tmp_path)[0]["train_box"])
+
+
+@pytest.mark.parametrize(
+    ("lie", "found"),
+    [
+        ({"batch_number": 999 * BATCHES}, "found 999 epochs"),
+        ({"metrics": {}}, "metrics of none"),
+        ({"metrics": {"last": {"epoch": 1, "ap": 0, "ap50": 0}, "best": {}}}, "of last, best"),
+    ],
+)
+def test_a_state_of_other_epochs_or_without_their_metrics_is_refused(
+    uninterrupted: Path,  # noqa: F811
+    scenes: Path,  # noqa: F811
+    tmp_path: Path,
+    lie: dict[str, Any],
+    found: str,
+):
+    folder = shutil.copytree(uninterrupted, tmp_path / "run")
+    (folder / RECORD_FILE).unlink()
+    state = torch.load(folder / STATE_FILE, weights_only=True)
+    state["progress"].update(lie)
+    torch.save(state, folder / STATE_FILE)
+    with pytest.raises(CheckpointError, match=f"expected metrics of at most .* {found}"):
+        train(config_of(scenes), folder, resume=True)
 
 
 @pytest.mark.parametrize("damage", LOGS)
@@ -235,6 +284,11 @@ RECORDS: dict[str, Callable[[dict[str, Any]], object]] = {
     "junk in a metric": lambda r: r["metrics"]["last"].update(ap=nested(50)),
     "deep junk": lambda r: r.update(times=nested(900)),
     "a cost that is a word": lambda r: r["cost"].update(params="many"),
+    "a metric that no float holds": lambda r: r["metrics"]["last"].update(ap=10**400),
+    "a metric that no integer of numpy holds": lambda r: r["metrics"]["best"].update(epoch=10**20),
+    "a cost that no float holds": lambda r: r["cost"].update(flops=10**400),
+    "a negative cost": lambda r: r["cost"].update(params=-1),
+    "times beyond all": lambda r: r["times"].update(train=1e300),
     "times that are null": lambda r: r["times"].update(train=None),
     "a seed that is a truth": lambda r: r.update(seed=True),
     "an unknown status": lambda r: r.update(status="great"),

@@ -20,6 +20,7 @@ from ossa.data.description import DataDescription
 from ossa.data.index_cache import cache_folder
 from ossa.data.pixels import PixelCache, PixelRequest
 from ossa.errors import RunFailed
+from ossa.files import open_regular
 
 _PROC: Final = Path("/proc")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
@@ -49,8 +50,10 @@ def open_memory_files(name: str) -> Iterator[BinaryIO]:
         with suppress(OSError):  # closed meanwhile, or of a process that may not be looked into
             if os.readlink(link) != f"/memfd:{name} (deleted)":
                 continue
-            file = link.open("rb")
-            if fcntl.fcntl(file, fcntl.F_GET_SEALS) & fcntl.F_SEAL_WRITE:
+            file = open_regular(link)
+            # Root sees those of everybody, who may have written anything.
+            is_own = os.fstat(file.fileno()).st_uid == os.geteuid()
+            if is_own and fcntl.fcntl(file, fcntl.F_GET_SEALS) & fcntl.F_SEAL_WRITE:
                 yield file
             else:
                 file.close()

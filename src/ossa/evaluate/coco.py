@@ -212,7 +212,7 @@ def _hint_at_first_id(entries: Sequence[Any], labels: Mapping[int, int]) -> str:
     if not all(type(one) in (int, float) for one in used):
         return ""
     for first in (0, 1):
-        if set(used) <= set(range(first, first + len(labels))):
+        if all(one in range(first, first + len(labels)) for one in used):
             advice = f"ossa val --class-ids-from {first}"
             return f", or, if the file counts the classes from {first}, {advice}"
     return ""
@@ -276,7 +276,7 @@ def _read_json_list(path: Path) -> list[Any]:
             f"{path}, line {error.lineno}: {expected}, found what is not JSON ({error.msg}); "
             "write the file again."
         ) from error
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise DataError(f"{path}: {expected}, found none ({error}); check the path.") from error
     if not isinstance(entries, list):
         raise DataError(

@@ -73,7 +73,9 @@ class Checkpoint:
 
 
 class _Metrics(BaseModel):
-    best_confidence: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    best_confidence: float | None = Field(
+        default=None, ge=0, le=1, allow_inf_nan=False, strict=True
+    )
 
 
 class _Run(BaseModel):

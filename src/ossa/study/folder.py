@@ -7,6 +7,7 @@ runs/NAME/          one folder a run, as `ossa train` writes it, and
 timings.json        milliseconds an image, measured when all was trained
 """
 
+import math
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,9 +141,10 @@ def read_progress(folder: Path) -> float:
     """Returns the epochs that are trained, with the fraction of the one a process is in."""
     try:
         content = read_json_object(folder / _PROGRESS_FILE, what="the progress of a run")
-        return float(content["epochs"])
-    except (DataError, ValueError, KeyError, TypeError):
+        epochs = float(content["epochs"])
+    except (DataError, ValueError, KeyError, TypeError, OverflowError):
         return 0.0
+    return epochs if 0 <= epochs < math.inf else 0.0
 
 
 class _ModelMeasurements(Section, extra="ignore"):

@@ -21,7 +21,13 @@ from ossa.files import read_json_object, sha256_of, write_atomically, write_json
 from ossa.models.checkpoint import read_checkpoint
 from ossa.study.config import Reported
 from ossa.train.callbacks import NullCallback
-from ossa.train.run_folder import BEST_WEIGHTS, DETECTIONS_FILE, LAST_WEIGHTS, read_record
+from ossa.train.run_folder import (
+    BEST_WEIGHTS,
+    DETECTIONS_FILE,
+    LAST_WEIGHTS,
+    Numbers,
+    read_record,
+)
 from ossa.train.setup import read_split as read_split_of_run
 
 REPORTED_FILE = "reported.json"
@@ -30,7 +36,7 @@ REPORTED_FILE = "reported.json"
 class _ReportedContent(Reported, strict=True):
     """What `reported.json` holds."""
 
-    metrics: dict[str, int | float | None]
+    metrics: Numbers
     fingerprint: str
     files: dict[str, str]
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -16,10 +16,15 @@ from ossa.models.loss import LossTerms
 from ossa.models.safe_pickle import read_torch_file
 from ossa.train.distributed import SINGLE_PROCESS, DistributedContext
 from ossa.train.optim import EMA
+from ossa.train.run_folder import LogRow, Numbers
 
 STATE_FILE = "last.state.pt"
 _MAX_VALUES = 1_000_000
 _MAX_DEPTH = 8
+_Count: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
+_Last: TypeAlias = Annotated[int, Field(ge=-1, lt=2**63)]
+"""-1 where there was none."""
+_Seconds: TypeAlias = Annotated[float, Field(ge=0, le=2**63)]
 
 
 @dataclass
@@ -28,28 +33,28 @@ class Progress:
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # where it is read from a state
 
-    batch_number: Annotated[int, Field(ge=0)] = 0
+    batch_number: _Count = 0
     """Batches done since the start of the training."""
-    last_step_batch: int = -1
+    last_step_batch: _Last = -1
     """Number of the batch behind which the optimiser last stepped."""
-    best_fitness: float = -1.0
-    best_epoch: int = -1
-    skipped: int = 0
+    best_fitness: Annotated[float, Field(ge=-1, le=1)] = -1.0
+    best_epoch: _Last = -1
+    skipped: _Count = 0
     """Batches left out because their losses or gradients were not finite."""
-    train_seconds: float = 0.0
+    train_seconds: _Seconds = 0.0
     """Without evaluation."""
-    evaluate_seconds: float = 0.0
-    epoch_seconds: float = 0.0
+    evaluate_seconds: _Seconds = 0.0
+    epoch_seconds: _Seconds = 0.0
     """Of the epoch in progress, without evaluation."""
     loss_sums: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(LossTerms._fields, 0.0)
     )
     """Of the epoch in progress, over images."""
-    images_seen: int = 0
+    images_seen: _Count = 0
     """In the epoch in progress."""
-    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    metrics: dict[str, Numbers] = field(default_factory=dict)
     """'last' and 'best': flat metrics."""
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[LogRow] = field(default_factory=list)
     """Of `log.jsonl`, one per epoch that is done; empty in states of before they were kept here."""
 
 
@@ -181,9 +186,11 @@ def _checked(state: Any, detector: nn.Module, optimizer: Optimizer, average: EMA
         _check_alike(expected, {index: kept}, "optimizer.state")
     _check_plain(state["progress"])
     try:
-        return TypeAdapter(Progress).validate_python(state["progress"])
+        progress = TypeAdapter(Progress).validate_python(state["progress"])
     except ValidationError as problems:
         raise _UnfitError(f"progress.{first_problem(problems, Progress)}") from None
+    _check_alike(Progress().loss_sums, progress.loss_sums, "progress.loss_sums")
+    return progress
 
 
 def _expected_state(optimizer: Optimizer) -> dict[int, dict[str, Tensor]]:

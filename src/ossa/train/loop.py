@@ -163,7 +163,8 @@ def _train_and_finish(run: Run, *, workers: int) -> Record:
         record = run.record(status="stopped")
     else:
         if evaluation is None:  # resumed when all epochs were done
-            evaluation = _evaluate(run, epoch=run.progress.metrics["last"]["epoch"])
+            epochs_done = run.progress.batch_number // run.batches.batches_per_epoch
+            evaluation = _evaluate(run, epoch=epochs_done - 1)
         record = run.files.finish(
             run.record(status="done"), run.parts.val_index, evaluation.detections
         )

@@ -9,8 +9,9 @@ import torch
 
 from ossa.config import RunConfig
 from ossa.data.loader import EpochBatches
+from ossa.errors import CheckpointError, legible
 from ossa.train.callbacks import Callback, RunStart
-from ossa.train.checkpoint import Progress, load_state, save_state
+from ossa.train.checkpoint import STATE_FILE, Progress, load_state, save_state
 from ossa.train.distributed import DistributedContext
 from ossa.train.run_folder import LOG_FILE, RECORD_SCHEMA, RunFolder, environment, recovered_rows
 from ossa.train.setup import Parts
@@ -132,6 +133,7 @@ def begin(
         share=(processes.rank, processes.count),
     )
     epochs_done = progress.batch_number // batches.batches_per_epoch
+    _check_epochs(progress, epochs_done, config=config, folder=folder)
     files = RunFolder(
         folder, config=config, names=parts.train_index.names, writes=processes.is_main
     )
@@ -163,6 +165,20 @@ def begin(
         save_seconds=60.0 * save_minutes,
         reader=AsyncMetricReader(device),
     )
+
+
+def _check_epochs(progress: Progress, epochs_done: int, *, config: RunConfig, folder: Path) -> None:
+    """Raises CheckpointError where a state is of more epochs than the run has, or lacks metrics."""
+    needed = {"epoch", "ap", "ap50"}
+    known = [progress.metrics.get(name, {}) for name in ("last", "best")]
+    if epochs_done > config.train.epochs or (
+        epochs_done and not all(needed <= of.keys() and of["epoch"] is not None for of in known)
+    ):
+        raise CheckpointError(
+            f"{folder / STATE_FILE} is damaged and cannot be resumed from: expected metrics of at "
+            f"most {config.train.epochs} epochs, found {epochs_done} epochs and metrics of "
+            f"{legible(', '.join(progress.metrics)) or 'none'}; start a new run"
+        )
 
 
 def _rows_from_log(folder: Path, epochs: int, *, callback: Callback) -> list[dict[str, Any]]:

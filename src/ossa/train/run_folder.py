@@ -41,7 +41,9 @@ SETTINGS_BEFORE = {"train": {"schedule_lag": False, "warmup_limit": None}}
 
 Before schema 3 there was neither the lag of the learning rate nor a limit of the warm-up.
 """
-_Numbers: TypeAlias = dict[str, int | float | None]
+_Count: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
+Numbers: TypeAlias = dict[str, Annotated[int | float, Field(ge=-(2**63), le=2**63)] | None]
+"""What a record says in numbers. JSON has integers that no float can hold."""
 _FileName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[\w-][\w.-]*$")]
 
 
@@ -58,9 +60,9 @@ class _RecordContent(Section, strict=True):
     config_hash: str
     seed: int
     initial_weights: dict[str, Any]
-    cost: dict[str, int]
-    metrics: dict[str, _Numbers]
-    times: dict[str, float]
+    cost: dict[str, _Count]
+    metrics: dict[str, Numbers]
+    times: dict[str, Annotated[float, Field(ge=0, le=2**63)]]
     environment: dict[str, str]
     data_fingerprint: str
     files: dict[_FileName, str] = Field(default_factory=dict)
@@ -142,7 +144,9 @@ _KEPT_METRICS = ("ap", "ap50", "precision", "recall", "best_confidence")
 """In the weights: what they reached on val, and the confidence that predictions start at."""
 FIGURES_FOLDER = "figures"
 """In the folder of a run: the pictures of it."""
-_ROW = TypeAdapter(dict[str, int | float | None])
+LogRow: TypeAlias = dict[str, Annotated[int, Field(ge=-(2**63), lt=2**63)] | float | None]
+"""An epoch of a log; a loss is NaN where all batches were left out."""
+_ROW = TypeAdapter(LogRow)
 _NUMBERS = ("epoch", "train_box", "train_objectness", "train_classes")
 """That every row of a log has."""
 

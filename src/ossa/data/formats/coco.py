@@ -149,7 +149,7 @@ class _Content:
         if type(area) not in _NUMBER or not 0 <= area <= _LARGEST:
             area = math.nan
         # As a text 0 is true, and the object would not train.
-        crowd = bool(row.get("iscrowd")) and row["iscrowd"] != "0"
+        crowd = str(row.get("iscrowd") or "0").lower() not in ("0", "0.0", "false", "no")
         flags = crowd, row.get("difficult") in (1, "1")
         if type(bbox) is list and {*map(type, ids)} <= _INT and {*map(type, bbox)} <= _NUMBER:
             try:

@@ -20,6 +20,7 @@ import torch
 
 from ossa.allocator import wait_passively
 from ossa.errors import ConfigError
+from ossa.files import open_to_append
 from ossa.study.config import ExecutorConfig
 from ossa.study.executors import Ended, Task
 from ossa.study.folder import RUNS_FOLDER, WORKER_LOG
@@ -97,7 +98,7 @@ def _train(task: Task, place: list[str], threads: int) -> None:
     os.setsid()
     log = task.study / RUNS_FOLDER / task.run / WORKER_LOG
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as file:
+    with open_to_append(log) as file:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(file.fileno(), stream.fileno())
     # The server may be of an earlier study in this process.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ossa.files import open_to_append
 from ossa.study.executors import Task
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Launch:
         """Starts the run's process, which stops once this process is gone."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         place = ["--device", self.device, "--workers", str(self.workers), "--cache", self.cache]
-        with self.log.open("ab") as log:
+        with open_to_append(self.log) as log:
             return subprocess.Popen(
                 [*self.task.command(sys.executable), *place, "--parent", str(os.getpid())],
                 stdin=subprocess.DEVNULL,
@@ -57,8 +58,8 @@ class Launch:
     def note(self, sentence: str) -> None:
         """Adds a line to what the run's process said."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("a", encoding="utf-8") as log:
-            log.write(sentence + "\n")
+        with open_to_append(self.log) as log:
+            log.write(f"{sentence}\n".encode())
 
 
 def run_in_ray_task(launch: Launch) -> int:
