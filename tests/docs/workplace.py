@@ -6,6 +6,7 @@ All of it is generated; one detector is trained for an epoch, and the other runs
 import gzip
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -16,9 +17,10 @@ from documentation import ROOT
 from safetensors.torch import save_file
 
 import ossa
+from ossa.config import settings_digest
 from ossa.data.synthetic import draw_scene, write_scenes
 from ossa.evaluate.coco import detections_as_coco_results
-from ossa.train.run_folder import CONFIG_FILE
+from ossa.train.run_folder import CONFIG_FILE, read_record, write_record
 from ossa.types import Detections
 
 IMAGES = {"train": 8, "val": 4, "test": 4}
@@ -91,6 +93,10 @@ def _write_runs(folder: Path) -> None:
         copy = shutil.copytree(first, folder / "runs" / name)
         config = yaml.safe_load((copy / CONFIG_FILE).read_text())
         (copy / CONFIG_FILE).write_text(yaml.safe_dump({**config, "seed": seed}))
+        record = read_record(copy)
+        settings = {**record.config, "seed": seed}
+        digest = settings_digest(settings)
+        write_record(replace(record, seed=seed, config=settings, config_hash=digest), copy)
     shutil.copy(first / "best.safetensors", folder / "best.safetensors")
 
 

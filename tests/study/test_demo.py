@@ -34,7 +34,7 @@ def test_both_detectors_of_the_demo_learn_the_scenes_and_know_little_after_one_e
         assert row["ap"] >= 0.50, row
         run = tmp_path / "demo" / "study" / "runs" / f"{row['model']}-seed0"
         first_epoch = read_log(run)[0]
-        assert first_epoch["ap50"] < 0.3
+        assert first_epoch["ap50"] < row["ap50"] / 2
     page = (tmp_path / "demo" / "report" / "index.html").read_text()
     assert "cspdarknet_n" in page
     assert "data:image/jpeg;base64," in page
