@@ -314,3 +314,10 @@ def test_a_model_is_a_name_and_no_address(name: str):
 def test_an_argument_of_a_backbone_that_may_not_be_given_is_named():
     complaint = refused({"model": {"backbone_args": {"drop_path": 0.1}}})
     assert "no setting 'model.backbone_args.drop_path'. Did you mean drop_path_rate" in complaint
+
+
+def test_a_section_of_a_recipe_holds_settings(tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("train: 1\n")
+    with pytest.raises(ConfigError, match="expected settings as train, found 1"):
+        load_recipe(str(file))

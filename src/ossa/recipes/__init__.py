@@ -10,6 +10,8 @@ from ossa.config import merge, shown
 from ossa.errors import ConfigError, legible, suggestion
 from ossa.safe_yaml import read_yaml
 
+_SECTIONS = ("model", "train", "loss", "augment", "evaluate")
+
 
 def recipe_names() -> list[str]:
     """Returns the recipes that are shipped with the package."""
@@ -82,6 +84,9 @@ def _read_recipe(file: Path, name: str) -> dict[str, Any]:
         raise ConfigError(f"recipe {name} cannot be read: {error.strerror}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"recipe {name}: expected sections of settings, found {shown(content)}")
+    for key, section in content.items():
+        if key in _SECTIONS and not isinstance(section, Mapping):
+            raise ConfigError(f"recipe {name}: expected settings as {key}, found {shown(section)}")
     return content
 
 
