@@ -41,6 +41,8 @@ _MOST_BYTES: Final = 4_000_000_000
 """Of a results file."""
 _MOST_UNPACKED: Final = 50
 """Times the size of a .gz; detections are a fifth of theirs."""
+_LEAST_BYTES: Final = 20
+"""For each object or list of a results file; a detection is one of both, in 57 bytes or more."""
 
 
 @dataclass(frozen=True)
@@ -270,6 +272,8 @@ def _read_json_list(path: Path) -> list[Any]:
             raise DataError(
                 f"{path}: {expected}, found an empty file; write [] where nothing was detected."
             )
+        if (content.count(b"{") + content.count(b"[")) * _LEAST_BYTES > len(content) + 10_000:
+            raise OSError("more objects and lists than detections of that size can have")
         entries = json.loads(content)
     except json.JSONDecodeError as error:
         raise DataError(
