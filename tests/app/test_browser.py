@@ -115,6 +115,9 @@ def test_two_models_are_compared_on_the_same_picture(page: "Page", picture: Path
     page.set_input_files(_FILE_INPUT, picture)
     expect_boxes(page, 5)
     assert page.locator(".ossa-view").count() == 2
+    page.wait_for_function(
+        "[...document.querySelectorAll('.ossa-view img')].every(one => one.naturalWidth)"
+    )
     assert page.locator(".ossa-view img").evaluate_all(
         "all => all.map(one => one.naturalWidth)"
     ) == [
