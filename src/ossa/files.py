@@ -226,10 +226,13 @@ def held(folder: Path, *, on_wait: Callable[[str], None] | None = None) -> Itera
         write_text_atomically(folder / _OWNER, f"process {os.getpid()} on {socket.gethostname()}")
         yield
     finally:
-        if lock.lock_counter == 1:
-            with suppress(OSError):
-                (folder / _OWNER).unlink(missing_ok=True)
-        lock.release()
+        try:
+            if lock.lock_counter == 1:
+                # RuntimeError: torch raises it anywhere when it hears that a loader process died.
+                with suppress(OSError, RuntimeError):
+                    (folder / _OWNER).unlink(missing_ok=True)
+        finally:
+            lock.release()
 
 
 def is_held(folder: Path) -> bool:
