@@ -16,7 +16,7 @@ _AT_ONCE = 2**18
 
 
 def ranks_within(groups: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Returns (n,) the how-manieth of its group each row is, from 0.
+    """Returns (n,) the rank of each row within its group, from 0.
 
     Args:
         groups: (n,) numbers from 0; rows of a group lie together.
@@ -334,7 +334,7 @@ def _greedy(
 
 
 def _rounds(detection: NDArray[np.int64], cells: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns (P,) the how-manieth of its cell the detection of each pair is, of those in pairs."""
+    """Returns (P,) the rank of the detection of each pair within its cell, among those in pairs."""
     is_new = np.diff(detection, prepend=_NOBODY) != 0
     number = np.cumsum(is_new) - 1  # of the detection among those in pairs
     return ranks_within(cells[detection[is_new]])[number]
