@@ -1,19 +1,25 @@
 """Batches for training and evaluation: sampler, collate functions and worker processes."""
 
 import gc
+import itertools
 import os
 import signal
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from ossa.data.dataset import Draw, LetterboxedDataset, TrainingDataset
 from ossa.types import Batch, Letterbox, Sample
+
+_PREFETCH = 2
+"""Batches that wait for each worker, as is usual with torch."""
+_NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 
 
 class EpochBatches(Sampler[list[Draw]]):
@@ -74,15 +80,78 @@ def training_loader(
     """
     workers = workers_that_fit(workers, batch=batches.batch, imgsz=dataset.imgsz)
     _end_opencv_threads(workers)
+    if not workers:
+        return _in_this_process(dataset, batches, pin_memory=pin_memory)
+    shared = _SharedImages(dataset, batch=batches.batch, count=_PREFETCH * workers + 1)
     loader = DataLoader(
-        dataset,  # type: ignore[arg-type] - collated to batches
-        batch_sampler=batches,  # type: ignore[arg-type] - of draws, not of positions
+        shared,  # type: ignore[arg-type] - gives whole batches
+        batch_sampler=shared.numbered(batches),  # type: ignore[arg-type] - of draws
         num_workers=workers,
-        collate_fn=partial(_collate_training, imgsz=dataset.imgsz),
+        prefetch_factor=_PREFETCH,
+        collate_fn=_as_made,  # type: ignore[arg-type] - of what is a batch already
         worker_init_fn=_start_worker,
-        pin_memory=pin_memory,
     )
-    return iter(loader)  # type: ignore[arg-type] - of batches
+    # The workers start here, not with the first batch.
+    return shared.copied(iter(loader), pin_memory=pin_memory)
+
+
+def _in_this_process(
+    dataset: TrainingDataset, batches: EpochBatches, *, pin_memory: bool
+) -> Iterator[Batch]:
+    for draws in batches:
+        made = [dataset[draw] for draw in draws]
+        images = torch.zeros((len(made), dataset.imgsz, dataset.imgsz, 3), dtype=torch.uint8)
+        for pixels, (sample, _) in zip(images.numpy(), made, strict=True):
+            pixels[...] = sample.image
+        samples, image_ids = [sample for sample, _ in made], [image_id for _, image_id in made]
+        batch = _batch(images, samples, image_ids)
+        yield batch.pin_memory() if pin_memory else batch
+
+
+class _Made(NamedTuple):
+    """A training batch on its way from a worker process, but for its images."""
+
+    slot: int
+    samples: list[Sample]
+    """Without pixels. As arrays they are sent at once; each tensor would be a shared file."""
+    image_ids: list[int]
+
+
+class _SharedImages(Dataset[_Made]):
+    """Makes batches in worker processes, their images in shared memory that is used in turn.
+
+    A fresh page of shared memory costs more than ten times the copy of what is written into it: at
+    640 px a third of all that an image takes. So the images of a batch are written into one of
+    `count` slots, and the process that takes the batch copies them out before the slot's next turn.
+    """
+
+    def __init__(self, dataset: TrainingDataset, *, batch: int, count: int) -> None:
+        self.dataset = dataset
+        side = dataset.imgsz
+        self._slots = torch.zeros((count, batch, side, side, 3), dtype=torch.uint8).share_memory_()
+
+    def numbered(self, batches: Iterable[list[Draw]]) -> Iterator[tuple[int, list[Draw]]]:
+        """Yields every batch with the number of its slot."""
+        return zip(itertools.cycle(range(len(self._slots))), batches, strict=False)
+
+    def __getitems__(self, numbered: tuple[int, list[Draw]]) -> _Made:
+        slot, draws = numbered
+        samples, image_ids = [], []
+        for pixels, draw in zip(self._slots[slot].numpy(), draws, strict=False):
+            sample, image_id = self.dataset[draw]
+            pixels[...] = sample.image
+            samples.append(replace(sample, image=_NO_PIXELS))
+            image_ids.append(image_id)
+        return _Made(slot, samples, image_ids)
+
+    def copied(self, made: Iterator[_Made], *, pin_memory: bool) -> Iterator[Batch]:
+        """Yields the batches with their images in memory of their own."""
+        for slot, samples, image_ids in made:
+            images = self._slots[slot, : len(samples)]
+            if pin_memory:
+                yield _batch(images, samples, image_ids).pin_memory()
+            else:
+                yield _batch(images.clone(), samples, image_ids)
 
 
 def evaluation_loader(
@@ -123,29 +192,32 @@ def make_batch(
 
     In a worker process the images are stacked in memory that it shares with its parent.
     """
-    counts = [len(sample.labels) for sample in samples]
     images: Tensor = default_collate([torch.from_numpy(sample.image) for sample in samples])
+    return _batch(images, samples, image_ids, letterboxes)
+
+
+def _batch(
+    images: Tensor,
+    samples: Sequence[Sample],
+    image_ids: Sequence[int],
+    letterboxes: Sequence[Letterbox] = (),
+) -> Batch:
+    """Returns the images (B, H, W, 3) with the boxes of their samples; B may be 0."""
+    boxes = [np.zeros((0, 4), np.float32), *(sample.boxes_xyxy for sample in samples)]
+    labels = [np.zeros(0, np.int64), *(sample.labels for sample in samples)]
+    counts = torch.tensor([len(sample.labels) for sample in samples], dtype=torch.int64)
     return Batch(
         images=images.permute(0, 3, 1, 2),
-        boxes_xyxy=torch.from_numpy(np.concatenate([s.boxes_xyxy for s in samples])),
-        labels=torch.from_numpy(np.concatenate([s.labels for s in samples])),
-        image_index=torch.repeat_interleave(torch.arange(len(samples)), torch.tensor(counts)),
+        boxes_xyxy=torch.from_numpy(np.concatenate(boxes)),
+        labels=torch.from_numpy(np.concatenate(labels)),
+        image_index=torch.repeat_interleave(torch.arange(len(samples)), counts),
         image_ids=tuple(image_ids),
         letterboxes=tuple(letterboxes),
     )
 
 
-def _collate_training(items: list[tuple[Sample, int]], *, imgsz: int) -> Batch:
-    if not items:  # a process's share of a small batch
-        return _no_images(imgsz)
-    samples, image_ids = zip(*items, strict=True)
-    return make_batch(samples, image_ids)
-
-
-def _no_images(imgsz: int) -> Batch:
-    numbers = torch.zeros(0, dtype=torch.int64)
-    images = torch.zeros((0, 3, imgsz, imgsz), dtype=torch.uint8)
-    return Batch(images, torch.zeros((0, 4)), numbers, numbers, (), ())
+def _as_made(batch: _Made) -> _Made:
+    return batch
 
 
 def _collate_letterboxed(items: list[tuple[Sample, int, Letterbox]]) -> Batch:
