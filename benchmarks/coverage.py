@@ -134,9 +134,9 @@ def _draw_run(
         areas=np.zeros(len(scores)),
         truths=found[order],
         ignored=np.zeros(found.shape, bool),
-        truth_images=scenes.images,
-        truth_labels=scenes.labels,
-        truth_counts=np.ones(truths, bool),
+        gt_image_positions=scenes.images,
+        gt_labels=scenes.labels,
+        gt_scored=np.ones(truths, bool),
     )
 
 

@@ -58,13 +58,13 @@ def repeated(index: DatasetIndex, times: int) -> DatasetIndex:
     """Returns the index of the same images and truths several times, each with ids of its own."""
     images, truths = len(index), len(index.labels)
     columns = ("file_names", "sizes_wh", "boxes_xyxy", "labels", "areas", "crowd", "difficult")
-    starts = [index.truth_offsets[:-1] + turn * truths for turn in range(times)]
+    starts = [index.gt_offsets[:-1] + turn * truths for turn in range(times)]
     return replace(
         index,
         **{name: np.concatenate([getattr(index, name)] * times) for name in columns},
         image_ids=np.arange(images * times),
         annotation_ids=np.arange(truths * times),
-        truth_offsets=np.concatenate((*starts, [truths * times])),
+        gt_offsets=np.concatenate((*starts, [truths * times])),
     )
 
 

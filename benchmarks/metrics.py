@@ -34,7 +34,7 @@ from ossa.evaluate.crowding import (
     by_coverage,
     by_crowding,
     surroundings_of_detections,
-    surroundings_of_truths,
+    surroundings_of_gt,
 )
 from ossa.evaluate.error_types import errors_by_kind
 from ossa.evaluate.matching import match
@@ -66,7 +66,7 @@ def generate(
         file_names=np.array([f"{number}.jpg" for number in range(images)]),
         image_ids=np.arange(1, images + 1),
         sizes_wh=np.tile(_SIZE_WH.astype(np.int32), (images, 1)),
-        truth_offsets=np.cumsum([0, *counts]),
+        gt_offsets=np.cumsum([0, *counts]),
         boxes_xyxy=boxes_xyxy,
         labels=labels,
         areas=np.prod(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], axis=1) * 0.6,
@@ -95,7 +95,7 @@ def _guesses(
     boxes_xyxy = _boxes(count, rng)
     labels = rng.integers(0, _NUM_CLASSES, count)
     scores = rng.beta(0.3, 6, count)
-    rows = np.arange(*index.truths(position).indices(len(index.labels)))
+    rows = np.arange(*index.gt_rows(position).indices(len(index.labels)))
     near = rng.random(count) < (_NEAR if len(rows) else 0)
     truths = rng.choice(rows, near.sum()) if len(rows) else rows
     spread = 10 ** rng.uniform(-2.5, -0.3, (len(truths), 1))
@@ -132,14 +132,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     index, detections = generate(arguments.images, arguments.truths, arguments.per_image, rng)
     before = _peak_bytes()
     matches = match(index, detections)
-    truths = surroundings_of_truths(index)
+    truths = surroundings_of_gt(index)
     found = surroundings_of_detections(index, matches)
     parts: dict[str, Callable[[], Any]] = {
         "twelve_numbers": lambda: score_as_coco(index, detections),
         "matching": lambda: match(index, detections),
         "rest_of_metrics": lambda: evaluate_detections(index, detections, matches=matches),
         "surroundings": lambda: (
-            surroundings_of_truths(index),
+            surroundings_of_gt(index),
             surroundings_of_detections(index, matches),
         ),
         "by_crowding": lambda: by_crowding(matches, truths, found),

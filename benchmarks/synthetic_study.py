@@ -230,7 +230,7 @@ def _results(
     wrong = rng.random(len(sides)) < 0.12 * np.exp(-quality)
     labels = np.where(wrong, rng.integers(len(index.names), size=len(sides)), index.labels)
     scores = 1 / (1 + np.exp(-(2.5 * quality - 0.5 + 0.8 * rng.normal(size=len(sides)))))
-    images = index.truth_images()
+    images = index.gt_image_positions()
     false = len(index) * false_per_image
     sizes = index.sizes_wh[0].min() * rng.uniform(0.08, 0.4, size=(false, 2))
     places = rng.uniform(0, 1, size=(false, 2)) * (index.sizes_wh[0] - sizes)

@@ -31,12 +31,12 @@ FEW = ("--resamples", 100)
 WriteRun = Callable[..., Path]
 
 
-def some_of_the_truths(index: DatasetIndex, *, fraction: float, seed: int) -> dict[int, Detections]:
+def some_of_the_gt(index: DatasetIndex, *, fraction: float, seed: int) -> dict[int, Detections]:
     """Returns so many of the objects of each image, found exactly."""
     rng = np.random.default_rng(seed)
     detections = {}
     for position, image_id in enumerate(index.image_ids.tolist()):
-        truths = index.truths(position)
+        truths = index.gt_rows(position)
         boxes_xyxy, labels = index.boxes_xyxy[truths], index.labels[truths]
         found = rng.random(len(labels)) < fraction
         detections[image_id] = Detections(
@@ -66,7 +66,7 @@ def write_run(scenes: Path, tmp_path: Path) -> WriteRun:
         )
         folder = tmp_path / name
         folder.mkdir()
-        detections = some_of_the_truths(index, fraction=fraction, seed=seed)
+        detections = some_of_the_gt(index, fraction=fraction, seed=seed)
         record = Record(
             schema=RECORD_SCHEMA,
             model="yolov5n",

@@ -30,7 +30,7 @@ def index_of(
         file_names=np.array(["0.jpg"]),
         image_ids=np.array([0]),
         sizes_wh=np.array([image_wh], dtype=np.int32),
-        truth_offsets=np.array([0, count]),
+        gt_offsets=np.array([0, count]),
         boxes_xyxy=boxes_xyxy,
         labels=np.zeros(count, dtype=np.int64),
         areas=boxes_xyxy[:, 2:].prod(axis=1),

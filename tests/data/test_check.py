@@ -133,7 +133,7 @@ def test_progress_and_problems_come_in_the_order_of_the_index(tmp_path: Path, th
     assert [problem.file for problem in checked.problems] == paths
 
 
-def test_images_are_taken_with_their_own_truths() -> None:
+def test_images_are_taken_with_their_own_ground_truth() -> None:
     index = DatasetIndex(
         root=Path(),
         names=("a",),
@@ -141,7 +141,7 @@ def test_images_are_taken_with_their_own_truths() -> None:
         file_names=np.array(["p", "q", "r", "s"]),
         image_ids=np.array([40, 30, 20, 10]),
         sizes_wh=np.array([[1, 2], [3, 4], [5, 6], [7, 8]], dtype=np.int32),
-        truth_offsets=np.array([0, 2, 2, 3, 6]),
+        gt_offsets=np.array([0, 2, 2, 3, 6]),
         boxes_xyxy=np.arange(24.0).reshape(6, 4),
         labels=np.zeros(6, dtype=np.int64),
         areas=np.arange(6.0),
@@ -153,7 +153,7 @@ def test_images_are_taken_with_their_own_truths() -> None:
     assert taken.file_names.tolist() == ["q", "r", "s"]
     assert taken.image_ids.tolist() == [30, 20, 10]
     assert taken.sizes_wh.tolist() == [[3, 4], [5, 6], [7, 8]]
-    assert taken.truth_offsets.tolist() == [0, 0, 1, 4]
+    assert taken.gt_offsets.tolist() == [0, 0, 1, 4]
     assert taken.annotation_ids.tolist() == [102, 103, 104, 105]
     assert taken.areas.tolist() == [2, 3, 4, 5]
     assert taken.boxes_xyxy[:, 0].tolist() == [8, 12, 16, 20]

@@ -123,9 +123,9 @@ quickly = settings(
 folders = itertools.count()
 
 
-def assert_equal_truths(one: DatasetIndex, other: DatasetIndex, *, within: float = 0) -> None:
+def assert_equal_gt(one: DatasetIndex, other: DatasetIndex, *, within: float = 0) -> None:
     assert one.names == other.names
-    for column in ("category_ids", "image_ids", "sizes_wh", "truth_offsets", "labels"):
+    for column in ("category_ids", "image_ids", "sizes_wh", "gt_offsets", "labels"):
         np.testing.assert_array_equal(getattr(one, column), getattr(other, column), err_msg=column)
     np.testing.assert_array_equal(one.crowd, other.crowd)
     np.testing.assert_array_equal(one.difficult, other.difficult)
@@ -144,7 +144,7 @@ def test_coco_comes_back_whole_from_voc(tmp_path: Path, rows: list[dict[str, Any
     converted(root / "b", root / "c", "coco")
     for folder in (root / "b", root / "c"):
         back = index_of(folder)
-        assert_equal_truths(index, back)
+        assert_equal_gt(index, back)
         np.testing.assert_array_equal(index.areas, back.areas)
     assert [note for note in told if "annotation ids" not in note] == [
         "boxes and areas are carried over; outlines and keypoints, if there are any, are not"
@@ -160,7 +160,7 @@ def test_any_box_comes_back_from_voc_within_a_billionth_of_a_pixel(
     index = index_of(write_birds(root / "a", rows))
     told = converted(root / "a", root / "b", "voc").notes
     back = index_of(root / "b")
-    assert_equal_truths(index, back, within=1e-9)
+    assert_equal_gt(index, back, within=1e-9)
     changed = int((index.boxes_xyxy != back.boxes_xyxy).any(axis=1).sum())
     assert_told(told, changed, "rounded, by less than a billionth of a pixel")
 
@@ -176,7 +176,7 @@ def test_yolo_brings_back_all_but_crowds_and_difficult_ones(
     index = index_of(write_birds(root / "plain", plain))
     told = converted(root / "a", root / "b", "yolo").notes
     back = index_of(root / "b")
-    assert_equal_truths(index, back, within=1e-9)
+    assert_equal_gt(index, back, within=1e-9)
     changed = int((index.boxes_xyxy != back.boxes_xyxy).any(axis=1).sum())
     assert_told(told, changed, "rounded, by less than a billionth of a pixel")
     assert_told(told, sum(row["iscrowd"] for row in rows), "left out: YOLO txt has no crowd flag")
@@ -206,7 +206,7 @@ def test_each_format_is_written_from_each(tmp_path: Path, source: str, to: str) 
     start = read(write_birds(tmp_path / "birds", plain if "yolo" in (source, to) else BIRDS))
     converted(tmp_path / "birds", tmp_path / "first", source)
     converted(tmp_path / "first", tmp_path / "second", to)
-    assert_equal_truths(start, read(tmp_path / "second"), within=1e-9)
+    assert_equal_gt(start, read(tmp_path / "second"), within=1e-9)
 
 
 def test_coco_from_coco_is_the_same_data_set(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_three_formats_give_the_same_ap(tmp_path: Path) -> None:
             first.labels[rows],
         )
         for image_id, rows in zip(
-            first.image_ids, map(first.truths, range(len(first))), strict=True
+            first.image_ids, map(first.gt_rows, range(len(first))), strict=True
         )
     }
     scores = {name: score_as_coco(index, detections) for name, index in indexes.items()}
@@ -379,7 +379,7 @@ def test_images_stay_where_they_are_or_are_copied(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read(tmp_path / "moved" / to).boxes_xyxy, boxes_xyxy)
 
 
-def test_splits_share_the_images_of_voc_but_not_other_truths(tmp_path: Path) -> None:
+def test_splits_share_the_images_of_voc_but_not_other_ground_truth(tmp_path: Path) -> None:
     root = write_birds(tmp_path / "birds", BIRDS)
     content = json.loads((root / "train.json").read_text())
     write_text(

@@ -62,7 +62,7 @@ def test_keypoints_behind_a_yolo_box_are_no_corners_of_a_polygon(tmp_path: Path)
 
 def test_an_image_with_an_empty_or_no_label_file_is_background(tmp_path: Path) -> None:
     report = read(write_yolo(tmp_path, {"1.jpg": "0 .5 .5 .1 .1", "2.jpg": "", "3.jpg": None}))
-    assert report.index.truth_offsets.tolist() == [0, 1, 1, 1]
+    assert report.index.gt_offsets.tolist() == [0, 1, 1, 1]
     assert report.problems == ()
 
 
@@ -169,7 +169,7 @@ def test_a_list_keeps_its_order_and_reads_an_image_once(tmp_path: Path) -> None:
     write_text(yaml_file, "train: l.txt\nnames: [a]\n")
     report = read(yaml_file)
     assert report.index.image_ids.tolist() == [2, 1]
-    assert report.index.truth_offsets.tolist() == [0, 0, 1]
+    assert report.index.gt_offsets.tolist() == [0, 0, 1]
     assert places(report) == [("l.txt", 3, "read once")]
 
 
@@ -487,7 +487,7 @@ def test_the_real_data_have_the_stated_images_and_boxes(
     report = read(shared / "data" / folder, split)
     counts = len(report.index), len(report.index.labels), len(report.problems)
     assert counts == (num_images, num_truths, num_problems)
-    limits = np.repeat(report.index.sizes_wh, np.diff(report.index.truth_offsets), axis=0)
+    limits = np.repeat(report.index.sizes_wh, np.diff(report.index.gt_offsets), axis=0)
     assert (report.index.boxes_xyxy[:, :2] >= 0).all()
     assert (report.index.boxes_xyxy[:, 2:] <= limits).all()
 

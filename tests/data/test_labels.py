@@ -38,7 +38,7 @@ def write_images(root: Path, *names: str) -> None:
 
 
 def boxes_by_image(report: IndexReport) -> dict[str, int]:
-    counted = np.diff(report.index.truth_offsets).tolist()
+    counted = np.diff(report.index.gt_offsets).tolist()
     return dict(zip(report.index.file_names.tolist(), counted, strict=True))
 
 

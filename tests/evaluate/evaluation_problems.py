@@ -29,7 +29,7 @@ def an_index(
         file_names=np.array([f"{i}.jpg" for i in range(len(truths))], np.str_),
         image_ids=np.arange(1, len(truths) + 1),
         sizes_wh=np.tile(np.array([[100, 80]], np.int32), (len(truths), 1)),
-        truth_offsets=np.cumsum([0, *map(len, truths)]),
+        gt_offsets=np.cumsum([0, *map(len, truths)]),
         boxes_xyxy=boxes_xyxy,
         labels=np.array([label for label, _ in rows], np.int64),
         areas=np.prod(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], axis=1),
@@ -72,7 +72,7 @@ def a_problem(seed: int) -> tuple[DatasetIndex, dict[int, Detections]]:
         file_names=np.array([f"{i}.jpg" for i in range(num_images)], np.str_),
         image_ids=rng.permutation(1000)[:num_images] + 2**24,
         sizes_wh=np.full((num_images, 2), 400, np.int32),
-        truth_offsets=np.cumsum([0, *counts]),
+        gt_offsets=np.cumsum([0, *counts]),
         boxes_xyxy=boxes_xyxy,
         labels=labels,
         areas=np.prod(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], axis=1) * rng.uniform(0.3, 1, total),
@@ -91,7 +91,7 @@ def a_problem(seed: int) -> tuple[DatasetIndex, dict[int, Detections]]:
 def _guesses(
     index: DatasetIndex, position: int, *, many: int, rng: np.random.Generator, decimals: int
 ) -> Detections:
-    truths = index.truths(position)
+    truths = index.gt_rows(position)
     boxes = np.concatenate((index.boxes_xyxy[truths], rng.uniform(0, 300, (2, 4))))
     labels = np.concatenate((index.labels[truths], [3, 0]))
     chosen = rng.integers(0, len(boxes), many)

@@ -48,7 +48,7 @@ guesses = st.tuples(
 )
 
 
-def truth_rows(drawn: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def gt_rows(drawn: list[dict[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for number, truth in enumerate(drawn, start=1):
         area = truth["bbox"][2] * truth["bbox"][3] * truth["area"]
@@ -133,7 +133,7 @@ def check_equal(folder: Path) -> None:
 def test_a_results_file_scores_as_in_pycocotools(
     tmp_path: Path, drawn: list[dict[str, Any]], guessed: list[Any]
 ) -> None:
-    rows = truth_rows(drawn)
+    rows = gt_rows(drawn)
     check_equal(written(tmp_path, rows, result_rows(rows, guessed)))
 
 

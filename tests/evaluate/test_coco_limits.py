@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from ossa.data.annotations import DatasetIndex
 from ossa.errors import ConfigError
-from ossa.evaluate.coco import detections_as_coco_results, truths_as_coco_dict
+from ossa.evaluate.coco import detections_as_coco_results, gt_as_coco_dict
 from ossa.evaluate.limits import score_at_limits
 from ossa.evaluate.metrics import evaluate_detections
 from ossa.types import Detections
@@ -83,7 +83,7 @@ MOST = [3, 30, 300]
 def _pycocotools(index: DatasetIndex, detections: dict[int, Detections]) -> COCOeval:
     with contextlib.redirect_stdout(io.StringIO()):
         truths: Any = COCO()  # its stubs know only files
-        truths.dataset = truths_as_coco_dict(index)
+        truths.dataset = gt_as_coco_dict(index)
         truths.createIndex()
         results = truths.loadRes(detections_as_coco_results(index, detections))
         evaluator = COCOeval(truths, results, "bbox")

@@ -32,7 +32,7 @@ def cells(matrix: ConfusionMatrix) -> dict[tuple[int, int], int]:
 # Images with known answers
 
 
-def test_a_found_truth_counts_on_the_diagonal_and_a_confused_one_beside_it() -> None:
+def test_a_found_ground_truth_counts_on_the_diagonal_and_a_confused_one_beside_it() -> None:
     index = an_index([[(CAT, SQUARE), (DOG, ELSEWHERE)]])
     both_cats = found((0.9, CAT, SQUARE), (0.8, CAT, ELSEWHERE))
     matrix = confusion_matrix(index, {1: both_cats})
@@ -41,25 +41,25 @@ def test_a_found_truth_counts_on_the_diagonal_and_a_confused_one_beside_it() -> 
     assert cells(matrix) == {(CAT, CAT): 1, (DOG, CAT): 1}
 
 
-def test_a_missed_truth_and_a_detection_of_nothing_count_with_the_background() -> None:
+def test_a_missed_ground_truth_and_a_detection_of_nothing_count_with_the_background() -> None:
     matrix = confusion_matrix(an_index([[(CAT, SQUARE)]]), {1: found((0.9, DOG, ELSEWHERE))})
     assert cells(matrix) == {(CAT, BACKGROUND): 1, (BACKGROUND, DOG): 1}
 
 
-def test_images_without_truths_or_detections_count_too() -> None:
+def test_images_without_ground_truth_or_detections_count_too() -> None:
     index = an_index([[], [(DOG, SQUARE)], []])
     matrix = confusion_matrix(index, {1: found((0.9, CAT, SQUARE)), 3: found()})
     assert cells(matrix) == {(BACKGROUND, CAT): 1, (DOG, BACKGROUND): 1}
     assert cells(confusion_matrix(an_index([]), {})) == {}
 
 
-def test_a_truth_is_found_once() -> None:
+def test_a_ground_truth_is_found_once() -> None:
     twice = found((0.9, CAT, SQUARE), (0.8, CAT, SQUARE))
     matrix = confusion_matrix(an_index([[(CAT, SQUARE)]]), {1: twice})
     assert cells(matrix) == {(CAT, CAT): 1, (BACKGROUND, CAT): 1}
 
 
-def test_a_detection_finds_one_truth() -> None:
+def test_a_detection_finds_one_ground_truth() -> None:
     index = an_index([[(CAT, SQUARE), (DOG, SQUARE)]])
     matrix = confusion_matrix(index, {1: found((0.9, CAT, SQUARE))})
     assert cells(matrix) == {(CAT, CAT): 1, (DOG, BACKGROUND): 1}
@@ -74,7 +74,7 @@ def test_confidence_and_iou_are_reached_by_equal_values() -> None:
     assert cells(confusion_matrix(index, detections, iou=0.51)) == missed
 
 
-def test_the_better_fit_is_of_the_truth_whatever_the_scores() -> None:
+def test_the_better_fit_is_of_the_ground_truth_whatever_the_scores() -> None:
     sure_but_half = found((0.9, CAT, UPPER_HALF), (0.3, DOG, SQUARE))
     matrix = confusion_matrix(an_index([[(DOG, SQUARE)]]), {1: sure_but_half})
     assert cells(matrix) == {(DOG, DOG): 1, (BACKGROUND, CAT): 1}
@@ -93,7 +93,7 @@ def test_two_objects_in_one_place_are_confused_with_each_other_only_if_they_must
 
 
 @pytest.mark.parametrize("crowd", [True, False])
-def test_on_an_ignored_truth_nothing_is_missed_and_nothing_is_false(crowd: bool) -> None:
+def test_on_an_ignored_ground_truth_nothing_is_missed_and_nothing_is_false(crowd: bool) -> None:
     ignored = {"crowd": np.array([crowd]), "difficult": np.array([not crowd])}
     index = replace(an_index([[(CAT, (0, 0, 40, 40))]]), **ignored)
     # Of 100 pixels 100, 50 and 40 lie on it; whatever their class.
@@ -102,7 +102,7 @@ def test_on_an_ignored_truth_nothing_is_missed_and_nothing_is_false(crowd: bool)
     assert cells(confusion_matrix(index, detections)) == {(BACKGROUND, DOG): 1}
 
 
-def test_a_detection_of_a_truth_on_a_crowd_counts() -> None:
+def test_a_detection_of_a_ground_truth_on_a_crowd_counts() -> None:
     crowd = np.array([False, True])
     index = an_index([[(CAT, SQUARE), (CAT, (0, 0, 40, 40))]], crowd=crowd)
     matrix = confusion_matrix(index, {1: found((0.9, DOG, SQUARE))})
@@ -165,7 +165,7 @@ def _problem(drawn: list[tuple[list, Detections]]) -> tuple[DatasetIndex, dict[i
 
 @given(images, st.sampled_from([0.0, 0.25, 0.5]), st.sampled_from([0.01, 0.5, 1.0]))
 @settings(max_examples=100, deadline=None)
-def test_rows_sum_to_the_truths_and_columns_to_the_detections(
+def test_rows_sum_to_the_ground_truth_and_columns_to_the_detections(
     drawn: list[tuple[list, Detections]], confidence: float, iou: float
 ) -> None:
     index, detections = _problem(drawn)
@@ -179,7 +179,7 @@ def test_rows_sum_to_the_truths_and_columns_to_the_detections(
 
 @given(images, st.lists(st.booleans(), min_size=20, max_size=20))
 @settings(max_examples=100, deadline=None)
-def test_with_ignored_truths_rows_sum_to_the_others_and_columns_at_most_to_the_detections(
+def test_with_ignored_ground_truth_rows_sum_to_the_others_and_columns_at_most_to_the_detections(
     drawn: list[tuple[list, Detections]], ignored: list[bool]
 ) -> None:
     index, detections = _problem(drawn)
@@ -216,7 +216,7 @@ def _by_a_loop(
     background = len(index.names)
     counts = np.zeros((background + 1, background + 1), int)
     for position, image_id in enumerate(index.image_ids.tolist()):
-        rows = range(*index.truths(position).indices(len(index.labels)))
+        rows = range(*index.gt_rows(position).indices(len(index.labels)))
         ignored = [n for n in rows if index.crowd[n] or index.difficult[n]]
         free = [n for n in rows if n not in ignored]
         mine = detections.get(image_id)

@@ -19,7 +19,7 @@ from ossa.evaluate.crowding import (
     by_coverage,
     by_crowding,
     surroundings_of_detections,
-    surroundings_of_truths,
+    surroundings_of_gt,
 )
 from ossa.evaluate.matching import match
 from ossa.types import Detections
@@ -37,12 +37,12 @@ def kinds_of(*boxes: Box, limits: CrowdingLimits | None = None, **columns: list[
     """Returns how truths of one image, of two classes in turn, stand."""
     index = an_index([[(number % 2, box) for number, box in enumerate(boxes)]])
     ignorable = {name: np.array(values) for name, values in columns.items()}
-    stand = surroundings_of_truths(replace(index, **ignorable), limits)  # type: ignore[arg-type]
+    stand = surroundings_of_gt(replace(index, **ignorable), limits)  # type: ignore[arg-type]
     return [KINDS[kind] for kind in stand.kinds]
 
 
 def coverage_of(*boxes: Box) -> list[float]:
-    return surroundings_of_truths(an_index([[(0, box) for box in boxes]])).coverage.tolist()
+    return surroundings_of_gt(an_index([[(0, box) for box in boxes]])).coverage.tolist()
 
 
 def kind_of_detection(box: Box, *truths: Box, label: int = 0) -> str:
@@ -92,16 +92,16 @@ def test_a_small_box_is_crowded_by_what_leaves_a_large_one_alone():
     assert kinds_of(at(0, 5), at(20, 0, width=20, height=20)) == ["isolated", "touching"]
 
 
-def test_truths_of_other_images_are_no_neighbours():
+def test_ground_truth_of_other_images_are_no_neighbours():
     index = an_index([[(0, ALONE)], [(0, ALONE)]])
-    assert surroundings_of_truths(index).kinds.tolist() == [0, 0]
+    assert surroundings_of_gt(index).kinds.tolist() == [0, 0]
 
 
 def test_difficult_objects_are_neighbours_and_crowd_regions_are_not():
     assert kinds_of(ALONE, at(6), difficult=[False, True])[0] == "crowded"
     assert kinds_of(ALONE, at(6), crowd=[False, True])[0] == "isolated"
     index = replace(an_index([[(0, ALONE), (0, at(6))]]), crowd=np.array([False, True]))
-    assert surroundings_of_truths(index).coverage[0] == 0
+    assert surroundings_of_gt(index).coverage[0] == 0
 
 
 def test_limits_are_parameters():
@@ -137,7 +137,7 @@ def test_the_own_object_of_a_detection_is_the_first_of_equals():
     assert kind_of_detection(ALONE, ALONE, ALONE) == "crowded"
 
 
-def test_without_truths_every_detection_is_isolated_and_uncovered():
+def test_without_ground_truth_every_detection_is_isolated_and_uncovered():
     index = an_index([[], []])
     stand = surroundings_of_detections(index, match(index, {2: found((0.9, 0, ALONE))}))
     assert (stand.kinds.tolist(), stand.coverage.tolist()) == ([0], [0.0])
@@ -154,7 +154,7 @@ def test_a_false_detection_counts_in_the_bin_of_its_own_place():
         2: found((0.7, 0, at(0)), (0.6, 0, at(6))),
     }
     matches = match(index, detections)
-    truths = surroundings_of_truths(index)
+    truths = surroundings_of_gt(index)
     scores = by_crowding(matches, truths, surroundings_of_detections(index, matches))
     isolated, touching, crowded = scores.bins
     assert scores.name == "crowding"
@@ -175,7 +175,7 @@ def test_what_misses_the_higher_thresholds_misses_them_where_its_object_stands()
         2: found((0.8, 0, at(0)), (0.7, 0, at(6))),
     }
     matches = match(index, detections)
-    truths = surroundings_of_truths(index)
+    truths = surroundings_of_gt(index)
     scores = by_crowding(matches, truths, surroundings_of_detections(index, matches))
     assert [row.ap for row in scores.bins] == [pytest.approx(0.7), None, pytest.approx(1)]
 
@@ -183,7 +183,7 @@ def test_what_misses_the_higher_thresholds_misses_them_where_its_object_stands()
 def test_a_crowd_that_is_missed_has_no_recall_and_takes_none_from_the_others():
     index = an_index([[(0, ALONE)], [(0, at(0)), (0, at(6))]])
     matches = match(index, {1: found((0.9, 0, ALONE))})
-    truths = surroundings_of_truths(index)
+    truths = surroundings_of_gt(index)
     scores = by_crowding(matches, truths, surroundings_of_detections(index, matches))
     assert [(row.recall, row.num_truths) for row in scores.bins] == [(1, 1), (None, 0), (0, 2)]
 
@@ -211,7 +211,7 @@ def test_coverage_is_binned_with_the_upper_edge():
     boxes = (at(0), at(20), at(27.5), at(40), at(45), at(60), at(64))
     index = an_index([[(0, box) for box in boxes]])
     matches = match(index, {1: found(*((0.9, 0, box) for box in boxes))})
-    truths = surroundings_of_truths(index)
+    truths = surroundings_of_gt(index)
     assert truths.coverage.tolist() == [0, 0.25, 0.25, 0.5, 0.5, 0.6, 0.6]
     scores = by_coverage(matches, truths, surroundings_of_detections(index, matches))
     assert [row.label for row in scores.bins] == ["none", "up to 0.25", "up to 0.5", "over 0.5"]
@@ -229,7 +229,7 @@ def _one_by_one(index: DatasetIndex, position: int, box: np.ndarray, own: int) -
     pixels = np.zeros((700, 700), bool)
     near = close = 0
     overlaps, best_iou = False, 0.0
-    for row in range(*index.truths(position).indices(len(index.labels))):
+    for row in range(*index.gt_rows(position).indices(len(index.labels))):
         if index.crowd[row] or row == own:
             continue
         other = index.boxes_xyxy[row]
@@ -255,7 +255,7 @@ def _iou(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _own(index: DatasetIndex, position: int, box: np.ndarray) -> int:
-    rows = range(*index.truths(position).indices(len(index.labels)))
+    rows = range(*index.gt_rows(position).indices(len(index.labels)))
     ious = [(_iou(box, index.boxes_xyxy[row]), -row) for row in rows if not index.crowd[row]]
     best, row = max(ious, default=(0.0, 0))
     return -row if best >= 0.1 else -1
@@ -277,10 +277,10 @@ def test_every_box_stands_as_plain_loops_find_it(monkeypatch: pytest.MonkeyPatch
     seen = set()
     for seed in (1, 3, 5, 7):  # odd ones have whole coordinates
         index, detections = _moved(*a_problem(seed))
-        truths = surroundings_of_truths(index)
+        truths = surroundings_of_gt(index)
         expected = [
             _one_by_one(index, position, index.boxes_xyxy[row], row)
-            for row, position in enumerate(index.truth_images().tolist())
+            for row, position in enumerate(index.gt_image_positions().tolist())
         ]
         assert [KINDS[kind] for kind in truths.kinds] == [kind for kind, _ in expected]
         np.testing.assert_allclose(truths.coverage, [share for _, share in expected], atol=1e-12)

@@ -38,7 +38,7 @@ def test_what_is_found_perfectly_has_no_errors():
     assert (errors.false_cost, errors.missed_cost) == (0, 0)
 
 
-def test_a_box_beside_its_truth_costs_all_of_the_ap():
+def test_a_box_beside_its_ground_truth_costs_all_of_the_ap():
     errors = errors_of(an_index([[(CAT, SQUARE)]]), found((0.9, CAT, BESIDE)))
     assert errors.ap == 0
     assert counts_of(errors) == {**NOTHING, "localisation": 1}, "and the truth is not missed"
@@ -55,7 +55,7 @@ def test_a_box_of_the_wrong_class_costs_two_classes():
     assert errors.false_cost == pytest.approx(0.25), "the dog alone gains"
 
 
-def test_a_second_box_above_the_truth_of_another_costs_precision():
+def test_a_second_box_above_the_ground_truth_of_another_costs_precision():
     # True, duplicate, true of two: precision 1 at 51 recalls and 2/3 at 50.
     index = an_index([[(CAT, SQUARE), (CAT, ELSEWHERE)]])
     errors = errors_of(index, found((0.9, CAT, SQUARE), (0.8, CAT, SQUARE), (0.7, CAT, ELSEWHERE)))
@@ -63,7 +63,7 @@ def test_a_second_box_above_the_truth_of_another_costs_precision():
     assert costs_of(errors)["duplicate"] == pytest.approx(50 / 3 / 101)
 
 
-def test_a_duplicate_below_all_truths_costs_nothing():
+def test_a_duplicate_below_all_ground_truth_costs_nothing():
     errors = errors_of(an_index([[(CAT, SQUARE)]]), found((0.9, CAT, SQUARE), (0.8, CAT, SQUARE)))
     assert counts_of(errors) == {**NOTHING, "duplicate": 1}
     assert costs_of(errors) == NOTHING
@@ -77,7 +77,7 @@ def test_a_box_on_the_background_above_the_true_one_costs_half():
     assert costs_of(errors)["background"] == errors.false_cost == pytest.approx(0.5)
 
 
-def test_wrong_class_and_place_is_both_and_its_truth_missed():
+def test_wrong_class_and_place_is_both_and_its_ground_truth_missed():
     # Base: cat 0, dog 1/2 behind the false dog.
     index = an_index([[(CAT, SQUARE), (DOG, ELSEWHERE)]])
     errors = errors_of(index, found((0.9, DOG, BESIDE), (0.8, DOG, ELSEWHERE)))
@@ -85,7 +85,7 @@ def test_wrong_class_and_place_is_both_and_its_truth_missed():
     assert costs_of(errors)["both"] == pytest.approx(0.25)
 
 
-def test_a_missed_truth_costs_the_recalls_that_are_not_reached():
+def test_a_missed_ground_truth_costs_the_recalls_that_are_not_reached():
     index = an_index([[(CAT, SQUARE), (CAT, ELSEWHERE)]])
     errors = errors_of(index, found((0.9, CAT, SQUARE)))
     assert counts_of(errors) == {**NOTHING, "missed": 1}
@@ -110,7 +110,7 @@ def test_the_limits_are_parameters():
     assert counts_of(far) == {**NOTHING, "background": 1, "missed": 1}
 
 
-def test_without_truths_there_is_no_ap_and_without_detections_all_is_missed():
+def test_without_ground_truth_there_is_no_ap_and_without_detections_all_is_missed():
     errors = errors_by_kind(an_index([[]]), {1: found((0.9, CAT, SQUARE))})
     assert (errors.ap, counts_of(errors)) == (None, {**NOTHING, "background": 1})
     errors = errors_by_kind(an_index([[(CAT, SQUARE)]]), {})

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from ossa.data.annotations import DatasetIndex
 from ossa.evaluate.confusion import ConfusionMatrix
 from ossa.evaluate.metrics import evaluate_detections
-from ossa.evaluate.report import open_gallery, predictions_above_truths
+from ossa.evaluate.report import open_gallery, predictions_above_gt
 from ossa.evaluate.report_figures import confusion_figure, precision_recall_figure, save_confusion
 
 
@@ -44,7 +44,7 @@ def test_every_class_has_its_curve_and_its_ap50_beside_the_mean() -> None:
     np.testing.assert_allclose(curves["0.750  mean of 2 classes"], 0.75)
 
 
-def test_classes_without_truths_have_no_curve() -> None:
+def test_classes_without_ground_truth_have_no_curve() -> None:
     metrics = evaluate_detections(an_index([[(0, SQUARE)]]), {})
     curves = labelled_curves(precision_recall_figure(metrics))
     assert list(curves) == ["0.000  cat"]
@@ -60,7 +60,7 @@ def test_more_than_twenty_classes_are_drawn_without_names() -> None:
         assert len(labelled_curves(figure)) == named + 1
 
 
-def test_without_truths_the_figure_says_so() -> None:
+def test_without_ground_truth_the_figure_says_so() -> None:
     figure = precision_recall_figure(evaluate_detections(an_index([[]]), {}))
     assert "no truths to find" in [text.get_text() for text in figure.axes[0].texts]
     assert labelled_curves(figure) == {}
@@ -128,7 +128,7 @@ def a_split(folder: Path, truths: list[list]) -> DatasetIndex:
     return index
 
 
-def test_a_gallery_is_spread_over_the_images_with_truths(tmp_path: Path) -> None:
+def test_a_gallery_is_spread_over_the_images_with_ground_truth(tmp_path: Path) -> None:
     index = a_split(tmp_path, [[(0, SQUARE)] if n % 2 else [] for n in range(20)])
     assert open_gallery(index, most=4, side=50).positions == (1, 7, 13, 19)
     assert open_gallery(index, most=99, side=50).positions == tuple(range(1, 20, 2))
@@ -139,7 +139,7 @@ def test_a_gallery_is_spread_over_the_images_with_truths(tmp_path: Path) -> None
 def test_boxes_lie_where_they_are_in_the_image_at_its_new_size(tmp_path: Path) -> None:
     index = a_split(tmp_path, [[(0, (20, 30, 80, 70))]])
     gallery = open_gallery(index, most=1, side=300)
-    (picture,) = gallery.with_truths()
+    (picture,) = gallery.with_gt()
     assert picture.shape == (240, 300, 3)
     rows, columns = np.nonzero((np.abs(picture.astype(int) - 128) > 20).any(axis=2))
     # The box (60, 90, 240, 210), and the name above its left top corner.
@@ -159,14 +159,14 @@ def test_detections_below_the_confidence_are_not_drawn(tmp_path: Path) -> None:
     np.testing.assert_array_equal(other, plain)
 
 
-def test_truths_stand_below_the_predictions_of_the_same_images(tmp_path: Path) -> None:
+def test_ground_truth_stand_below_the_predictions_of_the_same_images(tmp_path: Path) -> None:
     index = a_split(tmp_path, [[(0, SQUARE)]] * 6)
     gallery = open_gallery(index, most=8, side=200)
     found_first = {1: found((0.9, 1, ELSEWHERE))}
-    picture = predictions_above_truths(gallery, found_first)
+    picture = predictions_above_gt(gallery, found_first)
     # Gap 5, title 24; rows of 4, 4, 2 and 2 pictures of 160 x 200.
     assert picture.shape == (5 + 4 * (24 + 160 + 5), 5 + 4 * (200 + 5), 3)
-    (first, *_), (truth, *_) = gallery.with_detections(found_first), gallery.with_truths()
+    (first, *_), (truth, *_) = gallery.with_detections(found_first), gallery.with_gt()
     np.testing.assert_array_equal(picture[29:189, 5:205], first)
     np.testing.assert_array_equal(picture[218:378, 5:205], truth)
     assert (first != truth).any()

@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ossa.evaluate import matching as groups
-from ossa.evaluate.coco import detections_as_coco_results, truths_as_coco_dict
+from ossa.evaluate.coco import detections_as_coco_results, gt_as_coco_dict
 from ossa.evaluate.matching import match
 
 
@@ -21,7 +21,7 @@ def test_every_match_is_that_of_pycocotools(seed: int):
     ours = match(index, detections)
     with contextlib.redirect_stdout(io.StringIO()):
         truths: Any = COCO()  # its stubs know only files
-        truths.dataset = truths_as_coco_dict(index)
+        truths.dataset = gt_as_coco_dict(index)
         truths.createIndex()
         results = detections_as_coco_results(index, detections)
         theirs = COCOeval(truths, truths.loadRes(results), "bbox")
@@ -57,7 +57,7 @@ def test_the_columns_come_class_by_class_the_best_first():
 def test_without_detections_there_are_no_rows():
     matches = match(an_index([[(0, SQUARE)]]), {})
     assert matches.truths.shape == (0, 10)
-    assert matches.truth_counts.tolist() == [True]
+    assert matches.gt_scored.tolist() == [True]
 
 
 def test_blocks_of_pairs_match_as_all_at_once(monkeypatch: pytest.MonkeyPatch):

@@ -17,8 +17,8 @@ from ossa.data.annotations import DatasetIndex
 from ossa.errors import DataError
 from ossa.evaluate.coco import (
     detections_as_coco_results,
+    gt_as_coco_dict,
     read_coco_results,
-    truths_as_coco_dict,
 )
 from ossa.evaluate.matching import match
 from ossa.evaluate.metrics import evaluate_detections, operating_point
@@ -32,7 +32,7 @@ COCO_NUMBERS = (
 # Scenes with known answers
 
 
-def test_one_truth_found_perfectly_scores_one_everywhere() -> None:
+def test_one_ground_truth_found_perfectly_scores_one_everywhere() -> None:
     metrics = evaluate_detections(an_index([[(0, SQUARE)]]), {1: found((0.9, 0, SQUARE))})
     assert (metrics.ap, metrics.ap50, metrics.ap75) == pytest.approx((1, 1, 1))
     assert (metrics.ar_1, metrics.ar_10, metrics.ar_100) == (1, 1, 1)
@@ -41,7 +41,7 @@ def test_one_truth_found_perfectly_scores_one_everywhere() -> None:
     assert (metrics.num_images, metrics.num_truths, metrics.num_detections) == (1, 1, 1)
 
 
-def test_a_second_detection_of_a_truth_is_false_and_cut_off_by_the_best_confidence() -> None:
+def test_a_second_detection_of_a_ground_truth_is_false_and_cut_off_by_the_best_confidence() -> None:
     twice = found((0.9, 0, SQUARE), (0.6, 0, SQUARE))
     metrics = evaluate_detections(an_index([[(0, SQUARE)]]), {1: twice})
     assert metrics.ap == pytest.approx(1), "the full recall is reached before the second"
@@ -58,7 +58,7 @@ def test_a_false_detection_above_the_true_one_halves_the_precision() -> None:
     assert metrics.pr50() == pytest.approx([0.5] * 101)
 
 
-def test_half_of_the_truths_found_covers_51_of_101_recalls() -> None:
+def test_half_of_the_ground_truth_found_covers_51_of_101_recalls() -> None:
     index = an_index([[(0, SQUARE)], [(0, SQUARE)]])
     metrics = evaluate_detections(index, {2: found((0.9, 0, SQUARE))})
     assert metrics.ap == pytest.approx(51 / 101)
@@ -82,7 +82,9 @@ def test_sizes_follow_the_area_of_the_annotation_not_of_its_box() -> None:
 
 
 @pytest.mark.parametrize("kind", ["crowd", "difficult"])
-def test_any_number_of_detections_of_an_ignored_truth_are_neither_true_nor_false(kind: str) -> None:
+def test_any_number_of_detections_of_an_ignored_ground_truth_are_neither_true_nor_false(
+    kind: str,
+) -> None:
     ignored = {kind: np.array([False, True])}
     index = replace(an_index([[(0, SQUARE), (0, ELSEWHERE)]]), **ignored)  # type: ignore[arg-type]
     inside = (52, 52, 56, 56)
@@ -93,7 +95,7 @@ def test_any_number_of_detections_of_an_ignored_truth_are_neither_true_nor_false
     assert (metrics.per_class[0].num_truths, metrics.per_class[0].num_images) == (1, 1)
 
 
-def test_a_class_without_truths_has_no_metrics_and_does_not_lower_the_means() -> None:
+def test_a_class_without_ground_truth_has_no_metrics_and_does_not_lower_the_means() -> None:
     detections = found((0.9, 0, SQUARE), (0.8, 1, ELSEWHERE))
     metrics = evaluate_detections(an_index([[(0, SQUARE)]]), {1: detections})
     assert (metrics.ap, metrics.precision) == pytest.approx((1, 1))
@@ -175,7 +177,7 @@ def test_without_detections_everything_is_zero_and_no_confidence_is_best() -> No
 
 
 @pytest.mark.parametrize("num_images", [0, 2])
-def test_without_truths_everything_is_undefined(num_images: int) -> None:
+def test_without_ground_truth_everything_is_undefined(num_images: int) -> None:
     detections = {1: found((0.9, 0, SQUARE))} if num_images else {}
     metrics = evaluate_detections(an_index([[]] * num_images), detections)
     counts = {"num_images": num_images, "num_truths": 0, "num_detections": len(detections)}
@@ -224,7 +226,7 @@ def _pycocotools(index: DatasetIndex, detections: dict[int, Detections]) -> COCO
     """Returns pycocotools' finished evaluation of the same problem."""
     with contextlib.redirect_stdout(io.StringIO()):
         truths: Any = COCO()  # its stubs know only files
-        truths.dataset = truths_as_coco_dict(index)
+        truths.dataset = gt_as_coco_dict(index)
         truths.createIndex()
         results = truths.loadRes(detections_as_coco_results(index, detections))
         evaluator = COCOeval(truths, results, "bbox")
@@ -294,7 +296,7 @@ def test_the_random_problems_contain_what_they_promise() -> None:
     assert all(index.annotation_ids[0] == 0 for index, _ in problems)
     assert any(max(map(len, detections.values())) == 420 for _, detections in problems)
     assert any(len(detections) < len(index) for index, detections in problems)
-    assert any((np.diff(index.truth_offsets) == 0).any() for index, _ in problems)
+    assert any((np.diff(index.gt_offsets) == 0).any() for index, _ in problems)
     assert any(index.crowd.any() and index.difficult.any() for index, _ in problems)
     flats = [evaluate_detections(*problem).flat() for problem in problems]
     assert all(any((flat[name] or 0) > 0.1 for flat in flats) for name in COCO_NUMBERS)
@@ -338,11 +340,11 @@ def test_columns_of_different_lengths_are_refused() -> None:
 # COCO's files
 
 
-def test_truths_become_a_coco_instances_file_with_ids_from_one() -> None:
+def test_ground_truth_become_a_coco_instances_file_with_ids_from_one() -> None:
     index = an_index(
         [[], [(1, (10, 20, 40, 60))]], difficult=np.array([True]), areas=np.array([7.5])
     )
-    assert truths_as_coco_dict(index) == {
+    assert gt_as_coco_dict(index) == {
         "info": {},
         "images": [
             {"id": 1, "file_name": "0.jpg", "width": 100, "height": 80},

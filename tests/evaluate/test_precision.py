@@ -41,15 +41,15 @@ def repeated(
     """Returns the data set in which every image is there so many times, and its detections."""
     positions = np.repeat(np.arange(len(index)), times)
     rows = np.concatenate(
-        [[], *(np.arange(len(index.labels))[index.truths(p)] for p in positions.tolist())]
+        [[], *(np.arange(len(index.labels))[index.gt_rows(p)] for p in positions.tolist())]
     ).astype(np.int64)
-    lengths = np.diff(index.truth_offsets)[positions]
+    lengths = np.diff(index.gt_offsets)[positions]
     copies = replace(
         index,
         file_names=index.file_names[positions],
         image_ids=np.arange(1, len(positions) + 1),
         sizes_wh=index.sizes_wh[positions],
-        truth_offsets=np.cumsum([0, *lengths]),
+        gt_offsets=np.cumsum([0, *lengths]),
         boxes_xyxy=index.boxes_xyxy[rows],
         labels=index.labels[rows],
         areas=index.areas[rows],
@@ -91,7 +91,7 @@ def test_one_weighting_has_no_axis_of_weightings():
     assert ap[0, 0] == pytest.approx((67 + 34 * 3 / 4) / 101)
 
 
-def test_a_class_without_truths_in_a_resample_is_undefined_there_and_left_out_of_the_mean():
+def test_a_class_without_ground_truth_in_a_resample_is_undefined_there_and_left_out_of_the_mean():
     index = an_index([[(0, SQUARE)], [(1, SQUARE)]])
     matches = match(index, {1: found((0.9, 0, SQUARE))})
     accuracy = average_precision(matches, weights=np.array([[1, 1], [2, 0], [0, 0]]))
@@ -99,7 +99,7 @@ def test_a_class_without_truths_in_a_resample_is_undefined_there_and_left_out_of
     np.testing.assert_array_equal(accuracy.means()["ap50"], [0.5, 1, np.nan])
 
 
-def test_recall_is_the_part_of_the_truths_that_was_found():
+def test_recall_is_the_part_of_the_ground_truth_that_was_found():
     index = an_index([[(0, SQUARE), (0, FAR)], [(0, SQUARE)]], names=("cat",))
     matches = match(index, {1: found((0.9, 0, SQUARE)), 2: found((0.9, 0, SQUARE))})
     accuracy = average_precision(matches, weights=np.array([[1, 1], [1, 3]]))
@@ -116,14 +116,14 @@ def test_bins_choose_what_is_to_be_found_and_what_can_be_false():
     )
     here = np.array([True, False])
     assert average_precision(matches).ap[0, 0] == pytest.approx(2 / 3)
-    assert average_precision(matches, truth_bin=here).ap[0, 0] == pytest.approx(1 / 2)
+    assert average_precision(matches, gt_bin=here).ap[0, 0] == pytest.approx(1 / 2)
     nowhere = np.zeros(3, bool)
-    both = average_precision(matches, truth_bin=here, detection_bin=nowhere)
+    both = average_precision(matches, gt_bin=here, detection_bin=nowhere)
     assert both.ap[0, 0] == 1
-    assert np.isnan(average_precision(matches, truth_bin=np.zeros(2, bool)).ap).all()
+    assert np.isnan(average_precision(matches, gt_bin=np.zeros(2, bool)).ap).all()
 
 
-def test_without_detections_ap_is_zero_and_without_truths_undefined():
+def test_without_detections_ap_is_zero_and_without_ground_truth_undefined():
     assert average_precision(match(an_index([[(0, SQUARE)]]), {})).ap[0].tolist() == [
         0,
         pytest.approx(np.nan, nan_ok=True),

@@ -52,7 +52,7 @@ def test_the_curve_has_the_f1_of_every_hundredth(analysis: Analysis):
     assert at_half.recall.tolist() == pytest.approx([2 / 3, 1])
 
 
-def test_bins_have_intervals_where_they_have_truths(analysis: Analysis):
+def test_bins_have_intervals_where_they_have_ground_truth(analysis: Analysis):
     sizes = next(bins for bins in analysis.bins if bins.name == "size")
     (filled,) = [one for one in sizes.bins if one.num_truths]
     assert filled.label == "8 to 16"  # 10 x 10 px in an image of 100 px at 100 px

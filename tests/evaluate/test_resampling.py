@@ -27,7 +27,7 @@ def test_the_first_weighting_has_every_image_once_and_the_last_leave_groups_out(
     assert weights[5:].tolist() == [[0, 1, 1], [1, 0, 1], [1, 1, 0]]
 
 
-def test_a_bin_counts_its_truths_and_the_false_detections_of_its_size_alone():
+def test_a_bin_counts_its_ground_truth_and_the_false_detections_of_its_size_alone():
     index = an_index([[(0, SMALL), (0, MEDIUM)]], names=("cat",))
     # Before the medium one there is a false small one, which lowers AP over all and not its own.
     lure = (200.0, 200.0, 220.0, 220.0)
@@ -44,7 +44,7 @@ def test_a_bin_counts_its_truths_and_the_false_detections_of_its_size_alone():
     assert values["ap_medium"][0] == pytest.approx(1)
 
 
-def test_a_draw_without_truths_of_a_kind_has_no_value():
+def test_a_draw_without_ground_truth_of_a_kind_has_no_value():
     index = an_index([[(0, SMALL)], [(0, MEDIUM)]], names=("cat",))
     matches = match(index, {1: found((0.9, 0, SMALL))})
     weights = np.array([[2, 0], [0, 2]], np.uint8)

@@ -58,7 +58,7 @@ def test_what_found_an_object_of_another_bin_does_not_count_in_its_own():
     assert (above.num_truths, above.num_detections, above.ap50) == (1, 1, pytest.approx(1))
 
 
-def test_classes_without_truths_in_a_bin_are_left_out_of_its_mean():
+def test_classes_without_ground_truth_in_a_bin_are_left_out_of_its_mean():
     index = an_index([[(0, SMALL), (0, LARGE), (1, LARGE)]])
     matches = match(index, {1: found((0.9, 0, SMALL), (0.8, 0, LARGE), (0.7, 1, SMALL))})
     below, above = by_size(index, matches, imgsz=200, edges=(32,)).bins
@@ -66,7 +66,7 @@ def test_classes_without_truths_in_a_bin_are_left_out_of_its_mean():
     assert (above.ap, above.recall, above.num_truths) == (pytest.approx(0.5), 0.5, 2)
 
 
-def test_difficult_truths_are_in_no_bin():
+def test_difficult_ground_truth_are_in_no_bin():
     index = an_index([[(0, SMALL)]], difficult=np.array([True]))
     matches = match(index, {1: found((0.9, 0, SMALL))})
     counts = [(row.num_truths, row.num_detections) for row in by_size(index, matches, imgsz=9).bins]

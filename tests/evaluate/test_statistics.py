@@ -185,7 +185,7 @@ def test_holm_corrects_over_all_differences():
     ]
 
 
-def test_a_resample_without_any_truth_says_nothing():
+def test_a_resample_without_any_ground_truth_says_nothing():
     # Of three images two have an object: one resample in 27 has none.
     index = an_index([[(0, SQUARE)], [(0, SQUARE)], []], names=("cat",))
     (row,) = recall_of([match(index, {1: found((0.9, 0, SQUARE))})])
@@ -193,7 +193,7 @@ def test_a_resample_without_any_truth_says_nothing():
     assert np.isfinite(row.estimate.images).all()
 
 
-def test_models_of_other_truths_are_refused():
+def test_models_of_other_ground_truth_are_refused():
     with pytest.raises(DataError, match="expected models that were scored on the same truths"):
         recall_of([a_run([1, 1])], [a_run([1, 1, 1])])
     with pytest.raises(DataError, match="the same truths"):

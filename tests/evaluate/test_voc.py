@@ -47,14 +47,14 @@ def test_precision_at_a_recall_is_the_best_from_there_on():
     assert cat_scores(index, detections) == pytest.approx((2 / 3, 2 / 3))
 
 
-def test_three_of_ten_truths_reach_the_recall_three_tenths():
+def test_three_of_ten_ground_truth_reach_the_recall_three_tenths():
     boxes = boxes_in_a_row(10)
     index = an_index([[(0, box) for box in boxes]])
     detections = {1: found(*((0.9, 0, box) for box in boxes[:3]))}
     assert cat_scores(index, detections) == pytest.approx((4 / 11, 0.3))
 
 
-def test_a_detection_is_of_the_truth_it_overlaps_most_although_that_is_taken():
+def test_a_detection_is_of_the_ground_truth_it_overlaps_most_although_that_is_taken():
     # The second box has IoU 9/11 with the first truth and 7/13 with the second.
     one, other = (0.0, 0.0, 10.0, 10.0), (4.0, 0.0, 14.0, 10.0)
     index = an_index([[(0, one), (0, other)]])
@@ -63,7 +63,7 @@ def test_a_detection_is_of_the_truth_it_overlaps_most_although_that_is_taken():
     assert evaluate_detections(index, detections).ap50 == pytest.approx(1), "COCO gives it the free"
 
 
-def test_of_equal_overlaps_the_first_truth_is_taken():
+def test_of_equal_overlaps_the_first_ground_truth_is_taken():
     # IoU 0.6 with both; a difficult one would make the detection ignored.
     truths = [(0, (0.0, 0.0, 8.0, 10.0)), (0, (0.0, 0.0, 10.0, 8.0))]
     box = found((0.9, 0, (0, 0, 10, 10)))
@@ -74,7 +74,7 @@ def test_of_equal_overlaps_the_first_truth_is_taken():
 
 
 @pytest.mark.parametrize("kind", ["difficult", "crowd"])
-def test_any_number_of_detections_of_a_difficult_truth_are_ignored(kind: str):
+def test_any_number_of_detections_of_a_difficult_ground_truth_are_ignored(kind: str):
     ignored: dict[str, Any] = {kind: np.array([False, True])}
     index = an_index([[(0, SQUARE), (0, ELSEWHERE)]], **ignored)
     twice = ((0.9, 0, ELSEWHERE), (0.8, 0, ELSEWHERE))
@@ -83,7 +83,7 @@ def test_any_number_of_detections_of_a_difficult_truth_are_ignored(kind: str):
     assert (scores.map_11_points, scores.map_area) == (1, 1)
 
 
-def test_a_difficult_truth_is_overlapped_by_iou_and_not_by_the_part_on_it():
+def test_a_difficult_ground_truth_is_overlapped_by_iou_and_not_by_the_part_on_it():
     index = an_index([[(0, SQUARE), (0, ELSEWHERE)]], crowd=np.array([False, True]))
     inside = (52, 52, 56, 56)  # on it wholly, IoU 0.16
     detections = {1: found((0.9, 0, inside), (0.7, 0, SQUARE))}
@@ -112,7 +112,7 @@ def test_of_equal_scores_the_first_image_and_then_the_first_detection_comes_firs
     assert cat_scores(index, {1: found(false, true)}) == (0.5, 0.5)
 
 
-def test_a_class_without_truths_has_no_score_and_does_not_lower_the_mean():
+def test_a_class_without_ground_truth_has_no_score_and_does_not_lower_the_mean():
     index = an_index([[(0, SQUARE)]])
     scores = score_as_voc(index, {1: found((0.9, 1, SQUARE), (0.8, 0, SQUARE))})
     assert [row.ap_area for row in scores.per_class] == [1, None]
@@ -140,7 +140,7 @@ def _by_a_loop(
     for _, position, n in sorted(rows):
         box = detections[int(index.image_ids[position])].boxes_xyxy[n].astype(float)
         best, best_row = -1.0, -1
-        for row in range(*index.truths(position).indices(len(index.labels))):
+        for row in range(*index.gt_rows(position).indices(len(index.labels))):
             if index.labels[row] == label and _iou(box, index.boxes_xyxy[row]) > best:
                 best, best_row = _iou(box, index.boxes_xyxy[row]), row
         if best < 0.5:

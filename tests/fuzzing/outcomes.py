@@ -140,7 +140,7 @@ def _fault_of_picture(path: Path) -> str | None:
 def _fault_of_index(report: IndexReport) -> str | None:
     """Returns what of an index cannot be, or None."""
     index = report.index
-    offsets = index.truth_offsets
+    offsets = index.gt_offsets
     held = {
         "boxes are finite": np.isfinite(index.boxes_xyxy).all(),
         "boxes have an area": (index.boxes_xyxy[:, 2:] > index.boxes_xyxy[:, :2]).all(),

@@ -66,7 +66,7 @@ def expected(truths: list[Truth], raw: RawPredictions) -> list[list[Positive]]:
     ]
 
 
-def random_truths(seed: int) -> list[Truth]:
+def random_gt(seed: int) -> list[Truth]:
     """Returns up to 20 boxes on a grid of half pixels, so that no rounding blurs a comparison.
 
     A third is of any size, a third ends at a border, a third has its centre where cells meet or
@@ -93,14 +93,14 @@ def test_the_positives_are_those_of_plain_loops_over_the_formulas():
     raw = predictions()
     counts = np.zeros(3, int)
     for seed in range(60):
-        truths = random_truths(seed)
+        truths = random_gt(seed)
         found = [as_positives(level) for level in positives(truths, raw)]
         assert found == expected(truths, raw)
         counts += [len(level) for level in found]
     assert counts.min() > 300  # every level was really tried
 
 
-def test_three_cells_answer_for_a_truth_in_the_midst_of_the_map():
+def test_three_cells_answer_for_a_ground_truth_in_the_midst_of_the_map():
     # Centre (35, 29): cell (column 4, row 3) of stride 8 at 0.375 and 0.625: left and below.
     truth = Truth(image=1, label=2, box_xyxy=(30, 24, 40, 34))
     anchors_wh = torch.tensor([[[10.0, 10.0]], [[500.0, 500.0]], [[500.0, 500.0]]])
@@ -142,19 +142,19 @@ def test_a_side_that_differs_by_the_ratio_does_not_fit(side: float, fits: bool):
     assert (len(level.rows) > 0) == fits
 
 
-def test_without_truths_nothing_is_positive():
+def test_without_ground_truth_nothing_is_positive():
     levels = positives([], predictions())
     assert [len(level.rows) for level in levels] == [0, 0, 0]
 
 
-def test_a_truth_without_width_is_no_positive():
+def test_a_ground_truth_without_width_is_no_positive():
     levels = positives([Truth(0, 0, (20, 20, 20, 40))], predictions())
     assert [len(level.rows) for level in levels] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_every_candidate_lies_within_the_map_and_has_finite_lengths(seed: int):
-    truths = [*random_truths(seed), Truth(0, 0, (96, 64, 96, 64))]
+    truths = [*random_gt(seed), Truth(0, 0, (96, 64, 96, 64))]
     for level, stride in zip(
         assign(batch_of(truths), predictions(), ratio=4.0), STRIDES, strict=True
     ):

@@ -38,7 +38,7 @@ def random_predictions(seed: int, *, images: int = 2, classes: int = CLASSES) ->
     return RawPredictions(logits, default_anchors_wh(STRIDES), STRIDES)
 
 
-def random_truths(seed: int, *, count: int = 6) -> list[Truth]:
+def random_gt(seed: int, *, count: int = 6) -> list[Truth]:
     generator = np.random.default_rng(seed)
     truths = []
     for _ in range(count):
@@ -95,14 +95,14 @@ def slow_losses(
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("seed", range(6))
 def test_the_losses_are_those_of_plain_loops_over_the_formulas(seed: int, smoothing: float):
-    raw, truths = random_predictions(seed), random_truths(seed, count=seed * 3)
+    raw, truths = random_predictions(seed), random_gt(seed, count=seed * 3)
     terms = loss_of(LossConfig(label_smoothing=smoothing))(raw, batch_of(truths))
     slow = slow_losses(raw, truths, smoothing=smoothing)
     assert [term.item() for term in terms] == pytest.approx(slow, rel=1e-5)
     assert terms.total().item() == pytest.approx(sum(slow), rel=1e-5)
 
 
-def test_without_truths_there_is_objectness_loss_alone():
+def test_without_ground_truth_there_is_objectness_loss_alone():
     # A logit of 0 costs ln 2 in every cell: (4 + 1 + 0.4) x ln 2 x (64 / 640)^2.
     raw = random_predictions(0)
     zeros = RawPredictions(tuple(x * 0 for x in raw.logits), raw.anchors_wh, raw.strides)
@@ -134,7 +134,7 @@ def test_the_objectness_target_trains_no_box():
     raw = random_predictions(3)
     for logits in raw.logits:
         logits.requires_grad_()
-    loss_of()(raw, batch_of(random_truths(3))).objectness.backward()
+    loss_of()(raw, batch_of(random_gt(3))).objectness.backward()
     for logits in raw.logits:
         assert logits.grad is not None
         assert logits.grad[..., :4].abs().max() == 0
@@ -159,7 +159,7 @@ def test_predictions_without_size_or_beyond_all_bounds_give_finite_gradients(ext
     for logits in raw.logits:
         logits[..., :4] = extreme
         logits.requires_grad_()
-    terms = loss_of()(raw, batch_of(random_truths(4)))
+    terms = loss_of()(raw, batch_of(random_gt(4)))
     terms.total().backward()
     assert torch.isfinite(terms.total())
     for logits in raw.logits:
@@ -167,7 +167,7 @@ def test_predictions_without_size_or_beyond_all_bounds_give_finite_gradients(ext
         assert torch.isfinite(logits.grad).all()
 
 
-def test_truths_that_are_no_positives_leave_losses_and_gradients_finite():
+def test_ground_truth_that_are_no_positives_leave_losses_and_gradients_finite():
     raw = random_predictions(0)
     for logits in raw.logits:
         logits.requires_grad_()
@@ -179,7 +179,7 @@ def test_truths_that_are_no_positives_leave_losses_and_gradients_finite():
 
 
 def test_shares_of_a_batch_sum_up_to_the_whole():
-    raw, truths = random_predictions(3, images=3), random_truths(3, count=9)
+    raw, truths = random_predictions(3, images=3), random_gt(3, count=9)
     whole = loss_of()(raw, batch_of(truths, images=3))
     halves = [(0, 1), (2,)]
     counts: list[torch.Tensor] = []

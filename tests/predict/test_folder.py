@@ -173,7 +173,9 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ResultFolder(tmp_path, NO_DRAWINGS._replace(coco_file=True)).__exit__(None, None, None)
 
 
-def test_with_a_data_set_its_ids_are_stated_and_its_truths_stand_below(tmp_path: Path) -> None:
+def test_with_a_data_set_its_ids_are_stated_and_its_ground_truth_stand_below(
+    tmp_path: Path,
+) -> None:
     known = write_png(tmp_path / "images" / "7.png", (100, 50))
     stranger = write_png(tmp_path / "8.png", (100, 50))
     (tmp_path / "instances.json").write_text(

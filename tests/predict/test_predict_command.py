@@ -192,7 +192,7 @@ def write_truth(folder: Path, names: str = "[cat, dog, fire truck]") -> Path:
     return folder
 
 
-def test_the_truth_is_shown_below_the_detections(
+def test_the_ground_truth_is_shown_below_the_detections(
     pictures: Path, weights: Path, tmp_path: Path
 ) -> None:
     stranger = write_png(tmp_path / "more" / "d.png", (64, 48))

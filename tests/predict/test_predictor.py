@@ -280,7 +280,7 @@ def test_the_official_yolov5n_finds_the_zebra_and_both_horses(shared: Path) -> N
     index = ossa.read_data(shared / "data" / "coco128").index
     for stem, large in (("000000000034", ["zebra"]), ("000000000049", ["horse", "horse"])):
         position = index.image_ids.tolist().index(int(stem))
-        rows = np.arange(len(index.labels))[index.truths(position)]
+        rows = np.arange(len(index.labels))[index.gt_rows(position)]
         rows = rows[index.areas[rows] > 96 * 96]
         assert [index.names[label] for label in index.labels[rows]] == large
         found = predictor.predict(index.image_path(position))

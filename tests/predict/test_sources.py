@@ -121,7 +121,7 @@ def test_a_data_set_knows_its_pictures_by_their_files(
     assert known is not None
     assert known.image_id == 7
     np.testing.assert_allclose(
-        known.index.boxes_xyxy[known.index.truths(known.position)], [[40, 15, 60, 35]]
+        known.index.boxes_xyxy[known.index.gt_rows(known.position)], [[40, 15, 60, 35]]
     )
     assert truth.find(Path("../images/train/9.png")) is None
 

@@ -66,7 +66,7 @@ class Run:
         (folder / LOG_FILE).touch()
 
     def evaluation(self, found: int) -> Evaluation:
-        detections = first_truths(self.start.val_index, found)
+        detections = first_gt(self.start.val_index, found)
         metrics = evaluate_detections(self.start.val_index, detections)
         return Evaluation(metrics, detections, losses=None, seconds=0.0)
 
@@ -83,12 +83,12 @@ def run(scenes: Path, tmp_path: Path) -> Run:
     return Run(scenes, tmp_path)
 
 
-def first_truths(index: DatasetIndex, number: int) -> dict[int, Detections]:
+def first_gt(index: DatasetIndex, number: int) -> dict[int, Detections]:
     """Returns the first truths of the first image as what was found."""
     rows = slice(0, number)
     boxes_xyxy = index.boxes_xyxy[rows].astype(np.float32)
     scores = np.linspace(0.9, 0.5, len(boxes_xyxy)).astype(np.float32)
-    owners = np.repeat(index.image_ids, np.diff(index.truth_offsets))[rows]
+    owners = np.repeat(index.image_ids, np.diff(index.gt_offsets))[rows]
     return {
         image_id: Detections(
             boxes_xyxy[owners == image_id],
@@ -174,7 +174,7 @@ def test_nothing_found_and_nothing_to_find_can_be_drawn(run: Run) -> None:
     index = run.start.val_index
     empty = {name: getattr(index, name)[:0] for name in ("boxes_xyxy", "labels", "areas")}
     empty |= {name: getattr(index, name)[:0] for name in ("crowd", "difficult", "annotation_ids")}
-    empty["truth_offsets"] = np.zeros_like(index.truth_offsets)
+    empty["gt_offsets"] = np.zeros_like(index.gt_offsets)
     run.start = replace(run.start, val_index=replace(index, **empty))
     run.figures.started(run.start)
     row = a_row(0, ap=None, ap50=None, precision=None, recall=None)
@@ -203,7 +203,7 @@ class Drawn:
     """What would have been drawn, had drawing not been left out to save time."""
 
     epochs_in_curves: list[int] = field(default_factory=list)
-    truths_found: list[int] = field(default_factory=list)
+    gt_found: list[int] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Drawn:
         clock.now += clock.per_drawing
 
     def save_confusion(matrix: ConfusionMatrix, path: Path) -> None:
-        drawn.truths_found.append(int(np.trace(matrix.counts)))
+        drawn.gt_found.append(int(np.trace(matrix.counts)))
 
     monkeypatch.setattr(figures_module, "_save_curves", save_curves)
     monkeypatch.setattr(figures_module, "save_confusion", save_confusion)
@@ -228,9 +228,9 @@ def test_evaluations_are_drawn_after_epochs_1_2_4_8_and_the_last(run: Run, drawn
     run.figures.started(run.start)
     for epoch in range(7):
         run.epoch(epoch)
-    assert drawn.truths_found == [1, 2, 4]
+    assert drawn.gt_found == [1, 2, 4]
     run.figures.finished(a_record("stopped"))
-    assert drawn.truths_found == [1, 2, 4, 7]
+    assert drawn.gt_found == [1, 2, 4, 7]
 
 
 def test_a_last_evaluation_that_is_drawn_is_not_drawn_again(run: Run, drawn: Drawn) -> None:
@@ -238,7 +238,7 @@ def test_a_last_evaluation_that_is_drawn_is_not_drawn_again(run: Run, drawn: Dra
     run.epoch(0)
     run.epoch(1)
     run.figures.finished(a_record())
-    assert drawn.truths_found == [1, 2]
+    assert drawn.gt_found == [1, 2]
 
 
 def test_curves_are_drawn_again_after_ten_seconds_and_at_the_end(
@@ -289,7 +289,7 @@ def test_a_run_resumed_behind_its_last_epoch_is_drawn_from_what_it_wrote(
     (run.folder / DETECTIONS_FILE).write_bytes(gzip.compress(json.dumps(found).encode()))
     run.figures.started(replace(run.start, epochs_done=1))
     run.figures.finished(a_record())
-    assert drawn.truths_found == [4]
+    assert drawn.gt_found == [4]
     assert run.notes == []
 
 
@@ -309,7 +309,7 @@ def test_a_figure_that_fails_is_told_once_and_the_others_are_drawn(
     run.figures.finished(a_record())
     place = run.folder / "figures" / "pr"
     assert run.notes == [f"the training goes on without {place}: no such font"]
-    assert drawn.truths_found == [1, 2]
+    assert drawn.gt_found == [1, 2]
 
 
 def test_a_folder_that_cannot_be_written_does_not_stop_a_run(run: Run) -> None:

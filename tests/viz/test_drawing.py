@@ -110,7 +110,7 @@ def test_lines_and_text_grow_with_the_picture():
     assert changed(small)[1] > changed(large)[1]
 
 
-def test_predictions_stand_above_the_truths_of_the_same_images():
+def test_predictions_stand_above_the_ground_truth_of_the_same_images():
     predictions, truths = [plain(100, 200, 10), plain(80, 200, 20)], [plain(100, 200, 30)] * 2
     sheet = stack_above(predictions, truths)
     # gap 5, title 24: two columns 200 wide, two rows 24 + 100 high.

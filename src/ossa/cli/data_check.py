@@ -112,9 +112,9 @@ def _crowding(index: "DatasetIndex") -> Mapping[str, int]:
     """Returns the boxes by how they stand, as evaluation tells them apart."""
     import numpy as np
 
-    from ossa.evaluate.crowding import KINDS, surroundings_of_truths
+    from ossa.evaluate.crowding import KINDS, surroundings_of_gt
 
-    kinds = surroundings_of_truths(index).kinds[~index.crowd]
+    kinds = surroundings_of_gt(index).kinds[~index.crowd]
     return dict(zip(KINDS, np.bincount(kinds, minlength=len(KINDS)).tolist(), strict=True))
 
 

@@ -254,7 +254,7 @@ def _write_report(scored: "Scored", folder: Path) -> Path:
     imgsz = row["imgsz"] or _USUAL_IMGSZ
     facts = {"Ossa": __version__, "image side": f"{imgsz} px"}
     resamples = _RESAMPLES
-    if scored.images_with_truths() < 2:
+    if scored.images_with_gt() < 2:
         # One image drawn again and again is always itself: an interval of width 0.
         facts["intervals"] = "none, for they need objects in two images at least"
         resamples = 0

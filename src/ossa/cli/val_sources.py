@@ -29,10 +29,10 @@ class Scored:
     row: dict[str, Any]
     """The flat object of --json."""
 
-    def images_with_truths(self) -> int:
+    def images_with_gt(self) -> int:
         """Returns how many images have an object that counts."""
         counts = ~(self.index.crowd | self.index.difficult)
-        return len(set(self.index.truth_images()[counts].tolist()))
+        return len(set(self.index.gt_image_positions()[counts].tolist()))
 
 
 class _Network(NamedTuple):

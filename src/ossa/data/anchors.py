@@ -87,7 +87,7 @@ def sizes_at_input_wh(index: DatasetIndex, imgsz: int) -> NDArray[np.float64]:
 
     They are clipped to their images, as the data set does.
     """
-    image = index.truth_images()
+    image = index.gt_image_positions()
     limits = np.tile(index.sizes_wh[image], 2)
     boxes_xyxy = np.clip(index.boxes_xyxy, 0, limits)
     scale = imgsz / index.sizes_wh[image].max(axis=1, keepdims=True)

@@ -33,8 +33,8 @@ class DatasetIndex:
     """(I,) unique."""
     sizes_wh: NDArray[np.int32]
     """(I, 2) width and height in pixels, after the EXIF orientation is applied."""
-    truth_offsets: NDArray[np.int64]
-    """(I + 1,): the truths of image i are rows truth_offsets[i] to truth_offsets[i + 1]."""
+    gt_offsets: NDArray[np.int64]
+    """(I + 1,): the truths of image i are rows gt_offsets[i] to gt_offsets[i + 1]."""
     boxes_xyxy: NDArray[np.float64]
     """(N, 4) in pixels of the original image."""
     labels: NDArray[np.int64]
@@ -57,18 +57,18 @@ class DatasetIndex:
         """Returns the file of the image at `position` in 0..I-1."""
         return self.root / str(self.file_names[position])
 
-    def truths(self, position: int) -> slice:
+    def gt_rows(self, position: int) -> slice:
         """Returns the rows of the truths of the image at `position`."""
-        return slice(int(self.truth_offsets[position]), int(self.truth_offsets[position + 1]))
+        return slice(int(self.gt_offsets[position]), int(self.gt_offsets[position + 1]))
 
     @property
     def boxes_xywh(self) -> NDArray[np.float64]:
         """(N, 4) left, top, width, height: as stated, since (x + w) - x is not always w."""
         return xyxy_to_xywh(self.boxes_xyxy) if self.stated_xywh is None else self.stated_xywh
 
-    def truth_images(self) -> NDArray[np.int64]:
+    def gt_image_positions(self) -> NDArray[np.int64]:
         """Returns (N,) the position of the image of every truth."""
-        return np.repeat(np.arange(len(self)), np.diff(self.truth_offsets))
+        return np.repeat(np.arange(len(self)), np.diff(self.gt_offsets))
 
     @property
     def trains(self) -> NDArray[np.bool_]:
@@ -81,7 +81,7 @@ class DatasetIndex:
         names, files = ("\0".join(texts) for texts in (self.names, self.file_names.tolist()))
         digest = hashlib.sha256(names.encode(errors="surrogatepass"))
         digest.update(files.encode(errors="surrogatepass"))
-        columns = (self.image_ids, self.sizes_wh, self.truth_offsets, self.boxes_xyxy)
+        columns = (self.image_ids, self.sizes_wh, self.gt_offsets, self.boxes_xyxy)
         for column in (*columns, self.labels, self.areas, self.crowd, self.difficult):
             digest.update(np.ascontiguousarray(column).tobytes())
         return digest.hexdigest()
@@ -112,11 +112,11 @@ class IndexReport:
     labels: LabelSearch = LabelSearch()
 
 
-def take_truths(index: DatasetIndex, chosen: NDArray[np.bool_]) -> DatasetIndex:
+def select_gt(index: DatasetIndex, chosen: NDArray[np.bool_]) -> DatasetIndex:
     """Returns the index with all images and the chosen (N,) truths alone."""
     return replace(
         index,
-        truth_offsets=np.concatenate(([0], np.cumsum(chosen)))[index.truth_offsets],
+        gt_offsets=np.concatenate(([0], np.cumsum(chosen)))[index.gt_offsets],
         boxes_xyxy=index.boxes_xyxy[chosen],
         labels=index.labels[chosen],
         areas=index.areas[chosen],
@@ -169,7 +169,7 @@ def select_classes(
     for new_label, olds in enumerate(classes.values()):
         new_labels[[label_of[old] for old in olds]] = new_label
     chosen = new_labels[index.labels] >= 0
-    kept = index if chosen.all() else take_truths(index, chosen)
+    kept = index if chosen.all() else select_gt(index, chosen)
     selected = replace(
         kept,
         names=tuple(classes),

@@ -39,10 +39,10 @@ def find_strange_boxes(
     sizes_wh = sizes_at_input_wh(index, imgsz)
     shorter = np.where(index.crowd, np.inf, sizes_wh.min(axis=1, initial=np.inf))
     images_wh = index.sizes_wh * (imgsz / index.sizes_wh.max(axis=1, keepdims=True))
-    shares = sizes_wh.prod(axis=1) / images_wh.prod(axis=1)[index.truth_images()]
+    shares = sizes_wh.prod(axis=1) / images_wh.prod(axis=1)[index.gt_image_positions()]
     shares[index.crowd] = 0
     where = partial(annotation_file, description, split)
-    repeated = np.flatnonzero(repeated_truths(index))
+    repeated = np.flatnonzero(repeated_gt(index))
     tiny = np.flatnonzero(shorter < TINY_SIDE)
     covering = np.flatnonzero(shares >= COVERING_SHARE)
     tiny = tiny[np.argsort(shorter[tiny], kind="stable")]
@@ -71,9 +71,9 @@ def find_strange_boxes(
     ]
 
 
-def repeated_truths(index: DatasetIndex) -> NDArray[np.bool_]:
+def repeated_gt(index: DatasetIndex) -> NDArray[np.bool_]:
     """Returns (N,) which truths have image, class and box of one before them."""
-    columns = (*index.boxes_xyxy.T, index.labels, index.truth_images())
+    columns = (*index.boxes_xyxy.T, index.labels, index.gt_image_positions())
     order = np.lexsort(columns)
     repeated = np.zeros(len(order), np.bool_)
     same = np.ones(max(len(order) - 1, 0), np.bool_)
@@ -85,7 +85,7 @@ def repeated_truths(index: DatasetIndex) -> NDArray[np.bool_]:
 
 
 def _box_case(index: DatasetIndex, row: int, what: str, where: Callable[[str], Path]) -> Case:
-    position = int(np.searchsorted(index.truth_offsets, row, side="right")) - 1
+    position = int(np.searchsorted(index.gt_offsets, row, side="right")) - 1
     x0, y0, x1, y1 = index.boxes_xyxy[row].tolist()
     name, image = index.names[index.labels[row]], str(index.image_path(position))
     file = where(image)

@@ -37,7 +37,7 @@ def figures_of(check: Check) -> dict[str, Figure]:
             ~index.crowd
         ]
         for split, index in indexes.items()
-        for images in [index.truth_images()]
+        for images in [index.gt_image_positions()]
     }
     return {
         "classes": _class_figure(check),

@@ -221,7 +221,7 @@ def _pair(original: tuple[DatasetIndex, int], copy: tuple[DatasetIndex, int], sp
 
 def with_boxes(index: DatasetIndex, position: int) -> Shown:
     """Returns an image with all its boxes."""
-    rows = index.truths(position)
+    rows = index.gt_rows(position)
     boxes: list[Box] = [(x0, y0, x1, y1) for x0, y0, x1, y1 in index.boxes_xyxy[rows].tolist()]
     return Shown(str(index.image_path(position)), tuple(boxes))
 

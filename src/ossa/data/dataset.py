@@ -7,7 +7,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from ossa.config import AugmentConfig
-from ossa.data.annotations import DatasetIndex, take_truths
+from ossa.data.annotations import DatasetIndex, select_gt
 from ossa.data.augment import training_sample
 from ossa.data.letterbox import Resized, on_square, read_resized
 from ossa.data.pixels import PixelCache
@@ -52,7 +52,7 @@ class TrainingDataset(Dataset[tuple[Sample, int]]):
         self.augment = augment
         self.seed = seed
         self.plain_from_epoch = plain_from_epoch
-        self._truths = _training_truths(index)
+        self._gt = _training_gt(index)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -76,9 +76,9 @@ class TrainingDataset(Dataset[tuple[Sample, int]]):
     def load(self, position: int) -> Sample:
         """Returns the image with its longer side of `imgsz` pixels, and the truths that train."""
         image, scale_yx = self._resized(position)
-        rows = self._truths.truths(position)
-        boxes_xyxy = self._truths.boxes_xyxy[rows] * scale_yx[[1, 0, 1, 0]]
-        return Sample(image, boxes_xyxy.astype(np.float32), self._truths.labels[rows])
+        rows = self._gt.gt_rows(position)
+        boxes_xyxy = self._gt.boxes_xyxy[rows] * scale_yx[[1, 0, 1, 0]]
+        return Sample(image, boxes_xyxy.astype(np.float32), self._gt.labels[rows])
 
     def _resized(self, position: int) -> Resized:
         if self.pixels is not None:
@@ -96,7 +96,7 @@ class LetterboxedDataset(Dataset[tuple[Sample, int, Letterbox]]):
         self.index = index
         self.imgsz = imgsz
         self.pixels = pixels
-        self._truths = _training_truths(index)
+        self._gt = _training_gt(index)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -109,15 +109,15 @@ class LetterboxedDataset(Dataset[tuple[Sample, int, Letterbox]]):
             else self.pixels[position]
         )
         square, placement = on_square(image, self.imgsz, original_wh=(width, height))
-        rows = self._truths.truths(position)
-        boxes = placement.boxes_to_network(self._truths.boxes_xyxy[rows].astype(np.float32))
-        sample = Sample(square, boxes, self._truths.labels[rows])
+        rows = self._gt.gt_rows(position)
+        boxes = placement.boxes_to_network(self._gt.boxes_xyxy[rows].astype(np.float32))
+        sample = Sample(square, boxes, self._gt.labels[rows])
         return sample, int(self.index.image_ids[position]), placement
 
 
-def _training_truths(index: DatasetIndex) -> DatasetIndex:
+def _training_gt(index: DatasetIndex) -> DatasetIndex:
     """Returns the index with the truths that train alone, their boxes clipped to their images."""
-    training = take_truths(index, ~(index.crowd | index.difficult))
+    training = select_gt(index, ~(index.crowd | index.difficult))
     # COCO's boxes may reach out of their image; on a mosaic they would cover their neighbours.
-    limits = np.tile(index.sizes_wh[training.truth_images()], 2)
+    limits = np.tile(index.sizes_wh[training.gt_image_positions()], 2)
     return replace(training, boxes_xyxy=np.clip(training.boxes_xyxy, 0, limits))

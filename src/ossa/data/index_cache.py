@@ -89,7 +89,7 @@ def _views(
         raise ValueError("cut short")
 
 
-_READERS_VERSION: Final = 6
+_READERS_VERSION: Final = 7
 """To be raised where a reader makes another index than before of the same files."""
 _COLUMNS: Final = tuple(
     field.name for field in fields(DatasetIndex) if field.name not in ("root", "names")

@@ -276,14 +276,14 @@ def drop_corrupt_images(
 
 def take_images(index: DatasetIndex, chosen: NDArray[np.bool_]) -> DatasetIndex:
     """Returns the index of the chosen (I,) images alone, with their truths."""
-    counts = np.diff(index.truth_offsets)
+    counts = np.diff(index.gt_offsets)
     truths = np.repeat(chosen, counts)
     return replace(
         index,
         file_names=index.file_names[chosen],
         image_ids=index.image_ids[chosen],
         sizes_wh=index.sizes_wh[chosen],
-        truth_offsets=np.concatenate(([0], np.cumsum(counts[chosen]))),
+        gt_offsets=np.concatenate(([0], np.cumsum(counts[chosen]))),
         boxes_xyxy=index.boxes_xyxy[truths],
         labels=index.labels[truths],
         areas=index.areas[truths],

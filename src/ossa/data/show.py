@@ -53,20 +53,20 @@ def sample_images(index: DatasetIndex, *, number: int, seed: int) -> Sampled:
     faults = []
     for position in drawn:
         try:
-            pictures.append(_with_truths(index, position))
+            pictures.append(_with_gt(index, position))
         except DataError as fault:
             pictures.append(None)
             faults.append(str(fault))
     return Sampled(index, tuple(drawn), tuple(pictures), tuple(faults))
 
 
-def _with_truths(index: DatasetIndex, position: int) -> Picture:
+def _with_gt(index: DatasetIndex, position: int) -> Picture:
     size_wh = index.sizes_wh[position]
     width, height = size_wh.tolist()
     decoded = decode_image(index.image_path(position), reduce_to=_SIDE, size_wh=(width, height))
     image = resize_long_side(decoded, _SIDE)
     scale_xy = np.array(image.shape[1::-1]) / size_wh
-    rows = index.truths(position)
+    rows = index.gt_rows(position)
     boxes_xyxy = index.boxes_xyxy[rows] * np.tile(scale_xy, 2)
     return draw_boxes(image, boxes_xyxy, index.labels[rows], names=index.names)
 
@@ -153,7 +153,7 @@ def _section_of_sample(split: str, sampled: Sampled) -> Section:
         for position, picture in zip(sampled.positions, sampled.pictures, strict=True)
         if picture is not None
     ]
-    background = int((np.diff(index.truth_offsets) == 0).sum())
+    background = int((np.diff(index.gt_offsets) == 0).sum())
     text = (
         f"The split has {len(index):,} images with {len(index.labels):,} boxes of "
         f"{len(index.names)} classes; {background:,} of the images have no box. Here are "
@@ -181,7 +181,7 @@ def _files(index: DatasetIndex, shown: Sequence[tuple[int, Picture]]) -> Table:
     for number, (position, _) in enumerate(shown):
         row, column = divmod(number, _IN_A_ROW)
         width, height = index.sizes_wh[position].tolist()
-        truths = index.truths(position)
+        truths = index.gt_rows(position)
         file = str(index.file_names[position])
         rows.append((row + 1, column + 1, file, width, height, truths.stop - truths.start))
     return Table(columns, rows, caption="Files of these pictures", folded=True)

@@ -67,7 +67,7 @@ def describe(
     """
     objects = ~index.crowd
     trains = objects & ~index.difficult
-    scales = imgsz / index.sizes_wh.max(axis=1)[index.truth_images()]
+    scales = imgsz / index.sizes_wh.max(axis=1)[index.gt_image_positions()]
     sides = np.sqrt(index.areas)
     per_image = boxes_per_image(index)
     usable = trains & (sizes_at_input_wh(index, imgsz) > 0).all(axis=1)
@@ -78,7 +78,7 @@ def describe(
     )
     return Statistics(
         num_images=len(index),
-        num_background=int((np.diff(index.truth_offsets) == 0).sum()),
+        num_background=int((np.diff(index.gt_offsets) == 0).sum()),
         num_boxes=int(objects.sum()),
         num_crowd=int(index.crowd.sum()),
         num_difficult=int(index.difficult.sum()),
@@ -93,7 +93,7 @@ def describe(
 
 def boxes_per_image(index: DatasetIndex) -> NDArray[np.int64]:
     """Returns (I,) the boxes of every image, crowd regions left out."""
-    return np.bincount(index.truth_images()[~index.crowd], minlength=len(index))
+    return np.bincount(index.gt_image_positions()[~index.crowd], minlength=len(index))
 
 
 def aspect_ratios(index: DatasetIndex) -> NDArray[np.float64]:

@@ -24,7 +24,7 @@ from ossa.evaluate.crowding import (
     by_coverage,
     by_crowding,
     surroundings_of_detections,
-    surroundings_of_truths,
+    surroundings_of_gt,
 )
 from ossa.evaluate.error_types import Errors, errors_by_kind
 from ossa.evaluate.matching import Matches, match
@@ -131,9 +131,9 @@ class Analysis:
         """
         matches = self.matches
         shown = matches.scores.astype(np.float32) >= np.float32(self.confidence)
-        found = np.zeros(len(matches.truth_counts), bool)
+        found = np.zeros(len(matches.gt_scored), bool)
         found[matches.truths[shown & matches.hits[:, _INDEX_AT_50], _INDEX_AT_50]] = True
-        missed = matches.truth_images[matches.truth_counts & ~found]
+        missed = matches.gt_image_positions[matches.gt_scored & ~found]
         false = shown & ~matches.hits[:, _INDEX_AT_50] & ~matches.ignored[:, _INDEX_AT_50]
         return {
             "missed": _most_frequent(missed, matches.num_images, most),
@@ -172,7 +172,7 @@ def analyse(
         generator = np.random.default_rng(seed)
         shares = np.full(len(index), 1 / len(index))
         weights = generator.multinomial(len(index), shares, size=resamples)
-    truths, found = surroundings_of_truths(index), surroundings_of_detections(index, matches)
+    truths, found = surroundings_of_gt(index), surroundings_of_detections(index, matches)
     return Analysis(
         index=index,
         detections=detections,

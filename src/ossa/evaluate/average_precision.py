@@ -53,7 +53,7 @@ def average_precision(
     matches: Matches,
     *,
     weights: NDArray[np.integer] | None = None,
-    truth_bin: NDArray[np.bool_] | None = None,
+    gt_bin: NDArray[np.bool_] | None = None,
     detection_bin: NDArray[np.bool_] | None = None,
 ) -> Accuracy:
     """Returns AP and recall by threshold and class; (T, K) each, or (B, T, K) for B weightings.
@@ -61,15 +61,15 @@ def average_precision(
     Args:
         matches: what every detection found.
         weights: (I,) or (B, I) how often each image counts, 0 and up; once each if not given.
-        truth_bin: (N,) the truths that are to be found; all that count if not given. What found
+        gt_bin: (N,) the truths that are to be found; all that count if not given. What found
             another one is ignored.
         detection_bin: (D,) the detections that count as false if they found nothing; all if not
             given. Of a detection that found a truth, the truth alone decides.
     """
     each = np.ones((1, matches.num_images), np.int32) if weights is None else np.atleast_2d(weights)
-    sought = matches.truth_counts if truth_bin is None else matches.truth_counts & truth_bin
+    sought = matches.gt_scored if gt_bin is None else matches.gt_scored & gt_bin
     can_be_false = np.ones(len(matches.scores), bool) if detection_bin is None else detection_bin
-    truths = _truths_by_image(matches, sought)
+    truths = _gt_by_image(matches, sought)
     shape = (len(each), len(IOU_THRESHOLDS), matches.num_classes)
     ap, recall = np.zeros(shape), np.zeros(shape)
     curves = list(_curves(matches, sought, can_be_false))
@@ -127,10 +127,10 @@ def _recalls_reached(recall: NDArray[np.float64]) -> NDArray[np.int64]:
     return last + (_RECALLS[last] <= recall)
 
 
-def _truths_by_image(matches: Matches, sought: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _gt_by_image(matches: Matches, sought: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Returns (I, K) how many truths are sought, as floats, which matrix products are fast with."""
     shape = (matches.num_images, matches.num_classes)
-    cells = matches.truth_images * matches.num_classes + matches.truth_labels
+    cells = matches.gt_image_positions * matches.num_classes + matches.gt_labels
     counts = np.bincount(cells[sought], minlength=shape[0] * shape[1])
     return counts.reshape(shape).astype(np.float64)
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ossa.data.annotations import DatasetIndex
 from ossa.errors import ConfigError, suggestion
 from ossa.evaluate.average_precision import average_precision
-from ossa.evaluate.crowding import KINDS, surroundings_of_detections, surroundings_of_truths
+from ossa.evaluate.crowding import KINDS, surroundings_of_detections, surroundings_of_gt
 from ossa.evaluate.matching import Matches
 
 SIZES: Final = ("small", "medium", "large")
@@ -55,7 +55,7 @@ def check_metrics(names: Sequence[str]) -> None:
 def bins_of(index: DatasetIndex, matches: Matches) -> dict[str, Bin]:
     """Returns the bins by size and by crowding, by name."""
     sizes = _bins(SIZES, _size(index.areas), _size(matches.areas))
-    truths, found = surroundings_of_truths(index), surroundings_of_detections(index, matches)
+    truths, found = surroundings_of_gt(index), surroundings_of_detections(index, matches)
     return sizes | _bins(KINDS, truths.kinds, found.kinds)
 
 
@@ -122,7 +122,7 @@ def resample(
             values[metric] = average_precision(
                 matches,
                 weights=weights,
-                truth_bin=bins[name].truths,
+                gt_bin=bins[name].truths,
                 detection_bin=bins[name].detections,
             ).means()["ap"]
     return {metric: values[metric] for metric in metrics}

@@ -103,13 +103,13 @@ def tide_as_hotcoco(
     return evaluator.tide_errors(pos_thr=iou, bg_thr=background_iou)
 
 
-def truths_as_coco_dict(index: DatasetIndex) -> dict[str, Any]:
+def gt_as_coco_dict(index: DatasetIndex) -> dict[str, Any]:
     """Returns the truths as the content of a COCO instances file, in plain Python numbers.
 
     Annotation ids are counted from 1: pycocotools takes the id 0 for 'matched nothing'.
     """
     columns = zip(
-        index.image_ids[index.truth_images()].tolist(),
+        index.image_ids[index.gt_image_positions()].tolist(),
         index.category_ids[index.labels].tolist(),
         index.boxes_xywh.tolist(),
         index.areas.tolist(),
@@ -228,7 +228,7 @@ def _evaluator(index: DatasetIndex, detections: Mapping[int, Detections]) -> hot
     """
     columns = detection_columns(index, detections)
     image_ranks = np.argsort(np.argsort(index.image_ids))
-    truths = _truths_for_hotcoco(index, image_ranks)
+    truths = _gt_for_hotcoco(index, image_ranks)
     rows = np.column_stack(
         (
             image_ranks[columns.images],
@@ -240,12 +240,12 @@ def _evaluator(index: DatasetIndex, detections: Mapping[int, Detections]) -> hot
     return hotcoco.COCOeval(truths, truths.load_res(rows), "bbox")
 
 
-def _truths_for_hotcoco(index: DatasetIndex, image_ranks: NDArray[np.int64]) -> hotcoco.COCO:
+def _gt_for_hotcoco(index: DatasetIndex, image_ranks: NDArray[np.int64]) -> hotcoco.COCO:
     ranks_and_sizes = zip(image_ranks.tolist(), index.sizes_wh.tolist(), strict=True)
     return hotcoco.COCO.from_arrays(
         [{"id": rank, "width": w, "height": h} for rank, (w, h) in ranks_and_sizes],
         [{"id": label, "name": name} for label, name in enumerate(index.names)],
-        image_ranks[index.truth_images()],
+        image_ranks[index.gt_image_positions()],
         index.labels,
         index.boxes_xywh,
         area=index.areas,

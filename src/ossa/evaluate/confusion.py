@@ -117,21 +117,21 @@ def _answers(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Returns row and column of everything that one image adds to the matrix."""
     background = len(index.names)
-    counting, ignored = _truths(index, position)
+    counting, ignored = _gt(index, position)
     rows = index.labels[counting]
     columns = np.full(len(rows), background)
     if not len(found):
         return rows, columns
-    boxes_xywh, truths_xywh = found.boxes_xywh, index.boxes_xywh
-    truth_of = _pairs(
-        _ious(boxes_xywh, truths_xywh[counting]),
+    boxes_xywh, gt_xywh = found.boxes_xywh, index.boxes_xywh
+    gt_of = _pairs(
+        _ious(boxes_xywh, gt_xywh[counting]),
         found.scores,
         same_class=found.labels[:, None] == rows,
         iou=iou,
     )
-    paired = truth_of >= 0
-    columns[truth_of[paired]] = found.labels[paired]
-    on_ignored = _fractions_on(boxes_xywh, truths_xywh[ignored]) >= iou
+    paired = gt_of >= 0
+    columns[gt_of[paired]] = found.labels[paired]
+    on_ignored = _fractions_on(boxes_xywh, gt_xywh[ignored]) >= iou
     false = ~paired & ~on_ignored.any(axis=1)
     return (
         np.concatenate((rows, np.full(false.sum(), background))),
@@ -139,9 +139,9 @@ def _answers(
     )
 
 
-def _truths(index: DatasetIndex, position: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _gt(index: DatasetIndex, position: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Returns the rows of the truths of one image that count, and of those that are ignored."""
-    rows = np.arange(index.truth_offsets[position], index.truth_offsets[position + 1])
+    rows = np.arange(index.gt_offsets[position], index.gt_offsets[position + 1])
     ignored = index.crowd[rows] | index.difficult[rows]
     return rows[~ignored], rows[ignored]
 
@@ -163,13 +163,13 @@ def _pairs(
     """
     found, true = np.nonzero(ious >= iou)
     order = np.lexsort((~same_class[found, true], -scores[found], -ious[found, true]))
-    truth_of = np.full(len(scores), -1)
+    gt_of = np.full(len(scores), -1)
     taken = np.zeros(ious.shape[1], bool)
     for detection, truth in zip(found[order].tolist(), true[order].tolist(), strict=True):
-        if truth_of[detection] < 0 and not taken[truth]:
-            truth_of[detection] = truth
+        if gt_of[detection] < 0 and not taken[truth]:
+            gt_of[detection] = truth
             taken[truth] = True
-    return truth_of
+    return gt_of
 
 
 def _ious(boxes_xywh: NDArray[np.float64], others_xywh: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -63,15 +63,13 @@ class Surroundings:
     """(M,) which part of the box others cover, 0..1."""
 
 
-def surroundings_of_truths(
-    index: DatasetIndex, limits: CrowdingLimits | None = None
-) -> Surroundings:
+def surroundings_of_gt(index: DatasetIndex, limits: CrowdingLimits | None = None) -> Surroundings:
     """Returns how each truth (N,) stands; crowd regions among them, too."""
     return _look_around(
         index,
         index.boxes_xyxy,
-        index.truth_images(),
-        are_truths=True,
+        index.gt_image_positions(),
+        are_gt=True,
         limits=limits or CrowdingLimits(),
     )
 
@@ -84,7 +82,7 @@ def surroundings_of_detections(
         index,
         matches.boxes_xyxy,
         matches.images,
-        are_truths=False,
+        are_gt=False,
         limits=limits or CrowdingLimits(),
     )
 
@@ -108,7 +106,7 @@ def by_crowding(
         matches,
         name="crowding",
         labels=KINDS,
-        truth_bins=truths.kinds,
+        gt_bins=truths.kinds,
         detection_bins=found.kinds,
         weights=weights,
     )
@@ -136,7 +134,7 @@ def by_coverage(
         matches,
         name="coverage",
         labels=("none", *inner, f"over {edges[-1]:g}"),
-        truth_bins=np.searchsorted(edges, truths.coverage, side="left"),
+        gt_bins=np.searchsorted(edges, truths.coverage, side="left"),
         detection_bins=np.searchsorted(edges, found.coverage, side="left"),
         weights=weights,
     )
@@ -147,14 +145,14 @@ def _look_around(
     boxes_xyxy: NDArray[np.float64],
     images: NDArray[np.int64],
     *,
-    are_truths: bool,
+    are_gt: bool,
     limits: CrowdingLimits,
 ) -> Surroundings:
     """Returns how boxes (M, 4) of images (M,) stand; truths are all of the index, in its order."""
     kinds = np.full(len(boxes_xyxy), _ISOLATED)
     coverage = np.zeros(len(boxes_xyxy))
     objects = np.flatnonzero(~index.crowd)
-    first = np.searchsorted(objects, index.truth_offsets)
+    first = np.searchsorted(objects, index.gt_offsets)
     order = np.argsort(images, kind="stable")
     counts = np.diff(first)[images[order]]
     for start, end in blocks(counts):
@@ -162,7 +160,7 @@ def _look_around(
         of = np.repeat(np.arange(len(rows)), counts[start:end])
         others = objects[first[images[rows[of]]] + ranks_within(of)]
         pairs = _Pairs.between(of, boxes_xyxy[rows], index.boxes_xyxy[others])
-        own = rows[of] == others if are_truths else pairs.most_overlapped(limits.own_iou)
+        own = rows[of] == others if are_gt else pairs.most_overlapped(limits.own_iou)
         pairs = pairs.only(~own)
         kinds[rows] = pairs.kinds(limits)
         coverage[rows] = pairs.coverage()

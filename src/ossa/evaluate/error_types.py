@@ -95,10 +95,10 @@ def errors_by_kind(
         )
     found = tide_as_hotcoco(index, detections, iou=iou, background_iou=background_iou)
     costs, counts = found["delta_ap"], found["counts"]
-    has_truths = bool((~(index.crowd | index.difficult)).any())
+    has_gt = bool((~(index.crowd | index.difficult)).any())
     return Errors(
         iou=iou,
-        ap=found["ap_base"] if has_truths else None,
+        ap=found["ap_base"] if has_gt else None,
         kinds=tuple(
             ErrorKind(kind, counts[short], costs[short]) for kind, short in _TIDE_NAMES.items()
         ),

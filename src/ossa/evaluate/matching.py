@@ -173,11 +173,11 @@ class Matches:
     """(D, T) row of the truth that was found, -1 for none."""
     ignored: NDArray[np.bool_]
     """(D, T) whether the detection neither counts as true nor as false."""
-    truth_images: NDArray[np.int64]
+    gt_image_positions: NDArray[np.int64]
     """(N,) position of the image of each truth of the index."""
-    truth_labels: NDArray[np.int64]
+    gt_labels: NDArray[np.int64]
     """(N,)."""
-    truth_counts: NDArray[np.bool_]
+    gt_scored: NDArray[np.bool_]
     """(N,) whether it is to be found: neither crowd nor difficult."""
 
     @property
@@ -213,9 +213,9 @@ def match(index: DatasetIndex, detections: Mapping[int, Detections]) -> Matches:
         areas=columns.boxes_xywh[order, 2:].prod(axis=1),
         truths=truths[order],
         ignored=ignored[order],
-        truth_images=index.truth_images(),
-        truth_labels=index.labels,
-        truth_counts=~ignorable,
+        gt_image_positions=index.gt_image_positions(),
+        gt_labels=index.labels,
+        gt_scored=~ignorable,
     )
 
 
@@ -249,17 +249,17 @@ def overlapping_pairs(
     last = np.zeros(len(index.labels), bool) if ignorable is None else ignorable
     num_classes = len(index.names)
     cells = columns.images * num_classes + columns.labels
-    truth_cells = index.truth_images() * num_classes + index.labels
-    order = np.lexsort((last, truth_cells))
-    first, end = (np.searchsorted(truth_cells[order], cells, side) for side in ("left", "right"))
+    gt_cells = index.gt_image_positions() * num_classes + index.labels
+    order = np.lexsort((last, gt_cells))
+    first, end = (np.searchsorted(gt_cells[order], cells, side) for side in ("left", "right"))
     counts = end - first
-    boxes_xywh, truths_xywh = columns.boxes_xywh, index.boxes_xywh
+    boxes_xywh, gt_xywh = columns.boxes_xywh, index.boxes_xywh
     parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     # In blocks, because a crowded class has many more pairs than overlap.
     for start, stop in blocks(counts):
         detection = np.repeat(np.arange(start, stop), counts[start:stop])
         truth = order[ranks_within(detection) + first[detection]]
-        iou = _ious(boxes_xywh[detection], truths_xywh[truth], onto=last[truth])
+        iou = _ious(boxes_xywh[detection], gt_xywh[truth], onto=last[truth])
         near = iou >= least_iou
         parts.append((detection[near], truth[near], iou[near]))
     return Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
@@ -279,18 +279,16 @@ def _best_of_each_cell(columns: DetectionColumns, index: DatasetIndex) -> Detect
 
 
 def _ious(
-    boxes_xywh: NDArray[np.float64], truths_xywh: NDArray[np.float64], *, onto: NDArray[np.bool_]
+    boxes_xywh: NDArray[np.float64], gt_xywh: NDArray[np.float64], *, onto: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """Returns (P,) IoUs by pycocotools' arithmetic; where `onto`, over the area of the box."""
-    starts = np.maximum(boxes_xywh[:, :2], truths_xywh[:, :2])
-    ends = np.minimum(
-        boxes_xywh[:, :2] + boxes_xywh[:, 2:], truths_xywh[:, :2] + truths_xywh[:, 2:]
-    )
+    starts = np.maximum(boxes_xywh[:, :2], gt_xywh[:, :2])
+    ends = np.minimum(boxes_xywh[:, :2] + boxes_xywh[:, 2:], gt_xywh[:, :2] + gt_xywh[:, 2:])
     sides = np.maximum(ends - starts, 0.0)
     common = sides[:, 0] * sides[:, 1]
     areas = boxes_xywh[:, 2] * boxes_xywh[:, 3]
-    truth_areas = truths_xywh[:, 2] * truths_xywh[:, 3]
-    unions = np.where(onto, areas, areas + truth_areas - common)
+    gt_areas = gt_xywh[:, 2] * gt_xywh[:, 3]
+    unions = np.where(onto, areas, areas + gt_areas - common)
     return np.divide(common, unions, out=np.zeros_like(common), where=unions > 0)
 
 

@@ -110,10 +110,10 @@ class OperatingPoint:
 
     def means(self) -> dict[str, float | None]:
         """Returns precision, recall and f1, means over the classes that have truths."""
-        has_truths = ~np.isnan(self.f1)
+        has_gt = ~np.isnan(self.f1)
         columns = {"precision": self.precision, "recall": self.recall, "f1": self.f1}
         return {
-            name: float(column[has_truths].mean()) if has_truths.any() else None
+            name: float(column[has_gt].mean()) if has_gt.any() else None
             for name, column in columns.items()
         }
 
@@ -129,7 +129,7 @@ def operating_point(matches: Matches, confidence: float | None = None) -> Operat
     hits = matches.hits[:, _AT_50]
     true = _count_at_confidences(matches, hits, confidences)
     false = _count_at_confidences(matches, ~hits & ~matches.ignored[:, _AT_50], confidences)
-    sought = matches.truth_labels[matches.truth_counts]
+    sought = matches.gt_labels[matches.gt_scored]
     num_truths = np.bincount(sought, minlength=matches.num_classes)[:, None]
     f1 = 2 * true / np.maximum(true + false + num_truths, 1)
     # Rounded, so that the order of a sum does not decide between equally good confidences.
@@ -161,7 +161,7 @@ def evaluate_detections(
         DataError: a detection of an unknown image or class, or with an impossible score or box.
     """
     scores = score_as_coco(index, detections)
-    truths_per_class, images_per_class = _count_truths(index)
+    gt_per_class, images_per_class = _count_gt(index)
     operating = operating_point(match(index, detections) if matches is None else matches)
     means = operating.means()
     return Metrics(
@@ -169,7 +169,7 @@ def evaluate_detections(
         **means,
         best_confidence=operating.confidence if means["f1"] else None,
         num_images=len(index),
-        num_truths=int(truths_per_class.sum()),
+        num_truths=int(gt_per_class.sum()),
         num_detections=sum(len(found) for found in detections.values()),
         per_class=tuple(
             _class_metrics(
@@ -177,7 +177,7 @@ def evaluate_detections(
                 operating,
                 label,
                 name=name,
-                num_truths=int(truths_per_class[label]),
+                num_truths=int(gt_per_class[label]),
                 num_images=int(images_per_class[label]),
             )
             for label, name in enumerate(index.names)
@@ -200,9 +200,9 @@ def _count_at_confidences(
     return histogram[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]
 
 
-def _count_truths(index: DatasetIndex) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _count_gt(index: DatasetIndex) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Returns (K,) truths that count and (K,) images that have one."""
-    positions = index.truth_images()
+    positions = index.gt_image_positions()
     counts = ~(index.crowd | index.difficult)
     pairs = np.unique(np.stack((positions[counts], index.labels[counts])), axis=1)
     num_classes = len(index.names)

@@ -62,7 +62,7 @@ def score_bins(
     *,
     name: str,
     labels: Sequence[str],
-    truth_bins: NDArray[np.integer],
+    gt_bins: NDArray[np.integer],
     detection_bins: NDArray[np.integer],
     weights: NDArray[np.integer] | None = None,
 ) -> BinScores:
@@ -72,12 +72,12 @@ def score_bins(
         matches: what every detection found.
         name: what the bins divide.
         labels: of the bins.
-        truth_bins: (N,) the bin of every truth.
+        gt_bins: (N,) the bin of every truth.
         detection_bins: (D,) the bin of every detection by its own box.
         weights: (B, I) how often each image counts in each resample, for intervals.
     """
     bins = (
-        _score(matches, label, truth_bins == number, detection_bins == number, weights)
+        _score(matches, label, gt_bins == number, detection_bins == number, weights)
         for number, label in enumerate(labels)
     )
     return BinScores(name, tuple(bins))
@@ -86,32 +86,32 @@ def score_bins(
 def _score(
     matches: Matches,
     label: str,
-    truth_bin: NDArray[np.bool_],
+    gt_bin: NDArray[np.bool_],
     detection_bin: NDArray[np.bool_],
     weights: NDArray[np.integer] | None,
 ) -> BinScore:
-    accuracy = average_precision(matches, truth_bin=truth_bin, detection_bin=detection_bin)
+    accuracy = average_precision(matches, gt_bin=gt_bin, detection_bin=detection_bin)
     means = {name: float(mean) for name, mean in accuracy.means().items()}
-    sought = matches.truth_counts & truth_bin
+    sought = matches.gt_scored & gt_bin
     found = matches.truths[:, _AT_50]
     true = np.append(sought, False)[found]  # nobody, -1, is not sought
     false = (found < 0) & ~matches.ignored[:, _AT_50] & detection_bin
     recalls = accuracy.recall[_AT_50]
-    has_truths = bool(sought.any())
+    has_gt = bool(sought.any())
     return BinScore(
         label,
-        ap=means["ap"] if has_truths else None,
-        ap50=means["ap50"] if has_truths else None,
-        recall=float(np.nanmean(recalls)) if has_truths else None,
+        ap=means["ap"] if has_gt else None,
+        ap50=means["ap50"] if has_gt else None,
+        recall=float(np.nanmean(recalls)) if has_gt else None,
         num_truths=int(sought.sum()),
         num_detections=int((true | false).sum()),
-        **_interval(matches, truth_bin, detection_bin, weights if has_truths else None),
+        **_interval(matches, gt_bin, detection_bin, weights if has_gt else None),
     )
 
 
 def _interval(
     matches: Matches,
-    truth_bin: NDArray[np.bool_],
+    gt_bin: NDArray[np.bool_],
     detection_bin: NDArray[np.bool_],
     weights: NDArray[np.integer] | None,
 ) -> dict[str, float]:
@@ -119,7 +119,7 @@ def _interval(
     if weights is None:
         return {}
     accuracy = average_precision(
-        matches, weights=weights, truth_bin=truth_bin, detection_bin=detection_bin
+        matches, weights=weights, gt_bin=gt_bin, detection_bin=detection_bin
     )
     low, high = np.nanpercentile(accuracy.means()["ap"], [2.5, 97.5])
     return {"ap_low": float(low), "ap_high": float(high)}
@@ -148,14 +148,14 @@ def by_size(
         weights: of the images in resamples, as in `score_bins`.
     """
     scales = imgsz / index.sizes_wh.max(axis=1)
-    truths = np.sqrt(index.boxes_xywh[:, 2:].prod(axis=1)) * scales[matches.truth_images]
+    truths = np.sqrt(index.boxes_xywh[:, 2:].prod(axis=1)) * scales[matches.gt_image_positions]
     found = np.sqrt(matches.areas) * scales[matches.images]
     inner = [f"{low:g} to {high:g}" for low, high in pairwise(edges)]
     return score_bins(
         matches,
         name="size",
         labels=(f"under {edges[0]:g}", *inner, f"{edges[-1]:g} and over"),
-        truth_bins=np.searchsorted(edges, truths, side="right"),
+        gt_bins=np.searchsorted(edges, truths, side="right"),
         detection_bins=np.searchsorted(edges, found, side="right"),
         weights=weights,
     )

@@ -57,9 +57,9 @@ class Gallery:
     images: tuple[NDArray[np.uint8], ...]
     """(h, w, 3), smaller or larger than their files."""
 
-    def with_truths(self) -> list[NDArray[np.uint8]]:
+    def with_gt(self) -> list[NDArray[np.uint8]]:
         """Returns the images with all their truths, ignored ones included."""
-        rows = [self.index.truths(position) for position in self.positions]
+        rows = [self.index.gt_rows(position) for position in self.positions]
         return [
             self._drawn(number, self.index.boxes_xyxy[mine], self.index.labels[mine])
             for number, mine in enumerate(rows)
@@ -104,8 +104,8 @@ def open_gallery(index: DatasetIndex, *, most: int, side: int) -> Gallery:
         most: images.
         side: the longer one of each image, in pixels.
     """
-    with_truths = np.flatnonzero(np.diff(index.truth_offsets))
-    candidates = with_truths if len(with_truths) else np.arange(len(index))
+    with_gt = np.flatnonzero(np.diff(index.gt_offsets))
+    candidates = with_gt if len(with_gt) else np.arange(len(index))
     chosen = np.linspace(0, len(candidates) - 1, min(most, len(candidates))).astype(int)
     return gallery_of(index, candidates[chosen].tolist(), side=side)
 
@@ -122,11 +122,11 @@ def gallery_of(index: DatasetIndex, positions: Sequence[int], *, side: int) -> G
     return Gallery(index, tuple(images), tuple(images.values()))
 
 
-def predictions_above_truths(
+def predictions_above_gt(
     gallery: Gallery, detections: Mapping[int, Detections]
 ) -> NDArray[np.uint8]:
     """Returns one picture of the gallery: four predictions a row, the truths in the row below."""
-    found, true = gallery.with_detections(detections), gallery.with_truths()
+    found, true = gallery.with_detections(detections), gallery.with_gt()
     rows: list[Sequence[NDArray[np.uint8]]] = []
     for first in range(0, len(found), _IN_A_ROW):
         rows += [found[first : first + _IN_A_ROW], true[first : first + _IN_A_ROW]]
@@ -325,7 +325,7 @@ def _worst_sections(analysis: Analysis) -> list[Section]:
             continue
         found = gallery.with_detections(analysis.detections, confidence=analysis.confidence)
         titles = [f"detections with {analysis.confidence:g} or more", "truth"]
-        picture = picture_grid([found, gallery.with_truths()], row_titles=titles)
+        picture = picture_grid([found, gallery.with_gt()], row_titles=titles)
         told = ", ".join(
             f"{analysis.index.file_names[position]}: {number}"
             for position, number in images

@@ -157,7 +157,7 @@ def compare_models(
         DataError: models of other truths, or truths in fewer than two images.
     """
     runs = [run for model in models for run in model]
-    check_truths(runs)
+    check_gt(runs)
     weights = image_weightings(runs[0].num_images, resamples=resamples, seed=seed)
     sampled: list[dict[str, NDArray[np.float64]]] = []
     for run in runs:
@@ -173,20 +173,20 @@ def compare_models(
     return with_verdicts(comparisons)
 
 
-def check_truths(runs: Sequence[Matches]) -> None:
+def check_gt(runs: Sequence[Matches]) -> None:
     """Raises DataError unless all runs are about the same truths, in two images at least."""
     first = runs[0]
     for run in runs[1:]:
         same = (run.num_images, run.num_classes) == (first.num_images, first.num_classes) and all(
             np.array_equal(getattr(run, name), getattr(first, name))
-            for name in ("truth_images", "truth_labels", "truth_counts")
+            for name in ("gt_image_positions", "gt_labels", "gt_scored")
         )
         if not same:
             raise DataError(
                 "expected models that were scored on the same truths, found others: compare "
                 "detections on one split of one data set"
             )
-    images = np.unique(first.truth_images[first.truth_counts])
+    images = np.unique(first.gt_image_positions[first.gt_scored])
     if len(images) < 2:
         raise DataError(
             f"expected objects in two images at least, found them in {len(images)} of "

@@ -75,7 +75,7 @@ def _assign_level(
     truths, anchors = fits.shape
     positive = fits[:, :, None] & exists[:, None, :]  # (N, A, 3)
 
-    def by_truth(values: Tensor) -> Tensor:
+    def by_gt(values: Tensor) -> Tensor:
         """Returns values (N, ...) repeated for each of the truth's candidates, (C, ...)."""
         return values.repeat_interleave(anchors * 3, dim=0)
 
@@ -84,14 +84,14 @@ def _assign_level(
     columns, rows = answering.long().unbind(dim=1)
     return LevelAssignment(
         positive=positive.flatten(),
-        image_index=by_truth(batch.image_index),
+        image_index=by_gt(batch.image_index),
         anchor_index=anchor_index,
         rows=rows,
         columns=columns,
-        centres_xy=by_truth(centres) - answering,
-        sizes_wh=by_truth(sizes),
+        centres_xy=by_gt(centres) - answering,
+        sizes_wh=by_gt(sizes),
         anchors_wh=anchors_wh[anchor_index],
-        labels=by_truth(batch.labels),
+        labels=by_gt(batch.labels),
     )
 
 

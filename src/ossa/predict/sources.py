@@ -242,7 +242,7 @@ class Annotated:
 
     def drawn_on(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Returns a copy of the picture (H, W, 3) with all its truths, ignored ones included."""
-        rows = self.index.truths(self.position)
+        rows = self.index.gt_rows(self.position)
         return draw_boxes(
             image, self.index.boxes_xyxy[rows], self.index.labels[rows], names=self.index.names
         )

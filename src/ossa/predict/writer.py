@@ -74,7 +74,7 @@ class ResultFolder:
         self.folder = folder
         self._wanted = wanted
         self._every = every
-        self._truth = truth
+        self._gt = truth
         self._num_shots = 0
         self._video: _OpenVideo | None = None
         self._coco = _CocoFile(folder / COCO_FILE) if wanted.coco_file else None
@@ -115,9 +115,9 @@ class ResultFolder:
         return drawing
 
     def _annotated(self, shot: Shot) -> Annotated | None:
-        if self._truth is None or not isinstance(shot.source, PictureFile):
+        if self._gt is None or not isinstance(shot.source, PictureFile):
             return None
-        return self._truth.find(shot.source.file)
+        return self._gt.find(shot.source.file)
 
     def _add_coco_results(
         self, shot: Shot, found: PictureDetections, annotated: Annotated | None
@@ -125,7 +125,7 @@ class ResultFolder:
         assert self._coco is not None
         if annotated is not None:
             image_id, category_ids = annotated.image_id, annotated.index.category_ids.tolist()
-        elif self._truth is None:
+        elif self._gt is None:
             image_id, category_ids = self._num_shots, range(len(found.names))
         else:
             return

@@ -20,7 +20,7 @@ from ossa.evaluate.coco import read_coco_results
 from ossa.evaluate.confusion import confusion_matrix
 from ossa.evaluate.evaluator import Evaluation
 from ossa.evaluate.metrics import Metrics, evaluate_detections
-from ossa.evaluate.report import Gallery, open_gallery, predictions_above_truths
+from ossa.evaluate.report import Gallery, open_gallery, predictions_above_gt
 from ossa.evaluate.report_figures import precision_recall_figure, save_confusion
 from ossa.files import TEMPORARY_FILES, write_atomically
 from ossa.train.callbacks import NullCallback, RunStart
@@ -119,7 +119,7 @@ class RunFigures(NullCallback):
     def _save_predictions(self, detections: Mapping[int, Detections], path: Path) -> None:
         if self._gallery is None:
             self._gallery = open_gallery(self._run.val_index, most=_IMAGES, side=_SIDE)
-        write_atomically(path, encode_png(predictions_above_truths(self._gallery, detections)))
+        write_atomically(path, encode_png(predictions_above_gt(self._gallery, detections)))
 
     def _attempt(self, name: str, draw: Callable[[Path], None]) -> None:
         """Calls `draw` with the place of a figure; the first failure of each is told."""

@@ -91,7 +91,7 @@ def read(
         file_names=np.array([relative_to(description.root, path) for path in images.files], str),
         image_ids=images.ids,
         sizes_wh=images.sizes_wh,
-        truth_offsets=np.append(starts, len(rows)).astype(np.int64),
+        gt_offsets=np.append(starts, len(rows)).astype(np.int64),
         boxes_xyxy=_boxes_xyxy(rows),
         labels=np.searchsorted(category_ids, rows["category_id"]).astype(np.int64),
         # Not from xyxy: (x + w) - x is not always w, and sizes decide where a truth is counted.

@@ -44,7 +44,7 @@ class Columns:
     files: list[str] = field(default_factory=list)
     image_ids: list[int] = field(default_factory=list)
     sizes_wh: list[tuple[int, int]] = field(default_factory=list)
-    truth_counts: list[int] = field(default_factory=list)
+    gt_counts: list[int] = field(default_factory=list)
     boxes_xyxy: list[Box] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     areas: list[float] = field(default_factory=list)
@@ -56,9 +56,9 @@ class Columns:
         """Begins an image; the truths added next are its own. `file` is absolute."""
         self.files.append(file)
         self.sizes_wh.append(size_wh)
-        self.truth_counts.append(0)
+        self.gt_counts.append(0)
 
-    def add_truth(
+    def add_gt(
         self,
         box_xyxy: Box,
         label: int,
@@ -69,7 +69,7 @@ class Columns:
     ) -> None:
         """Adds a truth to the image begun last; its area is width x height where not given."""
         x0, y0, x1, y1 = box_xyxy
-        self.truth_counts[-1] += 1
+        self.gt_counts[-1] += 1
         self.boxes_xyxy.append(box_xyxy)
         self.labels.append(label)
         self.areas.append((x1 - x0) * (y1 - y0) if area is None else area)
@@ -93,7 +93,7 @@ class Columns:
             file_names=np.array([relative_to(root, file) for file in self.files], np.str_),
             image_ids=np.array(self.image_ids or ids_from_stems(self.files), np.int64),
             sizes_wh=np.array(self.sizes_wh, np.int32).reshape(-1, 2),
-            truth_offsets=np.concatenate(([0], np.cumsum(self.truth_counts))).astype(np.int64),
+            gt_offsets=np.concatenate(([0], np.cumsum(self.gt_counts))).astype(np.int64),
             boxes_xyxy=np.array(self.boxes_xyxy, np.float64).reshape(-1, 4),
             labels=np.array(self.labels, np.int64),
             areas=np.array(self.areas, np.float64),

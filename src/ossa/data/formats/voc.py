@@ -203,7 +203,7 @@ class _Reader:
         truths = set()
         for thing in annotation.objects:
             report = partial(self._log.report, file, thing.line, image=image)
-            truth = _truth(thing, size_wh, names=self.names, report=report)
+            truth = _gt(thing, size_wh, names=self.names, report=report)
             if truth is not None and truth in truths:
                 kind = IssueKind.BOX_DUPLICATED
                 report("box stated twice", action="kept once", kind=kind, box_xyxy=truth[1])
@@ -214,7 +214,7 @@ class _Reader:
                 # A crowd region is marked difficult only for those who do not know of crowds.
                 difficult = thing.fields.get("difficult") == "1" and not crowd
                 area = _area(thing.fields.get("area"))
-                self.columns.add_truth(box_xyxy, label, area=area, crowd=crowd, difficult=difficult)
+                self.columns.add_gt(box_xyxy, label, area=area, crowd=crowd, difficult=difficult)
 
 
 def _report_other_size(
@@ -234,7 +234,7 @@ def _report_other_size(
     )
 
 
-def _truth(
+def _gt(
     thing: "_Object",
     size_wh: tuple[int, int],
     *,

@@ -16,7 +16,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from ossa.data.annotations import DatasetIndex, take_truths
+from ossa.data.annotations import DatasetIndex, select_gt
 from ossa.data.formats.common import label_places
 
 PlaceImage = Callable[[str, Path], None]
@@ -74,7 +74,7 @@ def _coco_images(index: DatasetIndex, names: Sequence[str]) -> Iterable[dict[str
 
 
 def _coco_annotations(index: DatasetIndex, bboxes: NDArray[np.float64]) -> Iterable[dict[str, Any]]:
-    image_ids = index.image_ids[index.truth_images()].tolist()
+    image_ids = index.image_ids[index.gt_image_positions()].tolist()
     for row, image_id in enumerate(image_ids):
         annotation = {
             "id": int(index.annotation_ids[row]),
@@ -151,7 +151,7 @@ def _voc_xml(index: DatasetIndex, position: int, corners: NDArray[np.float64]) -
         "<annotation>",
         f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
     ]
-    rows = index.truths(position)
+    rows = index.gt_rows(position)
     for row in range(rows.start, rows.stop):
         crowd = bool(index.crowd[row])
         box = (
@@ -190,7 +190,7 @@ def write_yolo(
         relative = f"images/{split}/{_free_name(stem, taken, spaces=True)}{suffix}"
         image = folder / relative
         place_image(str(index.image_path(position)), image)
-        rows = index.truths(position)
+        rows = index.gt_rows(position)
         labels = Path(label_places(str(image))[0])
         labels.parent.mkdir(parents=True, exist_ok=True)
         lines = (
@@ -211,7 +211,7 @@ def _fractions(index: DatasetIndex) -> tuple[NDArray[np.float64], NDArray[np.boo
     Of the numbers within two units in the last place of centre and size those are taken that do;
     what is not on the grid of the fractions comes back beside by a rounding.
     """
-    sides = index.sizes_wh[index.truth_images()].astype(np.float64)
+    sides = index.sizes_wh[index.gt_image_positions()].astype(np.float64)
     low, high = index.boxes_xyxy[:, :2], index.boxes_xyxy[:, 2:]
     centre, size = (low + high) / 2 / sides, (high - low) / sides
     best_centre, best_size = centre.copy(), size.copy()
@@ -269,7 +269,7 @@ def as_read_back(index: DatasetIndex, to: str) -> tuple[DatasetIndex, Changes]:
     if to == "yolo":
         counts["crowd"] = int(index.crowd.sum())
         counts["difficult"] = int((index.difficult & ~index.crowd).sum())
-        index = take_truths(index, ~(index.crowd | index.difficult))
+        index = select_gt(index, ~(index.crowd | index.difficult))
     else:
         counts["difficult"] = int((index.difficult & index.crowd).sum())
         index = replace(index, difficult=index.difficult & ~index.crowd)
@@ -286,7 +286,7 @@ def as_read_back(index: DatasetIndex, to: str) -> tuple[DatasetIndex, Changes]:
 
 def _clipped(index: DatasetIndex) -> tuple[DatasetIndex, int]:
     """Returns the index with its boxes clipped to their images, and how many that changes."""
-    limits = np.tile(index.sizes_wh[index.truth_images()].astype(np.float64), 2)
+    limits = np.tile(index.sizes_wh[index.gt_image_positions()].astype(np.float64), 2)
     boxes_xyxy = np.clip(index.boxes_xyxy, 0.0, limits)
     changed = int((boxes_xyxy != index.boxes_xyxy).any(axis=1).sum())
     return replace(index, boxes_xyxy=boxes_xyxy, stated_xywh=None) if changed else index, changed
@@ -294,12 +294,12 @@ def _clipped(index: DatasetIndex) -> tuple[DatasetIndex, int]:
 
 def _stated_once(index: DatasetIndex) -> tuple[DatasetIndex, int]:
     """Returns the index with the first of truths of one image, class and box; and of how many."""
-    said = np.column_stack([index.truth_images(), index.labels, index.boxes_xyxy + 0.0])
+    said = np.column_stack([index.gt_image_positions(), index.labels, index.boxes_xyxy + 0.0])
     firsts = np.unique(said, axis=0, return_index=True)[1]
     chosen = np.zeros(len(said), np.bool_)
     chosen[firsts] = True
     repeated = len(said) - len(firsts)
-    return (take_truths(index, chosen) if repeated else index), repeated
+    return (select_gt(index, chosen) if repeated else index), repeated
 
 
 def _wide_enough(index: DatasetIndex) -> tuple[DatasetIndex, int]:
@@ -308,4 +308,4 @@ def _wide_enough(index: DatasetIndex) -> tuple[DatasetIndex, int]:
     wider = index.boxes_xyxy[:, 2:] > index.boxes_xyxy[:, :2] + 1
     chosen = np.asarray(wider.all(axis=1))
     thin = int((~chosen).sum())
-    return (take_truths(index, chosen) if thin else index), thin
+    return (select_gt(index, chosen) if thin else index), thin

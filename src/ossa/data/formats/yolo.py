@@ -61,7 +61,7 @@ def read(
         sources.add(label_file)
         images_of.setdefault(label_file, []).append(image)
         try:
-            truths = _truths(label_file, image, size_wh, description=description, log=log)
+            truths = _gt(label_file, image, size_wh, description=description, log=log)
         except (OSError, UnicodeDecodeError) as error:
             # Without its boxes it would train as background.
             readable = not isinstance(error, OSError)
@@ -76,7 +76,7 @@ def read(
             continue
         columns.add_image(image, size_wh)
         for label, box_xyxy in truths:
-            columns.add_truth(box_xyxy, label)
+            columns.add_gt(box_xyxy, label)
     for label_file, images in images_of.items():
         if len(images) > 1:
             what = f"labels of {len(images)} images, {', '.join(map(os.path.basename, images))}"
@@ -121,7 +121,7 @@ def _images(
             yield image, (source, line)
 
 
-def _truths(
+def _gt(
     file: Path, image: str, size_wh: tuple[int, int], *, description: DataDescription, log: IssueLog
 ) -> list[tuple[int, Box]]:
     truths: dict[tuple[int, Box], None] = {}

@@ -343,7 +343,7 @@ def picture_blocks(
         DataError: an image that cannot be decoded.
     """
     gallery = open_gallery(view.results.index, most=_IMAGES, side=_SIDE)
-    truths, models = gallery.with_truths(), list(detections)
+    truths, models = gallery.with_gt(), list(detections)
     blocks = []
     for start in range(0, len(models), _IN_A_GRID):
         chosen = models[start : start + _IN_A_GRID]

@@ -134,22 +134,20 @@ def confusions_figure(matrices: Mapping[str, ConfusionMatrix]) -> Figure:
     figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.1)
     for number, (model, matrix) in enumerate(matrices.items()):
         axes = figure.add_subplot(rows, columns, number + 1)
-        _draw_confusions(axes, model, matrix, names_truths=number % columns == 0)
+        _draw_confusions(axes, model, matrix, names_gt=number % columns == 0)
     figure.draw_without_rendering()  # square cells fit at the second try
     fix_layout(figure)
     return figure
 
 
-def _draw_confusions(
-    axes: Axes, model: str, matrix: ConfusionMatrix, *, names_truths: bool
-) -> None:
+def _draw_confusions(axes: Axes, model: str, matrix: ConfusionMatrix, *, names_gt: bool) -> None:
     shares, side = matrix.normalized(), len(matrix.names)
     axes.pcolormesh(shares, cmap=_SHARES, vmin=0, vmax=1, edgecolors="#e4e4e4", linewidth=0.4)
     names = [escape_figure(name, longest=_LONGEST_NAME) for name in matrix.names]
     font = 8.5 if side <= _MOST_NUMBERED else max(2.5, 170 / side)
     axes.set(xlim=(0, side), ylim=(side, 0), aspect="equal")
     axes.set_xticks(np.arange(side) + 0.5, names, rotation=90)
-    axes.set_yticks(np.arange(side) + 0.5, names if names_truths else [])
+    axes.set_yticks(np.arange(side) + 0.5, names if names_gt else [])
     axes.tick_params(colors=MUTED, labelsize=font, length=0, pad=3)
     axes.spines[:].set_visible(False)
     axes.set_title(model, loc="left", color=INK, fontsize=10, fontweight="bold", pad=6)
