@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -321,3 +322,13 @@ def test_a_section_of_a_recipe_holds_settings(tmp_path: Path):
     file.write_text("train: 1\n")
     with pytest.raises(ConfigError, match="expected settings as train, found 1"):
         load_recipe(str(file))
+
+
+def test_every_setting_has_a_help_text():
+    def fields(schema: type[BaseModel]) -> Iterator[tuple[str, str | None]]:
+        for name, field in schema.model_fields.items():
+            yield name, field.description
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                yield from fields(field.annotation)
+
+    assert [name for name, description in fields(RunConfig) if not description] == []

@@ -12,7 +12,17 @@ ROOT = Path(ossa.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 # Each may import what stands before it.
 ORDER = (
-    *("escaping", "boxes", "types", "errors", "files", "safe_yaml", "backbone_args", "config"),
+    *(
+        "escaping",
+        "boxes",
+        "types",
+        "errors",
+        "files",
+        "safe_yaml",
+        "schema",
+        "backbone_args",
+        "config",
+    ),
     "recipes",
     "allocator",
     *("viz", "models", "data", "evaluate", "train", "export", "predict", "cost", "study"),

@@ -3,43 +3,17 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveInt,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    field_validator,
-    model_serializer,
-)
+from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer
 
 from ossa.backbone_args import MAX_IMGSZ, BackboneArgs, Numbers3, PositiveNumbers3
-from ossa.errors import ConfigError, legible, suggestion
+from ossa.errors import ConfigError, legible
 from ossa.safe_yaml import parse_yaml
+from ossa.schema import Section, validated
 
-_SHOWN = 120
-"""Characters of a value or a message that an error shows."""
 _DEEPEST = 10
 """Sections within sections that a setting may name."""
-Settings = TypeVar("Settings", bound=BaseModel)
-_LARGEST_INTEGER = 2**63 - 1
-
-
-class Section(BaseModel):
-    """Settings that belong together; a key that is not among them is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @field_validator("*")
-    @classmethod
-    def _refuse_huge_integers(cls, value: Any) -> Any:
-        """What torch and NumPy count by has 64 bits."""
-        if isinstance(value, int) and abs(value) > _LARGEST_INTEGER:
-            raise ValueError(f"expected an integer of at most {_LARGEST_INTEGER}")
-        return value
 
 
 _AnchorsOfLevel = Annotated[tuple[tuple[float, float], ...], Field(max_length=64, fail_fast=True)]
@@ -47,119 +21,202 @@ _Anchors = Annotated[tuple[_AnchorsOfLevel, ...], Field(max_length=8, fail_fast=
 
 
 class ModelConfig(Section):
-    """Which detector is built and from which weights it starts."""
+    """Which detector is built, and from which weights it starts."""
 
-    name: Annotated[str, Field(max_length=200, pattern=r"^\w[\w.+-]*$")]
-    """A preset (yolov5n to yolov5x), cspdarknet_n to _x, or any timm architecture; never an
-    address or a path."""
-    neck: Literal["own", "n", "s", "m", "l", "x"] = "s"
-    """Scale of YOLOv5's neck; `own` for presets."""
-    context: Literal["none", "sppf"] = "none"
-    """`sppf` puts YOLOv5's pooling pyramid behind the coarsest lateral of the neck."""
-    strides: tuple[PositiveInt, ...] = Field(
-        default=(8, 16, 32), min_length=1, max_length=8, fail_fast=True
+    name: str = Field(
+        max_length=200,
+        pattern=r"^\w[\w.+-]*$",
+        description="yolov5n to yolov5x, cspdarknet_n to cspdarknet_x, or any timm architecture.",
     )
-    anchors_wh: _Anchors | None = None
-    """Per level, in pixels of the network input; None for YOLOv5's."""
-    pretrained: bool = False
-    """Take timm's weights for the backbone (from the hub or its cache)."""
-    backbone_weights: str | None = None
-    """A safetensors file in timm's key names."""
-    backbone_mean: Numbers3 | None = None
-    backbone_std: PositiveNumbers3 | None = None
-    backbone_args: BackboneArgs | None = None
-    """Arguments of timm's constructor; the file's metadata where not given."""
-    drop_path: float | None = Field(default=None, ge=0, lt=1)
-    """timm's drop_path_rate, over that of `backbone_args`; None for the model's own."""
-    weights: str | None = None
-    """A whole detector: our checkpoint or an official yolov5*.pt."""
+    neck: Literal["own", "n", "s", "m", "l", "x"] = Field(
+        default="s", description="Scale of YOLOv5's neck; presets bring their own."
+    )
+    context: Literal["none", "sppf"] = Field(
+        default="none",
+        description="sppf puts YOLOv5's pooling pyramid behind the coarsest lateral of the neck.",
+    )
+    strides: tuple[PositiveInt, ...] = Field(
+        default=(8, 16, 32),
+        min_length=1,
+        max_length=8,
+        fail_fast=True,
+        description="Strides of the levels in pixels; 4,8,16,32 adds a fine one for small objects.",
+    )
+    anchors_wh: _Anchors | None = Field(
+        default=None,
+        description="Anchors per level, in pixels of the network input; YOLOv5's by default.",
+    )
+    pretrained: bool = Field(
+        default=False,
+        description="Start the backbone from timm's weights (from the hub or its cache).",
+    )
+    backbone_weights: str | None = Field(
+        default=None,
+        description="Start the backbone from a safetensors file with timm's key names.",
+    )
+    backbone_mean: Numbers3 | None = Field(
+        default=None, description="Input mean of the backbone's weights, such as 0.5,0.5,0.5."
+    )
+    backbone_std: PositiveNumbers3 | None = Field(
+        default=None, description="Input standard deviation of the backbone's weights."
+    )
+    backbone_args: BackboneArgs | None = Field(
+        default=None,
+        description="Arguments of timm's constructor; by default those in the weights' metadata.",
+    )
+    drop_path: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="timm's drop_path_rate, over the one in backbone_args.",
+    )
+    weights: str | None = Field(
+        default=None,
+        description="Start from a whole detector: a checkpoint, or an official yolov5*.pt.",
+    )
 
 
 class TrainConfig(Section):
     """Optimisation. The defaults are YOLOv5's, but for `schedule_lag` and `warmup_limit`."""
 
-    epochs: int = Field(default=300, ge=1, le=1_000_000)
-    imgsz: int = Field(default=640, ge=32, le=MAX_IMGSZ)
-    """Side of the square network input in pixels; a multiple of the largest stride."""
-    batch: int = Field(default=16, ge=1, le=65_536)
-    nominal_batch: int = Field(default=64, ge=1)
-    """Gradients are accumulated until about so many images were seen."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: the network under autocast; weights, losses and optimiser stay fp32."""
-    compile: bool = False
-    """torch.compile for network and losses."""
-    deterministic: bool = False
-    """On a GPU: kernels that give the same bits every time, slower. The CPU's always do."""
-    sync_batchnorm: bool = False
-    """Statistics of batch norms over all processes; needs GPUs."""
-    fraction: float = Field(default=1.0, gt=0, le=1)
-    """Of the training images, drawn alike for every run."""
-    on_nan: Literal["stop", "skip"] = "stop"
-    """What follows a loss or gradient that is not finite; a run skips 20 times at most."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = Field(default=0.01, gt=0)
-    momentum: float = Field(default=0.937, ge=0, lt=1)
-    """Nesterov momentum of sgd; the first beta of adamw."""
-    weight_decay: float = Field(default=5e-4, ge=0)
-    """Per nominal batch, on weights only (not on norms, not on biases)."""
-    schedule: Literal["linear", "cosine", "one-cycle"] = "linear"
-    final_lr_fraction: float = Field(default=0.01, gt=0, le=1)
-    """Learning rate that the schedule falls to, as a fraction of `lr`."""
-    schedule_lag: bool = False
-    """Every epoch that begins after the warm-up has the learning rate of the epoch before it, as
-    in YOLOv5, whose scheduler is one epoch behind."""
-    peak_lr: float | None = Field(default=None, gt=0)
-    """one-cycle only: what the learning rate rises to, from `lr`."""
-    peak_at: float = Field(default=0.3, gt=0, lt=1)
-    """one-cycle only: the fraction of the training at which it is there."""
-    warmup_epochs: float = Field(default=3.0, ge=0)
-    warmup_min_batches: int = Field(default=100, ge=0)
-    warmup_limit: float | None = Field(default=0.1, gt=0, le=1)
-    """Largest fraction of the training that the warm-up takes; None for no limit, as in YOLOv5."""
-    warmup_momentum: float = Field(default=0.8, ge=0, lt=1)
-    warmup_bias_lr: float = Field(default=0.1, ge=0)
-    clip_norm: float = Field(default=10.0, gt=0)
-    """Largest global norm of the gradients."""
-    ema_decay: float = Field(default=0.9999, ge=0, lt=1)
-    ema_ramp: float = Field(default=2000.0, gt=0)
-    """Updates over which the decay of the average grows to `ema_decay`."""
-    patience: int = Field(default=100, ge=1)
-    """Epochs without a better AP after which training stops."""
-    freeze: tuple[str, ...] = ()
-    """Modules that stay as they are with all that is in them: `backbone`, `neck.laterals`, ..."""
-    backbone_lr_scale: float = Field(default=1.0, gt=0)
-    """Learning rate of the backbone as a multiple of that of neck and head."""
-    layer_decay: float = Field(default=1.0, gt=0, le=1)
-    """The same from each layer of the backbone to the one before it, on top; 1 for none."""
+    epochs: int = Field(default=300, ge=1, le=1_000_000, description="Number of epochs.")
+    imgsz: int = Field(
+        default=640,
+        ge=32,
+        le=MAX_IMGSZ,
+        description="Side of the square input in pixels, a multiple of the largest stride.",
+    )
+    batch: int = Field(
+        default=16, ge=1, le=65_536, description="Images per batch, over all processes."
+    )
+    nominal_batch: int = Field(
+        default=64, ge=1, description="Images over which gradients are accumulated."
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32",
+        description="bf16 runs the network under autocast; weights and losses stay fp32.",
+    )
+    compile: bool = Field(default=False, description="torch.compile the network and losses.")
+    deterministic: bool = Field(
+        default=False, description="Use deterministic kernels on a GPU, which are slower."
+    )
+    sync_batchnorm: bool = Field(
+        default=False, description="Synchronise batch norm statistics over all GPUs (torchrun)."
+    )
+    fraction: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Fraction of the training images to use, the same images in every run.",
+    )
+    on_nan: Literal["stop", "skip"] = Field(
+        default="stop",
+        description="Stop at losses or gradients that are not finite, or skip up to 20 batches.",
+    )
+    optimizer: Literal["sgd", "adamw"] = Field(
+        default="sgd", description="sgd or adamw; the learning rate stays the recipe's."
+    )
+    lr: float = Field(default=0.01, gt=0, description="Learning rate.")
+    momentum: float = Field(
+        default=0.937, ge=0, lt=1, description="Nesterov momentum of sgd; first beta of adamw."
+    )
+    weight_decay: float = Field(
+        default=5e-4,
+        ge=0,
+        description="Weight decay per nominal batch, on weights only (not on norms or biases).",
+    )
+    schedule: Literal["linear", "cosine", "one-cycle"] = Field(
+        default="linear", description="How the learning rate changes over the training."
+    )
+    final_lr_fraction: float = Field(
+        default=0.01, gt=0, le=1, description="Final learning rate, as a fraction of lr."
+    )
+    schedule_lag: bool = Field(
+        default=False,
+        description="After the warm-up, use the learning rate of the epoch before, as YOLOv5 does.",
+    )
+    peak_lr: float | None = Field(
+        default=None, gt=0, description="one-cycle only: the highest learning rate."
+    )
+    peak_at: float = Field(
+        default=0.3, gt=0, lt=1, description="one-cycle only: where the peak is, as a fraction."
+    )
+    warmup_epochs: float = Field(default=3.0, ge=0, description="Length of the warm-up in epochs.")
+    warmup_min_batches: int = Field(
+        default=100, ge=0, description="Shortest warm-up in batches, unless there is none."
+    )
+    warmup_limit: float | None = Field(
+        default=0.1,
+        gt=0,
+        le=1,
+        description="Longest warm-up, as a fraction of the training; null for no limit.",
+    )
+    warmup_momentum: float = Field(
+        default=0.8, ge=0, lt=1, description="Momentum at the start of the warm-up."
+    )
+    warmup_bias_lr: float = Field(
+        default=0.1, ge=0, description="Learning rate of the biases at the start of the warm-up."
+    )
+    clip_norm: float = Field(default=10.0, gt=0, description="Largest global gradient norm.")
+    ema_decay: float = Field(default=0.9999, ge=0, lt=1, description="Decay of the EMA of weights.")
+    ema_ramp: float = Field(
+        default=2000.0, gt=0, description="Optimiser steps over which the EMA's decay grows."
+    )
+    patience: int = Field(
+        default=100, ge=1, description="Stop after this many epochs without a better AP."
+    )
+    freeze: tuple[str, ...] = Field(
+        default=(),
+        description="Modules to freeze, with their batch norms: backbone, neck.laterals, ...",
+    )
+    backbone_lr_scale: float = Field(
+        default=1.0, gt=0, description="Learning rate of the backbone as a multiple of lr."
+    )
+    layer_decay: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Learning rate of each backbone layer as a multiple of the next layer's.",
+    )
 
 
 class LossConfig(Section):
     """Gains as YOLOv5 states them: for 3 levels, 80 classes and 640 px; rescaled to the run."""
 
-    box: float = Field(default=0.05, ge=0)
-    objectness: float = Field(default=1.0, ge=0)
-    classes: float = Field(default=0.5, ge=0)
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    anchor_ratio: float = Field(default=4.0, gt=1)
-    """A truth belongs to an anchor when neither side differs by more than this factor."""
+    box: float = Field(default=0.05, ge=0, description="Gain of the box loss.")
+    objectness: float = Field(default=1.0, ge=0, description="Gain of the objectness loss.")
+    classes: float = Field(default=0.5, ge=0, description="Gain of the class loss.")
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=1, description="Label smoothing of the class loss."
+    )
+    anchor_ratio: float = Field(
+        default=4.0,
+        gt=1,
+        description="Largest ratio between the sides of a ground-truth box and of its anchor.",
+    )
 
 
 class AugmentConfig(Section):
-    """How training images are changed. Probabilities and fractions of the image side."""
+    """How training images are augmented. Sizes are fractions of the side of the image."""
 
-    mosaic: float = Field(default=1.0, ge=0, le=1)
-    plain_epochs: int = Field(default=0, ge=0)
-    """The last epochs of a training, without mosaic and mixup."""
-    mixup: float = Field(default=0.0, ge=0, le=1)
-    translate: float = Field(default=0.1, ge=0, le=0.5)
-    scale: float = Field(default=0.5, ge=0, lt=1)
-    flip: float = Field(default=0.5, ge=0, le=1)
-    hue: float = Field(default=0.015, ge=0, le=1)
-    saturation: float = Field(default=0.7, ge=0, le=1)
-    value: float = Field(default=0.4, ge=0, le=1)
-    window: PositiveInt | None = None
-    """Of earlier versions' runs alone, which drew the other images of mosaic and mixup from so many
-    images before; kept so that they are read, and are not taken for runs of today."""
+    mosaic: float = Field(default=1.0, ge=0, le=1, description="Probability of a mosaic.")
+    plain_epochs: int = Field(
+        default=0, ge=0, description="Last epochs that go without mosaic and mixup."
+    )
+    mixup: float = Field(default=0.0, ge=0, le=1, description="Probability of mixup.")
+    translate: float = Field(default=0.1, ge=0, le=0.5, description="Largest translation.")
+    scale: float = Field(default=0.5, ge=0, lt=1, description="Largest relative change of scale.")
+    flip: float = Field(default=0.5, ge=0, le=1, description="Probability of a horizontal flip.")
+    hue: float = Field(default=0.015, ge=0, le=1, description="Largest relative change of hue.")
+    saturation: float = Field(
+        default=0.7, ge=0, le=1, description="Largest relative change of saturation."
+    )
+    value: float = Field(default=0.4, ge=0, le=1, description="Largest relative change of value.")
+    window: PositiveInt | None = Field(
+        default=None,
+        description="Only in runs of earlier versions: the number of images before, from which "
+        "the other images of mosaic and mixup were drawn.",
+    )
 
     @model_serializer(mode="wrap")
     def _without_window(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -172,25 +229,27 @@ class AugmentConfig(Section):
 class EvaluateConfig(Section):
     """How raw predictions become detections."""
 
-    confidence: float = Field(default=0.001, ge=0, lt=1)
-    nms_iou: float = Field(default=0.6, gt=0, le=1)
-    max_detections: int = Field(default=300, ge=1)
-    max_candidates: int = Field(default=30_000, ge=1)
-    """The best boxes of an image that enter non-maximum suppression."""
+    confidence: float = Field(default=0.001, ge=0, lt=1, description="Lowest confidence kept.")
+    nms_iou: float = Field(default=0.6, gt=0, le=1, description="IoU threshold of NMS.")
+    max_detections: int = Field(default=300, ge=1, description="Most detections per image.")
+    max_candidates: int = Field(
+        default=30_000, ge=1, description="Most boxes per image that enter NMS, the best first."
+    )
 
 
 class RunConfig(Section):
     """Everything that decides what a run computes."""
 
-    model: ModelConfig
-    data: str
-    """A data.yaml, or the folder that holds one."""
-    recipe: str = "yolov5-low"
-    seed: int = Field(default=0, ge=0)
-    train: TrainConfig = TrainConfig()
-    loss: LossConfig = LossConfig()
-    augment: AugmentConfig = AugmentConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
+    model: ModelConfig = Field(description="Which detector is built.")
+    data: str = Field(description="A data.yaml, or the folder that holds one.")
+    recipe: str = Field(
+        default="yolov5-low", description="A recipe shipped with ossa, or a YAML file."
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of everything random.")
+    train: TrainConfig = Field(default=TrainConfig(), description="Optimisation.")
+    loss: LossConfig = Field(default=LossConfig(), description="Gains of the losses.")
+    augment: AugmentConfig = Field(default=AugmentConfig(), description="Augmentation.")
+    evaluate: EvaluateConfig = Field(default=EvaluateConfig(), description="Postprocessing.")
 
     def digest(self) -> str:
         """Returns the `settings_digest` of all settings."""
@@ -273,18 +332,6 @@ def check_imgsz(imgsz: int, *, stride: int) -> None:
         )
 
 
-def validated(schema: type[Settings], settings: Mapping[str, Any], *, where: str) -> Settings:
-    """Returns the settings as the schema has them.
-
-    Raises:
-        ConfigError: naming the first key that is misspelt, missing or out of range.
-    """
-    try:
-        return schema.model_validate(settings)
-    except ValidationError as problems:
-        raise ConfigError(f"{where}: {first_problem(problems, schema)}") from None
-
-
 def _refuse_what_would_be_ignored(config: RunConfig, where: str) -> None:
     """Raises ConfigError for a setting that contradicts another and would not be heard."""
     train, augment, model = config.train, config.augment, config.model
@@ -313,32 +360,3 @@ def _refuse_what_would_be_ignored(config: RunConfig, where: str) -> None:
     for fault, found in faults.items():
         if found:
             raise ConfigError(f"{where}: {fault}")
-
-
-def first_problem(problems: ValidationError, schema: type[Any]) -> str:
-    """Returns which key is wrong, in which way, and the beginning of what was found there."""
-    problem = problems.errors(include_url=False)[0]
-    path = [str(part) for part in problem["loc"]]
-    key = legible(".".join(path))
-    if problem["type"] == "extra_forbidden":
-        known = _known_keys(schema, path[:-1])
-        return f"there is no setting '{key}'.{suggestion(path[-1][:_SHOWN], known)}"
-    message = legible(problem["msg"], _SHOWN)
-    return f"{key}: {message[0].lower()}{message[1:]}, found {shown(problem['input'])}"
-
-
-def shown(value: Any) -> str:
-    """Returns how a value is written, a long one shortened."""
-    try:
-        return legible(repr(value), _SHOWN)
-    except (RecursionError, ValueError):  # ValueError: an integer of thousands of digits
-        return f"a {type(value).__name__} that is too large to be shown"
-
-
-def _known_keys(schema: Any, path: list[str]) -> list[str]:
-    """Returns the keys that the section at `path` may have."""
-    for part in path:
-        schema = schema.model_fields[part].annotation
-    if schema in (BackboneArgs, BackboneArgs | None):
-        return list(BackboneArgs.__annotations__)
-    return list(schema.model_fields)

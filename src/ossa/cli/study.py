@@ -260,7 +260,7 @@ def add(
 
 def _executor_config(study: "StudyConfig", kind: str | None, **machine: Any) -> "ExecutorConfig":
     """Returns where the study runs: what its file says under what the options say."""
-    from ossa.config import validated
+    from ossa.schema import validated
     from ossa.study.config import ExecutorConfig
 
     given = {key: value for key, value in machine.items() if value is not None}

@@ -67,9 +67,10 @@ def run_detector(
     Raises:
         CheckpointError, ConfigError, DataError: what does not fit, or a split without objects.
     """
-    from ossa.config import EvaluateConfig, validated
+    from ossa.config import EvaluateConfig
     from ossa.evaluate.evaluator import check_classes, evaluate
     from ossa.export.open import is_exported
+    from ossa.schema import validated
 
     config = validated(EvaluateConfig, settings, where="evaluate")
     if is_exported(weights):

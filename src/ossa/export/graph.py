@@ -18,13 +18,13 @@ from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
 from ossa import __version__
-from ossa.config import Section
 from ossa.data.letterbox import FILL
 from ossa.errors import CheckpointError, ConfigError, UnsupportedBackbone, legible
 from ossa.models.checkpoint import Checkpoint
 from ossa.models.detector import Backbone, Detector
 from ossa.models.fuse import deployed
 from ossa.models.head import AnchorHead
+from ossa.schema import Section
 
 EXTRA_OF = {
     "onnx": "export",

@@ -22,7 +22,7 @@ from timm.models import Eva, VisionTransformer
 from torch import Tensor
 
 from ossa.backbone_args import MAX_IMGSZ
-from ossa.config import ModelConfig, Section, validated
+from ossa.config import ModelConfig
 from ossa.errors import CheckpointError, OssaError, legible
 from ossa.files import sha256_of, write_atomically
 from ossa.models.backbones.catalog import shipped_table
@@ -36,6 +36,7 @@ from ossa.models.backbones.pretrained import (
 from ossa.models.detector import Detector, build_detector
 from ossa.models.probe import WithoutDrawing
 from ossa.models.yolov5_weights import YOLOV5_STRIDES, read_yolov5
+from ossa.schema import Section, validated
 
 EXPORTED_SUFFIXES = (".onnx", ".xml")
 """Of files that are made of a checkpoint and are none themselves: `ossa.export.open`."""

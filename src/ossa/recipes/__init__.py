@@ -6,9 +6,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ossa.config import merge, shown
+from ossa.config import merge
 from ossa.errors import ConfigError, legible, suggestion
 from ossa.safe_yaml import read_yaml
+from ossa.schema import shown
 
 _SECTIONS = ("model", "train", "loss", "augment", "evaluate")
 

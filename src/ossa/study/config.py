@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
-from ossa.config import AugmentConfig, LossConfig, Section, TrainConfig, merge, validated
+from ossa.config import AugmentConfig, LossConfig, TrainConfig, merge
 from ossa.errors import ConfigError, legible, suggestion
 from ossa.models.backbones.pretrained import PretrainedTag, pretrained_tags, read_backbone_weights
 from ossa.models.checkpoint import read_checkpoint
 from ossa.models.detector import cspdarknet_scale, preset_scale
 from ossa.recipes import file_below, load_recipe
 from ossa.safe_yaml import read_yaml
+from ossa.schema import Section, validated
 
 NO_WEIGHTS = "none"
 _MOST_RUNS = 10_000

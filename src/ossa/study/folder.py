@@ -16,7 +16,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field
 
-from ossa.config import Section, merge, refuse_window, validated
+from ossa.config import merge, refuse_window
 from ossa.errors import ConfigError, DataError, OssaError
 from ossa.files import (
     is_held,
@@ -26,6 +26,7 @@ from ossa.files import (
     write_text_atomically,
 )
 from ossa.safe_yaml import read_yaml
+from ossa.schema import Section, validated
 from ossa.study.config import Reported, StudyConfig, check_study
 from ossa.study.plan import Plan, PlannedRun, make_plan
 from ossa.study.reported import is_reported

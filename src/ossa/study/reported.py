@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ossa.config import build_config, validated
+from ossa.config import build_config
 from ossa.data.annotations import DatasetIndex
 from ossa.data.cache import CachePlace
 from ossa.data.description import read_description
@@ -19,6 +19,7 @@ from ossa.evaluate.coco import detections_as_coco_results
 from ossa.evaluate.evaluator import check_classes, detector_for_evaluation, evaluate
 from ossa.files import read_json_object, sha256_of, write_atomically, write_json_atomically
 from ossa.models.checkpoint import read_checkpoint
+from ossa.schema import validated
 from ossa.study.config import Reported
 from ossa.train.callbacks import NullCallback
 from ossa.train.run_folder import (

@@ -9,11 +9,11 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from ossa.config import first_problem
 from ossa.errors import CheckpointError, legible
 from ossa.files import write_atomically
 from ossa.models.loss import LossTerms
 from ossa.models.safe_pickle import read_torch_file
+from ossa.schema import first_problem
 from ossa.train.distributed import SINGLE_PROCESS, DistributedContext
 from ossa.train.optim import EMA
 from ossa.train.run_folder import LogRow, Numbers

@@ -16,7 +16,7 @@ import torch
 import yaml
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
-from ossa.config import RunConfig, Section, build_config, first_problem, merge, settings_digest
+from ossa.config import RunConfig, build_config, merge, settings_digest
 from ossa.data.annotations import DatasetIndex
 from ossa.errors import ConfigError, DataError, legible
 from ossa.evaluate.coco import detections_as_coco_results
@@ -32,6 +32,7 @@ from ossa.files import (
 from ossa.models.checkpoint import save_checkpoint
 from ossa.models.detector import Detector
 from ossa.safe_yaml import read_yaml
+from ossa.schema import Section, first_problem
 from ossa.types import Detections, Record
 
 RECORD_SCHEMA = 3

@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ossa.backbone_args import BackboneArgs, Numbers3, PositiveNumbers3
-from ossa.config import Section, validated
 from ossa.errors import CheckpointError, ConfigError, legible
+from ossa.schema import Section, validated
 
 COMMERCIAL_LICENCES = frozenset({"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0"})
 """Those that allow commercial use of the weights to everybody.
