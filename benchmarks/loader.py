@@ -42,7 +42,7 @@ from ossa.data.decode import decode_image
 from ossa.data.description import read_description
 from ossa.data.loader import EpochBatches, training_loader
 from ossa.data.reading import read_data
-from ossa.train.callbacks import NullCallback
+from ossa.train.callbacks import Callback
 from ossa.train.run_folder import environment
 
 _STAGES = (
@@ -163,7 +163,7 @@ def data_set(
         split="train",
         imgsz=imgsz,
         reduced=True,
-        listener=NullCallback(),
+        listener=Callback(),
     )
     if pixels is not None:
         pixels = pixels.at(np.tile(np.arange(len(files)), arguments.repeat))

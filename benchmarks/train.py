@@ -34,7 +34,7 @@ from ossa.data.dataset import TrainingDataset
 from ossa.data.loader import EpochBatches, training_loader
 from ossa.models.detector import preset_scale
 from ossa.recipes import load_recipe
-from ossa.train.callbacks import NullCallback
+from ossa.train.callbacks import Callback
 from ossa.train.distributed import SINGLE_PROCESS
 from ossa.train.optim import EMA, build_optimizer
 from ossa.train.run_folder import environment
@@ -184,7 +184,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     settings = {"model": {"name": arguments.model, "neck": neck}, "data": arguments.data}
     config = build_config(merge(merge(load_recipe("yolov5-low"), {"train": train}), settings))
     before = matrix_gflops(device)
-    parts = prepare(config, device=device, callback=NullCallback())
+    parts = prepare(config, device=device, callback=Callback())
     dataset = TrainingDataset(
         parts.train_index, imgsz=arguments.imgsz, augment=config.augment, seed=0
     )

@@ -55,11 +55,11 @@ def row(epoch: int) -> dict[str, float]:
 
 
 def train_one_epoch(console: Console) -> None:
-    console.started(start(epochs=12, batches=2))
-    console.batch_done(epoch=0, batch=1, loss=0.5)
-    console.batch_done(epoch=0, batch=2, loss=0.3)
-    console.evaluating(epoch=0, done=8, total=8)
-    console.epoch_done(row(0), NO_EVALUATION)
+    console.on_start(start(epochs=12, batches=2))
+    console.on_batch_end(epoch=0, batch=1, loss=0.5)
+    console.on_batch_end(epoch=0, batch=2, loss=0.3)
+    console.on_evaluate(epoch=0, done=8, total=8)
+    console.on_epoch_end(row(0), NO_EVALUATION)
 
 
 def test_a_file_receives_one_line_an_epoch_and_no_control_codes(
@@ -81,8 +81,8 @@ def test_a_file_receives_one_line_an_epoch_and_no_control_codes(
 
 def test_an_undefined_ap_is_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
     with Console() as console:
-        console.started(start(epochs=1, batches=2))
-        console.epoch_done({**row(0), "ap": None, "ap50": None}, NO_EVALUATION)
+        console.on_start(start(epochs=1, batches=2))
+        console.on_epoch_end({**row(0), "ap": None, "ap50": None}, NO_EVALUATION)
     assert "AP –  AP50 –" in capsys.readouterr().err
 
 
@@ -108,8 +108,8 @@ def test_a_terminal_shows_a_live_line_and_gets_its_cursor_back(
 def test_an_error_takes_the_live_line_away(capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
         with Console() as console:
-            console.started(start(epochs=2, batches=2))
-            console.batch_done(epoch=0, batch=1, loss=0.5)
+            console.on_start(start(epochs=2, batches=2))
+            console.on_batch_end(epoch=0, batch=1, loss=0.5)
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -120,10 +120,10 @@ def test_an_error_takes_the_live_line_away(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.usefixtures("in_a_terminal")
 def test_the_end_of_a_training_takes_the_live_line_away(capsys: pytest.CaptureFixture[str]) -> None:
     console, no_record = Console(), NO_EVALUATION
-    console.started(start(epochs=1, batches=1))
-    console.batch_done(epoch=0, batch=1, loss=0.5)
-    console.epoch_done(row(0), NO_EVALUATION)
-    console.finished(no_record)
+    console.on_start(start(epochs=1, batches=1))
+    console.on_batch_end(epoch=0, batch=1, loss=0.5)
+    console.on_epoch_end(row(0), NO_EVALUATION)
+    console.on_end(no_record)
     assert SHOW_CURSOR in capsys.readouterr().err
 
 
@@ -134,10 +134,10 @@ def test_the_time_left_follows_from_the_pace_so_far(
     clock = iter([100.0, 110.0])
     monkeypatch.setattr("ossa.cli.console.time.monotonic", lambda: next(clock))
     with Console() as console:
-        console.started(start(epochs=3, batches=4))
-        console.batch_done(epoch=0, batch=1, loss=0.5)
+        console.on_start(start(epochs=3, batches=4))
+        console.on_batch_end(epoch=0, batch=1, loss=0.5)
         # A quarter of an epoch took 10 s, so the 2.5 epochs that are left take 100 s.
-        console.batch_done(epoch=0, batch=2, loss=0.5)
+        console.on_batch_end(epoch=0, batch=2, loss=0.5)
     assert "1 min 40 s left" in capsys.readouterr().err
 
 

@@ -85,7 +85,7 @@ class Heard:
     def note(self, sentence: str) -> None:
         self.notes.append(sentence)
 
-    def preparing(self, doing: str, *, done: int, total: int) -> None:
+    def on_prepare(self, doing: str, *, done: int, total: int) -> None:
         assert (doing, total) == ("decoding for the cache", len(SIZES_WH))
         self.done.append(done)
 

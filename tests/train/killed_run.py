@@ -10,29 +10,29 @@ import torch
 from test_loop import config_of
 
 from ossa.evaluate.evaluator import Evaluation
-from ossa.train.callbacks import NullCallback, RunStart
+from ossa.train.callbacks import Callback, RunStart
 from ossa.train.checkpoint import STATE_FILE
 from ossa.train.loop import train
 
 EPOCHS = 6
 
 
-class Tells(NullCallback):
+class Tells(Callback):
     """Sends a word for every event: the state is written right after a batch and an epoch."""
 
     def __init__(self, pipe: Connection) -> None:
         self.pipe = pipe
 
-    def started(self, start: RunStart) -> None:
+    def on_start(self, start: RunStart) -> None:
         self.pipe.send("started")
 
-    def batch_done(self, *, epoch: int, batch: int, loss: float) -> None:
+    def on_batch_end(self, *, epoch: int, batch: int, loss: float) -> None:
         self.pipe.send(f"batch {epoch}.{batch}")
 
-    def evaluating(self, *, epoch: int, done: int, total: int) -> None:
+    def on_evaluate(self, *, epoch: int, done: int, total: int) -> None:
         self.pipe.send(f"evaluating {epoch}")
 
-    def epoch_done(self, row: Mapping[str, Any], evaluation: Evaluation) -> None:
+    def on_epoch_end(self, row: Mapping[str, Any], evaluation: Evaluation) -> None:
         self.pipe.send(f"epoch {row['epoch']}")
 
 

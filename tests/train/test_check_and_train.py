@@ -13,7 +13,7 @@ from ossa.config import ModelConfig, RunConfig, TrainConfig
 from ossa.data.check import check_data
 from ossa.data.description import read_description
 from ossa.errors import OssaError
-from ossa.train.callbacks import NullCallback
+from ossa.train.callbacks import Callback
 from ossa.train.setup import read_training_data
 
 IMGSZ = 96
@@ -206,7 +206,7 @@ def test_check_counts_what_stops_a_training_and_training_says_the_same(
         data=str(tmp_path / "data.yaml"),
     )
     try:
-        read_training_data(config, callback=NullCallback())
+        read_training_data(config, callback=Callback())
         said = None
     except OssaError as error:
         said = str(error)

@@ -11,7 +11,7 @@ from test_loop import assert_same_weights, config_of, log_without_times, scenes 
 from two_processes import STEPS, train
 
 from ossa.errors import ConfigError
-from ossa.train.callbacks import NullCallback
+from ossa.train.callbacks import Callback
 from ossa.train.distributed import SINGLE_PROCESS, DistributedContext, device_of_process
 from ossa.train.run_folder import read_log, read_record
 from ossa.train.setup import prepare
@@ -68,7 +68,7 @@ def test_fewer_images_than_processes_are_refused(scenes: Path):  # noqa: F811
         prepare(
             config_of(scenes),
             device=torch.device("cpu"),
-            callback=NullCallback(),
+            callback=Callback(),
             processes=DistributedContext(0, 25),
         )
 
@@ -79,7 +79,7 @@ def test_synchronous_batch_norms_need_gpus(scenes: Path):  # noqa: F811
         prepare(
             config,
             device=torch.device("cpu"),
-            callback=NullCallback(),
+            callback=Callback(),
             processes=DistributedContext(0, 2),
         )
 

@@ -12,7 +12,7 @@ from test_loop import BATCHES, config_of, scenes  # noqa: F401 - a fixture
 
 from ossa.errors import DataError, RunFailed
 from ossa.train.autobatch import largest_batch, largest_that_fits
-from ossa.train.callbacks import NullCallback
+from ossa.train.callbacks import Callback
 from ossa.train.diagnostics import wrap_errors
 from ossa.train.loop import train
 
@@ -80,13 +80,13 @@ def test_a_batch_for_the_processor_is_not_looked_for(scenes: Path):  # noqa: F81
         largest_batch(config_of(scenes), num_classes=4, device=torch.device("cpu"))
 
 
-class After(NullCallback):
+class After(Callback):
     """Does something when a batch is done."""
 
     def __init__(self, batch: int, act: Any) -> None:
         self.batch, self.act, self.done = batch, act, 0
 
-    def batch_done(self, *, epoch: int, batch: int, loss: float) -> None:
+    def on_batch_end(self, *, epoch: int, batch: int, loss: float) -> None:
         self.done += 1
         if self.done == self.batch:
             self.act()

@@ -10,7 +10,7 @@ from ossa.config import EvaluateConfig, ModelConfig, RunConfig, TrainConfig
 from ossa.data.synthetic import write_scenes
 from ossa.errors import ConfigError
 from ossa.models.detector import build_detector, create_detector
-from ossa.train.callbacks import NullCallback
+from ossa.train.callbacks import Callback
 from ossa.train.checkpoint import STATE_FILE
 from ossa.train.loop import train
 from ossa.train.optim import EMA, freeze, set_training
@@ -41,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, Path, list
     )
     notes: list[str] = []
 
-    class Notes(NullCallback):
+    class Notes(Callback):
         def note(self, sentence: str) -> None:
             notes.append(sentence)
 

@@ -33,7 +33,7 @@ from ossa.models import loss as loss_module
 from ossa.models.checkpoint import read_checkpoint
 from ossa.models.loss import LossTerms
 from ossa.train import loop as loop_module
-from ossa.train.callbacks import NullCallback
+from ossa.train.callbacks import Callback
 from ossa.train.checkpoint import STATE_FILE
 from ossa.train.finished import FinishedRun, check_seeds
 from ossa.train.loop import train
@@ -93,7 +93,7 @@ def assert_same_weights(folder: Path, other: Path) -> None:
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-class Notes(NullCallback):
+class Notes(Callback):
     """Keeps what is told."""
 
     def __init__(self) -> None:
@@ -103,14 +103,14 @@ class Notes(NullCallback):
         self.told.append(sentence)
 
 
-class CtrlC(NullCallback):
+class CtrlC(Callback):
     """Presses Ctrl-C when the given batches (counted from 1 over the run) are done."""
 
     def __init__(self, *after: int) -> None:
         self.after = after
         self.batches = 0
 
-    def batch_done(self, *, epoch: int, batch: int, loss: float) -> None:
+    def on_batch_end(self, *, epoch: int, batch: int, loss: float) -> None:
         self.batches += 1
         if self.batches in self.after:
             signal.raise_signal(signal.SIGINT)
@@ -350,8 +350,8 @@ def test_the_first_batch_tells_how_every_level_fares(scenes: Path, tmp_path: Pat
 def test_the_state_is_saved_within_an_epoch_as_often_as_asked(scenes: Path, tmp_path: Path):
     seen: list[int] = []
 
-    class Looks(NullCallback):
-        def batch_done(self, *, epoch: int, batch: int, loss: float) -> None:
+    class Looks(Callback):
+        def on_batch_end(self, *, epoch: int, batch: int, loss: float) -> None:
             if (tmp_path / STATE_FILE).exists():
                 state = torch.load(tmp_path / STATE_FILE, weights_only=True)
                 seen.append(state["progress"]["batch_number"])
@@ -366,8 +366,8 @@ def test_a_state_younger_than_a_minute_is_not_written_again_at_an_epochs_end(
 ):
     saved: list[int] = []
 
-    class Looks(NullCallback):
-        def epoch_done(self, row: Mapping[str, Any], evaluation: Evaluation) -> None:
+    class Looks(Callback):
+        def on_epoch_end(self, row: Mapping[str, Any], evaluation: Evaluation) -> None:
             state = torch.load(tmp_path / STATE_FILE, weights_only=True)
             saved.append(state["progress"]["batch_number"])
 
@@ -377,7 +377,7 @@ def test_a_state_younger_than_a_minute_is_not_written_again_at_an_epochs_end(
 
 def test_a_fraction_of_the_images_is_the_same_for_every_seed(scenes: Path, tmp_path: Path):
     prepared = [
-        prepare(config_of(scenes, seed=seed, fraction=0.5), device=CPU, callback=NullCallback())
+        prepare(config_of(scenes, seed=seed, fraction=0.5), device=CPU, callback=Callback())
         for seed in (0, 1)
     ]
     first, second = (parts.train_index for parts in prepared)

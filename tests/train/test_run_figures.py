@@ -75,7 +75,7 @@ class Run:
         row = a_row(epoch)
         with (self.folder / LOG_FILE).open("a") as log:
             log.write(json.dumps(row) + "\n")
-        self.figures.epoch_done(row, self.evaluation(epoch + 1))
+        self.figures.on_epoch_end(row, self.evaluation(epoch + 1))
 
 
 @pytest.fixture
@@ -176,11 +176,11 @@ def test_nothing_found_and_nothing_to_find_can_be_drawn(run: Run) -> None:
     empty |= {name: getattr(index, name)[:0] for name in ("crowd", "difficult", "annotation_ids")}
     empty["gt_offsets"] = np.zeros_like(index.gt_offsets)
     run.start = replace(run.start, val_index=replace(index, **empty))
-    run.figures.started(run.start)
+    run.figures.on_start(run.start)
     row = a_row(0, ap=None, ap50=None, precision=None, recall=None)
     (run.folder / LOG_FILE).write_text(json.dumps(row))
-    run.figures.epoch_done(row, run.evaluation(0))
-    run.figures.finished(a_record())
+    run.figures.on_epoch_end(row, run.evaluation(0))
+    run.figures.on_end(a_record())
     assert {file.name for file in (run.folder / "figures").iterdir()} == FILES
     assert run.notes == []
 
@@ -225,32 +225,32 @@ def drawn(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Drawn:
 
 
 def test_evaluations_are_drawn_after_epochs_1_2_4_8_and_the_last(run: Run, drawn: Drawn) -> None:
-    run.figures.started(run.start)
+    run.figures.on_start(run.start)
     for epoch in range(7):
         run.epoch(epoch)
     assert drawn.gt_found == [1, 2, 4]
-    run.figures.finished(a_record("stopped"))
+    run.figures.on_end(a_record("stopped"))
     assert drawn.gt_found == [1, 2, 4, 7]
 
 
 def test_a_last_evaluation_that_is_drawn_is_not_drawn_again(run: Run, drawn: Drawn) -> None:
-    run.figures.started(run.start)
+    run.figures.on_start(run.start)
     run.epoch(0)
     run.epoch(1)
-    run.figures.finished(a_record())
+    run.figures.on_end(a_record())
     assert drawn.gt_found == [1, 2]
 
 
 def test_curves_are_drawn_again_after_ten_seconds_and_at_the_end(
     run: Run, drawn: Drawn, clock: Clock
 ) -> None:
-    run.figures.started(run.start)
+    run.figures.on_start(run.start)
     for epoch, seconds in enumerate((0, 10, 9.5, 0.5, 0.5)):
         clock.now += seconds
         run.epoch(epoch)
     # At the start, 10 s after it, 10 s after that.
     assert drawn.epochs_in_curves == [0, 2, 4]
-    run.figures.finished(a_record())
+    run.figures.on_end(a_record())
     assert drawn.epochs_in_curves == [0, 2, 4, 5]
 
 
@@ -258,7 +258,7 @@ def test_slow_drawing_of_curves_takes_a_fiftieth_of_the_time(
     run: Run, drawn: Drawn, clock: Clock
 ) -> None:
     clock.per_drawing = 2.0
-    run.figures.started(run.start)
+    run.figures.on_start(run.start)
     for epoch in range(5):
         clock.now += 50
         run.epoch(epoch)
@@ -268,9 +268,9 @@ def test_slow_drawing_of_curves_takes_a_fiftieth_of_the_time(
 def test_a_resumed_run_has_the_curves_of_its_whole_history(run: Run, drawn: Drawn) -> None:
     before = [a_row(epoch) for epoch in range(3)]
     (run.folder / LOG_FILE).write_text("".join(json.dumps(row) + "\n" for row in before))
-    run.figures.started(replace(run.start, epochs_done=3))
+    run.figures.on_start(replace(run.start, epochs_done=3))
     run.epoch(3)
-    run.figures.finished(a_record())
+    run.figures.on_end(a_record())
     assert drawn.epochs_in_curves == [3, 4]
 
 
@@ -278,7 +278,7 @@ def test_what_a_killed_process_left_half_written_is_taken_away(run: Run, drawn: 
     leftover = run.folder / "figures" / ".0123456789abcdef.tmp"
     leftover.parent.mkdir()
     leftover.write_text("half a pic")
-    run.figures.started(run.start)
+    run.figures.on_start(run.start)
     assert [file.name for file in leftover.parent.iterdir()] == ["mosaic.png"]
 
 
@@ -287,8 +287,8 @@ def test_a_run_resumed_behind_its_last_epoch_is_drawn_from_what_it_wrote(
 ) -> None:
     found = detections_as_coco_results(run.start.val_index, run.evaluation(4).detections)
     (run.folder / DETECTIONS_FILE).write_bytes(gzip.compress(json.dumps(found).encode()))
-    run.figures.started(replace(run.start, epochs_done=1))
-    run.figures.finished(a_record())
+    run.figures.on_start(replace(run.start, epochs_done=1))
+    run.figures.on_end(a_record())
     assert drawn.gt_found == [4]
     assert run.notes == []
 
@@ -303,10 +303,10 @@ def test_a_figure_that_fails_is_told_once_and_the_others_are_drawn(
         raise ValueError("no such font")
 
     monkeypatch.setattr(figures_module, "precision_recall_figure", broken)
-    run.figures.started(run.start)
+    run.figures.on_start(run.start)
     for epoch in range(2):
         run.epoch(epoch)
-    run.figures.finished(a_record())
+    run.figures.on_end(a_record())
     place = run.folder / "figures" / "pr"
     assert run.notes == [f"the training goes on without {place}: no such font"]
     assert drawn.gt_found == [1, 2]
@@ -314,10 +314,10 @@ def test_a_figure_that_fails_is_told_once_and_the_others_are_drawn(
 
 def test_a_folder_that_cannot_be_written_does_not_stop_a_run(run: Run) -> None:
     (run.folder / "figures").write_text("a file where the folder should be")
-    run.figures.started(run.start)
+    run.figures.on_start(run.start)
     for epoch in range(2):
         run.epoch(epoch)
-    run.figures.finished(a_record())
+    run.figures.on_end(a_record())
     names = [note.split(":")[0].rpartition("/")[2] for note in run.notes]
     assert names == ["mosaic.png", "curves", "predictions.png", "pr", "confusion"]
 
@@ -328,7 +328,7 @@ def test_ctrl_c_while_drawing_is_not_lost(run: Run, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(figures_module, "first_batch_picture", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run.figures.started(run.start)
+        run.figures.on_start(run.start)
 
 
 # In a training

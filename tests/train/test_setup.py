@@ -15,7 +15,7 @@ from ossa.errors import ConfigError
 from ossa.files import sha256_of
 from ossa.models.checkpoint import save_checkpoint
 from ossa.models.detector import build_detector, create_detector
-from ossa.train.callbacks import NullCallback
+from ossa.train.callbacks import Callback
 from ossa.train.diagnostics import check_single_values
 from ossa.train.loop import train
 from ossa.train.run_folder import read_log
@@ -24,7 +24,7 @@ from ossa.train.setup import Parts, prepare, with_fitted_anchors
 CPU = torch.device("cpu")
 
 
-class Notes(NullCallback):
+class Notes(Callback):
     """Keeps what a training says."""
 
     def __init__(self) -> None:

@@ -23,7 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from ossa.config import EvaluateConfig, ModelConfig, RunConfig, TrainConfig
 from ossa.data.synthetic import write_scenes
 from ossa.errors import ConfigError
-from ossa.train.callbacks import NullCallback, RunStart
+from ossa.train.callbacks import Callback, RunStart
 from ossa.train.loop import train
 from ossa.train.run_folder import read_log
 from ossa.train.trackers import (
@@ -59,7 +59,7 @@ def nobody_at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-class Notes(NullCallback):
+class Notes(Callback):
     def __init__(self) -> None:
         self.sentences: list[str] = []
 
@@ -152,11 +152,11 @@ def drive(tracker: Tracker, folder: Path, *, weights: bool = False) -> list[str]
     """Tells a tracker of a run of one epoch with a figure; returns the notes."""
     notes = Notes()
     with tracked([tracker], notes, weights=weights) as callback:
-        callback.started(start_in(folder))
+        callback.on_start(start_in(folder))
         draw_figures(folder, "curves")
         (folder / "best.safetensors").write_bytes(b"weights")
-        callback.epoch_done(ROW, cast(Any, None))
-        callback.finished(a_record())
+        callback.on_epoch_end(ROW, cast(Any, None))
+        callback.on_end(a_record())
     return notes.sentences
 
 
@@ -227,14 +227,14 @@ def test_a_tracker_that_fails_is_not_called_again(tmp_path: Path, failing: str):
 def test_figures_are_sent_every_tenth_epoch_and_at_the_end_where_they_have_changed(tmp_path: Path):
     tracker = Recorder()
     callback = TrackerCallback(tracker, print)
-    callback.started(start_in(tmp_path))
+    callback.on_start(start_in(tmp_path))
     for epoch in range(25):
         if epoch in (0, 15):
             draw_figures(tmp_path, "curves")
         if epoch == 3:
             draw_figures(tmp_path, "mosaic")
-        callback.epoch_done({"epoch": epoch}, cast(Any, None))
-    callback.finished(a_record())
+        callback.on_epoch_end({"epoch": epoch}, cast(Any, None))
+    callback.on_end(a_record())
     sent = [(call[1], call[-1]) for call in tracker.calls if call[0] == "figure"]
     assert sent == [("curves", 0), ("mosaic", 10), ("curves", 20)]
     confusions = [call[1:] for call in tracker.calls if call[0] == "confusion"]
@@ -244,10 +244,10 @@ def test_figures_are_sent_every_tenth_epoch_and_at_the_end_where_they_have_chang
 def test_pictures_drawn_after_the_last_epoch_are_sent_when_the_run_is_over(tmp_path: Path):
     tracker = Recorder()
     callback = TrackerCallback(tracker, print)
-    callback.started(start_in(tmp_path))
-    callback.epoch_done({"epoch": 0}, cast(Any, None))
+    callback.on_start(start_in(tmp_path))
+    callback.on_epoch_end({"epoch": 0}, cast(Any, None))
     draw_figures(tmp_path, "predictions")
-    callback.finished(a_record())
+    callback.on_end(a_record())
     assert tracker.methods() == ["begin", "epoch", "figure", "confusion", "end"]
 
 
@@ -264,7 +264,7 @@ def test_a_run_that_is_interrupted_is_ended_without_a_record(tmp_path: Path):
 
     def interrupted() -> None:
         with tracked([tracker]) as callback:
-            callback.started(start_in(tmp_path))
+            callback.on_start(start_in(tmp_path))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -298,9 +298,9 @@ def test_a_run_keeps_its_key_when_it_is_resumed(tmp_path: Path):
 def test_a_resumed_run_goes_on_where_it_was_tracked_before(tmp_path: Path):
     for epoch, status in enumerate(("stopped", "done")):
         with tracked([TensorBoardTracker(), CometTracker()]) as callback:
-            callback.started(start_in(tmp_path, epochs_done=epoch))
-            callback.epoch_done({"epoch": epoch, "ap": 0.25 * epoch}, cast(Any, None))
-            callback.finished(a_record(status))
+            callback.on_start(start_in(tmp_path, epochs_done=epoch))
+            callback.on_epoch_end({"epoch": epoch, "ap": 0.25 * epoch}, cast(Any, None))
+            callback.on_end(a_record(status))
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("ap")] == [(0, 0.0), (1, 0.25)]
     files = list(tmp_path.glob("*.zip"))

@@ -65,7 +65,7 @@ def train(backbone: str, processes: DistributedContext) -> dict[str, torch.Tenso
         processes=processes,
     )
     batches = EpochBatches(
-        IMAGES, batch=BATCH, seed=0, epochs=100, share=(processes.rank, processes.count)
+        IMAGES, batch=BATCH, seed=0, epochs=100, share=(processes.rank, processes.world_size)
     )
     losses, norms = [], []
     for number, draws in enumerate(batches):

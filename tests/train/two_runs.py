@@ -20,18 +20,18 @@ from ossa.evaluate.evaluator import evaluate
 from ossa.files import write_atomically
 from ossa.models.checkpoint import detector_from, read_checkpoint
 from ossa.train import checkpoint
-from ossa.train.callbacks import NullCallback
+from ossa.train.callbacks import Callback
 from ossa.train.distributed import SINGLE_PROCESS, joined_processes
 from ossa.train.loop import train
 
 
-class StopsBoth(NullCallback):
+class StopsBoth(Callback):
     """Asks the first process to stop after a number of batches; the second learns it from there."""
 
     def __init__(self, after: int) -> None:
         self.left = after
 
-    def batch_done(self, *, epoch: int, batch: int, loss: float) -> None:
+    def on_batch_end(self, *, epoch: int, batch: int, loss: float) -> None:
         self.left -= 1
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGINT)
@@ -67,7 +67,7 @@ def main(scenes: Path, folder: Path) -> None:
                 imgsz=trained.imgsz,
                 config=config.evaluate,
                 batch=2,
-                share=(sharing.rank, sharing.count),
+                share=(sharing.rank, sharing.world_size),
                 gather=sharing.gather,
             )
             scores.append(found.metrics.flat())

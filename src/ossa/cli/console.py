@@ -19,6 +19,7 @@ from rich.progress import (
 
 from ossa.cli.output import TerminalConsole, duration, fraction
 from ossa.escaping import escape_terminal
+from ossa.train.callbacks import Callback
 
 if TYPE_CHECKING:  # a command that trains nothing need not wait for torch
     from ossa.config import RunConfig
@@ -32,7 +33,7 @@ _BAR_WIDTH = 24
 _PROBLEMS_SHOWN = 5
 
 
-class Console:
+class Console(Callback):
     """A callback of trainings (`ossa.train.callbacks.Callback`) that writes to the terminal.
 
     Where stderr is no terminal there is no live line and no control code. Leaving the `with`
@@ -93,10 +94,10 @@ class Console:
         finally:
             self._close()
 
-    def preparing(self, doing: str, *, done: int, total: int) -> None:
+    def on_prepare(self, doing: str, *, done: int, total: int) -> None:
         self._show(doing, done=done, total=total)
 
-    def started(self, start: "RunStart") -> None:
+    def on_start(self, start: "RunStart") -> None:
         self._epochs = start.config.train.epochs
         self._batches_per_epoch = start.batches_per_epoch
         what = " ".join(filter(None, ("training", start.config.model.name, self._place)))
@@ -105,7 +106,7 @@ class Console:
             self.note(line)
         self._pace, self._loss, self._ap, self._best = None, "", "", 0.0
 
-    def batch_done(self, *, epoch: int, batch: int, loss: float) -> None:
+    def on_batch_end(self, *, epoch: int, batch: int, loss: float) -> None:
         position = epoch + batch / self._batches_per_epoch
         self._pace = self._pace or _Pace(position)
         left = self._pace.seconds_left(position, self._epochs)
@@ -118,7 +119,7 @@ class Console:
             detail="  ".join(filter(None, told)),
         )
 
-    def evaluating(self, *, epoch: int, done: int, total: int) -> None:
+    def on_evaluate(self, *, epoch: int, done: int, total: int) -> None:
         self._show(
             f"epoch {epoch + 1}/{self._epochs} evaluating",
             done=done,
@@ -126,7 +127,7 @@ class Console:
             detail="  ".join(filter(None, (self._loss, self._ap))),
         )
 
-    def epoch_done(self, row: Mapping[str, Any], evaluation: "Evaluation") -> None:
+    def on_epoch_end(self, row: Mapping[str, Any], evaluation: "Evaluation") -> None:
         loss, val_loss = (
             sum(row[f"{split}_{name}"] for name in ("box", "objectness", "classes"))
             for split in ("train", "val")
@@ -140,7 +141,7 @@ class Console:
             f"{duration(row['train_seconds'] + row['evaluate_seconds'])}"
         )
 
-    def finished(self, record: "Record") -> None:
+    def on_end(self, record: "Record") -> None:
         self._close()
 
     def _show(

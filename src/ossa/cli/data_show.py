@@ -130,7 +130,7 @@ def _batches(
 ) -> "dict[int, list[Batch]]":
     """Returns the first batches of the training split, by epoch; none without that split."""
     from ossa.data.show import augmented_batches
-    from ossa.train.callbacks import NullCallback
+    from ossa.train.callbacks import Callback
     from ossa.train.setup import training_index
 
     if report is None or not number:
@@ -149,7 +149,7 @@ def _batches(
             return made(report.index)
         except DataError:
             pass  # an image is damaged: training looks for all such before it begins
-    return made(training_index(config, callback=NullCallback(), strict=False))
+    return made(training_index(config, callback=Callback(), strict=False))
 
 
 def _name(data_yaml: Path) -> str:

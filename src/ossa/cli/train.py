@@ -111,7 +111,7 @@ def _start(given: Mapping[str, Any], processes: "DistributedContext") -> tuple["
 
     trackers = _trackers(given) if processes.is_main else []
     # What the first process chose holds for all: a batch that fits, a folder that is free.
-    config = processes.from_first(lambda: configuration(given))
+    config = processes.on_main(lambda: configuration(given))
     wanted = given.get("project", Path("runs")) / given.get("name", config.model.name)
     with (
         _run_folder(wanted, processes) as folder,
@@ -171,12 +171,12 @@ def _watcher(
     Of several processes the first speaks.
     """
     from ossa.cli.console import Console
-    from ossa.train.callbacks import CallbackList, NullCallback
+    from ossa.train.callbacks import Callback, CallbackList
     from ossa.train.figures import RunFigures
     from ossa.train.trackers import tracked
 
     if not processes.is_main:
-        yield NullCallback()
+        yield Callback()
         return
     with Console(f"in {folder} on {_machine(given)['device']}") as console:
         figures = [] if "no_figures" in given else [RunFigures(console.note)]
@@ -220,7 +220,7 @@ def _run_folder(path: Path, processes: "DistributedContext") -> Iterator[Path]:
     from ossa.train.run_folder import LAST_WEIGHTS
 
     missing = [parent for parent in path.parents if not parent.exists()]
-    folder = processes.from_first(lambda: new_folder(path))
+    folder = processes.on_main(lambda: new_folder(path))
     try:
         yield folder
     finally:

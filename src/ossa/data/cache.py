@@ -115,7 +115,7 @@ class Listener(Protocol):
 
     def note(self, sentence: str) -> None: ...
 
-    def preparing(self, doing: str, *, done: int, total: int) -> None: ...
+    def on_prepare(self, doing: str, *, done: int, total: int) -> None: ...
 
 
 def open_pixels(
@@ -249,7 +249,7 @@ class _Build:
         self.listener.note(f"decoding {self.what} once, {_size(room)} {where}")
 
         def tell(done: int, total: int) -> None:
-            self.listener.preparing("decoding for the cache", done=done, total=total)
+            self.listener.on_prepare("decoding for the cache", done=done, total=total)
 
         self.request.write(stream, strict=self.strict, on_image=tell)
         stream.flush()

@@ -15,7 +15,7 @@ from ossa.config import RunConfig, build_config, merge, parse_settings
 from ossa.errors import ConfigError
 from ossa.models.detector import preset_scale, with_weights_settings
 from ossa.study.config import InitialWeights, StudyConfig, initial_weights
-from ossa.train.callbacks import Callback, NullCallback
+from ossa.train.callbacks import Callback
 from ossa.train.setup import read_training_data
 
 _A_BACKBONES_OWN = frozenset(
@@ -251,7 +251,7 @@ def summarize_data(
     """
     config = plan.runs[0].config
     read = read_training_data(
-        config, callback=callback or NullCallback(), allow_unlabeled=allow_unlabeled
+        config, callback=callback or Callback(), allow_unlabeled=allow_unlabeled
     )
     train, val = (split.index for split in read)
     return DatasetSummary(

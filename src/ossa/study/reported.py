@@ -21,7 +21,7 @@ from ossa.files import read_json_object, sha256_of, write_atomically, write_json
 from ossa.models.checkpoint import read_checkpoint
 from ossa.schema import validated
 from ossa.study.config import Reported
-from ossa.train.callbacks import NullCallback
+from ossa.train.callbacks import Callback
 from ossa.train.run_folder import (
     BEST_WEIGHTS,
     DETECTIONS_FILE,
@@ -63,7 +63,7 @@ def write_reported(
     config = build_config(read_record(folder).config)
     weights = folder / (LAST_WEIGHTS if reported.weights == "last" else BEST_WEIGHTS)
     checkpoint = read_checkpoint(weights)
-    split = read_split_of_run(config, reported.split, callback=NullCallback(), cache=cache)
+    split = read_split_of_run(config, reported.split, callback=Callback(), cache=cache)
     index = split.index
     check_classes(checkpoint.names, index, weights=weights, data=config.data)
     evaluation = evaluate(

@@ -31,7 +31,7 @@ from ossa.study.folder import (
 from ossa.study.plan import PlannedRun
 from ossa.study.reported import detections_file, is_reported, read_split, write_reported
 from ossa.study.results import samples_of
-from ossa.train.callbacks import NullCallback, RunStart
+from ossa.train.callbacks import Callback, RunStart
 from ossa.train.checkpoint import STATE_FILE
 from ossa.train.loop import train
 from ossa.train.run_folder import RECORD_FILE, read_record
@@ -97,7 +97,7 @@ def _named(failure: Exception) -> str:
     return f"{type(failure).__name__}: {failure}"
 
 
-class _Log(NullCallback):
+class _Log(Callback):
     """Tells a log file how a training goes, a line an epoch, and the study how far it is."""
 
     def __init__(self, folder: Path) -> None:
@@ -105,21 +105,21 @@ class _Log(NullCallback):
         self._start: RunStart | None = None
         self._told_at = 0.0
 
-    def started(self, start: RunStart) -> None:
+    def on_start(self, start: RunStart) -> None:
         self._start = start
         print_line(f"training {start.config.model.name}, {start.epochs_done} epochs done")
 
     def note(self, sentence: str) -> None:
         print_line(sentence)
 
-    def batch_done(self, *, epoch: int, batch: int, loss: float) -> None:
+    def on_batch_end(self, *, epoch: int, batch: int, loss: float) -> None:
         assert self._start is not None
         now = time.monotonic()
         if now - self._told_at > _PROGRESS_SECONDS:
             self._told_at = now
             write_progress(self._folder, epoch + batch / self._start.batches_per_epoch)
 
-    def epoch_done(self, row: Mapping[str, Any], evaluation: Evaluation) -> None:
+    def on_epoch_end(self, row: Mapping[str, Any], evaluation: Evaluation) -> None:
         assert self._start is not None
         epochs = self._start.config.train.epochs
         seconds = row["train_seconds"] + row["evaluate_seconds"]

@@ -1,23 +1,26 @@
-"""What a training tells those who watch it."""
+"""The callbacks of a training: what is called while it runs, and changes nothing of it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from ossa.config import RunConfig
-from ossa.data.annotations import DatasetIndex
-from ossa.evaluate.evaluator import Evaluation
-from ossa.types import Record
+if TYPE_CHECKING:  # so that the command line can define callbacks without importing torch
+    from ossa.config import RunConfig
+    from ossa.data.annotations import DatasetIndex
+    from ossa.evaluate.evaluator import Evaluation
+    from ossa.types import Record
 
 
 @dataclass(frozen=True)
 class RunStart:
-    """What is known when the first batch is about to be trained."""
+    """What is known before the first batch of a run."""
 
     config: RunConfig
     folder: Path
-    """Of the run."""
+    """Folder of the run."""
     train_index: DatasetIndex
     val_index: DatasetIndex
     batches_per_epoch: int
@@ -27,93 +30,75 @@ class RunStart:
     """Parameters, FLOPs and MACs of the detector, flat, as in the record."""
 
 
-class Callback(Protocol):
-    """Is told how a training goes: the terminal's view, figures, experiment trackers."""
+class Callback:
+    """The hooks of a training, which do nothing here: override those that you need.
 
-    def started(self, start: RunStart) -> None: ...
+    Example:
+        >>> class PrintLoss(Callback):
+        ...     def on_batch_end(self, *, epoch, batch, loss):
+        ...         print(f"epoch {epoch + 1}, batch {batch}: {loss:.3f}")
+        >>> PrintLoss().on_batch_end(epoch=0, batch=1, loss=0.5)
+        epoch 1, batch 1: 0.500
+    """
 
-    def preparing(self, doing: str, *, done: int, total: int) -> None:
-        """Before the start: how much of something long is done, such as decoding for a cache."""
-        ...
+    def on_prepare(self, doing: str, *, done: int, total: int) -> None:
+        """Called while something long is prepared, such as decoding images for a cache."""
 
-    def batch_done(self, *, epoch: int, batch: int, loss: float) -> None:
-        """Args:
-        epoch: counted from 0.
-        batch: counted from 1 within the epoch.
-        loss: mean of the epoch so far.
+    def on_start(self, start: RunStart) -> None:
+        """Called before the first batch."""
+
+    def on_batch_end(self, *, epoch: int, batch: int, loss: float) -> None:
+        """Called after a batch.
+
+        Args:
+            epoch: counted from 0.
+            batch: counted from 1 within the epoch.
+            loss: mean of the epoch so far.
         """
-        ...
 
-    def evaluating(self, *, epoch: int, done: int, total: int) -> None: ...
+    def on_evaluate(self, *, epoch: int, done: int, total: int) -> None:
+        """Called while the val split is evaluated, with the number of images that are done."""
 
-    def epoch_done(self, row: Mapping[str, Any], evaluation: Evaluation) -> None:
-        """Args:
-        row: the line that `log.jsonl` received.
-        evaluation: of the val split, from which the line's metrics are.
-        """
-        ...
+    def on_epoch_end(self, row: Mapping[str, Any], evaluation: Evaluation) -> None:
+        """Called after an epoch, with its line of `log.jsonl` and its evaluation on val."""
 
-    def finished(self, record: Record) -> None:
-        """The run is done, stopped or failed, as `record.status` says."""
-        ...
+    def on_end(self, record: Record) -> None:
+        """Called when the run is done, stopped or failed, as `record.status` says."""
 
     def note(self, sentence: str) -> None:
-        """Something worth reading: problems of the data, weights left out, where things are."""
-        ...
+        """Called with a sentence for the user: problems of the data, weights left out, ..."""
 
 
-class NullCallback:
-    """A callback that does nothing; others need only write what they care for."""
-
-    def started(self, start: RunStart) -> None:
-        pass
-
-    def preparing(self, doing: str, *, done: int, total: int) -> None:
-        pass
-
-    def batch_done(self, *, epoch: int, batch: int, loss: float) -> None:
-        pass
-
-    def evaluating(self, *, epoch: int, done: int, total: int) -> None:
-        pass
-
-    def epoch_done(self, row: Mapping[str, Any], evaluation: Evaluation) -> None:
-        pass
-
-    def finished(self, record: Record) -> None:
-        pass
-
-    def note(self, sentence: str) -> None:
-        pass
-
-
-class CallbackList:
-    """Tells several callbacks in their order."""
+class CallbackList(Callback):
+    """Calls several callbacks in their order."""
 
     def __init__(self, callbacks: Sequence[Callback]) -> None:
         self.callbacks = tuple(callbacks)
 
-    def started(self, start: RunStart) -> None:
-        self._each(lambda callback: callback.started(start))
+    def on_prepare(self, doing: str, *, done: int, total: int) -> None:
+        for callback in self.callbacks:
+            callback.on_prepare(doing, done=done, total=total)
 
-    def preparing(self, doing: str, *, done: int, total: int) -> None:
-        self._each(lambda callback: callback.preparing(doing, done=done, total=total))
+    def on_start(self, start: RunStart) -> None:
+        for callback in self.callbacks:
+            callback.on_start(start)
 
-    def batch_done(self, *, epoch: int, batch: int, loss: float) -> None:
-        self._each(lambda callback: callback.batch_done(epoch=epoch, batch=batch, loss=loss))
+    def on_batch_end(self, *, epoch: int, batch: int, loss: float) -> None:
+        for callback in self.callbacks:
+            callback.on_batch_end(epoch=epoch, batch=batch, loss=loss)
 
-    def evaluating(self, *, epoch: int, done: int, total: int) -> None:
-        self._each(lambda callback: callback.evaluating(epoch=epoch, done=done, total=total))
+    def on_evaluate(self, *, epoch: int, done: int, total: int) -> None:
+        for callback in self.callbacks:
+            callback.on_evaluate(epoch=epoch, done=done, total=total)
 
-    def epoch_done(self, row: Mapping[str, Any], evaluation: Evaluation) -> None:
-        self._each(lambda callback: callback.epoch_done(row, evaluation))
+    def on_epoch_end(self, row: Mapping[str, Any], evaluation: Evaluation) -> None:
+        for callback in self.callbacks:
+            callback.on_epoch_end(row, evaluation)
 
-    def finished(self, record: Record) -> None:
-        self._each(lambda callback: callback.finished(record))
+    def on_end(self, record: Record) -> None:
+        for callback in self.callbacks:
+            callback.on_end(record)
 
     def note(self, sentence: str) -> None:
-        self._each(lambda callback: callback.note(sentence))
-
-    def _each(self, tell: Callable[[Callback], None]) -> None:
         for callback in self.callbacks:
-            tell(callback)
+            callback.note(sentence)

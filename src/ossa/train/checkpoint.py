@@ -94,7 +94,7 @@ def save_state(
         }
         write_atomically(folder / STATE_FILE, lambda file: torch.save(state, file))
 
-    processes.from_first(write)
+    processes.on_main(write)
 
 
 def load_state(
@@ -284,7 +284,7 @@ def _own_gradients(
 
     Where there are more or fewer processes now, the sum lies with the first.
     """
-    if len(saved) == processes.count:
+    if len(saved) == processes.world_size:
         return saved[processes.rank]
     if not processes.is_main:
         return {}

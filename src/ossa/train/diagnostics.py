@@ -238,7 +238,7 @@ def tell_batches(
         config,
         images=images,
         frozen=frozen.tensor_names,
-        processes=processes.count,
+        processes=processes.world_size,
     )
     for note in filter(None, (warmup_note(config.train, images=images), single_values)):
         callback.note(note)

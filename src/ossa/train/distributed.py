@@ -29,7 +29,7 @@ class DistributedContext:
 
     rank: int = 0
     """0 for the one that writes and speaks."""
-    count: int = 1
+    world_size: int = 1
     _learning: list[str] = field(default_factory=list, compare=False)
     """The parameters that have gradients, as was found at the first sum."""
 
@@ -39,7 +39,7 @@ class DistributedContext:
 
     def sum(self, values: Tensor) -> Tensor:
         """Returns the sum of the tensor over all processes."""
-        if self.count == 1:
+        if self.world_size == 1:
             return values
         total = values.detach().clone()
         dist.all_reduce(total)
@@ -47,19 +47,19 @@ class DistributedContext:
 
     def gather(self, value: Value) -> list[Value]:
         """Returns the value of every process, in the order of their ranks; it is pickled."""
-        if self.count == 1:
+        if self.world_size == 1:
             return [value]
-        values: list[Value | None] = [None] * self.count
+        values: list[Value | None] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values  # type: ignore[return-value]
 
-    def from_first(self, make: Callable[[], Value]) -> Value:
+    def on_main(self, make: Callable[[], Value]) -> Value:
         """Returns to all what the first process makes.
 
         Raises:
             OssaError: in every process, where making it raised one in the first.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             return make()
         made: list[Value | OssaError | None] = [None]
         if self.is_main:
@@ -72,9 +72,9 @@ class DistributedContext:
             raise made[0]
         return made[0]  # type: ignore[return-value]
 
-    def copy_from_first(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
         """Overwrites the tensors with those of the first process."""
-        if self.count > 1:
+        if self.world_size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
@@ -84,7 +84,7 @@ class DistributedContext:
         A process without images in its share has none and adds nothing. Parameters that have no
         gradient in any process (of a part of the network that is not used) get none.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             return
         if not self._learning:
             self._learning.extend(self._names_with_gradient(parameters))
@@ -123,8 +123,8 @@ def joined_processes(device: str) -> Iterator[DistributedContext]:
     Args:
         device: 'cpu' (gloo) or a GPU (nccl).
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
         yield SINGLE_PROCESS
         return
     own = device_of_process(device)

@@ -23,7 +23,7 @@ from ossa.evaluate.metrics import Metrics, evaluate_detections
 from ossa.evaluate.report import Gallery, open_gallery, predictions_above_gt
 from ossa.evaluate.report_figures import precision_recall_figure, save_confusion
 from ossa.files import TEMPORARY_FILES, write_atomically
-from ossa.train.callbacks import NullCallback, RunStart
+from ossa.train.callbacks import Callback, RunStart
 from ossa.train.run_folder import DETECTIONS_FILE, FIGURES_FOLDER, read_log
 from ossa.types import Detections, Record
 from ossa.viz.draw import draw_boxes, encode_png, picture_grid
@@ -37,7 +37,7 @@ _LARGEST_SHARE = 0.02
 """Of the time of a run that drawing its curves may take."""
 
 
-class RunFigures(NullCallback):
+class RunFigures(Callback):
     """A callback that keeps the folder `figures` of a run current.
 
     - curves.png, .svg: the losses, metrics and learning rate of every epoch in the log, those
@@ -66,7 +66,7 @@ class RunFigures(NullCallback):
         """`tell` receives a sentence for each figure that cannot be drawn."""
         self._tell = tell
 
-    def started(self, start: RunStart) -> None:
+    def on_start(self, start: RunStart) -> None:
         self._run, self._failed = start, set()
         self._gallery, self._undrawn, self._evaluated = None, None, False
         for half_written in (start.folder / FIGURES_FOLDER).glob(TEMPORARY_FILES):
@@ -75,7 +75,7 @@ class RunFigures(NullCallback):
         self._attempt("mosaic.png", lambda path: _save_first_batch(start, path))
         self._draw_curves()
 
-    def epoch_done(self, row: Mapping[str, Any], evaluation: Evaluation) -> None:
+    def on_epoch_end(self, row: Mapping[str, Any], evaluation: Evaluation) -> None:
         self._undrawn, self._evaluated = evaluation, True
         epochs = row["epoch"] + 1
         if epochs & (epochs - 1) == 0:
@@ -83,7 +83,7 @@ class RunFigures(NullCallback):
         if time.monotonic() >= self._curves_due:
             self._draw_curves()
 
-    def finished(self, record: Record) -> None:
+    def on_end(self, record: Record) -> None:
         self._draw_curves()
         if self._evaluated:
             self._draw_undrawn()

@@ -20,7 +20,7 @@ from ossa.evaluate.evaluator import Evaluation, evaluate
 from ossa.files import held
 from ossa.models.detector import with_weights_settings
 from ossa.train.autobatch import largest_batch
-from ossa.train.callbacks import Callback, NullCallback
+from ossa.train.callbacks import Callback
 from ossa.train.checkpoint import Progress
 from ossa.train.diagnostics import (
     FirstBatch,
@@ -77,11 +77,11 @@ def train(
         OssaError: bad input, or a run that could not go on.
     """
     keep_freed_memory()
-    callback = (callback or NullCallback()) if processes.is_main else NullCallback()
+    callback = (callback or Callback()) if processes.is_main else Callback()
     device = torch.device(device)
     config = config.model_copy(update={"model": with_weights_settings(config.model)})
     with ExitStack() as owned:
-        processes.from_first(lambda: owned.enter_context(held(folder)))
+        processes.on_main(lambda: owned.enter_context(held(folder)))
         parts = prepare(
             config,
             device=device,
@@ -121,7 +121,7 @@ def _failure_recorded(run: Run) -> Iterator[None]:
     except OssaError as failure:
         with suppress(OssaError):  # the disk may be what is full
             record = run.record(status="failed", reason=str(failure))
-            run.callback.finished(run.files.fail(record))
+            run.callback.on_end(run.files.fail(record))
         raise
 
 
@@ -168,7 +168,7 @@ def _train_and_finish(run: Run, *, workers: int) -> Record:
         record = run.files.finish(
             run.record(status="done"), run.parts.val_index, evaluation.detections
         )
-    run.callback.finished(record)
+    run.callback.on_end(record)
     return record
 
 
@@ -190,7 +190,7 @@ def _train_epoch(run: Run, loader: Iterator[Batch], request: StopRequest) -> Eva
         best=run.progress.best_epoch == epoch,
     )
     run.save_at_epoch_end()
-    run.callback.epoch_done(row, evaluation)
+    run.callback.on_epoch_end(row, evaluation)
     if run.over and epoch + 1 < run.config.train.epochs:
         patience = run.config.train.patience
         run.callback.note(f"no better epoch than {run.progress.best_epoch + 1} for {patience}")
@@ -215,7 +215,7 @@ def _train_to_epoch_end(run: Run, loader: Iterator[Batch], request: StopRequest)
             _account(run, outcome, batch)
         progress.epoch_seconds += time.perf_counter() - started
         if progress.images_seen:
-            run.callback.batch_done(
+            run.callback.on_batch_end(
                 epoch=(progress.batch_number - 1) // per_epoch,
                 batch=progress.batch_number % per_epoch or per_epoch,
                 loss=sum(progress.loss_sums.values()) / progress.images_seen,
@@ -301,7 +301,7 @@ def _account(run: Run, outcome: StepResult, batch: Batch) -> None:
         return
     layer = (
         first_bad_layer(run.parts.detector, lambda: run.step.terms(batch).total())
-        if run.processes.count == 1
+        if run.processes.world_size == 1
         else "run it in one process to see the layer"
     )
     raise RunFailed(
@@ -314,7 +314,7 @@ def _evaluate(run: Run, *, epoch: int) -> Evaluation:
     """Scores the average on the val split, with the validation losses."""
     train, network, processes = run.config.train, run.parts.average.network, run.processes
     # The statistics of batch norms are each process's own.
-    processes.copy_from_first(list(network.buffers()))
+    processes.broadcast(list(network.buffers()))
     evaluation = evaluate(
         network,
         run.parts.val_index,
@@ -324,8 +324,8 @@ def _evaluate(run: Run, *, epoch: int) -> Evaluation:
         batch=train.batch,
         device=run.device,
         loss=run.parts.loss,
-        on_images=lambda done, total: run.callback.evaluating(epoch=epoch, done=done, total=total),
-        share=(processes.rank, processes.count),
+        on_images=lambda done, total: run.callback.on_evaluate(epoch=epoch, done=done, total=total),
+        share=(processes.rank, processes.world_size),
         gather=processes.gather,
     )
     losses = evaluation.losses or {}

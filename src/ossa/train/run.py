@@ -130,7 +130,7 @@ def begin(
         seed=config.seed,
         epochs=config.train.epochs,
         start_batch=progress.batch_number,
-        share=(processes.rank, processes.count),
+        share=(processes.rank, processes.world_size),
     )
     epochs_done = progress.batch_number // batches.batches_per_epoch
     _check_epochs(progress, epochs_done, config=config, folder=folder)
@@ -140,7 +140,7 @@ def begin(
     if epochs_done and not progress.rows:  # of a state that does not hold them
         progress.rows = _rows_from_log(folder, epochs_done, callback=callback)
     files.start(progress.rows)
-    callback.started(
+    callback.on_start(
         RunStart(
             config=config,
             folder=folder,

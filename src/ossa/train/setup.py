@@ -33,7 +33,7 @@ from ossa.models.checkpoint import read_checkpoint, start_from
 from ossa.models.complexity import count_cost
 from ossa.models.detector import Detector, build_detector
 from ossa.models.loss import DetectionLoss
-from ossa.train.callbacks import Callback, NullCallback
+from ossa.train.callbacks import Callback
 from ossa.train.diagnostics import tell_batches
 from ossa.train.distributed import SINGLE_PROCESS, DistributedContext
 from ossa.train.optim import (
@@ -135,7 +135,7 @@ def prepare(
         initial_weights=initial_weights,
         cost=cost,
         data_fingerprint=f"{train_index.fingerprint()}-{val_index.fingerprint()}",
-        image_fingerprint=processes.from_first(
+        image_fingerprint=processes.on_main(
             lambda: f"{content_fingerprint(train_index)}-{content_fingerprint(val_index)}"
         ),
     )
@@ -210,23 +210,23 @@ def _refuse_what_the_data_ignore(
             f"loss.label_smoothing acts on the class loss, and {config.data} has one class, which "
             "needs none: leave it out"
         )
-    if len(index) < processes.count:
+    if len(index) < processes.world_size:
         raise ConfigError(
-            f"expected an image at least for each of {processes.count} processes, found "
+            f"expected an image at least for each of {processes.world_size} processes, found "
             f"{len(index)} in the training split of {config.data}"
         )
     if not config.train.sync_batchnorm:
         return
-    if processes.count == 1 or not torch.cuda.is_available():
+    if processes.world_size == 1 or not torch.cuda.is_available():
         raise ConfigError(
             "train.sync_batchnorm needs several processes with a GPU each: start with torchrun, or "
             "leave it out"
         )
     last = len(index) % config.train.batch
-    if 0 < last < processes.count:
+    if 0 < last < processes.world_size:
         raise ConfigError(
             f"train.sync_batchnorm: the last batch of an epoch has {last} of {len(index)} images, "
-            f"fewer than the {processes.count} processes: take another batch size"
+            f"fewer than the {processes.world_size} processes: take another batch size"
         )
 
 
@@ -239,7 +239,7 @@ def with_fitted_anchors(config: RunConfig) -> RunConfig:
     Raises:
         ConfigError, DataError: no training split, or too few boxes of different sizes.
     """
-    index = training_index(config, callback=NullCallback(), strict=False)
+    index = training_index(config, callback=Callback(), strict=False)
     anchors_wh = fit_anchors(
         index, num_levels=len(config.model.strides), imgsz=config.train.imgsz, seed=config.seed
     )

@@ -17,7 +17,7 @@ from ossa.config import ModelConfig, RunConfig, TrainConfig
 from ossa.data.decode import decode_image
 from ossa.data.reading import read_data
 from ossa.data.synthetic import write_scenes
-from ossa.train.callbacks import NullCallback
+from ossa.train.callbacks import Callback
 from ossa.train.loop import train
 
 GOLDEN = Path(__file__).with_name("first_losses.json")
@@ -37,14 +37,14 @@ _TRAIN = TrainConfig(
 )
 
 
-class _Losses(NullCallback):
+class _Losses(Callback):
     """Keeps the loss of every batch."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
         self._sum_before = 0.0
 
-    def batch_done(self, *, epoch: int, batch: int, loss: float) -> None:
+    def on_batch_end(self, *, epoch: int, batch: int, loss: float) -> None:
         # The loop tells the mean of the epoch so far, and there is one epoch.
         self.losses.append(loss * batch - self._sum_before)
         self._sum_before = loss * batch

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from ossa.evaluate.evaluator import Evaluation
 from ossa.files import write_text_atomically
-from ossa.train.callbacks import Callback, CallbackList, NullCallback, RunStart
+from ossa.train.callbacks import Callback, CallbackList, RunStart
 from ossa.train.run_folder import BEST_WEIGHTS, FIGURES_FOLDER
 from ossa.types import Record
 
@@ -69,7 +69,7 @@ def tracked(
             notes of the trackers.
         weights: upload the checkpoint of the best epoch when the run is over.
     """
-    callback = callback or NullCallback()
+    callback = callback or Callback()
     tracking = [TrackerCallback(tracker, callback.note, weights=weights) for tracker in trackers]
     try:
         yield CallbackList([callback, *tracking])
@@ -78,7 +78,7 @@ def tracked(
             each.close()
 
 
-class TrackerCallback(NullCallback):
+class TrackerCallback(Callback):
     """Tells a tracker of a run: every epoch's row, and now and then what lies in `figures/`.
 
     A tracker that fails is not called again, which is said once; the run goes on.
@@ -108,18 +108,18 @@ class TrackerCallback(NullCallback):
         self._epoch = 0
         self._sent: dict[Path, int] = {}
 
-    def started(self, start: RunStart) -> None:
+    def on_start(self, start: RunStart) -> None:
         self._folder, self._epoch = start.folder, max(0, start.epochs_done - 1)
         self._listening, self._sent = True, {}
         self._tell(lambda: self._note(f"{self._tracker.name}: {self._tracker.begin(start)}"))
 
-    def epoch_done(self, row: Mapping[str, Any], evaluation: Evaluation) -> None:
+    def on_epoch_end(self, row: Mapping[str, Any], evaluation: Evaluation) -> None:
         self._epoch = row["epoch"]
         self._tell(lambda: self._tracker.epoch(row))
         if self._epoch % self._figures_every == 0:
             self._send_figures()
 
-    def finished(self, record: Record) -> None:
+    def on_end(self, record: Record) -> None:
         self._send_figures()
         best = self._folder / BEST_WEIGHTS
         if self._weights and best.is_file():
