@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ossa.evaluate.average_precision import average_precision
+from ossa.evaluate.bootstrap import average_precision
 from ossa.evaluate.matching import IOU_THRESHOLDS, Matches
 from ossa.evaluate.statistics import LEVEL, Comparison, Estimate, Interval, compare_models
 
@@ -132,7 +132,7 @@ def _draw_run(
         scores=scores[order],
         boxes_xyxy=np.zeros((len(scores), 4)),
         areas=np.zeros(len(scores)),
-        truths=found[order],
+        matched_gt=found[order],
         ignored=np.zeros(found.shape, bool),
         gt_image_positions=scenes.images,
         gt_labels=scenes.labels,

@@ -27,19 +27,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ossa.data.annotations import DatasetIndex
-from ossa.evaluate.analysis import calibration
+from ossa.evaluate.analysis import calibration, errors_by_kind
 from ossa.evaluate.coco import score_as_coco
 from ossa.evaluate.confusion import confusion_matrix
-from ossa.evaluate.crowding import (
+from ossa.evaluate.matching import match
+from ossa.evaluate.metrics import evaluate_detections
+from ossa.evaluate.object_bins import (
     by_coverage,
     by_crowding,
+    by_size,
     surroundings_of_detections,
     surroundings_of_gt,
 )
-from ossa.evaluate.error_types import errors_by_kind
-from ossa.evaluate.matching import match
-from ossa.evaluate.metrics import evaluate_detections
-from ossa.evaluate.object_bins import by_size
 from ossa.evaluate.voc import score_as_voc
 from ossa.train.run_folder import environment
 from ossa.types import Detections

@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 
 from ossa.data.description import read_description
 from ossa.data.reading import read_index
-from ossa.evaluate.average_precision import average_precision
+from ossa.evaluate.bootstrap import average_precision
 from ossa.evaluate.coco import detections_as_coco_results, read_coco_results
 from ossa.evaluate.matching import match
 from ossa.evaluate.metrics import evaluate_detections

@@ -14,8 +14,7 @@ from pycocotools.cocoeval import COCOeval
 from ossa.data.annotations import DatasetIndex
 from ossa.errors import ConfigError
 from ossa.evaluate.coco import detections_as_coco_results, gt_as_coco_dict
-from ossa.evaluate.limits import score_at_limits
-from ossa.evaluate.metrics import evaluate_detections
+from ossa.evaluate.metrics import evaluate_detections, score_at_limits
 from ossa.types import Detections
 
 LARGE = (0.0, 0.0, 50.0, 40.0)

@@ -13,15 +13,14 @@ from evaluation_problems import a_problem, an_index, found
 
 from ossa.data.annotations import DatasetIndex
 from ossa.evaluate import matching as groups
-from ossa.evaluate.crowding import (
-    KINDS,
-    CrowdingLimits,
+from ossa.evaluate.matching import match
+from ossa.evaluate.metrics import KINDS
+from ossa.evaluate.object_bins import (
     by_coverage,
     by_crowding,
     surroundings_of_detections,
     surroundings_of_gt,
 )
-from ossa.evaluate.matching import match
 from ossa.types import Detections
 
 Box = tuple[float, float, float, float]
@@ -33,11 +32,11 @@ def at(x: float, y: float = 0, *, width: float = 10, height: float = 10) -> Box:
     return (x, y, x + width, y + height)
 
 
-def kinds_of(*boxes: Box, limits: CrowdingLimits | None = None, **columns: list[bool]) -> list[str]:
+def kinds_of(*boxes: Box, **columns: list[bool]) -> list[str]:
     """Returns how truths of one image, of two classes in turn, stand."""
     index = an_index([[(number % 2, box) for number, box in enumerate(boxes)]])
     ignorable = {name: np.array(values) for name, values in columns.items()}
-    stand = surroundings_of_gt(replace(index, **ignorable), limits)  # type: ignore[arg-type]
+    stand = surroundings_of_gt(replace(index, **ignorable))  # type: ignore[arg-type]
     return [KINDS[kind] for kind in stand.kinds]
 
 
@@ -102,13 +101,6 @@ def test_difficult_objects_are_neighbours_and_crowd_regions_are_not():
     assert kinds_of(ALONE, at(6), crowd=[False, True])[0] == "isolated"
     index = replace(an_index([[(0, ALONE), (0, at(6))]]), crowd=np.array([False, True]))
     assert surroundings_of_gt(index).coverage[0] == 0
-
-
-def test_limits_are_parameters():
-    assert kinds_of(ALONE, at(6), limits=CrowdingLimits(crowded_iou=0.25)) == ["touching"] * 2
-    assert kinds_of(ALONE, at(15), limits=CrowdingLimits(isolated_within=1.4)) == ["isolated"] * 2
-    near = CrowdingLimits(crowded_within=1.5, crowded_neighbours=1)
-    assert kinds_of(ALONE, at(15), limits=near) == ["crowded"] * 2
 
 
 # Detections

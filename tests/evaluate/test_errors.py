@@ -7,7 +7,7 @@ from evaluation_problems import ELSEWHERE, SQUARE, a_problem, an_index, found
 
 from ossa.data.annotations import DatasetIndex
 from ossa.errors import ConfigError
-from ossa.evaluate.error_types import Errors, errors_by_kind
+from ossa.evaluate.analysis import Errors, errors_by_kind
 from ossa.evaluate.metrics import evaluate_detections
 from ossa.types import Detections
 

@@ -35,7 +35,7 @@ def test_every_match_is_that_of_pycocotools(seed: int):
         mine = np.flatnonzero((ours.images == position) & (ours.labels == label))
         np.testing.assert_allclose(ours.scores[mine], cell["dtScores"], atol=1e-7)
         # Their annotation ids are counted from 1 in the order of the index; 0 is nobody.
-        np.testing.assert_array_equal(ours.truths[mine].T + 1, cell["dtMatches"])
+        np.testing.assert_array_equal(ours.matched_gt[mine].T + 1, cell["dtMatches"])
         np.testing.assert_array_equal(ours.ignored[mine].T, cell["dtIgnore"])
         compared += len(mine)
     assert compared == len(ours.scores)
@@ -50,13 +50,13 @@ def test_the_columns_come_class_by_class_the_best_first():
     assert matches.labels.tolist() == [0, 1, 1]
     assert matches.scores.tolist() == pytest.approx([0.4, 0.9, 0.5])
     assert matches.images.tolist() == [0, 1, 0]
-    assert matches.truths[:, 0].tolist() == [0, -1, -1]
+    assert matches.matched_gt[:, 0].tolist() == [0, -1, -1]
     assert matches.hits[:, 0].tolist() == [True, False, False]
 
 
 def test_without_detections_there_are_no_rows():
     matches = match(an_index([[(0, SQUARE)]]), {})
-    assert matches.truths.shape == (0, 10)
+    assert matches.matched_gt.shape == (0, 10)
     assert matches.gt_scored.tolist() == [True]
 
 
@@ -65,6 +65,6 @@ def test_blocks_of_pairs_match_as_all_at_once(monkeypatch: pytest.MonkeyPatch):
     at_once = match(index, detections)
     monkeypatch.setattr(groups, "_AT_ONCE", 50)
     in_blocks = match(index, detections)
-    assert (at_once.truths >= 0).sum() > 20
-    np.testing.assert_array_equal(in_blocks.truths, at_once.truths)
+    assert (at_once.matched_gt >= 0).sum() > 20
+    np.testing.assert_array_equal(in_blocks.matched_gt, at_once.matched_gt)
     np.testing.assert_array_equal(in_blocks.ignored, at_once.ignored)

@@ -9,8 +9,8 @@ from evaluation_problems import ELSEWHERE, SQUARE, a_problem, an_index, found
 from numpy.typing import NDArray
 
 from ossa.data.annotations import DatasetIndex
-from ossa.evaluate import average_precision as precision
-from ossa.evaluate.average_precision import average_precision
+from ossa.evaluate import bootstrap as precision
+from ossa.evaluate.bootstrap import average_precision
 from ossa.evaluate.matching import Matches, match
 from ossa.evaluate.metrics import Metrics, evaluate_detections
 from ossa.types import Detections

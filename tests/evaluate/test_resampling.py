@@ -7,13 +7,13 @@ from evaluation_problems import an_index, found
 from ossa.errors import ConfigError
 from ossa.evaluate.bootstrap import (
     METRICS,
-    bins_of,
     check_metrics,
     image_weightings,
     needs_bins,
     resample,
 )
 from ossa.evaluate.matching import match
+from ossa.evaluate.object_bins import bins_of
 
 # Of 20 x 20 pixels (small) and of 40 x 40 (medium), far apart.
 SMALL, MEDIUM = (0.0, 0.0, 20.0, 20.0), (500.0, 500.0, 540.0, 540.0)
@@ -57,7 +57,7 @@ def test_the_limits_of_size_are_cocos():
     side_32 = (0.0, 0.0, 32.0, 32.0)
     index = an_index([[(0, side_32), (0, MEDIUM)]], names=("cat",))
     bins = bins_of(index, match(index, {}))
-    assert bins["small"].truths.tolist() == [True, False]
+    assert bins["small"].gt.tolist() == [True, False]
 
 
 def test_metrics_are_known_by_name():

@@ -78,7 +78,8 @@ def compare(
     """
     from ossa.cli.console import Console
     from ossa.cli.output import print_json
-    from ossa.evaluate.bootstrap import bins_of, needs_bins
+    from ossa.evaluate.bootstrap import needs_bins
+    from ossa.evaluate.object_bins import bins_of
     from ossa.evaluate.statistics import compare_models
 
     metrics = _metrics(metric)

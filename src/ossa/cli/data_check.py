@@ -112,7 +112,8 @@ def _crowding(index: "DatasetIndex") -> Mapping[str, int]:
     """Returns the boxes by how they stand, as evaluation tells them apart."""
     import numpy as np
 
-    from ossa.evaluate.crowding import KINDS, surroundings_of_gt
+    from ossa.evaluate.metrics import KINDS
+    from ossa.evaluate.object_bins import surroundings_of_gt
 
     kinds = surroundings_of_gt(index).kinds[~index.crowd]
     return dict(zip(KINDS, np.bincount(kinds, minlength=len(KINDS)).tolist(), strict=True))

@@ -83,7 +83,7 @@ def score_as_coco(
     return CocoScores(arrays["precision"][..., -1], arrays["recall"])
 
 
-def tide_as_hotcoco(
+def tide_errors(
     index: DatasetIndex,
     detections: Mapping[int, Detections],
     *,

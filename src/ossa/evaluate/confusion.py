@@ -1,24 +1,22 @@
-"""Which class is taken for which: the confusion matrix of a detector, background included.
-
-Dimensions: D detections and T truths of one image, K classes, background as class K.
+"""The confusion matrix of a detector, background included.
 
 The rule, image by image:
 
-1. Detections with at least the confidence take part; of the truths those that are neither crowd
-   nor difficult.
-2. A detection and a truth of whatever classes can be a pair where their IoU reaches the threshold.
-   Pairs are formed in the order of their IoU, each detection and each truth in one at most. Not in
-   the order of scores, as COCO does within a class: between classes the place says which object
-   a box is about, or a second box of the rider takes the horse from the box around the horse. Of
-   equal IoUs the higher score goes first (a box reported for two classes is about the same
-   object, and the better answer counts), then a pair of one class, then the order of the input.
-3. A pair counts in (class of the truth, class of the detection), a truth without a pair in
-   (its class, background), a detection without one in (background, its class); except that a
-   detection of whatever class is ignored if at least the threshold's fraction of its own area
-   lies on one crowd or difficult truth: nobody knows what it should have found there.
+1. Detections with at least the confidence take part, and the ground truth that is neither crowd nor
+   difficult.
+2. A detection and a ground-truth box of any classes can be a pair where their IoU reaches the
+   threshold. Pairs are formed in the order of their IoU, each detection and each box in one at
+   most. Not in the order of scores: between classes the place says which object a box is about, or
+   a second box of the rider takes the horse from the box around the horse. Of equal IoUs the higher
+   score goes first, then a pair of one class, then the order of the input.
+3. A pair counts in (class of the ground truth, class of the detection), ground truth without a pair
+   in (its class, background), a detection without one in (background, its class); except that a
+   detection is ignored if at least the threshold's fraction of its own area lies on one crowd or
+   difficult box, whatever the class.
 
-So a row of a class sums to the truths of that class, and the column of a class to the detections
-of it that are not ignored. In (background, background) nothing can be counted.
+So a row of a class sums to the ground truth of that class, and the column of a class to the
+detections of it that are not ignored. hotcoco's own matrix pairs by score and ignores only
+detections of the crowd's class, so it differs (tests/evaluate/test_confusion.py has the scenes).
 """
 
 import io
@@ -32,11 +30,11 @@ from numpy.typing import NDArray
 from ossa.data.annotations import DatasetIndex
 from ossa.errors import ConfigError
 from ossa.escaping import write_csv
-from ossa.evaluate.matching import detection_columns
-from ossa.types import NOTHING_FOUND, Detections
+from ossa.evaluate.matching import DetectionColumns, detection_columns, overlapping_pairs
+from ossa.types import Detections
 
 CONFIDENCE = 0.25
-"""At which YOLOv5 counts confusions, and from which boxes are drawn on pictures."""
+"""At which YOLOv5 counts confusions, and from which boxes are drawn on images."""
 IOU = 0.5
 """That of AP50, precision and recall (YOLOv5 counts confusions from 0.45)."""
 BACKGROUND = "background"
@@ -44,22 +42,28 @@ BACKGROUND = "background"
 
 @dataclass(frozen=True)
 class ConfusionMatrix:
-    """How often truths of each class were found as each class. Rows: truth, columns: prediction."""
+    """How often objects of each class were detected as each class; K classes and background.
+
+    Example:
+        >>> matrix = ConfusionMatrix(("cat", "background"), np.array([[3, 1], [2, 0]]), 0.25, 0.5)
+        >>> matrix.normalized()[0].tolist()  # of four cats one was missed
+        [0.75, 0.25]
+    """
 
     names: tuple[str, ...]
     """K + 1, of rows and columns alike: the classes, then 'background'."""
     counts: NDArray[np.int64]
-    """(K + 1, K + 1). In the last column truths that were missed, in the last row detections of
-    what is not there."""
+    """(K + 1, K + 1), rows ground truth, columns predictions: missed objects in the last column,
+    detections of nothing in the last row."""
     confidence: float
     """Lowest score of the detections that were counted."""
     iou: float
-    """From which a detection can be of a truth."""
+    """From which a detection and a ground-truth box can be a pair."""
 
     def normalized(self) -> NDArray[np.float64]:
-        """Returns the counts (K + 1, K + 1) as fractions of their row; 0 in a row of nothing.
+        """Returns the counts as fractions of their row, 0 in an empty row.
 
-        The diagonal then is the recall of each class, whatever the class of other boxes there.
+        The diagonal is the recall of each class, whatever the class of other boxes there.
         """
         return self.counts / np.maximum(self.counts.sum(axis=1, keepdims=True), 1)
 
@@ -88,13 +92,13 @@ def confusion_matrix(
     confidence: float = CONFIDENCE,
     iou: float = IOU,
 ) -> ConfusionMatrix:
-    """Returns which class was taken for which, by the rule at the head of this file.
+    """Returns which class was detected as which, by the rule at the head of this file.
 
     Args:
-        index: the truths.
-        detections: by image id; an image that is absent has none.
+        index: the ground truth.
+        detections: by image id; an absent image has none.
         confidence: lowest score of the detections that take part.
-        iou: of a detection and a truth from which they can be a pair; in (0, 1].
+        iou: from which a detection and a ground-truth box can be a pair; in (0, 1].
 
     Raises:
         ConfigError: an `iou` out of range.
@@ -102,103 +106,36 @@ def confusion_matrix(
     """
     if not 0 < iou <= 1:
         raise ConfigError(f"expected an IoU above 0 and up to 1 for the confusions, found {iou}")
-    detection_columns(index, detections)  # refuses what is impossible
-    side = len(index.names) + 1
-    counts = np.zeros((side, side), np.int64)
-    for position, image_id in enumerate(index.image_ids.tolist()):
-        found = detections.get(image_id, NOTHING_FOUND).above(confidence)
-        true_labels, found_labels = _answers(index, position, found, iou=iou)
-        np.add.at(counts, (true_labels, found_labels), 1)
+    columns = detection_columns(index, detections)
+    # In float32, as Detections.above compares.
+    shown = columns.scores.astype(np.float32) >= np.float32(confidence)
+    columns = columns.at(np.flatnonzero(shown))
+    background = len(index.names)
+    scored = ~(index.crowd | index.difficult)
+    gt_of, on_ignored = _pair(columns, index, scored=scored, iou=iou)
+    paired = gt_of >= 0
+    predicted = np.full(len(index.labels), background)
+    predicted[gt_of[paired]] = columns.labels[paired]
+    counts = np.zeros((background + 1, background + 1), np.int64)
+    np.add.at(counts, (index.labels[scored], predicted[scored]), 1)
+    np.add.at(counts[background], columns.labels[~paired & ~on_ignored], 1)
     return ConfusionMatrix((*index.names, BACKGROUND), counts, confidence, iou)
 
 
-def _answers(
-    index: DatasetIndex, position: int, found: Detections, *, iou: float
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Returns row and column of everything that one image adds to the matrix."""
-    background = len(index.names)
-    counting, ignored = _gt(index, position)
-    rows = index.labels[counting]
-    columns = np.full(len(rows), background)
-    if not len(found):
-        return rows, columns
-    boxes_xywh, gt_xywh = found.boxes_xywh, index.boxes_xywh
-    gt_of = _pairs(
-        _ious(boxes_xywh, gt_xywh[counting]),
-        found.scores,
-        same_class=found.labels[:, None] == rows,
-        iou=iou,
-    )
-    paired = gt_of >= 0
-    columns[gt_of[paired]] = found.labels[paired]
-    on_ignored = _fractions_on(boxes_xywh, gt_xywh[ignored]) >= iou
-    false = ~paired & ~on_ignored.any(axis=1)
-    return (
-        np.concatenate((rows, np.full(false.sum(), background))),
-        np.concatenate((columns, found.labels[false])),
-    )
-
-
-def _gt(index: DatasetIndex, position: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Returns the rows of the truths of one image that count, and of those that are ignored."""
-    rows = np.arange(index.gt_offsets[position], index.gt_offsets[position + 1])
-    ignored = index.crowd[rows] | index.difficult[rows]
-    return rows[~ignored], rows[ignored]
-
-
-def _pairs(
-    ious: NDArray[np.float64],
-    scores: NDArray[np.floating],
-    *,
-    same_class: NDArray[np.bool_],
-    iou: float,
-) -> NDArray[np.int64]:
-    """Returns (D,) the truth of each detection, -1 for none.
-
-    Args:
-        ious: (D, T).
-        scores: (D,).
-        same_class: (D, T).
-        iou: the least of a pair.
-    """
-    found, true = np.nonzero(ious >= iou)
-    order = np.lexsort((~same_class[found, true], -scores[found], -ious[found, true]))
-    gt_of = np.full(len(scores), -1)
-    taken = np.zeros(ious.shape[1], bool)
-    for detection, truth in zip(found[order].tolist(), true[order].tolist(), strict=True):
-        if gt_of[detection] < 0 and not taken[truth]:
-            gt_of[detection] = truth
-            taken[truth] = True
-    return gt_of
-
-
-def _ious(boxes_xywh: NDArray[np.float64], others_xywh: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns (D, T) the IoU of boxes (D, 4) and others (T, 4); 0 for two without area."""
-    common = _intersections(boxes_xywh, others_xywh)
-    unions = _areas(boxes_xywh)[:, None] + _areas(others_xywh) - common
-    return np.divide(common, unions, out=np.zeros_like(common), where=unions > 0)
-
-
-def _fractions_on(
-    boxes_xywh: NDArray[np.float64], others_xywh: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Returns (D, T) which fraction of each box (D, 4) lies on each other one (T, 4)."""
-    common = _intersections(boxes_xywh, others_xywh)
-    areas = np.broadcast_to(_areas(boxes_xywh)[:, None], common.shape)
-    return np.divide(common, areas, out=np.zeros_like(common), where=areas > 0)
-
-
-def _intersections(
-    boxes_xywh: NDArray[np.float64], others_xywh: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Returns (D, T) the common area of boxes (D, 4) and others (T, 4)."""
-    starts = np.maximum(boxes_xywh[:, None, :2], others_xywh[:, :2])
-    ends = np.minimum(
-        (boxes_xywh[:, :2] + boxes_xywh[:, 2:])[:, None], others_xywh[:, :2] + others_xywh[:, 2:]
-    )
-    return np.prod(np.maximum(ends - starts, 0), axis=2)
-
-
-def _areas(boxes_xywh: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns (N,) the areas of boxes (N, 4)."""
-    return boxes_xywh[:, 2:].prod(axis=1)
+def _pair(
+    columns: DetectionColumns, index: DatasetIndex, *, scored: NDArray[np.bool_], iou: float
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Returns (D,) the ground truth of each detection, -1 for none, and whether it is ignored."""
+    pairs = overlapping_pairs(columns, index, least_iou=iou, ignorable=~scored, same_class=False)
+    gt_of = np.full(len(columns.scores), -1)
+    on_ignored = np.zeros(len(columns.scores), bool)
+    counts = scored[pairs.gt]
+    on_ignored[pairs.detection[~counts]] = True
+    detection, gt = pairs.detection[counts], pairs.gt[counts]
+    other_class = columns.labels[detection] != index.labels[gt]
+    order = np.lexsort((other_class, -columns.scores[detection], -pairs.iou[counts]))
+    taken = np.zeros(len(index.labels), bool)
+    for one, other in zip(detection[order].tolist(), gt[order].tolist(), strict=True):
+        if gt_of[one] < 0 and not taken[other]:
+            gt_of[one], taken[other] = other, True
+    return gt_of, on_ignored

@@ -1,7 +1,10 @@
-"""Rows of columns that lie together in groups: those of an image, of a class, of a detection."""
+"""COCO's matching of detections to ground truth, vectorised over a whole split.
+
+Dimensions: D detections, N ground-truth boxes, T IoU thresholds, K classes, P pairs.
+"""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import NamedTuple, Self
 
@@ -12,6 +15,13 @@ from ossa.data.annotations import DatasetIndex
 from ossa.errors import DataError, legible
 from ossa.types import Detections
 
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+"""COCO's, .50 to .95."""
+AT_50, AT_75 = 0, 5
+"""Positions in `IOU_THRESHOLDS`."""
+_MOST_DETECTIONS = 100
+_NONE = -1
+_LOWEST = IOU_THRESHOLDS[0] - 1e-10
 _AT_ONCE = 2**18
 
 
@@ -26,9 +36,9 @@ def ranks_within(groups: NDArray[np.integer]) -> NDArray[np.int64]:
 
 
 def blocks(counts: NDArray[np.integer]) -> Iterator[tuple[int, int]]:
-    """Yields first and last + 1 of runs of rows whose counts (n,) sum to 250,000 or a little more.
+    """Yields ranges of rows, first and last + 1, whose counts (n,) sum to about 250,000.
 
-    What is made of each row as often as its count tells then fits into memory.
+    An array with `count` entries per row then fits into memory.
     """
     sums = np.cumsum(counts)
     total = int(sums[-1]) if len(sums) else 0
@@ -38,7 +48,7 @@ def blocks(counts: NDArray[np.integer]) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class DetectionColumns:
-    """One row a detection, image by image in the order of the mapping they came in."""
+    """One row per detection, image by image in the order of the mapping they came from."""
 
     images: NDArray[np.int64]
     """(D,) position of the image in the index."""
@@ -54,13 +64,7 @@ class DetectionColumns:
 
     def at(self, rows: NDArray[np.int64]) -> Self:
         """Returns the rows in the order given."""
-        return type(self)(
-            self.images[rows],
-            self.boxes_xyxy[rows],
-            self.scores[rows],
-            self.labels[rows],
-            self.boxes_xywh[rows],
-        )
+        return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 def detection_columns(
@@ -69,8 +73,8 @@ def detection_columns(
     """Returns the detections as columns.
 
     Args:
-        index: the split they are of.
-        detections: by image id; an image that is absent has none.
+        index: the split.
+        detections: by image id; an absent image has none.
 
     Raises:
         DataError: a detection of an unknown image or class, or with an impossible score or box.
@@ -96,7 +100,7 @@ def detection_columns(
 
 
 def unknown_image(image_id: int | str, index: DatasetIndex, where: str) -> DataError:
-    """Returns the error for a detection of an image that the split does not have."""
+    """Returns the error for a detection in an image that the split does not have."""
     return DataError(
         f"{where}: expected image ids of the data set at {index.root}, found "
         f"{legible(str(image_id))}, which is none of its {len(index)}; evaluate on "
@@ -146,16 +150,9 @@ def _check_values(columns: DetectionColumns, index: DatasetIndex) -> None:
             )
 
 
-IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
-"""COCO's, .50 to .95."""
-_MOST_DETECTIONS = 100
-_NOBODY = -1
-_LOWEST = IOU_THRESHOLDS[0] - 1e-10
-
-
 @dataclass(frozen=True)
 class Matches:
-    """The detections that take part, class by class, the best score first, and what they found."""
+    """The detections that are scored, class by class, best first, and what each one matched."""
 
     num_images: int
     num_classes: int
@@ -169,29 +166,29 @@ class Matches:
     """(D, 4) in pixels of the original image."""
     areas: NDArray[np.float64]
     """(D,) width x height in pixels of the original image."""
-    truths: NDArray[np.int32]
-    """(D, T) row of the truth that was found, -1 for none."""
+    matched_gt: NDArray[np.int32]
+    """(D, T) row of the ground-truth box that was matched, -1 for none."""
     ignored: NDArray[np.bool_]
-    """(D, T) whether the detection neither counts as true nor as false."""
+    """(D, T) whether the detection counts neither as true nor as false positive."""
     gt_image_positions: NDArray[np.int64]
-    """(N,) position of the image of each truth of the index."""
+    """(N,) position of the image of each ground-truth box."""
     gt_labels: NDArray[np.int64]
     """(N,)."""
     gt_scored: NDArray[np.bool_]
-    """(N,) whether it is to be found: neither crowd nor difficult."""
+    """(N,) whether the box is neither crowd nor difficult."""
 
     @property
     def hits(self) -> NDArray[np.bool_]:
-        """(D, T) whether the detection found a truth that counts."""
-        return (self.truths != _NOBODY) & ~self.ignored
+        """(D, T) whether the detection is a true positive."""
+        return (self.matched_gt != _NONE) & ~self.ignored
 
 
 def match(index: DatasetIndex, detections: Mapping[int, Detections]) -> Matches:
-    """Returns what every detection found.
+    """Returns which ground-truth box every detection matches, at all ten IoU thresholds.
 
     Args:
-        index: the truths.
-        detections: by image id; an image that is absent has none.
+        index: the ground truth.
+        detections: by image id; an absent image has none.
 
     Raises:
         DataError: a detection of an unknown image or class, or with an impossible score or box.
@@ -200,7 +197,7 @@ def match(index: DatasetIndex, detections: Mapping[int, Detections]) -> Matches:
     ignorable = index.crowd | index.difficult
     pairs = overlapping_pairs(columns, index, least_iou=_LOWEST, ignorable=ignorable)
     cells = columns.images * len(index.names) + columns.labels
-    truths, ignored = _greedy(pairs, ignorable=ignorable, cells=cells)
+    matched_gt, ignored = _greedy(pairs, ignorable=ignorable, cells=cells)
     # Stable: of equal scores the image of the lower id comes first, as in COCO.
     order = np.lexsort((-columns.scores, columns.labels))
     return Matches(
@@ -211,7 +208,7 @@ def match(index: DatasetIndex, detections: Mapping[int, Detections]) -> Matches:
         scores=columns.scores[order],
         boxes_xyxy=columns.boxes_xyxy[order],
         areas=columns.boxes_xywh[order, 2:].prod(axis=1),
-        truths=truths[order],
+        matched_gt=matched_gt[order],
         ignored=ignored[order],
         gt_image_positions=index.gt_image_positions(),
         gt_labels=index.labels,
@@ -220,12 +217,12 @@ def match(index: DatasetIndex, detections: Mapping[int, Detections]) -> Matches:
 
 
 class Pairs(NamedTuple):
-    """P pairs of a detection and a truth of the same image and class, detection by detection."""
+    """P pairs of a detection and a ground-truth box of its image, detection by detection."""
 
     detection: NDArray[np.int64]
     """(P,) row of the detection, ascending."""
-    truth: NDArray[np.int64]
-    """(P,) row of the truth."""
+    gt: NDArray[np.int64]
+    """(P,) row of the ground-truth box."""
     iou: NDArray[np.float64]
     """(P,)."""
 
@@ -236,20 +233,24 @@ def overlapping_pairs(
     *,
     least_iou: float,
     ignorable: NDArray[np.bool_] | None = None,
+    same_class: bool = True,
 ) -> Pairs:
-    """Returns all pairs of one image and class with at least an IoU, by pycocotools' arithmetic.
+    """Returns all pairs of one image with at least an IoU, by pycocotools' arithmetic.
 
     Args:
         columns: the detections (D,).
-        index: the truths (N,).
+        index: the ground truth (N,).
         least_iou: of a pair.
-        ignorable: (N,) truths that come behind the others of a detection, and whose IoU is the
-            part of the detection that lies on them; none if not given.
+        ignorable: (N,) boxes that come after the others of a detection, and whose IoU is the
+            fraction of the detection's area that lies on them; none if not given.
+        same_class: pairs of one class only.
     """
     last = np.zeros(len(index.labels), bool) if ignorable is None else ignorable
-    num_classes = len(index.names)
-    cells = columns.images * num_classes + columns.labels
-    gt_cells = index.gt_image_positions() * num_classes + index.labels
+    cells, gt_cells = columns.images, index.gt_image_positions()
+    if same_class:
+        num_classes = len(index.names)
+        cells = cells * num_classes + columns.labels
+        gt_cells = gt_cells * num_classes + index.labels
     order = np.lexsort((last, gt_cells))
     first, end = (np.searchsorted(gt_cells[order], cells, side) for side in ("left", "right"))
     counts = end - first
@@ -258,24 +259,19 @@ def overlapping_pairs(
     # In blocks, because a crowded class has many more pairs than overlap.
     for start, stop in blocks(counts):
         detection = np.repeat(np.arange(start, stop), counts[start:stop])
-        truth = order[ranks_within(detection) + first[detection]]
-        iou = _ious(boxes_xywh[detection], gt_xywh[truth], onto=last[truth])
+        gt = order[ranks_within(detection) + first[detection]]
+        iou = _ious(boxes_xywh[detection], gt_xywh[gt], onto=last[gt])
         near = iou >= least_iou
-        parts.append((detection[near], truth[near], iou[near]))
+        parts.append((detection[near], gt[near], iou[near]))
     return Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def _best_of_each_cell(columns: DetectionColumns, index: DatasetIndex) -> DetectionColumns:
-    """Returns the best 100 of each image and class.
-
-    They come by the image's id, class by class, the best first; of equal scores the first given.
-    """
+    """Returns the best 100 of each image and class, by image id, then class, then score."""
     ranks = np.argsort(np.argsort(index.image_ids))
     cells = ranks[columns.images] * len(index.names) + columns.labels
     order = np.lexsort((-columns.scores, cells))  # stable: equal scores keep their order
-    rank = ranks_within(cells[order])
-    chosen = order[rank < _MOST_DETECTIONS]
-    return columns.at(chosen)
+    return columns.at(order[ranks_within(cells[order]) < _MOST_DETECTIONS])
 
 
 def _ious(
@@ -295,16 +291,16 @@ def _ious(
 def _greedy(
     pairs: Pairs, *, ignorable: NDArray[np.bool_], cells: NDArray[np.int64]
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """Returns the truth (D, T) of every detection and whether it is ignored (D, T).
+    """Returns the matched ground truth (D, T) of every detection and whether it is ignored (D, T).
 
     Cells (an image and a class each) do not touch one another, so the first detections of all
     cells choose at once, then all second ones, and so on.
     """
     shape = (len(cells), len(IOU_THRESHOLDS))
-    truths = np.full(shape, _NOBODY, np.int32)
+    matched_gt = np.full(shape, _NONE, np.int32)
     ignored = np.zeros(shape, bool)
     if not len(pairs.detection):
-        return truths, ignored
+        return matched_gt, ignored
     taken = np.zeros((len(ignorable), shape[1]), bool)
     limits = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)
     rounds = _rounds(pairs.detection, cells)
@@ -312,27 +308,27 @@ def _greedy(
     ends = np.searchsorted(rounds[order], np.arange(rounds[order][-1] + 2))
     for first, last in pairwise(ends):
         rows = order[first:last]
-        of, to, iou = pairs.detection[rows], pairs.truth[rows], pairs.iou[rows, None]
+        of, to, iou = pairs.detection[rows], pairs.gt[rows], pairs.iou[rows, None]
         free = (iou >= limits) & (~taken[to] | ignorable[to, None])
-        # One number tells preference, without rounding: IoUs of 0.5 to 1, and 1 less for ignored.
+        # One number orders them, without rounding: IoUs of 0.5 to 1, and 1 less for ignored.
         value = np.where(free, iou - 1.0 * ignorable[to, None], -2.0)
         segments = np.flatnonzero(np.diff(of, prepend=-1))
         best = np.maximum.reduceat(value, segments, axis=0)
         lengths = np.diff(segments, append=len(of))
         is_best = free & (value == np.repeat(best, lengths, axis=0))
-        place = np.where(is_best, np.arange(len(of))[:, None], _NOBODY)
+        place = np.where(is_best, np.arange(len(of))[:, None], _NONE)
         winner = np.maximum.reduceat(place, segments, axis=0)  # the later of equals
-        matched = winner != _NOBODY
-        chosen = np.where(matched, to[winner], _NOBODY)
-        truths[of[segments]] = chosen
+        matched = winner != _NONE
+        chosen = np.where(matched, to[winner], _NONE)
+        matched_gt[of[segments]] = chosen
         ignored[of[segments]] = matched & ignorable[chosen]
         _, at = np.nonzero(matched)
         taken[chosen[matched], at] = True
-    return truths, ignored
+    return matched_gt, ignored
 
 
 def _rounds(detection: NDArray[np.int64], cells: NDArray[np.int64]) -> NDArray[np.int64]:
     """Returns (P,) the rank of the detection of each pair within its cell, among those in pairs."""
-    is_new = np.diff(detection, prepend=_NOBODY) != 0
+    is_new = np.diff(detection, prepend=_NONE) != 0
     number = np.cumsum(is_new) - 1  # of the detection among those in pairs
     return ranks_within(cells[detection[is_new]])[number]

@@ -15,9 +15,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from ossa.escaping import escape_figure
-from ossa.evaluate.analysis import Calibration
+from ossa.evaluate.analysis import Calibration, Errors
 from ossa.evaluate.confusion import ConfusionMatrix
-from ossa.evaluate.error_types import Errors
 from ossa.evaluate.metrics import Metrics, OperatingPoint
 from ossa.evaluate.object_bins import BinScores
 from ossa.files import write_text_atomically

@@ -106,14 +106,14 @@ def _judge(
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Returns whether each detection (D,), the best first, is true, and whether it is false."""
     pairs = overlapping_pairs(columns, index, least_iou=iou)
-    best_first = np.lexsort((-pairs.iou, pairs.detection))  # stable: the first of equal truths
+    best_first = np.lexsort((-pairs.iou, pairs.detection))  # stable: the first of equal boxes
     chosen = best_first[ranks_within(pairs.detection[best_first]) == 0]
-    detection, truth = pairs.detection[chosen], pairs.truth[chosen]
-    unsought = (index.difficult | index.crowd)[truth]
-    _, first = np.unique(truth, return_index=True)  # detections ascend: the best of each truth
+    detection, gt = pairs.detection[chosen], pairs.gt[chosen]
+    unscored = (index.difficult | index.crowd)[gt]
+    _, first = np.unique(gt, return_index=True)  # detections ascend: the best of each box
     is_main, ignored = np.zeros((2, len(columns.scores)), bool)
     is_main[detection[first]] = True
-    ignored[detection[unsought]] = True
+    ignored[detection[unscored]] = True
     return is_main & ~ignored, ~is_main & ~ignored
 
 

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from ossa.data.annotations import DatasetIndex
 from ossa.errors import DataError, OssaError
-from ossa.evaluate.bootstrap import METRICS, RESAMPLES, bins_of, image_weightings, resample
+from ossa.evaluate.bootstrap import METRICS, RESAMPLES, image_weightings, resample
 from ossa.evaluate.coco import read_coco_results
 from ossa.evaluate.matching import Matches, match
 from ossa.evaluate.metrics import Metrics
+from ossa.evaluate.object_bins import bins_of
 from ossa.evaluate.statistics import Values
 from ossa.files import sha256_of, write_atomically
 from ossa.study.config import StudyConfig
