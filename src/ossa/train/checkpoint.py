@@ -12,7 +12,7 @@ from torch.optim import AdamW, Optimizer
 from ossa.errors import CheckpointError, legible
 from ossa.files import write_atomically
 from ossa.models.loss import LossTerms
-from ossa.models.safe_pickle import read_torch_file
+from ossa.models.torch_pickle import read_torch_file
 from ossa.schema import first_problem
 from ossa.train.distributed import SINGLE_PROCESS, DistributedContext
 from ossa.train.optim import EMA

@@ -18,7 +18,7 @@ from torch._utils import _rebuild_tensor_v2
 
 from ossa.errors import CheckpointError
 from ossa.files import sha256_of
-from ossa.models.safe_pickle import read_torch_archive
+from ossa.models.yolov5_weights import read_torch_network
 
 
 class _Call:
@@ -115,7 +115,7 @@ def test_a_module_gives_its_state_dict_without_its_classes(
     expected = network.state_dict()
     for name in ("models", "models.common", "models.yolo"):
         monkeypatch.delitem(sys.modules, name)
-    checkpoint = read_torch_archive(tmp_path / "n.pt")
+    checkpoint = read_torch_network(tmp_path / "n.pt")
     _assert_same_state(checkpoint.tensors, expected)
     assert "model.0.grid" not in checkpoint.tensors
     assert checkpoint.names == ("femur", "skull")
@@ -125,7 +125,7 @@ def test_a_module_gives_its_state_dict_without_its_classes(
 
 def test_half_precision_stays_half(network: _Network, tmp_path: Path):
     torch.save({"model": network.half()}, tmp_path / "half.pt")
-    tensors = read_torch_archive(tmp_path / "half.pt").tensors
+    tensors = read_torch_network(tmp_path / "half.pt").tensors
     assert tensors["model.0.conv.weight"].dtype == torch.float16
     assert tensors["model.0.bn.num_batches_tracked"].dtype == torch.int64
 
@@ -133,27 +133,27 @@ def test_half_precision_stays_half(network: _Network, tmp_path: Path):
 def test_ema_is_preferred_to_model(network: _Network, tmp_path: Path):
     ema = _Network()
     torch.save({"model": network, "ema": ema}, tmp_path / "both.pt")
-    _assert_same_state(read_torch_archive(tmp_path / "both.pt").tensors, ema.state_dict())
+    _assert_same_state(read_torch_network(tmp_path / "both.pt").tensors, ema.state_dict())
 
 
 def test_class_names_may_be_a_dict(network: _Network, tmp_path: Path):
     network.names = {0: "femur", 1: "skull"}
     torch.save({"model": network}, tmp_path / "n.pt")
-    assert read_torch_archive(tmp_path / "n.pt").names == ("femur", "skull")
+    assert read_torch_network(tmp_path / "n.pt").names == ("femur", "skull")
 
 
 def test_class_names_with_a_gap_are_an_error(network: _Network, tmp_path: Path):
     network.names = {0: "femur", 2: "skull"}
     torch.save({"model": network}, tmp_path / "n.pt")
     with pytest.raises(CheckpointError, match="class names"):
-        read_torch_archive(tmp_path / "n.pt")
+        read_torch_network(tmp_path / "n.pt")
 
 
 @pytest.mark.parametrize("key", [None, "model", "state_dict"])
 def test_a_state_dict_is_read_alone_or_under_its_key(tmp_path: Path, key: str | None):
     state = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).state_dict()
     torch.save(state if key is None else {key: state, "epoch": 3}, tmp_path / "state.pt")
-    checkpoint = read_torch_archive(tmp_path / "state.pt")
+    checkpoint = read_torch_network(tmp_path / "state.pt")
     _assert_same_state(checkpoint.tensors, state)
     assert checkpoint.meta == ({} if key is None else {"epoch": 3})
     assert checkpoint.names is None
@@ -167,7 +167,7 @@ _DTYPES += (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 def test_every_common_dtype_is_kept(tmp_path: Path, dtype: torch.dtype):
     state = {"x": torch.tensor([0, 1, 1]).to(dtype)}
     torch.save(state, tmp_path / "x.pt")
-    _assert_same_state(read_torch_archive(tmp_path / "x.pt").tensors, state)
+    _assert_same_state(read_torch_network(tmp_path / "x.pt").tensors, state)
 
 
 def test_views_scalars_and_empty_tensors_are_kept(tmp_path: Path):
@@ -180,12 +180,12 @@ def test_views_scalars_and_empty_tensors_are_kept(tmp_path: Path):
         "channels_last": torch.rand(1, 2, 3, 4).to(memory_format=torch.channels_last),
     }
     torch.save(state, tmp_path / "views.pt")
-    _assert_same_state(read_torch_archive(tmp_path / "views.pt").tensors, state)
+    _assert_same_state(read_torch_network(tmp_path / "views.pt").tensors, state)
 
 
 def test_numbers_of_numpy_beside_the_network_do_no_harm(network: _Network, tmp_path: Path):
     torch.save({"model": network, "best_fitness": np.float64(0.5)}, tmp_path / "n.pt")
-    checkpoint = read_torch_archive(tmp_path / "n.pt")
+    checkpoint = read_torch_network(tmp_path / "n.pt")
     assert "best_fitness" not in checkpoint.meta
     assert len(checkpoint.tensors) == len(network.state_dict())
 
@@ -194,7 +194,7 @@ def test_numbers_of_numpy_beside_the_network_do_no_harm(network: _Network, tmp_p
 def test_the_official_yolov5n_is_read(shared: Path):
     path = shared / "weights" / "yolov5n.pt"
     assert sha256_of(path).startswith("4f180cf2")
-    checkpoint = read_torch_archive(path)
+    checkpoint = read_torch_network(path)
     assert len(checkpoint.tensors) == 349
     buffers = ("running_mean", "running_var", "num_batches_tracked", "anchors")
     parameters = [t for name, t in checkpoint.tensors.items() if not name.endswith(buffers)]
@@ -251,8 +251,8 @@ def test_a_file_that_would_run_code_is_refused_and_nothing_runs(
     torch.save(
         hostile if place == "alone" else {"model": network, "optimizer": {"state": [hostile]}}, path
     )
-    with pytest.raises(CheckpointError, match=rf"refused .*yolov5n\.pt.* asks for {name}"):
-        read_torch_archive(path)
+    with pytest.raises(CheckpointError, match=rf"yolov5n\.pt: refused, for it asks for {name}"):
+        read_torch_network(path)
     assert not marker.exists()
     torch.load(path, weights_only=False)  # the proof that the file is loaded, and not a dud
     assert marker.exists()
@@ -269,8 +269,10 @@ def test_a_name_that_no_network_has_is_refused_even_if_unused(tmp_path: Path, na
     tensor = _pickled({"x": _view(1, 0, (1,), (1,))})
     unused = f"c{name.replace(' ', chr(10))}\n".encode()
     path = _archive(tmp_path / "n.pt", tensor[:2] + unused + tensor[2:], storage=bytes(4))
-    with pytest.raises(CheckpointError, match=f"refused .* asks for {name.replace(' ', '.')},"):
-        read_torch_archive(path)
+    with pytest.raises(
+        CheckpointError, match=f"refused, for it asks for {name.replace(' ', '.')},"
+    ):
+        read_torch_network(path)
 
 
 def test_a_class_of_a_known_package_is_never_built_or_called(
@@ -285,13 +287,13 @@ def test_a_class_of_a_known_package_is_never_built_or_called(
         for method in ("__new__", "__init__", "__setstate__"):
             monkeypatch.setattr(kind, method, fail, raising=False)
     monkeypatch.setattr(np, "full", fail)
-    assert len(read_torch_archive(tmp_path / "n.pt").tensors) == len(network.state_dict())
+    assert len(read_torch_network(tmp_path / "n.pt").tensors) == len(network.state_dict())
 
 
 def test_a_foreign_name_cannot_steer_the_terminal(tmp_path: Path):
     path = _archive(tmp_path / "n.pt", b"\x80\x02cos\n\x1b[31m" + b"x" * 1000 + b"\n.")
     with pytest.raises(CheckpointError) as caught:
-        read_torch_archive(path)
+        read_torch_network(path)
     assert r"os.\x1b[31mxxx" in str(caught.value)
     assert len(str(caught.value)) < 400 + len(str(path))
 
@@ -310,7 +312,7 @@ def test_a_truncated_file_is_told_at_every_length(tmp_path: Path):
     for length in range(1, len(content), 50):
         path.write_bytes(content[:length])
         with pytest.raises(CheckpointError, match=r"cut\.pt"):
-            read_torch_archive(path)
+            read_torch_network(path)
 
 
 @pytest.mark.parametrize(
@@ -325,26 +327,26 @@ def test_a_truncated_file_is_told_at_every_length(tmp_path: Path):
 def test_what_is_no_zip_file_is_told(tmp_path: Path, content: bytes, message: str):
     (tmp_path / "n.pt").write_bytes(content)
     with pytest.raises(CheckpointError, match=rf"n\.pt.*{message}"):
-        read_torch_archive(tmp_path / "n.pt")
+        read_torch_network(tmp_path / "n.pt")
 
 
 def test_the_format_before_version_1_6_is_told(tmp_path: Path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     with pytest.raises(CheckpointError, match=r"before version 1\.6"):
-        read_torch_archive(tmp_path / "old.pt")
+        read_torch_network(tmp_path / "old.pt")
 
 
 def test_a_missing_file_and_a_folder_are_told(tmp_path: Path):
     for path in (tmp_path / "gone.pt", tmp_path):
         with pytest.raises(CheckpointError, match="no such file"):
-            read_torch_archive(path)
+            read_torch_network(path)
 
 
 def test_a_zip_file_without_a_pickle_is_told(tmp_path: Path):
     with zipfile.ZipFile(tmp_path / "n.pt", "w") as archive:
         archive.writestr("archive/readme.txt", "no weights")
     with pytest.raises(CheckpointError, match=r"one data\.pkl.*found 0"):
-        read_torch_archive(tmp_path / "n.pt")
+        read_torch_network(tmp_path / "n.pt")
 
 
 def test_an_encrypted_zip_file_is_told(tmp_path: Path):
@@ -353,13 +355,13 @@ def test_an_encrypted_zip_file_is_told(tmp_path: Path):
         content[content.index(signature) + flags_at] |= 1
     (tmp_path / "n.pt").write_bytes(content)
     with pytest.raises(CheckpointError, match="encrypted"):
-        read_torch_archive(tmp_path / "n.pt")
+        read_torch_network(tmp_path / "n.pt")
 
 
 def test_a_pickle_of_another_protocol_is_told(tmp_path: Path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "n.pt", pickle_protocol=4)
     with pytest.raises(CheckpointError, match=r"expected a pickle of protocol 2, .* found PROTO 4"):
-        read_torch_archive(tmp_path / "n.pt")
+        read_torch_network(tmp_path / "n.pt")
 
 
 def test_the_byte_order_of_another_machine_is_told(tmp_path: Path):
@@ -367,26 +369,26 @@ def test_the_byte_order_of_another_machine_is_told(tmp_path: Path):
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("archive/byteorder", "big" if sys.byteorder == "little" else "little")
     with pytest.raises(CheckpointError, match="byte order"):
-        read_torch_archive(path)
+        read_torch_network(path)
 
 
 @pytest.mark.parametrize("value", [{}, {"epoch": 3}, {"epoch": 3, "model": {}}, [], "weights"])
 def test_a_file_without_tensors_is_told(tmp_path: Path, value: Any):
     torch.save(value, tmp_path / "n.pt")
     with pytest.raises(CheckpointError, match=r"dense tensor|found no tensors"):
-        read_torch_archive(tmp_path / "n.pt")
+        read_torch_network(tmp_path / "n.pt")
 
 
 def test_a_tensor_that_is_not_dense_is_named(tmp_path: Path):
     torch.save({"bone": torch.eye(2).to_sparse()}, tmp_path / "n.pt")
     with pytest.raises(CheckpointError, match=r"dense tensor as its bone.*_rebuild_sparse_tensor"):
-        read_torch_archive(tmp_path / "n.pt")
+        read_torch_network(tmp_path / "n.pt")
 
 
 def test_a_dtype_that_no_network_has_is_told(tmp_path: Path):
     torch.save({"x": torch.zeros(1, dtype=torch.complex64)}, tmp_path / "n.pt")
     with pytest.raises(CheckpointError, match=r"found torch\.ComplexFloatStorage"):
-        read_torch_archive(tmp_path / "n.pt")
+        read_torch_network(tmp_path / "n.pt")
 
 
 # What would take all memory, or memory that is not its own
@@ -395,7 +397,7 @@ def test_a_dtype_that_no_network_has_is_told(tmp_path: Path):
 def test_a_tensor_inside_its_storage_is_read(tmp_path: Path):
     storage = np.arange(4, dtype=np.float32).tobytes()
     path = _archive(tmp_path / "n.pt", _pickled({"x": _view(4, 1, (3,), (1,))}), storage=storage)
-    assert read_torch_archive(path).tensors["x"].tolist() == [1.0, 2.0, 3.0]
+    assert read_torch_network(path).tensors["x"].tolist() == [1.0, 2.0, 3.0]
 
 
 @pytest.mark.parametrize(
@@ -415,7 +417,7 @@ def test_a_tensor_inside_its_storage_is_read(tmp_path: Path):
 def test_a_tensor_beyond_its_storage_is_told(tmp_path: Path, view: Any):
     path = _archive(tmp_path / "n.pt", _pickled({"x": _view(*view)}), storage=bytes(16))
     with pytest.raises(CheckpointError, match=r"beyond its storage|storage 0 has 16 bytes"):
-        read_torch_archive(path)
+        read_torch_network(path)
 
 
 @pytest.mark.parametrize(
@@ -435,7 +437,7 @@ def test_a_tensor_beyond_its_storage_is_told(tmp_path: Path, view: Any):
 def test_a_tensor_with_a_malformed_shape_is_told(tmp_path: Path, view: Any):
     path = _archive(tmp_path / "n.pt", _pickled({"x": _view(*view)}), storage=bytes(16))
     with pytest.raises(CheckpointError, match="damaged"):
-        read_torch_archive(path)
+        read_torch_network(path)
 
 
 def test_a_compressed_member_is_refused_before_it_grows(tmp_path: Path):
@@ -447,7 +449,7 @@ def test_a_compressed_member_is_refused_before_it_grows(tmp_path: Path):
     )
     assert path.stat().st_size < 100_000
     with pytest.raises(CheckpointError, match="compressed"):
-        read_torch_archive(path)
+        read_torch_network(path)
 
 
 def test_members_that_share_their_bytes_are_refused(tmp_path: Path):
@@ -460,7 +462,7 @@ def test_members_that_share_their_bytes_are_refused(tmp_path: Path):
                 setattr(copy, slot, getattr(archive.getinfo("archive/data/0"), slot))
             archive.filelist.append(copy)
     with pytest.raises(CheckpointError, match="larger than the file itself"):
-        read_torch_archive(tmp_path / "bomb.pt")
+        read_torch_network(tmp_path / "bomb.pt")
 
 
 def _key(value: bytes) -> bytes:
@@ -483,14 +485,14 @@ def _key(value: bytes) -> bytes:
 )
 def test_a_pickle_bomb_ends_quickly_in_an_error(tmp_path: Path, pickled: bytes):
     with pytest.raises(CheckpointError, match=r"bomb\.pt"):
-        read_torch_archive(_archive(tmp_path / "bomb.pt", pickled))
+        read_torch_network(_archive(tmp_path / "bomb.pt", pickled))
 
 
 def test_a_module_that_contains_itself_is_told(network: _Network, tmp_path: Path):
     network.model[0]._modules["again"] = network
     torch.save({"model": network}, tmp_path / "n.pt")
     with pytest.raises(CheckpointError, match="names of at most 500 letters"):
-        read_torch_archive(tmp_path / "n.pt")
+        read_torch_network(tmp_path / "n.pt")
 
 
 def test_a_module_that_unfolds_to_a_billion_is_told(tmp_path: Path):
@@ -499,7 +501,7 @@ def test_a_module_that_unfolds_to_a_billion_is_told(tmp_path: Path):
         module = nn.Sequential(module, module)
     torch.save({"model": module}, tmp_path / "n.pt")
     with pytest.raises(CheckpointError, match="more than 100,000 entries"):
-        read_torch_archive(tmp_path / "n.pt")
+        read_torch_network(tmp_path / "n.pt")
 
 
 # Random damage
@@ -515,7 +517,7 @@ def _flipped(content: bytes, generator: np.random.Generator) -> bytes:
 def _is_read(path: Path) -> bool:
     """Returns whether the file is read; fails with anything but CheckpointError."""
     try:
-        tensors = read_torch_archive(path).tensors
+        tensors = read_torch_network(path).tensors
     except CheckpointError:
         return False
     assert all(isinstance(name, str) for name in tensors)
