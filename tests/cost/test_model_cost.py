@@ -18,20 +18,20 @@ def test_yolov5n_as_trained_and_as_deployed() -> None:
 
 def test_parts_add_up_and_the_peak_is_that_of_the_greediest() -> None:
     cost = cost_detector("resnet18", num_classes=3, imgsz=64, compare=False)
-    for form in (cost.training, cost.deployed):
+    for form in (cost.training, cost.fused):
         assert tuple(form.parts) == PARTS
         for figure in ("params", "flops", "macs", "activations"):
             parts = [getattr(part, figure) for part in form.parts.values()]
             assert getattr(form.total, figure) == sum(parts)
         assert form.total.peak_bytes == max(part.peak_bytes for part in form.parts.values())
-    assert cost.deployed.total.peak_bytes < cost.training.total.peak_bytes
+    assert cost.fused.total.peak_bytes < cost.training.total.peak_bytes
 
 
 def test_norms_are_listed_as_long_as_they_are_there() -> None:
     cost = cost_detector("cspdarknet_n", num_classes=3, imgsz=64, compare=False)
     training, deployed = (
         {entry.operation: entry.calls for entry in form.uncounted}
-        for form in (cost.training, cost.deployed)
+        for form in (cost.training, cost.fused)
     )
     # 31 of the backbone, 3 laterals, 26 of the neck of scale s.
     assert training["native_batch_norm"] == training["silu"] == 60
@@ -43,10 +43,10 @@ def test_norms_are_listed_as_long_as_they_are_there() -> None:
 
 def test_repvgg_is_smaller_as_deployed() -> None:
     cost = cost_detector("repvgg_a0", num_classes=3, imgsz=64, compare=False)
-    saved = cost.training.parts["backbone"].flops - cost.deployed.parts["backbone"].flops
+    saved = cost.training.parts["backbone"].flops - cost.fused.parts["backbone"].flops
     # A block's 1x1 has a ninth of the multiply-adds of its 3x3.
-    assert saved * 9 == cost.deployed.parts["backbone"].flops
-    assert cost.training.parts["head"].flops == cost.deployed.parts["head"].flops
+    assert saved * 9 == cost.fused.parts["backbone"].flops
+    assert cost.training.parts["head"].flops == cost.fused.parts["head"].flops
 
 
 def test_both_forms_are_computed_and_agree() -> None:

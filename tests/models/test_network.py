@@ -40,13 +40,13 @@ def test_the_parts_add_up_and_a_preset_has_no_laterals():
     parts = ("backbone", "lateral", "neck", "head")
     assert row["params"] == sum(row[f"params_{part}"] for part in parts)
     assert row["flops"] == sum(row[f"flops_{part}"] for part in parts)
-    assert preset.lateral.params == preset.lateral.flops == 0
+    assert preset.parts["lateral"].params == preset.parts["lateral"].flops == 0
     # Weights and norms of three 1x1 convolutions: 64 to 128, 128 to 256, 256 to 512 channels.
     weights = 64 * 128 + 128 * 256 + 256 * 512
-    assert studied.lateral.params == weights + 2 * (128 + 256 + 512)
+    assert studied.parts["lateral"].params == weights + 2 * (128 + 256 + 512)
     # Maps of 8x8, 4x4 and 2x2 cells.
     macs = 64 * 128 * 64 + 128 * 256 * 16 + 256 * 512 * 4
-    assert studied.lateral.macs == macs
+    assert studied.parts["lateral"].macs == macs
 
 
 def test_counting_leaves_the_detector_as_it_was():

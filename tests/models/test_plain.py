@@ -206,7 +206,7 @@ def test_the_cost_counts_attention():
     attention = 2 * tokens * tokens * width
     embedding, pyramid = 16 * width * 3 * 16 * 16, 16 * width * (width // 2) * 4
     expected = 12 * (projections + attention) + embedding + pyramid
-    assert count_cost(detector, 64).backbone.macs == expected
+    assert count_cost(detector, 64).parts["backbone"].macs == expected
 
 
 # Patches of 14 pixels

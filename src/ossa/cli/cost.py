@@ -167,7 +167,7 @@ def _figures_table(costs: "list[ModelCost]") -> "Table":
     table = new_table("model", "", "total", *costs[0].training.parts)
     for cost in costs:
         name = cost.model
-        for form, note in ((cost.training, ""), (cost.deployed, ", deployed")):
+        for form, note in ((cost.training, ""), (cost.fused, ", deployed")):
             for title, key, unit in _FIGURES:
                 columns = (form.total, *form.parts.values())
                 figures = [_figure(getattr(column, key), unit) for column in columns]
@@ -195,7 +195,7 @@ def _uncounted_table(costs: "list[ModelCost]") -> "Table":
         name = cost.model
         forms = [
             {entry.operation: (str(entry.calls), with_unit(entry.elements)) for entry in entries}
-            for entries in (cost.training.uncounted, cost.deployed.uncounted)
+            for entries in (cost.training.uncounted, cost.fused.uncounted)
         ]
         for operation in {**forms[0], **forms[1]}:
             cells = [cell for form in forms for cell in form.get(operation, ("–", "–"))]

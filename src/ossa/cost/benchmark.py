@@ -26,7 +26,7 @@ from ossa.errors import OssaError, RunFailed
 from ossa.export.select import runtime_in_memory
 from ossa.files import write_json_atomically
 from ossa.models.detector import Detector
-from ossa.models.fuse import deployed
+from ossa.models.fuse import fuse_detector
 from ossa.models.postprocess import detect
 from ossa.train.run_folder import environment
 from ossa.types import Letterbox, RawPredictions
@@ -260,7 +260,7 @@ def _prepared(detector: Detector, protocol: Protocol) -> Network:
             precision=protocol.precision,
             threads=torch.get_num_threads(),
         )
-    in_form = deployed if protocol.form == "deployed" else copy.deepcopy
+    in_form = fuse_detector if protocol.form == "deployed" else copy.deepcopy
     prepared = in_form(detector).eval().requires_grad_(False)
     return prepared.to(
         device=protocol.device,

@@ -22,7 +22,7 @@ from ossa.data.letterbox import FILL
 from ossa.errors import CheckpointError, ConfigError, UnsupportedBackbone, legible
 from ossa.models.checkpoint import Checkpoint
 from ossa.models.detector import Backbone, Detector
-from ossa.models.fuse import deployed
+from ossa.models.fuse import fuse_detector
 from ossa.models.head import AnchorHead
 from ossa.schema import Section
 
@@ -249,7 +249,7 @@ class LogitsGraph(nn.Module):
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
-        self.detector = deployed(detector).cpu().float()
+        self.detector = fuse_detector(detector).cpu().float()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         network: Any = self.detector

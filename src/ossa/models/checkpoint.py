@@ -33,8 +33,8 @@ from ossa.models.backbones.pretrained import (
     read_header,
     read_tensors,
 )
+from ossa.models.complexity import SkipInit
 from ossa.models.detector import Detector, build_detector
-from ossa.models.probe import WithoutDrawing
 from ossa.models.yolov5_weights import YOLOV5_STRIDES, read_yolov5
 from ossa.schema import Section, validated
 
@@ -327,7 +327,7 @@ def _check_detector(
             f"parameters, and the file {held:,} numbers"
         )
     try:
-        with torch.device("meta"), WithoutDrawing():
+        with torch.device("meta"), SkipInit():
             detector = build_detector(model, num_classes=num_classes, imgsz=imgsz)
     except OssaError as refusal:
         raise CheckpointError(f"{where} describes no detector: {refusal}") from None

@@ -1,4 +1,4 @@
-"""The form in which a detector is used: the same function in fewer operations.
+"""Fuse a network for inference: the same function in fewer operations.
 
 Training needs branches and norms that evaluation does not: parallel convolutions add up to one
 (RepVGG, MobileOne, RepViT, FastViT), and a batch norm behind a convolution scales its weights.
@@ -17,33 +17,33 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ossa.models.complexity import on_meta
+from ossa.models.complexity import meta_image, on_meta
 from ossa.models.detector import Detector
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 _TRACED_IMGSZ = 640
-# These and no subclasses: what standardizes its weights, say, computes them anew in each forward.
+# These and no subclasses: one that standardizes its weights, say, computes them in each forward.
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d, Conv2dSame)
 _NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 
 
-def deployed(detector: Detector) -> Detector:
-    """Returns a copy in evaluation mode in which all is folded that can be.
+def fuse_detector(detector: Detector) -> Detector:
+    """Return a copy in evaluation mode in which all branches and norms are fused that can be.
 
     It maps images to the same `RawPredictions` up to rounding and cannot be trained any further.
     Works in float32 on any device; on the meta device it has the shapes and no numbers.
     """
     side = getattr(detector.backbone, "only_imgsz", None) or _TRACED_IMGSZ
-    return deployed_network(detector, torch.empty(1, 3, side, side, dtype=torch.uint8))
+    return fuse_network(detector, meta_image(side))
 
 
-def deployed_network(network: NetworkT, images: Tensor) -> NetworkT:
-    """Returns of any network that takes images of this shape and type what `deployed` returns.
+def fuse_network(network: NetworkT, images: Tensor) -> NetworkT:
+    """Return the fused copy of any network that takes images of this shape and type.
 
     Parallel branches are added up by timm's own methods. Then every batch norm that reads the
-    output of a convolution, if nothing else reads it, goes into the convolution's weights. Who
-    reads what is seen in a forward on the meta device, not guessed from names or order.
+    output of a convolution, if nothing else reads it, goes into the convolution's weights. What
+    reads an output is seen in a forward on the meta device, not guessed from names or order.
     """
     network = copy.deepcopy(network).eval()
     # timm puts the new convolutions on the default device.
@@ -55,7 +55,7 @@ def deployed_network(network: NetworkT, images: Tensor) -> NetworkT:
 
 
 def _foldable(shadow: nn.Module, images: Tensor) -> list[tuple[str, str]]:
-    """Returns the names of convolutions, each with the norm that alone reads its output."""
+    """Return the names of convolutions, each with the norm that alone reads its output."""
     trace = _Trace()
     for name, module in shadow.named_modules():
         if _is_foldable_convolution(module):
@@ -65,7 +65,13 @@ def _foldable(shadow: nn.Module, images: Tensor) -> list[tuple[str, str]]:
     with trace:
         outputs = shadow(images)
     trace.count_reads(outputs)
-    return trace.pairs()
+    # Both are called once, and the output is read once.
+    return [
+        (conv, norm)
+        for tensor_id, (_, conv) in trace.written.items()
+        if (norm := trace.norm_of.get(tensor_id)) is not None
+        and trace.reads[tensor_id] == trace.calls[conv] == trace.calls[norm] == 1
+    ]
 
 
 class _Trace(TorchDispatchMode):
@@ -73,33 +79,24 @@ class _Trace(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._written: dict[int, tuple[Tensor, str]] = {}
+        self.written: dict[int, tuple[Tensor, str]] = {}
         """By id, which stays unique since the tensor is kept: an output and its convolution."""
-        self._norm_of: dict[int, str] = {}
-        self._reads: Counter[int] = Counter()
-        self._calls: Counter[str] = Counter()
+        self.norm_of: dict[int, str] = {}
+        self.reads: Counter[int] = Counter()
+        self.calls: Counter[str] = Counter()
 
     def wrote(self, name: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        self._written[id(output)] = output, name
-        self._calls[name] += 1
+        self.written[id(output)] = output, name
+        self.calls[name] += 1
 
     def will_read(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if id(inputs[0]) in self._written:
-            self._norm_of[id(inputs[0])] = name
-        self._calls[name] += 1
+        if id(inputs[0]) in self.written:
+            self.norm_of[id(inputs[0])] = name
+        self.calls[name] += 1
 
     def count_reads(self, values: Any) -> None:
-        """Counts a read of every tensor anywhere in `values`."""
-        self._reads.update(id(leaf) for leaf in tree_leaves(values) if id(leaf) in self._written)
-
-    def pairs(self) -> list[tuple[str, str]]:
-        """Returns convolution and norm wherever both work once and only for each other."""
-        return [
-            (conv, norm)
-            for tensor_id, (_, conv) in self._written.items()
-            if (norm := self._norm_of.get(tensor_id)) is not None
-            and self._reads[tensor_id] == self._calls[conv] == self._calls[norm] == 1
-        ]
+        """Count a read of every tensor anywhere in `values`."""
+        self.reads.update(id(leaf) for leaf in tree_leaves(values) if id(leaf) in self.written)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -116,13 +113,13 @@ def _is_foldable_convolution(module: nn.Module) -> bool:
 
 
 def _is_foldable_norm(module: nn.Module) -> bool:
-    # A hook hands the norm's input or output to someone else, such as a feature extractor.
+    # A hook hands the norm's input or output to something else, such as a feature extractor.
     hooked = module._forward_hooks or module._forward_pre_hooks
     return type(module) in _NORMS and not hooked and module.running_mean is not None
 
 
 def _fold(network: nn.Module, conv_name: str, norm_name: str) -> None:
-    """Moves the norm into the weights of the convolution; its activation, if any, stays."""
+    """Move the norm into the weights of the convolution; its activation, if any, stays."""
     conv: Any = network.get_submodule(conv_name)
     norm: Any = network.get_submodule(norm_name)
     conv.weight, conv.bias = fuse_conv_bn_weights(

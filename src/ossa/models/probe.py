@@ -7,12 +7,10 @@ ceil(H / stride) x ceil(W / stride) cells at strides 8, 16 and 32.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ossa.errors import ConfigError, UnsupportedBackbone
@@ -22,6 +20,7 @@ from ossa.models.backbones.catalog import (
     CatalogueRow,
     shipped_table,
 )
+from ossa.models.complexity import SkipInit
 from ossa.models.detector import create_backbone, known_backbones
 from ossa.types import Level
 
@@ -88,26 +87,8 @@ def known_rows(
     return [], [*unknown, *(row.model for row in kept)]
 
 
-class WithoutDrawing(TorchFunctionMode):
-    """Leaves out what gives weights their first values: half the time, and nothing on meta."""
-
-    _DRAWING = frozenset(
-        getattr(Tensor, name)
-        for name in (
-            *("normal_", "uniform_", "erfinv_", "mul_", "add_", "clamp_", "fill_", "zero_"),
-            "__setitem__",  # MaxViT fills a table of positions number by number
-        )
-    )
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        draws = func in self._DRAWING or getattr(func, "__module__", None) == "torch.nn.init"
-        if draws and args and isinstance(args[0], Tensor) and args[0].is_meta:
-            return args[0]
-        return func(*args, **(kwargs or {}))
-
-
 def _build(name: str, imgsz: int) -> tuple[nn.Module, tuple[Level, ...]]:
-    with torch.device("meta"), WithoutDrawing():
+    with torch.device("meta"), SkipInit():
         # Without gradients: the hooks by which FLOPs are counted fail on parameters among the maps.
         backbone = create_backbone(name, imgsz=imgsz).eval().requires_grad_(False)
     levels = backbone.levels

@@ -5,9 +5,9 @@ names. The interpreter below imports nothing and calls nothing: what else the pr
 build becomes an `InertObject` with a name, arguments and a state. Every size is checked before
 memory is taken, so time and memory are bounded by the length of the file.
 
-`torch.load(weights_only=True)` bounds neither: it allocates a `bytearray` of any size, hashes tuples
-nested in tuples as keys, which overflows the C stack or takes forever, and finds the members of a
-zip file by another rule than Python, so that what was checked is not what is loaded.
+`torch.load(weights_only=True)` bounds neither: it allocates a `bytearray` of any size, hashes
+tuples nested in tuples as keys, which overflows the C stack or takes forever, and finds the members
+of a zip file by another rule than Python, so that what was checked is not what is loaded.
 
 Format: the members `<folder>/data.pkl` and `<folder>/data/<key>` (raw storages, uncompressed).
 """

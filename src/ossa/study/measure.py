@@ -6,12 +6,12 @@ from typing import Any
 import torch
 
 from ossa.cost.benchmark import measure_throughput
-from ossa.cost.model_cost import cost_of_form
 from ossa.errors import DataError
 from ossa.files import write_json_atomically
 from ossa.models.checkpoint import detector_from, read_checkpoint
+from ossa.models.complexity import count_cost
 from ossa.models.detector import Detector
-from ossa.models.fuse import deployed
+from ossa.models.fuse import fuse_detector
 from ossa.study.folder import MEASUREMENTS_FILE, RunState, StudyFolder, read_measurements
 from ossa.train.run_folder import LAST_WEIGHTS, environment
 
@@ -68,9 +68,9 @@ def _measure(states: Sequence[RunState], device: str) -> dict[str, dict[str, flo
     memory: dict[str, int] = {}
     for state in states:
         detector = detector_from(read_checkpoint(state.folder / LAST_WEIGHTS))
-        used = deployed(detector).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        used = fuse_detector(detector).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         detectors[state.run.model] = used
-        memory[state.run.model] = cost_of_form(used, imgsz).total.peak_bytes
+        memory[state.run.model] = count_cost(used, imgsz).total.peak_bytes
     times = measure_throughput(
         detectors,
         imgsz=imgsz,

@@ -28,7 +28,7 @@ from scipy import stats
 
 from ossa.errors import ConfigError, DataError
 from ossa.evaluate.statistics import LEVEL, Interval
-from ossa.models.complexity import PartCost, count_cost
+from ossa.models.complexity import Cost, count_cost
 from ossa.models.detector import build_detector
 from ossa.study.folder import StudyFolder
 from ossa.study.plan import make_plan
@@ -259,7 +259,7 @@ def _check_known(what: str, name: str, known: Any) -> None:
         raise ConfigError(f"expected a {what} of {', '.join(known)}, found {name!r}")
 
 
-def cost_in_study(folder: StudyFolder, model: str, *, num_classes: int) -> PartCost:
+def cost_in_study(folder: StudyFolder, model: str, *, num_classes: int) -> Cost:
     """Returns what a detector of the study would cost with another backbone.
 
     Args:

@@ -99,7 +99,7 @@ def prepare(
     detector, initial_weights = _initial_detector(
         config, num_classes=len(train_index.names), callback=callback
     )
-    cost = count_cost(detector, config.train.imgsz).flat()
+    cost = count_cost(detector, config.train.imgsz).flat(("params", "flops", "macs"))
     detector.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.train.sync_batchnorm:
         nn.SyncBatchNorm.convert_sync_batchnorm(detector)  # in place

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ossa.models.detector import Detector, create_detector
-from ossa.models.fuse import deployed, deployed_network
+from ossa.models.fuse import fuse_detector, fuse_network
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def images_of(*shape: int) -> Tensor:
 def assert_same_function(network: nn.Module, images: Tensor) -> nn.Module:
     """Returns the deployed form of a network as if trained, once both have put out the same."""
     as_if_trained(network.double(), images)
-    folded = deployed_network(network, images)
+    folded = fuse_network(network, images)
     expected = network(images)
     # A fault in the algebra cannot hide behind the rounding of numbers with 15 digits.
     torch.testing.assert_close(folded(images), expected, rtol=1e-9, atol=1e-9)
@@ -60,7 +60,7 @@ def test_yolov5n_loses_one_parameter_a_channel_of_every_norm() -> None:
     with torch.device("meta"):
         detector = create_detector("yolov5n", num_classes=80)
     channels = sum(norm.num_features for norm in norms_of(detector))
-    folded = deployed(detector)
+    folded = fuse_detector(detector)
     # Scale and shift go, a bias comes. 1,867,405 is known of the original when fused.
     assert num_params(detector) - num_params(folded) == channels == 4752
     assert num_params(folded) == 1_867_405
@@ -72,7 +72,7 @@ def test_a_detector_finds_the_same_in_both_forms() -> None:
     images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
     as_if_trained(detector, images)
     with torch.no_grad():
-        expected, found = detector(images), deployed(detector)(images)
+        expected, found = detector(images), fuse_detector(detector)(images)
     assert found.strides == expected.strides
     for level, other in zip(found.logits, expected.logits, strict=True):
         torch.testing.assert_close(level, other, rtol=1e-3, atol=1e-3)
@@ -81,7 +81,7 @@ def test_a_detector_finds_the_same_in_both_forms() -> None:
 def test_the_detector_itself_stays_as_it_is() -> None:
     detector = create_detector("cspdarknet_n", num_classes=3, neck="n", imgsz=64).train()
     before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
-    folded = deployed(detector)
+    folded = fuse_detector(detector)
     assert detector.training
     assert not folded.training
     assert not any(parameter.requires_grad for parameter in folded.parameters())
@@ -110,7 +110,7 @@ def test_branches_are_added_up(name: str) -> None:
 def test_repvgg_has_one_convolution_a_block_left() -> None:
     with torch.device("meta"):
         network = timm.create_model("repvgg_a0", num_classes=10)
-        folded = deployed_network(network, torch.empty(1, 3, 64, 64))
+        folded = fuse_network(network, torch.empty(1, 3, 64, 64))
     # Stem and 2 + 4 + 14 + 1 blocks; each had a 3x3 and a 1x1.
     convolutions = [sum(isinstance(m, nn.Conv2d) for m in n.modules()) for n in (network, folded)]
     assert convolutions == [2 * 22, 22]
@@ -199,4 +199,4 @@ class _OneSizeOnly(nn.Module):
 
 def test_a_backbone_of_one_image_size_is_traced_at_that_size() -> None:
     detector = Detector(_OneSizeOnly(), nn.BatchNorm2d(4), nn.Identity())
-    assert norms_of(deployed(detector)) == []
+    assert norms_of(fuse_detector(detector)) == []

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ossa.cost.model_cost import compare_forms
+from ossa.cost.model_cost import compare_fused
 
 
 class _Scale(nn.Module):
@@ -34,13 +34,13 @@ def network_with(deployed_factor: float) -> nn.Module:
 
 
 def test_equal_forms_differ_by_rounding_only() -> None:
-    difference = compare_forms(lambda: network_with(2.0), imgsz=32)
+    difference = compare_fused(lambda: network_with(2.0), imgsz=32)
     assert difference.relative < 1e-5
     assert difference.rounding < 1e-5
 
 
 def test_a_deployed_form_that_is_wrong_is_seen() -> None:
-    difference = compare_forms(lambda: network_with(3.0), imgsz=32)
+    difference = compare_fused(lambda: network_with(3.0), imgsz=32)
     # Three times instead of twice: half as much again.
     assert difference.relative == pytest.approx(0.5, rel=1e-3)
     assert difference.absolute > 0.1
@@ -59,7 +59,7 @@ class _ThereAndBack(nn.Module):
 
 
 def test_rounding_is_as_large_as_the_weights_make_it() -> None:
-    rounding = compare_forms(_ThereAndBack, imgsz=32).rounding
+    rounding = compare_fused(_ThereAndBack, imgsz=32).rounding
     # The neighbours of 4096 are 2^-11 above and 2^-12 below, and sums are multiples of 2^-11.
     assert 2**-12 <= rounding <= 2**-10
 
@@ -68,5 +68,5 @@ def test_the_random_numbers_of_the_caller_are_left_alone() -> None:
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    compare_forms(lambda: network_with(2.0), imgsz=32)
+    compare_fused(lambda: network_with(2.0), imgsz=32)
     assert torch.equal(torch.rand(3), expected)

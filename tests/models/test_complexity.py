@@ -3,8 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from ossa.cost.forward import Uncounted, run_on_meta
-from ossa.models.complexity import ALL_COUNTED, CONVOLUTIONS_AND_LINEAR
+from ossa.models.complexity import (
+    CONVOLUTIONS_AND_LINEAR,
+    UncountedOperation,
+    measure_on_meta,
+)
 
 
 def two_convolutions(*, inplace: bool) -> nn.Sequential:
@@ -21,25 +24,31 @@ def image() -> Tensor:
 
 
 def test_memory_is_what_lives_at_the_worst_moment() -> None:
-    forward = run_on_meta(two_convolutions(inplace=False), image(), parts={}, counted=ALL_COUNTED)
+    cost = measure_on_meta(two_convolutions(inplace=False), image())
     # At the ReLU: weights 16, image 64, its input 128 and its output 128. At the second
     # convolution the ReLU's input is gone: 16 + 64 + 128 + 64 is less.
-    assert forward.peak_bytes == {"": 16 + 64 + 128 + 128}
+    assert cost.total.peak_bytes == 16 + 64 + 128 + 128
 
 
 def test_what_is_done_in_place_takes_no_memory() -> None:
-    forward = run_on_meta(two_convolutions(inplace=True), image(), parts={}, counted=ALL_COUNTED)
-    assert forward.peak_bytes == {"": 16 + 64 + 128 + 64}
-    assert forward.uncounted == (Uncounted("relu", calls=1, elements=32),)
+    cost = measure_on_meta(two_convolutions(inplace=True), image())
+    assert cost.total.peak_bytes == 16 + 64 + 128 + 64
+    assert cost.uncounted == (UncountedOperation("relu", calls=1, elements=32),)
 
 
 def test_each_part_has_its_own_activations_and_peak() -> None:
     network = two_convolutions(inplace=False)
-    parts = {"whole": [network], "first": [network[0]]}
-    forward = run_on_meta(network, image(), parts=parts, counted=ALL_COUNTED)
+    parts = {"first": [network[0]], "whole": [network]}
+    cost = measure_on_meta(network, image(), parts=parts)
     # The innermost part counts.
-    assert forward.activations == {"first": 32, "whole": 16}
-    assert forward.peak_bytes == {"first": 16 + 64 + 128, "whole": 16 + 64 + 128 + 128}
+    first, whole = cost.parts["first"], cost.parts["whole"]
+    # Multiply-adds are as many as outputs of the first, with one input channel, and twice as many
+    # of the second.
+    assert (first.params, first.flops, first.activations) == (2, 2 * 32, 32)
+    assert (whole.params, whole.flops, whole.activations) == (2, 2 * 32, 16)
+    assert first.peak_bytes == 16 + 64 + 128
+    assert whole.peak_bytes == cost.total.peak_bytes == 16 + 64 + 128 + 128
+    assert (cost.total.params, cost.total.flops, cost.total.activations) == (4, 2 * 64, 48)
 
 
 class _EveryKind(nn.Module):
@@ -60,18 +69,18 @@ class _EveryKind(nn.Module):
 def test_all_that_computes_is_counted_or_listed_and_what_moves_is_neither() -> None:
     with torch.device("meta"):
         network = _EveryKind().eval()
-    forward = run_on_meta(network, image(), parts={}, counted=ALL_COUNTED)
-    assert {entry.operation: (entry.calls, entry.elements) for entry in forward.uncounted} == {
+    cost = measure_on_meta(network, image())
+    assert {entry.operation: (entry.calls, entry.elements) for entry in cost.uncounted} == {
         "upsample_nearest2d": (1, 32 * 32),
         "_softmax": (1, 16 * 16),
         "native_batch_norm": (1, 16),
     }
-    assert forward.activations == {"": 16 + 16 * 16}
+    assert cost.total.activations == 16 + 16 * 16
 
 
 def test_what_the_count_leaves_out_is_listed() -> None:
     with torch.device("meta"):
         network = _EveryKind().eval()
-    forward = run_on_meta(network, image(), parts={}, counted=CONVOLUTIONS_AND_LINEAR)
-    assert Uncounted("bmm", calls=1, elements=256) in forward.uncounted
-    assert forward.activations == {"": 16}
+    cost = measure_on_meta(network, image(), counted=CONVOLUTIONS_AND_LINEAR)
+    assert UncountedOperation("bmm", calls=1, elements=256) in cost.uncounted
+    assert cost.total.activations == 16
