@@ -31,7 +31,7 @@ def main(folder: Path = Path("example")) -> None:
         strict=True,
     ):
         print(f"{name:<10} {score:.3f}  {box.round(1)}")
-    (folder / "found.png").write_bytes(encode_png(predictor.draw(picture, found)))
+    (folder / "found.png").write_bytes(encode_png(found.draw()))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from known_models import write_picture, write_video
 
 from ossa.app.limits import Limits, check_upload
 from ossa.errors import ConfigError, DataError
-from ossa.predict.sources import VideoFile
 from ossa.predict.video import VideoReader
 
 
@@ -51,7 +50,7 @@ def test_behind_that_check_ffmpeg_itself_opens_no_playlist(
     assert cv2.VideoCapture(str(playlist), cv2.CAP_FFMPEG).read()[0]  # if it may
     monkeypatch.setattr("ossa.predict.video.container_of", lambda file: "mov")
     with pytest.raises(DataError):
-        VideoReader(VideoFile(playlist, "a"))
+        VideoReader(playlist)
     monkeypatch.undo()
     assert check_upload(tmp_path / "secret.avi", "secret.avi", Limits()) == "video"
 

@@ -19,8 +19,8 @@ import ossa.predict.predictor
 from ossa.cli.main import app
 from ossa.cli.predict_output import Outputs
 from ossa.errors import ConfigError, RunFailed
-from ossa.predict.frames import Shot
-from ossa.predict.results import PictureDetections
+from ossa.predict.results import Results
+from ossa.predict.sources import Frame
 from ossa.predict.writer import ResultFolder
 
 
@@ -56,12 +56,12 @@ def _stream(server: FileServer, folder: Path) -> str:
 
 def ctrl_c_behind(num_shots: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Has Ctrl-C come while the results of a picture are written."""
-    shots = []
+    frames = []
     add = Outputs.add
 
     def add_and_stop(*arguments: object) -> bool:
-        shots.append(arguments)
-        if len(shots) == num_shots:
+        frames.append(arguments)
+        if len(frames) == num_shots:
             signal.raise_signal(signal.SIGINT)
         return add(*arguments)  # type: ignore[arg-type]
 
@@ -198,10 +198,10 @@ def test_where_the_disk_is_full_json_is_still_a_document(
 ) -> None:
     write_json = ResultFolder.add
 
-    def add_or_fail(folder: ResultFolder, shot: Shot, found: PictureDetections) -> object:
-        if shot.name == "a_000002":
+    def add_or_fail(folder: ResultFolder, frame: Frame, found: Results) -> object:
+        if frame.name == "a_000002":
             raise RunFailed("could not write it: no space left")
-        return write_json(folder, shot, found)
+        return write_json(folder, frame, found)
 
     monkeypatch.setattr(ResultFolder, "add", add_or_fail)
     result = predict(write_video(tmp_path / "a.avi", 5), "--json", "--save-txt")

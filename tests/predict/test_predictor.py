@@ -142,7 +142,7 @@ def test_a_batch_of_pictures_of_many_sizes_gives_what_each_gives_alone(weights: 
     for picture, found in zip(pictures, together, strict=True):
         alone = predictor.predict(picture, **settings)
         assert len(alone) == 20
-        assert found.picture is picture
+        assert found.image is picture
         np.testing.assert_array_equal(found.labels, alone.labels)
         np.testing.assert_allclose(found.scores, alone.scores, rtol=1e-4)
         np.testing.assert_allclose(found.boxes_xyxy, alone.boxes_xyxy, atol=1e-3)
@@ -154,7 +154,7 @@ def test_pictures_of_one_network_size_go_through_at_once() -> None:
     predictor.detector.forward = lambda images: batches.append(len(images)) or forward(images)
     predictor.predict([grey(64, 64), grey(64, 32), grey(128, 128), grey(64, 64)], batch=3)
     assert batches == [2, 1, 1]
-    with pytest.raises(ConfigError, match="a batch of at least 1 picture, found 0"):
+    with pytest.raises(ConfigError, match="a batch of at least 1 image, found 0"):
         predictor.predict([grey(64, 64)], batch=0)
 
 
@@ -174,9 +174,7 @@ def test_an_array_that_is_no_picture_is_refused(array: np.ndarray) -> None:
     ("source", "found"), [(None, "NoneType"), (7, "int"), (b"jpeg", "int"), ([None], "NoneType")]
 )
 def test_what_is_neither_a_file_nor_pixels_is_refused(source: Any, found: str) -> None:
-    with pytest.raises(
-        DataError, match=f"expected a picture as the path of a file .*found {found}"
-    ):
+    with pytest.raises(DataError, match=f"expected an image as the path of a file .*found {found}"):
         known_predictor().predict(source)
 
 
@@ -264,7 +262,7 @@ def test_threads_may_share_a_predictor(weights: Path) -> None:
 
 def test_a_drawing_has_the_size_of_the_picture_and_leaves_it_as_it_was() -> None:
     predictor, picture = known_predictor(), grey(128, 64)
-    drawn = predictor.draw(picture, predictor.predict(picture))
+    drawn = predictor.predict(picture).draw()
     assert drawn.shape == picture.shape
     assert (picture == 90).all()
     # The left edge of the dog's box, x = 24, is drawn between its corners y = 16 and 32.

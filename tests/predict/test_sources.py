@@ -1,21 +1,22 @@
 """What a user names becomes pictures, videos and streams with names, in order."""
 
 import os
+import socket
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from known_detector import write_png
+from file_server import Answer, FileServer, served
+from known_detector import known_predictor, write_png
+from PIL import Image
+from videos import break_frames, write_video
 
 from ossa.errors import DataError
-from ossa.predict.sources import (
-    LiveSource,
-    PictureFile,
-    VideoFile,
-    find_sources,
-    read_annotated,
-)
+from ossa.predict.predictor import predict_frames
+from ossa.predict.sources import Frame, Source, find_sources, read_annotated, read_frames
+from ossa.predict.video import VideoReader
 
 
 def names_of(source: Path | str) -> list[str]:
@@ -31,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_one_picture_is_its_own_list(folder: Path) -> None:
-    assert find_sources(str(folder / "b.png")) == [PictureFile(folder / "b.png", "b")]
+    assert find_sources(str(folder / "b.png")) == [Source("image", folder / "b.png", "b")]
 
 
 def test_a_folder_gives_its_pictures_and_those_of_its_subfolders_in_order(folder: Path) -> None:
@@ -46,12 +47,12 @@ def test_a_pattern_gives_what_it_matches_named_from_its_first_wildcard_on(folder
 
 def test_a_relative_source_keeps_its_paths(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    assert find_sources("*.png") == find_sources("b.png") == [PictureFile(Path("b.png"), "b")]
-    assert find_sources(".")[0] == PictureFile(Path("a.jpg"), "a")
+    assert find_sources("*.png") == find_sources("b.png") == [Source("image", Path("b.png"), "b")]
+    assert find_sources(".")[0] == Source("image", Path("a.jpg"), "a")
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path: Path) -> None:
-    assert names_of(write_png(tmp_path / "shot[1].png")) == ["shot[1]"]
+    assert names_of(write_png(tmp_path / "frame[1].png")) == ["frame[1]"]
 
 
 def test_pictures_that_differ_in_their_suffix_alone_get_numbers(tmp_path: Path) -> None:
@@ -64,8 +65,8 @@ def test_videos_stand_among_the_pictures(folder: Path) -> None:
     for name in ("aa.MP4", ".hidden.mp4", "sub/c.webm"):
         (folder / name).touch()
     assert names_of(folder) == ["a", "aa", "b", "sub/c-2", "sub/c", "sub/deep/a"]
-    assert find_sources(str(folder / "*"))[1] == VideoFile(folder / "aa.MP4", "aa")
-    assert find_sources(str(folder / "aa.MP4")) == [VideoFile(folder / "aa.MP4", "aa")]
+    assert find_sources(str(folder / "*"))[1] == Source("video", folder / "aa.MP4", "aa")
+    assert find_sources(str(folder / "aa.MP4")) == [Source("video", folder / "aa.MP4", "aa")]
 
 
 def test_a_number_is_a_camera_unless_a_file_is_called_so(
@@ -73,15 +74,15 @@ def test_a_number_is_a_camera_unless_a_file_is_called_so(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (camera,) = find_sources("0")
-    assert (camera, camera.name, camera.title) == (LiveSource(0), "camera0", "0")
+    assert (camera, camera.title) == (Source("live", 0, "camera0"), "0")
     (tmp_path / "0").touch()
-    assert find_sources("0") == [PictureFile(Path("0"), "0")]
+    assert find_sources("0") == [Source("image", Path("0"), "0")]
 
 
 def test_an_address_is_a_stream_whose_password_is_never_told() -> None:
     (stream,) = find_sources("rtsp://me:secret@camera.example:554/a")
-    assert stream == LiveSource("rtsp://me:secret@camera.example:554/a")
-    assert (stream.name, stream.title) == ("stream", "rtsp://camera.example:554/a")
+    assert stream == Source("live", "rtsp://me:secret@camera.example:554/a", "stream")
+    assert stream.title == "rtsp://camera.example:554/a"
     assert find_sources("https://a.example/b?c=[d]*")[0].title == "https://a.example/b?***"
 
 
@@ -92,7 +93,7 @@ def test_a_source_that_is_not_there_is_refused(folder: Path) -> None:
 
 def test_a_folder_or_pattern_without_pictures_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"expected pictures \(.bmp, .*\) or videos \(.avi, .*\) in the folder"
+        DataError, match=r"expected images \(.bmp, .*\) or videos \(.avi, .*\) in the folder"
     ):
         find_sources(str(tmp_path))
     with pytest.raises(DataError, match=r"in what .*\*.png matches, found none"):
@@ -163,7 +164,7 @@ def test_no_result_has_the_name_of_another(tmp_path: Path) -> None:
     sources = find_sources(str(tmp_path))
     names = [source.name for source in sources]
     assert len({unicodedata.normalize("NFC", name).casefold() for name in names}) == len(files)
-    videos = [source.name for source in sources if isinstance(source, VideoFile)]
+    videos = [source.name for source in sources if source.kind == "video"]
     frames = {f"{video}_{number:06d}".casefold() for video in videos for number in range(3)}
     assert frames.isdisjoint(name.casefold() for name in names)
     assert not any(name.casefold().startswith(("crops/", "labels/")) for name in names)
@@ -232,3 +233,115 @@ def test_hidden_folders_and_links_that_lead_out_of_a_folder_are_not_looked_at(
     (tmp_path / "in" / "more").symlink_to(tmp_path / "out")
     with pytest.raises(DataError, match=r"more leads to .*out, outside .*--allow-outside"):
         find_sources(str(tmp_path / "in"))
+
+
+def look_at(source: Path | str, *, every: int = 1) -> tuple[list[Frame], list[str]]:
+    """Returns the pictures of a source, and what was told of them."""
+    told: list[str] = []
+    return list(read_frames(find_sources(str(source)), every=every, on_warning=told.append)), told
+
+
+@pytest.fixture
+def server() -> Iterator[FileServer]:
+    with served() as server:
+        yield server
+
+
+def test_a_folder_of_both_gives_pictures_and_frames(tmp_path: Path) -> None:
+    write_png(tmp_path / "a.png", (64, 48))
+    write_video(tmp_path / "b.avi", 3, rate=10)
+    frames, told = look_at(tmp_path)
+    assert told == []
+    assert [frame.name for frame in frames] == ["a", "b_000000", "b_000001", "b_000002"]
+    assert [frame.image.shape for frame in frames] == [(48, 64, 3)] + [(64, 320, 3)] * 3
+    assert frames[0].location == {"file": str(tmp_path / "a.png")}
+    assert frames[3].location == {"file": str(tmp_path / "b.avi"), "frame": 2, "seconds": 0.2}
+
+
+def test_what_is_damaged_is_told_and_the_rest_is_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    write_video(tmp_path / "b.avi", 0)
+    break_frames(write_video(tmp_path / "c.avi", 5), [2])
+    (tmp_path / "d.mp4").write_bytes(b"no video")
+    write_png(tmp_path / "e.png")
+    frames, told = look_at(tmp_path)
+    assert [frame.name for frame in frames] == [*(f"c_00000{i}" for i in (0, 1, 3, 4)), "e"]
+    assert [sentence.partition(" found ")[2].partition(" ")[0] for sentence in told] == [
+        *("no", "one", "", "a"),
+    ]
+    assert "1 frame cannot be decoded, the first of them number 2" in told[2]
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "tif", "webp"])
+def test_of_an_animation_or_pages_the_first_is_looked_at_and_it_is_told(
+    tmp_path: Path, suffix: str
+) -> None:
+    first, *others = (Image.new("RGB", (16, 16), color) for color in ("red", "green", "blue"))
+    first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=others)
+    first.save(tmp_path / f"b.{suffix}")
+    frames, told = look_at(tmp_path / f"a.{suffix}")
+    assert [frame.image[8, 8].argmax() for frame in frames] == [0]
+    assert told == [f"{tmp_path / 'a'}.{suffix}: the first of its 3 images is used"]
+    assert look_at(tmp_path / f"b.{suffix}")[1] == []
+
+
+def test_frames_that_are_passed_over_count_in_the_numbers(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.avi", 7, rate=10)
+    frames, _ = look_at(tmp_path / "a.avi", every=3)
+    assert [frame.location["frame"] for frame in frames] == [0, 3, 6]
+    assert [frame.location["seconds"] for frame in frames] == [0, 0.3, 0.6]
+
+
+def test_a_stream_that_ends_is_told_in_one_sentence(tmp_path: Path, server: FileServer) -> None:
+    server.files["/live"] = write_video(tmp_path / "a.avi", 6).read_bytes()
+    frames, told = look_at(f"{server.address}/live")
+    assert len(frames) == 6
+    assert told == [f"{server.address}/live: it ended or was cut off after 6 frames"]
+
+
+def test_a_stream_that_drops_gives_what_came_until_then(tmp_path: Path, server: FileServer) -> None:
+    content = write_video(tmp_path / "a.avi", 30).read_bytes()
+    server.files["/live"] = content
+    server.answers = [Answer(announces=-1, sends=len(content) // 2, knows_ranges=False)]
+    frames, told = look_at(f"{server.address}/live")
+    assert 5 < len(frames) < 25
+    assert told == [f"{server.address}/live: it ended or was cut off after {len(frames)} frames"]
+
+
+def test_a_stream_that_is_not_there_is_told_without_its_password(server: FileServer) -> None:
+    frames, told = look_at(server.address.replace("//", "//me:secret@") + "/absent")
+    assert frames == []
+    assert len(told) == 1
+    assert told[0].startswith(f"expected a stream at {server.address}/absent, found none that can")
+
+
+def test_a_stream_that_never_answers_is_given_up() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(DataError, match=r"found none that can be read within 0\.2 s"),
+    ):
+        VideoReader(f"http://127.0.0.1:{silent.getsockname()[1]}/live", timeout_seconds=0.2)
+
+
+def test_shots_are_taken_together_and_come_back_one_by_one(tmp_path: Path) -> None:
+    for name in "abcde":
+        write_png(tmp_path / f"{name}.png", (64, 64))
+    frames = read_frames(find_sources(str(tmp_path)), on_warning=print)
+    answers = list(predict_frames(frames, known_predictor(), batch=2, confidence=0.5))
+    assert [frame.name for frame, _ in answers] == ["a", "b", "c", "d", "e"]
+    assert [len(found) for _, found in answers] == [1] * 5
+
+
+def test_no_more_pictures_are_held_than_a_batch(tmp_path: Path) -> None:
+    taken = []
+
+    def counted(frames: Iterator[Frame]) -> Iterator[Frame]:
+        for frame in frames:
+            taken.append(frame.name)
+            yield frame
+
+    file = write_video(tmp_path / "a.avi", 9)
+    frames = counted(read_frames(find_sources(str(file)), on_warning=print))
+    answers = predict_frames(frames, known_predictor(), batch=4)
+    next(answers)
+    assert len(taken) == 4

@@ -19,12 +19,11 @@ from videos import (
 )
 
 from ossa.errors import DataError, RunFailed
-from ossa.predict.sources import LiveSource, VideoFile
 from ossa.predict.video import VideoReader, VideoWriter, container_of
 
 
 def reader(file: Path, *, every: int = 1) -> VideoReader:
-    return VideoReader(VideoFile(file, file.stem), every=every)
+    return VideoReader(file, every=every)
 
 
 def numbers_of(file: Path, *, every: int = 1) -> tuple[list[int], str | None]:
@@ -191,7 +190,7 @@ def test_a_name_with_a_colon_is_a_file(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_camera_that_is_not_there_is_refused() -> None:
     with pytest.raises(DataError, match="expected a camera with the number 97, found none"):
-        VideoReader(LiveSource(97))
+        VideoReader(97)
 
 
 def test_what_cannot_be_written_is_a_failure(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from typing import Final, Literal
 
 from ossa.data.decode import MOST_PIXELS, read_image_size
 from ossa.errors import ConfigError, DataError, legible
-from ossa.predict.sources import VideoFile
 from ossa.predict.video import VideoReader, container_of
 
 Kind = Literal["picture", "video"]
@@ -114,7 +113,7 @@ def _check_picture(file: Path, called: str, limits: Limits) -> None:
 
 def _check_video(file: Path, called: str, limits: Limits) -> None:
     try:
-        with VideoReader(VideoFile(file, called)) as video:
+        with VideoReader(file) as video:
             size_wh, seconds = video.size_wh, (video.num_frames or 0) / video.rate
     except DataError:
         raise DataError(

@@ -15,10 +15,11 @@ from ossa.app.session import Session
 from ossa.data.decode import decode_image
 from ossa.data.letterbox import resize_long_side
 from ossa.escaping import write_csv
-from ossa.predict.results import TABLE_COLUMNS, picture_result, table_rows
+from ossa.predict.results import TABLE_COLUMNS, Results
 from ossa.predict.video import VideoWriter
-from ossa.viz.draw import draw_boxes, encode_jpeg, picture_grid
+from ossa.viz.draw import encode_jpeg, picture_grid
 
+_NO_PIXELS = np.zeros((1, 1, 3), np.uint8)
 _VIDEO_SIDE = 960
 """Longer side in pixels of one model's picture in the video."""
 
@@ -58,10 +59,7 @@ def write_results(
                 name = f"{folders[answer.title]}/{position:03d}.jpg"
                 archive.writestr(name, encode_jpeg(drawn, 92))
                 place = {"file": session.name, "seconds": still.seconds, "model": answer.title}
-                found = answer.detections
-                documents.append(
-                    picture_result(still.size_wh, found, names=answer.names, place=place)
-                )
+                documents.append(_as_results(answer, image).to_dict(**place))
                 rows += _rows(comparison, number, list(place.values()))
             on_still(position + 1)
         archive.writestr("detections.json", json.dumps(documents, indent=1))
@@ -96,11 +94,12 @@ def write_video(
     return file
 
 
+def _as_results(answer: Answer, image: NDArray[np.uint8]) -> Results:
+    return Results(**vars(answer.detections), image=image, names=answer.names)
+
+
 def _drawn(image: NDArray[np.uint8], answer: Answer) -> NDArray[np.uint8]:
-    found = answer.detections
-    return draw_boxes(
-        image, found.boxes_xyxy, found.labels, names=answer.names, scores=found.scores
-    )
+    return _as_results(answer, image).draw()
 
 
 def _shrunk(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -113,7 +112,7 @@ def _rows(comparison: Comparison, number: int, place: Sequence[object]) -> list[
     return [
         [*place, *row, " ".join(titles[other] for other in missed_by)]
         for row, missed_by in zip(
-            table_rows(answer.detections, names=answer.names),
+            _as_results(answer, _NO_PIXELS).rows(),
             comparison.missed_by[number],
             strict=True,
         )

@@ -21,7 +21,6 @@ from ossa.app.limits import Limits, check_upload, too_long
 from ossa.app.models import PageModel, Seen
 from ossa.data.decode import decode_image
 from ossa.errors import DataError, legible
-from ossa.predict.sources import VideoFile
 from ossa.predict.video import VideoReader
 from ossa.viz.draw import encode_jpeg
 
@@ -186,7 +185,7 @@ def _frames_of(upload: Path, called: str, folder: Path, limits: Limits) -> list[
     kept: list[tuple[int, Still]] = []
     step = 1
     try:
-        with VideoReader(VideoFile(upload, called)) as video:
+        with VideoReader(upload) as video:
             if video.num_frames:
                 step = -(-video.num_frames // limits.frames)
             for frame in video.frames():

@@ -13,10 +13,9 @@ from ossa.escaping import hide_credentials
 if TYPE_CHECKING:
     from ossa.cli.console import Console
     from ossa.cli.predict_output import Outputs, Stdout
-    from ossa.predict.frames import Shot
     from ossa.predict.predictor import Predictor
-    from ossa.predict.results import PictureDetections
-    from ossa.predict.sources import AnnotatedPictures, Source
+    from ossa.predict.results import Results
+    from ossa.predict.sources import AnnotatedImages, Frame, Source
 
 
 def predict(
@@ -64,11 +63,9 @@ def predict(
     from ossa.cli.console import Console
     from ossa.cli.predict_output import Outputs, Stdout
     from ossa.files import folder_of_results
-    from ossa.predict.frames import predict_shots, shots_of
-    from ossa.predict.predictor import load
-    from ossa.predict.sources import find_sources
-    from ossa.predict.window import Window
-    from ossa.predict.writer import ResultFolder, SaveOptions
+    from ossa.predict.predictor import load, predict_frames
+    from ossa.predict.sources import find_sources, read_frames
+    from ossa.predict.writer import ResultFolder, SaveOptions, Window
 
     if as_json and as_json_lines:
         raise ConfigError("--json prints one document, --jsonl a line a picture: choose one")
@@ -98,9 +95,11 @@ def predict(
         folder = None
         if any(wanted):
             place = ends.enter_context(folder_of_results(output))
-            folder = ResultFolder(place, wanted, every=every, truth=truth)
-        shots = shots_of(sources, every=every, tell=console.note, lose=stdout.lose)
-        answers = predict_shots(shots, predictor, settings, batch=batch)
+            folder = ResultFolder(place, wanted, every=every, ground_truth=truth)
+        frames = read_frames(
+            sources, every=every, on_warning=console.note, on_unreadable=stdout.lose
+        )
+        answers = predict_frames(frames, predictor, batch=batch, **settings)
         with Outputs(stdout, folder, window) as outputs:
             stopped = _take_each(answers, sources, outputs, console)
         if folder is not None and stdout.num_shots:
@@ -140,14 +139,14 @@ def _class_list(texts: list[str] | None, predictor: "Predictor") -> list[str] | 
     return [name.strip() for names in lists for name in names]
 
 
-def _read_truth(data: str, sources: "Sequence[Source]", console: "Console") -> "AnnotatedPictures":
+def _read_truth(data: str, sources: "Sequence[Source]", console: "Console") -> "AnnotatedImages":
     """Returns what a data set knows, having told of its faults and of pictures it lacks."""
-    from ossa.predict.sources import PictureFile, read_annotated
+    from ossa.predict.sources import read_annotated
 
     truth = read_annotated(data)
     console.problems(truth.problems)
-    pictures = [source for source in sources if isinstance(source, PictureFile)]
-    strangers = [picture.file for picture in pictures if truth.find(picture.file) is None]
+    pictures = [Path(source.address) for source in sources if source.kind == "image"]
+    strangers = [picture for picture in pictures if truth.find(picture) is None]
     if strangers:
         console.note(
             f"{len(strangers)} of {len(pictures)} pictures are in no split of {data}, so that no "
@@ -157,7 +156,7 @@ def _read_truth(data: str, sources: "Sequence[Source]", console: "Console") -> "
     return truth
 
 
-def _check_classes(truth: "AnnotatedPictures", predictor: "Predictor", data: str | None) -> None:
+def _check_classes(truth: "AnnotatedImages", predictor: "Predictor", data: str | None) -> None:
     """Raises ConfigError unless detections can be stated by the ids of the data set's classes."""
     if truth.names != predictor.names:
         raise ConfigError(
@@ -167,7 +166,7 @@ def _check_classes(truth: "AnnotatedPictures", predictor: "Predictor", data: str
 
 
 def _take_each(
-    answers: "Generator[tuple[Shot, PictureDetections]]",
+    answers: "Generator[tuple[Frame, Results]]",
     sources: "Sequence[Source]",
     outputs: "Outputs",
     console: "Console",
@@ -177,13 +176,13 @@ def _take_each(
 
     positions = {source: number for number, source in enumerate(sources, start=1)}
     with StopRequest() as stop, console.progress("predicting") as on_shot, closing(answers):
-        for shot, found in answers:
-            wants_more = outputs.add(shot, found)
-            if len(sources) == 1 and shot.frame is not None:
-                done = shot.frame.number + 1
-                on_shot(done, shot.frame.video.num_frames or done)
+        for frame, found in answers:
+            wants_more = outputs.add(frame, found)
+            if len(sources) == 1 and frame.number is not None and frame.video is not None:
+                done = frame.number + 1
+                on_shot(done, frame.video.num_frames or done)
             else:
-                on_shot(positions[shot.source], len(sources))
+                on_shot(positions[frame.source], len(sources))
             if stop.requested or not wants_more:
                 break
     return stop.requested
@@ -194,9 +193,7 @@ def _check_end(stdout: "Stdout", sources: "Sequence[Source]", named: str, *, sto
 
     A camera or stream has no other end than Ctrl-C, or its own.
     """
-    from ossa.predict.sources import LiveSource
-
     if not stdout.num_shots and not stopped:
         raise RunFailed(f"nothing in {hide_credentials(named)} could be read")
-    if stopped and not isinstance(sources[0], LiveSource):
+    if stopped and sources[0].kind != "live":
         raise RunFailed(f"stopped before it was done, after {stdout.summary()}")

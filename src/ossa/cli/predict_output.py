@@ -9,11 +9,9 @@ from ossa.cli.output import plain
 from ossa.escaping import print_line
 
 if TYPE_CHECKING:
-    from ossa.predict.frames import Shot
-    from ossa.predict.results import PictureDetections
-    from ossa.predict.sources import Source
-    from ossa.predict.window import Window
-    from ossa.predict.writer import ResultFolder
+    from ossa.predict.results import Results
+    from ossa.predict.sources import Frame, Source
+    from ossa.predict.writer import ResultFolder, Window
 
 
 class Stdout:
@@ -34,19 +32,16 @@ class Stdout:
     def num_shots(self) -> int:
         return self.num_pictures + self.num_frames
 
-    def add(self, shot: "Shot", found: "PictureDetections") -> None:
+    def add(self, frame: "Frame", found: "Results") -> None:
         """Prints or counts the results of one picture."""
-        from ossa.predict.results import picture_result
-
         if self._as_document or self._as_lines:
-            result = picture_result(shot.size_wh, found, names=found.names, place=shot.place)
-            text = json.dumps(plain(result))
+            text = json.dumps(plain(found.to_dict(**frame.location)))
             if self._as_document:
                 text = (",\n" if self.num_shots else "[\n") + text
             print(text, end="" if self._as_document else "\n", flush=True)  # noqa: T201 - JSON
         self._counts.update(found.names[label] for label in found.labels)
-        self.num_pictures += shot.frame is None
-        self.num_frames += shot.frame is not None
+        self.num_pictures += frame.number is None
+        self.num_frames += frame.number is not None
 
     def lose(self, source: "Source") -> None:
         """Counts a source that cannot be read."""
@@ -103,11 +98,11 @@ class Outputs:
         if not isinstance(error, BrokenPipeError):
             self.stdout.close()
 
-    def add(self, shot: "Shot", found: "PictureDetections") -> bool:
+    def add(self, frame: "Frame", found: "Results") -> bool:
         """Hands on what was found in a picture; returns False once the user wants no more."""
-        self.stdout.add(shot, found)
-        drawing = None if self._folder is None else self._folder.add(shot, found)
+        self.stdout.add(frame, found)
+        drawing = None if self._folder is None else self._folder.add(frame, found)
         if self._window is None:
             return True
         drawing = found.draw() if drawing is None else drawing
-        return self._window.show(drawing, wait=shot.frame is None)
+        return self._window.show(drawing, wait=frame.number is None)

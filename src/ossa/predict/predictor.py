@@ -1,9 +1,9 @@
-"""A trained detector, ready for pictures.
+"""A trained detector, ready for images.
 
 Dimensions: H W pixels, K classes.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias, cast, get_args, overload
@@ -29,16 +29,16 @@ from ossa.export.open import RuntimeName, is_exported, open_exported
 from ossa.export.select import runtime_for_checkpoint, side_of_input
 from ossa.models.checkpoint import read_checkpoint
 from ossa.models.detector import Backbone, Detector
-from ossa.predict.results import Picture, PictureDetections, pixels_of
+from ossa.predict.results import Image, Results, pixels_of
+from ossa.predict.sources import Frame
 from ossa.types import Detections, Letterbox
-from ossa.viz.draw import draw_boxes
 
 NMS_IOU = 0.45
-"""YOLOv5's habit for pictures; evaluation suppresses at 0.6."""
+"""As YOLOv5 predicts; evaluation uses 0.6."""
 MAX_DETECTIONS = 300
 
-Pictures: TypeAlias = (
-    list[str] | tuple[str, ...] | Sequence[Path] | Sequence[NDArray[np.uint8]] | list[Picture]
+Images: TypeAlias = (
+    list[str] | tuple[str, ...] | Sequence[Path] | Sequence[NDArray[np.uint8]] | list[Image]
 )
 
 
@@ -54,22 +54,27 @@ def load(
     """Returns a predictor with the weights of a file.
 
     Args:
-        path: a checkpoint of ours, an official `yolov5*.pt` (read without running its code), or
-            what `ossa export` wrote: an .onnx, or an OpenVINO .xml or its folder.
+        path: a checkpoint, an official `yolov5*.pt` (read without running its code), or a file
+            of `ossa export`: an .onnx, or an OpenVINO .xml or its folder.
         device: 'cpu', 'cuda', 'cuda:1', ...
-        imgsz: longer side of the network input in pixels; that of the training if not given.
+        imgsz: longer side of the network input in pixels; by default that of the training.
         runtime: 'torch', 'onnxruntime', 'openvino', or 'auto' for the fastest of those installed.
-            If not given, 'torch' for a checkpoint and 'auto' for an exported file.
-        precision: of the computation; that of the file if not given. Nothing but fp32 is as exact
-            as the training's own evaluation.
-        on_conversion: given a sentence before a checkpoint is converted for `runtime`, which takes
-            seconds and is done once.
+            By default 'torch' for a checkpoint and 'auto' for an exported file.
+        precision: of the computation; by default that of the file. Only fp32 is as exact as the
+            evaluation in training.
+        on_conversion: called with a sentence before a checkpoint is converted for `runtime`,
+            which takes seconds and happens once.
 
     Raises:
         CheckpointError: the file is missing, damaged, of another program, or unsafe.
-        ConfigError: `imgsz` is no multiple of the largest stride, there is no such device, or the
-            runtime is not installed or does not run this file.
+        ConfigError: `imgsz` is not a multiple of the largest stride, there is no such device, or
+            the runtime is not installed or does not run this file.
         UnsupportedBackbone: the backbone cannot take images of `imgsz`.
+
+    Example:
+        >>> import ossa
+        >>> predictor = ossa.load("best.safetensors")
+        >>> results = predictor.predict("photo.png", confidence=0.4)
     """
     if runtime is not None and runtime not in get_args(RuntimeName):
         known = get_args(RuntimeName)
@@ -79,7 +84,14 @@ def load(
         )
     if is_exported(path):
         exported = open_exported(path, runtime=runtime or "auto", precision=precision)
-        return _of_file(exported, device=device, imgsz=imgsz)
+        about = exported.description
+        return Predictor(
+            exported,
+            names=about.names,
+            imgsz=side_of_input(exported, imgsz, device=device),
+            origin=about.origin,
+            confidence=about.confidence,
+        )
     checkpoint = read_checkpoint(path)
     imgsz = checkpoint.imgsz if imgsz is None else imgsz
     check_imgsz(imgsz, stride=max(checkpoint.model.strides))
@@ -100,12 +112,20 @@ def load(
 
 
 class Predictor:
-    """Finds objects in pictures. Nothing in it changes, so that threads may share one.
+    """Finds objects in images. It is immutable, so threads may share one.
 
-    An image is brought to `imgsz` pixels on its longer side, and the shorter side padded with
+    An image is resized to `imgsz` pixels on its longer side, and its shorter side padded with
     grey to the next multiple of the largest stride, as YOLOv5 does. Backbones that were built for
-    one image size, or whose windows do not divide every rectangle, get squares instead, and so do
-    exported files of one size: `rectangular` tells which.
+    one image size, or whose windows do not divide every rectangle, get squares instead, as do
+    exported files of one size: see `rectangular`.
+
+    Example:
+        >>> import numpy as np, ossa
+        >>> detector = ossa.create_detector("yolov5n", num_classes=2, imgsz=64)
+        >>> predictor = ossa.Predictor(detector, names=("cat", "dog"), imgsz=64)
+        >>> results = predictor.predict(np.zeros((48, 64, 3), np.uint8), confidence=0.9)
+        >>> len(results), results.draw().shape
+        (0, (48, 64, 3))
     """
 
     def __init__(
@@ -119,16 +139,17 @@ class Predictor:
         confidence: float = CONFIDENCE,
     ) -> None:
         """Args:
-            detector: is moved to `device` and set to evaluation mode; or what runs one already,
-                on its own device.
+            detector: a network, which is moved to `device` and set to evaluation mode, or a
+                runtime with a device of its own.
             names: K class names.
             imgsz: longer side of the network input in pixels.
             device: 'cpu', 'cuda', 'cuda:1', ...
             origin: file, sha256, pretraining and licence of the weights, where known.
-            confidence: 0..1, from which `predict` reports detections unless it is told another.
+            confidence: 0..1, the default of `predict`.
 
         Raises:
-            ConfigError: `imgsz` is no multiple of the largest stride, or there is no such device.
+            ConfigError: `imgsz` is not a multiple of the largest stride, or there is no such
+                device.
         """
         if isinstance(detector, nn.Module):
             detector = TorchRuntime(detector, device=device)
@@ -149,7 +170,7 @@ class Predictor:
         """The network in PyTorch.
 
         Raises:
-            ConfigError: an exported file is run, which holds none.
+            ConfigError: the predictor runs an exported file.
         """
         if isinstance(self.runtime, TorchRuntime):
             return self.runtime.detector
@@ -163,59 +184,57 @@ class Predictor:
     @overload
     def predict(
         self,
-        source: Picture,
+        source: Image,
         *,
         confidence: float | None = ...,
         nms_iou: float | None = ...,
         classes: Sequence[str | int] | str | int | None = ...,
         max_detections: int = ...,
         batch: int = ...,
-    ) -> PictureDetections: ...
+    ) -> Results: ...
 
     @overload
     def predict(
         self,
-        source: Pictures,
+        source: Images,
         *,
         confidence: float | None = ...,
         nms_iou: float | None = ...,
         classes: Sequence[str | int] | str | int | None = ...,
         max_detections: int = ...,
         batch: int = ...,
-    ) -> list[PictureDetections]: ...
+    ) -> list[Results]: ...
 
     def predict(
         self,
-        source: Picture | Pictures,
+        source: Image | Images,
         *,
         confidence: float | None = None,
         nms_iou: float | None = None,
         classes: Sequence[str | int] | str | int | None = None,
         max_detections: int = MAX_DETECTIONS,
         batch: int = 1,
-    ) -> PictureDetections | list[PictureDetections]:
-        """Returns what is found in a picture, or a list of it for a list of pictures.
+    ) -> Results | list[Results]:
+        """Returns the detections of an image, or a list of them for a list of images.
 
-        The detections know their picture: they `draw()` and `crop()` it, and state themselves
-        with `to_coco()` and `to_dataframe()`. Unlike in evaluation, which follows COCO, a box has
-        one class: its best.
+        Unlike in evaluation, which follows COCO, a box has one class: its best.
 
         Args:
-            source: an image file, an array uint8 (H, W, 3) RGB, or what NumPy makes one of (a
-                picture of Pillow in mode RGB), or a list of these.
-            confidence: 0..1; detections with a lower score are left out. If not given, that of
-                the best F1 on val, which the training left in the checkpoint; 0.25 without one.
-            nms_iou: of two boxes of one class that overlap more than this the better stays. If
-                not given, 0.45, or what a file with NMS in its graph was told.
-            classes: names or labels of the only classes to look for, or one of these.
-            max_detections: the most per picture.
-            batch: pictures of a list that are in memory together; those that the network sees in
-                one size go through it at once.
+            source: an image file, an array uint8 (H, W, 3) RGB or something that NumPy converts
+                to one (a Pillow image in mode RGB), or a list of these.
+            confidence: 0..1; detections with a lower score are dropped. By default that of the
+                best F1 on val, which training stores in the checkpoint, or else 0.25.
+            nms_iou: of two boxes of one class that overlap more, the better is kept. By default
+                0.45, or that of a file with NMS in its graph.
+            classes: names or labels of the classes to detect, or one of these; by default all.
+            max_detections: maximum per image.
+            batch: number of images of a list in memory at a time; those of one network input
+                size are computed together.
 
         Raises:
-            DataError: a picture cannot be read, or an array is none.
-            ConfigError: a value out of range, one that a file with NMS in its graph cannot
-                follow, or an unknown class.
+            DataError: an image cannot be read, or an array is not an image.
+            ConfigError: a value is out of range or contradicts the NMS in the graph, or a class
+                is unknown.
         """
         settings = _settings(
             self.confidence if confidence is None else confidence,
@@ -227,13 +246,13 @@ class Predictor:
         wanted = torch.zeros(len(self.names), dtype=torch.bool)
         wanted[self.labels_of(classes)] = True
         if isinstance(source, str | Path | np.ndarray) or not isinstance(source, Iterable):
-            return self._predict_together([source], settings, wanted)[0]
+            return self._predict_batch([source], settings, wanted)[0]
         if batch < 1:
-            raise ConfigError(f"expected a batch of at least 1 picture, found {batch}")
-        pictures, found = iter(source), []
-        while together := list(islice(pictures, batch)):
-            found += self._predict_together(together, settings, wanted)
-        return found
+            raise ConfigError(f"expected a batch of at least 1 image, found {batch}")
+        images, results = iter(source), []
+        while some := list(islice(images, batch)):
+            results += self._predict_batch(some, settings, wanted)
+        return results
 
     def labels_of(self, classes: Sequence[str | int] | str | int | None) -> list[int]:
         """Returns the labels of classes, or of one, given by name or label; of all for None.
@@ -247,54 +266,47 @@ class Predictor:
             classes = [classes]
         return [_label_of(one, self.names) for one in classes]
 
-    def draw(self, picture: Picture, detections: Detections) -> NDArray[np.uint8]:
-        """Returns a copy of the picture (H, W, 3) RGB with boxes, class names and scores."""
-        return draw_boxes(
-            pixels_of(picture),
-            detections.boxes_xyxy,
-            detections.labels,
-            names=self.names,
-            scores=detections.scores,
-        )
-
-    @torch.inference_mode()
-    def _predict_together(
-        self, pictures: Sequence[Picture], settings: EvaluateConfig, wanted: Tensor
-    ) -> list[PictureDetections]:
-        placed = [self._placed(pixels_of(picture)) for picture in pictures]
-        of_shapes: dict[tuple[int, ...], list[int]] = {}
-        for position, (canvas, _) in enumerate(placed):
-            of_shapes.setdefault(canvas.shape, []).append(position)
-        found: dict[int, Detections] = {}
-        for positions in of_shapes.values():
-            canvases, placements = zip(*(placed[position] for position in positions), strict=True)
-            images = torch.from_numpy(np.stack(canvases)).permute(0, 3, 1, 2).to(self.device)
-            answers = find(self.runtime, images, placements, settings, wanted=wanted)
-            found |= zip(positions, answers, strict=True)
-        return [
-            PictureDetections(**vars(found[position]), picture=picture, names=self.names)
-            for position, picture in enumerate(pictures)
-        ]
-
-    def _placed(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Letterbox]:
-        """Returns the network's input (H, W, 3), and where the image stands in it."""
+    def prepare(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Letterbox]:
+        """Returns the network input (H, W, 3) of an image, and how the image lies in it."""
         if self.rectangular:
             return letterbox_rectangular(image, self.imgsz, stride=self.stride)
         return letterbox(image, self.imgsz)
 
+    @torch.inference_mode()
+    def _predict_batch(
+        self, images: Sequence[Image], settings: EvaluateConfig, wanted: Tensor
+    ) -> list[Results]:
+        prepared = [self.prepare(pixels_of(image)) for image in images]
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for position, (canvas, _) in enumerate(prepared):
+            by_shape.setdefault(canvas.shape, []).append(position)
+        detections: dict[int, Detections] = {}
+        for positions in by_shape.values():
+            canvases, letterboxes = zip(*(prepared[one] for one in positions), strict=True)
+            batch = torch.from_numpy(np.stack(canvases)).permute(0, 3, 1, 2).to(self.device)
+            found = find(self.runtime, batch, letterboxes, settings, wanted=wanted)
+            detections |= zip(positions, found, strict=True)
+        return [
+            Results(**vars(detections[position]), image=image, names=self.names)
+            for position, image in enumerate(images)
+        ]
 
-def _of_file(
-    exported: ExportedRuntime | SuppressedRuntime, *, device: torch.device | str, imgsz: int | None
-) -> Predictor:
-    """Returns the predictor of an exported file, which knows everything itself."""
-    about = exported.description
-    return Predictor(
-        exported,
-        names=about.names,
-        imgsz=side_of_input(exported, imgsz, device=device),
-        origin=about.origin,
-        confidence=about.confidence,
-    )
+
+def predict_frames(
+    frames: Iterable[Frame], predictor: Predictor, *, batch: int = 1, **settings: Any
+) -> Generator[tuple[Frame, Results]]:
+    """Yields each frame with its results.
+
+    Args:
+        frames: at most `batch` of them are held at a time.
+        predictor: a predictor.
+        batch: number of frames that are predicted together.
+        settings: further arguments of `Predictor.predict`.
+    """
+    frames = iter(frames)
+    while some := list(islice(frames, batch)):
+        images = [frame.image for frame in some]
+        yield from zip(some, predictor.predict(images, batch=batch, **settings), strict=True)
 
 
 def _largest_stride(runtime: AnyRuntime) -> int:
@@ -310,16 +322,16 @@ def _gets_rectangles(runtime: AnyRuntime, *, imgsz: int, stride: int) -> bool:
 
 
 def _check_within(settings: EvaluateConfig, inside: Suppression) -> None:
-    """Raises ConfigError for settings that the graph's own NMS has decided otherwise."""
-    faults = {
+    """Raises ConfigError for settings that contradict the NMS in the graph."""
+    contradictions = {
         f"leaves out scores below {inside.confidence:g}, found a confidence of "
         f"{settings.confidence:g}": settings.confidence < inside.confidence,
         f"suppresses at IoU {inside.nms_iou:g}, found {settings.nms_iou:g}": settings.nms_iou
         != inside.nms_iou,
     }
-    for fault, found in faults.items():
+    for text, found in contradictions.items():
         if found:
-            raise ConfigError(f"the NMS in this file {fault}: export it again with other settings")
+            raise ConfigError(f"the NMS in this file {text}: export it again with other settings")
 
 
 def _label_of(name_or_label: str | int, names: Sequence[str]) -> int:

@@ -1,6 +1,6 @@
-"""From what a user names (a picture, a folder, a pattern, a video, a camera, a stream) to sources.
+"""What a user names (an image, a folder, a pattern, a video, a camera, a stream), frame by frame.
 
-And to what is true of pictures that a data set knows.
+Also the ground truth of those images that a data set lists.
 """
 
 import glob
@@ -8,15 +8,16 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ossa.data.annotations import DatasetIndex
+from ossa.data.decode import MOST_COUNTED, count_pictures, decode_image
 from ossa.data.description import read_description
 from ossa.data.formats.common import IMAGE_SUFFIXES, absolute, folders_under, is_image
 from ossa.data.formats.text import listed_lines
@@ -25,24 +26,11 @@ from ossa.data.reading import read_index
 from ossa.data.roots import Roots, is_hidden
 from ossa.errors import DataError, legible
 from ossa.escaping import hide_credentials
+from ossa.predict.video import STREAM_SCHEMES, VideoReader
 from ossa.viz.draw import draw_boxes
 
 VIDEO_SUFFIXES: Final = frozenset(
     {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
-)
-
-
-STREAM_SCHEMES: Final = (
-    "rtsp",
-    "rtsps",
-    "rtmp",
-    "rtmps",
-    "rtp",
-    "http",
-    "https",
-    "srt",
-    "udp",
-    "tcp",
 )
 _CAMERA_DIGITS: Final = 2
 """From 100 on OpenCV takes a number for that of another interface."""
@@ -52,48 +40,88 @@ _FRAME_NUMBER: Final = re.compile(r"_\d{6,}$")
 
 
 @dataclass(frozen=True)
-class _SourceFile:
-    file: Path
+class Source:
+    """An image file, a video file, or a live camera or stream, which has no known length."""
+
+    kind: Literal["image", "video", "live"]
+    address: Path | str | int
+    """A file, the address of a stream, or the number of a camera."""
     name: str
-    """What its results are called: unique among the sources, without suffix, with the subfolders
-    below what was named."""
+    """Names its results: unique among the sources, without suffix, with the subfolders below the
+    folder that the user named."""
 
     @property
     def title(self) -> str:
-        """How it is told and written down."""
-        return str(self.file)
-
-
-class PictureFile(_SourceFile):
-    """A picture to read."""
-
-
-class VideoFile(_SourceFile):
-    """A video to read."""
+        """The address as it is printed and written, without credentials."""
+        return hide_credentials(str(self.address)) if self.kind == "live" else str(self.address)
 
 
 @dataclass(frozen=True)
-class LiveSource:
-    """A camera or a stream: it has no length, and nobody knows when it ends."""
+class Frame:
+    """An image to predict on: that of a file, or one frame of a video."""
 
-    address: int | str
-    """The number of a camera, or what stands in front of and behind `://`."""
+    source: Source
+    image: NDArray[np.uint8]
+    """(H, W, 3) RGB."""
+    number: int | None = None
+    """Position in the video from 0, skipped frames included; None for an image file."""
+    seconds: float = 0.0
+    """Since the beginning of the video."""
+    video: VideoReader | None = None
+    """The reader of the video."""
 
     @property
     def name(self) -> str:
-        return f"camera{self.address}" if isinstance(self.address, int) else "stream"
+        """The name of its results: that of the source, with the frame number."""
+        return self.source.name + ("" if self.number is None else f"_{self.number:06d}")
 
     @property
-    def title(self) -> str:
-        """The address as it is printed and written down: without credentials."""
-        return hide_credentials(str(self.address))
+    def location(self) -> dict[str, Any]:
+        """The `file`, and of a video the `frame` and `seconds`, ready for JSON."""
+        location: dict[str, Any] = {"file": self.source.title}
+        if self.number is not None:
+            location |= {"frame": self.number, "seconds": round(self.seconds, 3)}
+        return location
 
 
-Source: TypeAlias = PictureFile | VideoFile | LiveSource
+def read_frames(
+    sources: Iterable[Source],
+    *,
+    every: int = 1,
+    on_warning: Callable[[str], object],
+    on_unreadable: Callable[[Source], object] = lambda source: None,
+) -> Iterator[Frame]:
+    """Yields the images and frames of all sources in order and skips what cannot be read.
+
+    Args:
+        sources: files, cameras, streams.
+        every: yields frames 0, `every`, 2 `every`, ... of a video.
+        on_warning: receives a sentence for each damaged image or video, each image file of several
+            images, and the end of a camera or stream.
+        on_unreadable: receives each source that cannot be read, or not to its end.
+    """
+    for source in sources:
+        try:
+            if source.kind == "image":
+                file = Path(source.address)
+                image = decode_image(file)
+                if (count := count_pictures(file)) > 1:
+                    more = " or more" if count == MOST_COUNTED else ""
+                    on_warning(f"{source.title}: the first of its {count}{more} images is used")
+                yield Frame(source, image)
+                continue
+            with VideoReader(source.address, every=every) as video:
+                for image, number, seconds in video.frames():
+                    yield Frame(source, image, number, seconds, video)
+                if (warning := video.ending()) is not None:
+                    on_warning(warning)
+        except DataError as error:
+            on_warning(str(error))
+            on_unreadable(source)
 
 
 def find_sources(source: str) -> list[Source]:
-    """Returns the pictures and videos of a source in the order of their paths.
+    """Returns the images, videos and streams that a text names, files in the order of their paths.
 
     Args:
         source: a file (a video by its suffix, else an image of any), a folder (searched with its
@@ -102,7 +130,7 @@ def find_sources(source: str) -> list[Source]:
             address of a stream, such as `rtsp://...`.
 
     Raises:
-        DataError: there is no such file or folder, or nothing to look at in or behind it.
+        DataError: there is no such file or folder, or there are no images or videos in it.
     """
     path = Path(source)
     if os.path.isdir(path):
@@ -114,19 +142,20 @@ def find_sources(source: str) -> list[Source]:
     if os.path.isfile(path):
         return _named([source], root=path.parent, found_in=legible(source))
     if source.isdecimal() and len(source) <= _CAMERA_DIGITS:
-        return [LiveSource(int(source))]
+        return [Source("live", int(source), f"camera{int(source)}")]
     if source.split("://")[0] in STREAM_SCHEMES and "://" in source:
-        return [LiveSource(source)]
+        return [Source("live", source, "stream")]
     if "://" in source or not glob.has_magic(source):
         raise DataError(
-            "expected a picture, a video, a folder, a pattern in quotes, the number of a camera "
+            "expected an image, a video, a folder, a pattern in quotes, the number of a camera "
             "(0 to 99) or the address of a stream, found "
             f"{'a device or pipe' if os.path.exists(path) else 'no'} "
             f"{legible(hide_credentials(source))} (streams: {', '.join(STREAM_SCHEMES)})"
         )
     matches = (match for match in glob.glob(source, recursive=True) if Path(match).is_file())
-    files = sorted(match for match in matches if _can_be_read(Path(match).name))
-    return _named(files, root=_fixed_folder(path), found_in=f"what {legible(source)} matches")
+    files = sorted(match for match in matches if _is_readable(Path(match).name))
+    root = next(folder for folder in path.parents if not glob.has_magic(str(folder)))
+    return _named(files, root=root, found_in=f"what {legible(source)} matches")
 
 
 def _files_under(folder: Path) -> list[str]:
@@ -136,7 +165,7 @@ def _files_under(folder: Path) -> list[str]:
         why = roots.why_not(path)
         if why is not None:
             raise DataError(
-                f"expected pictures and videos in the folder {legible(str(folder))}, found that "
+                f"expected images and videos in the folder {legible(str(folder))}, found that "
                 f"{legible(path)} {why}: say --allow-outside, or remove it"
             )
         return True
@@ -145,7 +174,7 @@ def _files_under(folder: Path) -> list[str]:
         file
         for parent, names in folders_under(folder, enter=enter)
         for name in names
-        if _can_be_read(name) and enter(file := os.path.join(parent, name))
+        if _is_readable(name) and enter(file := os.path.join(parent, name))
     )
 
 
@@ -158,20 +187,20 @@ def _files_listed(file: Path) -> list[str]:
     roots = Roots.chosen([file.parent, Path.cwd()])
     files = {}
     for line, text in listed_lines(file):
-        places = [absolute(text, folder) for folder in (file.parent.absolute(), Path.cwd())]
-        place = next(filter(os.path.exists, places), places[0])
-        why = roots.why_not(place)
+        candidates = [absolute(text, folder) for folder in (file.parent.absolute(), Path.cwd())]
+        path = next(filter(os.path.exists, candidates), candidates[0])
+        why = roots.why_not(path)
         if why is not None:
             raise DataError(
                 f"expected a file in the folder of the list or the current one at {file}:{line}, "
                 f"found that {legible(text)} {why}: say --allow-outside, or remove it"
             )
-        files[place] = None
+        files[path] = None
     return list(files)
 
 
-def _can_be_read(name: str) -> bool:
-    """Returns whether a file has the suffix of a picture or a video and is not hidden."""
+def _is_readable(name: str) -> bool:
+    """Returns whether a file has the suffix of an image or a video and is not hidden."""
     return is_image(name) or (_is_video(name) and not is_hidden(name))
 
 
@@ -179,29 +208,24 @@ def _is_video(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
 
 
-def _fixed_folder(pattern: Path) -> Path:
-    """Returns the folder of a pattern below which its wildcards begin."""
-    return next(folder for folder in pattern.parents if not glob.has_magic(str(folder)))
-
-
 def _named(files: Iterable[str], *, root: Path, found_in: str) -> list[Source]:
     paths = [Path(file) for file in files]
-    names = _result_names(paths, root)
-    if not names:
+    if not paths:
         raise DataError(
-            f"expected pictures ({', '.join(sorted(IMAGE_SUFFIXES))}) or videos "
+            f"expected images ({', '.join(sorted(IMAGE_SUFFIXES))}) or videos "
             f"({', '.join(sorted(VIDEO_SUFFIXES))}) in {found_in}, found none"
         )
+    names = _result_names(paths, root)
     return [
-        (VideoFile if _is_video(path.name) else PictureFile)(path, names[path]) for path in paths
+        Source("video" if _is_video(path.name) else "image", path, names[path]) for path in paths
     ]
 
 
 def _result_names(paths: Sequence[Path], root: Path) -> dict[Path, str]:
-    """Returns what the results of each file are called, so that none overwrites another.
+    """Returns a name for the results of each file, so that none overwrites another.
 
-    a.jpg beside a.png, A.jpg on a disk that does not tell them apart, v_000000.jpg beside v.avi
-    whose first frame is called so, and files in `crops` and `labels`, which hold results.
+    Conflicts: a.jpg beside a.png, A.jpg on a disk that ignores case, v_000000.jpg beside v.avi
+    whose first frame has that name, and files in `crops` and `labels`, which hold results.
     """
     names: dict[Path, str] = {}
     videos: set[str] = set()
@@ -212,7 +236,7 @@ def _result_names(paths: Sequence[Path], root: Path) -> dict[Path, str]:
         folder = re.sub(r"^(crops|labels)(?=/|$)", r"\1-2", folder, flags=re.IGNORECASE)
         stem = os.fsdecode(os.fsencode(path.stem)[:_LONGEST_NAME])
         stem = name = (Path(folder) / stem).as_posix()
-        while (key := _without_case(name)) in taken or _FRAME_NUMBER.sub("", key) in videos:
+        while (key := _case_folded(name)) in taken or _FRAME_NUMBER.sub("", key) in videos:
             numbers[stem] += 1
             name = f"{stem}-{numbers[stem] + 1}"
         taken.add(key)
@@ -222,26 +246,26 @@ def _result_names(paths: Sequence[Path], root: Path) -> dict[Path, str]:
     return names
 
 
-def _without_case(name: str) -> str:
-    """Returns what a name is on a disk that tells neither case nor ways of writing accents."""
+def _case_folded(name: str) -> str:
+    """Returns a name as a disk sees it that ignores case and how accents are written."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 @dataclass(frozen=True)
-class Annotated:
-    """A picture that a data set knows."""
+class AnnotatedImage:
+    """An image of a data set, with its ground truth."""
 
     index: DatasetIndex
     """Of the split that lists it."""
     position: int
-    """Of the picture in the index."""
+    """Of the image in the index."""
 
     @property
     def image_id(self) -> int:
         return int(self.index.image_ids[self.position])
 
-    def drawn_on(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Returns a copy of the picture (H, W, 3) with all its truths, ignored ones included."""
+    def draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Returns a copy of the image (H, W, 3) with its ground truth, ignored boxes included."""
         rows = self.index.gt_rows(self.position)
         return draw_boxes(
             image, self.index.boxes_xyxy[rows], self.index.labels[rows], names=self.index.names
@@ -249,23 +273,22 @@ class Annotated:
 
 
 @dataclass(frozen=True)
-class AnnotatedPictures:
-    """The pictures of all splits of a data set, found again by their files."""
+class AnnotatedImages:
+    """The images of all splits of a data set by their files."""
 
     names: tuple[str, ...]
     """K class names."""
-    by_file: Mapping[Path, Annotated]
+    by_file: Mapping[Path, AnnotatedImage]
     problems: tuple[Issue, ...]
-    """What was wrong with the data set's files."""
+    """Found while the annotations were read."""
 
-    def find(self, file: Path) -> Annotated | None:
-        """Returns what the data set knows of a picture, None where no split lists it."""
-        # A link to a picture of the data set is that picture too.
+    def find(self, file: Path) -> AnnotatedImage | None:
+        """Returns the annotated image of a file or a link to it; None if no split lists it."""
         return self.by_file.get(_resolved(file, {})) or self.by_file.get(file.resolve())
 
 
-def read_annotated(data: Path | str) -> AnnotatedPictures:
-    """Returns the pictures of a data set; one in several splits is that of the first.
+def read_annotated(data: Path | str) -> AnnotatedImages:
+    """Returns the images of a data set; one in several splits counts for the first.
 
     Args:
         data: a data.yaml, or the folder that holds one.
@@ -274,8 +297,8 @@ def read_annotated(data: Path | str) -> AnnotatedPictures:
         ConfigError, DataError: as `ossa.data.description` and `ossa.data.reading`.
     """
     description = read_description(data)
-    by_file: dict[Path, Annotated] = {}
-    problems: dict[Issue, None] = {}  # in order, and those of a shared picture once
+    by_file: dict[Path, AnnotatedImage] = {}
+    problems: dict[Issue, None] = {}  # an ordered set: a shared image repeats its own
     folders: dict[Path, Path] = {}
     names: tuple[str, ...] = ()
     for split in description.splits:
@@ -284,14 +307,14 @@ def read_annotated(data: Path | str) -> AnnotatedPictures:
         names = names or report.index.names
         for position in range(len(report.index)):
             file = _resolved(report.index.image_path(position), folders)
-            by_file.setdefault(file, Annotated(report.index, position))
-    return AnnotatedPictures(names, by_file, tuple(problems))
+            by_file.setdefault(file, AnnotatedImage(report.index, position))
+    return AnnotatedImages(names, by_file, tuple(problems))
 
 
 def _resolved(file: Path, folders: dict[Path, Path]) -> Path:
-    """Returns the file in its folder's real place; remembers the folder's in `folders`.
+    """Returns the file in the resolved path of its folder, which is remembered in `folders`.
 
-    Folders alone are resolved: a data set has few of them and many files.
+    Only folders are resolved: a data set has few of them and many files.
     """
     if file.parent not in folders:
         folders[file.parent] = file.parent.resolve()

@@ -10,17 +10,18 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from ossa.errors import DataError, RunFailed
+from ossa.escaping import hide_credentials
 from ossa.files import open_regular
-from ossa.predict.sources import STREAM_SCHEMES, LiveSource, VideoFile
+
+STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "http", "https", "srt", "udp", "tcp")
 
 _USUAL_RATE: Final = 30.0
 _MOST_RATE: Final = 300.0
@@ -42,60 +43,67 @@ _CONTAINERS: Final = {
 }
 _STREAM_PROTOCOLS: Final = f"{','.join(STREAM_SCHEMES)},srtp,tls,httpproxy,crypto"
 _CAPTURE_OPTIONS: Final = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+_QUIET: Final = ("OPENCV_FFMPEG_LOGLEVEL", "-8")
+"""Keeps FFmpeg from printing; OpenCV reads this when it first uses FFmpeg."""
 _OPENING: Final = threading.Lock()
 """Held while the options of a capture are set, which the whole process shares."""
 _LONGEST_GAP_SECONDS: Final = 60.0
 """Times that jump further are taken for a fault of the clock."""
 
 
-@dataclass(frozen=True)
-class Frame:
-    """One picture of a video."""
+class VideoFrame(NamedTuple):
+    """One frame of a video."""
 
     image: NDArray[np.uint8]
     """(H, W, 3) RGB."""
     number: int
-    """From 0, where those that are broken or passed over count too."""
+    """Position in the video from 0; broken and skipped frames count too."""
     seconds: float
-    """From the beginning of the video."""
+    """Since the beginning of the video."""
 
 
 class VideoReader:
-    """Gives the frames of a video, camera or stream; what cannot be decoded is passed over.
+    """Reads the frames of a video file, camera or stream and skips those that are broken.
 
-    Leaving the `with` closes it.
+    It is a context manager, which closes the source.
+
+    Example:
+        >>> from ossa.predict.video import VideoReader
+        >>> with VideoReader("street.webm", every=2) as video:
+        ...     [frame.number for frame in video.frames()]
+        [0, 2]
     """
 
     def __init__(
         self,
-        source: VideoFile | LiveSource,
+        source: Path | str | int,
         *,
         every: int = 1,
         timeout_seconds: float = _TIMEOUT_SECONDS,
     ) -> None:
         """Args:
-            source: what to open.
-            every: gives frames 0, `every`, 2 `every`, ...
-            timeout_seconds: a stream that does not answer for so long has ended.
+            source: a file, the address of a stream such as `rtsp://...` (a text, never a `Path`),
+                or the number of a camera.
+            every: yields frames 0, `every`, 2 `every`, ...
+            timeout_seconds: after which a stream that sends nothing has ended.
 
         Raises:
-            DataError: it cannot be opened.
+            DataError: the source cannot be opened.
         """
-        self._source = source
+        is_file = isinstance(source, str) and not _is_stream(source)
+        self._source = Path(source) if is_file else source
         self._every = every
         self._timeout_seconds = timeout_seconds
-        self._capture = _opened(source, timeout_seconds)
+        self._capture = _open_capture(self._source, timeout_seconds)
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.rate = rate if 0 < rate <= _MOST_RATE else _USUAL_RATE
-        """Frames a second of the source."""
+        """Frames per second of the source."""
         stated = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        known = isinstance(source, VideoFile) and math.isfinite(stated) and stated > 0
+        known = isinstance(self._source, Path) and math.isfinite(stated) and stated > 0
         self.num_frames = int(stated) if known else None
-        """As the file states it; None of a camera or stream."""
-        self.size_wh = (
-            int(self._capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
-            int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
-        )
+        """As the file states it; None for a camera or stream."""
+        sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+        self.size_wh = tuple(int(self._capture.get(side)) for side in sides)
         """Width and height of the frames in pixels, as the source states them."""
         self._position = 0
         self._num_good = 0
@@ -110,33 +118,36 @@ class VideoReader:
     def __exit__(self, *_: object) -> None:
         self._capture.release()
 
-    def frames(self) -> Iterator[Frame]:
-        """Yields the frames that can be decoded, one after the other."""
-        clock = _Clock(self.rate)
+    def frames(self) -> Iterator[VideoFrame]:
+        """Yields the frames that can be decoded."""
+        before: tuple[int, float] | None = None
         while self._advance():
             number = self._position - 1
-            self._seconds = clock.seconds(number, self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+            clock = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            self._seconds = self._time_of(number, clock, before)
+            before = number, clock
             if number % self._every:
                 continue
             decoded, image = self._capture.retrieve()
             if decoded and image is not None:
-                yield Frame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), number, self._seconds)  # type: ignore[arg-type]
+                rgb = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+                yield VideoFrame(rgb, number, self._seconds)
 
     @property
     def length_seconds(self) -> float:
-        """Until the end of the last frame that was read, or of the file where it is that."""
+        """The end of the last frame that was read, or of the file once that is reached."""
         read = self._seconds + 1 / self.rate
         stated = (self.num_frames or 0) / self.rate
-        is_whole = self._is_at_end and read < stated <= read + self._blink
+        is_whole = self._is_at_end and read < stated <= read + self._tolerance
         return stated if is_whole else read
 
     def ending(self) -> str | None:
-        """Returns in a sentence what was lost, None where nothing was; to ask at the end.
+        """Returns a sentence on what was lost, or None; valid after the last frame.
 
         Raises:
-            DataError: there was not one frame.
+            DataError: there was no frame at all.
         """
-        title = self._source.title
+        title = _title(self._source)
         if not self._num_good:
             raise DataError(f"expected a video at {title}, found one without frames; replace it")
         lost = []
@@ -145,25 +156,38 @@ class VideoReader:
                 f"{_frames(self._num_broken)} cannot be decoded, the first of them number "
                 f"{self._first_broken}, and the last good one stands in for them"
             )
-        if isinstance(self._source, LiveSource):
+        if not isinstance(self._source, Path):
             lost.append(f"it ended or was cut off after {_frames(self._position)}")
-        elif self._ends_early():
+        # By the time: the stated number is a guess where frames come irregularly.
+        elif (self.num_frames or 0) / self.rate > self.length_seconds + self._tolerance:
             lost.append(
                 f"it breaks off after {_frames(self._position)} of the {self.num_frames} it states"
             )
         return f"{title}: {'; '.join(lost)}" if lost else None
 
-    def _ends_early(self) -> bool:
-        # By the time, since the number stated is a guess where frames do not come regularly.
-        return (self.num_frames or 0) / self.rate > self.length_seconds + self._blink
-
     @property
-    def _blink(self) -> float:
-        """Seconds that may be missing at the end without a word."""
+    def _tolerance(self) -> float:
+        """Seconds that may be missing at the end without a warning."""
         return max(0.5, 2 / self.rate)
 
+    def _time_of(self, number: int, clock: float, before: tuple[int, float] | None) -> float:
+        """Returns the time of a frame, by the clock of the video where that makes sense.
+
+        Args:
+            number: of the frame.
+            clock: seconds that the video states for it.
+            before: number and clock of the frame before, whose time is `_seconds`.
+        """
+        step = 1 / self.rate
+        if before is None:
+            return number * step
+        passed = clock - before[1]
+        if not 0 < passed <= _LONGEST_GAP_SECONDS:
+            passed = (number - before[0]) * step
+        return self._seconds + passed
+
     def _advance(self) -> bool:
-        """Goes on to the next good frame, past broken ones; False at the end."""
+        """Moves to the next good frame, past broken ones; returns False at the end."""
         broken = 0
         started = time.monotonic()
         while not self._capture.grab():
@@ -187,129 +211,121 @@ class VideoReader:
         return seconds >= self._timeout_seconds
 
 
-class _Clock:
-    """Says when frames are, from their own times where these make sense."""
-
-    def __init__(self, rate: float) -> None:
-        self._step = 1 / rate
-        self._last: tuple[int, float, float] | None = None
-
-    def seconds(self, number: int, stated: float) -> float:
-        """Returns the seconds from the beginning to a frame whose own clock says `stated`."""
-        if self._last is None:
-            seconds = number * self._step
-        else:
-            last_number, last_stated, last_seconds = self._last
-            passed = stated - last_stated
-            if not 0 < passed <= _LONGEST_GAP_SECONDS:
-                passed = (number - last_number) * self._step
-            seconds = last_seconds + passed
-        self._last = (number, stated, seconds)
-        return seconds
-
-
 class VideoWriter:
-    """Writes a WebM file with VP8, which every browser plays; no sound.
+    """Writes a WebM file with VP8, which every browser plays, without sound.
 
-    A picture is repeated until the time of the next, so that rate and length stay those of the
-    source whatever frames of it are missing.
+    An image is repeated until the time of the next, so that rate and length stay those of the
+    source even where frames of it are missing.
+
+    Example:
+        >>> writer = VideoWriter(Path("grey.webm"), rate=10)
+        >>> writer.add(np.full((32, 64, 3), 90, np.uint8), seconds=0)
+        >>> writer.close(seconds=0.5)
     """
 
     def __init__(self, file: Path, rate: float) -> None:
-        """`rate` is in frames a second."""
+        """Args:
+        file: to write.
+        rate: frames per second.
+        """
         self._file = file
         self._rate = rate
         self._size_wh = (0, 0)
         self._writer: cv2.VideoWriter | None = None
-        self._last: NDArray[np.uint8] | None = None
+        self._last: Any = None
         self._written = 0
 
     def add(self, image: NDArray[np.uint8], seconds: float) -> None:
-        """Writes a picture (H, W, 3) RGB that is to be seen from `seconds` on.
+        """Writes an image (H, W, 3) RGB that is shown from `seconds` on.
 
         Raises:
-            RunFailed: the file cannot be written, or the picture is too large for VP8.
+            RunFailed: the file cannot be written, or the image is too large for VP8.
         """
-        picture = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        size_wh = (image.shape[1], image.shape[0])
+        bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
         if self._writer is None:
-            self._size_wh = (image.shape[1], image.shape[0])
-            self._writer = _new_video(self._file, self._rate, self._size_wh)
-        if (image.shape[1], image.shape[0]) != self._size_wh:  # a stream may change it
-            picture = cv2.resize(picture, self._size_wh, interpolation=cv2.INTER_AREA)
-        self._fill(picture if self._last is None else self._last, round(seconds * self._rate))
-        self._last = np.asarray(picture, np.uint8)
-        self._write(self._last)
+            self._size_wh = size_wh
+            self._writer = _open_writer(self._file, self._rate, size_wh)
+        if size_wh != self._size_wh:  # a stream may change it
+            bgr = cv2.resize(bgr, self._size_wh, interpolation=cv2.INTER_AREA)
+        self._repeat(bgr if self._last is None else self._last, until=seconds)
+        self._last = bgr
+        self._writer.write(bgr)
+        self._written += 1
 
     def close(self, seconds: float | None = None) -> None:
-        """Ends the file; the last picture is seen until `seconds`, where that is given.
+        """Ends the file; the last image is shown until `seconds`, if given.
 
         Raises:
-            RunFailed: the file is not whole, as on a full disk.
+            RunFailed: the file is incomplete, as on a full disk.
         """
         if self._writer is None:
             return
-        if seconds is not None and self._last is not None:
-            self._fill(self._last, round(seconds * self._rate))
+        if seconds is not None:
+            self._repeat(self._last, until=seconds)
         self._writer.release()
         self._writer = None
         # Its length is written last. OpenCV does not say when it could not write.
-        stated = cv2.VideoCapture(str(self._file.absolute()), cv2.CAP_FFMPEG).get(
-            cv2.CAP_PROP_FRAME_COUNT
-        )
-        if stated < self._written - 1:
+        capture = cv2.VideoCapture(str(self._file.absolute()), cv2.CAP_FFMPEG)
+        if capture.get(cv2.CAP_PROP_FRAME_COUNT) < self._written - 1:
             raise RunFailed(
                 f"could not write all {self._written} frames of {self._file}: free some space, or "
                 "leave it out with --no-pictures"
             )
 
-    def _fill(self, picture: Any, until: int) -> None:
-        while self._written < until:
-            self._write(picture)
-
-    def _write(self, picture: Any) -> None:
+    def _repeat(self, bgr: Any, *, until: float) -> None:
         assert self._writer is not None
-        self._writer.write(picture)
-        self._written += 1
+        while self._written < round(until * self._rate):
+            self._writer.write(bgr)
+            self._written += 1
 
 
-def _opened(source: VideoFile | LiveSource, timeout_seconds: float) -> cv2.VideoCapture:
-    _silence_ffmpeg()
+def _is_stream(address: str) -> bool:
+    return "://" in address and address.split("://")[0] in STREAM_SCHEMES
+
+
+def _title(source: Path | str | int) -> str:
+    return str(source) if isinstance(source, Path) else hide_credentials(str(source))
+
+
+def _open_capture(source: Path | str | int, timeout_seconds: float) -> cv2.VideoCapture:
+    os.environ.setdefault(*_QUIET)
     milliseconds = round(timeout_seconds * 1000)
     limits = [
         *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, milliseconds),
         *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, milliseconds),
     ]
-    if isinstance(source, VideoFile):
-        container = container_of(source.file) or "none"
+    if isinstance(source, Path):
+        container = container_of(source) or "none"
         with _capture_options(f"format_whitelist;{container}|protocol_whitelist;file"):
-            # Absolute, since FFmpeg takes what stands in front of a colon for a protocol.
-            capture = cv2.VideoCapture(str(source.file.absolute()), cv2.CAP_FFMPEG, limits)
-        fault = f"expected a video at {source.title}, found a file that cannot be read as one"
-    elif isinstance(source.address, int):
-        capture = cv2.VideoCapture(source.address)
+            # Absolute: FFmpeg takes the text before a colon for a protocol.
+            capture = cv2.VideoCapture(str(source.absolute()), cv2.CAP_FFMPEG, limits)
+        problem = f"expected a video at {source}, found a file that cannot be read as one"
+    elif isinstance(source, int):
+        capture = cv2.VideoCapture(source)
         cameras = sorted(str(camera) for camera in Path("/dev").glob("video*"))
-        fault = (
-            f"expected a camera with the number {source.address}, found none that can be opened; "
+        problem = (
+            f"expected a camera with the number {source}, found none that can be opened; "
             f"this machine has {', '.join(cameras) or 'no /dev/video*'}"
         )
     else:
-        # What a server answers may name other addresses, as playlists do, but no files.
+        # A server may answer with other addresses, as playlists do, but not with files.
         with _capture_options(f"rtsp_flags;prefer_tcp|protocol_whitelist;{_STREAM_PROTOCOLS}"):
-            capture = cv2.VideoCapture(source.address, cv2.CAP_FFMPEG, limits)
-        fault = (
-            f"expected a stream at {source.title}, found none that can be read within "
+            capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, limits)
+        problem = (
+            f"expected a stream at {_title(source)}, found none that can be read within "
             f"{timeout_seconds:g} s; check the address"
         )
     if not capture.isOpened():
-        raise DataError(fault)
+        raise DataError(problem)
     return capture
 
 
 def container_of(file: Path) -> str | None:
-    """Returns FFmpeg's name for the container of a video, told by its content.
+    """Returns FFmpeg's name for the container of a video, judged by its content.
 
-    None for what is no video, and for what names other files that FFmpeg would open, such as a
-    playlist or a list of files to join.
+    It is None for other files, and for those that name files which FFmpeg would open: playlists
+    and lists of files to join.
 
     Raises:
         DataError: the file cannot be read.
@@ -332,10 +348,7 @@ def container_of(file: Path) -> str | None:
 
 @contextmanager
 def _capture_options(options: str) -> Iterator[None]:
-    """Hands options of FFmpeg to OpenCV, which reads them here when it opens a capture.
-
-    They stand behind the user's own, and so prevail.
-    """
+    """Passes options of FFmpeg to OpenCV, after the user's own, so that these prevail."""
     with _OPENING:
         before = os.environ.get(_CAPTURE_OPTIONS)
         os.environ[_CAPTURE_OPTIONS] = f"{before}|{options}" if before else options
@@ -347,8 +360,8 @@ def _capture_options(options: str) -> Iterator[None]:
                 os.environ[_CAPTURE_OPTIONS] = before
 
 
-def _new_video(file: Path, rate: float, size_wh: tuple[int, int]) -> cv2.VideoWriter:
-    _silence_ffmpeg()
+def _open_writer(file: Path, rate: float, size_wh: tuple[int, int]) -> cv2.VideoWriter:
+    os.environ.setdefault(*_QUIET)
     with _stderr_closed():
         writer = cv2.VideoWriter(
             str(file.absolute()),
@@ -365,14 +378,9 @@ def _new_video(file: Path, rate: float, size_wh: tuple[int, int]) -> cv2.VideoWr
     return writer
 
 
-def _silence_ffmpeg() -> None:
-    """Has FFmpeg keep to itself what it finds in each frame; OpenCV asks when it first uses it."""
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-
-
 @contextmanager
 def _stderr_closed() -> Iterator[None]:
-    """Drops what C code prints: OpenCV says of every WebM file that its tag is not supported."""
+    """Drops the output of C code: OpenCV warns of the tag of every WebM file."""
     with suppress(OSError, ValueError):
         sys.stderr.flush()
     kept = os.dup(2)
@@ -386,4 +394,4 @@ def _stderr_closed() -> Iterator[None]:
 
 
 def _frames(count: int) -> str:
-    return "1 frame" if count == 1 else f"{count} frames"
+    return f"{count} frame{'s' * (count != 1)}"

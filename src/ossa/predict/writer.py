@@ -1,39 +1,37 @@
-"""What is written of the detections: annotated pictures and videos, crops, and files of them."""
+"""Outputs of a prediction: annotated images and videos, crops, files of detections, a window."""
 
 import json
+import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self, TextIO
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ossa.errors import RunFailed
+from ossa.errors import ConfigError, RunFailed
 from ossa.escaping import write_csv
 from ossa.files import write_atomically
-from ossa.predict.frames import FramePlace, Shot
-from ossa.predict.results import (
-    TABLE_COLUMNS,
-    PictureDetections,
-    coco_results,
-    table_rows,
-    yolo_text,
-)
-from ossa.predict.sources import Annotated, AnnotatedPictures, PictureFile, Source
+from ossa.predict.results import TABLE_COLUMNS, Results
+from ossa.predict.sources import AnnotatedImage, AnnotatedImages, Frame, Source
 from ossa.predict.video import VideoReader, VideoWriter
 from ossa.viz.draw import encode_jpeg, encode_png, stack_above
 
 COCO_FILE: Final = "predictions.json"
 TABLE_FILE: Final = "predictions.csv"
+_WINDOW_TITLE: Final = "ossa predict"
+_END_KEYS: Final = (ord("q"), 27)  # 27: escape
 
 
 class SaveOptions(NamedTuple):
     """What to write."""
 
     drawings: bool = True
-    """Annotated pictures and videos."""
+    """Annotated images and videos."""
     label_files: bool = False
     """YOLO txt under `labels`."""
     scores_in_label_files: bool = False
@@ -41,197 +39,209 @@ class SaveOptions(NamedTuple):
     coco_file: bool = False
     """predictions.json, a COCO results file."""
     table: bool = False
-    """predictions.csv, a row a detection."""
+    """predictions.csv, one row per detection."""
     crops: bool = False
-    """What is in each box, as a picture under `crops` in the folder of its class."""
+    """The content of each box as an image under `crops`, in the folder of its class."""
 
 
 class ResultFolder:
-    """Writes what is wanted, picture by picture; nothing is kept in memory.
+    """Writes the results of one frame after the other and keeps nothing in memory.
 
-    Pictures keep their names; drawings and crops are JPEG where the picture is one or a frame,
-    else PNG. A video is one .webm, its label files and crops have the number of the frame behind
-    its name. Leaving the `with` ends all files, whatever was the reason: what was written until
-    then can be read.
+    Images keep their names; drawings and crops are JPEG for a JPEG or a frame, else PNG. A video
+    becomes one .webm; the names of its label files and crops end in the frame number. Leaving the
+    `with` completes all files, also after an error.
     """
 
     def __init__(
         self,
         folder: Path,
-        wanted: SaveOptions,
+        options: SaveOptions,
         *,
         every: int = 1,
-        truth: AnnotatedPictures | None = None,
+        ground_truth: AnnotatedImages | None = None,
     ) -> None:
         """Args:
-        folder: exists and holds nothing.
-        wanted: what to write.
-        every: the frames of a video that are looked at, of which its annotated video is made.
-        truth: what a data set knows of the pictures: it is drawn below the detections, and
-            the COCO results state its ids and only its pictures. Without it pictures and frames
-            are numbered from 1 and categories are labels.
+        folder: exists and is empty.
+        options: what to write.
+        every: of a video, every how manieth frame comes; divides the rate of its annotated video.
+        ground_truth: is drawn below the detections; the COCO results then have the ids of the
+            data set, and only its images. Without it images and frames are numbered from 1 and
+            categories are labels.
         """
         self.folder = folder
-        self._wanted = wanted
+        self._options = options
         self._every = every
-        self._gt = truth
-        self._num_shots = 0
-        self._video: _OpenVideo | None = None
-        self._coco = _CocoFile(folder / COCO_FILE) if wanted.coco_file else None
-        self._table = _Table(folder / TABLE_FILE) if wanted.table else None
+        self._ground_truth = ground_truth
+        self._num_frames = 0
+        self._video: _AnnotatedVideo | None = None
+        self._coco: TextIO | None = None
+        self._num_entries = 0
+        self._table: TextIO | None = None
+        if options.coco_file:
+            self._coco = self._open(COCO_FILE)
+        if options.table:
+            self._table = self._open(TABLE_FILE)
+            write_csv(self._table, [("file", "frame", *TABLE_COLUMNS)])
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with ExitStack() as files:  # each is ended, whatever happens to another
-            for file in (self._video, self._coco, self._table):
-                if file is not None:
-                    files.callback(file.close)
+        with ExitStack() as files:  # each is completed, whatever happens to another
+            if self._video is not None:
+                files.callback(self._video.close)
+            if self._coco is not None:
+                files.callback(self._end_coco, self._coco)
+            if self._table is not None:
+                files.callback(self._close, TABLE_FILE, self._table)
 
-    def add(self, shot: Shot, found: PictureDetections) -> NDArray[np.uint8] | None:
-        """Writes the results of one picture; returns its drawing, where one is wanted.
+    def add(self, frame: Frame, results: Results) -> NDArray[np.uint8] | None:
+        """Writes the results of one frame; returns its drawing, if drawings are written.
 
         Raises:
             CheckpointError, RunFailed: the disk is full or cannot be written.
         """
-        self._num_shots += 1
+        self._num_frames += 1
         drawing = None
-        annotated = self._annotated(shot)
-        if self._wanted.drawings:
-            drawing = found.draw()
+        annotated = self._annotated(frame)
+        if self._options.drawings:
+            drawing = results.draw()
             if annotated is not None:
-                drawing = stack_above([drawing], [annotated.drawn_on(shot.image)])
-            self._write_drawing(shot, drawing)
-        if self._wanted.label_files:
-            text = yolo_text(found, shot.size_wh, scores=self._wanted.scores_in_label_files)
-            self._write(f"labels/{shot.name}.txt", text.encode())
-        if self._wanted.crops:
-            self._write_crops(shot, found)
+                drawing = stack_above([drawing], [annotated.draw(frame.image)])
+            self._write_drawing(frame, drawing)
+        if self._options.label_files:
+            text = results.to_yolo(scores=self._options.scores_in_label_files)
+            self._write(f"labels/{frame.name}.txt", text.encode())
+        if self._options.crops:
+            for number, (label, crop) in enumerate(
+                zip(results.labels, results.crop(), strict=True)
+            ):
+                folder = _as_folder(results.names[label], label)
+                self._write_image(f"crops/{folder}/{frame.name}-{number}", crop, frame)
         if self._table is not None:
-            self._table.add(shot, found)
+            rows = ((frame.source.title, frame.number, *row) for row in results.rows())
+            with _write_errors(self.folder / TABLE_FILE):
+                write_csv(self._table, rows)
+                self._table.flush()
         if self._coco is not None:
-            self._add_coco_results(shot, found, annotated)
+            self._write_coco(self._coco, frame, results, annotated)
         return drawing
 
-    def _annotated(self, shot: Shot) -> Annotated | None:
-        if self._gt is None or not isinstance(shot.source, PictureFile):
+    def _annotated(self, frame: Frame) -> AnnotatedImage | None:
+        if self._ground_truth is None or frame.source.kind != "image":
             return None
-        return self._gt.find(shot.source.file)
+        return self._ground_truth.find(Path(frame.source.address))
 
-    def _add_coco_results(
-        self, shot: Shot, found: PictureDetections, annotated: Annotated | None
+    def _write_coco(
+        self, stream: TextIO, frame: Frame, results: Results, annotated: AnnotatedImage | None
     ) -> None:
-        assert self._coco is not None
+        image_id, category_ids = self._num_frames, None
         if annotated is not None:
             image_id, category_ids = annotated.image_id, annotated.index.category_ids.tolist()
-        elif self._gt is None:
-            image_id, category_ids = self._num_shots, range(len(found.names))
-        else:
+        elif self._ground_truth is not None:
             return
-        file_name = (Path(shot.source.name).parent / Path(shot.source.title).name).as_posix()
-        place: dict[str, Any] = {"file_name": file_name}
-        if shot.frame is not None:
-            place["frame"] = shot.frame.number
-        self._coco.add(
-            coco_results(found, image_id=image_id, category_ids=category_ids, place=place)
-        )
+        file_name = Path(frame.source.name).parent / Path(frame.source.title).name
+        location: dict[str, Any] = {"file_name": file_name.as_posix()}
+        if frame.number is not None:
+            location["frame"] = frame.number
+        entries = results.to_coco(image_id=image_id, category_ids=category_ids, location=location)
+        with _write_errors(self.folder / COCO_FILE):
+            for entry in entries:
+                stream.write((",\n" if self._num_entries else "[\n") + json.dumps(entry))
+                self._num_entries += 1
 
-    def _write_drawing(self, shot: Shot, drawing: NDArray[np.uint8]) -> None:
-        if shot.frame is None:
-            self._write_picture(shot.name, drawing, shot)
+    def _end_coco(self, stream: TextIO) -> None:
+        with _write_errors(self.folder / COCO_FILE), stream:
+            stream.write("\n]\n" if self._num_entries else "[]\n")
+
+    def _write_drawing(self, frame: Frame, drawing: NDArray[np.uint8]) -> None:
+        if frame.video is None:
+            self._write_image(frame.name, drawing, frame)
             return
-        if self._video is None or self._video.source is not shot.source:
+        if self._video is None or self._video.source is not frame.source:
             if self._video is not None:
                 self._video.close()
-            file = self.folder / f"{shot.source.name}.webm"
-            with _os_errors_told(file):
-                file.parent.mkdir(parents=True, exist_ok=True)
-            self._video = _OpenVideo(shot.source, shot.frame.video, file, every=self._every)
-        self._video.add(drawing, shot.frame)
+            file = self._with_parents(f"{frame.source.name}.webm")
+            self._video = _AnnotatedVideo(frame.source, frame.video, file, every=self._every)
+        self._video.writer.add(drawing, frame.seconds)
 
-    def _write_crops(self, shot: Shot, found: PictureDetections) -> None:
-        for number, (label, crop) in enumerate(zip(found.labels, found.crop(), strict=True)):
-            class_folder = _as_folder(found.names[label], label)
-            self._write_picture(f"crops/{class_folder}/{shot.name}-{number}", crop, shot)
-
-    def _write_picture(self, name: str, image: NDArray[np.uint8], shot: Shot) -> None:
+    def _write_image(self, name: str, image: NDArray[np.uint8], frame: Frame) -> None:
         suffix = ".jpg"
-        if isinstance(shot.source, PictureFile):
-            suffix = shot.source.file.suffix.lower()
+        if frame.source.kind == "image":
+            suffix = Path(frame.source.address).suffix.lower()
         if suffix in (".jpg", ".jpeg"):
             self._write(f"{name}{suffix}", encode_jpeg(image))
         else:
             self._write(f"{name}.png", encode_png(image))
 
     def _write(self, name: str, content: bytes) -> None:
+        write_atomically(self._with_parents(name), content)
+
+    def _with_parents(self, name: str) -> Path:
         file = self.folder / name
-        with _os_errors_told(file):
+        with _write_errors(file):
             file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, content)
+        return file
+
+    def _open(self, name: str) -> TextIO:
+        with _write_errors(self.folder / name):
+            return (self.folder / name).open("x", encoding="utf-8", newline="")
+
+    def _close(self, name: str, stream: TextIO) -> None:
+        with _write_errors(self.folder / name):
+            stream.close()
 
 
-class _OpenVideo:
-    """The annotated video that is being written, and the one that it is of."""
+class _AnnotatedVideo:
+    """The annotated video that is being written, and the one that is read."""
 
     def __init__(self, source: Source, reader: VideoReader, file: Path, *, every: int) -> None:
         self.source = source
+        self.writer = VideoWriter(file, reader.rate / every)
         self._reader = reader
-        self._writer = VideoWriter(file, reader.rate / every)
-
-    def add(self, drawing: NDArray[np.uint8], place: FramePlace) -> None:
-        self._writer.add(drawing, place.seconds)
 
     def close(self) -> None:
-        self._writer.close(self._reader.length_seconds)
+        self.writer.close(self._reader.length_seconds)
 
 
-class _CocoFile:
-    """A JSON array that is written entry by entry."""
+class Window:
+    """A live window with the drawings, until it is closed or `q` or escape is pressed."""
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._separator = "[\n"
-        self._stream = _opened(file)
+    def __init__(self) -> None:
+        """Raises:
+        ConfigError: there is no display, or this OpenCV cannot open windows.
+        """
+        on_linux = sys.platform.startswith("linux")
+        if on_linux and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            raise ConfigError(
+                "a live window needs a display, found neither DISPLAY nor WAYLAND_DISPLAY in the "
+                "environment: leave --show out, the results are written to files all the same"
+            )
+        if not cv2.currentUIFramework():
+            raise ConfigError(
+                "a live window needs an OpenCV that opens windows, found the headless one: "
+                "pip uninstall -y opencv-python-headless && pip install 'opencv-python>=5.0'"
+            )
 
-    def add(self, entries: list[dict[str, Any]]) -> None:
-        with _os_errors_told(self._file):
-            for entry in entries:
-                self._stream.write(self._separator + json.dumps(entry))
-                self._separator = ",\n"
+    def show(self, image: NDArray[np.uint8], *, wait: bool) -> bool:
+        """Shows an image (H, W, 3) RGB; returns False once the user has ended the window.
 
-    def close(self) -> None:
-        with _os_errors_told(self._file), self._stream:
-            self._stream.write("[]\n" if self._separator == "[\n" else "\n]\n")
-
-
-class _Table:
-    """A CSV file that is written row by row."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._stream = _opened(file)
-        write_csv(self._stream, [("file", "frame", *TABLE_COLUMNS)])
-
-    def add(self, shot: Shot, found: PictureDetections) -> None:
-        frame = None if shot.frame is None else shot.frame.number
-        with _os_errors_told(self._file):
-            rows = table_rows(found, names=found.names)
-            write_csv(self._stream, ((shot.source.title, frame, *row) for row in rows))
-            self._stream.flush()
+        Args:
+            image: to show.
+            wait: until a key is pressed.
+        """
+        cv2.imshow(_WINDOW_TITLE, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        key = cv2.waitKey(0 if wait else 1) & 0xFF
+        visible = cv2.getWindowProperty(_WINDOW_TITLE, cv2.WND_PROP_VISIBLE) >= 1
+        return key not in _END_KEYS and visible
 
     def close(self) -> None:
-        with _os_errors_told(self._file):
-            self._stream.close()
-
-
-def _opened(file: Path) -> TextIO:
-    with _os_errors_told(file):
-        return file.open("x", encoding="utf-8", newline="")
+        cv2.destroyAllWindows()
 
 
 @contextmanager
-def _os_errors_told(file: Path) -> Iterator[None]:
+def _write_errors(file: Path) -> Iterator[None]:
+    """Turns an OSError into a RunFailed that names the file."""
     try:
         yield
     except OSError as error:
@@ -242,6 +252,6 @@ def _os_errors_told(file: Path) -> Iterator[None]:
 
 
 def _as_folder(name: str, label: int) -> str:
-    """Returns the name of a class as that of a folder: what is no word character becomes `_`."""
+    """Returns the name of a class as that of a folder, with `_` for unusual characters."""
     kept = re.sub(r"[^\w .+-]", "_", name).strip(" .")
     return kept or f"class{label}"

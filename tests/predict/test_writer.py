@@ -4,37 +4,37 @@ import csv
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from known_detector import NAMES, shape_of, write_png
 from videos import break_frames, rate_of, read_numbers, write_video
 
 from ossa.data.decode import decode_image
-from ossa.errors import RunFailed
-from ossa.predict.frames import Shot, shots_of
-from ossa.predict.results import PictureDetections
-from ossa.predict.sources import find_sources, read_annotated
-from ossa.predict.writer import ResultFolder, SaveOptions
+from ossa.errors import ConfigError, RunFailed
+from ossa.predict.results import Results
+from ossa.predict.sources import Frame, find_sources, read_annotated, read_frames
+from ossa.predict.writer import ResultFolder, SaveOptions, Window
 
 NO_DRAWINGS = SaveOptions(drawings=False)
 GREY = np.full((50, 100, 3), 90, np.uint8)
 
 
-def found_in(shot: Shot, *, names: tuple[str, ...] = NAMES) -> PictureDetections:
+def found_in(frame: Frame, *, names: tuple[str, ...] = NAMES) -> Results:
     """Returns a dog at (10, 5, 30, 25) with 0.75 and a fire truck at (0, 0, 100, 50) with 0.5."""
-    return PictureDetections(
+    return Results(
         boxes_xyxy=np.array([[10, 5, 30, 25], [0, 0, 100, 50]], np.float32),
         scores=np.array([0.75, 0.5], np.float32),
         labels=np.array([1, 2]),
-        picture=shot.image,
+        image=frame.image,
         names=names,
     )
 
 
 def write_all(folder: ResultFolder, source: Path) -> None:
     with folder:
-        for shot in shots_of(find_sources(str(source)), tell=print):
-            folder.add(shot, found_in(shot))
+        for frame in read_frames(find_sources(str(source)), on_warning=print):
+            folder.add(frame, found_in(frame))
 
 
 def written(folder: Path) -> list[str]:
@@ -56,8 +56,8 @@ def test_without_a_data_set_pictures_count_from_one_and_classes_from_zero(tmp_pa
         write_png(tmp_path / "pics" / name, (100, 50))
     wanted = NO_DRAWINGS._replace(label_files=True, coco_file=True)
     with ResultFolder(tmp_path, wanted) as folder:
-        for shot in shots_of(find_sources(str(tmp_path / "pics")), tell=print):
-            folder.add(shot, found_in(shot).above(0.6 if shot.name == "sub/y" else 0.9))
+        for frame in read_frames(find_sources(str(tmp_path / "pics")), on_warning=print):
+            folder.add(frame, found_in(frame).above(0.6 if frame.name == "sub/y" else 0.9))
     label = "1 0.200000 0.300000 0.200000 0.400000\n"
     assert (tmp_path / "labels" / "x.txt").read_text() == ""
     assert (tmp_path / "labels" / "sub" / "y.txt").read_text() == label
@@ -114,8 +114,8 @@ def test_the_name_of_a_class_leads_to_no_other_folder(
     write_png(tmp_path / "pics" / "a.png", (100, 50))
     (tmp_path / "out").mkdir()
     with ResultFolder(tmp_path / "out", NO_DRAWINGS._replace(crops=True)) as results:
-        for shot in shots_of(find_sources(str(tmp_path / "pics")), tell=print):
-            results.add(shot, found_in(shot, names=("cat", name, "fire truck")).above(0.6))
+        for frame in read_frames(find_sources(str(tmp_path / "pics")), on_warning=print):
+            results.add(frame, found_in(frame, names=("cat", name, "fire truck")).above(0.6))
     assert written(tmp_path / "out") == [f"crops/{folder}/a-0.png"]
 
 
@@ -154,8 +154,8 @@ def test_what_was_written_until_a_failure_can_be_read(tmp_path: Path) -> None:
 
     def fail_behind(num_frames: int) -> None:
         with ResultFolder(tmp_path / "out", SaveOptions(coco_file=True)) as folder:
-            for number, shot in enumerate(shots_of(find_sources(str(file)), tell=print)):
-                folder.add(shot, found_in(shot))
+            for number, frame in enumerate(read_frames(find_sources(str(file)), on_warning=print)):
+                folder.add(frame, found_in(frame))
                 if number + 1 == num_frames:
                     raise ZeroDivisionError
 
@@ -193,10 +193,10 @@ def test_with_a_data_set_its_ids_are_stated_and_its_ground_truth_stand_below(
     (tmp_path / "data.yaml").write_text("val: {images: images, annotations: instances.json}\n")
     (tmp_path / "out").mkdir()
     truth = read_annotated(tmp_path)
-    with ResultFolder(tmp_path / "out", SaveOptions(coco_file=True), truth=truth) as folder:
+    with ResultFolder(tmp_path / "out", SaveOptions(coco_file=True), ground_truth=truth) as folder:
         for file in (known, stranger):
-            shot = Shot(find_sources(str(file))[0], GREY)
-            folder.add(shot, found_in(shot))
+            frame = Frame(find_sources(str(file))[0], GREY)
+            folder.add(frame, found_in(frame))
     entries = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert [(e["image_id"], e["category_id"]) for e in entries] == [(500, 20), (500, 30)]
 
@@ -209,3 +209,56 @@ def test_with_a_data_set_its_ids_are_stated_and_its_ground_truth_stand_below(
     assert (upper[30, 60] == 90).all()
     assert (lower[30, 60] != 90).any()  # left edge of the truth (60, 20, 80, 40)
     assert (lower[15, 10] == 90).all()
+
+
+# The live window; there is no display where tests run.
+
+
+@pytest.fixture
+def display(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A display, and an OpenCV that opens windows and gets no key."""
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(cv2, "currentUIFramework", lambda: "QT5")
+    monkeypatch.setattr(cv2, "imshow", lambda *_: None)
+    monkeypatch.setattr(cv2, "waitKey", lambda _: -1)
+    monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: 1.0)
+    return monkeypatch
+
+
+def test_without_a_display_a_sentence_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigError, match=r"found neither DISPLAY nor WAYLAND_DISPLAY .* --show"):
+        Window()
+
+
+def test_with_the_headless_opencv_the_pip_line_is_named(display: pytest.MonkeyPatch) -> None:
+    display.setattr(cv2, "currentUIFramework", lambda: "")
+    with pytest.raises(ConfigError, match=r"pip install 'opencv-python>=5\.0'"):
+        Window()
+
+
+@pytest.mark.parametrize(("key", "goes_on"), [(-1, True), (ord("x"), True), (ord("q"), False)])
+def test_q_ends(display: pytest.MonkeyPatch, key: int, goes_on: bool) -> None:
+    display.setattr(cv2, "waitKey", lambda _: key)
+    assert Window().show(GREY, wait=False) is goes_on
+
+
+def test_closing_the_window_ends(display: pytest.MonkeyPatch) -> None:
+    display.setattr(cv2, "getWindowProperty", lambda *_: 0.0)
+    assert not Window().show(GREY, wait=False)
+
+
+def test_a_picture_waits_for_a_key_and_a_frame_does_not(display: pytest.MonkeyPatch) -> None:
+    waits: list[int] = []
+    display.setattr(cv2, "waitKey", lambda milliseconds: waits.append(milliseconds) or -1)
+    for wait in (True, False):
+        Window().show(GREY, wait=wait)
+    assert waits == [0, 1]
+
+
+def test_the_window_gets_bgr(display: pytest.MonkeyPatch) -> None:
+    shown = []
+    display.setattr(cv2, "imshow", lambda _, image: shown.append(image))
+    Window().show(np.array([[[1, 2, 3]]], np.uint8), wait=False)
+    assert shown[0].tolist() == [[[3, 2, 1]]]

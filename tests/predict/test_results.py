@@ -1,5 +1,6 @@
-"""Detections that know their picture are drawn, cut out and written down."""
+"""The detections of an image are drawn, cropped, and converted to other formats."""
 
+import json
 import pickle
 from pathlib import Path
 
@@ -8,17 +9,17 @@ import pytest
 from known_detector import NAMES, known_predictor, write_png
 
 from ossa.errors import ConfigError, DataError
-from ossa.predict.results import TABLE_COLUMNS, Picture, PictureDetections
+from ossa.predict.results import TABLE_COLUMNS, Image, Results
 from ossa.types import Detections
 
 
-def found_in(picture: Picture, *boxes_xyxy: tuple[float, ...]) -> PictureDetections:
+def found_in(image: Image, *boxes_xyxy: tuple[float, ...]) -> Results:
     """Returns dogs of the scores 0.9, 0.8, ..."""
-    return PictureDetections(
+    return Results(
         boxes_xyxy=np.array(boxes_xyxy, np.float32).reshape(-1, 4),
         scores=np.array([0.9 - 0.1 * i for i in range(len(boxes_xyxy))], np.float32),
         labels=np.ones(len(boxes_xyxy), np.int64),
-        picture=picture,
+        image=image,
         names=NAMES,
     )
 
@@ -29,13 +30,23 @@ def counted(width: int, height: int) -> np.ndarray:
     return np.stack((columns, rows, np.zeros_like(rows)), axis=2)
 
 
+FOUND = Results(
+    boxes_xyxy=np.array([[10, 5, 30, 25], [0, 0, 100, 50]], np.float32),
+    scores=np.array([0.75, 0.5], np.float32),
+    labels=np.array([1, 2]),
+    image=np.full((50, 100, 3), 90, np.uint8),
+    names=NAMES,
+)
+NOTHING = FOUND.above(0.9)
+
+
 def test_what_a_detector_finds_knows_its_picture(tmp_path: Path) -> None:
     file, image = write_png(tmp_path / "a.png", (128, 64)), np.full((64, 128, 3), 90, np.uint8)
     predictor = known_predictor()
     of_file, of_text, of_array = predictor.predict([file, str(file), image])
     for found in (of_file, of_text, of_array):
         assert isinstance(found, Detections)
-        np.testing.assert_array_equal(found.draw(), predictor.draw(image, found))
+        np.testing.assert_array_equal(found.draw(), of_array.draw())
     assert (of_file.file, of_text.file, of_array.file) == (file, file, None)
 
 
@@ -51,7 +62,7 @@ def test_results_of_files_hold_no_pixels(tmp_path: Path) -> None:
 
 def test_those_above_a_score_can_be_drawn_as_well() -> None:
     found = found_in(counted(40, 30), (1, 1, 9, 9), (20, 20, 30, 30)).above(0.85)
-    assert isinstance(found, PictureDetections)
+    assert isinstance(found, Results)
     assert len(found.crop()) == 1
 
 
@@ -99,3 +110,38 @@ def test_a_table_has_a_row_a_detection(tmp_path: Path) -> None:
     empty = found_in(counted(4, 4)).to_dataframe()
     assert list(empty.columns) == list(table.columns)
     assert len(empty) == 0
+
+
+def test_yolo_text_states_centres_and_sizes_in_fractions() -> None:
+    # Centre (20, 15), size 20 x 20 in an image of 100 x 50.
+    assert FOUND.to_yolo() == (
+        "1 0.200000 0.300000 0.200000 0.400000\n2 0.500000 0.500000 1.000000 1.000000\n"
+    )
+    assert FOUND.to_yolo(scores=True).splitlines()[0].endswith(" 0.400000 0.750000")
+    assert NOTHING.to_yolo(scores=True) == ""
+
+
+def test_coco_entries_may_state_a_location() -> None:
+    entries = FOUND.to_coco(image_id=9, category_ids=[1, 18, 44], location={"frame": 3})
+    assert entries == [
+        {"image_id": 9, "frame": 3, "category_id": 18, "bbox": [10, 5, 20, 20], "score": 0.75},
+        {"image_id": 9, "frame": 3, "category_id": 44, "bbox": [0, 0, 100, 50], "score": 0.5},
+    ]
+
+
+def test_the_results_of_an_image_are_plain_json() -> None:
+    assert json.loads(json.dumps(FOUND.to_dict(file="a.mp4", frame=3))) == {
+        "file": "a.mp4",
+        "frame": 3,
+        "width": 100,
+        "height": 50,
+        "detections": [
+            {"label": 1, "name": "dog", "score": 0.75, "box_xyxy": [10, 5, 30, 25]},
+            {"label": 2, "name": "fire truck", "score": 0.5, "box_xyxy": [0, 0, 100, 50]},
+        ],
+    }
+
+
+def test_a_row_has_class_score_and_edges() -> None:
+    assert FOUND.rows()[0] == (1, "dog", 0.75, 10, 5, 30, 25)
+    assert NOTHING.rows() == []
