@@ -5,8 +5,7 @@ import json
 
 import pytest
 
-from ossa.cli.console import Console
-from ossa.cli.output import new_table, print_table
+from ossa.cli.console import Console, new_table, print_table
 from ossa.escaping import (
     escape_figure,
     escape_latex,

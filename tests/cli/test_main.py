@@ -13,7 +13,7 @@ from torch._utils import ExceptionWrapper
 from typer.testing import CliRunner, Result
 
 from ossa import __version__
-from ossa.cli.main import _ending_in_words, main
+from ossa.cli.main import main, with_exit_code
 from ossa.errors import ConfigError, DataError, RunFailed
 
 
@@ -22,7 +22,7 @@ def ended(error: BaseException) -> Result:
     app = typer.Typer()
 
     @app.command()
-    @_ending_in_words
+    @with_exit_code
     def fail() -> None:
         raise error
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from ossa.cli.output import KEYS, duration, print_json, print_metrics_table, row_of, with_unit
+from ossa.cli.console import KEYS, duration, print_json, print_metrics_table, row_of, with_unit
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import yaml
 from running import TINY, FinishedTraining, Ossa, start_ossa
 from safetensors.torch import load_file
 
-from ossa.cli.output import KEYS
+from ossa.cli.console import KEYS
 from ossa.config import RunConfig
 from ossa.data.decode import decode_image
 from ossa.errors import RunFailed

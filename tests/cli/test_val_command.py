@@ -12,7 +12,7 @@ import pytest
 import yaml
 from running import FinishedTraining, Ossa
 
-from ossa.cli.output import KEYS
+from ossa.cli.console import KEYS
 
 SAME_MACHINE = ("--batch", 8, "--workers", 0, "--device", "cpu")
 

@@ -45,7 +45,10 @@ def check_ossa(words: Sequence[str]) -> None:
 def options_of(command: Any) -> set[str]:
     """Returns all names of the options of a command and of those below it."""
     own = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
-    return own.union(*(options_of(below) for below in getattr(command, "commands", {}).values()))
+    context = command.context_class(command)
+    below = getattr(command, "commands", {})
+    commands = (command.resolve_command(context, [name])[1] for name in below)
+    return own.union(*(options_of(one) for one in commands))
 
 
 def check_torchrun(words: Sequence[str]) -> None:

@@ -9,11 +9,13 @@ from typing import Annotated, Literal
 import typer
 
 from ossa.cli import options
+from ossa.cli.command import command
 
 _SERVER = "Server"
 _SCREENS = ("DISPLAY", "WAYLAND_DISPLAY")
 
 
+@command()
 def app(
     weights: Annotated[
         list[Path],

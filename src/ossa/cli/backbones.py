@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from ossa.cli import options
+from ossa.cli.command import command
 from ossa.cli.cost import checked_side
 from ossa.errors import ConfigError
 from ossa.escaping import print_line
@@ -26,6 +27,7 @@ _NUMBER = re.compile(r"(\d+\.?\d*(?:e[+-]?\d+)?) ?([kmgt]?)", re.IGNORECASE)
 _FILTER_PANEL = "Which of them"
 
 
+@command()
 def backbones(
     pattern: Annotated[
         str | None,
@@ -106,7 +108,7 @@ def backbones(
 
       ossa backbones resnet --imgsz 320 --json
     """
-    from ossa.cli.output import print_json, print_table
+    from ossa.cli.console import print_json, print_table
     from ossa.models.backbones.catalog import TABLE_IMGSZ
     from ossa.models.backbones.pretrained import pretrained_tags
     from ossa.models.probe import with_flops_at
@@ -238,7 +240,7 @@ def _source(model: str) -> str:
 
 def _rows_table(rows: "list[CatalogueRow]", imgsz: int) -> "Table":
     """Returns a line for each architecture."""
-    from ossa.cli.output import new_table
+    from ossa.cli.console import new_table
 
     titles = ("parameters", f"FLOPs at {imgsz} px", "channels at 8, 16, 32", "supported")
     table = new_table("model", *titles)
@@ -255,7 +257,7 @@ def _tags_table(
     rows: "list[CatalogueRow]", imgsz: int, tags: "Mapping[str, list[PretrainedTag]]"
 ) -> "Table":
     """Returns a line for each of the weights, and one for each architecture without any."""
-    from ossa.cli.output import new_table
+    from ossa.cli.console import new_table
 
     titles = ("licence", "data", "input", "mean", "deviation")
     table = new_table("model", "parameters", f"FLOPs at {imgsz} px", "supported", *titles)
@@ -279,6 +281,6 @@ def _tags_table(
 
 
 def _figures(row: "CatalogueRow") -> list[str]:
-    from ossa.cli.output import with_unit
+    from ossa.cli.console import with_unit
 
     return ["–" if number is None else with_unit(number) for number in (row.params, row.flops)]

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ossa.cli import options
+from ossa.cli.command import command
 from ossa.cli.cost import checked_side
-from ossa.cli.output import check_writable
+from ossa.cli.options import check_writable
 from ossa.errors import ConfigError, UnsupportedBackbone
 from ossa.escaping import print_line
 
@@ -25,6 +26,7 @@ _PROTOCOL = "Protocol (as it stands, that of ConvNeXt-YOLO)"
 _RUNTIMES = "Every runtime, with its price"
 
 
+@command()
 def bench(
     models: Annotated[
         list[str] | None,
@@ -168,8 +170,7 @@ def bench(
       ossa bench --runtimes all --weights yolov5n.pt --data coco128 --runs 30 --warmup 5
     """
     from ossa.cli.bench_runtimes import bench_runtimes
-    from ossa.cli.console import Console
-    from ossa.cli.output import print_json
+    from ossa.cli.console import Console, print_json
     from ossa.cost.benchmark import Protocol, write_rows
     from ossa.models.detector import create_detector
 
@@ -279,7 +280,7 @@ def _command(models: list[str], protocol: "Protocol", *, classes: int, neck: str
 
 
 def _print_table(rows: list[dict[str, Any]], protocol: "Protocol") -> None:
-    from ossa.cli.output import new_table, print_table
+    from ossa.cli.console import new_table, print_table
 
     table = new_table("model", "timed", "mean", "median", "95 %", "an image", "images per second")
     for row in rows:

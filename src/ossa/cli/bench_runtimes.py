@@ -29,8 +29,7 @@ def bench_runtimes(
     Raises:
         CheckpointError, ConfigError, DataError: what is missing or does not fit.
     """
-    from ossa.cli.console import Console
-    from ossa.cli.output import print_json
+    from ossa.cli.console import Console, print_json
 
     if weights is None or data is None:
         raise ConfigError(
@@ -104,7 +103,7 @@ def _measured(
 
 def _print(rows: list[dict[str, Any]]) -> None:
     """Prints a line a runtime and precision, and what was measured where."""
-    from ossa.cli.output import fraction, new_table, print_table
+    from ossa.cli.console import fraction, new_table, print_table
 
     table = new_table("runtime", "precision", "an image", "of the CPU", "times as fast", "AP50-95")
     for row in rows:

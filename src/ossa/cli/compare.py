@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ossa.cli import options
+from ossa.cli.command import command
 from ossa.errors import ConfigError, DataError
 from ossa.escaping import print_line
 
@@ -24,6 +25,7 @@ _TITLES = {"ap": "AP50-95", "ap50": "AP50", "ap75": "AP75", "ar_100": "AR, 100 b
 """Of metrics; the others are AP50-95 of objects of one kind."""
 
 
+@command()
 def compare(
     models: Annotated[
         list[str],
@@ -76,8 +78,7 @@ def compare(
 
       ossa compare ours.json theirs.json.gz --data coco --split val
     """
-    from ossa.cli.console import Console
-    from ossa.cli.output import print_json
+    from ossa.cli.console import Console, print_json
     from ossa.evaluate.bootstrap import needs_bins
     from ossa.evaluate.object_bins import bins_of
     from ossa.evaluate.statistics import compare_models
@@ -259,7 +260,7 @@ def _ends(name: str, interval: "Interval | None") -> dict[str, float | None]:
 
 def _print_tables(rows: "Sequence[Comparison]", models: Sequence[str]) -> None:
     """Prints a table for every metric."""
-    from ossa.cli.output import fraction, new_table, print_table
+    from ossa.cli.console import fraction, new_table, print_table
 
     for metric in dict.fromkeys(row.metric for row in rows):
         table = new_table(

@@ -1,23 +1,24 @@
-"""How a command tells on stderr what it is doing: one calm live line, and a line an epoch."""
+"""What commands print: JSON and tables on stdout; notes, a live line and epochs on stderr."""
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
+from rich.console import Console as RichConsole
 from rich.progress import (
     BarColumn,
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
-    ProgressColumn,
-    TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.segment import Segment
+from rich.table import Table
 
-from ossa.cli.output import TerminalConsole, duration, fraction
 from ossa.escaping import escape_terminal
 from ossa.train.callbacks import Callback
 
@@ -28,31 +29,156 @@ if TYPE_CHECKING:  # a command that trains nothing need not wait for torch
     from ossa.train.callbacks import RunStart
     from ossa.types import Record
 
-_REFRESHES_PER_SECOND = 4
-_BAR_WIDTH = 24
-_PROBLEMS_SHOWN = 5
+_ISSUES_SHOWN = 5
+_WIDTH_OF_FILES = 160
+
+KEYS: Final = (
+    *("model", "imgsz"),
+    *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_1", "ar_10", "ar_100"),
+    *("precision", "recall", "params", "flops", "macs"),
+    *("ms_per_image", "images_per_second", "train_seconds"),
+)
+"""The keys of every object with metrics; null where undefined. Metrics are fractions in 0..1, FLOPs
+and MACs are those of one image of `imgsz` x `imgsz` pixels."""
+
+
+def row_of(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns all of `KEYS`, None where unknown, and behind them whatever else is known."""
+    return {**dict.fromkeys(KEYS), **known}
+
+
+def print_json(value: Any) -> None:
+    """Prints one JSON document on stdout; NaN and infinities, for which it has no word, as null."""
+    print(json.dumps(plain(value), indent=2))  # noqa: T201 - JSON, whose escapes are its own
+
+
+def plain(value: Any) -> Any:
+    """Returns what JSON can say of `value`: NaN and infinities become None."""
+    return json.loads(json.dumps(value), parse_constant=lambda _: None)
+
+
+def with_unit(number: float) -> str:
+    """Returns three significant digits with a unit: 1,872,157 is '1.87 M', 4.468e9 is '4.47 G'."""
+    for factor, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        # Rounded first, so that 999,999 becomes 1.00 M and not 1000 k.
+        if float(f"{number:.3g}") >= factor:
+            return f"{_three_digits(number / factor)}{unit}"
+    return f"{number:g}"
+
+
+def duration(seconds: float) -> str:
+    """Returns '12.3 s', '4 min 05 s' or '2 h 07 min'."""
+    if seconds < 59.95:  # what would be rounded to 60.0 s is a minute
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def fraction(value: float | None) -> str:
+    """Returns three decimals, a dash for None."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def print_metrics_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints rows as `row_of` makes them on stdout: a line a figure, a column a model.
+
+    Figures that no row knows are left out.
+    """
+    table = new_table("", *(str(row["model"]) for row in rows))
+    for key, title, told in _FIGURES:
+        values = [row.get(key) for row in rows]
+        if any(value is not None for value in values):
+            table.add_row(title, *("–" if value is None else told(value) for value in values))
+    print_table(table)
+
+
+def new_table(first: str, *others: str) -> Table:
+    """Returns an empty table: a column of names, and columns of figures aligned to the right."""
+    table = _EscapedTable(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column(escape_terminal(first), overflow="fold")
+    for title in others:
+        table.add_column(escape_terminal(title), justify="right", overflow="fold")
+    return table
+
+
+def print_table(table: Table) -> None:
+    """Prints a table on stdout, wide enough for its contents where stdout is a file or a pipe."""
+    console = TerminalConsole()
+    if not console.is_terminal:
+        console = TerminalConsole(width=_WIDTH_OF_FILES)
+    console.print(table)
+
+
+class _EscapedTable(Table):
+    """A table whose cells are as wide as what is printed of them."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        escaped = (escape_terminal(cell) if isinstance(cell, str) else cell for cell in cells)
+        super().add_row(*escaped, **options)
+
+
+class TerminalConsole(RichConsole):
+    """A console of rich whose texts are shown as they are, and escaped for a terminal."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **settings)
+
+    def render(self, *args: Any, **options: Any) -> Iterator[Segment]:
+        """Yields what is printed; only rich's own control codes are left in it."""
+        for segment in super().render(*args, **options):
+            lines = segment.text.split("\n")
+            text = segment.text if segment.control else "\n".join(map(escape_terminal, lines))
+            yield Segment(text, segment.style, segment.control)
+
+
+def _three_digits(number: float) -> str:
+    decimals = 2 if number < 9.995 else 1 if number < 99.95 else 0
+    return f"{number:.{decimals}f}"
+
+
+_FIGURES: Final[tuple[tuple[str, str, Callable[[Any], str]], ...]] = (
+    ("imgsz", "image side", lambda pixels: f"{pixels} px"),
+    ("ap", "AP50-95", fraction),
+    ("ap50", "AP50", fraction),
+    ("ap75", "AP75", fraction),
+    ("ap_small", "AP small", fraction),
+    ("ap_medium", "AP medium", fraction),
+    ("ap_large", "AP large", fraction),
+    ("ar_100", "AR, 100 boxes", fraction),
+    ("voc2007_ap50", "AP50 of VOC 2007", fraction),
+    ("voc2010_ap50", "AP50 of VOC 2010", fraction),
+    ("precision", "precision", fraction),
+    ("recall", "recall", fraction),
+    ("params", "parameters", with_unit),
+    ("flops", "FLOPs", with_unit),
+    ("macs", "MACs", with_unit),
+    ("ms_per_image", "per image", lambda milliseconds: f"{milliseconds:.1f} ms"),
+    ("images_per_second", "images per second", lambda rate: f"{rate:.1f}"),
+    ("train_seconds", "training", duration),
+)
 
 
 class Console(Callback):
-    """A callback of trainings (`ossa.train.callbacks.Callback`) that writes to the terminal.
+    """A callback of trainings that writes to the terminal.
 
     Where stderr is no terminal there is no live line and no control code. Leaving the `with`
-    takes the live line away; so does the end of a training.
+    removes the live line; so does the end of a training.
     """
 
     def __init__(self, place: str = "") -> None:
-        """`place` is told when a training starts, such as 'in runs/yolov5n on cpu'."""
+        """`place` is shown when a training starts, such as 'in runs/yolov5n on cpu'."""
         self._place = place
         self._err = TerminalConsole(stderr=True, soft_wrap=True)
         self._live: Progress | None = None
-        self._task = TaskID(0)
         self._epochs = 0
         self._batches_per_epoch = 0
-        self._pace: _Pace | None = None
+        self._since: tuple[float, float] | None = None
         self._loss = ""
         self._ap = ""
         self._best = 0.0
-        self._told: set[str] = set()
+        self._noted: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -65,18 +191,18 @@ class Console(Callback):
         self._err.print(escape_terminal(sentence))
 
     def problems(self, problems: Sequence[object]) -> None:
-        """Prints the first faults of a data set, and how many more there are."""
-        for problem in problems[:_PROBLEMS_SHOWN]:
+        """Prints the first issues of a data set, and how many more there are."""
+        for problem in problems[:_ISSUES_SHOWN]:
             self.note(str(problem))
-        if len(problems) > _PROBLEMS_SHOWN:
-            self.note(f"{len(problems) - _PROBLEMS_SHOWN} more problems of the data")
+        if len(problems) > _ISSUES_SHOWN:
+            self.note(f"{len(problems) - _ISSUES_SHOWN} more problems of the data")
 
     def faults(self, report: "IndexReport") -> None:
-        """Prints what a split leaves out by its data.yaml, and the first of its faults."""
+        """Prints what a split leaves out by its data.yaml, and the first of its issues."""
         for note in report.notes:
-            if note not in self._told:  # those on the data.yaml come with each split
+            if note not in self._noted:  # those on the data.yaml come with each split
                 self.note(note)
-        self._told.update(report.notes)
+        self._noted.update(report.notes)
         self.problems(report.problems)
 
     @contextmanager
@@ -102,30 +228,23 @@ class Console(Callback):
         self._batches_per_epoch = start.batches_per_epoch
         what = " ".join(filter(None, ("training", start.config.model.name, self._place)))
         self.note(f"{what} (epochs: {self._epochs}, batches in each: {start.batches_per_epoch})")
-        for line in resolved(start.config):
+        for line in _settings_lines(start.config):
             self.note(line)
-        self._pace, self._loss, self._ap, self._best = None, "", "", 0.0
+        self._since, self._loss, self._ap, self._best = None, "", "", 0.0
 
     def on_batch_end(self, *, epoch: int, batch: int, loss: float) -> None:
-        position = epoch + batch / self._batches_per_epoch
-        self._pace = self._pace or _Pace(position)
-        left = self._pace.seconds_left(position, self._epochs)
+        left = self._seconds_left(epoch + batch / self._batches_per_epoch)
         self._loss = f"loss {loss:.4f}"
-        told = (self._loss, self._ap, "" if left is None else f"{duration(left)} left")
         self._show(
             f"epoch {epoch + 1}/{self._epochs} training",
+            *(self._loss, self._ap, "" if left is None else f"{duration(left)} left"),
             done=batch,
             total=self._batches_per_epoch,
-            detail="  ".join(filter(None, told)),
         )
 
     def on_evaluate(self, *, epoch: int, done: int, total: int) -> None:
-        self._show(
-            f"epoch {epoch + 1}/{self._epochs} evaluating",
-            done=done,
-            total=total,
-            detail="  ".join(filter(None, (self._loss, self._ap))),
-        )
+        doing = f"epoch {epoch + 1}/{self._epochs} evaluating"
+        self._show(doing, self._loss, self._ap, done=done, total=total)
 
     def on_epoch_end(self, row: Mapping[str, Any], evaluation: "Evaluation") -> None:
         loss, val_loss = (
@@ -144,24 +263,39 @@ class Console(Callback):
     def on_end(self, record: "Record") -> None:
         self._close()
 
+    def _seconds_left(self, position: float) -> float | None:
+        """Returns the seconds to the end at the pace since the first call; None at that call.
+
+        Args:
+            position: in epochs since the start of the training.
+        """
+        now = time.monotonic()
+        self._since = self._since or (position, now)
+        first, started = self._since
+        if position <= first:
+            return None
+        return (now - started) / (position - first) * (self._epochs - position)
+
     def _show(
-        self, doing: str, *, done: int, total: int, detail: str = "", of_bytes: bool = False
+        self, doing: str, *details: str, done: int, total: int, of_bytes: bool = False
     ) -> None:
         if not self._err.is_interactive:
             return
         if self._live is None:
+            of_bytes_columns = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
             self._live = Progress(
                 TextColumn("{task.description}", markup=False),
-                BarColumn(_BAR_WIDTH),
-                *(_columns_of_bytes() if of_bytes else (MofNCompleteColumn(),)),
+                BarColumn(24),
+                *(of_bytes_columns if of_bytes else (MofNCompleteColumn(),)),
                 TextColumn("{task.fields[detail]}", markup=False),
                 console=self._err,
-                refresh_per_second=_REFRESHES_PER_SECOND,
+                refresh_per_second=4,
                 transient=True,
             )
-            self._task = self._live.add_task(doing, total=total, detail=detail)
+            self._live.add_task(doing, total=total, detail="")
             self._live.start()
-        self._live.update(self._task, description=doing, completed=done, total=total, detail=detail)
+        task, detail = self._live.task_ids[0], "  ".join(filter(None, details))
+        self._live.update(task, description=doing, completed=done, total=total, detail=detail)
 
     def _close(self) -> None:
         if self._live is not None:
@@ -169,39 +303,19 @@ class Console(Callback):
             self._live = None
 
 
-def _columns_of_bytes() -> tuple[ProgressColumn, ...]:
-    return DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
-
-
-def resolved(config: "RunConfig") -> list[str]:
-    """Returns the settings that a run trains by, a line a section, with what follows from them."""
+def _settings_lines(config: "RunConfig") -> list[str]:
+    """Returns the settings that a run trains by, one line per section, and what follows of them."""
     from ossa.train.schedule import full_accumulation
 
     sections = config.model_dump(mode="json", exclude={"model": {"anchors_wh"}})
-    lines = [
-        f"  {name}: " + ", ".join(f"{key} {value}" for key, value in section.items())
-        for name, section in sections.items()
-        if isinstance(section, dict)
-    ]
     batches = full_accumulation(config.train)
     return [
         f"  recipe {config.recipe}, seed {config.seed}, settings {config.digest()[:12]}; "
         f"a step of the optimiser after {batches} {'batch' if batches == 1 else 'batches'}, "
         f"{batches * config.train.batch} images",
-        *lines,
+        *(
+            f"  {name}: " + ", ".join(f"{key} {value}" for key, value in section.items())
+            for name, section in sections.items()
+            if isinstance(section, dict)
+        ),
     ]
-
-
-class _Pace:
-    """How fast a training advances, in epochs, since it was first asked."""
-
-    def __init__(self, position: float) -> None:
-        self._start = position
-        self._started = time.monotonic()
-
-    def seconds_left(self, position: float, epochs: int) -> float | None:
-        """Returns the seconds to the end at the pace so far; None where nothing is known yet."""
-        if position <= self._start:
-            return None
-        pace = (time.monotonic() - self._started) / (position - self._start)
-        return pace * (epochs - position)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ossa.cli import options
+from ossa.cli.command import command
 from ossa.errors import ConfigError
 from ossa.escaping import print_line, write_csv
 
@@ -27,6 +28,7 @@ _FIGURES = (
 """Title, name in `ossa.cost.model_cost.Figures`, and unit of each line of the table."""
 
 
+@command()
 def cost(
     models: Annotated[
         list[str],
@@ -100,7 +102,7 @@ def cost(
 
       ossa cost resnet50 convnext_tiny --classifier 1000 --imgsz 224
     """
-    from ossa.cli.output import print_json
+    from ossa.cli.console import print_json
     from ossa.cost.model_cost import cost_classifier, cost_detector
 
     if as_csv and as_json:
@@ -151,7 +153,7 @@ def _print_csv(rows: list[dict[str, Any]]) -> None:
 
 
 def _print_tables(costs: "list[ModelCost]") -> None:
-    from ossa.cli.output import print_table
+    from ossa.cli.console import print_table
 
     print_table(_figures_table(costs))
     print_line()
@@ -162,7 +164,7 @@ def _print_tables(costs: "list[ModelCost]") -> None:
 
 
 def _figures_table(costs: "list[ModelCost]") -> "Table":
-    from ossa.cli.output import new_table
+    from ossa.cli.console import new_table
 
     table = new_table("model", "", "total", *costs[0].training.parts)
     for cost in costs:
@@ -178,7 +180,7 @@ def _figures_table(costs: "list[ModelCost]") -> "Table":
 
 def _figure(number: int, unit: str) -> str:
     """Returns '1.87 M', '30.1 MB', or '0 B'."""
-    from ossa.cli.output import with_unit
+    from ossa.cli.console import with_unit
 
     told = with_unit(number)
     return told + unit if " " in told or not unit else f"{told} {unit}"
@@ -186,7 +188,7 @@ def _figure(number: int, unit: str) -> str:
 
 def _uncounted_table(costs: "list[ModelCost]") -> "Table":
     """Returns every operation that has no FLOPs, with its calls and the numbers it puts out."""
-    from ossa.cli.output import new_table, with_unit
+    from ossa.cli.console import new_table, with_unit
 
     table = new_table(
         "model", "not counted", "calls", "numbers", "calls, deployed", "numbers, deployed"

@@ -1,41 +1,48 @@
-"""`ossa data`: getting and converting data sets."""
+"""`ossa data`: getting, converting, checking and showing data sets."""
 
+import os
 import shlex
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ossa.cli import options
+from ossa.cli.command import command
+from ossa.cli.train import HOW_PANEL, IMGSZ, RECIPE, SEED, configuration
+from ossa.config import RunConfig
+from ossa.errors import ConfigError, DataError
+from ossa.escaping import print_line
+
+if TYPE_CHECKING:
+    from ossa.data.annotations import DatasetIndex, IndexReport
+    from ossa.data.check import Check
+    from ossa.types import Batch
 
 _ROOT_VARIABLE = "OSSA_DATA_ROOT"
+_CASES_SHOWN = 3
+_MOST_CLASSES = 20
+"""In the table; of more only both ends are shown."""
 
 
+@command()
 def get(
-    name: Annotated[
-        str, typer.Argument(help="coco, voc or voc0712-seedB.", metavar="NAME", show_default=False)
-    ],
+    *,
+    name: Annotated[str, typer.Argument(metavar="NAME"), "coco, voc or voc0712-seedB."],
     root: Annotated[
-        Path,
-        typer.Option(
-            help="Folder of all data sets. Nothing is written outside it.",
-            metavar="FOLDER",
-            envvar=_ROOT_VARIABLE,
-        ),
+        options.Folder,
+        typer.Option(envvar=_ROOT_VARIABLE),
+        "Folder of all data sets. Nothing is written outside it.",
     ] = Path("data"),
     mirror: Annotated[
         str | None,
-        typer.Option(
-            help="Address that stands for the official one. The files must be the official ones.",
-            metavar="URL",
-            show_default=False,
-        ),
+        typer.Option(metavar="URL"),
+        "Address that stands for the official one. The files must be the official ones.",
     ] = None,
-    keep_archives: Annotated[
-        bool,
-        typer.Option("--keep-archives", help="Keep them in FOLDER/downloads."),
-    ] = False,
+    keep_archives: Annotated[bool, "Keep them in FOLDER/downloads."] = False,
 ) -> None:
     """Get a public data set from its official address, checked, unpacked and with a data.yaml.
 
@@ -72,29 +79,18 @@ def get(
         console.note(f"next: ossa train --data {shlex.quote(str(data_yaml.parent))}")
 
 
+@command()
 def convert(
-    data: Annotated[
-        str, typer.Argument(help="data.yaml, or the folder that holds one.", show_default=False)
-    ],
-    output: Annotated[
-        Path,
-        typer.Argument(help="New or empty folder.", metavar="OUTPUT", show_default=False),
-    ],
-    to: Annotated[
-        str, typer.Option(help="coco, voc or yolo.", metavar="FORMAT", show_default=False)
-    ],
+    *,
+    data: options.DataArgument,
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT"), "New or empty folder."],
+    to: Annotated[str, typer.Option(metavar="FORMAT"), "coco, voc or yolo."],
     split: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Splits to write, one --split each; all where there is none.",
-            metavar="NAME",
-            show_default=False,
-        ),
+        typer.Option(metavar="NAME"),
+        "Splits to write, one --split each; all where there is none.",
     ] = None,
-    copy_images: Annotated[
-        bool,
-        typer.Option("--copy-images", help="Copy the images, too: the folder needs no other then."),
-    ] = False,
+    copy_images: Annotated[bool, "Copy the images, too: the folder needs no other then."] = False,
     allow_outside: options.AllowOutside = False,
 ) -> None:
     """Write a data set in another format, and say what that format cannot hold.
@@ -129,3 +125,276 @@ def convert(
         for note in conversion.notes:
             console.note(note)
         console.note(f"next: ossa train --data {shlex.quote(str(output))}")
+
+
+@command()
+def check(
+    *,
+    data: options.DataArgument,
+    images: Annotated[
+        bool,
+        "Read every image, too: unreadable, cut short, turned by EXIF, exact copies, training "
+        "images in val or test.",
+    ] = False,
+    imgsz: Annotated[
+        options.Pixels,
+        "Side of the square training input, at which sizes and anchors are judged.",
+    ] = 640,
+    report: Annotated[
+        options.Folder | None,
+        "Write a page, index.html, with figures and images of the worst cases.",
+    ] = None,
+    allow_outside: options.AllowOutside = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Look for what is wrong in a data set, and describe the rest.
+
+    Exit codes: 0 where nothing or only remarks are found, 1 where there are faults, 2 where the
+    data set cannot be read at all.
+
+    [bold]Faults[/bold]: images missing, unreadable, cut short, of another size than annotated, or
+    in val or test and in train; boxes of no area, outside their image, not numbers, stated twice,
+    of an unknown class; labels without image, at two places, of two images, unreadable labels, VOC
+    images without XML; classes that are evaluated and not trained; and whatever 'ossa train' would
+    stop for: no split val, other classes in it, no box that trains, most images without labels.
+
+    [bold]Remarks[/bold]: images turned by EXIF, copies within a split, shared by val and test,
+    listed twice, without labels; boxes tiny, covering all, reaching out; classes unused, rare, not
+    evaluated; anchors that do not fit.
+
+    [bold]Examples[/bold]
+
+      ossa data check bccd
+
+      ossa data check data/coco --images --report pages/coco --json > check.json
+    """
+    from ossa import __version__
+    from ossa.cli.console import Console, print_json
+    from ossa.data.check import check_data
+    from ossa.data.check_page import write_check_page
+    from ossa.data.description import read_description
+    from ossa.models.head import default_anchors_wh
+
+    description = read_description(data)
+    if report is not None:
+        options.check_new("--report", report)
+    with Console() as console:
+        with console.progress("checking") as on_image:
+            found = check_data(
+                description,
+                imgsz=imgsz,
+                anchors_wh=default_anchors_wh((8, 16, 32)).numpy(),
+                images=images,
+                threads=os.cpu_count() or 1,
+                crowding_of=_crowding,
+                on_image=on_image,
+            )
+        for note in dict.fromkeys(note for one in found.reports.values() for note in one.notes):
+            console.note(note)
+        if not as_json:
+            _print_check(found)
+        if report is not None:
+            with console.progress("writing the report"):
+                title = f"Check of {_name(description.file)}"
+                page = write_check_page(found, report, title=title, facts={"Ossa": __version__})
+            console.note(f"report: {page}")
+    if as_json:
+        print_json(found.as_dict())
+    if found.num_faults:
+        raise typer.Exit(1)
+
+
+@command(RECIPE, IMGSZ, SEED, schema=RunConfig, panels={HOW_PANEL: "set_"})
+def show(
+    *,
+    data: options.DataArgument,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME"),
+        "Splits to show, one --split each; all where there is none.",
+    ] = None,
+    number: Annotated[
+        options.Count, typer.Option("--number", "-n", max=200), "Images of each split."
+    ] = 12,
+    batches: Annotated[
+        int, typer.Option(min=0, max=20, metavar="N"), "Augmented batches of the training split."
+    ] = 2,
+    output: Annotated[
+        options.File | None,
+        options.shown("NAME-shown.html"),
+        "The page, an HTML file; written anew where there is one.",
+    ] = None,
+    settings: dict[str, Any],
+    batch: Annotated[
+        int | None,
+        typer.Option(*options.BATCH_NAMES, min=1, metavar="N", show_default="the recipe's"),
+        "Images in one.",
+    ] = None,
+    set_: options.Set = None,
+    allow_outside: options.AllowOutside = False,
+) -> None:
+    """Write a page with images and their boxes, and with augmented batches as training makes them.
+
+    The batches are those that `ossa train` begins with, given the same data, recipe, --imgsz,
+    --batch, --seed and --set.
+
+    [bold]Examples[/bold]
+
+      ossa data show data/voc
+
+      ossa data show cells.yaml --recipe yolov5-high --imgsz 320 --set augment.mixup=0.5
+
+      ossa data show data/coco --split val --number 40 --output val.html
+    """
+    from ossa import __version__
+    from ossa.cli.console import Console
+    from ossa.config import merge
+    from ossa.data.description import SPLITS, read_description
+    from ossa.data.reading import read_index
+    from ossa.data.show import sample_images, write_sample_page
+
+    options.check_words("--split", split or (), SPLITS)
+    # The schema of a training has a model; batches do not depend on it.
+    shared = {"data": data, "model": {"name": "yolov5n"}}
+    sizes = {} if batch is None else {"train": {"batch": batch}}
+    config = configuration(merge(merge(shared, settings), sizes), set_=set_ or ())
+    description = read_description(data)
+    name = _name(description.file)
+    output = output or Path(f"{name}-shown.html")
+    if output.is_dir():
+        raise ConfigError(f"expected --output with an HTML file, found the folder {output}")
+    options.check_writable("--output", output.parent)
+    with Console() as console:
+        reports = {one: read_index(description, one) for one in split or description.splits}
+        for report in reports.values():
+            console.faults(report)
+        with console.progress("drawing"):
+            page = write_sample_page(
+                output,
+                title=f"A look at {name}",
+                batches=_first_batches(reports.get("train"), config, number=batches),
+                samples={
+                    one: sample_images(report.index, number=number, seed=config.seed)
+                    for one, report in reports.items()
+                },
+                config=config,
+                facts={"Ossa": __version__, "data": str(description.file)},
+            )
+        console.note(f"page: {page}")
+
+
+def _first_batches(
+    report: "IndexReport | None", config: RunConfig, *, number: int
+) -> "dict[int, list[Batch]]":
+    """Returns the first batches of the training split, by epoch; none without that split."""
+    from ossa.data.show import augmented_batches
+    from ossa.train.callbacks import Callback
+    from ossa.train.setup import training_index
+
+    if report is None or not number:
+        return {}
+    # The last epoch differs where it is without mosaic and mixup.
+    epochs = {0, config.train.epochs - 1} if config.augment.plain_epochs else {0}
+
+    def batches_of(index: "DatasetIndex") -> "dict[int, list[Batch]]":
+        return {
+            epoch: augmented_batches(index, config, number=number, epoch=epoch)
+            for epoch in sorted(epochs)
+        }
+
+    if config.train.fraction == 1:
+        with suppress(DataError):  # an image is damaged: training drops all such before it begins
+            return batches_of(report.index)
+    return batches_of(training_index(config, callback=Callback(), strict=False))
+
+
+def _crowding(index: "DatasetIndex") -> Mapping[str, int]:
+    """Returns the number of boxes by how crowded they are, as evaluation tells them apart."""
+    import numpy as np
+
+    from ossa.evaluate.metrics import KINDS
+    from ossa.evaluate.object_bins import surroundings_of_gt
+
+    kinds = surroundings_of_gt(index).kinds[~index.crowd]
+    return dict(zip(KINDS, np.bincount(kinds, minlength=len(KINDS)).tolist(), strict=True))
+
+
+def _name(data_yaml: Path) -> str:
+    """Returns what people call a data set: its folder, or the yaml where that has a name."""
+    return data_yaml.parent.name if data_yaml.stem == "data" else data_yaml.stem
+
+
+def _print_check(found: "Check") -> None:
+    """Prints findings with their first cases, the figures of every split, and the classes."""
+    from ossa.cli.console import new_table, print_table
+
+    if found.findings:
+        table = new_table("", "count", "split", "")
+        for column in table.columns[2:]:
+            column.justify = "left"
+        for one in found.findings:
+            count = f"{one.count:,}"
+            table.add_row(str(one.sort.severity), count, one.split or "all", one.title)
+            for case in one.cases[:_CASES_SHOWN]:
+                place = case.place(found.description.root)
+                table.add_row("", "", "", f"  {place}: {case.what}")
+        print_table(table)
+        print_line()
+    table = new_table("", *found.statistics)
+    for title, cells in _split_rows(found).items():
+        table.add_row(title, *cells)
+    print_table(table)
+    print_line()
+    _print_classes(found)
+    print_line()
+    read = f"{len(found.images):,} images read" if found.images else "images not read (--images)"
+    stops = f" ({found.num_stops:,} of them would stop a training)" if found.num_stops else ""
+    faults, remarks = found.num_faults, found.num_remarks
+    print_line(
+        f"{faults:,} fault{'s' * (faults != 1)}{stops}, "
+        f"{remarks:,} remark{'s' * (remarks != 1)}; {read}"
+    )
+
+
+def _split_rows(found: "Check") -> dict[str, list[str]]:
+    """Returns a text for each split by the title of each figure."""
+    from ossa.cli.console import fraction
+
+    splits = list(found.statistics.values())
+    counts = {"images": "num_images", "of these background": "num_background", "boxes": "num_boxes"}
+    if any(one.num_crowd or one.num_difficult for one in splits):
+        counts |= {"crowd regions": "num_crowd", "difficult boxes": "num_difficult"}
+    rows = {title: [f"{getattr(one, key):,}" for one in splits] for title, key in counts.items()}
+    for name, limits in (("small", "under 32²"), ("medium", "to 96²"), ("large", "over")):
+        title = f"{name} at {found.imgsz} px ({limits})"
+        rows[title] = [_share(one.sizes[name], one.num_boxes) for one in splits]
+    rows["boxes per image, mean"] = [f"{one.boxes_per_image['mean']:.1f}" for one in splits]
+    rows["boxes per image, most"] = [f"{one.boxes_per_image['max']:.0f}" for one in splits]
+    for kind in splits[0].crowding:
+        rows[kind] = [_share(one.crowding[kind], one.num_boxes) for one in splits]
+    rows["width over height, 5% to 95%"] = [_span(one.aspect_ratios) for one in splits]
+    recalls = [fraction(one.best_possible_recall) for one in splits]
+    return {**rows, "anchors' best possible recall": recalls}
+
+
+def _print_classes(found: "Check") -> None:
+    from ossa.cli.console import new_table, print_table
+
+    rows: Sequence[tuple[str, Mapping[str, int]]] = list(found.classes.items())
+    if len(rows) > _MOST_CLASSES:
+        half = _MOST_CLASSES // 2
+        rows = sorted(rows, key=lambda row: -sum(row[1].values()))
+        print_line(f"{len(rows)} classes; the {half} with most boxes and the {half} with fewest:")
+        rows = [*rows[:half], *rows[-half:]]
+    table = new_table("class", *(f"boxes in {split}" for split in found.statistics))
+    for name, counts in rows:
+        table.add_row(name, *(f"{number:,}" for number in counts.values()))
+    print_table(table)
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count / total:.1%}" if total else "–"
+
+
+def _span(quantiles: Mapping[str, float]) -> str:
+    return f"{quantiles['p5']:.2f} to {quantiles['p95']:.2f}" if quantiles else "–"

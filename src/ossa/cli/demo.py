@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ossa.cli import options
+from ossa.cli.command import command
 from ossa.errors import RunFailed
 
 _STUDY: dict[str, Any] = {
@@ -27,6 +28,7 @@ _STUDY: dict[str, Any] = {
 _IMAGES = {"train": 1200, "val": 120}
 
 
+@command()
 def demo(
     output: Annotated[
         Path, typer.Option(help="Folder for the data set, the runs and the page.")
@@ -45,8 +47,7 @@ def demo(
     and needs no network. Everything is written into one folder; an existing one is never
     overwritten.
     """
-    from ossa.cli.console import Console
-    from ossa.cli.output import KEYS, print_json, print_metrics_table, row_of
+    from ossa.cli.console import KEYS, Console, print_json, print_metrics_table, row_of
     from ossa.cli.study import ending, told_live
     from ossa.config import merge
     from ossa.data.synthetic import write_scenes

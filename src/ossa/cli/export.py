@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ossa.cli import options
+from ossa.cli.command import command
 from ossa.errors import ConfigError
 from ossa.escaping import print_line
 
@@ -21,6 +22,7 @@ _NMS_PANEL = "NMS in the graph"
 _CHECK_PANEL = "Comparison with PyTorch"
 
 
+@command()
 def export(
     weights: Annotated[
         Path,
@@ -170,8 +172,7 @@ def export(
 
       ossa export --weights yolov5n.pt --data coco128 --nms --dynamic batch
     """
-    from ossa.cli.console import Console
-    from ossa.cli.output import print_json
+    from ossa.cli.console import Console, print_json
     from ossa.export.export import SUFFIXES, ExportSettings, check_request
     from ossa.export.export import export as write
     from ossa.models.checkpoint import read_checkpoint
@@ -296,7 +297,7 @@ def _apart(
 
 
 def _print(done: "Export") -> None:
-    from ossa.cli.output import fraction, with_unit
+    from ossa.cli.console import fraction, with_unit
 
     compared = done.comparison
     rows = {

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 from typer.rich_utils import rich_format_error
 
 from ossa import __version__
@@ -23,29 +24,61 @@ from ossa.errors import OssaError, RunFailed, legible
 from ossa.escaping import hide_credentials, print_line
 from ossa.files import NO_SPACE
 
-_COMMANDS = (
-    *("train", "pretrain", "val", "compare", "export", "predict", "backbones", "cost", "bench"),
-    *("app", "demo"),
-)
-"""Each a function in the module `ossa.cli` of the same name, in the order of the help."""
+_COMMANDS = {
+    "train": "Train a detector and score it after every epoch.",
+    "pretrain": "Pretrain a backbone from random weights, as a classifier of a folder of images.",
+    "val": "Score a detector, or the detections of any other, on a data set with COCO's metrics.",
+    "compare": "Tell which detectors are better than the first, with 95% intervals.",
+    "export": "Write a detector as a file for another runtime.",
+    "predict": "Find objects in images and videos, draw them, write them to files.",
+    "backbones": "List the architectures that can be the backbone of a detector.",
+    "cost": "Count what detectors cost, split by part, in training form and as deployed.",
+    "bench": "Time detectors and runtimes, several of them turn by turn.",
+    "app": "Try detectors side by side on a page of your own.",
+    "demo": "Draw a data set, train two small detectors on it, compare them on one page.",
+    "data": "Data sets: get public ones, convert, check and look at any.",
+    "study": "Many backbones, identical conditions.",
+}
+"""What the help says of each, in the order of the help. The module `ossa.cli` of the same name has
+the function of the same name, and is imported when the command is called."""
 
 _GROUPS = {
-    "data": (
-        "Data sets: get public ones, convert, check and look at any.",
-        {"data": ("get", "convert"), "data_check": ("check",), "data_show": ("show",)},
-    ),
-    "study": (
-        "Many backbones, identical conditions.",
-        {"study": ("plan", "run", "status", "add"), "study_report": ("report", "predict")},
-    ),
+    "data": ("get", "convert", "check", "show"),
+    "study": ("plan", "run", "status", "add", "report", "predict"),
 }
-"""Commands behind `ossa data` and so on: what they are about, and functions by module."""
+"""Commands behind `ossa data` and `ossa study`, functions of these modules."""
 
 _DONE, _FAILED, _BAD_INPUT = 0, 1, 2
+_TYPER: dict[str, Any] = {
+    "no_args_is_help": True,
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": "rich",
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
 
 
-def _ending_in_words(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns the command with its errors told in one sentence on stderr, and an exit code."""
+class _LazyCommands(TyperGroup):
+    """A group that imports a command when it is called, and not to list it in the help."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Returns name, command and further arguments of a command line."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command and _imported(name or ""), rest
+
+
+@functools.cache
+def _imported(name: str) -> Any:
+    """Returns a command or group of commands as typer runs it."""
+    module = importlib.import_module(f"ossa.cli.{name}")
+    commands = typer.Typer(help=_COMMANDS[name], **_TYPER)
+    for one in _GROUPS.get(name, (name,)):
+        commands.command(one)(with_exit_code(getattr(module, one)))
+    return typer.main.get_command(commands)
+
+
+def with_exit_code(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the command with its errors shown in one sentence on stderr, and an exit code."""
 
     @functools.wraps(command)
     def run(*args: Any, **options: Any) -> Any:
@@ -54,18 +87,18 @@ def _ending_in_words(command: Callable[..., Any]) -> Callable[..., Any]:
         except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
             raise
         except KeyboardInterrupt:
-            _tell("stopped before it was done")
+            _show("stopped before it was done")
             raise typer.Exit(_FAILED) from None
         except Exception as error:
             sentence, exit_code = _ending(error)
-            _tell(sentence)
+            _show(sentence)
             raise typer.Exit(exit_code) from None
 
     return run
 
 
 def _ending(error: Exception) -> tuple[str, int]:
-    """Returns how a command ends with an error: what is told, and the exit code."""
+    """Returns the sentence and the exit code for an error with which a command ends."""
     if isinstance(error, OssaError):
         return _sentence(error), _FAILED if isinstance(error, RunFailed) else _BAD_INPUT
     if isinstance(error, OSError) and error.filename is not None:
@@ -85,14 +118,14 @@ def _ending(error: Exception) -> tuple[str, int]:
     )
 
 
-def _tell(sentence: str) -> None:
+def _show(sentence: str) -> None:
     if os.environ.get("OSSA_DEBUG"):
         traceback.print_exc()
     print_line(f"error: {sentence}", to=sys.stderr)
 
 
 def _sentence(error: Exception) -> str:
-    """Returns what an error says, on one line."""
+    """Returns the message of an error on one line."""
     lines = str(error).strip().splitlines()
     if "Original Traceback (most recent call last):" in lines:
         # From a process that loads images: the traceback is its text, the message its last line.
@@ -106,14 +139,7 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit(_DONE)
 
 
-app = typer.Typer(
-    name="ossa",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = typer.Typer(name="ossa", cls=_LazyCommands, **_TYPER)
 
 
 @app.callback()
@@ -129,17 +155,8 @@ def _ossa(
     """
 
 
-for _name in _COMMANDS:
-    _command = getattr(importlib.import_module(f"ossa.cli.{_name}"), _name)
-    app.command(_name)(_ending_in_words(_command))
-
-for _group, (_help, _modules) in _GROUPS.items():
-    _commands = typer.Typer(help=_help, no_args_is_help=True)
-    for _module, _names in _modules.items():
-        for _name in _names:
-            _command = getattr(importlib.import_module(f"ossa.cli.{_module}"), _name)
-            _commands.command(_name)(_ending_in_words(_command))
-    app.add_typer(_commands, name=_group)
+for _name, _help in _COMMANDS.items():
+    app.command(_name, help=_help)(lambda: None)
 
 
 def main() -> None:
@@ -155,7 +172,7 @@ def main() -> None:
         try:
             code = app(prog_name="ossa", standalone_mode=False)
         except typer.Abort:
-            _tell("stopped before it was done")
+            _show("stopped before it was done")
             code = _FAILED
         except Exception as error:
             if not hasattr(error, "format_message"):

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 
@@ -11,114 +11,118 @@ from ossa.data.roots import ALLOW_OUTSIDE_VARIABLE
 from ossa.errors import ConfigError, suggestion
 
 MACHINE_PANEL = "Machine and output"
-_MOST_WORKERS = 8
-
-NeckScale: TypeAlias = Literal["n", "s", "m", "l", "x"]
-
 IMGSZ_NAMES = ("--imgsz", "--img", "--img-size")
 BATCH_NAMES = ("--batch", "--batch-size")
+CONFIDENCE_NAMES = ("--conf", "--conf-thres")
+IOU_NAMES = ("--iou", "--iou-thres")
+_MOST_WORKERS = 8
 
-Data = Annotated[
-    str,
-    typer.Option("--data", help="A data.yaml, or the folder that holds one.", metavar="PATH"),
+
+def shown(default: str) -> Any:
+    """Returns what `Annotated` of an option says of a default that is not a constant."""
+    return typer.Option(show_default=default)
+
+
+Pixels: TypeAlias = Annotated[int, typer.Option(*IMGSZ_NAMES, min=1, metavar="PIXELS")]
+Side = Annotated[
+    Annotated[int, typer.Option(*IMGSZ_NAMES, min=32, metavar="PIXELS")],
+    "Side of the square input in pixels.",
+]
+Batch = Annotated[
+    int, typer.Option(*BATCH_NAMES, min=1, max=65_536, metavar="N"), "Images in one run."
+]
+Count: TypeAlias = Annotated[int, typer.Option(min=1, metavar="N")]
+Classes: TypeAlias = Annotated[int, typer.Option(min=1, max=100_000, metavar="N")]
+Fraction: TypeAlias = Annotated[float, typer.Option(min=0, max=1)]
+File: TypeAlias = Annotated[Path, typer.Option(metavar="FILE")]
+Folder: TypeAlias = Annotated[Path, typer.Option(metavar="FOLDER")]
+Name: TypeAlias = Annotated[str, typer.Option(metavar="NAME")]
+NeckScale: TypeAlias = Literal["n", "s", "m", "l", "x"]
+Neck: TypeAlias = Annotated[NeckScale, "Scale of the neck behind a backbone."]
+RuntimeName: TypeAlias = Literal["auto", "torch", "onnxruntime", "openvino"]
+
+ModelArgument = typer.Argument(
+    metavar="MODEL",
+    help="yolov5n to yolov5x, cspdarknet_n to cspdarknet_x, or any timm architecture.",
+)
+DataPath: TypeAlias = Annotated[
+    str, typer.Option(metavar="PATH"), "A data.yaml, or the folder that holds one."
+]
+DataArgument: TypeAlias = Annotated[
+    str, typer.Argument(), "A data.yaml, or the folder that holds one."
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE"),
+    "Any setting, such as train.lr=0.005; may be repeated, and has the last word.",
 ]
 Device = Annotated[
     str | None,
-    typer.Option(
-        "--device",
-        help="cpu, cuda, or the number of a GPU. The first GPU where there is one.",
-        metavar="NAME",
-        rich_help_panel=MACHINE_PANEL,
-        show_default=False,
-    ),
+    typer.Option(metavar="NAME", rich_help_panel=MACHINE_PANEL),
+    "cpu, cuda, or the number of a GPU. The first GPU where there is one.",
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(
-        "--workers",
-        min=0,
-        max=256,
-        metavar="N",
-        help="Processes that load images; they change the speed, never the result. "
-        f"Half the processors for a GPU, at most {_MOST_WORKERS}; where the CPU itself computes, a "
-        "quarter, none of fewer than four.",
-        rich_help_panel=MACHINE_PANEL,
-        show_default=False,
-    ),
+    typer.Option(min=0, max=256, metavar="N", rich_help_panel=MACHINE_PANEL),
+    "Processes that load images; they change the speed, never the result. Half the processors for "
+    f"a GPU, at most {_MOST_WORKERS}; where the CPU itself computes, a quarter, none of fewer than "
+    "four.",
 ]
-CACHE_PLACES = ("auto", "disk", "none")
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", rich_help_panel=MACHINE_PANEL),
+    shown("one for each processor, or OMP_NUM_THREADS"),
+    "Threads with which the CPU computes. Fewer leave processors to other programs; sums are "
+    "rounded otherwise with another number.",
+]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", rich_help_panel=MACHINE_PANEL),
+    "Print one JSON document on stdout and everything else on stderr.",
+]
 
 
 def _cache_place(text: str) -> str:
+    places = ("auto", "disk", "none")
     if text == "ram":
         raise typer.BadParameter("expected auto, disk or none, found 'ram', which is auto today")
-    if text not in CACHE_PLACES:
-        raise typer.BadParameter(f"expected {', '.join(CACHE_PLACES)}, found {text!r}")
+    if text not in places:
+        raise typer.BadParameter(f"expected {', '.join(places)}, found {text!r}")
     return text
 
 
 Cache = Annotated[
     str | None,
-    typer.Option(
-        "--cache",
-        parser=_cache_place,
-        metavar="auto|disk|none",
-        help="Decode and resize every image once. auto keeps the pixels in memory that all "
-        "processes share, while they fit into a quarter of the free memory and 4 GB; disk in the "
-        "cache folder (OSSA_CACHE, else ~/.cache/ossa) for every later run. It changes the speed, "
-        "never the result.",
-        rich_help_panel=MACHINE_PANEL,
-        show_default="auto",
-    ),
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        "--threads",
-        min=1,
-        metavar="N",
-        help="Threads with which the CPU computes. Fewer leave processors to other programs; sums "
-        "are rounded otherwise with another number.",
-        rich_help_panel=MACHINE_PANEL,
-        show_default="one for each processor, or OMP_NUM_THREADS",
-    ),
+    typer.Option(parser=_cache_place, metavar="auto|disk|none", rich_help_panel=MACHINE_PANEL),
+    shown("auto"),
+    "Decode and resize every image once. auto keeps the pixels in memory that all processes share, "
+    "while they fit into a quarter of the free memory and 4 GB; disk in the cache folder "
+    "(OSSA_CACHE, else ~/.cache/ossa) for every later run. It changes the speed, never the result.",
 ]
 
 
 def _allow_outside(call: typer.Context, wanted: bool) -> None:
     """Lets all processes of a command read what lies outside the folders of a data set."""
-    if wanted:
-        before = os.environ.get(ALLOW_OUTSIDE_VARIABLE)
-        os.environ[ALLOW_OUTSIDE_VARIABLE] = "1"
-        call.call_on_close(lambda: _set_again(before))
+    if not wanted:
+        return
+    before = os.environ.get(ALLOW_OUTSIDE_VARIABLE)
 
+    def restore() -> None:
+        os.environ.pop(ALLOW_OUTSIDE_VARIABLE, None)
+        if before is not None:
+            os.environ[ALLOW_OUTSIDE_VARIABLE] = before
 
-def _set_again(before: str | None) -> None:
-    os.environ.pop(ALLOW_OUTSIDE_VARIABLE, None)
-    if before is not None:
-        os.environ[ALLOW_OUTSIDE_VARIABLE] = before
+    os.environ[ALLOW_OUTSIDE_VARIABLE] = "1"
+    call.call_on_close(restore)
 
 
 AllowOutside = Annotated[
     bool,
-    typer.Option(
-        "--allow-outside",
-        callback=_allow_outside,
-        expose_value=False,
-        help="Let lists, JSON files and links of the data lead out of the folders that the "
-        "data.yaml names: for data that you trust.",
-        rich_help_panel=MACHINE_PANEL,
-    ),
+    typer.Option(callback=_allow_outside, expose_value=False, rich_help_panel=MACHINE_PANEL),
+    "Let lists, JSON files and links of the data lead out of the folders that the data.yaml names: "
+    "for data that you trust.",
 ]
-"""Nobody sees its value: `ossa.data.roots` asks the environment."""
-AsJson = Annotated[
-    bool,
-    typer.Option(
-        "--json",
-        help="Print one JSON document on stdout and everything else on stderr.",
-        rich_help_panel=MACHINE_PANEL,
-    ),
-]
+"""No command receives its value: `ossa.data.roots` asks the environment."""
 
 
 def choose_device(wanted: str | None) -> str:
@@ -182,3 +186,25 @@ def check_words(option: str, words: Iterable[str], known: Sequence[str]) -> None
             raise ConfigError(
                 f"expected {option} {', '.join(known)}, found {word!r}.{suggestion(word, known)}"
             )
+
+
+def check_writable(option: str, folder: Path) -> None:
+    """Raises ConfigError unless a folder can be made, or written into where it exists."""
+    folder = folder.absolute()
+    nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not nearest.is_dir():
+        found = f"{nearest}, which is no folder"
+    elif not os.access(nearest, os.W_OK | os.X_OK):
+        found = f"{nearest} without the permission to write"
+    else:
+        return
+    raise ConfigError(f"expected a folder that can be written for {option}, found {found}")
+
+
+def check_new(option: str, folder: Path) -> None:
+    """Raises ConfigError unless a folder is empty or can be made."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(
+            f"expected a new or empty folder for {option}, found {folder} in use: name another"
+        )
+    check_writable(option, folder)

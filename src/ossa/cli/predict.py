@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ossa.cli import options
 from ossa.cli import predict_options as said
+from ossa.cli.command import command
 from ossa.errors import ConfigError, RunFailed
 from ossa.escaping import hide_credentials
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ossa.predict.sources import AnnotatedImages, Frame, Source
 
 
+@command()
 def predict(
     source: said.SourceArgument = None,
     *,

@@ -5,7 +5,7 @@ from collections import Counter
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
-from ossa.cli.output import plain
+from ossa.cli.console import plain
 from ossa.escaping import print_line
 
 if TYPE_CHECKING:

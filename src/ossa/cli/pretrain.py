@@ -1,25 +1,27 @@
 """`ossa pretrain`: a backbone learns to tell classes of images apart."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ossa.cli import options
-from ossa.cli import train_options as opt
+from ossa.cli.command import command
+from ossa.cli.train import EPOCHS, IMGSZ, SEED
+from ossa.config import RunConfig
 from ossa.errors import ConfigError
 
 
+@command(IMGSZ, EPOCHS, SEED, schema=RunConfig)
 def pretrain(
-    model: Annotated[str, typer.Option(help="Any timm architecture.", metavar="NAME")],
-    data: Annotated[Path, typer.Option(help="Holds train and val, in each a folder a class.")],
-    out: Annotated[Path, typer.Option(help="New weights file.", metavar="FILE.safetensors")],
-    recipe: Annotated[str, typer.Option(help="convnext, or a YAML file.")] = "convnext",
-    imgsz: opt.Imgsz = None,
-    batch: Annotated[int | None, typer.Option(help="Images in a step.", metavar="N")] = None,
-    epochs: opt.Epochs = None,
-    lr: Annotated[float | None, typer.Option(help="For this batch.", metavar="RATE")] = None,
-    seed: opt.Seed = None,
+    *,
+    model: Annotated[options.Name, "Any timm architecture."],
+    data: Annotated[Path, "Holds train and val, in each a folder per class."],
+    out: Annotated[Path, typer.Option(metavar="FILE.safetensors"), "New weights file."],
+    recipe: Annotated[str, "convnext, or a YAML file."] = "convnext",
+    settings: dict[str, Any],
+    batch: Annotated[int | None, typer.Option(metavar="N"), "Images in a step."] = None,
+    lr: Annotated[float | None, typer.Option(metavar="RATE"), "For this batch."] = None,
     device: options.Device = None,
     workers: options.Workers = None,
     as_json: options.AsJson = False,
@@ -33,28 +35,27 @@ def pretrain(
 
       ossa pretrain --model roadmap_patchify --data imagenet --out patchify.safetensors
     """
-    from ossa.cli.console import Console
-    from ossa.cli.output import duration, print_json, row_of
+    from ossa.cli.console import Console, duration, print_json, row_of
     from ossa.train import pretrain as training
 
     if out.suffix != ".safetensors" or out.exists() or not out.parent.is_dir():
         found = f"{out}, which exists" if out.exists() else out
         raise ConfigError(f"expected --out with a new .safetensors file in a folder, found {found}")
-    given = {"imgsz": imgsz, "batch": batch, "epochs": epochs, "lr": lr, "seed": seed}
+    given = {**settings.pop("train", {}), **settings, "batch": batch, "lr": lr}
     changes = {key: value for key, value in given.items() if value is not None}
-    settings = training.read_recipe(recipe, changes)
+    plan = training.read_recipe(recipe, changes)
     device = options.choose_device(device)
     machine = {"device": device, "workers": options.choose_workers(workers, device=device)}
     rows = []
     with Console() as console:
-        for row in training.pretrain(model, data, out, recipe=settings, **machine):
+        for row in training.pretrain(model, data, out, recipe=plan, **machine):
             rows.append(row)
             console.note(
-                f"epoch {row['epoch']}/{settings['epochs']}  loss {row['train_loss']:.4f}  "
+                f"epoch {row['epoch']}/{plan['epochs']}  loss {row['train_loss']:.4f}  "
                 f"top-1 {row['top1']:.4f}  lr {row['lr']:.2e}  {duration(row['seconds'])}"
             )
         console.note(f"next: ossa train --model {model} --backbone-weights {out} --data DATA")
     if as_json:
         seconds = sum(row["seconds"] for row in rows)
-        known = {"model": model, "imgsz": settings["imgsz"], "train_seconds": seconds}
+        known = {"model": model, "imgsz": plan["imgsz"], "train_seconds": seconds}
         print_json(row_of({**known, "top1": rows[-1]["top1"], "epochs": rows, "file": str(out)}))

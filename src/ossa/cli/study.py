@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ossa.cli import options
+from ossa.cli.command import command
 from ossa.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from ossa.cli.console import Console
     from ossa.study.config import ExecutorConfig, StudyConfig
     from ossa.study.folder import RunState, StudyFolder
+
+from ossa.cli.study_report import predict, report  # noqa: F401
 
 _TELL_SECONDS = 1.0
 
@@ -83,6 +86,7 @@ AllowUnlabeled = Annotated[
 ]
 
 
+@command()
 def plan(
     study: Study,
     data_root: DataRoot = None,
@@ -105,8 +109,7 @@ def plan(
 
       ossa study plan studies/bccd-320.yaml --data-root data
     """
-    from ossa.cli.console import Console
-    from ossa.cli.output import print_json
+    from ossa.cli.console import Console, print_json
     from ossa.cli.study_tables import plan_rows, print_plan
     from ossa.study.estimate import estimate_models
     from ossa.study.plan import make_plan, summarize_data
@@ -140,6 +143,7 @@ def plan(
         print_plan(planned, prospect, rows, jobs=chosen.jobs or 1)
 
 
+@command()
 def run(
     study: Study,
     data_root: DataRoot = None,
@@ -209,6 +213,7 @@ def run(
         raise typer.Exit(1)
 
 
+@command()
 def status(study: Study, output: Output = None, as_json: options.AsJson = False) -> None:
     """Show how far the runs of a study are, the time left and the ranking so far.
 
@@ -216,7 +221,7 @@ def status(study: Study, output: Output = None, as_json: options.AsJson = False)
 
       ossa study status runs/bccd-320
     """
-    from ossa.cli.output import print_json
+    from ossa.cli.console import print_json
     from ossa.cli.study_tables import print_status, status_rows
 
     opened = _open(study, output=output)
@@ -227,6 +232,7 @@ def status(study: Study, output: Output = None, as_json: options.AsJson = False)
         print_status(opened, states)
 
 
+@command()
 def add(
     study: Annotated[
         Path, typer.Argument(help="The folder of a study that was begun.", metavar="STUDY")
@@ -324,7 +330,7 @@ def told_live(console: "Console", study: "StudyFolder") -> "Iterator[None]":
 
 def ending(state: "RunState") -> str:
     """Returns a line on a run that has ended."""
-    from ossa.cli.output import duration, fraction
+    from ossa.cli.console import duration, fraction
 
     told = f"{state.state}: {state.reason}" if state.reason else state.state
     if state.state == "done" and state.record is not None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ossa.cli import options
+from ossa.cli.command import command
 from ossa.errors import ConfigError
 from ossa.escaping import print_line
 
@@ -22,6 +23,7 @@ Study = Annotated[
 ]
 
 
+@command()
 def report(
     study: Study,
     output: Annotated[
@@ -46,7 +48,7 @@ def report(
       ossa study report runs/bccd-320 --output site
     """
     from ossa.cli.console import Console
-    from ossa.cli.output import check_writable
+    from ossa.cli.options import check_writable
     from ossa.study.report.report import write_study_report
 
     folder = _folder_of(study)
@@ -67,6 +69,7 @@ _ABOUT_FIGURES = 34
 """In a report of everything that can be measured."""
 
 
+@command()
 def predict(
     study: Study,
     model: Annotated[
@@ -106,8 +109,7 @@ def predict(
 
       ossa study predict runs/bccd-320 --flops 4.5e9 --quality recall
     """
-    from ossa.cli.console import Console
-    from ossa.cli.output import print_json
+    from ossa.cli.console import Console, print_json
     from ossa.study.prediction import cost_in_study, expect
 
     given = [name for name in (model, flops, params) if name is not None]
@@ -135,7 +137,7 @@ def predict(
 
 
 def _print(results: "StudyResults", found: "Expectation", model: str | None) -> None:
-    from ossa.cli.output import with_unit
+    from ossa.cli.console import with_unit
     from ossa.study.results import COMPLEXITIES, QUALITIES
     from ossa.study.scaling import InsufficientData
 

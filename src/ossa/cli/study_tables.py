@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from ossa.cli.output import duration, fraction, new_table, print_table, with_unit
+from ossa.cli.console import duration, fraction, new_table, print_table, with_unit
 from ossa.escaping import print_line
 
 if TYPE_CHECKING:

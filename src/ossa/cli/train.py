@@ -5,13 +5,13 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ossa.cli import options
-from ossa.cli import train_options as opt
-from ossa.cli.train_settings import configuration
+from ossa.cli.command import Setting, command, parse_value, was_given
+from ossa.config import RunConfig, build_config, merge, parse_settings
 from ossa.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -20,52 +20,125 @@ if TYPE_CHECKING:
     from ossa.train.trackers import Tracker
     from ossa.types import Record
 
-_TRACKING = {"track", "track_weights", "track_project"}
+_MODEL, HOW_PANEL = "What is trained", "How it is trained"
 _WITH_RESUME = {
     *("resume", "device", "workers", "threads", "cache", "save_minutes", "no_figures", "as_json"),
-    *_TRACKING,
+    *("track", "track_weights", "track_project"),
 }
+"""Parameters that may be given beside --resume."""
 
 
+def _model_name(text: str) -> str:
+    """Returns 'yolov5s' for 'models/yolov5s.yaml', as users of YOLOv5 write --cfg."""
+    return Path(text).stem if text.endswith((".yaml", ".yml")) else text
+
+
+def _model(key: str, metavar: str | None = None, *names: str, **more: Any) -> Setting:
+    return Setting(f"model.{key}", names, metavar, _MODEL, **more)
+
+
+def _train(key: str, metavar: str | None = None, *names: str, **more: Any) -> Setting:
+    return Setting(f"train.{key}", names, metavar, HOW_PANEL, shown="the recipe's", **more)
+
+
+RECIPE = Setting(
+    *("recipe", ("--recipe", "--hyp"), "NAME", HOW_PANEL),
+    note="yolov5-low (for every model), yolov5-high (YOLOv5's own for m, l and x), adamw, quick, "
+    "yolov5-voc320, yolov5-voc320-onecycle or convnext-coco50.",
+)
+IMGSZ = _train("imgsz", "PIXELS", *options.IMGSZ_NAMES)
+EPOCHS = _train("epochs", "N")
+SEED = Setting("seed", (), "N", HOW_PANEL)
+SETTINGS = (
+    Setting("data", (), "PATH"),
+    _model("name", "NAME", "--model", "--cfg", parse=_model_name, note="Of --weights if left out."),
+    _model("neck"),
+    _model("context"),
+    _model("pretrained"),
+    _model("backbone_weights", "FILE"),
+    _model("backbone_mean", "R,G,B"),
+    _model("backbone_std", "R,G,B"),
+    _model("backbone_args", "JSON"),
+    _model("strides", "S,S,...", note="Other than the default they need --fit-anchors."),
+    _model("weights", "FILE", note="'' for none."),
+    RECIPE,
+    IMGSZ,
+    _train("batch", "N", *options.BATCH_NAMES, parse=parse_value, note="auto for what fits a GPU."),
+    EPOCHS,
+    SEED,
+    _train("optimizer"),
+    _train("schedule", None, "--cos-lr", const="cosine", note="Here along a cosine."),
+    _train("patience", "N"),
+    _train("freeze", "MODULE,..."),
+    _train("precision"),
+    _train("compile"),
+    _train("sync_batchnorm", None, "--sync-bn"),
+    _train("on_nan"),
+)
+"""What is trained and how, as far as options say it; --set sets any other key."""
+
+
+def _refuse_to_overwrite(wanted: bool) -> None:
+    if wanted:
+        raise typer.BadParameter(
+            "not supported: a run never overwrites another; where the name exists the folder "
+            "becomes NAME-2, and --resume FOLDER goes on with a run"
+        )
+
+
+@command(
+    *SETTINGS,
+    schema=RunConfig,
+    panels={
+        _MODEL: "fit_anchors",
+        HOW_PANEL: "set_ strict allow_unlabeled",
+        "Where it is written": "name project resume save_minutes no_figures track track_weights "
+        "track_project",
+    },
+)
 def train(
+    *,
     call: typer.Context,
-    data: opt.Data = None,
-    model: opt.Model = None,
-    neck: opt.Neck = None,
-    context: opt.Context = None,
-    strides: opt.Strides = None,
-    fit_anchors: opt.FitAnchors = False,
-    pretrained: opt.Pretrained = False,
-    backbone_weights: opt.BackboneWeights = None,
-    backbone_mean: opt.BackboneMean = None,
-    backbone_std: opt.BackboneStd = None,
-    backbone_args: opt.BackboneArgs = None,
-    weights: opt.Weights = None,
-    recipe: opt.Recipe = None,
-    imgsz: opt.Imgsz = None,
-    batch: opt.BatchSize = None,
-    epochs: opt.Epochs = None,
-    seed: opt.Seed = None,
-    optimizer: opt.Optimizer = None,
-    cos_lr: opt.CosLr = False,
-    patience: opt.Patience = None,
-    freeze: opt.Freeze = None,
-    precision: opt.Precision = None,
-    compile_: opt.Compile = False,
-    sync_bn: opt.SyncBn = False,
-    on_nan: opt.OnNan = None,
-    set_: opt.Set = None,
-    strict: opt.Strict = False,
-    allow_unlabeled: opt.AllowUnlabeled = False,
-    name: opt.Name = None,
-    project: opt.Project = None,
-    resume: opt.Resume = None,
-    save_minutes: opt.SaveMinutes = None,
-    no_figures: opt.NoFigures = False,
-    track: opt.Track = None,
-    track_weights: opt.TrackWeights = False,
-    track_project: opt.TrackProject = None,
-    exist_ok: opt.ExistOk = False,
+    settings: dict[str, Any],
+    fit_anchors: Annotated[
+        bool, "Fit the anchors to the training boxes; the configuration records them."
+    ] = False,
+    set_: options.Set = None,
+    strict: Annotated[bool, "Stop at the first issue of the data; do not leave it out."] = False,
+    allow_unlabeled: Annotated[
+        bool, "Train also where more than half of the training images have no label."
+    ] = False,
+    name: Annotated[
+        options.Name | None,
+        options.shown("the model's name"),
+        "Folder of the run; NAME-2 and so on where it exists.",
+    ] = None,
+    project: Annotated[options.Folder | None, options.shown("runs"), "Folder of runs."] = None,
+    resume: Annotated[
+        options.Folder | None,
+        "Go on with the run in this folder, exactly as if it had not stopped.",
+    ] = None,
+    save_minutes: Annotated[
+        float | None,
+        typer.Option(min=0.0, metavar="M", show_default="15"),
+        "The state is saved so often within an epoch, and at its end once a minute.",
+    ] = None,
+    no_figures: Annotated[
+        bool, "Leave out the folder 'figures' with curves, images and confusions."
+    ] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME,..."),
+        "Also log to comet, tensorboard or wandb: settings, every epoch, figures. Comet and wandb "
+        "write files into the run's folder where there is no key or no network.",
+    ] = None,
+    track_weights: Annotated[
+        bool, "Upload best.safetensors to comet and wandb at the end."
+    ] = False,
+    track_project: Annotated[
+        options.Name | None, options.shown("their environment's"), "Project of comet and wandb."
+    ] = None,
+    exist_ok: Annotated[bool, typer.Option(hidden=True, callback=_refuse_to_overwrite)] = False,
     device: options.Device = None,
     workers: options.Workers = None,
     threads: options.Threads = None,
@@ -89,33 +162,94 @@ def train(
     """
     from ossa.train.distributed import joined_processes
 
-    # So many options are told apart by a table of their names, not one by one.
-    given = {key: value for key, value in call.params.items() if _was_given(value)}
+    given = {key: value for key, value in call.params.items() if was_given(value)}
     options.set_threads(threads)
-    with joined_processes(options.choose_device(given.get("device"))) as processes:
-        record, folder = (_start if resume is None else _resume)(given, processes)
+    with joined_processes(options.choose_device(device)) as processes:
+        if resume is None:
+            record, folder = _start(given, settings, processes)
+        else:
+            record, folder = _resume(given, call, processes)
         if processes.is_main:
             _report(record, folder, as_json=as_json)
     if record.status != "done":
         raise typer.Exit(1)
 
 
-def _was_given(value: Any) -> bool:
-    # 0 is a value (workers, seed); '' is how YOLOv5's users say none.
-    return value is not None and value is not False and value not in ("", [], ())
+def configuration(
+    settings: Mapping[str, Any],
+    *,
+    set_: Iterable[str] = (),
+    fit_anchors: bool = False,
+    device: str | None = None,
+) -> RunConfig:
+    """Returns the checked settings: the recipe's, those of the options over them, then --set."""
+    from ossa.models.checkpoint import read_checkpoint
+    from ossa.models.detector import PRESETS
+    from ossa.recipes import load_recipe
+    from ossa.train.setup import with_fitted_anchors
+
+    if "data" not in settings:
+        raise ConfigError("expected --data with a data.yaml or its folder, found none")
+    recipe = settings.get("recipe", RunConfig.model_fields["recipe"].default)
+    model = settings.get("model", {})
+    any_batch = settings.get("train", {}).get("batch") in ("auto", -1)
+    under: dict[str, Any] = {}
+    if "weights" in model and "name" not in model:
+        brought = read_checkpoint(model["weights"]).model
+        under = {"model": brought.model_dump(exclude={"pretrained", "backbone_weights"})}
+    if any_batch:
+        settings = merge(settings, {"train": {"batch": 1}})
+    merged = merge(merge(merge(load_recipe(recipe), under), settings), parse_settings(set_))
+    name = model.get("name") if isinstance(model := merged.get("model", {}), Mapping) else model
+    if not name:
+        raise ConfigError(
+            "expected --model (such as yolov5n, resnet50 or convnext_tiny) or --weights with a "
+            "whole detector, found neither"
+        )
+    config = build_config(merge({"model": {"neck": "own"}}, merged) if name in PRESETS else merged)
+    if fit_anchors:
+        # A detector that training starts from may bring anchors; those are the ones to replace.
+        if config.model.anchors_wh is not None and config.model.weights is None:
+            raise ConfigError(
+                "--fit-anchors takes the place of model.anchors_wh, which is set: "
+                "leave one of them out"
+            )
+        config = with_fitted_anchors(config)
+    return _with_largest_batch(config, options.choose_device(device)) if any_batch else config
 
 
-def _start(given: Mapping[str, Any], processes: "DistributedContext") -> tuple["Record", Path]:
+def _with_largest_batch(config: RunConfig, device: str) -> RunConfig:
+    """Returns the settings with the largest batch that the GPU has room for."""
+    import torch
+
+    from ossa.data.description import read_description
+    from ossa.data.reading import read_index
+    from ossa.train.autobatch import largest_batch
+
+    names = read_index(read_description(config.data), "train").index.names
+    batch = largest_batch(config, num_classes=len(names), device=torch.device(device))
+    if batch is None:
+        raise ConfigError(
+            f"--batch auto: {device} has no memory for even one image of {config.train.imgsz} "
+            "pixels: take a smaller --imgsz"
+        )
+    return config.model_copy(update={"train": config.train.model_copy(update={"batch": batch})})
+
+
+def _start(
+    given: Mapping[str, Any], settings: Mapping[str, Any], processes: "DistributedContext"
+) -> tuple["Record", Path]:
     """Trains in a new folder; returns the record and the folder."""
     from ossa.train.loop import train as run_training
 
     trackers = _trackers(given) if processes.is_main else []
     # What the first process chose holds for all: a batch that fits, a folder that is free.
-    config = processes.on_main(lambda: configuration(given))
+    more = {key: given[key] for key in ("set_", "fit_anchors", "device") if key in given}
+    config = processes.on_main(lambda: configuration(settings, **more))
     wanted = given.get("project", Path("runs")) / given.get("name", config.model.name)
     with (
         _run_folder(wanted, processes) as folder,
-        _watcher(folder, given, trackers, processes) as callback,
+        _callback(folder, given, trackers, processes) as callback,
     ):
         record = run_training(
             config,
@@ -129,13 +263,16 @@ def _start(given: Mapping[str, Any], processes: "DistributedContext") -> tuple["
     return record, folder
 
 
-def _resume(given: Mapping[str, Any], processes: "DistributedContext") -> tuple["Record", Path]:
+def _resume(
+    given: Mapping[str, Any], call: typer.Context, processes: "DistributedContext"
+) -> tuple["Record", Path]:
     """Goes on in the folder of a run; returns the record and the folder."""
     from ossa.train.finished import what_is_missing, why_not_of
     from ossa.train.loop import train as run_training
     from ossa.train.run_folder import RECORD_FILE, read_config, read_record
 
-    others = _option_names(key for key in given if key not in _WITH_RESUME)
+    options_given = {one.name: one.opts[0] for one in call.command.params if one.name in given}
+    others = [option for name, option in options_given.items() if name not in _WITH_RESUME]
     if others:
         raise ConfigError(
             "--resume goes on with the settings that the run started with, found also "
@@ -144,7 +281,7 @@ def _resume(given: Mapping[str, Any], processes: "DistributedContext") -> tuple[
     trackers = _trackers(given) if processes.is_main else []
     folder: Path = given["resume"]
     config = read_config(folder)
-    with _watcher(folder, given, trackers, processes) as callback:
+    with _callback(folder, given, trackers, processes) as callback:
         if (folder / RECORD_FILE).is_file():
             record = read_record(folder)
             if why := what_is_missing(record) or why_not_of(record, config):
@@ -160,16 +297,13 @@ def _resume(given: Mapping[str, Any], processes: "DistributedContext") -> tuple[
 
 
 @contextmanager
-def _watcher(
+def _callback(
     folder: Path,
     given: Mapping[str, Any],
     trackers: "list[Tracker]",
     processes: "DistributedContext",
 ) -> "Iterator[Callback]":
-    """Yields who is told of the run: the console, its figures and trackers; or nobody.
-
-    Of several processes the first speaks.
-    """
+    """Yields the console, figures and trackers of a run; of several processes the first's."""
     from ossa.cli.console import Console
     from ossa.train.callbacks import Callback, CallbackList
     from ossa.train.figures import RunFigures
@@ -191,30 +325,25 @@ def _machine(given: Mapping[str, Any]) -> dict[str, Any]:
 
     device = device_of_process(options.choose_device(given.get("device")))
     workers = options.choose_workers(given.get("workers"), device=device)
-    machine = {"device": device, "workers": workers, "cache": given.get("cache", "auto")}
-    return machine | {key: given[key] for key in ("save_minutes",) if key in given}
+    more = {key: given[key] for key in ("cache", "save_minutes") if key in given}
+    return {"device": device, "workers": workers, "cache": "auto", **more}
 
 
 def _trackers(given: Mapping[str, Any]) -> "list[Tracker]":
-    """Returns the trackers of --track, which look on and change nothing of what is computed."""
+    """Returns the trackers of --track, which change nothing of what is computed."""
     from ossa.train.trackers import create_trackers
 
-    others = _option_names(key for key in given if key in _TRACKING)
-    if others and "track" not in given:
-        raise ConfigError(
-            f"expected --track with the names of trackers beside {', '.join(others)}, found none"
-        )
+    for key in ("track_weights", "track_project"):
+        if key in given and "track" not in given:
+            option = "--" + key.replace("_", "-")
+            raise ConfigError(f"expected --track with the names of trackers beside {option}")
     names = [name for names in given.get("track", []) for name in names.split(",")]
     return create_trackers(names, project=given.get("track_project"))
 
 
-def _option_names(arguments: Iterable[str]) -> list[str]:
-    return ["--" + argument.strip("_").replace("_", "-") for argument in arguments]
-
-
 @contextmanager
 def _run_folder(path: Path, processes: "DistributedContext") -> Iterator[Path]:
-    """Yields a new folder for a run, and takes it away again if nothing was trained in it."""
+    """Yields a new folder for a run, and removes it again if nothing was trained in it."""
     from ossa.files import new_folder
     from ossa.train.checkpoint import STATE_FILE
     from ossa.train.run_folder import LAST_WEIGHTS
@@ -234,44 +363,17 @@ def _run_folder(path: Path, processes: "DistributedContext") -> Iterator[Path]:
 
 def _report(record: "Record", folder: Path, *, as_json: bool) -> None:
     """Prints the last metrics on stdout, and on stderr where everything is and what comes next."""
-    from ossa.cli.console import Console
-    from ossa.cli.output import fraction, print_json, print_metrics_table
-    from ossa.train.run_folder import BEST_WEIGHTS, FIGURES_FOLDER
+    from ossa.cli.console import Console, fraction, print_json, print_metrics_table, row_of
+    from ossa.train.run_folder import BEST_WEIGHTS, FIGURES_FOLDER, read_log
 
-    row = _row(record, folder)
-    if as_json:
-        print_json(row)
-    elif record.metrics:
-        print_metrics_table([row])
-    console = Console()
-    if (folder / FIGURES_FOLDER).is_dir():
-        console.note(f"figures: {_quoted(folder / FIGURES_FOLDER)}")
-    if record.status != "done":
-        console.note(f"stopped; go on with: ossa train --resume {_quoted(folder)}")
-        return
-    best = _quoted(folder / BEST_WEIGHTS)
-    console.note(f"best epoch {row['best_epoch'] + 1}, AP {fraction(row['best_ap'])}: {best}")
-    console.note(f"next: ossa val --weights {best} --data {_quoted(record.config['data'])}")
-    console.note(f"      ossa predict --weights {best} PICTURES")
-
-
-def _quoted(path: Path | str) -> str:
-    return shlex.quote(str(path))
-
-
-def _row(record: "Record", folder: Path) -> dict[str, Any]:
-    """Returns the flat object of --json."""
-    from ossa.cli.output import row_of
-    from ossa.train.run_folder import read_log
-
-    last, best = record.metrics.get("last", {}), record.metrics.get("best", {})
-    images = sum(row.get("images") or 0 for row in read_log(folder))
+    best = record.metrics.get("best", {})
     seconds = record.times["train"]
-    return row_of(
+    images = sum(row.get("images") or 0 for row in read_log(folder))
+    row = row_of(
         {
             "model": record.model,
             "imgsz": record.config["train"]["imgsz"],
-            **last,
+            **record.metrics.get("last", {}),
             **{key: record.cost[key] for key in ("params", "flops", "macs")},
             "images_per_second": images / seconds if seconds else None,
             "train_seconds": seconds,
@@ -281,3 +383,17 @@ def _row(record: "Record", folder: Path) -> dict[str, Any]:
             "folder": str(folder),
         }
     )
+    if as_json:
+        print_json(row)
+    elif record.metrics:
+        print_metrics_table([row])
+    console = Console()
+    if (folder / FIGURES_FOLDER).is_dir():
+        console.note(f"figures: {shlex.quote(str(folder / FIGURES_FOLDER))}")
+    if record.status != "done":
+        console.note(f"stopped; go on with: ossa train --resume {shlex.quote(str(folder))}")
+        return
+    file = shlex.quote(str(folder / BEST_WEIGHTS))
+    console.note(f"best epoch {best['epoch'] + 1}, AP {fraction(best['ap'])}: {file}")
+    console.note(f"next: ossa val --weights {file} --data {shlex.quote(record.config['data'])}")
+    console.note(f"      ossa predict --weights {file} IMAGES")

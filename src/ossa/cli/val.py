@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from ossa.cli import options
-from ossa.cli.output import check_new, check_writable
+from ossa.cli.command import command
+from ossa.cli.options import check_new, check_writable
 from ossa.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,9 +46,10 @@ _FIGURES_OF_A_CLASS = {
 """The title of each column, where it is known."""
 
 
+@command()
 def val(
     call: typer.Context,
-    data: options.Data,
+    data: options.DataPath,
     weights: Annotated[
         Path | None,
         typer.Option(
@@ -269,7 +271,7 @@ def _write_report(scored: "Scored", folder: Path) -> Path:
 
 def _print(row: Mapping[str, Any], classes: list[dict[str, Any]] | None, *, as_json: bool) -> None:
     """Prints the metrics, and those of every class where they are wanted."""
-    from ossa.cli.output import print_json, print_metrics_table
+    from ossa.cli.console import print_json, print_metrics_table
 
     if as_json:
         print_json(row if classes is None else {**row, "per_class": classes})
@@ -280,7 +282,7 @@ def _print(row: Mapping[str, Any], classes: list[dict[str, Any]] | None, *, as_j
 
 
 def _print_classes(classes: Sequence[Mapping[str, Any]]) -> None:
-    from ossa.cli.output import fraction, new_table, print_table
+    from ossa.cli.console import fraction, new_table, print_table
 
     figures = [key for key in _FIGURES_OF_A_CLASS if key in classes[0]]
     table = new_table("class", "truths", "images", *(_FIGURES_OF_A_CLASS[key] for key in figures))

@@ -216,7 +216,7 @@ def _scored(
     metrics: "Metrics",
     known: Mapping[str, Any],
 ) -> Scored:
-    from ossa.cli.output import row_of
+    from ossa.cli.console import row_of
 
     return Scored(index, detections, metrics, row_of({**metrics.flat(), **known}))
 
