@@ -19,7 +19,7 @@ HOSTILE = (
 )
 
 
-_OWN = ("#", "data:image/", "picture/")
+_OWN = ("#", "data:image/", "image/")
 
 
 class _Structure(HTMLParser):
@@ -34,8 +34,7 @@ class _Structure(HTMLParser):
         self.handlers += [
             str(value)
             for name, value in attrs
-            if name in ("href", "src")
-            and not str(value).startswith(("#", "data:image/", "picture/"))
+            if name in ("href", "src") and not str(value).startswith(("#", "data:image/", "image/"))
         ]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ossa.app.models import PageModel
+from ossa.app.inference import PageModel
 from ossa.models.detector import Detector
 from ossa.predict.predictor import Predictor
 from ossa.types import Level, RawPredictions

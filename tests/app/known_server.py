@@ -5,8 +5,8 @@ from pathlib import Path
 
 from known_models import first_model, second_model
 
-from ossa.app.limits import Limits
-from ossa.app.serve import Address, listening, serve
+from ossa.app.server import Address, listening, serve
+from ossa.app.uploads import Limits
 
 if __name__ == "__main__":
     report = Path(sys.argv[2]) if len(sys.argv) > 2 else None

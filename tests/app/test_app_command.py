@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from ossa.app.serve import Address, listening
+from ossa.app.server import Address, listening
 from ossa.cli.app import app as command
 from ossa.cli.main import app
 from ossa.errors import ConfigError
@@ -20,7 +20,7 @@ def ossa_app(*arguments: object) -> Result:
 
 @pytest.fixture(autouse=True)
 def _gradio_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ossa.app.serve.find_spec", lambda name: object())
+    monkeypatch.setattr("ossa.app.server.find_spec", lambda name: object())
 
 
 def test_a_port_in_use_is_named_with_the_option_that_takes_another() -> None:
@@ -38,7 +38,7 @@ def test_a_port_in_use_is_named_with_the_option_that_takes_another() -> None:
 def test_a_missing_extra_is_named_with_the_line_that_installs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("ossa.app.serve.find_spec", lambda name: None)
+    monkeypatch.setattr("ossa.app.server.find_spec", lambda name: None)
     result = ossa_app("--weights", "no.pt")
     assert result.exit_code == 2
     assert result.stderr == ("error: ossa app needs the package gradio: pip install 'ossa[app]'\n")
@@ -93,9 +93,9 @@ def test_beyond_this_machine_the_page_has_a_password_unless_told_otherwise(
         settings["on_start"]()
         asked.append(settings)
 
-    monkeypatch.setattr("ossa.app.serve.serve", serve)
-    monkeypatch.setattr("ossa.app.models.load_models", lambda *_, **__: [])
-    monkeypatch.setattr("ossa.app.serve.Address.names", ["me"])
+    monkeypatch.setattr("ossa.app.server.serve", serve)
+    monkeypatch.setattr("ossa.app.inference.load_models", lambda *_, **__: [])
+    monkeypatch.setattr("ossa.app.server.Address.names", ["me"])
     monkeypatch.delenv("OSSA_APP_PASSWORD", raising=False)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

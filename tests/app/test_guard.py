@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ossa.app.guard import Guard, sweep
-from ossa.app.limits import Limits
+from ossa.app.uploads import Limits
 
 
 class Inner:
@@ -97,7 +97,7 @@ def visitor(tmp_path: Path) -> Visitor:
     [
         ("GET", "/"),
         ("GET", "/assets/index.js"),
-        ("GET", "/picture/0123/0"),
+        ("GET", "/image/0123/0"),
         ("GET", "/study"),
         ("GET", "/gradio_api/queue/data"),
         ("POST", "/gradio_api/cancel"),
@@ -221,7 +221,7 @@ def test_with_a_password_nothing_is_answered_without_it(
     monkeypatch.setattr("ossa.app.guard._WRONG_PASSWORD_SECONDS", 0.0)
     visitor = Visitor(tmp_path, password="sésame")
     routes = (
-        *(("GET", path) for path in ("/", "/config", "/study", "/picture/x/0", "/assets/a.js")),
+        *(("GET", path) for path in ("/", "/config", "/study", "/image/x/0", "/assets/a.js")),
         *(("GET", f"/gradio_api/{path}") for path in ("queue/data", "heartbeat/x", "file=/x")),
         *(("POST", f"/gradio_api/{path}") for path in ("upload", "queue/join", "cancel")),
     )

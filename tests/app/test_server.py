@@ -31,7 +31,7 @@ def test_a_picture_is_answered_with_boxes(served: Served, picture: bytes) -> Non
 
 def test_a_bad_file_is_answered_with_a_sentence(served: Served) -> None:
     with Client(served.url) as visitor:
-        assert "notes.png is neither a picture nor a video" in visitor.look(b"hello", "notes.png")
+        assert "notes.png is neither an image nor a video" in visitor.look(b"hello", "notes.png")
         damaged = b"\0\0\0\x18ftypmp42" + bytes(500)
         assert "a.mp4 begins like a video but cannot be read as one" in visitor.look(
             damaged, "a.mp4"
@@ -52,7 +52,7 @@ def test_nothing_of_the_disk_can_be_read(served: Served, tmp_path: Path) -> None
     with Client(served.url) as visitor:
         for path in (f"/gradio_api/file={secret}", "/gradio_api/file=/etc/passwd"):
             assert visitor.get(path).status_code in (403, 404)
-        for path in ("/picture/..%2f..%2fetc/0", "/assets/..%2f..%2f..%2froutes.py", "/study/x"):
+        for path in ("/image/..%2f..%2fetc/0", "/assets/..%2f..%2f..%2froutes.py", "/study/x"):
             assert visitor.get(path).status_code >= 400
         assert visitor.join(str(secret)).status_code == 403
 
@@ -65,8 +65,8 @@ def test_gradio_itself_looks_at_no_file_that_was_not_uploaded(tmp_path: Path) ->
     from gradio.exceptions import InvalidPathError
     from gradio.processing_utils import _check_allowed
 
-    from ossa.app.limits import Limits
     from ossa.app.page import mount_page
+    from ossa.app.uploads import Limits
 
     with gradio.Blocks() as page:
         gradio.File()

@@ -1,8 +1,8 @@
-"""What stands in front of gradio: who may ask, for what, and how large and slow a request may be.
+"""The middleware in front of gradio: who may send a request, for what, how large and how slowly.
 
-Gradio's server can do more than this page needs (proxy, file streams, recordings, live coding):
-only what is listed here gets through. The rest is told from the headers before a byte of the body
-is read, or while it comes: a visitor who sends slowly holds nothing that others need.
+Gradio's server can do more than this page needs (proxy, file streams, recordings, live coding),
+and its own `auth` leaves routes open: only the routes listed here get through. A request is judged
+by its headers before its body is read, or while it comes in: a slow sender blocks nobody.
 """
 
 import asyncio
@@ -18,14 +18,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ossa.app.limits import Limits
+from ossa.app.uploads import Limits
 
-BUSY: Final = "busy: others are being served, try again in a moment"
 USER: Final = "ossa"
-
 _PAGES: Final = ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/study")
 _READ: Final = (
-    *("/assets/", "/static/", "/picture/", "/gradio_api/file=/", "/gradio_api/heartbeat/"),
+    *("/assets/", "/static/", "/image/", "/gradio_api/file=/", "/gradio_api/heartbeat/"),
     *("/gradio_api/queue/data", "/gradio_api/upload_progress", "/gradio_api/info"),
     *("/gradio_api/startup-events", "/gradio_api/app_id"),
 )
@@ -35,7 +33,7 @@ _WRITE: Final = (
     _UPLOAD,
 )
 _MOST_BODY: Final = 200_000
-"""Bytes of a request that is no upload: thresholds and names."""
+"""Bytes of a request other than an upload: thresholds and names."""
 _ENVELOPE: Final = 20_000
 """Bytes around the file in an upload."""
 _UPLOADS_KEPT_SECONDS: Final = 600.0
@@ -50,31 +48,31 @@ _HEADERS: Final = {
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
 }
-"""Of every answer that sets none itself: a browser asks nobody but this server for anything."""
+"""Defaults of every response: a browser sends requests to this server only."""
 
 
-class _Refused(Exception):  # noqa: N818 - ends a request, from within whatever reads its body
+class _Refused(Exception):  # noqa: N818 - ends a request, also from within the reader of its body
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
         self.status = status
 
 
 class Guard:
-    """An ASGI middleware through which every request goes, of whatever kind."""
+    """An ASGI middleware for every request of any kind."""
 
     def __init__(
         self, app: ASGIApp, *, uploads: Path, limits: Limits, password: str | None = None
     ) -> None:
         """Args:
-        app: what answers the requests that get through.
-        uploads: folder in which gradio keeps what was uploaded and what can be downloaded.
+        app: answers the requests that get through.
+        uploads: folder in which gradio keeps uploads and downloads.
         limits: of the server.
-        password: of the user `USER`; None where whoever reaches the page may use it.
+        password: of the user `USER`, if there is one.
         """
         self._app, self._uploads, self._limits = app, uploads.resolve(), limits
         self._password = password
         self._coming = 0
-        """Bytes of uploads that are not whole yet."""
+        """Bytes of incomplete uploads."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -84,50 +82,60 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
             return
         body = _Body(scope, receive, self._limits)
+
+        async def send_guarded(message: Message) -> None:
+            if body.refused is not None:  # what gradio makes of a broken body is not sent
+                return
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
         try:
             self._check(scope["method"], scope["path"], Headers(scope=scope))
             if scope["path"] == _UPLOAD:
-                await self._upload(body, _with_headers(send, body))
+                await self._upload(body, send_guarded)
                 return
-            reading = receive
             if scope["method"] == "POST":
-                reading = _checked(await body.read(), self._uploads, receive)
-            await self._app(scope, reading, _with_headers(send, body))
+                receive = _replay(_check_paths(await body.read(), self._uploads), receive)
+            await self._app(scope, receive, send_guarded)
         except Exception as error:
-            why = body.refused or error
-            if not isinstance(why, _Refused):
+            refused = body.refused or error
+            if not isinstance(refused, _Refused):
                 raise
-            if why.status == 401:
+            if refused.status == 401:
                 await asyncio.sleep(_WRONG_PASSWORD_SECONDS)
             headers = {"connection": "close", "www-authenticate": f'Basic realm="{USER}"'}
-            await JSONResponse({"detail": str(why)}, why.status, headers)(scope, receive, send)
+            response = JSONResponse({"detail": str(refused)}, refused.status, headers)
+            await response(scope, receive, send)
 
     def _check(self, method: str, path: str, headers: Headers) -> None:
-        """Raises _Refused for who may not ask, and for what is no part of the page."""
+        """Raises _Refused for another origin, a wrong password, and other routes."""
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != headers.get("host"):
-            raise _Refused(403, "this page answers no other page")
+            raise _Refused(403, "requests of other pages are refused")
         if self._password is not None:
-            wanted = base64.b64encode(f"{USER}:{self._password}".encode())
-            stated = headers.get("authorization", "").encode()
-            if not secrets.compare_digest(stated, b"Basic " + wanted):
-                raise _Refused(401, "this page has a password, told where ossa app was started")
+            expected = base64.b64encode(f"{USER}:{self._password}".encode())
+            found = headers.get("authorization", "").encode()
+            if not secrets.compare_digest(found, b"Basic " + expected):
+                raise _Refused(401, "this page has a password, printed where ossa app was started")
         if method == "POST":
             is_open = path in _WRITE
         else:
             is_open = method in ("GET", "HEAD") and (path in _PAGES or path.startswith(_READ))
-        if not is_open or path.startswith("/gradio_api/file=//"):  # another server's
+        if not is_open or path.startswith("/gradio_api/file=//"):  # of another server
             raise _Refused(404, "not a part of this page")
 
     async def _upload(self, body: "_Body", send: Send) -> None:
-        """Has gradio write an upload, as long as there is room for what has come."""
+        """Passes an upload on to gradio while the folder of uploads has room for it."""
         kept = await asyncio.to_thread(sweep, self._uploads)
 
         async def receive() -> Message:
             message = await body()
             self._coming += len(message.get("body", b""))
             if kept + self._coming > self._limits.kept_bytes:
-                raise body.fail(503, BUSY)
+                raise body.refuse(503, "busy: others are being served, try again in a moment")
             return message
 
         try:
@@ -137,48 +145,47 @@ class Guard:
 
 
 class _Body:
-    """The body of a request as it comes: reading it fails where it is too large, or too slow."""
+    """The body of a request; reading it raises _Refused if it is too large or too slow."""
 
     def __init__(self, scope: Scope, receive: Receive, limits: Limits) -> None:
         self.scope, self._receive, self._limits = scope, receive, limits
         self._most = limits.upload_bytes + _ENVELOPE if scope["path"] == _UPLOAD else _MOST_BODY
-        self._started, self._is_whole = time.monotonic(), False
+        stated = Headers(scope=scope).get("content-length", "0")
+        self._stated = int(stated[:18]) if stated.isdecimal() else 0
+        self._started, self._is_complete = time.monotonic(), False
         self.received = 0
         self.refused: _Refused | None = None
-        """Why reading has failed, whatever became of the error since."""
+        """Remembered, since gradio may swallow the exception."""
 
-    def fail(self, status: int, detail: str) -> _Refused:
+    def refuse(self, status: int, detail: str) -> _Refused:
         self.refused = _Refused(status, detail)
         return self.refused
 
     async def __call__(self) -> Message:
-        if self._is_whole:  # what is waited for now is the end of the visit
+        if self._is_complete:  # waits for the disconnection
             return await self._receive()
-        stated = Headers(scope=self.scope).get("content-length", "0")
         limits = self._limits
         seconds = min(limits.body_seconds, limits.grace_seconds + self.received / limits.body_rate)
         try:
             left = self._started + seconds - time.monotonic()
             message = await asyncio.wait_for(self._receive(), max(left, 0))
         except TimeoutError:
-            raise self.fail(408, "the request came too slowly: try again") from None
+            raise self.refuse(408, "the request came too slowly: try again") from None
         self.received += len(message.get("body", b""))
-        self._is_whole = not message.get("more_body", False)
-        length = int(stated[:18]) if stated.isdecimal() else 0
-        if max(self.received, length) > self._most:
-            raise self.fail(413, f"this page takes up to {max(self._most // 10**6, 0.2)} MB")
+        self._is_complete = not message.get("more_body", False)
+        if max(self.received, self._stated) > self._most:
+            raise self.refuse(413, f"this page takes up to {max(self._most // 10**6, 0.2)} MB")
         return message
 
     async def read(self) -> bytes:
-        """Returns all of it."""
         content = bytearray()
-        while not self._is_whole:
+        while not self._is_complete:
             content += (await self()).get("body", b"")
         return bytes(content)
 
 
 def sweep(uploads: Path) -> int:
-    """Deletes what was uploaded long ago; returns the bytes that are left."""
+    """Deletes old uploads; returns the bytes of the others."""
     now, kept = time.time(), 0
     for file in list(uploads.rglob("*")):
         with suppress(OSError):  # another request was faster
@@ -193,11 +200,11 @@ def sweep(uploads: Path) -> int:
     return kept
 
 
-def _checked(content: bytes, uploads: Path, receive: Receive) -> Receive:
-    """Returns a `receive` that gives a body that was read already, then what follows it.
+def _check_paths(content: bytes, uploads: Path) -> bytes:
+    """Returns a JSON body all of whose values under a key 'path' are uploaded files.
 
     Raises:
-        _Refused: it is no JSON, or names a file, under the key 'path', that was not uploaded.
+        _Refused: it is not JSON, or names another file.
     """
 
     def check(pairs: list[tuple[str, Any]]) -> None:
@@ -208,23 +215,15 @@ def _checked(content: bytes, uploads: Path, receive: Receive) -> Receive:
     try:
         json.loads(content or b"null", object_pairs_hook=check)
     except (ValueError, TypeError, RecursionError, OSError):
-        raise _Refused(403, "only what was uploaded here can be looked at") from None
+        raise _Refused(403, "only uploaded files can be used") from None
+    return content
+
+
+def _replay(content: bytes, receive: Receive) -> Receive:
+    """Returns a `receive` of a body that was already read."""
     messages = [{"type": "http.request", "body": content, "more_body": False}]
 
     async def replay() -> Message:
         return messages.pop() if messages else await receive()
 
     return replay
-
-
-def _with_headers(send: Send, body: _Body) -> Send:
-    async def guarded(message: Message) -> None:
-        if body.refused is not None:  # what was made of a body that broke off concerns nobody
-            return
-        if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            for name, value in _HEADERS.items():
-                headers.setdefault(name, value)
-        await send(message)
-
-    return guarded

@@ -100,12 +100,12 @@ def app(
 
       ossa app --weights yolov5n.pt --study runs/bccd-160 --port 8000
     """
-    from ossa.app.serve import Address, listening, report_of, require_gradio, serve
+    from ossa.app.server import Address, listening, report_of, require_gradio, serve
 
     require_gradio()
     from ossa.app.guard import USER
-    from ossa.app.limits import Limits
-    from ossa.app.models import load_models
+    from ossa.app.inference import load_models
+    from ossa.app.uploads import Limits
     from ossa.cli.console import Console
 
     report = report_of(study) if study is not None else None

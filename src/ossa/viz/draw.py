@@ -52,14 +52,14 @@ def draw_boxes(
     order = range(len(corners))[::-1]
     for i in order:
         left, top, right, bottom = corners[i].tolist()
-        colour = _colour(int(labels[i]))
+        colour, _ = box_colours(int(labels[i]))
         cv2.rectangle(canvas, (left, top), (right - 1, bottom - 1), colour, line_width)
     for i in order:
         text = names[int(labels[i])]
         if scores is not None:
             text = f"{text} {scores[i]:.2f}"
         left, top, *_ = corners[i].tolist()
-        _label(canvas, text, (left, top), _colour(int(labels[i])), max(10, shorter_side // 42))
+        _label(canvas, text, (left, top), int(labels[i]), max(10, shorter_side // 42))
     return canvas
 
 
@@ -130,18 +130,20 @@ def _encoded(image: NDArray[np.uint8], suffix: str, options: list[int]) -> bytes
     return cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1].tobytes()
 
 
-def _colour(label: int) -> tuple[int, ...]:
-    return BOX_COLOURS[label % len(BOX_COLOURS)]
+def box_colours(label: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Returns RGB of the box of a class, and of the text on its label."""
+    colour = BOX_COLOURS[label % len(BOX_COLOURS)]
+    return colour, _BLACK if _luminance(colour) > 0.27 else _WHITE
 
 
 def _label(
     canvas: NDArray[np.uint8],
     text: str,
     corner_xy: tuple[int, int],
-    colour: tuple[int, ...],
+    label: int,
     size: int,
 ) -> None:
-    """Writes `text` onto the canvas in place, on a patch of `colour`.
+    """Writes `text` onto the canvas in place, on a patch in the colour of class `label`.
 
     The patch stands on the left top corner of a box, or hangs from it where there is no room,
     and always lies inside the picture.
@@ -151,10 +153,10 @@ def _label(
     text = _shortened(text, size, width - 2 * pad)
     patch_width, patch_height = _text_width(text, size) + 2 * pad, size + 2 * pad
     left, top = corner_xy
+    colour, ink = box_colours(label)
     x = max(0, min(left, width - patch_width))
     y = max(0, min(top - patch_height if top >= patch_height else top, height - patch_height))
     canvas[y : y + patch_height, x : x + patch_width] = colour
-    ink = _BLACK if _luminance(colour) > 0.27 else _WHITE
     _write(canvas, text, (x + pad, y + pad + round(0.87 * size)), ink, size)
 
 
@@ -162,7 +164,7 @@ def _write(
     canvas: NDArray[np.uint8],
     text: str,
     baseline_xy: tuple[int, int],
-    colour: tuple[int, int, int],
+    colour: tuple[int, ...],
     size: int,
 ) -> None:
     """Writes onto the canvas in place, from the left end of the baseline."""

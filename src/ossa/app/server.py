@@ -1,4 +1,4 @@
-"""The server of the page: gradio behind the guard, the kept pictures, and a study's report."""
+"""The server of the page: gradio behind the guard, the images, and the report of a study."""
 
 import asyncio
 import errno
@@ -11,37 +11,40 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from ossa.app.limits import Limits
-from ossa.app.models import PageModel
-from ossa.app.session import Sessions
-from ossa.app.views import shown_picture
+from ossa.app.inference import PageModel
+from ossa.app.uploads import Limits, Sessions
+from ossa.data.decode import decode_image
+from ossa.data.letterbox import resize_long_side
 from ossa.errors import ConfigError
+from ossa.viz.draw import encode_jpeg
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.types import ASGIApp
     from uvicorn import Server
 
-SETTINGS = {
+_ENVIRONMENT: Final = {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
-"""Of the process: nothing calls home."""
-_SWEEP_SECONDS = 60.0
-_IDLE_SECONDS = 20.0
-"""A connection that has sent no whole request for so long is closed."""
-_MOST_CONNECTIONS = 256
-_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-_REPORT_POLICY = (
+_SWEEP_SECONDS: Final = 60.0
+_IDLE_SECONDS: Final = 20.0
+"""After which a connection without a complete request is closed."""
+_MOST_CONNECTIONS: Final = 256
+_LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
+_SHOWN_SIDE: Final = 1280
+"""Longer side in pixels of the images that a browser receives."""
+_REPORT_POLICY: Final = (
     "sandbox allow-scripts; default-src 'none'; img-src data: blob:; "
     "style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 )
-"""The report's scripts draw, and reach neither the page around it nor any server."""
+"""Scripts of the report reach neither the page around it nor any server."""
 
 
 @dataclass(frozen=True)
@@ -59,20 +62,22 @@ class Address:
 
     @property
     def names(self) -> list[str]:
-        """Names under which a browser may ask for the page.
+        """Host names under which browsers may request the page.
 
-        A page of a stranger can have the browser find its own name here (DNS rebinding): so what
-        is asked for under another name is refused.
+        A foreign page can resolve a name of its own to this server (DNS rebinding), so requests
+        under other names are refused.
         """
         if self.is_private:
             return list(_LOOPBACK)
         own = socket.gethostname()
-        found = [address[4][0] for address in _addresses_of(own)]
+        addresses: list[Any] = [self.host]
+        with suppress(OSError):
+            addresses += [one[4][0] for one in socket.getaddrinfo(own, None)]
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
-            probe.connect(("192.0.2.1", 9))  # sends nothing: asks which way out there is
-            found.append(probe.getsockname()[0])
-        found = [f"[{one}]" if ":" in str(one) else str(one) for one in (*found, self.host)]
-        return [*_LOOPBACK, own, f"{own}.local", socket.getfqdn(), *found]
+            probe.connect(("192.0.2.1", 9))  # sends nothing: asks for the outgoing address
+            addresses.append(probe.getsockname()[0])
+        hosts = [f"[{one}]" if ":" in str(one) else str(one) for one in addresses]
+        return [*_LOOPBACK, own, f"{own}.local", socket.getfqdn(), *hosts]
 
     @property
     def url(self) -> str:
@@ -104,48 +109,35 @@ def report_of(study: Path) -> Path:
 
 @contextmanager
 def listening(address: Address) -> Iterator[socket.socket]:
-    """Holds the port, so that it is known to be free before any model is read.
+    """Holds the port, before any model is read.
 
     Raises:
-        ConfigError: it is in use, or not ours to take.
+        ConfigError: the port is in use or not permitted, or the host is no address of this machine.
     """
+    host, port = address.host, address.port
+    unknown = ConfigError(f"expected an address of this machine for --host, found {host!r}")
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except OSError:
-        raise ConfigError(
-            f"expected an address of this machine for --host, found {address.host!r}"
-        ) from None
+        raise unknown from None
     with socket.socket(family, kind, protocol) as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             held.bind(place)
             held.listen(128)
-        except OSError as problem:
-            raise ConfigError(_no_port(address, problem)) from None
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise unknown from None
+            reason = f"cannot be used ({error.strerror})"
+            if error.errno == errno.EADDRINUSE:
+                reason = "is in use, perhaps by another ossa app"
+            other = port + 1 if port < 65535 else 7860
+            raise ConfigError(
+                f"port {port} on {host} {reason}: choose another one with --port {other}"
+            ) from None
         yield held
-
-
-def _addresses_of(name: str) -> list[Any]:
-    try:
-        return socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    except OSError:
-        return []
-
-
-def _no_port(address: Address, problem: OSError) -> str:
-    if problem.errno == errno.EADDRINUSE:
-        return (
-            f"port {address.port} on {address.host} is in use, perhaps by another ossa app: take "
-            f"another one with --port {address.port + 1 if address.port < 65535 else 7860}"
-        )
-    if problem.errno == errno.EADDRNOTAVAIL:
-        return f"expected an address of this machine for --host, found {address.host!r}"
-    return (
-        f"port {address.port} on {address.host} cannot be taken ({problem.strerror}): "
-        "choose another with --port"
-    )
 
 
 def serve(
@@ -158,18 +150,18 @@ def serve(
     password: str | None = None,
     on_start: Callable[[], object] = lambda: None,
 ) -> None:
-    """Answers requests until Ctrl-C, or until it is told to end (SIGTERM).
+    """Answers requests until Ctrl-C or SIGTERM.
 
-    Everything it writes lies in one temporary folder, which is gone afterwards.
+    It writes into one temporary folder only, which is deleted at the end.
 
     Args:
-        held: a socket that listens.
-        models: on the page.
+        held: a listening socket.
+        models: to show.
         limits: of the server.
-        report: page of a study's report.
-        names: under which the page may be asked for.
-        password: of the user 'ossa'; without it whoever reaches the page may use it.
-        on_start: is called once requests are answered.
+        report: page of the report of a study.
+        names: host names under which browsers may request the page.
+        password: of the user 'ossa', if there is one.
+        on_start: called when the server accepts requests.
     """
     import uvicorn
 
@@ -183,7 +175,7 @@ def serve(
         )
         config = uvicorn.Config(
             app,
-            log_level="error",  # a visitor who sends nonsense is told so, the owner is not
+            log_level="error",  # bad requests are answered, not logged
             timeout_graceful_shutdown=2,
             server_header=False,
             ws="none",
@@ -201,17 +193,16 @@ async def _run(
     on_start: Callable[[], object],
     sweep: Callable[[], object],
 ) -> None:
-    """Runs the server until a signal ends it, and sweeps from time to time."""
+    """Runs the server until a signal ends it, with regular sweeps."""
 
     def stop() -> None:
-        server.force_exit = server.should_exit  # at the second time
+        server.force_exit = server.should_exit  # at the second signal
         server.should_exit = True
 
     serving = asyncio.create_task(server.serve(sockets=[held]))
     while not server.started and not serving.done():
         await asyncio.sleep(0.02)
-    # In place of uvicorn's own handlers, which raise the signal again at the end: the folder would
-    # stay, and a traceback.
+    # Instead of uvicorn's handlers, which raise the signal again at the end: the folder would stay.
     for one in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(one, stop)
     if server.started:
@@ -227,9 +218,9 @@ async def _run(
 
 
 def _close_idle(server: "Server", idle_before: set[Any]) -> set[Any]:
-    """Closes the connections that are as idle as before, and returns those that are now.
+    """Closes the connections that have been idle since the last call; returns the idle ones.
 
-    Uvicorn waits for ever for the first request of a connection, and for the rest of its headers.
+    Uvicorn waits forever for the first request of a connection, and for the rest of its headers.
     """
     idle = {
         connection
@@ -253,11 +244,11 @@ def build_app(
     """Returns the ASGI application.
 
     Args:
-        models: on the page.
-        uploads: an empty folder, for what visitors send; what is kept of it lies beside it.
+        models: to show.
+        uploads: an empty folder for uploads; the sessions are kept beside it.
         limits, report, names, password: see `serve`.
     """
-    os.environ.update(SETTINGS)
+    os.environ.update(_ENVIRONMENT)
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
     os.environ["GRADIO_EXAMPLES_CACHE"] = str(uploads.parent / "examples")  # else in the cwd
     from fastapi import FastAPI
@@ -277,19 +268,28 @@ def build_app(
 def _add_routes(app: "FastAPI", sessions: Sessions, report: Path | None) -> None:
     from fastapi import Response
 
-    def picture(token: str, position: int) -> Response:
-        still = sessions.still(token, position)
-        if still is None:
+    def image(token: str, position: int) -> Response:
+        frame = sessions.frame(token, position)
+        if frame is None:
             return Response(status_code=404)
         headers = {"cache-control": "private, max-age=3600"}
-        return Response(shown_picture(still.file), media_type="image/jpeg", headers=headers)
+        return Response(_shown_image(frame.file), media_type="image/jpeg", headers=headers)
 
     def study() -> Response:
         if report is None or not report.is_file():
             return Response("there is no report", status_code=404, media_type="text/plain")
-        # Read each time: a study that runs writes it again.
+        # Read each time: a running study writes it again.
         headers = {"content-security-policy": _REPORT_POLICY}
         return Response(report.read_bytes(), media_type="text/html", headers=headers)
 
-    app.add_api_route("/picture/{token}/{position}", picture, methods=["GET"])
+    app.add_api_route("/image/{token}/{position}", image, methods=["GET"])
     app.add_api_route("/study", study, methods=["GET"])
+
+
+@lru_cache(maxsize=32)
+def _shown_image(file: Path) -> bytes:
+    """Returns an image as a JPEG of the size of a screen."""
+    image = decode_image(file)
+    if max(image.shape[:2]) > _SHOWN_SIDE:
+        image = resize_long_side(image, _SHOWN_SIDE)
+    return encode_jpeg(image)
