@@ -26,8 +26,8 @@ from ossa.app.inference import (
 )
 from ossa.data.decode import decode_image
 from ossa.errors import ConfigError
-from ossa.export.backends import SuppressedRuntime
-from ossa.export.graph import ExportDescription, Suppression
+from ossa.export.backends import NMSRuntime
+from ossa.export.graph import ExportDescription, NMSSettings
 from ossa.predict.predictor import Predictor
 
 IMAGE = np.full((SIDE, SIDE, 3), 120, np.uint8)
@@ -89,11 +89,9 @@ def test_what_a_file_with_nms_inside_has_suppressed_stays_so() -> None:
         rectangular=False,
         strides=(8,),
         anchors_wh=(((16.0, 8.0),),),
-        suppression=Suppression(),
+        nms=NMSSettings(),
     )
-    runtime = SuppressedRuntime(
-        lambda images: answer, description, Suppression(), name="openvino", precision="fp32"
-    )
+    runtime = NMSRuntime(lambda images: answer, description, name="openvino", precision="fp32")
     model = PageModel("exported", Predictor(runtime, names=NAMES, imgsz=SIDE))
     assert found(model, nms_iou=0.1) == [("dog", 0.8), ("dog", 0.5), ("cat", 0.3)]
     assert found(model, confidence=0.4) == [("dog", 0.8), ("dog", 0.5)]

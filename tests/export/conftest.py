@@ -16,7 +16,7 @@ REASON = "needs the extras export and openvino"
 @pytest.fixture(autouse=True)
 def _no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are opened once: a trial takes a second, and has tests of its own."""
-    monkeypatch.setattr("ossa.export.open.try_to_open", lambda file, *, runtime: None)
+    monkeypatch.setattr("ossa.export.select.try_to_open", lambda file, *, runtime: None)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from ossa.export import graph as extras
 from ossa.export import onnx as onnx_format
 from ossa.export import openvino as openvino_format
 from ossa.export.graph import ExportDescription, LogitsGraph
-from ossa.export.open import open_exported
+from ossa.export.select import open_exported
 from ossa.models.checkpoint import read_checkpoint
 from ossa.predict.predictor import load
 

@@ -5,11 +5,11 @@ import json
 import pytest
 
 from ossa.errors import CheckpointError
-from ossa.export.graph import ExportDescription, Suppression, read_description
+from ossa.export.graph import ExportDescription, NMSSettings, read_description
 
 
 def test_a_description_comes_back_as_it_was(description: ExportDescription) -> None:
-    with_nms = description.model_copy(update={"suppression": Suppression(nms_iou=0.6)})
+    with_nms = description.model_copy(update={"nms": NMSSettings(nms_iou=0.6)})
     for one in (description, with_nms):
         assert read_description(one.to_json(), where="a.onnx") == one
 

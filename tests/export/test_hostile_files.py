@@ -12,8 +12,8 @@ import torch
 
 from ossa.errors import CheckpointError
 from ossa.export.graph import METADATA_KEY, ExportDescription, read_description
-from ossa.export.open import open_exported
 from ossa.export.screening import screen
+from ossa.export.select import open_exported
 from ossa.export.trial import try_to_open
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from ossa.data.reading import read_data, take_images
 from ossa.export.export import SUFFIXES, ExportSettings, export
-from ossa.export.graph import Format, Precision, Suppression, is_installed
+from ossa.export.graph import Format, NMSSettings, Precision, is_installed
 from ossa.export.parity import some_images
 from ossa.models.checkpoint import read_checkpoint
 
@@ -45,7 +45,7 @@ def test_the_export_is_good(
         ExportSettings(
             format,
             precision,
-            suppression=Suppression() if nms else None,
+            nms=NMSSettings() if nms else None,
             max_ap_drop=0.03,
             min_agreement=0.85,
         ),

@@ -13,7 +13,7 @@ from ossa.errors import CheckpointError, ConfigError
 from ossa.export import onnx as onnx_format
 from ossa.export.backends import ExportedRuntime, TorchRuntime
 from ossa.export.graph import ExportDescription
-from ossa.export.open import RuntimeName, open_exported
+from ossa.export.select import RuntimeName, open_exported
 from ossa.models.detector import Detector
 from ossa.predict.predictor import Predictor, load
 from ossa.types import Detections

@@ -11,27 +11,26 @@ from ossa.config import EvaluateConfig
 from ossa.errors import ConfigError
 from ossa.export import onnx as onnx_format
 from ossa.export import openvino as openvino_format
-from ossa.export.backends import SuppressedRuntime, TorchRuntime
-from ossa.export.graph import ExportDescription, Suppression
-from ossa.export.nms import behind_onnx, behind_openvino
-from ossa.export.open import RuntimeName, open_exported
+from ossa.export.backends import NMSRuntime, TorchRuntime
+from ossa.export.graph import ExportDescription, NMSSettings
+from ossa.export.select import RuntimeName, open_exported
 from ossa.models.detector import Detector
 from ossa.models.postprocess import detect
 from ossa.predict.predictor import Predictor, load
 from ossa.types import Detections, Letterbox
 
-INSIDE = Suppression(confidence=0.4, nms_iou=0.3, max_detections=20)
+INSIDE = NMSSettings(confidence=0.4, nms_iou=0.3, max_detections=20)
 
 
 @pytest.fixture(scope="session")
 def with_nms(description: ExportDescription) -> ExportDescription:
-    return description.model_copy(update={"suppression": INSIDE, "confidence": 0.4})
+    return description.model_copy(update={"nms": INSIDE, "confidence": 0.4})
 
 
 @pytest.fixture(scope="session")
 def onnx_nms(onnx_model: object, with_nms: ExportDescription, tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("nms") / "small.onnx"
-    model = behind_onnx(onnx_model, with_nms, INSIDE)
+    model = onnx_format.add_nms(onnx_model, with_nms)
     onnx_format.save(onnx_format.described(model, with_nms), file, precision="fp32")
     return file
 
@@ -45,7 +44,7 @@ def openvino_nms(
 ) -> Path:
     file = tmp_path_factory.mktemp("nms") / "small.xml"
     model, _ = openvino_format.read(openvino_file)
-    model = behind_openvino(model, with_nms, INSIDE)
+    model = openvino_format.add_nms(model, with_nms)
     openvino_format.save(openvino_format.described(model, with_nms), file, precision="fp32")
     return file
 
@@ -69,7 +68,7 @@ def test_the_graph_finds_what_post_processing_finds(
 ) -> None:
     pytest.importorskip(runtime, reason="needs the extras export and openvino")
     run = open_exported(request.getfixturevalue(fixture), runtime=runtime)
-    assert isinstance(run, SuppressedRuntime)
+    assert isinstance(run, NMSRuntime)
     images = noise(count, side_hw)
     places = [Letterbox(1.0, 1.0, 0, 0, side_hw[1], side_hw[0])] * count
     settings = EvaluateConfig(**INSIDE.model_dump())
@@ -112,7 +111,7 @@ def test_an_image_without_anything_is_no_fault(
 ) -> None:
     pytest.importorskip(runtime, reason="needs the extras export and openvino")
     run = open_exported(request.getfixturevalue(fixture), runtime=runtime)
-    assert isinstance(run, SuppressedRuntime)
+    assert isinstance(run, NMSRuntime)
     sure = EvaluateConfig(confidence=0.999999, nms_iou=0.3)
     places = [Letterbox(1.0, 1.0, 0, 0, 64, 64)]
     found = run.detections(noise(1), places, sure, wanted=torch.ones(3, dtype=torch.bool))

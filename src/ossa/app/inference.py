@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from ossa.config import EvaluateConfig
 from ossa.errors import ConfigError
-from ossa.export.backends import SuppressedRuntime
-from ossa.export.open import RuntimeName, is_exported
+from ossa.export.backends import NMSRuntime
+from ossa.export.select import RuntimeName, is_exported
 from ossa.models.postprocess import Candidates, check_not_nan, find_candidates, suppress
 from ossa.predict.predictor import MAX_DETECTIONS, NMS_IOU, Predictor, load
 from ossa.types import Detections, Letterbox
@@ -95,8 +95,8 @@ class PageModel:
             f"{runtime.name} {runtime.precision}",
             self.predictor.licence or "licence unknown",
         ]
-        if isinstance(runtime, SuppressedRuntime):
-            parts.append(f"NMS in the file at {runtime.suppression.nms_iou:g}")
+        if isinstance(runtime, NMSRuntime):
+            parts.append(f"NMS in the file at {runtime.nms.nms_iou:g}")
         return " · ".join(parts)
 
     def infer(self, image: NDArray[np.uint8]) -> Inference:
@@ -115,7 +115,7 @@ class PageModel:
             if predictor.device.type == "cuda":
                 torch.cuda.synchronize(predictor.device)
             clock.append(time.perf_counter())
-            if isinstance(runtime, SuppressedRuntime):
+            if isinstance(runtime, NMSRuntime):
                 columns = (output.boxes_xyxy, output.scores, output.labels)  # type: ignore[union-attr]
                 candidates = Candidates(*(column.cpu().numpy() for column in columns))
             else:
@@ -131,7 +131,7 @@ class PageModel:
             candidates,
             letterbox,
             predictor.names,
-            has_nms=isinstance(runtime, SuppressedRuntime),
+            has_nms=isinstance(runtime, NMSRuntime),
             milliseconds=(prepare, network, decode),
         )
 

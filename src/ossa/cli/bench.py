@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ossa.cli.console import Console
     from ossa.cost.benchmark import Protocol
     from ossa.export.graph import Precision
-    from ossa.export.open import RuntimeName
+    from ossa.export.select import RuntimeName
     from ossa.models.detector import Detector
 
 _LARGEST_STRIDE = 32

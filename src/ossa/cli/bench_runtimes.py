@@ -65,8 +65,8 @@ def _measured(
     )
     from ossa.data.reading import read_data
     from ossa.evaluate.evaluator import check_classes
-    from ossa.export.openvino import CALIBRATION_IMAGES
     from ossa.export.parity import some_images
+    from ossa.export.selectvino import CALIBRATION_IMAGES
     from ossa.models.checkpoint import detector_from, read_checkpoint
 
     checkpoint = read_checkpoint(weights)

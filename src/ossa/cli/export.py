@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ossa.cli.console import Console
     from ossa.data.annotations import DatasetIndex
     from ossa.export.export import Export
-    from ossa.export.graph import Suppression
+    from ossa.export.graph import NMSSettings
     from ossa.models.checkpoint import Checkpoint
 
 _NMS_PANEL = "NMS in the graph"
@@ -184,7 +184,7 @@ def export(
         imgsz=imgsz,
         batch=None if dynamic in ("batch", "all") else batch,
         any_size=dynamic in ("size", "all"),
-        suppression=_suppression(
+        nms=_nms_settings(
             checkpoint, nms=nms, confidence=conf, nms_iou=iou, max_detections=max_det
         ),
         max_ap_drop=max_ap_drop,
@@ -216,19 +216,19 @@ def export(
         raise typer.Exit(1)
 
 
-def _suppression(
+def _nms_settings(
     checkpoint: "Checkpoint", *, nms: bool, **told: float | None
-) -> "Suppression | None":
+) -> "NMSSettings | None":
     """Returns the settings of the NMS in the graph, None where there is to be none.
 
     Raises:
         ConfigError: a setting is told and the NMS is not wanted.
     """
-    from ossa.export.graph import Suppression, usual_confidence
+    from ossa.export.graph import NMSSettings, usual_confidence
 
     given = {name: value for name, value in told.items() if value is not None}
     if nms:
-        return Suppression.model_validate({"confidence": usual_confidence(checkpoint)} | given)
+        return NMSSettings.model_validate({"confidence": usual_confidence(checkpoint)} | given)
     if given:
         raise ConfigError(
             "--conf, --iou and --max-det are for the NMS in the graph, found one of them without "
@@ -280,8 +280,8 @@ def _apart(
 
     from ossa.data.reading import take_images
     from ossa.export.export import paths_of
-    from ossa.export.openvino import CALIBRATION_IMAGES
     from ossa.export.parity import some_images
+    from ossa.export.selectvino import CALIBRATION_IMAGES
 
     train = _read(data, "train", sys.maxsize, console)
     taken = paths_of(compared)

@@ -152,7 +152,7 @@ def choose_device(wanted: str | None) -> str:
 
 def choose_device_for(weights: Path, wanted: str | None) -> str:
     """Returns what `choose_device` does; exported files run on the CPU unless told otherwise."""
-    from ossa.export.open import is_exported
+    from ossa.export.select import is_exported
 
     return "cpu" if wanted is None and is_exported(weights) else choose_device(wanted)
 

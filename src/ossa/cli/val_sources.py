@@ -69,7 +69,7 @@ def run_detector(
     """
     from ossa.config import EvaluateConfig
     from ossa.evaluate.evaluator import check_classes, evaluate
-    from ossa.export.open import is_exported
+    from ossa.export.select import is_exported
     from ossa.schema import validated
 
     config = validated(EvaluateConfig, settings, where="evaluate")
@@ -131,18 +131,17 @@ def _open_exported(
 ) -> _Network:
     from ossa.config import check_imgsz
     from ossa.errors import ConfigError
-    from ossa.export.backends import RuntimeNetwork, SuppressedRuntime
-    from ossa.export.open import open_exported
-    from ossa.export.select import side_of_input
+    from ossa.export.backends import NMSRuntime, RuntimeNetwork
+    from ossa.export.select import input_side, open_exported
 
     exported = open_exported(weights)
-    if isinstance(exported, SuppressedRuntime):
+    if isinstance(exported, NMSRuntime):
         raise ConfigError(
             f"scoring needs detections from a confidence of {config.confidence:g} on, found NMS in "
             f"the graph of {weights}, which leaves out those below "
-            f"{exported.suppression.confidence:g}: export it without --nms"
+            f"{exported.nms.confidence:g}: export it without --nms"
         )
-    side = side_of_input(exported, imgsz, device=device)
+    side = input_side(exported, imgsz, device=device)
     check_imgsz(side, stride=max(exported.description.strides))
     known = {"model": f"{weights.name}, {exported.name} {exported.precision}"}
     return _Network(RuntimeNetwork(exported), exported.description.names, side, known)

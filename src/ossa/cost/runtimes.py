@@ -15,8 +15,7 @@ from ossa.data.annotations import DatasetIndex
 from ossa.evaluate.evaluator import evaluate
 from ossa.export.backends import Runtime, RuntimeNetwork, TorchRuntime
 from ossa.export.graph import Precision, can_run, is_installed
-from ossa.export.open import RuntimeName
-from ossa.export.select import runtime_in_memory
+from ossa.export.select import RuntimeName, runtime_in_memory
 from ossa.models.detector import Detector
 from ossa.train.run_folder import environment
 

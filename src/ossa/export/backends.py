@@ -3,7 +3,7 @@
 Dimensions: B images, L levels, A anchors, H W cells, K classes, N detections.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from ossa.config import EvaluateConfig
 from ossa.errors import CheckpointError, ConfigError, legible
-from ossa.export.graph import ExportDescription, Precision, Suppression
+from ossa.export.graph import ExportDescription, NMSSettings, Precision
 from ossa.models.detector import Detector
 from ossa.models.postprocess import check_not_nan, detect
 from ossa.types import Detections, Letterbox, RawPredictions
 
 Engine: TypeAlias = Callable[[Tensor], tuple[Tensor, ...]]
-"""Runs a graph: uint8 (B, 3, H, W) to its outputs, in the order of the description. It may be
-called by several threads at once, and what it returned never changes afterwards."""
+"""Runs a graph: uint8 (B, 3, H, W) to its outputs, in the order of the description. Several threads
+may call it at once, and what it returned never changes afterwards."""
 
 
 class Runtime(Protocol):
@@ -32,19 +32,6 @@ class Runtime(Protocol):
     device: torch.device
 
     def __call__(self, images: Tensor) -> RawPredictions: ...
-
-
-class Suppressed(NamedTuple):
-    """What is left of B images when the graph itself suppresses, in no promised order."""
-
-    boxes_xyxy: Tensor
-    """(N, 4) in pixels of the network input."""
-    scores: Tensor
-    """(N,)."""
-    labels: Tensor
-    """(N,) in 0..K-1."""
-    image_index: Tensor
-    """(N,) in 0..B-1."""
 
 
 class TorchRuntime:
@@ -86,81 +73,84 @@ class TorchRuntime:
         return torch.autocast(self.device.type, torch.bfloat16)
 
 
-class ExportedRuntime:
-    """An exported file whose graph returns logits."""
+class _FileRuntime:
+    """An exported file on the CPU."""
 
     def __init__(
-        self,
-        engine: Engine,
-        description: ExportDescription,
-        *,
-        name: str,
-        precision: Precision,
-        device: torch.device | str = "cpu",
+        self, engine: Engine, description: ExportDescription, *, name: str, precision: Precision
     ) -> None:
-        self._engine = engine
         self.description = description
         self.name = name
         self.precision: Precision = precision
-        self.device = torch.device(device)
-        self._anchors_wh = torch.tensor(description.anchors_wh, device=self.device)
+        self.device = torch.device("cpu")
+        self._engine = engine
+
+    def _run(self, images: Tensor) -> Iterator[tuple[tuple[Tensor, ...], int]]:
+        """Yields the outputs of each batch that the file takes, and how many are real images."""
+        _check_size(images, self.description)
+        batch = self.description.batch or len(images)
+        for chunk in images.split(max(batch, 1)):
+            missing = chunk.new_zeros(batch - len(chunk), *chunk.shape[1:])
+            yield self._engine(torch.cat((chunk, missing)) if len(missing) else chunk), len(chunk)
+
+
+class ExportedRuntime(_FileRuntime):
+    """An exported file whose graph returns logits."""
 
     def __call__(self, images: Tensor) -> RawPredictions:
-        _check_size(images, self.description)
-        chunks = [
-            [output[:count] for output in self._engine(chunk)]
-            for chunk, count in _in_batches(images, self.description.batch)
-        ]
-        cells = chunks[0] if len(chunks) == 1 else map(torch.cat, zip(*chunks, strict=True))
-        cells = list(cells)
-        self._check_outputs(cells, images)
+        chunks = [[output[:count] for output in outputs] for outputs, count in self._run(images)]
+        levels = chunks[0] if len(chunks) == 1 else map(torch.cat, zip(*chunks, strict=True))
+        levels = list(levels)
+        self._check_outputs(levels, images)
         # (B, H, W, A, 5 + K), as post-processing walks through them.
-        logits = tuple(level.permute(0, 3, 1, 2, 4) for level in cells)
-        return RawPredictions(logits, self._anchors_wh, self.description.strides)
+        logits = tuple(level.permute(0, 3, 1, 2, 4) for level in levels)
+        anchors_wh = torch.tensor(self.description.anchors_wh)
+        return RawPredictions(logits, anchors_wh, self.description.strides)
 
-    def _check_outputs(self, cells: Sequence[Tensor], images: Tensor) -> None:
-        """Raises CheckpointError for a graph that returns something else than it says of itself."""
+    def _check_outputs(self, levels: Sequence[Tensor], images: Tensor) -> None:
+        """Raises CheckpointError for outputs that differ from the file's own description."""
         about, (count, _, height, width) = self.description, images.shape
         answers = (len(about.anchors_wh[0]), 5 + len(about.names))
         expected = [(count, height // s, width // s, *answers) for s in about.strides]
-        found = [tuple(level.shape) for level in cells]
-        if found != expected or any(level.dtype != torch.float32 for level in cells):
+        found = [tuple(level.shape) for level in levels]
+        if found != expected or any(level.dtype != torch.float32 for level in levels):
             raise CheckpointError(
                 f"expected logits of {expected} from the graph, as its description says, found "
                 f"{legible(str(found))}: export the checkpoint again"
             )
 
 
-class SuppressedRuntime:
+class NMSOutput(NamedTuple):
+    """The detections in B images of a graph with NMS, in no particular order."""
+
+    boxes_xyxy: Tensor
+    """(N, 4) in pixels of the network input."""
+    scores: Tensor
+    """(N,)."""
+    labels: Tensor
+    """(N,) in 0..K-1."""
+    image_index: Tensor
+    """(N,) in 0..B-1."""
+
+
+class NMSRuntime(_FileRuntime):
     """An exported file with NMS in its graph."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        description: ExportDescription,
-        suppression: Suppression,
-        *,
-        name: str,
-        precision: Precision,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self._engine = engine
-        self.description = description
-        self.suppression = suppression
-        self.name = name
-        self.precision: Precision = precision
-        self.device = torch.device(device)
+    @property
+    def nms(self) -> NMSSettings:
+        """Settings of the NMS in the graph."""
+        assert self.description.nms is not None
+        return self.description.nms
 
-    def __call__(self, images: Tensor) -> Suppressed:
-        _check_size(images, self.description)
+    def __call__(self, images: Tensor) -> NMSOutput:
         parts, before = [], 0
-        for chunk, count in _in_batches(images, self.description.batch):
-            boxes_xyxy, scores, labels, image_index = self._checked(self._engine(chunk))
-            of_images = image_index < count  # what fills up a fixed batch is no image
+        for outputs, count in self._run(images):
+            boxes_xyxy, scores, labels, image_index = self._checked(outputs)
+            real = image_index < count  # not what fills up a fixed batch
             columns = (boxes_xyxy, scores, labels, image_index + before)
-            parts.append([column[of_images] for column in columns])
+            parts.append([column[real] for column in columns])
             before += count
-        return Suppressed(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+        return NMSOutput(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
     def _checked(self, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """Returns the outputs; raises CheckpointError where they are not those of an NMS."""
@@ -185,8 +175,8 @@ class SuppressedRuntime:
     ) -> list[Detections]:
         """Returns what `find` returns."""
         found = self(images)
-        keep = (found.scores > settings.confidence) & wanted.to(self.device)[found.labels]
-        boxes_xyxy, scores, labels, image_index = (column[keep].cpu().numpy() for column in found)
+        keep = (found.scores > settings.confidence) & wanted[found.labels]
+        boxes_xyxy, scores, labels, image_index = (column[keep].numpy() for column in found)
         detections = []
         for image, letterbox in enumerate(letterboxes):
             mine = np.flatnonzero(image_index == image)
@@ -196,7 +186,7 @@ class SuppressedRuntime:
         return detections
 
 
-AnyRuntime: TypeAlias = Runtime | SuppressedRuntime
+AnyRuntime: TypeAlias = Runtime | NMSRuntime
 
 
 class RuntimeNetwork(nn.Module):
@@ -218,7 +208,7 @@ def find(
     *,
     wanted: Tensor,
 ) -> list[Detections]:
-    """Returns the detections of each of B images, in pixels of the original image.
+    """Returns the detections in each of B images, in pixels of the original image.
 
     Only the best class of a box counts.
 
@@ -226,29 +216,15 @@ def find(
         runtime: of any kind.
         images: uint8 (B, 3, H, W) RGB, on the runtime's device.
         letterboxes: B.
-        settings: confidence, suppression and limits; of a graph with NMS the confidence is at
-            least its own and the rest the same or stricter.
-        wanted: bool (K,) on the CPU: the classes to be found.
+        settings: confidence, NMS and limits; of a graph with NMS the confidence is at least its
+            own and the rest the same or stricter.
+        wanted: bool (K,) on the CPU: the classes to be detected.
     """
-    if isinstance(runtime, SuppressedRuntime):
+    if isinstance(runtime, NMSRuntime):
         return runtime.detections(images, letterboxes, settings, wanted=wanted)
     raw = runtime(images)
     check_not_nan(raw)
     return detect(raw, letterboxes, settings, wanted=wanted)
-
-
-def _in_batches(images: Tensor, batch: int | None) -> list[tuple[Tensor, int]]:
-    """Returns chunks of exactly `batch` images, the last filled up, and how many are images."""
-    if batch is None or len(images) == batch:
-        return [(images, len(images))]
-    chunks = []
-    for chunk in images.split(batch):
-        filled = chunk
-        if len(chunk) < batch:
-            missing = chunk.new_zeros(batch - len(chunk), *chunk.shape[1:])
-            filled = torch.cat((chunk, missing))
-        chunks.append((filled, len(chunk)))
-    return chunks
 
 
 def _check_size(images: Tensor, description: ExportDescription) -> None:

@@ -12,20 +12,18 @@ from ossa.errors import ConfigError
 from ossa.evaluate.evaluator import check_classes
 from ossa.export import onnx as onnx_format
 from ossa.export import openvino as openvino_format
-from ossa.export import openvino as quantize
 from ossa.export.backends import TorchRuntime
 from ossa.export.graph import (
     ExportDescription,
     Format,
     LogitsGraph,
+    NMSSettings,
     Precision,
-    Suppression,
     describe,
     usual_confidence,
 )
-from ossa.export.nms import behind_onnx, behind_openvino
-from ossa.export.open import open_exported
 from ossa.export.parity import BOX_TOLERANCE_PX, SCORE_TOLERANCE, Comparison, compare
+from ossa.export.select import open_exported
 from ossa.models.checkpoint import Checkpoint, detector_from
 from ossa.models.detector import Detector
 
@@ -48,7 +46,7 @@ class ExportSettings:
     batch: int | None = 1
     """None for any."""
     any_size: bool = False
-    suppression: Suppression | None = None
+    nms: NMSSettings | None = None
     """Of the NMS in the graph; None for logits."""
     max_ap_drop: float = 0.01
     """AP50-95, a fraction, that the file may lose and be called good."""
@@ -80,7 +78,7 @@ class Export:
             "imgsz": about.imgsz,
             "batch": about.batch,
             "any_size": about.any_size,
-            "nms": None if about.suppression is None else about.suppression.model_dump(),
+            "nms": None if about.nms is None else about.nms.model_dump(),
             **self.comparison.flat(),
         }
 
@@ -217,7 +215,7 @@ def _describe(
         batch=settings.batch,
         any_size=settings.any_size,
         precision=settings.precision,
-        suppression=settings.suppression,
+        nms=settings.nms,
         confidence=usual_confidence(checkpoint),
         origin=checkpoint.origin,
     )
@@ -232,13 +230,12 @@ def _write(
     calibration: DatasetIndex | None,
 ) -> None:
     """Writes the files of an export; quantisation, decoding and NMS come in this order."""
-    precision, inside = description.precision, description.suppression
+    precision = description.precision
     of_format: Any = onnx_format if format == "onnx" else openvino_format
     model = of_format.convert(LogitsGraph(detector), description)
     if precision == "int8":
         assert calibration is not None
-        model = quantize.quantized(model, description, calibration)
-    if inside is not None:
-        behind = behind_onnx if format == "onnx" else behind_openvino
-        model = behind(model, description, inside)
+        model = openvino_format.quantized(model, description, calibration)
+    if description.nms is not None:
+        model = of_format.add_nms(model, description)
     of_format.save(of_format.described(model, description), file, precision=precision)

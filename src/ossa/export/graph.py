@@ -1,4 +1,7 @@
-"""The packages that only exports and faster runtimes need."""
+"""What every export format shares: optional packages, the description in a file, the graph.
+
+Dimensions: B images, L levels, A anchors, H W cells, K classes, N detections.
+"""
 
 import copy
 import json
@@ -14,7 +17,7 @@ from io import StringIO
 from typing import Annotated, Any, Literal, TypeAlias, cast
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import AliasChoices, Field, ValidationError
 from torch import Tensor, nn
 
 from ossa import __version__
@@ -59,8 +62,8 @@ def require(package: str, *, purpose: str) -> Any:
         raise ConfigError(
             f'{purpose} needs the package {package}: pip install "ossa[{EXTRA_OF[package]}]"'
         )
-    # OpenVINO and NNCF tell Google Analytics of every conversion, by a package that they can do
-    # without; it knows no other way to be told not to that leaves the user's home as it is.
+    # OpenVINO and NNCF report every conversion to Google Analytics by a package that they can do
+    # without; it has no other switch that leaves the user's home folder as it is.
     sys.modules.setdefault(_TELEMETRY, None)  # type: ignore[arg-type]
     return import_module(package)
 
@@ -87,10 +90,10 @@ def _only_core() -> Any:
 
 
 def first_line(problem: BaseException) -> str:
-    """Returns the line in which an error of another package says what is wrong.
+    """Returns the most telling line of another package's error, to be shown in a message of ours.
 
-    The error behind all others knows it best; of several lines it is the first that is not a place
-    in OpenVINO's source, unless a later one names an operation that cannot be converted.
+    It is the innermost error's first line that is not a place in OpenVINO's source, unless a later
+    one names an operation that cannot be converted.
     """
     while problem.__cause__ is not None:
         problem = problem.__cause__
@@ -102,7 +105,7 @@ def first_line(problem: BaseException) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps exporters from telling their own affairs, such as progress and deprecations."""
+    """Silences the progress bars, warnings and logs of exporters."""
     loggers = [logging.getLogger(name) for name in _TALKATIVE]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -133,8 +136,8 @@ Format: TypeAlias = Literal["onnx", "openvino"]
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
 
 
-class Suppression(Section):
-    """What the NMS inside a graph was told; a graph without it leaves this to its reader."""
+class NMSSettings(Section):
+    """Settings of the NMS inside a graph; without it, NMS is left to the reader of the file."""
 
     confidence: float = Field(default=0.25, ge=0, lt=1)
     nms_iou: float = Field(default=0.45, gt=0, le=1)
@@ -145,7 +148,7 @@ class ExportDescription(Section):
     """How an exported file is fed and how its answers are read.
 
     The graph takes uint8 (B, 3, H, W) RGB and does scaling, mean and deviation itself. Without
-    `suppression` it returns for every level the logits (B, H_l, W_l, A, 5 + K): x, y, w, h,
+    `nms` it returns for every level the logits (B, H_l, W_l, A, 5 + K): x, y, w, h,
     objectness, classes. With it, the N detections of all images, in no promised order: boxes
     float32 (N, 4) xyxy in pixels of the network input, scores (N,), labels int64 (N,), image_index
     int64 (N,); of each image and class at most `max_detections`, of which a reader keeps the best
@@ -171,9 +174,14 @@ class ExportDescription(Section):
     anchors_wh: tuple[tuple[tuple[_Side, _Side], ...], ...] = Field(min_length=1, max_length=8)
     """Per level, in pixels of the network input."""
     precision: Precision = "fp32"
-    suppression: Suppression | None = None
+    nms: NMSSettings | None = Field(
+        default=None,
+        # The key in files.
+        validation_alias=AliasChoices("suppression", "nms"),
+        serialization_alias="suppression",
+    )
     confidence: float = Field(default=0.25, ge=0, lt=1)
-    """From which detections are reported unless a reader is told another."""
+    """From which detections are reported by default."""
     fill: int = Field(default=FILL, ge=0, le=255)
     """Grey value of the letterbox; the image is in its middle."""
     layout: Literal["uint8 NCHW RGB"] = "uint8 NCHW RGB"
@@ -184,7 +192,7 @@ class ExportDescription(Section):
     """File, sha256, pretraining and licence of the weights, where known."""
 
     def to_json(self) -> str:
-        return json.dumps(self.model_dump(mode="json"))
+        return json.dumps(self.model_dump(mode="json", by_alias=True))
 
 
 def read_description(text: object, *, where: str) -> ExportDescription:
@@ -236,15 +244,15 @@ def _check_levels(description: ExportDescription, where: str) -> None:
 
 
 CONFIDENCE = 0.25
-"""YOLOv5's habit for pictures, where the checkpoint knows no better; evaluation starts at 0.001."""
+"""YOLOv5's default for pictures, where the checkpoint has none; evaluation starts at 0.001."""
 
 
 class LogitsGraph(nn.Module):
     """Maps uint8 (B, 3, H, W) RGB to the logits (B, H_l, W_l, A, 5 + K) of each level.
 
-    The detector in its deployed form, in float32. Anchors come
-    last but one, so that post-processing walks through memory in order; and since runtimes keep
-    channels last, too, the answers of a convolution need not be moved at all.
+    The detector in its deployed form, in float32. Anchors come last but one, so that
+    post-processing walks through memory in order; and since runtimes keep channels last, too, the
+    outputs of a convolution need not be moved at all.
     """
 
     def __init__(self, detector: Detector) -> None:
@@ -270,11 +278,11 @@ def describe(
     batch: int | None,
     any_size: bool,
     precision: Precision,
-    suppression: Suppression | None = None,
+    nms: NMSSettings | None = None,
     confidence: float = CONFIDENCE,
     origin: dict[str, Any] | None = None,
 ) -> ExportDescription:
-    """Returns what a file with this detector says of itself.
+    """Returns the description of a file with this detector.
 
     Raises:
         ConfigError: any size is asked of a detector that takes squares of one size only.
@@ -301,8 +309,8 @@ def describe(
             for level in head.anchors_wh.tolist()
         ),
         "precision": precision,
-        "suppression": suppression,
-        "confidence": suppression.confidence if suppression else confidence,
+        "nms": nms,
+        "confidence": nms.confidence if nms else confidence,
         "origin": dict(origin or {}),
     }
     try:

@@ -5,6 +5,7 @@ The OpenVINO Python package is imported in functions only: it is an extra.
 
 import threading
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from ossa.export.graph import (
     read_description,
     require,
 )
+from ossa.export.onnx import nms_graph
 
 PURPOSE = "OpenVINO"
 _FIRST_BYTE_OF_ONNX = b"\x08"
@@ -65,6 +67,21 @@ def name_ports(model: Any, description: ExportDescription) -> Any:
     for output, stride in zip(model.outputs, description.strides, strict=True):
         output.set_names({f"logits_{stride}"})
     return model
+
+
+def add_nms(model: Any, description: ExportDescription) -> Any:
+    """Returns the `openvino.Model` of logits followed by decoding and NMS.
+
+    The graph is written as ONNX and read by OpenVINO, so the package onnx is needed, too.
+    """
+    openvino = require("openvino", purpose=PURPOSE)
+    content = nms_graph(description).SerializeToString()
+    behind = openvino_core(purpose=PURPOSE).read_model(BytesIO(content))
+    for parameter, result in zip(behind.get_parameters(), model.get_results(), strict=True):
+        parameter.output(0).replace(result.input_value(0))
+    joined = openvino.Model(behind.get_results(), model.get_parameters(), "ossa")
+    joined.validate_nodes_and_infer_types()
+    return joined
 
 
 def described(model: Any, description: ExportDescription) -> Any:

@@ -21,7 +21,7 @@ from ossa.data.loader import evaluation_loader
 from ossa.data.reading import take_images
 from ossa.errors import DataError
 from ossa.evaluate.metrics import evaluate_detections
-from ossa.export.backends import ExportedRuntime, SuppressedRuntime, TorchRuntime
+from ossa.export.backends import ExportedRuntime, NMSRuntime, TorchRuntime
 from ossa.export.graph import ExportDescription
 from ossa.models.postprocess import check_not_nan, detect, find_candidates
 from ossa.types import Batch, Detections
@@ -71,7 +71,7 @@ class Comparison:
 
 def compare(
     reference: TorchRuntime,
-    exported: ExportedRuntime | SuppressedRuntime,
+    exported: ExportedRuntime | NMSRuntime,
     index: DatasetIndex,
     *,
     on_images: Callable[[int, int], None] | None = None,
@@ -126,7 +126,7 @@ def compare(
         settings={
             **_scoring(about).model_dump(),
             "compared_from_confidence": about.confidence,
-            "best_class_only": about.suppression is not None,
+            "best_class_only": about.nms is not None,
         },
     )
 
@@ -170,7 +170,7 @@ class _Pairs:
 
 def _found(
     reference: TorchRuntime,
-    exported: ExportedRuntime | SuppressedRuntime,
+    exported: ExportedRuntime | NMSRuntime,
     batch: Batch,
     *,
     with_candidates: bool,
@@ -187,7 +187,7 @@ def _found(
             Detections(letterbox.boxes_to_image(one.boxes_xyxy), one.scores, one.labels)
             for one, letterbox in zip(of_images, batch.letterboxes, strict=True)
         ]
-    if isinstance(exported, SuppressedRuntime):
+    if isinstance(exported, NMSRuntime):
         ours = exported.detections(batch.images, batch.letterboxes, shown, wanted=every_class)
         pairs = list(zip(pictures_before, ours, strict=True))
         return _Pairs(pairs, pairs, candidates)
@@ -249,13 +249,13 @@ class _Rectangles:
 
 
 def _showing(about: ExportDescription) -> EvaluateConfig:
-    if about.suppression is not None:
-        return EvaluateConfig(**about.suppression.model_dump())
+    if about.nms is not None:
+        return EvaluateConfig(**about.nms.model_dump())
     return EvaluateConfig(confidence=about.confidence, nms_iou=0.45)
 
 
 def _scoring(about: ExportDescription) -> EvaluateConfig:
-    return EvaluateConfig() if about.suppression is None else _showing(about)
+    return EvaluateConfig() if about.nms is None else _showing(about)
 
 
 @dataclass(frozen=True)
@@ -288,7 +288,7 @@ def gap_between(
     Args:
         theirs: by PyTorch.
         ours: by the export.
-        settings: confidence, suppression and limits of both.
+        settings: confidence, NMS and limits of both.
         candidates: what PyTorch's NMS chose from. Where given, scores and boxes of ours are
             compared with the nearest of these: of two almost equal scores, either may win the NMS.
     """

@@ -39,7 +39,7 @@ from ossa.models.yolov5_weights import YOLOV5_STRIDES, read_yolov5
 from ossa.schema import Section, validated
 
 EXPORTED_SUFFIXES = (".onnx", ".xml")
-"""Of files that are made of a checkpoint and are none themselves: `ossa.export.open`."""
+"""Of files that are made of a checkpoint and are none themselves: `ossa.export.select`."""
 _FORMAT = "ossa-detector-1"
 _METADATA_KEY = "ossa"
 _OFFICIAL_LICENCE = "AGPL-3.0"

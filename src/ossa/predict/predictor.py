@@ -20,13 +20,18 @@ from ossa.errors import ConfigError, suggestion
 from ossa.export.backends import (
     AnyRuntime,
     ExportedRuntime,
-    SuppressedRuntime,
+    NMSRuntime,
     TorchRuntime,
     find,
 )
-from ossa.export.graph import CONFIDENCE, Precision, Suppression, takes_rectangles, usual_confidence
-from ossa.export.open import RuntimeName, is_exported, open_exported
-from ossa.export.select import runtime_for_checkpoint, side_of_input
+from ossa.export.graph import CONFIDENCE, NMSSettings, Precision, takes_rectangles, usual_confidence
+from ossa.export.select import (
+    RuntimeName,
+    input_side,
+    is_exported,
+    open_exported,
+    runtime_for_checkpoint,
+)
 from ossa.models.checkpoint import read_checkpoint
 from ossa.models.detector import Backbone, Detector
 from ossa.predict.results import Image, Results, pixels_of
@@ -88,7 +93,7 @@ def load(
         return Predictor(
             exported,
             names=about.names,
-            imgsz=side_of_input(exported, imgsz, device=device),
+            imgsz=input_side(exported, imgsz, device=device),
             origin=about.origin,
             confidence=about.confidence,
         )
@@ -162,7 +167,7 @@ class Predictor:
         self.imgsz = imgsz
         self.origin = dict(origin or {})
         self.confidence = confidence
-        inside = getattr(detector, "suppression", None)
+        inside = getattr(detector, "nms", None)
         self.nms_iou: float = NMS_IOU if inside is None else inside.nms_iou
 
     @property
@@ -241,8 +246,8 @@ class Predictor:
             self.nms_iou if nms_iou is None else nms_iou,
             max_detections,
         )
-        if isinstance(self.runtime, SuppressedRuntime):
-            _check_within(settings, self.runtime.suppression)
+        if isinstance(self.runtime, NMSRuntime):
+            _check_within(settings, self.runtime.nms)
         wanted = torch.zeros(len(self.names), dtype=torch.bool)
         wanted[self.labels_of(classes)] = True
         if isinstance(source, str | Path | np.ndarray) or not isinstance(source, Iterable):
@@ -321,7 +326,7 @@ def _gets_rectangles(runtime: AnyRuntime, *, imgsz: int, stride: int) -> bool:
     return cast(ExportedRuntime, runtime).description.rectangular
 
 
-def _check_within(settings: EvaluateConfig, inside: Suppression) -> None:
+def _check_within(settings: EvaluateConfig, inside: NMSSettings) -> None:
     """Raises ConfigError for settings that contradict the NMS in the graph."""
     contradictions = {
         f"leaves out scores below {inside.confidence:g}, found a confidence of "
