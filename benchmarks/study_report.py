@@ -18,7 +18,8 @@ from synthetic_study import supported_models, write_study
 
 from ossa.study.folder import read_study_folder
 from ossa.study.report.report import write_study_report
-from ossa.study.results import SAMPLES_FILE, read_results
+from ossa.study.reported import SAMPLES_FILE
+from ossa.study.results import read_results
 
 T = TypeVar("T")
 

@@ -12,17 +12,21 @@ import pytest
 
 from ossa.errors import ConfigError
 from ossa.study.config import ExecutorConfig
-from ossa.study.executors import Task, create_executor
+from ossa.study.executors import (
+    DONE,
+    FAILED,
+    STOPPED,
+    Job,
+    check_device,
+    cluster_job,
+    create_executor,
+    require_package,
+)
 from ossa.study.executors import slurm as slurm_module
-from ossa.study.executors.job import Attempt, check_device, launch_on_cluster, require_package
 from ossa.study.executors.ray import check_room
-from ossa.study.executors.remote import SlurmJob
-from ossa.study.executors.slurm import Queue, job_parameters, job_states
-from ossa.study.worker import DONE, FAILED, STOPPED
+from ossa.study.executors.slurm import Queue, SlurmTask, job_parameters, job_states
 
-
-def attempt_at(folder: Path) -> Attempt:
-    return Attempt(launch_on_cluster(Task(folder, "resnet18-seed0"), ExecutorConfig()))
+RUN = "resnet18-seed0"
 
 
 @pytest.mark.parametrize(("package", "extra"), [("ray", "ray"), ("submitit", "slurm")])
@@ -50,34 +54,34 @@ def test_a_device_is_not_named_where_the_cluster_chooses_it():
 
 
 def test_a_run_without_gpus_computes_on_as_many_threads_as_it_was_given_processors(tmp_path: Path):
-    launch = launch_on_cluster(Task(tmp_path, "a-seed0"), ExecutorConfig(kind="ray", cpus=3))
-    assert (launch.device, launch.workers, launch.threads) == ("cpu", 0, 3)
+    job = cluster_job(Job(tmp_path, "a-seed0"), ExecutorConfig(kind="ray", cpus=3))
+    assert (job.device, job.workers, job.threads) == ("cpu", 0, 3)
 
 
 def test_a_run_with_a_gpu_sees_it_as_the_first_and_loads_with_four_workers(tmp_path: Path):
     config = ExecutorConfig(kind="slurm", cpus=8, gpus=1, threads=2)
-    launch = launch_on_cluster(Task(tmp_path, "a-seed0"), config)
-    assert (launch.device, launch.workers, launch.threads) == ("cuda:0", 4, 2)
-    assert launch.log == tmp_path / "runs" / "a-seed0" / "worker.log"
+    job = cluster_job(Job(tmp_path, "a-seed0"), config)
+    assert (job.device, job.workers, job.threads) == ("cuda:0", 4, 2)
+    assert job.log == tmp_path / "runs" / "a-seed0" / "worker.log"
 
 
 def test_a_run_is_told_where_images_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     started: list[list[str]] = []
     monkeypatch.setattr(subprocess, "Popen", lambda command, **_: started.append(command))
     for config in (ExecutorConfig(kind="slurm"), ExecutorConfig(kind="slurm", cache="disk")):
-        launch_on_cluster(Task(tmp_path, "a-seed0"), config).start()
+        cluster_job(Job(tmp_path, "a-seed0"), config).start()
     assert [command[command.index("--cache") + 1] for command in started] == ["auto", "disk"]
 
 
 @pytest.mark.parametrize("exit_code", [STOPPED, -signal.SIGTERM, -signal.SIGKILL])
 def test_a_run_that_was_ended_from_outside_is_resumed_so_many_times(tmp_path: Path, exit_code: int):
-    first = attempt_at(tmp_path)
-    second = first.after(exit_code, at_most=2)
+    first = Job(tmp_path, RUN)
+    second = first.next_job(exit_code, max_resumes=2)
     assert second is not None
-    third = second.after(exit_code, at_most=2)
+    third = second.next_job(exit_code, max_resumes=2)
     assert third is not None
-    assert third.after(exit_code, at_most=2) is None
-    log = first.launch.log.read_text().splitlines()
+    assert third.next_job(exit_code, max_resumes=2) is None
+    log = first.log.read_text().splitlines()
     assert [line.rpartition(": ")[2] for line in log] == [
         "resumed, 1 of at most 2 times",
         "resumed, 2 of at most 2 times",
@@ -86,7 +90,7 @@ def test_a_run_that_was_ended_from_outside_is_resumed_so_many_times(tmp_path: Pa
 
 @pytest.mark.parametrize("exit_code", [DONE, FAILED, 2, -signal.SIGSEGV])
 def test_a_run_that_ended_by_itself_is_not_resumed(tmp_path: Path, exit_code: int):
-    assert attempt_at(tmp_path).after(exit_code, at_most=2) is None
+    assert Job(tmp_path, RUN).next_job(exit_code, max_resumes=2) is None
 
 
 def test_ray_is_not_asked_for_more_than_any_node_has():
@@ -103,11 +107,12 @@ def test_an_address_where_no_ray_listens_is_an_error_at_once():
         address = f"127.0.0.1:{nobody.getsockname()[1]}"
         executor = create_executor(ExecutorConfig(kind="ray", address=address))
         with pytest.raises(ConfigError, match=f"expected a Ray cluster at {address}, found none"):
-            executor.execute([Task(Path("unused"), "a-seed0")], ended=lambda *_: None)
+            executor.execute([Job(Path("unused"), "a-seed0")], on_end=lambda *_: None)
 
 
 def test_the_machines_that_wait_for_a_run_do_not_import_torch():
-    program = "import ossa.study.executors.remote, sys; print('torch' in sys.modules)"
+    modules = "ossa.study.executors.ray, ossa.study.executors.slurm"
+    program = f"import {modules}, sys; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert answer.stdout.strip() == b"False"
 
@@ -144,8 +149,8 @@ def test_a_controller_that_does_not_answer_says_nothing_of_the_jobs(
 
 def test_a_job_that_starts_when_the_study_was_stopped_stops_at_once(tmp_path: Path):
     (tmp_path / "stop").touch()
-    job = SlurmJob(attempt_at(tmp_path).launch, tmp_path / "stop")
-    assert pickle.loads(pickle.dumps(job))() == -signal.SIGTERM
+    task = SlurmTask(Job(tmp_path, RUN), tmp_path / "stop")
+    assert pickle.loads(pickle.dumps(task))() == -signal.SIGTERM
     assert not (tmp_path / "runs").exists()
 
 
@@ -155,7 +160,7 @@ class Paths:
 
 
 @dataclass(frozen=True)
-class Job:
+class SubmittedJob:
     """A job as submitit knows it."""
 
     job_id: str
@@ -172,21 +177,18 @@ class Submitter:
         self.folder = folder
         self.arrays = 0
 
-    def submit_array(self, computed: list[SlurmJob]) -> list[Job]:
+    def submit_array(self, computed: list[SlurmTask]) -> list[SubmittedJob]:
         self.arrays += 1
         ids = [f"{self.arrays}_{number}" for number in range(len(computed))]
-        return [Job(job_id, Paths(self.folder / job_id)) for job_id in ids]
+        return [SubmittedJob(job_id, Paths(self.folder / job_id)) for job_id in ids]
 
 
 @pytest.fixture
 def queue(tmp_path: Path) -> Queue:
     """One job, 1_0, of a run that is resumed once."""
     queue = Queue(Submitter(tmp_path), tmp_path / "stop", requeues=1)
-    queue.submit([attempt_at(tmp_path)])
+    queue.submit([Job(tmp_path, RUN)])
     return queue
-
-
-RUN = "resnet18-seed0"
 
 
 @pytest.mark.parametrize("state", ["PENDING", "RUNNING", "COMPLETING", "REQUEUED", "SUSPENDED"])

@@ -11,11 +11,11 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from ossa.study.prediction import (
-    HeldOut,
+    LeftOutPrediction,
     Prediction,
-    PredictionTest,
-    check_predictions,
+    Validation,
     predict,
+    validate_predictions,
 )
 from ossa.study.scaling import InsufficientData, Points
 
@@ -43,9 +43,9 @@ def prediction_of(points: Points, complexity: float) -> Prediction:
     return prediction
 
 
-def predictions_tested(points: Points, left_out: str = "model") -> PredictionTest:
-    test = check_predictions(points, left_out="model" if left_out == "model" else "family")
-    assert isinstance(test, PredictionTest)
+def validated(points: Points, group: str = "model") -> Validation:
+    test = validate_predictions(points, leave_out="model" if group == "model" else "family")
+    assert isinstance(test, Validation)
     return test
 
 
@@ -108,19 +108,19 @@ def test_the_interval_holds_the_next_model_in_80_of_100_studies(models: int, exa
 
 def test_a_model_that_is_left_out_has_no_part_in_its_prediction():
     points = scattered(9)
-    test = predictions_tested(points)
-    assert [row.model for row in test.held_out] == list(points.models)
-    for left, row in enumerate(test.held_out):
+    test = validated(points)
+    assert [row.model for row in test.predictions] == list(points.models)
+    for left, row in enumerate(test.predictions):
         others = points.where(np.arange(9) != left)
         interval = jackknife_plus(others, points.complexity[left])
         assert (row.prediction.low, row.prediction.high) == pytest.approx(interval)
         assert row.prediction.num_models == 8
         assert row.measured == points.quality[left]
-    assert (test.left_out, test.untested) == ("model", {})
+    assert test.untested == {}
 
 
 def test_of_eight_models_each_is_predicted_from_seven():
-    assert {row.prediction.num_models for row in predictions_tested(scattered(8)).held_out} == {7}
+    assert {row.prediction.num_models for row in validated(scattered(8)).predictions} == {7}
 
 
 def test_a_family_that_is_left_out_takes_all_its_models_with_it():
@@ -129,50 +129,48 @@ def test_a_family_that_is_left_out_takes_all_its_models_with_it():
     complexity = np.tile([1.0, 2.0, 4.0, 8.0], 3)
     quality = np.repeat([0.1, 0.2, 0.4], 4) * complexity**0.5
     points = points_of(complexity, quality, ["low"] * 4 + ["middle"] * 4 + ["high"] * 4)
-    test = predictions_tested(points, "family")
-    factors = {row.family: math.exp(row.log_error) for row in test.held_out}
+    test = validated(points, "family")
+    factors = {row.family: math.exp(row.log_error) for row in test.predictions}
     geometric = {"low": 8**0.5 / 10, "middle": 0.2, "high": 2**0.5 / 10}
     assert factors == pytest.approx(
         {"low": 0.1 / geometric["low"], "middle": 1.0, "high": 0.4 / geometric["high"]}
     )
-    assert {row.prediction.num_models for row in test.held_out} == {8}
-    assert test.left_out == "family"
+    assert {row.prediction.num_models for row in test.predictions} == {8}
 
 
-def a_model(measured: float, expected: float, low: float, high: float) -> HeldOut:
+def a_model(measured: float, expected: float, low: float, high: float) -> LeftOutPrediction:
     prediction = Prediction(1.0, expected, low, high, num_models=7, inside=True)
-    return HeldOut("m", "x", prediction, measured)
+    return LeftOutPrediction("m", "x", prediction, measured)
 
 
 def test_errors_and_coverage_by_hand():
     # 0.1 above, 0.2 under and 0.03 above; the last but one outside its interval.
-    test = PredictionTest(
-        "model",
+    test = Validation(
         (a_model(0.5, 0.4, 0.3, 0.5), a_model(0.2, 0.4, 0.3, 0.5), a_model(0.43, 0.4, 0.3, 0.5)),
         {},
     )
-    assert [row.error for row in test.held_out] == pytest.approx([0.1, -0.2, 0.03])
+    assert [row.error for row in test.predictions] == pytest.approx([0.1, -0.2, 0.03])
     assert test.mean_absolute_error == pytest.approx(0.11)
     logs = [math.log(0.5 / 0.4), math.log(0.4 / 0.2), math.log(0.43 / 0.4)]
     assert test.mean_absolute_log_error == pytest.approx(sum(logs) / 3)
-    assert [row.covered for row in test.held_out] == [True, False, True]
+    assert [row.covered for row in test.predictions] == [True, False, True]
     assert (test.num_covered, test.coverage) == (2, "2 of 3")
 
 
 def test_the_interval_of_8_of_10_is_clopper_s_and_pearson_s():
     good, bad = a_model(0.4, 0.4, 0.3, 0.5), a_model(0.9, 0.4, 0.3, 0.5)
-    test = PredictionTest("model", (*[good] * 8, *[bad] * 2), {})
+    test = Validation((*[good] * 8, *[bad] * 2), {})
     assert test.coverage == "8 of 10"
     low, high = test.coverage_interval
     assert (low, high) == pytest.approx((0.4439, 0.9748), abs=1e-4)  # of the printed tables
     # 8 or more of 10 have a chance of 2.5 % at the lower end; 8 or fewer at the upper one.
     assert stats.binom.sf(7, 10, low) == pytest.approx(0.025)
     assert stats.binom.cdf(8, 10, high) == pytest.approx(0.025)
-    assert PredictionTest("model", (good,) * 10, {}).coverage_interval.high == 1.0
+    assert Validation((good,) * 10, {}).coverage_interval.high == 1.0
 
 
 def test_coverage_of_models_left_out_is_about_what_is_promised():
-    covered = [predictions_tested(scattered(10, seed=seed)).num_covered for seed in range(60)]
+    covered = [validated(scattered(10, seed=seed)).num_covered for seed in range(60)]
     assert sum(covered) / 600 == pytest.approx(0.8, abs=0.05)
 
 
@@ -180,17 +178,17 @@ def test_under_eight_models_nothing_is_predicted_nor_tested():
     seven = scattered(7)
     expected = InsufficientData("expected 8 models at least, found 7")
     assert predict(seven, 1e7) == expected
-    assert check_predictions(seven, left_out="model") == expected
-    assert check_predictions(seven, left_out="family") == expected
+    assert validate_predictions(seven, leave_out="model") == expected
+    assert validate_predictions(seven, leave_out="family") == expected
 
 
 def test_a_family_without_which_few_models_remain_is_untested_and_named():
     families = ["big"] * 6 + ["other"] * 4
-    test = predictions_tested(scattered(10, families=families), "family")
-    assert {row.family for row in test.held_out} == {"other"}
+    test = validated(scattered(10, families=families), "family")
+    assert {row.family for row in test.predictions} == {"other"}
     assert test.untested == {"big": "without big: expected 5 models at least, found 4"}
 
 
 def test_of_a_single_family_none_can_be_left_out():
-    found = check_predictions(scattered(8, families=["only"] * 8), left_out="family")
+    found = validate_predictions(scattered(8, families=["only"] * 8), leave_out="family")
     assert found == InsufficientData("without only: expected 5 models at least, found 0")

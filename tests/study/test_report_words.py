@@ -1,27 +1,28 @@
-"""Numbers, tables, budgets and labels of a report, without a study."""
+"""Numbers, sentences, tables, budgets and labels of a report, without a study."""
 
 import csv
 import io
 
-import pandas as pd
-import pytest
 from matplotlib.figure import Figure
 
-from ossa.evaluate.statistics import Estimate, Interval
-from ossa.study.report.budgets import BudgetAnswer, round_limits
-from ossa.study.report.comparisons import Difference
-from ossa.study.report.figures import label_points
-from ossa.study.report.tables import ReportTable, TableColumn
+from ossa.study.analysis import RankChange
+from ossa.study.report.answers import round_limits
+from ossa.study.report.figures import model_styles
+from ossa.study.report.scatter import label_points
+from ossa.study.report.tables import Column, ReportTable
 from ossa.study.report.text import (
     amount,
+    budget_sentence,
     compact,
+    comparison_sentence,
     duration,
+    fit_sentences,
     listed,
     mean_and_deviation,
     p_value,
+    rank_change_sentence,
     signed,
 )
-from ossa.study.report.view import looks_of
 
 NAN = float("nan")
 
@@ -43,15 +44,15 @@ def test_numbers_are_written_as_a_reader_says_them():
     assert mean_and_deviation(None, None) == "–"
     assert listed(["a", "b", "c"]) == "a, b and c"
     assert listed(["a", "b", "c"], most=2) == "a, b and 1 more"
-    assert p_value(0.0004) == "p < 0.001"
+    assert p_value(0.0004) == "< 0.001"
 
 
 TABLE = ReportTable(
     "sizes",
     [
-        TableColumn("model", "model"),
-        TableColumn("ap", "AP50-95", decimals=3),
-        TableColumn("params", "parameters", write=compact),
+        Column("model", "model"),
+        Column("ap", "AP50-95", decimals=3),
+        Column("params", "parameters", write=compact),
     ],
     [
         {"model": "rep_vgg", "ap": 0.41177, "ap_std": 0.00571, "params": 4_076_456},
@@ -90,46 +91,39 @@ def test_budgets_are_round_and_each_lets_more_models_in():
     assert (many[0], many[-1]) == (1e3, 1e12)
 
 
-def a_difference(model: str, value: float) -> Difference:
-    interval = Interval(value - 0.01, value + 0.02)
-    estimate = Estimate(value, images=interval, seeds=None, p=0.4)
-    return Difference("ap", model, "best", estimate, 0.8, "not distinguishable")
+def test_sentences_are_rows_of_the_tables():
+    budget = {"budget": "10 M parameters", "best": "resnet18", "ap": 0.412, "ap_std": 0.006}
+    assert budget_sentence({**budget, "models": 5, "alternatives": "none"}) == (
+        "Up to 10 M parameters: resnet18, AP50-95 0.412 ± 0.006, the best of 5 models; not "
+        "distinguishable from it (Holm): none."
+    )
+    pair = {"model": "a", "reference": "b", "difference": 0.02, "low": -0.01, "high": 0.05}
+    verdict = {"over": "images alone", "p_adjusted": 0.2, "verdict": "not distinguishable"}
+    assert comparison_sentence({**pair, **verdict}) == (
+        "a − b: +0.020 AP50-95 (95% CI −0.010 to +0.050, over images alone; p 0.200, Holm): not "
+        "distinguishable."
+    )
+    assert rank_change_sentence("lr 0.01", "lr 0.03", RankChange(3, 1, 0)) == (
+        "With lr 0.03 in place of lr 0.01: 1 of 3 pairs of models in another order, 0 of them "
+        "distinguishable under both settings."
+    )
 
 
-@pytest.mark.parametrize(
-    ("answer", "sentence"),
-    [
-        (
-            BudgetAnswer("params", 1e7, "resnet18", 0.412, 0.006, (a_difference("g", -0.008),), 4),
-            "Under 10 M parameters resnet18 has the highest AP50-95, 0.412 ± 0.006; not "
-            "distinguishable from it (Holm over 4 comparisons): g (−0.008, −0.018 to +0.012).",
-        ),
-        (
-            BudgetAnswer("flops", 2e9, "resnet18", 0.412, NAN, (), 1),
-            "Under 2 GFLOPs resnet18 has the highest AP50-95, 0.412; the other model is worse "
-            "(Holm over 1 comparison).",
-        ),
-        (
-            BudgetAnswer("params", 5e6, "resnet18", 0.412, NAN, (), 0),
-            "Under 5 M parameters there is resnet18 alone, with an AP50-95 of 0.412.",
-        ),
-    ],
-)
-def test_a_budget_is_answered_in_one_sentence(answer: BudgetAnswer, sentence: str):
-    assert answer.sentence == sentence
+def test_why_there_is_no_fit_is_said_once():
+    rows = [{"complexity": name, "reason": "expected 8 models"} for name in ("params", "FLOPs")]
+    assert fit_sentences(rows) == ["No power-law fit: expected 8 models."]
 
 
 def test_a_family_has_one_colour_and_its_members_differ_in_their_dashes():
-    models = pd.DataFrame({"model": ["a1", "b1", "a2"], "family": ["a", "b", "a"]})
-    looks = looks_of(models)
-    assert looks["a1"].colour == looks["a2"].colour != looks["b1"].colour
-    assert looks["a1"].dash != looks["a2"].dash
+    styles = model_styles({"a1": "a", "b1": "b", "a2": "a"})
+    assert styles["a1"].colour == styles["a2"].colour != styles["b1"].colour
+    assert styles["a1"].dashes != styles["a2"].dashes
 
 
-def test_twenty_families_have_twenty_looks():
+def test_twenty_families_have_twenty_styles():
     names = [f"f{number}" for number in range(20)]
-    looks = looks_of(pd.DataFrame({"model": names, "family": names}))
-    assert len({(look.colour, look.symbol) for look in looks.values()}) == 20
+    styles = model_styles(dict(zip(names, names, strict=True)))
+    assert len({(style.colour, style.symbol) for style in styles.values()}) == 20
 
 
 def test_names_cover_neither_points_nor_each_other():
@@ -138,7 +132,8 @@ def test_names_cover_neither_points_nor_each_other():
     axes.set(xlim=(0, 10), ylim=(0, 10))
     names = [f"model_{number}" for number in range(6)]
     x, y = [5.0, 5.2, 5.4, 5.1, 9.8, 0.2], [5.0, 5.1, 4.9, 5.3, 9.7, 0.3]
-    without = label_points(axes, names, x=x, y=y, named=names, lines=[], colour="black")
+    points = dict(zip(names, zip(x, y, strict=True), strict=True))
+    without = label_points(axes, points, named=names, lines=[], colour="black")
     assert without == []
     boxes = [text.get_window_extent() for text in axes.texts]
     assert len(boxes) == 6

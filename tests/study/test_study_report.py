@@ -13,14 +13,14 @@ from synthetic import load
 
 from ossa.errors import ConfigError, DataError
 from ossa.study.folder import StudyFolder, read_study_folder
-from ossa.study.prediction import cost_in_study, expect
-from ossa.study.report.comparisons import compare_models
+from ossa.study.prediction import cost_in_study, predict_quality
+from ossa.study.report.answers import answers_section, pairs_section
+from ossa.study.report.fits import prediction_section
 from ossa.study.report.report import write_study_report
-from ossa.study.report.scaling import law_sentences
-from ossa.study.report.sections import answers_section, prediction_section
-from ossa.study.report.summary import absent_sentences, main_table
-from ossa.study.report.view import Parts, StudyView
+from ossa.study.report.sections import absences, models_table
+from ossa.study.report.tables import ReportFiles
 from ossa.study.results import StudyResults, read_results
+from ossa.study.scaling import PowerLaw
 
 synthetic = load()
 FAMILIES = ("resnet18", "resnet34", "resnet50", "mobilenetv2_100", "mobilenetv3_large_100")
@@ -62,37 +62,39 @@ def nine(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
     return read_study_folder(study.path)
 
 
-def test_two_models_have_no_law_and_no_seed_interval_and_the_page_says_so(two: StudyResults):
-    view = StudyView.of(two)
-    assert law_sentences(view) == [
-        "No law: it takes 8 models at least, and 2 models have finished runs."
-    ]
-    section = answers_section(view, Parts())
+def rows_of(folder: Path, table: str) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "tables" / f"{table}.csv").open()))
+
+
+def test_two_models_have_no_fit_and_no_seed_interval_and_the_page_says_so(
+    two: StudyResults, tmp_path: Path
+):
+    files = ReportFiles(tmp_path)
+    section = answers_section(two, files)
     assert "fewer than 3 finished runs (the fewest: 1)" in section.text
-    first = prediction_section(view, Parts()).blocks[0]
+    first = prediction_section(two, files).blocks[0]
     assert "No test of predictions: expected 8 models at least, found 2" in str(first)
 
 
 def test_what_was_not_measured_has_no_column_and_a_sentence(two: StudyResults):
-    view = StudyView.of(two)
-    keys = [column.key for column in main_table(view).columns]
+    keys = [column.key for column in models_table(two).columns]
     assert "ms_per_image" not in keys
     assert keys[:4] == ["model", "family", "runs", "ap"]
-    sentences = absent_sentences(view)
+    sentences = absences(two)
     assert "Milliseconds and memory of an image were not measured." in sentences
     large = "The split has no large objects, so there is no AP of them."
     assert (large in sentences) == ("ap_large" not in keys)
 
 
-def test_every_pair_of_few_models_is_told_the_better_one_first(two: StudyResults):
-    view = StudyView.of(two)
-    (contest,) = compare_models(view)
-    assert contest.overall.estimate.value >= 0
-    assert contest.overall.model == view.best_first[0]
-    assert contest.overall.estimate.value == pytest.approx(
-        view.number(view.best_first[0], "ap") - view.number(view.best_first[1], "ap"), abs=1e-9
-    )
-    assert contest.sentence.startswith(view.best_first[0])
+def test_every_pair_of_few_models_is_compared_the_better_one_first(
+    two: StudyResults, tmp_path: Path
+):
+    assert pairs_section(two, ReportFiles(tmp_path)) is not None
+    (pair,) = rows_of(tmp_path, "pairs")
+    first, second = two.best_first
+    assert (pair["model"], pair["reference"]) == (first, second)
+    difference = two.number(first, "ap") - two.number(second, "ap")
+    assert float(pair["difference"]) == pytest.approx(difference, abs=1e-9)
 
 
 @pytest.mark.slow
@@ -118,12 +120,11 @@ def test_no_family_and_no_reason_of_a_failure_is_more_than_text(tmp_path: Path):
         del found["g"], found["text"]
     assert elements[0] == elements[1]
     assert structure(hostile)[1] == []
-    for name in ("relations", "curves"):
-        numbers = re.search(rf'id="{name}-data">(.*?)</script>', hostile, re.DOTALL)
-        assert numbers is not None
-        assert "<" not in numbers[1]
-        for model in json.loads(numbers[1])["models"]:
-            assert "<" not in model["name"] + model.get("family", "")
+    numbers = re.search(r'id="relations-data">(.*?)</script>', hostile, re.DOTALL)
+    assert numbers is not None
+    assert "<" not in numbers[1]
+    for chart in json.loads(numbers[1]).values():  # plotly takes some tags in its texts
+        assert not any("<" in trace.get("name", "") for trace in chart["data"])
     for file in (tmp_path / "hostile-page").rglob("*.*"):
         if file.suffix in (".svg", ".csv", ".md", ".tex"):
             assert "\x1b" not in file.read_text()
@@ -154,16 +155,16 @@ def test_the_page_needs_nothing_beside_it_and_everything_lies_there_as_files(
     assert float(rows[0]["ap"]) == pytest.approx(two.runs[0].row["ap"])
     numbers = re.search(r'id="relations-data">(.*?)</script>', html, re.DOTALL)
     assert numbers is not None
-    relations = json.loads(numbers[1])["relations"]
-    assert relations["ap/params"]["law"]["reason"].startswith("No law")
-    assert len(relations["ap/params"]["points"]) == 2
+    chart = json.loads(numbers[1])["ap/params"]
+    assert chart["layout"]["annotations"][0]["text"].startswith("No power-law fit: expected 8")
+    assert len({name for trace in chart["data"] for name in trace.get("text", [])}) == 4
 
 
 def test_nothing_is_predicted_from_two_models(two: StudyResults):
     with pytest.raises(DataError, match="predicts nothing from parameters: expected 8 models"):
-        expect(two, 7e6)
+        predict_quality(two, 7e6)
     with pytest.raises(ConfigError, match="expected a quality of ap, ap50"):
-        expect(two, 7e6, quality="map")
+        predict_quality(two, 7e6, quality="map")
 
 
 def test_the_cost_of_a_model_that_was_not_trained_is_that_behind_the_neck_of_the_study(
@@ -177,13 +178,13 @@ def test_the_cost_of_a_model_that_was_not_trained_is_that_behind_the_neck_of_the
 def test_a_failed_and_a_missing_run_are_told_and_never_filled_in(nine: StudyFolder, tmp_path: Path):
     results = read_results(nine)
     page = write_study_report(results, tmp_path / "report")
-    rows = list(csv.DictReader((tmp_path / "report" / "tables" / "missing.csv").open()))
+    rows = rows_of(tmp_path / "report", "missing")
     assert {row["run"]: row["state"] for row in rows} == {
         "ghostnet_100-seed2": "failed",
         "convnext_tiny-seed1": "waiting",
     }
     assert "the loss became NaN" in page.read_text()
-    models = list(csv.DictReader((tmp_path / "report" / "tables" / "models.csv").open()))
+    models = rows_of(tmp_path / "report", "models")
     runs = {row["model"]: int(row["runs"]) for row in models}
     assert runs["ghostnet_100"] == runs["convnext_tiny"] == 2
     assert runs["resnet18"] == 3
@@ -194,11 +195,12 @@ def test_a_failed_and_a_missing_run_are_told_and_never_filled_in(nine: StudyFold
 
 
 @pytest.mark.slow
-def test_a_prediction_lies_on_the_law_and_comes_with_its_test(nine: StudyFolder):
+def test_a_prediction_lies_on_the_fit_and_comes_with_its_validation(nine: StudyFolder):
     results = read_results(nine)
-    found = expect(results, 2e7)
-    law = StudyView.of(results).relation("ap", "params").law
-    assert found.prediction.expected == pytest.approx(law.expected([2e7])[0])  # pyright: ignore[reportAttributeAccessIssue]
+    found = predict_quality(results, 2e7)
+    fit = results.relation("ap", "params").fit
+    assert isinstance(fit, PowerLaw)
+    assert found.prediction.expected == pytest.approx(fit.expected([2e7])[0])
     assert found.prediction.low < found.prediction.expected < found.prediction.high
     assert found.flat()["coverage_without_model"].endswith("of 9")
 
@@ -214,11 +216,8 @@ def test_a_varied_study_says_whether_the_ranking_changes(tmp_path: Path):
         false_per_image=2,
         settings={"vary": {"train.lr": [0.01, 0.03]}},
     )
-    view = StudyView.of(read_results(study))
-    parts = Parts()
-    answers_section(view, parts)
-    rows = parts.tables["tuning"].rows
+    section = answers_section(read_results(study), ReportFiles(tmp_path))
+    rows = rows_of(tmp_path, "tuning")
     assert {row["model"] for row in rows} == set(FAMILIES[:3])
-    assert sorted(row["train.lr 0.03 rank"] for row in rows) == [1, 2, 3]
-    text = str(answers_section(view, Parts()).blocks)
-    assert "With train.lr 0.03 in place of train.lr 0.01 the ranking" in text
+    assert sorted(float(row["train.lr 0.03 rank"]) for row in rows) == [1, 2, 3]
+    assert "With train.lr 0.03 in place of train.lr 0.01: " in str(section.blocks)

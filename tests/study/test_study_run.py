@@ -18,7 +18,7 @@ from ossa.data.reading import read_data
 from ossa.errors import ConfigError, DataError
 from ossa.files import held
 from ossa.study.config import ExecutorConfig
-from ossa.study.executors import Ended, Task, create_executor
+from ossa.study.executors import Job, OnEnd, create_executor
 from ossa.study.folder import (
     StudyFolder,
     create_study,
@@ -26,7 +26,8 @@ from ossa.study.folder import (
     read_progress,
     read_study_folder,
 )
-from ossa.study.results import SAMPLES_FILE, read_results, samples_of
+from ossa.study.reported import SAMPLES_FILE, samples_of
+from ossa.study.results import read_results
 from ossa.study.runner import epochs_trained, run_study, seconds_left
 from ossa.train.run_folder import DETECTIONS_FILE, read_log, read_record, write_record
 
@@ -148,9 +149,9 @@ def test_a_failed_run_keeps_its_reason_until_it_is_tried_again(study: StudyFolde
 
 def test_a_process_that_dies_without_a_word_has_failed(study: StudyFolder):
     class Dying:
-        def execute(self, tasks: Sequence[Task], *, ended: Ended) -> None:
-            for task, exit_code in zip(tasks, (1, -9), strict=True):
-                ended(task.run, exit_code)
+        def execute(self, jobs: Sequence[Job], *, on_end: OnEnd) -> None:
+            for job, exit_code in zip(jobs, (1, -9), strict=True):
+                on_end(job.run, exit_code)
 
     for run in study.plan.runs:
         shutil.rmtree(study.run_folder(run))
@@ -284,9 +285,9 @@ def test_a_run_whose_process_made_no_folder_has_failed(study: StudyFolder):
     shutil.rmtree(study.run_folder(study.plan.runs[0]))
 
     class Dies:
-        def execute(self, tasks: Sequence[Task], *, ended: Ended) -> None:
-            for task in tasks:
-                ended(task.run, 1)
+        def execute(self, jobs: Sequence[Job], *, on_end: OnEnd) -> None:
+            for job in jobs:
+                on_end(job.run, 1)
 
     first, second = run_study(study, Dies(), on_run=ignore)
     assert (first.state, second.state) == ("failed", "done")

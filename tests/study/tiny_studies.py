@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ossa.study.config import StudyConfig, check_study
-from ossa.study.executors import Ended, Task
+from ossa.study.executors import Job, OnEnd
 from ossa.study.folder import read_study_folder
 from ossa.study.plan import Plan, make_plan
 from ossa.study.worker import train_run
@@ -38,11 +38,11 @@ class InThisProcess:
     def __init__(self) -> None:
         self.executed: list[str] = []
 
-    def execute(self, tasks: Sequence[Task], *, ended: Ended) -> None:
-        for task in tasks:
-            self.executed.append(task.run)
-            study = read_study_folder(task.study)
-            run = study.plan.run(task.run)
+    def execute(self, jobs: Sequence[Job], *, on_end: OnEnd) -> None:
+        for job in jobs:
+            self.executed.append(job.run)
+            study = read_study_folder(job.study)
+            run = study.plan.run(job.run)
             folder = study.run_folder(run)
             code = train_run(run, folder, reported=study.study.reported, device="cpu", workers=0)
-            ended(task.run, code)
+            on_end(job.run, code)

@@ -111,7 +111,7 @@ def plan(
     """
     from ossa.cli.console import Console, print_json
     from ossa.cli.study_tables import plan_rows, print_plan
-    from ossa.study.estimate import estimate_models
+    from ossa.study.measure import estimate_models
     from ossa.study.plan import make_plan, summarize_data
 
     if study.is_dir():

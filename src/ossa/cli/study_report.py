@@ -12,7 +12,7 @@ from ossa.escaping import print_line
 
 if TYPE_CHECKING:
     from ossa.cli.console import Console
-    from ossa.study.prediction import Expectation
+    from ossa.study.prediction import StudyPrediction
     from ossa.study.results import StudyResults
 
 Study = Annotated[
@@ -110,7 +110,7 @@ def predict(
       ossa study predict runs/bccd-320 --flops 4.5e9 --quality recall
     """
     from ossa.cli.console import Console, print_json
-    from ossa.study.prediction import cost_in_study, expect
+    from ossa.study.prediction import cost_in_study, predict_quality
 
     given = [name for name in (model, flops, params) if name is not None]
     if len(given) != 1:
@@ -129,14 +129,14 @@ def predict(
             at = float(getattr(cost, measure))
         else:
             measure, at = ("flops", flops) if flops is not None else ("params", params)
-        found = expect(results, at or 0.0, quality=quality, complexity=measure)
+        found = predict_quality(results, at or 0.0, quality=quality, complexity=measure)
     if as_json:
         print_json({"study": results.study.name, "model": model, **found.flat()})
     else:
         _print(results, found, model)
 
 
-def _print(results: "StudyResults", found: "Expectation", model: str | None) -> None:
+def _print(results: "StudyResults", found: "StudyPrediction", model: str | None) -> None:
     from ossa.cli.console import with_unit
     from ossa.study.results import COMPLEXITIES, QUALITIES
     from ossa.study.scaling import InsufficientData
@@ -151,14 +151,14 @@ def _print(results: "StudyResults", found: "Expectation", model: str | None) -> 
         print_line("Extrapolated: no model of the study is as small, or as large.")
     if model in results.study.models:
         print_line(f"{model} is a model of the study: the report has what it reached.")
-    for left_out, test in found.tests.items():
-        told = "without the model itself" if left_out == "model" else "without its whole family"
+    for left_out, test in found.validations.items():
+        without = "without the model itself" if left_out == "model" else "without its whole family"
         if isinstance(test, InsufficientData):
-            print_line(f"Test {told}: none, {test.reason}.")
+            print_line(f"Test {without}: none, {test.reason}.")
             continue
         low, high = test.coverage_interval
         print_line(
-            f"Test {told}: mean absolute error {test.mean_absolute_error:.3f}, {test.coverage} "
+            f"Test {without}: mean absolute error {test.mean_absolute_error:.3f}, {test.coverage} "
             f"intervals hold (95 %: {low:.0%} to {high:.0%})."
         )
 

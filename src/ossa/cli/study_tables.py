@@ -8,8 +8,8 @@ from ossa.cli.console import duration, fraction, new_table, print_table, with_un
 from ossa.escaping import print_line
 
 if TYPE_CHECKING:
-    from ossa.study.estimate import Estimate
     from ossa.study.folder import RunState, StudyFolder
+    from ossa.study.measure import Estimate
     from ossa.study.plan import DatasetSummary, Plan
 
 

@@ -1,98 +1,89 @@
-"""The frontier: the models that no other one beats, and how sure it is that each belongs to it.
+"""Analyses of a study: Pareto sets, which cost predicts quality best, and differences of pairs.
 
-A model is on the frontier if no other is at least as good and cheaper, or better and at most as
-expensive (Pareto). It is a set of models that were trained, not a curve: the law is the middle of
+A model is in the Pareto set if no other is at least as good and cheaper, or better and at most as
+expensive. It is a set of models that were trained, not a curve: a power-law fit is the middle of
 the models, and half of them lie above it.
 
-How sure: other images and other seeds could have been drawn. Each draw is a resample of the images,
-the same one for all models, so what is hard for all of them changes nothing; and for each model its
-own seeds, drawn with replacement and averaged (Owen, "The pigeonhole bootstrap", 2007: both factors
-of a crossed design are resampled). The probability that a model belongs is the share of the draws
-in which it does. Complexity is taken as it is.
-
-Of few seeds a bootstrap knows little: the variance over S of them comes out (S - 1) / S of what it
-is, two thirds of it with three, and none at all with one.
+How sure membership is: other images and other seeds could have been drawn. Each draw is a resample
+of the images, the same one for all models, so what is hard for all of them changes nothing; and for
+each model its own seeds, drawn with replacement and averaged (Owen, "The pigeonhole bootstrap",
+2007: both factors of a crossed design are resampled). The probability is the share of the draws in
+which a model is a member. Complexity is taken as exact. The bootstrap variance over S seeds is
+(S - 1) / S of what it should be: two thirds of it with three, none with one.
 
 Dimensions: M models, D draws, S seeds of a model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from typing import NamedTuple
+from itertools import combinations, groupby
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from ossa.evaluate.statistics import LEVEL, Interval, Verdict
-from ossa.study.scaling import InsufficientData, LeftOut, Points, leave_one_out
-
-
-@dataclass(frozen=True)
-class Draws:
-    """A quality of M models under D joint draws of images and seeds."""
-
-    models: tuple[str, ...]
-    values: NDArray[np.float64]
-    """(D, M)."""
-    single_seed: tuple[str, ...]
-    """The models with one run, of which other seeds are not in the draws."""
+from ossa.evaluate.statistics import (
+    LEVEL,
+    Estimate,
+    Interval,
+    Values,
+    Verdict,
+    compare_values,
+    with_verdicts,
+)
+from ossa.study.scaling import InsufficientData, Points, PowerLaw, leave_one_out
 
 
 @dataclass(frozen=True)
 class ParetoPoint:
-    """Where a model stands."""
+    """A model with one quality and one complexity, and whether it is in the Pareto set."""
 
     model: str
     family: str
     complexity: float
     quality: float
-    """The mean over seeds."""
-    on_frontier: bool
-    """By the qualities as they were measured."""
+    """Mean over seeds."""
+    is_member: bool
+    """By the qualities as measured."""
     probability: float | None
-    """Share of the draws in which it is on the frontier; None without draws."""
+    """Share of the draws in which it is a member; None without draws."""
 
 
 @dataclass(frozen=True)
-class Frontier:
-    """Where all models stand; `members` are the frontier."""
+class Relation:
+    """One quality against one complexity, over all models of a study."""
 
-    standings: tuple[ParetoPoint, ...]
-    """The cheapest first, of equal ones the best first."""
-    left_out: tuple[LeftOut, ...]
-    single_seed: tuple[str, ...]
-    """Those whose probability is over images alone."""
-
-    @property
-    def members(self) -> tuple[ParetoPoint, ...]:
-        return tuple(standing for standing in self.standings if standing.on_frontier)
+    quality: str
+    complexity: str
+    points: Points
+    fit: PowerLaw | InsufficientData
+    pareto: tuple[ParetoPoint, ...]
+    """All models, by complexity."""
 
     @property
-    def over(self) -> str:
-        """What the probabilities are over, in words."""
-        if any(standing.probability is None for standing in self.standings):
-            return "no probabilities: nothing was drawn"
-        if not self.single_seed:
-            return "over seeds and images"
-        if len(self.single_seed) == len(self.standings):
-            return "over images alone: every model has a single seed"
-        return f"over seeds and images; over images alone for {', '.join(self.single_seed)}"
+    def members(self) -> list[ParetoPoint]:
+        """The Pareto set, by complexity."""
+        return [point for point in self.pareto if point.is_member]
 
 
 def pareto_set(
     complexity: NDArray[np.floating], quality: NDArray[np.floating]
 ) -> NDArray[np.bool_]:
-    """Returns (..., M) which models no other one beats.
+    """Returns (..., M) which models no other one dominates.
 
-    Equals in both numbers do not beat each other. A quality of 0 is never on the frontier: it is to
-    be had for nothing. Nor is one that is NaN.
+    Models equal in both numbers do not dominate each other. A quality of 0 or NaN is never a
+    member: it can be had for nothing.
 
     Args:
         complexity: (M,).
         quality: (..., M), 0 and up.
+
+    Example:
+        >>> pareto_set(np.array([1.0, 2.0, 3.0]), np.array([0.3, 0.2, 0.4])).tolist()
+        [True, False, True]
     """
     belongs = quality > 0
     for model, cost in enumerate(complexity):
@@ -103,8 +94,10 @@ def pareto_set(
     return belongs
 
 
-def joint_draws(runs: Mapping[str, NDArray[np.floating]], *, seed: int = 0) -> Draws:
-    """Returns a draw of seeds and images for every resample of the images.
+def joint_draws(
+    runs: Mapping[str, NDArray[np.floating]], *, seed: int = 0
+) -> dict[str, NDArray[np.float64]]:
+    """Returns (D,) by model: its quality with seeds drawn anew for every resample of the images.
 
     Args:
         runs: (S, D) by model: a quality of its S runs on D resamples of the images, which are the
@@ -112,72 +105,50 @@ def joint_draws(runs: Mapping[str, NDArray[np.floating]], *, seed: int = 0) -> D
         seed: of the draws of seeds.
     """
     rng = np.random.default_rng(seed)
-    columns = []
-    for values in runs.values():
+    draws = {}
+    for model, values in runs.items():
         picked = rng.integers(len(values), size=values.shape)  # (S, D): S seeds for every resample
-        columns.append(np.take_along_axis(values, picked, axis=0).mean(axis=0))
-    return Draws(
-        models=tuple(runs),
-        values=np.stack(columns, axis=1),
-        single_seed=tuple(model for model, values in runs.items() if len(values) == 1),
-    )
+        draws[model] = np.take_along_axis(values, picked, axis=0).mean(axis=0)
+    return draws
 
 
-def find_frontier(points: Points, draws: Draws | None = None) -> Frontier:
-    """Returns where every model stands.
+def find_pareto_points(
+    points: Points, draws: Mapping[str, NDArray[np.float64]] | None = None
+) -> tuple[ParetoPoint, ...]:
+    """Returns every model with its membership, cheapest first and of equal cost the best first.
 
     Args:
         points: the models.
-        draws: of the same quality, of all these models; any others are not used.
+        draws: (D,) of the same quality by model, at least of those of the points.
     """
-    measured = pareto_set(points.complexity, points.quality).tolist()
+    members = pareto_set(points.complexity, points.quality).tolist()
     probabilities: list[float | None] = [None] * len(points)
-    if draws is not None:
-        columns = [draws.models.index(model) for model in points.models]
-        drawn = pareto_set(points.complexity, draws.values[:, columns])
-        probabilities = drawn.mean(axis=0).tolist()
+    if draws is not None and len(points):
+        drawn = np.stack([draws[model] for model in points.models], axis=1)
+        probabilities = pareto_set(points.complexity, drawn).mean(axis=0).tolist()
+    costs, qualities = points.complexity.tolist(), points.quality.tolist()
     rows = zip(
-        points.models,
-        points.families,
-        points.complexity.tolist(),
-        points.quality.tolist(),
-        measured,
-        probabilities,
-        strict=True,
+        points.models, points.families, costs, qualities, members, probabilities, strict=True
     )
-    standings = sorted(
-        (ParetoPoint(*row) for row in rows), key=lambda row: (row.complexity, -row.quality)
-    )
-    single = () if draws is None else draws.single_seed
-    return Frontier(
-        standings=tuple(standings),
-        left_out=points.left_out,
-        single_seed=tuple(model for model in points.models if model in single),
-    )
+    found = (ParetoPoint(*row) for row in rows)
+    return tuple(sorted(found, key=lambda point: (point.complexity, -point.quality)))
 
 
 _NO_DIFFERENCE = 1e-9
 """Of two errors, in log quality: FLOPs that are twice the MACs predict the same up to rounding."""
 
 
-class MeanDifference(NamedTuple):
-    """Of the errors of two measures over the models, in log quality."""
-
-    value: float
-    interval: Interval
-    """Of 95 %."""
-    p: float
-    """Two-sided, of a mean of 0."""
-
-
 @dataclass(frozen=True)
 class MeasurePair:
-    """How two measures of complexity differ."""
+    """How well two measures of complexity predict quality, by a paired t-test over the models."""
 
     first: str
     second: str
-    difference: MeanDifference
-    """The error of the first less that of the second: under 0, the first predicts better."""
+    difference: float
+    """Mean error of the first less that of the second, in log quality: under 0, it is better."""
+    interval: Interval
+    """95% confidence interval of the difference."""
+    p: float
     p_adjusted: float
     """By Holm over all pairs."""
 
@@ -186,7 +157,7 @@ class MeasurePair:
         """Of the first: whether `p_adjusted` is under 0.05, and on which side."""
         if self.p_adjusted >= 1 - LEVEL:
             return "not distinguishable"
-        return "better" if self.difference.value < 0 else "worse"
+        return "better" if self.difference < 0 else "worse"
 
 
 @dataclass(frozen=True)
@@ -194,15 +165,15 @@ class MeasureRanking:
     """Measures of complexity by how well each predicts a quality."""
 
     errors: Mapping[str, float]
-    """Mean |ln measured - ln predicted| of a model left out, the least first."""
+    """Mean |ln measured - ln predicted| of models left out, the least first."""
     pairs: tuple[MeasurePair, ...]
     """Each pair once, the one with the lesser error first."""
     models: tuple[str, ...]
     """Those on which all measures were compared."""
     models_left_out: Mapping[str, str]
-    """Why each of the others has no part."""
+    """The reason for each."""
     measures_left_out: Mapping[str, str]
-    """Why each of these has no part."""
+    """The reason for each."""
 
     @property
     def best(self) -> tuple[str, ...]:
@@ -215,68 +186,146 @@ class MeasureRanking:
         ]
         return (least, *equals)
 
-    @property
-    def sentence(self) -> str:
-        """What was found, in words."""
-        if len(self.errors) == 1:
-            return f"only {self.best[0]} could be fitted: there is nothing to compare it with"
-        if len(self.best) == 1:
-            return f"{self.best[0]} predicts best"
-        return "not distinguishable: " + ", ".join(self.best)
-
 
 def rank_measures(points: Mapping[str, Points]) -> MeasureRanking | InsufficientData:
     """Returns the measures compared on the models that have all of them.
 
-    A measure that fewer than eight models have has no part, so that it does not cost the others
+    A measure that fewer than eight models have is left out, so that it does not cost the others
     their models.
 
     Args:
         points: by the name of the measure, of the same quality of the same models in one order.
     """
-    reasons = {name: own.why_no_line() for name, own in points.items()}
-    having = {name: own for name, own in points.items() if reasons[name] is None}
+    left_out = {name: own.insufficient() for name, own in points.items()}
+    usable = {name: own for name, own in points.items() if left_out[name] is None}
     lacking = {
         model.model: f"{name}: {model.reason}"
-        for name, own in having.items()
+        for name, own in usable.items()
         for model in own.left_out
     }
     common = {
         name: own.where([model not in lacking for model in own.models])
-        for name, own in having.items()
+        for name, own in usable.items()
     }
-    reasons |= {name: own.why_no_line() for name, own in common.items()}
-    left_out = {name: reason for name, reason in reasons.items() if reason is not None}
-    lines = {name: leave_one_out(own) for name, own in common.items() if name not in left_out}
-    if not lines:
-        return InsufficientData("; ".join(f"{name}: {reason}" for name, reason in left_out.items()))
-    errors = {name: np.abs(own.residuals) for name, own in lines.items()}
+    left_out |= {name: own.insufficient() for name, own in common.items()}
+    reasons = {name: found.reason for name, found in left_out.items() if found is not None}
+    errors = {
+        name: np.abs(leave_one_out(own).residuals)
+        for name, own in common.items()
+        if name not in reasons
+    }
+    if not errors:
+        return InsufficientData("; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
     errors = dict(sorted(errors.items(), key=lambda item: item[1].mean()))
     return MeasureRanking(
         errors={name: float(own.mean()) for name, own in errors.items()},
-        pairs=_pairs(errors),
+        pairs=_measure_pairs(errors),
         models=common[next(iter(errors))].models,
         models_left_out=lacking,
-        measures_left_out=left_out,
+        measures_left_out=reasons,
     )
 
 
-def _pairs(errors: Mapping[str, NDArray[np.float64]]) -> tuple[MeasurePair, ...]:
+def _measure_pairs(errors: Mapping[str, NDArray[np.float64]]) -> tuple[MeasurePair, ...]:
     """Returns all pairs from the errors (M,) of each measure."""
     pairs = list(combinations(errors, 2))
-    if not pairs:
-        return ()
-    differences = [_mean(errors[first] - errors[second]) for first, second in pairs]
-    adjusted = multipletests([found.p for found in differences], method="holm")[1]
-    rows = zip(pairs, differences, np.asarray(adjusted).tolist(), strict=True)
-    return tuple(MeasurePair(*names, found, p) for names, found, p in rows)
+    tests = [_paired_t_test(errors[first] - errors[second]) for first, second in pairs]
+    adjusted = multipletests([p for _, _, p in tests], method="holm")[1] if tests else []
+    rows = zip(pairs, tests, np.asarray(adjusted).tolist(), strict=True)
+    return tuple(MeasurePair(*names, *test, p) for names, test, p in rows)
 
 
-def _mean(differences: NDArray[np.float64]) -> MeanDifference:
+def _paired_t_test(differences: NDArray[np.float64]) -> tuple[float, Interval, float]:
+    """Returns mean, 95% confidence interval and two-sided p of a mean of 0."""
     if np.abs(differences).max() < _NO_DIFFERENCE:
-        return MeanDifference(0.0, Interval(0.0, 0.0), 1.0)
-    value, freedom = float(differences.mean()), len(differences) - 1
-    error = float(stats.sem(differences))
-    half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
-    p = 2 * float(stats.t.sf(abs(value) / error, freedom))
-    return MeanDifference(value, Interval(value - half, value + half), p)
+        return 0.0, Interval(0.0, 0.0), 1.0
+    found: Any = stats.ttest_1samp(differences, 0.0)
+    low, high = found.confidence_interval(LEVEL)
+    return float(differences.mean()), Interval(float(low), float(high)), float(found.pvalue)
+
+
+@dataclass(frozen=True)
+class PairwiseComparison:
+    """A metric of one model less that of another."""
+
+    metric: str
+    model: str
+    reference: str
+    estimate: Estimate
+    p_adjusted: float
+    """By Holm over all comparisons of the call."""
+    verdict: Verdict
+    """Of the model."""
+
+    @property
+    def interval(self) -> Interval:
+        """95% confidence interval: over seeds, too, if both models have three runs; else images."""
+        return self.estimate.seeds or self.estimate.images
+
+    @property
+    def over(self) -> str:
+        """What the interval is about: 'seeds and images' or 'images alone'."""
+        return "images alone" if self.estimate.seeds is None else "seeds and images"
+
+
+def compare_pairs(
+    pairs: Sequence[tuple[str, str]],
+    values: Mapping[str, Mapping[str, Values]],
+    *,
+    metrics: Sequence[str] = ("ap",),
+) -> list[PairwiseComparison]:
+    """Returns the differences of pairs of models, corrected by Holm for all that are returned.
+
+    Args:
+        pairs: model and reference.
+        values: by metric and model.
+        metrics: names of `values`; the result is ordered by them first, then by the pairs.
+    """
+    rows = []
+    for metric in metrics:
+        own = values[metric]
+        for reference, group in groupby(pairs, key=itemgetter(1)):
+            models = [own[reference], *(own[model] for model, _ in group)]
+            rows += compare_values(metric, models)[1:]
+    found = []
+    for row, (model, reference) in zip(with_verdicts(rows), [*pairs] * len(metrics), strict=True):
+        assert row.difference is not None
+        assert row.p_adjusted is not None
+        assert row.verdict is not None
+        found.append(
+            PairwiseComparison(
+                row.metric, model, reference, row.difference, row.p_adjusted, row.verdict
+            )
+        )
+    return found
+
+
+class RankChange(NamedTuple):
+    """How the order of models differs between two settings."""
+
+    num_pairs: int
+    swapped: int
+    """Pairs of models in another order."""
+    distinguishable: int
+    """Swapped pairs that are distinguishable under both settings."""
+
+
+def rank_change(first: Mapping[str, Values], second: Mapping[str, Values]) -> RankChange:
+    """Returns how the order of the models that both have differs, by AP50-95.
+
+    Args:
+        first: values by model under one setting.
+        second: values by model under another setting.
+    """
+    pairs = list(combinations([model for model in first if model in second], 2))
+
+    def difference(values: Mapping[str, Values], pair: tuple[str, str]) -> float:
+        return float(values[pair[0]].plain.mean() - values[pair[1]].plain.mean())
+
+    swapped = [pair for pair in pairs if difference(first, pair) * difference(second, pair) < 0]
+    rows = [compare_pairs(swapped, {"ap": values}) for values in (first, second)]
+    both = sum(
+        "not distinguishable" not in (row.verdict, other.verdict)
+        for row, other in zip(*rows, strict=True)
+    )
+    return RankChange(len(pairs), len(swapped), both)

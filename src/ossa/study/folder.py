@@ -28,6 +28,7 @@ from ossa.files import (
 from ossa.safe_yaml import read_yaml
 from ossa.schema import Section, validated
 from ossa.study.config import Reported, StudyConfig, check_study
+from ossa.study.executors import RUNS_FOLDER
 from ossa.study.plan import Plan, PlannedRun, make_plan
 from ossa.study.reported import is_reported
 from ossa.train.checkpoint import STATE_FILE
@@ -36,9 +37,7 @@ from ossa.train.run_folder import LOG_FILE, RECORD_FILE, read_log, read_record
 from ossa.types import Record
 
 STUDY_FILE = "study.yaml"
-RUNS_FOLDER = "runs"
 MEASUREMENTS_FILE = "measurements.json"
-WORKER_LOG = "worker.log"
 FAILURE_FILE = "failure.json"
 _PROGRESS_FILE = "progress.json"
 

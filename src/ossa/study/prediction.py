@@ -1,27 +1,25 @@
 """The quality to expect of a model that was not trained, and whether such predictions hold.
 
-The prediction is the law at the complexity of the model. Its interval is jackknife+ (Barber,
-Candès, Ramdas and Tibshirani, "Predictive inference with the jackknife+", Annals of Statistics 49,
-2021) of the logarithms: with the lines f_-i fitted without each of the n models, and the absolute
-residuals R_i of those models from them,
+The prediction is the power-law fit at the complexity of the model. Its interval is jackknife+
+(Barber, Candès, Ramdas and Tibshirani, "Predictive inference with the jackknife+", Annals of
+Statistics 49, 2021) of the logarithms: with the lines f_-i fitted without each of the n models, and
+the absolute residuals R_i of those models from them,
 
     from the k-th smallest of f_-i(x) - R_i to the k-th largest of f_-i(x) + R_i, k = floor(a(n+1)),
 
-with a = 0.2. It takes no shape of the scatter for granted: of models that are exchangeable it holds
-60 % at the very least (their theorem 1), and about 80 % wherever no single model turns the line.
+with a = 0.2. It assumes no shape of the scatter: for exchangeable models its coverage is 60% at
+least (their theorem 1), and about 80% wherever no single model turns the line.
 
-The test: models are left out, predicted from the others alone, and measured. A model that is left
-out alone still has its kin among the others; the models of a **family** left out together do not,
-which is how it is with a family that nobody trained.
+The validation: models are left out, predicted from the others alone, and compared with what was
+measured. A model that is left out alone still has its family among the others; models of a
+**family** left out together do not, as is the case for a family that nobody trained.
 
 A power law has no ceiling: far out, an interval may pass an AP of 1.
-
-Dimensions: M models.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from scipy import stats
@@ -36,10 +34,14 @@ from ossa.study.results import COMPLEXITIES, QUALITIES, StudyResults
 from ossa.study.scaling import InsufficientData, Points, leave_one_out
 
 _OUTSIDE = 5
-"""One prediction in so many may lie outside its interval, of 80 %."""
+"""One prediction in so many may lie outside its interval, of 80%."""
 FEWEST_OTHERS = 5
 """Models from which one that is left out is predicted: of four a line leaves two degrees of freedom
-to the scatter, and jackknife+ at 80 % is finite from four on."""
+to the scatter, and jackknife+ at 80% is finite from four on."""
+
+Group: TypeAlias = Literal["model", "family"]
+"""What is left out at a time."""
+GROUPS: tuple[Group, ...] = ("model", "family")
 
 
 @dataclass(frozen=True)
@@ -48,18 +50,18 @@ class Prediction:
 
     complexity: float
     expected: float
-    """By the law: the median."""
+    """By the fit: the median."""
     low: float
     high: float
-    """Of the interval of 80 %."""
+    """Ends of the 80% prediction interval."""
     num_models: int
-    """It was made from."""
+    """From which it was made."""
     inside: bool
-    """Whether the complexity is among those of the models; outside, the law is extrapolated."""
+    """Whether the complexity is among those of the models; outside, the fit is extrapolated."""
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class LeftOutPrediction:
     """A model that was left out, predicted and measured."""
 
     model: str
@@ -84,12 +86,10 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class PredictionTest:
+class Validation:
     """How predictions of models that were left out compare with what was measured."""
 
-    left_out: Literal["model", "family"]
-    """What was left out at a time."""
-    held_out: tuple[HeldOut, ...]
+    predictions: tuple[LeftOutPrediction, ...]
     """In the order of the points; one at least."""
     untested: Mapping[str, str]
     """Models or families without which no line can be fitted, and why."""
@@ -97,70 +97,76 @@ class PredictionTest:
     @property
     def mean_absolute_error(self) -> float:
         """In the unit of the quality."""
-        return float(np.mean([abs(model.error) for model in self.held_out]))
+        return float(np.mean([abs(row.error) for row in self.predictions]))
 
     @property
     def mean_absolute_log_error(self) -> float:
-        return float(np.mean([abs(model.log_error) for model in self.held_out]))
+        """Mean of |ln measured - ln predicted|."""
+        return float(np.mean([abs(row.log_error) for row in self.predictions]))
 
     @property
     def num_covered(self) -> int:
-        return sum(model.covered for model in self.held_out)
+        """Models whose measured quality lies in the interval."""
+        return sum(row.covered for row in self.predictions)
 
     @property
     def coverage(self) -> str:
         """Such as '8 of 10'."""
-        return f"{self.num_covered} of {len(self.held_out)}"
+        return f"{self.num_covered} of {len(self.predictions)}"
 
     @property
     def coverage_interval(self) -> Interval:
-        """Of 95 %, for the share that is covered, by Clopper and Pearson (Biometrika 26, 1934).
+        """95% confidence interval of the share that is covered (Clopper and Pearson, 1934).
 
-        As if the models were independent. Kin are not, so with families left out it is too narrow.
+        It takes the models to be independent; members of a family are not, so with families left
+        out it is too narrow.
         """
-        test = stats.binomtest(self.num_covered, len(self.held_out))
+        test = stats.binomtest(self.num_covered, len(self.predictions))
         low, high = test.proportion_ci(confidence_level=LEVEL, method="exact")
         return Interval(float(low), float(high))
 
 
 def predict(points: Points, complexity: float) -> Prediction | InsufficientData:
-    """Returns the quality to expect of a model of this complexity, or why there is none."""
-    reason = points.why_no_line()
-    return InsufficientData(reason) if reason is not None else _jackknife_plus(points, complexity)
+    """Returns the quality to expect of a model of this complexity, or why there is none.
+
+    Example:
+        >>> cost = [1, 2, 4, 8, 16, 32, 64, 128]
+        >>> quality = [0.1 * c**0.25 for c in cost]
+        >>> points = Points.of("abcdefgh", families="x" * 8, complexity=cost, quality=quality)
+        >>> round(predict(points, 256).expected, 3)
+        0.4
+    """
+    return points.insufficient() or _jackknife_plus(points, complexity)
 
 
-def check_predictions(
-    points: Points, *, left_out: Literal["model", "family"]
-) -> PredictionTest | InsufficientData:
-    """Returns the test in which every model is left out once, alone or with its whole family.
+def validate_predictions(points: Points, *, leave_out: Group) -> Validation | InsufficientData:
+    """Returns predictions of every model, left out once alone or with its whole family.
 
     What is left out has no part in the prediction, nor in its interval. Where fewer than five
     models remain, it stays untested.
     """
-    reason = points.why_no_line()
-    if reason is not None:
-        return InsufficientData(reason)
-    names = points.models if left_out == "model" else points.families
-    held_out: list[HeldOut] = []
+    if lacking := points.insufficient():
+        return lacking
+    names = points.models if leave_out == "model" else points.families
+    predictions: list[LeftOutPrediction] = []
     untested: dict[str, str] = {}
     for position, name in enumerate(names):
         others = points.where([other != name for other in names])
-        reason = others.why_no_line(fewest=FEWEST_OTHERS)
-        if reason is not None:
-            untested[name] = f"without {name}: {reason}"
+        if lacking := others.insufficient(fewest=FEWEST_OTHERS):
+            untested[name] = f"without {name}: {lacking.reason}"
             continue
         prediction = _jackknife_plus(others, float(points.complexity[position]))
-        held_out.append(
-            HeldOut(
-                model=points.models[position],
-                family=points.families[position],
-                prediction=prediction,
-                measured=float(points.quality[position]),
-            )
-        )
-    if not held_out:
+        model, family = points.models[position], points.families[position]
+        measured = float(points.quality[position])
+        predictions.append(LeftOutPrediction(model, family, prediction, measured))
+    if not predictions:
         return InsufficientData("; ".join(untested.values()))
-    return PredictionTest(left_out, tuple(held_out), untested)
+    return Validation(tuple(predictions), untested)
+
+
+def validate(points: Points) -> dict[str, Validation | InsufficientData]:
+    """Returns both validations, by what is left out."""
+    return {group: validate_predictions(points, leave_out=group) for group in GROUPS}
 
 
 def _jackknife_plus(points: Points, complexity: float) -> Prediction:
@@ -180,14 +186,14 @@ def _jackknife_plus(points: Points, complexity: float) -> Prediction:
 
 
 @dataclass(frozen=True)
-class Expectation:
-    """What to expect at one complexity, and how well such predictions held."""
+class StudyPrediction:
+    """The quality to expect at one complexity, and how well such predictions held in the study."""
 
     quality: str
     complexity: str
     prediction: Prediction
-    tests: dict[Literal["model", "family"], PredictionTest | InsufficientData]
-    """By what was left out at a time."""
+    validations: Mapping[str, Validation | InsufficientData]
+    """By what was left out, 'model' or 'family'."""
 
     def flat(self) -> dict[str, Any]:
         """Returns plain values, ready for JSON."""
@@ -201,60 +207,43 @@ class Expectation:
             "models": self.prediction.num_models,
             "inside": self.prediction.inside,
         }
-        for left_out, test in self.tests.items():
-            known = isinstance(test, PredictionTest)
-            row[f"error_without_{left_out}"] = test.mean_absolute_error if known else None
-            row[f"coverage_without_{left_out}"] = test.coverage if known else None
+        for group, found in self.validations.items():
+            known = isinstance(found, Validation)
+            row[f"error_without_{group}"] = found.mean_absolute_error if known else None
+            row[f"coverage_without_{group}"] = found.coverage if known else None
         return row
 
 
-def expect(
+def predict_quality(
     results: StudyResults, at: float, *, quality: str = "ap", complexity: str = "params"
-) -> Expectation:
-    """Returns the quality to expect at a complexity, with an interval of 80 %.
+) -> StudyPrediction:
+    """Returns the quality to expect at a complexity, with an 80% prediction interval.
 
     Args:
         results: of the study.
         at: the complexity, in the unit of `COMPLEXITIES`.
-        quality: of `QUALITIES`.
-        complexity: of `COMPLEXITIES`.
+        quality: a key of `QUALITIES`.
+        complexity: a key of `COMPLEXITIES`.
 
     Raises:
         ConfigError: an unknown quality or complexity, or one that is not positive.
-        DataError: the study has no law of these: under eight models, or nothing was measured.
+        DataError: the study allows no fit of these: under eight models, or nothing was measured.
     """
     _check_known("quality", quality, QUALITIES)
     _check_known("complexity", complexity, COMPLEXITIES)
     if not 0 < at < float("inf"):
         raise ConfigError(f"expected {COMPLEXITIES[complexity]} above 0, found {at:g}")
-    models = results.models()
-    lacking = [key for key in (quality, complexity) if key not in models]
-    if lacking:
-        raise DataError(f"the study {results.study.name} has no {lacking[0]} of any model")
-    points = Points.of(
-        models["model"].tolist(),
-        families=models["family"].tolist(),
-        complexity=models[complexity].to_numpy(float),
-        quality=models[quality].to_numpy(float),
-    )
+    points = results.points(quality, complexity)
     prediction = predict(points, at)
     if isinstance(prediction, InsufficientData):
         raise DataError(
             f"the study {results.study.name} predicts nothing from {COMPLEXITIES[complexity]}: "
             f"{prediction.reason}"
         )
-    return Expectation(
-        quality,
-        complexity,
-        prediction,
-        {
-            "model": check_predictions(points, left_out="model"),
-            "family": check_predictions(points, left_out="family"),
-        },
-    )
+    return StudyPrediction(quality, complexity, prediction, validate(points))
 
 
-def _check_known(what: str, name: str, known: Any) -> None:
+def _check_known(what: str, name: str, known: Collection[str]) -> None:
     if name not in known:
         raise ConfigError(f"expected a {what} of {', '.join(known)}, found {name!r}")
 
@@ -263,7 +252,7 @@ def cost_in_study(folder: StudyFolder, model: str, *, num_classes: int) -> Cost:
     """Returns what a detector of the study would cost with another backbone.
 
     Args:
-        folder: of the study, whose neck and image size it gets.
+        folder: of the study, which sets the neck and the image size.
         model: a backbone, or a preset.
         num_classes: K.
 

@@ -1,13 +1,23 @@
-"""The number that a study reports of a run: what is scored, and on which split.
+"""The metrics that a study reports of a run, as they are and under resampled images.
 
-The record of a run has the last weights on val. Where a study reports another split, the weights it
-names are scored there once the run is done, and the result is written beside the record.
+The record of a run has the metrics of the last weights on val. Where a study reports another split,
+the weights it names are scored there once the run is done, and the result is written beside the
+record. So are the metrics under resampled images: the resamples are the same for every run on a
+split, so that what was stored months apart is comparable, and a report over hundreds of runs
+matches and resamples nothing.
 """
 
 import gzip
+import hashlib
 import json
+from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ossa.config import build_config
 from ossa.data.annotations import DatasetIndex
@@ -15,8 +25,11 @@ from ossa.data.cache import CachePlace
 from ossa.data.description import read_description
 from ossa.data.reading import read_data, read_index
 from ossa.errors import DataError
-from ossa.evaluate.coco import detections_as_coco_results
+from ossa.evaluate.bootstrap import METRICS, RESAMPLES, image_weightings, resample
+from ossa.evaluate.coco import detections_as_coco_results, read_coco_results
 from ossa.evaluate.evaluator import check_classes, detector_for_evaluation, evaluate
+from ossa.evaluate.matching import match
+from ossa.evaluate.object_bins import bins_of
 from ossa.files import read_json_object, sha256_of, write_atomically, write_json_atomically
 from ossa.models.checkpoint import read_checkpoint
 from ossa.schema import validated
@@ -32,6 +45,9 @@ from ossa.train.run_folder import (
 from ossa.train.setup import read_split as read_split_of_run
 
 REPORTED_FILE = "reported.json"
+SAMPLES_FILE = "resampled.npz"
+_SEED = 0
+_LARGEST = 64 * 2**20
 
 
 class _ReportedContent(Reported, strict=True):
@@ -146,3 +162,50 @@ def _read(folder: Path, reported: Reported) -> _ReportedContent:
 def detections_file(reported: Reported) -> str:
     """Returns the name of the file with the detections that the study reports on."""
     return DETECTIONS_FILE if reported.split == "val" else f"{reported.split}-detections.json.gz"
+
+
+def samples_of(
+    detections: Path, index: DatasetIndex, *, resamples: int = RESAMPLES
+) -> dict[str, NDArray[np.float64]]:
+    """Returns (W,) every metric of a run under the weightings of its images.
+
+    They are read from the file beside the detections, or computed and written there.
+
+    Args:
+        detections: COCO results of a run on the split.
+        index: the split.
+        resamples: how often the images are drawn.
+
+    Raises:
+        DataError: detections that do not fit the split.
+    """
+    origin = f"{sha256_of(detections)} {index.fingerprint()} {resamples} {_SEED}"
+    file = detections.parent / SAMPLES_FILE
+    kept = _read_samples(file, origin)
+    if kept is not None:
+        return kept
+    matches = match(index, read_coco_results(detections, index))
+    weights = image_weightings(len(index), resamples=resamples, seed=_SEED)
+    values = resample(matches, METRICS, weights=weights, bins=bins_of(index, matches))
+    content = BytesIO()
+    arrays = {"origin": np.array(origin), "digest": np.array(_digest(values)), **values}
+    np.savez_compressed(content, allow_pickle=False, **arrays)
+    write_atomically(file, content.getvalue())
+    return values
+
+
+def _read_samples(file: Path, origin: str) -> dict[str, NDArray[np.float64]] | None:
+    """Returns what a file holds, None where it is missing, changed or of other detections."""
+    try:
+        with ZipFile(file) as archive, np.load(file, allow_pickle=False) as content:
+            size = sum(member.file_size for member in archive.infolist())
+            if size > _LARGEST or str(content["origin"]) != origin:
+                return None
+            values = {name: content[name] for name in METRICS}
+            return values if str(content["digest"]) == _digest(values) else None
+    except Exception:  # of the many kinds that damaged archives raise: it is made anew
+        return None
+
+
+def _digest(values: Mapping[str, NDArray[np.float64]]) -> str:
+    return hashlib.sha256(b"".join(values[name].tobytes() for name in METRICS)).hexdigest()

@@ -1,16 +1,10 @@
-"""The metrics of a run under resampled images, kept beside its record.
+"""The results of a study: a row for every finished run, means over seeds, quality against cost."""
 
-A report over hundreds of runs then matches nothing and resamples nothing: the weightings of the
-images are the same for every run on a split, so what was stored months apart is comparable.
-"""
-
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from io import BytesIO
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
-from zipfile import ZipFile
 
 import numpy as np
 import pandas as pd
@@ -18,89 +12,21 @@ from numpy.typing import NDArray
 
 from ossa.data.annotations import DatasetIndex
 from ossa.errors import DataError, OssaError
-from ossa.evaluate.bootstrap import METRICS, RESAMPLES, image_weightings, resample
-from ossa.evaluate.coco import read_coco_results
-from ossa.evaluate.matching import Matches, match
 from ossa.evaluate.metrics import Metrics
-from ossa.evaluate.object_bins import bins_of
 from ossa.evaluate.statistics import Values
-from ossa.files import sha256_of, write_atomically
+from ossa.study.analysis import Relation, find_pareto_points, joint_draws
 from ossa.study.config import StudyConfig
 from ossa.study.folder import RunState, StudyFolder, read_measurements
-from ossa.study.reported import detections_file, read_reported, read_split
-from ossa.study.scaling import inverse_normalised_loss
+from ossa.study.reported import (
+    SAMPLES_FILE,
+    detections_file,
+    read_reported,
+    read_split,
+    samples_of,
+)
+from ossa.study.scaling import Points, fit_power_law, inverse_normalised_loss
 from ossa.train.finished import same_images
 from ossa.train.run_folder import read_log
-
-SAMPLES_FILE = "resampled.npz"
-_SEED = 0
-_LARGEST = 64 * 2**20
-
-
-def samples_of(
-    detections: Path, index: DatasetIndex, *, resamples: int = RESAMPLES
-) -> dict[str, NDArray[np.float64]]:
-    """Returns (W,) of every metric of a run, from the file beside its detections or made anew.
-
-    Args:
-        detections: COCO results of a run on the split.
-        index: the split.
-        resamples: how often the images are drawn.
-
-    Raises:
-        DataError: detections that do not fit the split.
-    """
-    origin = f"{sha256_of(detections)} {index.fingerprint()} {resamples} {_SEED}"
-    file = detections.parent / SAMPLES_FILE
-    kept = _read_samples(file, origin)
-    if kept is not None:
-        return kept
-    matches = match(index, read_coco_results(detections, index))
-    values = _resample(matches, index, resamples=resamples)
-    content = BytesIO()
-    arrays = {"origin": np.array(origin), "digest": np.array(_digest(values)), **values}
-    np.savez_compressed(content, allow_pickle=False, **arrays)
-    write_atomically(file, content.getvalue())
-    return values
-
-
-def _resample(
-    matches: Matches, index: DatasetIndex, *, resamples: int
-) -> dict[str, NDArray[np.float64]]:
-    weights = image_weightings(len(index), resamples=resamples, seed=_SEED)
-    return resample(matches, METRICS, weights=weights, bins=bins_of(index, matches))
-
-
-def _read_samples(file: Path, origin: str) -> dict[str, NDArray[np.float64]] | None:
-    """Returns what a file holds, None where it is missing, changed or of other detections."""
-    try:
-        with ZipFile(file) as archive, np.load(file, allow_pickle=False) as content:
-            size = sum(member.file_size for member in archive.infolist())
-            if size > _LARGEST or str(content["origin"]) != origin:
-                return None
-            values = {name: content[name] for name in METRICS}
-            return values if str(content["digest"]) == _digest(values) else None
-    except Exception:  # of the many kinds that damaged archives raise: it is made anew
-        return None
-
-
-def _digest(values: Mapping[str, NDArray[np.float64]]) -> str:
-    return hashlib.sha256(b"".join(values[name].tobytes() for name in METRICS)).hexdigest()
-
-
-def values_of(
-    runs: Sequence[Mapping[str, NDArray[np.float64]]], metric: str, *, num_images: int
-) -> Values:
-    """Returns one metric of the runs of a model.
-
-    Raises:
-        DataError: the split has no object of the kind that the metric is about.
-    """
-    stacked = np.stack([run[metric] for run in runs])
-    if not np.isfinite(stacked[:, 0]).all():
-        raise DataError(f"expected objects for {metric} in the evaluation split, found none")
-    return Values.of(stacked, num_images=num_images)
-
 
 QUALITIES: Final[Mapping[str, str]] = {
     "ap": "AP50-95",
@@ -118,17 +44,33 @@ COMPLEXITIES: Final[Mapping[str, str]] = {
     "train_seconds": "training s",
     "peak_bytes": "memory, bytes",
 }
+_OTHER_NUMBERS = ("ap75", "ap_medium", "ap_large", "ar_100", "precision", "f1", "evaluate_seconds")
+_TEXTS = ("model", "family", "policy", "weights", "licence", "neck")
 _ROUNDING = 1e-6
 _LOSSES = ("train_box", "train_objectness", "train_classes")
 
 
+def values_of(
+    runs: Sequence[Mapping[str, NDArray[np.float64]]], metric: str, *, num_images: int
+) -> Values:
+    """Returns one metric of the runs of a model.
+
+    Raises:
+        DataError: the split has no object of the kind that the metric is about.
+    """
+    stacked = np.stack([run[metric] for run in runs])
+    if not np.isfinite(stacked[:, 0]).all():
+        raise DataError(f"expected objects for {metric} in the evaluation split, found none")
+    return Values.of(stacked, num_images=num_images)
+
+
 @dataclass(frozen=True)
 class StudyRun:
-    """A run that is done, with all that is told of it."""
+    """A finished run."""
 
     state: RunState
     log: tuple[Mapping[str, Any], ...]
-    """An entry an epoch."""
+    """One entry per epoch."""
     samples: Mapping[str, NDArray[Any]]
     """(W,) of every metric under the weightings of the images."""
     row: Mapping[str, Any]
@@ -137,7 +79,7 @@ class StudyRun:
 
 @dataclass(frozen=True)
 class StudyResults:
-    """A study as far as it is done."""
+    """A study as far as it is done, with one finished run at least."""
 
     folder: StudyFolder
     states: tuple[RunState, ...]
@@ -151,57 +93,150 @@ class StudyResults:
 
     @property
     def study(self) -> StudyConfig:
+        """The configuration of the study."""
         return self.folder.study
 
-    def base_runs(self) -> list[StudyRun]:
-        """Returns the runs with the recipe as it is, or with the first of the varied values."""
+    @cached_property
+    def runs_by_model(self) -> dict[str, list[StudyRun]]:
+        """Finished runs of the recipe as it is, or with the first of the varied values."""
         base = self.folder.plan.base
-        return [run for run in self.runs if run.state.run.varied == base]
+        runs: dict[str, list[StudyRun]] = {}
+        for run in self.runs:
+            if run.state.run.varied == base:
+                runs.setdefault(run.state.run.model, []).append(run)
+        return {model: runs[model] for model in self.study.models if model in runs}
 
     def table(self) -> pd.DataFrame:
-        """Returns a row a finished run, with the varied ones."""
+        """Returns one row per finished run, those with varied settings included."""
         return pd.DataFrame([run.row for run in self.runs])
 
     def models(self) -> pd.DataFrame:
-        """Returns a row a model in the order of the study: `runs` and the means over its seeds.
+        """Returns one row per model in the order of the study: `runs` and means over its seeds.
 
         Columns of numbers have a deviation over seeds beside them, `ap_std`: NaN of one run.
         """
-        rows: dict[str, list[Mapping[str, Any]]] = {}
-        for run in self.base_runs():
-            rows.setdefault(run.state.run.model, []).append(run.row)
-        order = [model for model in self.study.models if model in rows]
-        return pd.DataFrame([_mean_row(rows[model]) for model in order])
+        return self._models
+
+    @cached_property
+    def _models(self) -> pd.DataFrame:
+        rows = [[run.row for run in runs] for runs in self.runs_by_model.values()]
+        return pd.DataFrame([_mean_row(own) for own in rows])
+
+    @property
+    def names(self) -> list[str]:
+        """The models with finished runs, in the order of the study."""
+        return list(self.runs_by_model)
+
+    @property
+    def policies(self) -> list[str]:
+        """The data that the initial weights were trained on, each once."""
+        return self._models["policy"].unique().tolist()
+
+    @property
+    def best_first(self) -> list[str]:
+        """The models by their mean AP50-95."""
+        return self._models.sort_values("ap", ascending=False, kind="stable")["model"].tolist()
+
+    def number(self, model: str, column: str) -> float:
+        """Returns a number of `models()`, NaN where it is unknown."""
+        return float(self._by_model.at[model, column])
+
+    @cached_property
+    def _by_model(self) -> pd.DataFrame:
+        return self._models.set_index("model")
+
+    def is_known(self, column: str) -> bool:
+        """Returns whether a column of `models()` has a number for one model at least."""
+        return column in self._models and bool(self._models[column].notna().any())
+
+    @property
+    def qualities(self) -> dict[str, str]:
+        """Titles of the `QUALITIES` that are known."""
+        return {key: title for key, title in QUALITIES.items() if self.is_known(key)}
+
+    @property
+    def complexities(self) -> dict[str, str]:
+        """Titles of the `COMPLEXITIES` that are known."""
+        return {key: title for key, title in COMPLEXITIES.items() if self.is_known(key)}
 
     def values(self, metric: str) -> dict[str, Values]:
-        """Returns one sampled metric of every model that has finished runs.
+        """Returns one resampled metric of every model that has finished runs.
 
         Raises:
-            DataError: the split has nothing that the metric is about.
+            DataError: the split has no object of the kind that the metric is about.
         """
-        runs: dict[str, list[Mapping[str, NDArray[Any]]]] = {}
-        for run in self.base_runs():
-            runs.setdefault(run.state.run.model, []).append(run.samples)
         return {
-            model: values_of(runs[model], metric, num_images=len(self.index))
-            for model in self.study.models
-            if model in runs
+            model: values_of([run.samples for run in runs], metric, num_images=len(self.index))
+            for model, runs in self.runs_by_model.items()
         }
+
+    def variations(self) -> dict[str, dict[str, Values]]:
+        """Returns AP50-95 by combination of the varied settings and by model, the recipe's first.
+
+        Names are such as 'train.lr 0.03'; there is one of '' where nothing is varied.
+        """
+        runs: dict[str, dict[str, list[Mapping[str, NDArray[Any]]]]] = {}
+        for varied in (self.folder.plan.base, *(run.state.run.varied for run in self.runs)):
+            runs.setdefault(_variation(varied), {})
+        for run in self.runs:
+            own = runs[_variation(run.state.run.varied)]
+            own.setdefault(run.state.run.model, []).append(run.samples)
+        return {
+            name: {m: values_of(own, "ap", num_images=len(self.index)) for m, own in models.items()}
+            for name, models in runs.items()
+            if models
+        }
+
+    def points(self, quality: str, complexity: str) -> Points:
+        """Returns one point per model with both numbers."""
+        models = self._models
+        return Points.of(
+            self.names,
+            families=models["family"].tolist(),
+            complexity=models[complexity].to_numpy(float),
+            quality=models[quality].to_numpy(float),
+        )
+
+    def relation(self, quality: str, complexity: str) -> Relation:
+        """Returns one quality against one complexity: power-law fit and Pareto set."""
+        return self._relations[quality, complexity]
+
+    @cached_property
+    def _relations(self) -> dict[tuple[str, str], Relation]:
+        relations = {}
+        for quality in self.qualities:
+            draws = self._draws(quality)
+            for complexity in self.complexities:
+                points = self.points(quality, complexity)
+                pareto = find_pareto_points(points, draws)
+                fit = fit_power_law(points)
+                relations[quality, complexity] = Relation(quality, complexity, points, fit, pareto)
+        return relations
+
+    def _draws(self, quality: str) -> dict[str, NDArray[np.float64]] | None:
+        """Returns joint draws of a quality, None where neither images nor seeds vary it."""
+        if quality in self.runs[0].samples:
+            return joint_draws({m: own.resampled for m, own in self.values(quality).items()})
+        resamples = next(iter(self.values("ap").values())).resampled.shape[1]
+        seeds = {
+            model: np.array([[run.row[quality]] * resamples for run in runs], float)
+            for model, runs in self.runs_by_model.items()
+        }
+        return joint_draws(seeds) if min(map(len, seeds.values())) > 1 else None
+
+
+def _variation(varied: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in varied.items())
 
 
 def _mean_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Returns what the runs of a model have in common, and their means and deviations."""
-    words = ("model", "family", "policy", "weights", "licence", "neck")
-    row: dict[str, Any] = {"runs": len(rows), **{key: rows[0][key] for key in words}}
-    for name in (*QUALITIES, *COMPLEXITIES, *_MORE):
+    row: dict[str, Any] = {"runs": len(rows), **{key: rows[0][key] for key in _TEXTS}}
+    for name in (*QUALITIES, *COMPLEXITIES, *_OTHER_NUMBERS):
         values = np.array([run[name] for run in rows], float)  # None becomes NaN
         row[name] = float(values.mean())
         row[f"{name}_std"] = float(values.std(ddof=1)) if len(values) > 1 else np.nan
     return row
-
-
-_MORE = ("ap75", "ap_medium", "ap_large", "ar_100", "precision", "f1", "evaluate_seconds")
-"""Columns of numbers beside qualities and complexities."""
 
 
 def read_results(
@@ -224,7 +259,8 @@ def read_results(
             "train them with 'ossa study run'"
         )
     index = read_split(done[0].folder, done[0].run.config.data, folder.study.reported)
-    states, done = _of_one_data_set(states)
+    states = _of_one_data_set(states, done[0])
+    done = [state for state in states if state.state == "done"]
     measurements = read_measurements(folder.path)
     runs = []
     for number, state in enumerate(done, start=1):
@@ -241,20 +277,20 @@ def read_results(
     return StudyResults(folder, tuple(states), tuple(runs), index, measurements)
 
 
-def _of_one_data_set(states: list[RunState]) -> tuple[list[RunState], list[RunState]]:
-    """Returns all states, those of other data than the first as foreign; and the done ones."""
-    first = next(state.record for state in states if state.record and state.state == "done")
+def _of_one_data_set(states: Sequence[RunState], first: RunState) -> list[RunState]:
+    """Returns the states, those of runs on other data than the first as foreign."""
     kept = []
     for state in states:
         record = state.record
+        assert first.record is not None
         if record and not (
-            record.data_fingerprint == first.data_fingerprint
-            and same_images(record.image_fingerprint, first.image_fingerprint)
+            record.data_fingerprint == first.record.data_fingerprint
+            and same_images(record.image_fingerprint, first.record.image_fingerprint)
         ):
             reason = f"{state.folder} was trained on other data than the first run"
             state = RunState(state.run, state.folder, "foreign", reason=reason)
         kept.append(state)
-    return kept, [state for state in kept if state.state == "done"]
+    return kept
 
 
 def _read_run(

@@ -1,4 +1,4 @@
-"""Bringing a study to its end: what is not finished is given to the executor."""
+"""Running a study: every run that is not finished is given to the executor."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from statistics import fmean
 from ossa.data.cache import CachePlace, open_pixels
 from ossa.data.description import read_description
 from ossa.data.reading import read_index
-from ossa.study.executors import Executor, Task
+from ossa.study.executors import DONE, STOPPED, Executor, Job
 from ossa.study.folder import (
     RunState,
     StudyFolder,
@@ -16,7 +16,6 @@ from ossa.study.folder import (
     write_failure,
 )
 from ossa.study.plan import PlannedRun
-from ossa.study.worker import DONE, STOPPED
 from ossa.train.callbacks import Callback
 from ossa.train.run_folder import RECORD_FILE
 
@@ -25,7 +24,7 @@ from ossa.train.run_folder import RECORD_FILE
 def images_kept(
     runs: Iterable[PlannedRun], place: CachePlace, *, splits: Iterable[str], callback: Callback
 ) -> Iterator[None]:
-    """Has the images of runs decoded on this machine, each once; those in memory while it lasts.
+    """Decodes the images of runs once on this machine; a cache in memory lasts as long as the body.
 
     Raises:
         ConfigError, DataError, RunFailed: as `read_index` and `open_pixels`.
@@ -61,7 +60,7 @@ def run_study(
         study: the folder with what was done before.
         executor: computes the runs.
         retry_failed: train those again that failed.
-        on_run: is told of each run that has ended.
+        on_run: called with each run that has ended.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C, once every run has saved where it is.
@@ -74,31 +73,28 @@ def run_study(
     # A process of an earlier call may still train: its run is taken up last.
     wanted.sort(key=lambda state: state.state == "running")
 
-    def ended(name: str, exit_code: int) -> None:
+    def on_end(name: str, exit_code: int) -> None:
         run = study.plan.run(name)
         folder = study.run_folder(run)
         state = run_state(run, folder, study.study.reported)
         if exit_code not in (DONE, STOPPED) and not state.finished:
-            # It could not say why itself.
-            write_failure(folder, _told(exit_code))
+            write_failure(folder, _reason(exit_code))  # its process could not
         on_run(run_state(run, folder, study.study.reported))
 
-    tasks = [Task(study.path.resolve(), state.run.name) for state in wanted]
-    executor.execute(tasks, ended=ended)
+    jobs = [Job(study.path.resolve(), state.run.name) for state in wanted]
+    executor.execute(jobs, on_end=on_end)
     return study.states()
 
 
-def _told(exit_code: int) -> str:
-    if exit_code < 0:
-        memory = ", as a machine does that is short of memory" if exit_code == -9 else ""
-        return (
-            f"its process was ended by signal {-exit_code}{memory}; worker.log has its last words"
-        )
-    return f"its process ended with exit code {exit_code}; worker.log has its last words"
+def _reason(exit_code: int) -> str:
+    if exit_code >= 0:
+        return f"its process ended with exit code {exit_code}; worker.log has its last words"
+    memory = ", as a machine does that is short of memory" if exit_code == -9 else ""
+    return f"its process was ended by signal {-exit_code}{memory}; worker.log has its last words"
 
 
 def epochs_trained(study: StudyFolder) -> float:
-    """Returns the epochs of all runs that are trained, cheaply: nothing is verified."""
+    """Returns how many epochs of all runs are trained; cheap, since nothing is verified."""
     return sum(
         float(run.config.train.epochs)
         if (study.run_folder(run) / RECORD_FILE).exists()
@@ -108,9 +104,9 @@ def epochs_trained(study: StudyFolder) -> float:
 
 
 def seconds_left(states: Sequence[RunState]) -> float | None:
-    """Returns the training time that unfinished runs still need, None while nothing is known.
+    """Returns the training time that unfinished runs still need, None while no run has finished.
 
-    A model that has not finished a run takes as long as the others do on average.
+    A model without a finished run is taken to be as slow as the others on average.
     """
     spent: dict[str, list[float]] = {}
     for state in states:

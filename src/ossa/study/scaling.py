@@ -1,12 +1,14 @@
-"""What laws, frontiers and predictions are about: models, each with a quality and a complexity.
+"""Power-law fits of quality against complexity, with one point per model.
 
-A model is one point, at the mean of its seeds: seeds are not points, or three runs of eight models
-would pass for 24 models.
+A point is the mean over the seeds of a model: seeds are not points, or three runs of eight models
+would pass for 24 models. M is the number of models.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
+from typing import NamedTuple
 
 import numpy as np
 import statsmodels.api as sm
@@ -17,7 +19,7 @@ from ossa.errors import DataError
 from ossa.evaluate.statistics import LEVEL, Interval
 
 FEWEST_MODELS = 8
-"""For a law, and whatever rests on one."""
+"""For a fit, and for whatever rests on one."""
 _FEWEST_COMPLEXITIES = 3
 """Different ones: with two, a line may hang on a single model, and without it there is none."""
 _SAME = 1e-6
@@ -26,7 +28,7 @@ _SAME = 1e-6
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A model that is no point, and why."""
+    """A model that is not among the points, and why."""
 
     model: str
     family: str
@@ -35,10 +37,10 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class InsufficientData:
-    """What stands in the place of a law, a ranking or a prediction that cannot be had."""
+    """Returned in place of a fit, a ranking or a prediction that the data do not allow."""
 
     reason: str
-    """One sentence: what is needed, what was found."""
+    """One clause: what is needed, what was found."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Points:
         complexity: ArrayLike | Sequence[float | None],
         quality: ArrayLike | Sequence[float | None],
     ) -> "Points":
-        """Returns the points of the models that have both numbers; the others are named.
+        """Returns the points of the models that have both numbers; `left_out` names the others.
 
         Args:
             models: (N,) names.
@@ -72,7 +74,12 @@ class Points:
             quality: (N,) mean over the seeds of each.
 
         Raises:
-            DataError: a model that is there twice.
+            DataError: a model is listed twice.
+
+        Example:
+            >>> points = Points.of("ab", families="xx", complexity=[1e6, 2e6], quality=[0.3, None])
+            >>> points.models, points.left_out[0].reason
+            (('a',), 'expected a positive quality, found nan')
         """
         twice = [f"{count} of {model}" for model, count in Counter(models).items() if count > 1]
         if twice:
@@ -80,7 +87,6 @@ class Points:
                 f"expected one point a model, the mean of its seeds, found {', '.join(twice)}"
             )
         costs, values = np.asarray(complexity, np.float64), np.asarray(quality, np.float64)
-        usable: list[bool] = []
         left_out: list[LeftOut] = []
         for model, family, cost, value in zip(models, families, costs, values, strict=True):
             wrong = [
@@ -88,63 +94,52 @@ class Points:
                 for name, number in (("complexity", cost), ("quality", value))
                 if not 0 < number < np.inf
             ]
-            usable.append(not wrong)
             if wrong:
                 left_out.append(LeftOut(model, family, ", and ".join(wrong)))
+        unusable = {model.model for model in left_out}
         everyone = cls(tuple(models), tuple(families), costs, values)
-        return replace(everyone.where(usable), left_out=tuple(left_out))
+        usable = everyone.where([model not in unusable for model in models])
+        return replace(usable, left_out=tuple(left_out))
 
     def __len__(self) -> int:
         return len(self.models)
 
     def where(self, kept: ArrayLike) -> "Points":
-        """Returns some of them, as if there were no others.
-
-        Args:
-            kept: (M,) bool.
-        """
+        """Returns the points where `kept`, (M,) bool, is true, without anything left out."""
         mask = np.asarray(kept, bool)
-        return Points(
-            models=_where(self.models, mask),
-            families=_where(self.families, mask),
-            complexity=self.complexity[mask],
-            quality=self.quality[mask],
-        )
+        models, families = (tuple(compress(n, mask)) for n in (self.models, self.families))
+        return Points(models, families, self.complexity[mask], self.quality[mask])
 
     def family(self, name: str) -> "Points":
-        """Returns those of one family, with what was left out of it."""
+        """Returns the points of one family, with what was left out of it."""
         own = self.where([family == name for family in self.families])
         left_out = tuple(model for model in self.left_out if model.family == name)
         return replace(own, left_out=left_out)
 
-    def why_no_line(self, *, fewest: int = FEWEST_MODELS) -> str | None:
-        """Returns why no line is drawn through them, in a sentence; None where one can be."""
+    def insufficient(self, *, fewest: int = FEWEST_MODELS) -> InsufficientData | None:
+        """Returns why no line can be fitted to the points, None where one can."""
         if len(self) < fewest:
             without = "; ".join(f"{model.model}: {model.reason}" for model in self.left_out)
-            return f"expected {fewest} models at least, found {len(self)}" + (
-                f" (left out: {without})" if without else ""
+            return InsufficientData(
+                f"expected {fewest} models at least, found {len(self)}"
+                + (f" (left out: {without})" if without else "")
             )
         different = 1 + int((np.diff(np.sort(np.log(self.complexity))) > _SAME).sum())
         if different < _FEWEST_COMPLEXITIES:
-            return (
+            return InsufficientData(
                 f"expected {_FEWEST_COMPLEXITIES} different complexities at least, found "
                 f"{different} among {len(self)} models"
             )
         return None
 
 
-def _where(names: Iterable[str], kept: NDArray[np.bool_]) -> tuple[str, ...]:
-    return tuple(name for name, keep in zip(names, kept, strict=True) if keep)
-
-
 def inverse_normalised_loss(losses: Sequence[float]) -> float:
-    """Returns the largest loss over the last, 1 / (last loss / largest loss): 1 and up.
+    """Returns the largest loss over the last one, 1 and up: a quality of a training.
 
-    NaN of no epochs, of a loss that is not finite, or of a last one of 0: such a run has no such
-    quality.
+    NaN without epochs, for a loss that is not finite, and for a last loss of 0.
 
     Args:
-        losses: the mean weighted total training loss of every epoch.
+        losses: mean weighted total training loss of every epoch.
     """
     series = np.asarray(losses, np.float64)
     if not series.size or not np.isfinite(series).all() or series[-1] <= 0:
@@ -152,114 +147,80 @@ def inverse_normalised_loss(losses: Sequence[float]) -> float:
     return float(series.max() / series[-1])
 
 
-@dataclass(frozen=True)
-class Residual:
-    """How far a model lies above the law."""
+class Band(NamedTuple):
+    """A fit at Q complexities, (Q,) each, with its pointwise 95% confidence band."""
 
-    model: str
-    family: str
-    measured: float
-    expected: float
-    """The quality that the law gives to its complexity."""
-
-    @property
-    def log(self) -> float:
-        """ln measured - ln expected, above 0 where the model is better than the law."""
-        return float(np.log(self.measured / self.expected))
-
-    @property
-    def factor(self) -> float:
-        """1.1 where quality is 10 % above the law."""
-        return self.measured / self.expected
-
-    @property
-    def percent(self) -> float:
-        """10.0 where quality is 10 % above the law."""
-        return 100 * (self.factor - 1)
-
-
-@dataclass(frozen=True)
-class Band:
-    """Where the middle of the models lies at Q complexities, with 95 % confidence at each."""
-
-    complexity: NDArray[np.float64]
     low: NDArray[np.float64]
     expected: NDArray[np.float64]
     high: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Law:
-    """quality = exp(intercept) x complexity ** slope."""
+class PowerLaw:
+    """quality = exp(intercept) * complexity ** slope, fitted by least squares of the logarithms."""
 
     points: Points
     slope: float
     intercept: float
-    """The natural logarithm of the quality at a complexity of 1, in the unit of the points."""
+    """Natural logarithm of the quality at a complexity of 1, in the unit of the points."""
     r_squared: float
     """Of the logarithms; NaN where all models are equally good."""
     slope_error_hc3: float
+    """Standard error that does not take the scatter to be the same everywhere."""
     covariance: NDArray[np.float64]
     """(2, 2) of intercept and slope, if the scatter is the same everywhere."""
 
     @property
-    def freedom(self) -> int:
-        """Degrees of freedom: models less the two coefficients."""
-        return len(self.points) - 2
-
-    @property
     def slope_error(self) -> float:
+        """Standard error of the slope, with M - 2 degrees of freedom."""
         return float(self.covariance[1, 1] ** 0.5)
 
     @property
     def slope_interval(self) -> Interval:
-        """Of 95 %."""
-        return self._interval(self.slope, self.slope_error)
-
-    @property
-    def intercept_interval(self) -> Interval:
-        """Of 95 %."""
-        return self._interval(self.intercept, float(self.covariance[0, 0] ** 0.5))
+        """95% confidence interval of the slope."""
+        half = self._t() * self.slope_error
+        return Interval(self.slope - half, self.slope + half)
 
     def expected(self, complexity: ArrayLike) -> NDArray[np.float64]:
         """Returns the quality (Q,) at complexities (Q,): the median, since it is fitted in logs."""
         return np.exp(self.intercept + self.slope * np.log(complexity))
 
-    def band(self, complexity: ArrayLike) -> Band:
-        """Returns the law at complexities (Q,) with its band of confidence.
+    def ratios(self) -> NDArray[np.float64]:
+        """Returns (M,) measured over expected quality: 1.1 for a model 10% above the fit."""
+        return self.points.quality / self.expected(self.points.complexity)
 
-        It is about the middle of all models such as these, not about one more of them, which
-        scatters around it (`ossa.study.prediction`).
+    def band(self, complexity: ArrayLike) -> Band:
+        """Returns the fit at complexities (Q,) with its confidence band.
+
+        The band is about the middle of all such models, not about one more of them, which scatters
+        around it (`ossa.study.prediction`).
         """
         at = np.asarray(complexity, np.float64)
         design = np.column_stack((np.ones(len(at)), np.log(at)))
         error = np.sqrt(np.einsum("qi,ij,qj->q", design, self.covariance, design))
         middle, factor = self.expected(at), np.exp(self._t() * error)
-        return Band(at, middle / factor, middle, middle * factor)
-
-    def residuals(self) -> tuple[Residual, ...]:
-        """Returns that of every model, in their order."""
-        points = self.points
-        expected = self.expected(points.complexity).tolist()
-        rows = zip(points.models, points.families, points.quality.tolist(), expected, strict=True)
-        return tuple(Residual(*row) for row in rows)
-
-    def _interval(self, value: float, error: float) -> Interval:
-        return Interval(value - self._t() * error, value + self._t() * error)
+        return Band(middle / factor, middle, middle * factor)
 
     def _t(self) -> float:
-        return float(stats.t.ppf((1 + LEVEL) / 2, self.freedom))
+        return float(stats.t.ppf((1 + LEVEL) / 2, len(self.points) - 2))
 
 
-def fit_law(points: Points) -> Law | InsufficientData:
-    """Returns the law of the points, or why there is none: too few models or complexities."""
-    reason = points.why_no_line()
-    if reason is not None:
-        return InsufficientData(reason)
+def fit_power_law(points: Points) -> PowerLaw | InsufficientData:
+    """Returns the power-law fit of the points, or why there are too few of them.
+
+    Example:
+        >>> cost = [1, 2, 4, 8, 16, 32, 64, 128]
+        >>> quality = [0.1 * c**0.25 for c in cost]
+        >>> points = Points.of("abcdefgh", families="x" * 8, complexity=cost, quality=quality)
+        >>> round(fit_power_law(points).slope, 3)
+        0.25
+    """
+    if lacking := points.insufficient():
+        return lacking
     log_quality = np.log(points.quality)
     fit = sm.OLS(log_quality, sm.add_constant(np.log(points.complexity))).fit()
     intercept, slope = fit.params.tolist()
-    return Law(
+    return PowerLaw(
         points=points,
         slope=slope,
         intercept=intercept,
@@ -269,10 +230,10 @@ def fit_law(points: Points) -> Law | InsufficientData:
     )
 
 
-def fit_family_laws(points: Points) -> dict[str, Law | InsufficientData]:
-    """Returns the law of every family alone, by name in the order of the points."""
+def fit_families(points: Points) -> dict[str, PowerLaw | InsufficientData]:
+    """Returns the fit of every family alone, by name in the order of the points."""
     names = (*points.families, *(model.family for model in points.left_out))
-    return {name: fit_law(points.family(name)) for name in dict.fromkeys(names)}
+    return {name: fit_power_law(points.family(name)) for name in dict.fromkeys(names)}
 
 
 @dataclass(frozen=True)
@@ -284,10 +245,10 @@ class LeaveOneOut:
     coefficients: NDArray[np.float64]
     """(M, 2) of the others."""
     residuals: NDArray[np.float64]
-    """(M,) ln quality of each model, less what the line without it gives."""
+    """(M,) ln quality of each model, less that of the line without it."""
 
     def at(self, complexity: float) -> NDArray[np.float64]:
-        """Returns ln quality (M,) that the lines without each give to one complexity."""
+        """Returns ln quality (M,) of the lines without each model at one complexity."""
         return self.coefficients @ np.array([1.0, np.log(complexity)])
 
 

@@ -1,7 +1,7 @@
 """The process of one run: `python -m ossa.study.worker STUDY_FOLDER RUN`.
 
-Whatever executes a study starts it, and may start it again: a run that is done is left as it is,
-one that was interrupted goes on behind its last checkpoint. Exit codes: 0 done, 1 failed, 3 stopped
+Executors start it, and may start it again: a run that is done is left as it is, and one that was
+interrupted is resumed from its last checkpoint. Exit codes: 0 done, 1 failed, 3 stopped
 by Ctrl-C or SIGTERM with everything saved.
 """
 
@@ -22,12 +22,8 @@ from ossa.escaping import print_line
 from ossa.evaluate.evaluator import Evaluation
 from ossa.files import held
 from ossa.study.config import Reported
-from ossa.study.folder import (
-    FAILURE_FILE,
-    read_study_folder,
-    write_failure,
-    write_progress,
-)
+from ossa.study.executors import DONE, FAILED, STOPPED
+from ossa.study.folder import FAILURE_FILE, read_study_folder, write_failure, write_progress
 from ossa.study.plan import PlannedRun
 from ossa.study.reported import detections_file, is_reported, read_split, write_reported
 from ossa.study.results import samples_of
@@ -37,7 +33,6 @@ from ossa.train.loop import train
 from ossa.train.run_folder import RECORD_FILE, read_record
 from ossa.types import Record
 
-DONE, FAILED, STOPPED = 0, 1, 3
 _SAVE_MINUTES = 5.0
 _PARENT_SECONDS = 2.0
 _PROGRESS_SECONDS = 2.0
@@ -79,9 +74,10 @@ def train_run(
             return STOPPED
         except Exception as failure:
             traceback.print_exc()
-            told = str(failure) if isinstance(failure, OssaError) else _named(failure)
+            known = isinstance(failure, OssaError)
+            reason = str(failure) if known else f"{type(failure).__name__}: {failure}"
             if not (folder / RECORD_FILE).exists():
-                write_failure(folder, " ".join(told.split()))
+                write_failure(folder, " ".join(reason.split()))
             return FAILED
     return DONE
 
@@ -93,17 +89,13 @@ def _finished(folder: Path) -> Record | None:
     return record if record.status == "done" else None
 
 
-def _named(failure: Exception) -> str:
-    return f"{type(failure).__name__}: {failure}"
-
-
 class _Log(Callback):
-    """Tells a log file how a training goes, a line an epoch, and the study how far it is."""
+    """Prints one line per epoch into the log and writes the progress file of the run."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._start: RunStart | None = None
-        self._told_at = 0.0
+        self._written_at = 0.0
 
     def on_start(self, start: RunStart) -> None:
         self._start = start
@@ -115,8 +107,8 @@ class _Log(Callback):
     def on_batch_end(self, *, epoch: int, batch: int, loss: float) -> None:
         assert self._start is not None
         now = time.monotonic()
-        if now - self._told_at > _PROGRESS_SECONDS:
-            self._told_at = now
+        if now - self._written_at > _PROGRESS_SECONDS:
+            self._written_at = now
             write_progress(self._folder, epoch + batch / self._start.batches_per_epoch)
 
     def on_epoch_end(self, row: Mapping[str, Any], evaluation: Evaluation) -> None:

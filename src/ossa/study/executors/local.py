@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 
@@ -22,24 +22,14 @@ from ossa.allocator import wait_passively
 from ossa.errors import ConfigError
 from ossa.files import open_to_append
 from ossa.study.config import ExecutorConfig
-from ossa.study.executors import Ended, Task
-from ossa.study.folder import RUNS_FOLDER, WORKER_LOG
+from ossa.study.executors import Job, OnEnd
 from ossa.study.worker import main as train_named_run
 
 _POLL_SECONDS = 0.2
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A process and what it occupies."""
-
-    task: Task
-    process: ForkServerProcess
-    device: str
-
-
 class LocalExecutor:
-    """Starts a process a run; the next begins where one has ended."""
+    """Starts a process for each run; the next begins when one has ended."""
 
     def __init__(self, config: ExecutorConfig) -> None:
         devices = _devices(config.device)
@@ -49,38 +39,38 @@ class LocalExecutor:
         self._threads = config.threads or max(1, processors // jobs)
         on_gpu = devices[0] != "cpu"
         # On the CPU the network itself leaves no processor idle.
-        workers = config.workers if config.workers is not None else (4 if on_gpu else 0)
-        self._place = ["--workers", str(workers), "--cache", config.cache]
+        self._workers = config.workers if config.workers is not None else (4 if on_gpu else 0)
+        self._cache = config.cache
 
-    def execute(self, tasks: Sequence[Task], *, ended: Ended) -> None:
-        waiting, free = list(tasks), list(self._slots)
-        running: list[_Job] = []
+    def execute(self, jobs: Sequence[Job], *, on_end: OnEnd) -> None:
+        waiting, free = list(jobs), list(self._slots)
+        running: dict[ForkServerProcess, Job] = {}
         processes = multiprocessing.get_context("forkserver")
         processes.set_forkserver_preload([__name__])
         wait_passively()
         with _threads_of_new_processes(self._threads):
             forkserver.ensure_running()
+        place = {"workers": self._workers, "threads": self._threads, "cache": self._cache}
         try:
             while waiting or running:
                 while waiting and free:
-                    task, device = waiting.pop(0), free.pop(0)
-                    place = ["--device", device, *self._place]
-                    process = processes.Process(target=_train, args=(task, place, self._threads))
+                    job = replace(waiting.pop(0), device=free.pop(0), **place)
+                    process = processes.Process(target=_train, args=(job,))
                     process.start()
-                    running.append(_Job(task, process, device))
-                for job in [job for job in running if job.process.exitcode is not None]:
-                    running.remove(job)
+                    running[process] = job
+                for process in [one for one in running if one.exitcode is not None]:
+                    job = running.pop(process)
                     free.append(job.device)
-                    ended(job.task.run, job.process.exitcode or 0)
+                    on_end(job.run, process.exitcode or 0)
                 time.sleep(_POLL_SECONDS)
         except BaseException:
-            _stop(running)
+            _stop(list(running))
             raise
 
 
 @contextmanager
 def _threads_of_new_processes(threads: int) -> Iterator[None]:
-    """Lets libraries that read it when they are loaded compute with so many threads."""
+    """Sets the number of threads for libraries that read it when they are loaded."""
     name = "OMP_NUM_THREADS"
     before = os.environ.get(name)
     os.environ[name] = str(threads)
@@ -92,34 +82,32 @@ def _threads_of_new_processes(threads: int) -> Iterator[None]:
             os.environ[name] = before
 
 
-def _train(task: Task, place: list[str], threads: int) -> None:
-    """Is the process of a run, which stops once the one that it is a copy of is gone."""
+def _train(job: Job) -> None:
+    """Trains a run in a process of its own, which stops once the fork server is gone."""
     # Ctrl-C at the terminal is for the study, which stops its runs one by one.
     os.setsid()
-    log = task.study / RUNS_FOLDER / task.run / WORKER_LOG
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open_to_append(log) as file:
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    with open_to_append(job.log) as file:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(file.fileno(), stream.fileno())
     # The server may be of an earlier study in this process.
-    torch.set_num_threads(threads)
-    parent = ["--parent", str(os.getppid())]
-    sys.exit(train_named_run([str(task.study), task.run, *place, *parent]))
+    torch.set_num_threads(job.threads)
+    sys.exit(train_named_run(job.arguments(parent=os.getppid())))
 
 
-def _stop(jobs: Sequence[_Job]) -> None:
+def _stop(processes: Sequence[ForkServerProcess]) -> None:
     """Asks all processes to save and stop, and waits; a second Ctrl-C ends them at once."""
-    for job in jobs:
-        if job.process.pid is not None and job.process.exitcode is None:
+    for process in processes:
+        if process.pid is not None and process.exitcode is None:
             with suppress(ProcessLookupError):
-                os.kill(job.process.pid, signal.SIGTERM)
+                os.kill(process.pid, signal.SIGTERM)
     try:
-        for job in jobs:
-            job.process.join()
+        for process in processes:
+            process.join()
     except KeyboardInterrupt:
-        for job in jobs:
-            job.process.kill()
-            job.process.join()
+        for process in processes:
+            process.kill()
+            process.join()
 
 
 def _devices(wanted: str | None) -> list[str]:

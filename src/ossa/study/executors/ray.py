@@ -6,24 +6,27 @@ on behind its last checkpoint: all machines see the study's folder under the sam
 """
 
 import os
+import signal
 import socket
+import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ossa.errors import ConfigError
-from ossa.study.config import ExecutorConfig
-from ossa.study.executors import Ended, Task
-from ossa.study.executors.job import (
+from ossa.study.executors import (
     BROKEN,
     LOST,
-    Attempt,
+    Job,
+    OnEnd,
     check_device,
-    launch_on_cluster,
+    cluster_job,
     require_package,
 )
-from ossa.study.executors.remote import Launch, run_in_ray_task
 
-_POLL_SECONDS = 0.2
+if TYPE_CHECKING:
+    from ossa.study.config import ExecutorConfig
+
+_POLL_SECONDS, _WATCH_SECONDS = 0.2, 0.5
 _REACH_SECONDS = 10.0
 _OBJECT_STORE_BYTES = 80 * 2**20  # runs exchange files, not objects: Ray's least
 
@@ -31,50 +34,64 @@ _OBJECT_STORE_BYTES = 80 * 2**20  # runs exchange files, not objects: Ray's leas
 class RayExecutor:
     """Gives every run to Ray, which computes as many at a time as the cluster has room for."""
 
-    def __init__(self, config: ExecutorConfig) -> None:
+    def __init__(self, config: "ExecutorConfig") -> None:
         require_package("ray", extra="ray")
         check_device(config)
         self._config = config
 
-    def execute(self, tasks: Sequence[Task], *, ended: Ended) -> None:
-        if not tasks:
+    def execute(self, jobs: Sequence[Job], *, on_end: OnEnd) -> None:
+        if not jobs:
             return
         import ray
 
         _connect(self._config.address)
         try:
             check_room(self._config, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-            self._bring_to_end(tasks, ended)
+            self._run_all([cluster_job(job, self._config) for job in jobs], on_end)
         finally:
             ray.shutdown()
 
-    def _bring_to_end(self, tasks: Sequence[Task], ended: Ended) -> None:
+    def _run_all(self, waiting: list[Job], on_end: OnEnd) -> None:
         import ray
 
         config = self._config
-        # Ray's own retries would not say in a run's log that it was resumed.
-        compute = ray.remote(num_cpus=config.cpus, num_gpus=config.gpus, max_retries=0)(
-            run_in_ray_task
-        )
-        waiting = [Attempt(launch_on_cluster(task, config)) for task in tasks]
-        running: dict[Any, Attempt] = {}
+        # Ray's own retries would not be recorded in a run's log.
+        options = ray.remote(num_cpus=config.cpus, num_gpus=config.gpus, max_retries=0)
+        remote_job = options(run_job)
+        at_once = config.jobs or len(waiting)
+        running: dict[Any, Job] = {}
         try:
             while waiting or running:
-                while waiting and len(running) < (config.jobs or len(tasks)):
-                    attempt = waiting.pop(0)
-                    running[compute.remote(attempt.launch)] = attempt
+                while waiting and len(running) < at_once:
+                    job = waiting.pop(0)
+                    running[remote_job.remote(job)] = job
                 over, _ = ray.wait(list(running), timeout=_POLL_SECONDS)
                 for reference in over:
-                    attempt = running.pop(reference)
-                    exit_code = _exit_code(reference, attempt.launch)
-                    following = attempt.after(exit_code, at_most=config.requeues)
+                    job = running.pop(reference)
+                    exit_code = _exit_code(reference, job)
+                    following = job.next_job(exit_code, max_resumes=config.requeues)
                     if following is None:
-                        ended(attempt.launch.task.run, exit_code)
+                        on_end(job.run, exit_code)
                     else:
                         waiting.insert(0, following)
         except BaseException:
             _stop(list(running))
             raise
+
+
+def run_job(job: Job) -> int:
+    """Brings a run to its end on a machine of the cluster and returns its exit code.
+
+    Ray turns the cancellation of a task into KeyboardInterrupt: the process saves and stops.
+    """
+    process = job.start()
+    try:
+        while process.poll() is None:
+            time.sleep(_WATCH_SECONDS)
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+    return process.returncode
 
 
 def _connect(address: str | None) -> None:
@@ -100,10 +117,10 @@ def _connect(address: str | None) -> None:
         _reach(address)
         ray.init(address=address, **quiet)
     except (OSError, RuntimeError, ValueError) as problem:
-        told = " ".join(str(problem).split())
+        reason = " ".join(str(problem).split())
         raise ConfigError(
             f"executor.address: expected a Ray cluster at {address}, found none to work with "
-            f"({told}); start one with 'ray start', or leave it out for one on this machine"
+            f"({reason}); start one with 'ray start', or leave it out for one on this machine"
         ) from None
 
 
@@ -114,7 +131,7 @@ def _reach(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
 
 
-def check_room(config: ExecutorConfig, nodes: Sequence[dict[str, float]]) -> None:
+def check_room(config: "ExecutorConfig", nodes: Sequence[dict[str, float]]) -> None:
     """Raises ConfigError where no node has what a run asks for, which would wait for ever."""
     for node in nodes:
         if node.get("CPU", 0) >= config.cpus and node.get("GPU", 0) >= config.gpus:
@@ -126,14 +143,14 @@ def check_room(config: ExecutorConfig, nodes: Sequence[dict[str, float]]) -> Non
     )
 
 
-def _exit_code(reference: Any, launch: Launch) -> int:
+def _exit_code(reference: Any, job: Job) -> int:
     import ray
     from ray.exceptions import RayError, RayTaskError
 
     try:
         return ray.get(reference)
     except RayTaskError as failure:
-        launch.note(f"the machine could not start the run: {failure}")
+        job.write_log(f"the machine could not start the run: {failure}")
         return BROKEN
     except RayError:  # its process, its node or the way to it is gone
         return LOST

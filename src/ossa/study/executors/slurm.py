@@ -5,32 +5,38 @@ saves and goes back into the queue, and goes on behind its last checkpoint where
 all machines see the study's folder under the same path. submitit's files are in its `slurm/`.
 """
 
+import os
 import shutil
+import signal
 import subprocess
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ossa.errors import ConfigError
-from ossa.study.config import ExecutorConfig
-from ossa.study.executors import Ended, Task
-from ossa.study.executors.job import (
+from ossa.study.executors import (
     BROKEN,
     LOST,
-    Attempt,
+    STOPPED,
+    Job,
+    OnEnd,
     check_device,
-    launch_on_cluster,
+    cluster_job,
     require_package,
 )
-from ossa.study.executors.remote import Launch, SlurmJob
-from ossa.study.worker import STOPPED
+
+if TYPE_CHECKING:
+    from submitit.helpers import DelayedSubmission
+
+    from ossa.study.config import ExecutorConfig
 
 SLURM_FOLDER = "slurm"
 _COMMANDS = ("sbatch", "squeue", "scancel", "scontrol")
 _POLL_SECONDS = 5.0  # every question is one to the controller of the whole cluster
-_STOP_POLL_SECONDS = 1.0
+_STOP_POLL_SECONDS, _WATCH_SECONDS = 1.0, 0.5
 _SAVING_SECONDS = 90  # between the warning and the time limit
 _LATE_POLLS = 3  # a shared file system shows a file some seconds after it was written
 _TIME_LIMITS = 1000  # a run takes as many jobs as it needs
@@ -46,7 +52,7 @@ _FOR_GOOD = ("CANCELLED", "OUT_OF_MEMORY")
 class SlurmExecutor:
     """Submits every run, and waits until Slurm has brought all to their end."""
 
-    def __init__(self, config: ExecutorConfig) -> None:
+    def __init__(self, config: "ExecutorConfig") -> None:
         require_package("submitit", extra="slurm")
         check_device(config)
         for command in _COMMANDS:
@@ -57,28 +63,76 @@ class SlurmExecutor:
                 )
         self._config = config
 
-    def execute(self, tasks: Sequence[Task], *, ended: Ended) -> None:
-        if not tasks:
+    def execute(self, jobs: Sequence[Job], *, on_end: OnEnd) -> None:
+        if not jobs:
             return
         from submitit import SlurmExecutor as Submitter
 
-        folder = tasks[0].study / SLURM_FOLDER
+        folder = jobs[0].study / SLURM_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         stop_file = folder / f"stop-{uuid.uuid4().hex}"
         submitter = Submitter(folder, max_num_timeout=_TIME_LIMITS)
         submitter.update_parameters(**job_parameters(self._config))
         queue = Queue(submitter, stop_file, requeues=self._config.requeues)
         try:
-            queue.submit([Attempt(launch_on_cluster(task, self._config)) for task in tasks])
+            queue.submit([cluster_job(job, self._config) for job in jobs])
             while queue.jobs:
                 time.sleep(_POLL_SECONDS)
                 for run, exit_code in queue.ended():
-                    ended(run, exit_code)
+                    on_end(run, exit_code)
         except BaseException:
             queue.stop()
             raise
         finally:
             stop_file.unlink(missing_ok=True)
+
+
+class SlurmTask:
+    """What a job of Slurm computes: submitit pickles it, calls it, and asks it to save."""
+
+    def __init__(self, job: Job, stop_file: Path) -> None:
+        self._job = job
+        self._stop_file = stop_file
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __call__(self) -> int:
+        """Brings a run to its end and returns the exit code of its process.
+
+        A file asks it to stop: a signal of Slurm's would go to the processes that load images, too.
+        """
+        if self._stop_file.exists():
+            return -signal.SIGTERM
+        _remove_earlier_result()
+        # Slurm's warning goes to all processes of a job and is for this one. A signal that is
+        # blocked here stays so in the process that is started.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+        process = self._process = self._job.start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
+        asked = False
+        while process.poll() is None:
+            if not asked and self._stop_file.exists():
+                process.send_signal(signal.SIGTERM)
+                asked = True
+            time.sleep(_WATCH_SECONDS)
+        return process.returncode
+
+    def checkpoint(self) -> "DelayedSubmission":
+        """Lets the run save, and returns what is computed when the job starts again."""
+        from submitit.helpers import DelayedSubmission
+
+        if self._process is not None:
+            # submitit calls this within a signal handler, and Popen may hold its lock.
+            with suppress(ProcessLookupError, ChildProcessError):
+                os.kill(self._process.pid, signal.SIGTERM)
+                os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        return DelayedSubmission(SlurmTask(self._job, self._stop_file))
+
+
+def _remove_earlier_result() -> None:
+    """Removes the result of a job that was requeued, or its loss would go unnoticed."""
+    from submitit import JobEnvironment
+
+    JobEnvironment().paths.result_pickle.unlink(missing_ok=True)
 
 
 class Queue:
@@ -88,11 +142,11 @@ class Queue:
         self._submitter = submitter
         self._stop_file = stop_file
         self._requeues = requeues
-        self.jobs: dict[str, tuple[Any, Attempt]] = {}
-        """submitit's job and the attempt at a run, by the id of the job."""
+        self.jobs: dict[str, tuple[Any, Job]] = {}
+        """submitit's job and ours, by the id that Slurm gave it."""
         self._late: dict[str, int] = {}
 
-    def submit(self, attempts: Sequence[Attempt]) -> None:
+    def submit(self, jobs: Sequence[Job]) -> None:
         """Submits an array of jobs.
 
         Raises:
@@ -100,13 +154,13 @@ class Queue:
         """
         from submitit.core.utils import FailedJobError
 
-        computed = [SlurmJob(attempt.launch, self._stop_file) for attempt in attempts]
+        tasks = [SlurmTask(job, self._stop_file) for job in jobs]
         try:
-            jobs = self._submitter.submit_array(computed)
+            submitted = self._submitter.submit_array(tasks)
         except (FailedJobError, subprocess.CalledProcessError) as refused:
-            told = " ".join(str(refused).split())
-            raise ConfigError(f"executor: Slurm refuses the jobs of the study: {told}") from None
-        self.jobs |= {job.job_id: (job, tried) for job, tried in zip(jobs, attempts, strict=True)}
+            reason = " ".join(str(refused).split())
+            raise ConfigError(f"executor: Slurm refuses the jobs of the study: {reason}") from None
+        self.jobs |= {own.job_id: (own, job) for own, job in zip(submitted, jobs, strict=True)}
 
     def ended(self) -> list[tuple[str, int]]:
         """Returns run and exit code of those that have ended for good; resumes the others."""
@@ -114,35 +168,35 @@ class Queue:
         if states is None:
             return []
         found: list[tuple[str, int]] = []
-        for job_id, (job, attempt) in list(self.jobs.items()):
+        for job_id, (submitted, job) in list(self.jobs.items()):
             state = states.get(job_id)
             if not _is_over(state):
                 continue
-            exit_code = self._exit_code(job, attempt.launch)
+            exit_code = self._exit_code(submitted, job)
             if exit_code is None:
                 continue
             del self.jobs[job_id]
-            at_most = 0 if state in _FOR_GOOD else self._requeues
-            following = attempt.after(exit_code, at_most=at_most)
+            max_resumes = 0 if state in _FOR_GOOD else self._requeues
+            following = job.next_job(exit_code, max_resumes=max_resumes)
             if following is not None:
                 self.submit([following])
             elif state == "CANCELLED" and exit_code < 0:
-                found.append((attempt.launch.task.run, STOPPED))  # it did not fail
+                found.append((job.run, STOPPED))  # it did not fail
             else:
-                found.append((attempt.launch.task.run, exit_code))
+                found.append((job.run, exit_code))
         return found
 
-    def _exit_code(self, job: Any, launch: Launch) -> int | None:
-        """Returns the exit code of a run whose job is over, None where it may yet appear."""
+    def _exit_code(self, submitted: Any, job: Job) -> int | None:
+        """Returns the exit code of a run whose job is over, None while it may yet appear."""
         from submitit.core.utils import UncompletedJobError
 
-        if not job.paths.result_pickle.exists():
-            self._late[job.job_id] = self._late.get(job.job_id, 0) + 1
-            return LOST if self._late[job.job_id] > _LATE_POLLS else None
+        if not submitted.paths.result_pickle.exists():
+            late = self._late[submitted.job_id] = self._late.get(submitted.job_id, 0) + 1
+            return LOST if late > _LATE_POLLS else None
         try:
-            return job.result()
+            return submitted.result()
         except UncompletedJobError as failure:
-            launch.note(f"the job could not start the run: {failure}")
+            job.write_log(f"the job could not start the run: {failure}")
             return BROKEN
 
     def stop(self) -> None:
@@ -166,7 +220,7 @@ def _is_over(state: str | None) -> bool:
     return state is None or state in _OVER
 
 
-def job_parameters(config: ExecutorConfig) -> dict[str, Any]:
+def job_parameters(config: "ExecutorConfig") -> dict[str, Any]:
     """Returns what submitit is to ask Slurm for."""
     parameters: dict[str, Any] = {
         "job_name": "ossa",

@@ -1,311 +1,269 @@
-"""Names beside the points of a figure, where they cover neither points nor each other."""
+"""Styles of the models, and figures of curves, matrices and predictions by matplotlib."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
-from numpy.typing import ArrayLike, NDArray
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from ossa.escaping import escape_figure
-from ossa.study.report.text import compact
-from ossa.study.report.view import Relation, StudyView, families_of
-from ossa.study.results import COMPLEXITIES, QUALITIES
-from ossa.study.scaling import Law
-from ossa.viz.plots import INK, MUTED, style_axes, write_in_the_middle
+from ossa.evaluate.confusion import ConfusionMatrix
+from ossa.study.analysis import PairwiseComparison
+from ossa.study.prediction import Validation
+from ossa.study.report.text import signed
+from ossa.study.results import COMPLEXITIES, StudyResults
+from ossa.study.scaling import InsufficientData
+from ossa.viz.plots import INK, LINE_COLOURS, MUTED, fix_layout, style_axes, write_in_the_middle
 
-_POINT_RADIUS = 5.0
-"""Pixels around the middle of a point that no name may cover."""
-_DISTANCES = (7, 12, 18, 26)
-"""Points from the middle of a point to its name."""
-_SIDES: Sequence[tuple[float, float, str, str]] = (
-    (1, 0, "left", "center"),
-    (0.7, 0.5, "left", "bottom"),
-    (-0.7, 0.5, "right", "bottom"),
-    (0.7, -0.5, "left", "top"),
-    (-1, 0, "right", "center"),
-    (0, 1, "center", "bottom"),
-    (0, -1, "center", "top"),
-    (-0.7, -0.5, "right", "top"),
-)
-"""Direction right and up, and how the name is then aligned; the best looking first."""
-_BEFORE = {"left": 0.0, "center": 0.5, "right": 1.0, "bottom": 0.0, "top": 1.0}
-"""Which part of a text lies left of, or below, the place that it is aligned to."""
+_MARKERS = {
+    "o": "circle",
+    "s": "square",
+    "D": "diamond",
+    "^": "triangle-up",
+    "v": "triangle-down",
+    "P": "cross",
+    "X": "x",
+}
+"""Names of matplotlib's markers in plotly."""
+_DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 2, 1.5, 2)), (0, (9, 3)))
 
 
-class _Place(NamedTuple):
-    """Of a name, relative to its point."""
+@dataclass(frozen=True)
+class ModelStyle:
+    """How a model is drawn: colour and marker of its family, dashes of its own."""
 
-    offset_xy: tuple[float, float]
-    """In points of 1/72 inch."""
-    horizontal: str
-    vertical: str
-
-    def box(
-        self, point: NDArray[np.float64], size_wh: NDArray[np.float64], *, scale: float
-    ) -> NDArray[np.float64]:
-        """Returns xyxy in pixels, with `scale` pixels to a point."""
-        before = np.array((_BEFORE[self.horizontal], _BEFORE[self.vertical]))
-        corner = point + np.array(self.offset_xy) * scale - before * size_wh
-        return np.concatenate((corner, corner + size_wh))
+    family: str
+    colour: str
+    marker: str
+    """Of matplotlib."""
+    symbol: str
+    """The same, of plotly."""
+    dashes: Any
 
 
-def label_points(
-    axes: Axes,
-    names: Sequence[str],
-    *,
-    x: Sequence[float],
-    y: Sequence[float],
-    named: Sequence[str],
-    lines: ArrayLike,
-    colour: str,
-    font_points: float = 8.5,
-) -> list[str]:
-    """Writes names beside their points and returns those for which there was no room.
+def model_styles(families: Mapping[str, str]) -> dict[str, ModelStyle]:
+    """Returns the style of every model from its family.
 
-    The layout and limits of the axes must be final.
-
-    Args:
-        axes: with logarithmic or linear scales.
-        names: of all points.
-        x: of all points.
-        y: of all points.
-        named: those to write, the most important first.
-        lines: (N, 4) x0 y0 x1 y1 of upright and level lines that names avoid.
-        colour: of the text.
-        font_points: its size.
+    Families get colours by their size, so that the largest differ most; beyond the eighth they
+    share colours and differ in their markers.
     """
-    points = axes.transData.transform(np.column_stack((x, y)))
-    ends = axes.transData.transform(np.reshape(lines, (-1, 2))).reshape(-1, 2, 2)
-    around_points = np.column_stack((points - _POINT_RADIUS, points + _POINT_RADIUS))
-    around_lines = np.column_stack((ends.min(axis=1) - 1, ends.max(axis=1) + 1))
-    taken, without = around_points, list(named)
-    frame = np.array(axes.get_window_extent().extents)
-    scale = axes.get_figure(root=True).dpi / 72  # pyright: ignore[reportOptionalMemberAccess]
-    sizes = {name: _size_wh(axes, name, font_points) for name in named}
-    for lines_taken in (around_lines, np.empty((0, 4))):  # better across a line than not at all
-        for name in tuple(without):
-            number = names.index(name)
-            obstacles = np.vstack((taken, lines_taken))
-            for place in _places():
-                box = place.box(points[number], sizes[name], scale=scale)
-                if _inside(box, frame) and not _overlaps(box, obstacles):
-                    _write(axes, name, (x[number], y[number]), place, colour, font_points)
-                    taken = np.vstack((taken, box))
-                    without.remove(name)
-                    break
-    return without
+    order = [family for family, _ in Counter(families.values()).most_common()]
+    styles: dict[str, ModelStyle] = {}
+    of_colour: Counter[str] = Counter()
+    for model, family in families.items():
+        repeat, number = divmod(order.index(family), len(LINE_COLOURS))
+        marker, symbol = list(_MARKERS.items())[repeat % len(_MARKERS)]
+        colour = LINE_COLOURS[number]
+        dashes = _DASHES[of_colour[colour] % len(_DASHES)]
+        of_colour[colour] += 1
+        styles[model] = ModelStyle(family, colour, marker, symbol, dashes)
+    return styles
 
 
-def _places() -> Iterator[_Place]:
-    for distance, (right, up, horizontal, vertical) in product(_DISTANCES, _SIDES):
-        yield _Place((right * distance, up * distance), horizontal, vertical)
+def styles_of(results: StudyResults) -> dict[str, ModelStyle]:
+    """Returns the style of every model of a study."""
+    models = results.models()
+    return model_styles(dict(zip(models["model"], models["family"], strict=True)))
 
 
-def _size_wh(axes: Axes, name: str, font_points: float) -> NDArray[np.float64]:
-    """Returns width and height of a name in pixels."""
-    text = axes.text(0, 0, escape_figure(name), fontsize=font_points)
-    extent = text.get_window_extent()
-    text.remove()
-    return np.array((extent.width, extent.height))
+_COLUMNS = 3
+_MOST_CURVES, _MOST_ENTRIES = 30, 24
 
 
-def _write(
-    axes: Axes,
-    name: str,
-    point: tuple[float, float],
-    place: _Place,
-    colour: str,
-    font_points: float,
-) -> None:
-    axes.annotate(
-        escape_figure(name),
-        point,
-        xytext=place.offset_xy,
-        textcoords="offset points",
-        ha=place.horizontal,
-        va=place.vertical,
-        fontsize=font_points,
-        color=colour,
-    )
-
-
-def _overlaps(box: NDArray[np.float64], others: NDArray[np.float64]) -> bool:
-    """Returns whether a box xyxy has a pixel in common with one of others (N, 4)."""
-    apart = (
-        (box[2] < others[:, 0])
-        | (box[0] > others[:, 2])
-        | (box[3] < others[:, 1])
-        | (box[1] > others[:, 3])
-    )
-    return not bool(apart.all())
-
-
-def _inside(box: NDArray[np.float64], frame: NDArray[np.float64]) -> bool:
-    return bool((box[:2] >= frame[:2]).all() and (box[2:] <= frame[2:]).all())
-
-
-_MOST_NAMED = 40
-"""Points; of more, only the frontier has names."""
-_MOST_IN_LEGEND = 16
-"""Families."""
-
-
-def relation_figure(view: StudyView, relation: Relation) -> Figure:
-    """Returns the models of a relation on logarithmic axes."""
-    figure = Figure(figsize=(8.2, 5.0), facecolor="white")
-    # By hand: a layout engine takes longer than the drawing, and there are dozens of these.
-    axes = figure.add_axes((0.075, 0.125, 0.655, 0.70))
-    quality, complexity = QUALITIES[relation.quality], COMPLEXITIES[relation.complexity]
-    style_axes(
-        axes,
-        x_label=f"{complexity}, logarithmic",
-        y_label=f"{quality}, logarithmic",
-        title=f"{quality} and {complexity}",
-    )
-    if not len(relation.points):
-        axes.set(xticks=[], yticks=[])
-        write_in_the_middle(axes, "no models with both numbers")
-        return figure
-    axes.set(xscale="log", yscale="log")
-    _draw_law(axes, relation)
-    _draw_steps(axes, relation)
-    _draw_models(axes, view, relation)
-    _set_limits(axes, view, relation)
-    _add_legend(axes, view, relation)
-    _name_points(axes, view, relation)
+def curves_figure(
+    results: StudyResults,
+    curves: Mapping[str, Mapping[str, NDArray[np.float64]]],
+    titles: Mapping[str, str],
+) -> Figure:
+    """Returns a panel per curve with all models, one legend below them all."""
+    styles = styles_of(results)
+    many = len(styles) > _MOST_CURVES
+    rows = -(-len(curves) // _COLUMNS)
+    entries = _curve_entries(styles, by_family=many)
+    height = 2.75 * rows + 0.5 + 0.21 * -(-len(entries) // 5)
+    figure = Figure(figsize=(4.1 * _COLUMNS, height), facecolor="white")
+    figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.12)
+    for number, (key, models) in enumerate(curves.items(), start=1):
+        axes = figure.add_subplot(rows, _COLUMNS, number)
+        style_axes(axes, x_label="", y_label="")
+        _set_title(axes, titles[key], pad=8)
+        axes.margins(x=0.01)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+        for model, values in models.items():
+            axes.plot(
+                np.arange(1, len(values) + 1),
+                values,
+                color=styles[model].colour,
+                linestyle="-" if many else styles[model].dashes,
+                linewidth=0.7 if many else 1.5,
+                alpha=0.6 if many else 1.0,
+                marker="o" if len(values) == 1 else None,
+            )
+    place = {"loc": "outside lower center", "ncols": min(5, len(entries)), "handlelength": 3.2}
+    figure.legend(handles=entries, frameon=False, fontsize=9.5, labelcolor=INK, **place)
+    fix_layout(figure)
     return figure
 
 
-def _draw_law(axes: Axes, relation: Relation) -> None:
-    if not isinstance(relation.law, Law):
-        return
-    band = relation.law.band(grid_of(relation))
-    axes.fill_between(
-        band.complexity, band.low, band.high, color="#8a8a8a", alpha=0.16, linewidth=0
-    )
-    axes.plot(band.complexity, band.expected, color="#8a8a8a", linewidth=1.6)
-
-
-def grid_of(relation: Relation, *, count: int = 60) -> np.ndarray:
-    """Returns complexities (count,) from the least of the models to the largest, and beyond."""
-    complexity = relation.points.complexity
-    return np.geomspace(complexity.min() / 1.08, complexity.max() * 1.08, count)
-
-
-def steps_of(relation: Relation) -> tuple[list[float], list[float]]:
-    """Returns x and y of the stairs of the Pareto set, up to the largest of all models."""
-    members = relation.frontier.members
-    if not members:
-        return [], []
-    x = [member.complexity for member in members]
-    y = [member.quality for member in members]
-    return [*x, float(relation.points.complexity.max()) * 1.08], [*y, y[-1]]
-
-
-def _draw_steps(axes: Axes, relation: Relation) -> None:
-    axes.step(*steps_of(relation), where="post", color=INK, linewidth=1.1, zorder=2.5)
-
-
-def _draw_models(axes: Axes, view: StudyView, relation: Relation) -> None:
-    members = {member.model for member in relation.frontier.members}
-    points = relation.points
-    lines = _deviation_lines(view, relation)
-    for model, y, (x, low, _, high) in zip(
-        points.models, points.quality.tolist(), lines, strict=True
-    ):
-        look = view.looks[model]
-        axes.plot([x, x], [low, high], color=look.colour, linewidth=1.2, alpha=0.6)
-        axes.plot(
-            *([x], [y]),
-            marker=look.marker,
-            markersize=7.5,
-            markeredgewidth=1.6,
-            markeredgecolor=look.colour,
-            markerfacecolor=look.colour if model in members else "white",
-            linestyle="none",
-            zorder=3,
-        )
-
-
-def _deviation_lines(view: StudyView, relation: Relation) -> list[tuple[float, ...]]:
-    """Returns x0 y0 x1 y1 of the line of every point from one deviation below to one above."""
-    points, lines = relation.points, []
-    rows = zip(points.models, points.complexity.tolist(), points.quality.tolist(), strict=True)
-    for model, x, y in rows:
-        deviation = np.nan_to_num(view.number(model, f"{relation.quality}_std"))
-        # The logarithm of nothing has no place on the axis.
-        lines.append((x, max(y - deviation, y / 2), x, y + deviation))
-    return lines
-
-
-def _set_limits(axes: Axes, view: StudyView, relation: Relation) -> None:
-    x = relation.points.complexity
-    y = np.array(_deviation_lines(view, relation))[:, [1, 3]]
-    wide, high = max(x.max() / x.min(), 1.5), max(y.max() / y.min(), 1.1)
-    axes.set_xlim(x.min() / wide**0.06, x.max() * wide**0.1)
-    axes.set_ylim(y.min() / high**0.12, y.max() * high**0.12)
-    _plain_ticks(axes, span=high, decade=wide)
-
-
-def _plain_ticks(axes: Axes, *, span: float, decade: float) -> None:
-    """Writes round numbers, in full and with units, at ticks that are few enough to be read."""
-    every = {True: (1, 2, 5), False: (1,)}[decade < 300]
-    axes.xaxis.set_major_locator(LogLocator(subs=every if decade >= 5 else tuple(range(1, 10))))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
-    fine = tuple(np.arange(1, 10, 0.5 if span < 2.5 else 1.0)) if span < 8 else (1, 2, 5)
-    if span < 1.3:
-        fine = tuple(np.arange(1, 10, 0.1))
-    axes.yaxis.set_major_locator(LogLocator(subs=fine, numticks=100))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_minor_formatter(NullFormatter())
-        axis.set_minor_locator(NullLocator())
-
-
-def _add_legend(axes: Axes, view: StudyView, relation: Relation) -> None:
-    families = families_of({model: view.looks[model] for model in relation.points.models})
-    plain = {"linestyle": "none", "markersize": 7}
-    handles = [
-        Line2D([], [], color=look.colour, marker=look.marker, label=escape_figure(family), **plain)
-        for family, look in list(families.items())[:_MOST_IN_LEGEND]
+def _curve_entries(styles: Mapping[str, ModelStyle], *, by_family: bool) -> list[Line2D]:
+    """Returns entries of a legend: every model, or every family and how many more there are."""
+    if not by_family:
+        return [
+            Line2D([], [], color=style.colour, linestyle=style.dashes, label=escape_figure(model))
+            for model, style in styles.items()
+        ]
+    families = {style.family: style.colour for style in styles.values()}
+    entries = [
+        Line2D([], [], color=colour, label=escape_figure(family))
+        for family, colour in list(families.items())[:_MOST_ENTRIES]
     ]
-    if len(families) > _MOST_IN_LEGEND:
-        rest = f"{len(families) - _MOST_IN_LEGEND} more families"
-        handles.append(Line2D([], [], linestyle="none", label=rest))
-    handles.append(Line2D([], [], color=INK, linewidth=1.1, label="Pareto set (filled)"))
-    if isinstance(relation.law, Law):
-        label = f"law: slope {relation.law.slope:.3f}, 95 %"
-        handles.append(Line2D([], [], color="#8a8a8a", linewidth=5, alpha=0.5, label=label))
-    axes.legend(
-        handles=handles,
-        loc="center left",
-        bbox_to_anchor=(1.01, 0.5),
-        frameon=False,
-        fontsize=9,
-        labelcolor=INK,
-    )
+    if len(families) > _MOST_ENTRIES:
+        rest = f"{len(families) - _MOST_ENTRIES} more families"
+        entries.append(Line2D([], [], linestyle="none", label=rest))
+    return entries
 
 
-def _name_points(axes: Axes, view: StudyView, relation: Relation) -> None:
-    points = relation.points
-    members = [member.model for member in relation.frontier.members]
-    others = [model for model in points.models if model not in members]
-    named = members + (others if len(points) <= _MOST_NAMED else [])
-    x, y = steps_of(relation)
-    level = [(x[i], y[i], x[i + 1], y[i]) for i in range(len(x) - 1)]
-    upright = [(x[i + 1], y[i], x[i + 1], y[i + 1]) for i in range(len(x) - 1)]
-    label_points(
-        axes,
-        points.models,
-        x=points.complexity.tolist(),
-        y=points.quality.tolist(),
-        named=named,
-        lines=[*level, *upright, *_deviation_lines(view, relation)],
-        colour=MUTED if len(named) > 12 else INK,
-        font_points=8.5 if len(named) <= 20 else 7.5,
-    )
+def _set_title(axes: Axes, title: str, *, pad: float) -> None:
+    style = {"loc": "left", "color": INK, "fontsize": 10.5, "fontweight": "bold"}
+    axes.set_title(escape_figure(title), pad=pad, **style)
+
+
+_SHARES = LinearSegmentedColormap.from_list("shares", ["#ffffff", "#e0edf5", LINE_COLOURS[0]])
+_SIGNS = LinearSegmentedColormap.from_list("signs", ["#e8b48f", "#f2f3f4", "#9cc6e2"])
+_MOST_NUMBERED = 10
+"""Rows of a confusion matrix whose cells hold numbers."""
+_MOST_DIFFERENCES = 14
+_LONGEST_NAME = 14
+
+
+def _square_axes(axes: Axes, rows: Sequence[str], columns: Sequence[str], *, font: float) -> None:
+    """Turns axes into a matrix with named rows and columns."""
+    side = len(columns)
+    axes.set(xlim=(0, side), ylim=(side, 0), aspect="equal")
+    axes.set_xticks(np.arange(side) + 0.5, columns, rotation=90)
+    axes.set_yticks((np.arange(side) + 0.5)[: len(rows)], rows)
+    axes.tick_params(labelsize=font, length=0, pad=3)
+    axes.spines[:].set_visible(False)
+
+
+def _write_cell(axes: Axes, row: int, column: int, text: str, **style: Any) -> None:
+    axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8, **style)
+
+
+def confusions_figure(matrices: Mapping[str, ConfusionMatrix]) -> Figure:
+    """Returns the confusion matrices as shares of their rows, three in a line."""
+    side = len(next(iter(matrices.values())).names)
+    columns = min(3, len(matrices))
+    rows = -(-len(matrices) // columns)
+    numbered = side <= _MOST_NUMBERED
+    inches, font = (3.6, 8.5) if numbered else (4.2, max(2.5, 170 / side))
+    figure = Figure(figsize=(columns * inches, rows * (inches + 0.15)), facecolor="white")
+    figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.1)
+    for number, (model, matrix) in enumerate(matrices.items()):
+        axes = figure.add_subplot(rows, columns, number + 1)
+        shares = matrix.normalized()
+        axes.pcolormesh(shares, cmap=_SHARES, vmin=0, vmax=1, edgecolors="#e4e4e4", linewidth=0.4)
+        names = [escape_figure(name, longest=_LONGEST_NAME) for name in matrix.names]
+        _square_axes(axes, [] if number % columns else names, names, font=font)
+        axes.tick_params(colors=MUTED)
+        _set_title(axes, model, pad=6)
+        for row, column in np.argwhere(matrix.counts).tolist() if numbered else ():
+            share = shares[row, column]
+            colour = "white" if share > 0.7 else INK
+            _write_cell(axes, row, column, f"{share:.2f}", color=colour)
+    figure.draw_without_rendering()  # square cells fit at the second try
+    fix_layout(figure)
+    return figure
+
+
+def pairs_figure(models: Sequence[str], comparisons: Sequence[PairwiseComparison]) -> Figure:
+    """Returns the matrix of verdicts: blue where the row is better than the column, orange worse.
+
+    Args:
+        models: best first.
+        comparisons: of every pair.
+    """
+    side = len(models)
+    cell = min(0.62, max(8.5 / side, 0.105))
+    figure = Figure(figsize=(side * cell + 2.9, side * cell + 2.0), facecolor="white")
+    figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.1)
+    axes = figure.add_subplot()
+    signs = np.ma.masked_where(np.eye(side, dtype=bool), np.zeros((side, side)))
+    for one in comparisons:
+        row, column = models.index(one.model), models.index(one.reference)
+        sign = {"better": 1, "worse": -1}.get(one.verdict, 0)
+        signs[row, column], signs[column, row] = sign, -sign
+        if side <= _MOST_DIFFERENCES:
+            style = {"fontweight": "bold", "color": INK} if sign else {"color": MUTED}
+            _write_cell(axes, row, column, signed(one.estimate.value), **style)
+            _write_cell(axes, column, row, signed(-one.estimate.value), **style)
+    axes.pcolormesh(signs, cmap=_SIGNS, vmin=-1, vmax=1, edgecolors="white", linewidth=0.6)
+    _square_axes(axes, models, models, font=min(9.5, 62 * cell))
+    axes.tick_params(colors=INK)
+    figure.draw_without_rendering()
+    fix_layout(figure)
+    return figure
+
+
+def validation_figure(
+    results: StudyResults,
+    validations: Mapping[str, Mapping[str, Validation | InsufficientData]],
+) -> Figure:
+    """Returns measured against predicted AP50-95: a column per measure, a row per group left out.
+
+    Args:
+        results: of the study.
+        validations: by measure of complexity and by what is left out.
+    """
+    measures = list(validations)[:3]
+    groups = list(validations[measures[0]])
+    figure = Figure(figsize=(3.9 * len(measures), 7.4), facecolor="white")
+    figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.12)
+    panels = product(groups, measures)
+    for number, (group, measure) in enumerate(panels, start=1):
+        axes = figure.add_subplot(len(groups), len(measures), number)
+        _draw_validation(axes, styles_of(results), validations[measure][group])
+        _set_title(axes, f"{COMPLEXITIES[measure]}, without its {group}", pad=24)
+    fix_layout(figure)
+    return figure
+
+
+def _draw_validation(
+    axes: Axes, styles: Mapping[str, ModelStyle], validation: Validation | InsufficientData
+) -> None:
+    if isinstance(validation, InsufficientData):
+        style_axes(axes, x_label="", y_label="")
+        axes.set(xticks=[], yticks=[])
+        write_in_the_middle(axes, "no test")
+        return
+    held = f"predicted, 80%: {validation.coverage} hold"
+    style_axes(axes, x_label="measured AP50-95", y_label=held)
+    rows = validation.predictions
+    values = np.array([(row.measured, row.prediction.expected) for row in rows])
+    low, high = values.min(), values.max()
+    room = 0.12 * max(high - low, 0.02)
+    limits = (low - room, high + room)
+    axes.plot(limits, limits, color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
+    many = len(rows) > 30
+    for row in rows:
+        style, x = styles[row.model], row.measured
+        interval = [row.prediction.low, row.prediction.high]
+        width, alpha = (0.8, 0.35) if many else (1.4, 0.5)
+        axes.plot([x, x], interval, color=style.colour, linewidth=width, alpha=alpha)
+        axes.plot(
+            *([x], [row.prediction.expected]),
+            marker=style.marker,
+            markersize=4 if many else 6,
+            color=style.colour,
+            markerfacecolor=style.colour if row.covered else "white",
+            linestyle="none",
+        )
+    axes.set(xlim=limits, ylim=limits)

@@ -5,21 +5,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ossa.study.report.interactive import scripts
+from ossa.errors import DataError
+from ossa.study.report.answers import answers_section, pairs_section
+from ossa.study.report.fits import prediction_section, relations_section
+from ossa.study.report.scatter import scripts
 from ossa.study.report.sections import (
-    answers_section,
     conditions_section,
     curves_section,
-    frontier_section,
+    detection_sections,
     models_section,
-    pairs_section,
-    prediction_section,
-    seen_sections,
 )
+from ossa.study.report.tables import ReportFiles
 from ossa.study.report.text import counted
-from ossa.study.report.view import Parts, StudyView
 from ossa.study.results import StudyResults
-from ossa.viz.page import Page, Section, write_page
+from ossa.viz.page import Page, write_page
 
 
 def write_study_report(
@@ -32,7 +31,7 @@ def write_study_report(
 
     Args:
         results: of a study with a finished run at least.
-        folder: made where it is not there; files of the same names are replaced.
+        folder: made if it is missing; files of the same names are replaced.
         on_figure: called with the number of figures drawn.
 
     Raises:
@@ -40,44 +39,45 @@ def write_study_report(
             be decoded.
         CheckpointError: the disk is full or cannot be written.
     """
+    if not results.runs_by_model or not results.is_known("ap"):
+        raise DataError(
+            f"expected finished runs of the recipe as it is in {results.folder.path}, on a split "
+            "with objects, found none: train them with 'ossa study run'"
+        )
+    files = ReportFiles(folder, on_figure)
     with _few_collections():
-        view, parts = StudyView.of(results), Parts(on_figure)
         sections = [
-            answers_section(view, parts),
-            models_section(view, parts),
-            frontier_section(view, parts),
-            prediction_section(view, parts),
-            pairs_section(view, parts),
-            curves_section(view, parts),
-            *seen_sections(view, parts),
-            conditions_section(view, parts),
+            answers_section(results, files),
+            models_section(results, files),
+            relations_section(results, files),
+            prediction_section(results, files),
+            pairs_section(results, files),
+            curves_section(results, files),
+            *detection_sections(results, files),
+            conditions_section(results, files),
         ]
-        parts.save(folder)
-    return write_page(_page(view, [one for one in sections if one]), folder / "index.html")
-
-
-def _page(view: StudyView, sections: list[Section]) -> Page:
-    study, index = view.results.study, view.results.index
-    seeds = counted(len(study.seeds), "seed")
-    told = study.description or (
-        f"{counted(len(view.names), 'backbone')} behind the same neck and head, {seeds}, "
-        f"evaluated on {len(index):,} images with {len(index.labels):,} objects."
+    study, index = results.study, results.index
+    subtitle = study.description or (
+        f"{counted(len(results.names), 'backbone')} behind the same neck and head, "
+        f"{counted(len(study.seeds), 'seed')}, evaluated on {len(index):,} images with "
+        f"{len(index.labels):,} objects."
     )
-    records = [run.state.record for run in view.results.runs if run.state.record]
-    version = records[0].environment.get("ossa", "") if records else ""
-    return Page(
+    record = results.runs[0].state.record
+    version = record.environment.get("ossa", "") if record else ""
+    page = Page(
         title=study.name,
-        subtitle=told,
-        sections=sections,
-        footer=f"Ossa {version} · conditions {view.results.folder.plan.recipe_hash[:16]} · figures "
+        subtitle=subtitle,
+        sections=[section for section in sections if section],
+        footer=f"Ossa {version} · conditions {results.folder.plan.recipe_hash[:16]} · figures "
         "as SVG and PNG and tables as CSV, Markdown and LaTeX lie beside this page",
         scripts=scripts(),
     )
+    return write_page(page, folder / "index.html")
 
 
 @contextmanager
 def _few_collections() -> Iterator[None]:
-    """Takes all that is alive now out of the sight of Python's collector, for as long.
+    """Keeps all present objects from Python's garbage collector.
 
     statsmodels collects garbage at every correction by Holm: 0.7 s each, with PyTorch in memory.
     """

@@ -1,75 +1,307 @@
-"""Under which conditions the runs were trained, what failed, and the hashes to check them by."""
+"""Sections of the report on the models, their training, what they detect, and the conditions."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ossa.evaluate.statistics import FEWEST_RUNS
-from ossa.study.report.budgets import answer_budgets, budgets_table
-from ossa.study.report.comparisons import compare_models, compare_pairs, contests_table
-from ossa.study.report.figures import relation_figure
-from ossa.study.report.interactive import (
-    confusions_of,
-    curves_block,
-    curves_figure,
-    curves_of,
-    curves_table,
-    picture_blocks,
-    read_detections,
-    relations_block,
-    seed_told,
-    shown_models,
-)
-from ossa.study.report.scaling import (
-    frontier_sentences,
-    frontier_table,
-    held_out_table,
-    law_sentences,
-    laws_table,
-    measures_of,
-    rank_of_measures,
-    ranking_sentences,
-    run_tests,
-    sentences_of_tests,
-    tests_figure,
-    tests_table,
-)
-from ossa.study.report.summary import (
-    absent_sentences,
-    confusions_figure,
-    confusions_table,
-    main_table,
-    pairwise_figure,
-    policy_columns,
-    read_tuning,
-    tuning_sentences,
-    tuning_table,
-)
-from ossa.study.report.tables import ReportTable, TableColumn
-from ossa.study.report.text import compact, counted, duration, listed
-from ossa.study.report.view import Parts, StudyView
-from ossa.viz.page import Block, KeyValues, Section, TextBlock
+import numpy as np
+from numpy.typing import NDArray
 
-_TOLD = ("epochs", "imgsz", "batch", "nominal_batch", "optimizer", "lr", "schedule", "precision")
-"""Settings of `train` that are told at once; the others are in the table of conditions."""
+from ossa.evaluate.coco import read_coco_results
+from ossa.evaluate.confusion import CONFIDENCE, ConfusionMatrix, confusion_matrix
+from ossa.evaluate.report import open_gallery
+from ossa.study.report.figures import confusions_figure, curves_figure
+from ossa.study.report.tables import Column, ReportFiles, ReportTable
+from ossa.study.report.text import compact, counted, duration, listed
+from ossa.study.reported import detections_file
+from ossa.study.results import StudyResults
+from ossa.types import Detections
+from ossa.viz.draw import encode_jpeg, picture_grid
+from ossa.viz.page import Block, KeyValues, PictureBlock, Section
+
+_QUALITY = {"decimals": 3, "best": "highest"}
+_COLUMNS = (
+    *(Column("model"), Column("family"), Column("runs", "seeds", write=str)),
+    Column("ap", "AP50-95", **_QUALITY),
+    Column("ap50", "AP50", **_QUALITY),
+    Column("ap_small", "AP small", **_QUALITY),
+    Column("ap_medium", "AP medium", **_QUALITY),
+    Column("ap_large", "AP large", **_QUALITY),
+    Column(
+        *("ap_crowded", "AP crowded"),
+        note="of objects that a neighbour of any class overlaps much",
+        **_QUALITY,
+    ),
+    Column("recall", note="at the confidence of the best mean F1, IoU 0.5", **_QUALITY),
+    Column("params", "parameters", write=compact, best="lowest"),
+    Column("flops", "FLOPs", write=compact, best="lowest", note="of one image"),
+    Column("macs", "MACs", write=compact, best="lowest", note="multiply-adds of one image"),
+    Column(
+        *("ms_per_image", "ms per image"),
+        write=lambda milliseconds: f"{milliseconds:.1f}",
+        best="lowest",
+        note="batch 1, with decoding of the predictions and NMS",
+    ),
+    Column(
+        *("train_seconds", "training"),
+        write=duration,
+        best="lowest",
+        note="of one run, without evaluation",
+    ),
+    Column("policy", "starts from"),
+    Column("weights", "initial weights"),
+    Column("licence", "their licence"),
+)
+_ALWAYS = ("model", "family", "runs", "policy", "weights", "licence")
+
+
+def models_section(results: StudyResults, files: ReportFiles) -> Section:
+    """Returns the main table and what it lacks."""
+    table = files.table(models_table(results), wide=True)
+    return Section("What each model buys and costs", [table], text=" ".join(absences(results)))
+
+
+def models_table(results: StudyResults) -> ReportTable:
+    """Returns one row per model; columns of what was not measured are left out."""
+    models = results.models()
+    rows = [{str(key): value for key, value in row.items()} for row in models.to_dict("records")]
+    reported = results.study.reported
+    weights = "the last weights (their running average)"
+    if reported.weights == "best":
+        weights = "the weights of the epoch that was best on val"
+    several = any(len(runs) > 1 for runs in results.runs_by_model.values())
+    deviation = "± is the standard deviation over seeds. " if several else ""
+    note = (
+        f"{deviation}Metrics are those of {weights} on the {reported.split} split. "
+        "A click on a heading sorts; the best is in bold."
+    )
+    columns = [c for c in _COLUMNS if c.key in _ALWAYS or results.is_known(c.key)]
+    return ReportTable("models", columns, rows, note=note)
+
+
+def absences(results: StudyResults) -> list[str]:
+    """Returns what the main table lacks, in sentences."""
+    kinds = ("crowded", "small", "medium", "large")
+    lacking = [kind for kind in kinds if not results.is_known(f"ap_{kind}")]
+    sentences = [f"The split has no {kind} objects, so there is no AP of them." for kind in lacking]
+    models = results.models()
+    if not results.is_known("ms_per_image"):
+        sentences.append("Milliseconds and memory of an image were not measured.")
+    elif unmeasured := models[models["ms_per_image"].isna()]["model"].tolist():
+        sentences.append(f"Milliseconds were not measured of {', '.join(unmeasured)}.")
+    if len(results.policies) > 1:
+        sentences.append(
+            "The models start from weights of different data: a difference between them is not "
+            "that of the backbones alone."
+        )
+    return sentences
+
+
+CURVES: Mapping[str, str] = {
+    "train_box": "Box loss, training",
+    "train_objectness": "Objectness loss, training",
+    "train_classes": "Class loss, training",
+    "val_box": "Box loss, validation",
+    "val_objectness": "Objectness loss, validation",
+    "val_classes": "Class loss, validation",
+    "ap": "AP50-95, validation",
+    "ap50": "AP50, validation",
+    "recall": "Recall, validation",
+    "train_seconds": "Seconds of training",
+    "train_total": "Total loss, training",
+    "val_total": "Total loss, validation",
+}
+"""What is drawn, by its name in the log; the totals are sums of the three losses."""
+_LOSSES = ("box", "objectness", "classes")
+
+
+def curves_section(results: StudyResults, files: ReportFiles) -> Section:
+    """Returns the curves over the epochs."""
+    curves = mean_curves(results)
+    rows = [
+        {"model": model, "epoch": epoch + 1}
+        | {key: float(curves[key][model][epoch]) for key in CURVES}
+        for model in results.names
+        for epoch in range(len(curves["ap"][model]))
+    ]
+    columns = [Column("model"), Column("epoch", write=str)]
+    for key, title in CURVES.items():
+        columns.append(Column(key, title, decimals=1 if key.endswith("seconds") else 4))
+    files.table(ReportTable("curves", columns, rows, caption="Every epoch, means over seeds"))
+    figure = files.figure("curves", curves_figure(results, curves, CURVES))
+    text = "Over the epochs, each model at the mean of its seeds."
+    return Section("How they learned", [figure], text=text)
+
+
+def mean_curves(results: StudyResults) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Returns (epochs,) the mean over the seeds of a model, by curve and model.
+
+    Where seeds stopped at different epochs the mean ends with the shortest.
+    """
+    curves: dict[str, dict[str, NDArray[np.float64]]] = {key: {} for key in CURVES}
+    for model, runs in results.runs_by_model.items():
+        epochs = min(len(run.log) for run in runs)
+        for key in CURVES:
+            seeds = [[_logged(row, key) for row in run.log[:epochs]] for run in runs]
+            curves[key][model] = np.array(seeds, float).mean(axis=0)
+    return curves
+
+
+def _logged(row: Mapping[str, Any], key: str) -> float:
+    split, _, name = key.partition("_")
+    parts = [f"{split}_{loss}" for loss in _LOSSES] if name == "total" else [key]
+    return sum(float("nan") if row.get(part) is None else row[part] for part in parts)
+
+
+_MOST_MODELS, _MOST_MATRICES = 24, 12
+"""Models with pictures, and with a drawn confusion matrix."""
+_IMAGES, _SIDE = 4, 420
+"""Pictures in a row, and pixels of the longer side of each."""
+_IN_A_GRID = 6
+"""Models above one row of ground truth."""
+
+
+def detection_sections(results: StudyResults, files: ReportFiles) -> list[Section]:
+    """Returns confusion matrices, and the same images through every model.
+
+    Raises:
+        DataError: detections that are gone, or an image that cannot be decoded.
+    """
+    name = detections_file(results.study.reported)
+    index = results.index
+    detections = {
+        model: read_coco_results(results.runs_by_model[model][0].state.folder / name, index)
+        for model in chosen_models(results, most=_MOST_MODELS)
+    }
+    matrices = {model: confusion_matrix(index, found) for model, found in detections.items()}
+    files.table(confusions_table(matrices))
+    drawn = chosen_models(results, most=_MOST_MATRICES)
+    figure = files.figure("confusions", confusions_figure({m: matrices[m] for m in drawn}))
+    return [
+        Section(
+            "What is taken for what",
+            [figure],
+            text="Rows are ground truth, columns predictions, numbers shares of their row. "
+            f"{_of_which(results, len(drawn))}",
+        ),
+        Section(
+            "What they see",
+            _picture_blocks(results, detections),
+            text="The same images through every model, above the ground truth. "
+            f"{_of_which(results, len(detections))}",
+        ),
+    ]
+
+
+def chosen_models(results: StudyResults, *, most: int) -> list[str]:
+    """Returns all models, or the Pareto set of AP50-95 and parameters and the best others."""
+    names = results.names
+    if len(names) > most:
+        members = [point.model for point in results.relation("ap", "params").members]
+        names = list(dict.fromkeys([*members[::-1], *results.best_first]))[:most]
+    return sorted(names, key=lambda model: results.number(model, "params"))
+
+
+def _of_which(results: StudyResults, number: int) -> str:
+    """Returns of which runs and models the matrices and pictures are."""
+    several = any(len(runs) > 1 for runs in results.runs_by_model.values())
+    which = "Of the first finished run of each model; d" if several else "D"
+    text = f"{which}etections with a confidence of {CONFIDENCE:g} or more."
+    if number < len(results.names):
+        text += (
+            f" {number} of {len(results.names)} models: the Pareto set of AP50-95 and parameters "
+            "and the best others."
+        )
+    return text
+
+
+def confusions_table(matrices: Mapping[str, ConfusionMatrix]) -> ReportTable:
+    """Returns one row per model, ground truth and prediction that was counted."""
+    rows = [
+        {
+            "model": model,
+            "truth": matrix.names[row],
+            "predicted": matrix.names[column],
+            "count": int(matrix.counts[row, column]),
+            "share": float(matrix.normalized()[row, column]),
+        }
+        for model, matrix in matrices.items()
+        for row, column in np.argwhere(matrix.counts).tolist()
+    ]
+    columns = [
+        *(Column("model"), Column("truth", "ground truth"), Column("predicted")),
+        Column("count", write=lambda count: f"{count:,d}"),
+        Column("share", "share of the row", decimals=3),
+    ]
+    return ReportTable("confusions", columns, rows, caption="Confusions")
+
+
+def _picture_blocks(
+    results: StudyResults, detections: Mapping[str, Mapping[int, Detections]]
+) -> list[PictureBlock]:
+    gallery = open_gallery(results.index, most=_IMAGES, side=_SIDE)
+    ground_truth, models = gallery.with_gt(), list(detections)
+    blocks = []
+    for start in range(0, len(models), _IN_A_GRID):
+        chosen = models[start : start + _IN_A_GRID]
+        rows = [gallery.with_detections(detections[model]) for model in chosen]
+        titles = [f"{model}, AP50-95 {results.number(model, 'ap'):.3f}" for model in chosen]
+        picture = picture_grid([*rows, ground_truth], row_titles=[*titles, "ground truth"])
+        alt = f"Detections of {', '.join(chosen)} above the ground truth of the same images"
+        blocks.append(PictureBlock(encode_jpeg(picture), alt=alt))
+    return blocks
+
+
+_SETTINGS = (
+    "epochs",
+    "imgsz",
+    "batch",
+    "nominal_batch",
+    "optimizer",
+    "lr",
+    "schedule",
+    "precision",
+)
+"""Settings of `train` at a glance; the others are in the table of conditions."""
 _ENVIRONMENT = ("ossa", "torch", "timm", "opencv", "python", "cpu", "cpu_count", "threads", "gpu")
 
 
-def conditions_block(view: StudyView) -> KeyValues:
-    """Returns what the runs share, at a glance."""
-    results = view.results
-    plan, index = results.folder.plan, results.index
-    records = [run.state.record for run in results.runs]
-    fingerprint = records[0].data_fingerprint if records[0] else ""
-    train = plan.conditions
-    seconds = sum(sum(record.times.values()) for record in records if record)
+def conditions_section(results: StudyResults, files: ReportFiles) -> Section:
+    """Returns what was equal, what failed, and the hashes to check them by."""
+    missing = missing_table(results)
+    files.table(missing)
+    begun = replace(missing, rows=[row for row in missing.rows if row["state"] != "waiting"])
+    blocks: list[Block] = [_conditions(results)]
+    if begun.rows:
+        blocks.append(begun.as_block())
+    blocks += [
+        files.table(environments_table(results), wide=True),
+        files.table(conditions_table(results), folded=True),
+        files.table(runs_table(results), folded=True, wide=True),
+    ]
+    planned = counted(len(results.states), "planned run")
+    waiting = len(missing.rows) - len(begun.rows)
+    text = (
+        f"{len(results.runs)} of {planned} are done, {waiting} not begun. "
+        "What is missing is left out everywhere; nothing is filled in."
+    )
+    return Section("Conditions", blocks, text=text)
+
+
+def _conditions(results: StudyResults) -> KeyValues:
+    plan, index, study = results.folder.plan, results.index, results.study
+    records = [run.state.record for run in results.runs if run.state.record]
+    fingerprint = records[0].data_fingerprint if records else ""
+    seconds = sum(sum(record.times.values()) for record in records)
+    settings = {name: plan.conditions.get(f"train.{name}") for name in _SETTINGS}
     pairs: list[tuple[str, str | int | float | None]] = [
-        ("recipe", results.study.recipe.base),
-        *((name, _as_text(train.get(f"train.{name}"))) for name in _TOLD),
-        ("neck", results.study.neck),
-        ("seeds", listed([str(seed) for seed in results.study.seeds])),
-        ("initial weights", listed(view.policies)),
-        ("reported", f"{results.study.reported.weights} weights on {results.study.reported.split}"),
+        ("recipe", study.recipe.base),
+        *((key, None if value is None else str(value)) for key, value in settings.items()),
+        ("neck", study.neck),
+        ("seeds", listed([str(seed) for seed in study.seeds])),
+        ("initial weights", listed(results.policies)),
+        ("reported", f"{study.reported.weights} weights on {study.reported.split}"),
         ("evaluated on", f"{len(index):,} images, {len(index.labels):,} objects"),
         ("classes", listed(list(index.names), most=8)),
         ("all training together", duration(seconds)),
@@ -79,26 +311,16 @@ def conditions_block(view: StudyView) -> KeyValues:
     return KeyValues(pairs)
 
 
-def _as_text(value: Any) -> str | int | float | None:
-    return value if isinstance(value, str | int | float) or value is None else str(value)
-
-
-def conditions_table(view: StudyView) -> ReportTable:
+def conditions_table(results: StudyResults) -> ReportTable:
     """Returns every setting that all runs share, and those that differ by declaration."""
-    plan = view.results.folder.plan
-    rows: list[Mapping[str, Any]] = [
-        {"setting": key, "value": _written(value)} for key, value in sorted(plan.conditions.items())
-    ]
-    rows += [
-        {"setting": f"{key}, of {model}", "value": _written(value)}
-        for key, models in plan.exceptions.items()
-        for model, value in models.items()
-    ]
-    rows += [
-        {"setting": f"{key}, varied", "value": ", ".join(map(str, values))}
-        for key, values in view.results.study.vary.items()
-    ]
-    columns = [TableColumn("setting", "setting"), TableColumn("value", "value")]
+    plan = results.folder.plan
+    settings = {key: _written(value) for key, value in sorted(plan.conditions.items())}
+    for key, models in plan.exceptions.items():
+        settings |= {f"{key}, of {model}": _written(value) for model, value in models.items()}
+    for key, values in results.study.vary.items():
+        settings[f"{key}, varied"] = ", ".join(map(str, values))
+    rows = [{"setting": key, "value": value} for key, value in settings.items()]
+    columns = [Column("setting"), Column("value")]
     return ReportTable("conditions", columns, rows, caption="All settings")
 
 
@@ -106,257 +328,61 @@ def _written(value: Any) -> str:
     return "not set" if value is None else str(value)
 
 
-def environments_table(view: StudyView) -> ReportTable:
-    """Returns a row an environment in which runs were trained, and that of the measurements."""
-    counts: dict[tuple[str, ...], int] = {}
-    for run in view.results.runs:
-        if run.state.record is not None:
-            found = tuple(run.state.record.environment.get(key, "") for key in _ENVIRONMENT)
-            counts[found] = counts.get(found, 0) + 1
-    rows: list[Mapping[str, Any]] = [
-        {"of": f"{count} runs" if count > 1 else "1 run", **_by_name(found)}
+def environments_table(results: StudyResults) -> ReportTable:
+    """Returns the environments in which runs were trained, and that of the measurements."""
+    records = [run.state.record for run in results.runs if run.state.record]
+    counts = Counter(_environment(record.environment) for record in records)
+    rows = [
+        {"of": f"{count} runs" if count > 1 else "1 run", **dict(found)}
         for found, count in counts.items()
     ]
-    measured = view.results.measurements
+    measured = results.measurements
     if measured:
-        found = tuple(str(measured.get("environment", {}).get(key, "")) for key in _ENVIRONMENT)
-        device = measured.get("device", "")
-        rows.append({"of": f"milliseconds, on {device}", **_by_name(found)})
-    columns = [TableColumn("of", "of"), *(TableColumn(key, key) for key in _ENVIRONMENT)]
+        device, found = measured.get("device", ""), _environment(measured.get("environment", {}))
+        rows.append({"of": f"milliseconds, on {device}", **dict(found)})
+    columns = [Column("of"), *map(Column, _ENVIRONMENT)]
     return ReportTable("environments", columns, rows, caption="Environment and hardware")
 
 
-def _by_name(found: tuple[str, ...]) -> dict[str, str]:
-    return dict(zip(_ENVIRONMENT, found, strict=True))
+def _environment(environment: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((key, str(environment.get(key, ""))) for key in _ENVIRONMENT)
 
 
-def missing_table(view: StudyView) -> ReportTable:
+def missing_table(results: StudyResults) -> ReportTable:
     """Returns the planned runs that have no numbers in this report, and why."""
-    rows: list[Mapping[str, Any]] = [
+    rows = [
         {
             "run": state.run.name,
-            "model": state.run.model,
-            "policy": state.run.weights.policy,
-            "seed": state.run.seed,
             "state": state.state,
             "epochs": state.epochs_done,
             "reason": state.reason or "",
         }
-        for state in view.results.states
+        for state in results.states
         if state.state != "done"
     ]
     columns = [
-        TableColumn("run", "run"),
-        TableColumn("state", "state"),
-        TableColumn("epochs", "epochs done", write=str),
-        TableColumn("reason", "why"),
+        *(Column("run"), Column("state"), Column("epochs", "epochs done", write=str)),
+        Column("reason", "why"),
     ]
     return ReportTable("missing", columns, rows, caption="Runs without numbers")
 
 
-def runs_table(view: StudyView) -> ReportTable:
-    """Returns a row a finished run: its metrics, costs, seconds and hashes."""
+def runs_table(results: StudyResults) -> ReportTable:
+    """Returns one row per finished run: its metrics, costs, seconds and hashes."""
     rows: list[Mapping[str, Any]] = []
-    for run in view.results.runs:
-        record = run.state.record
-        if record is None:
-            continue
-        hashes = {f"sha256 of {name}": digest for name, digest in record.files.items()}
-        rows.append({**run.row, "config_hash": record.config_hash, **hashes})
-    files = dict.fromkeys(key for row in rows for key in row if key.startswith("sha256 of "))
-    varied = list(view.results.study.vary)
+    for run in results.runs:
+        if run.state.record is not None:
+            files = run.state.record.files.items()
+            hashes = {f"sha256 of {name}": digest for name, digest in files}
+            rows.append({**run.row, "config_hash": run.state.record.config_hash, **hashes})
+    hashes = dict.fromkeys(key for row in rows for key in row if key.startswith("sha256 of "))
     columns = [
-        *(TableColumn(key, key) for key in ("run", "model", "family", "policy")),
-        TableColumn("seed", "seed", write=str),
-        *(TableColumn(key, key, write=str) for key in varied),
-        *(TableColumn(key, title, decimals=3) for key, title in view.qualities.items()),
-        TableColumn("params", "parameters", write=compact),
-        TableColumn("flops", "FLOPs", write=compact),
-        TableColumn("train_seconds", "training", write=duration),
-        TableColumn("config_hash", "settings, sha256"),
-        *(TableColumn(key, key) for key in files),
+        *(Column(key) for key in ("run", "model", "family", "policy")),
+        *(Column(key, write=str) for key in ("seed", *results.study.vary)),
+        *(Column(key, title, decimals=3) for key, title in results.qualities.items()),
+        Column("params", "parameters", write=compact),
+        Column("flops", "FLOPs", write=compact),
+        Column("train_seconds", "training", write=duration),
+        *(Column("config_hash", "settings, sha256"), *map(Column, hashes)),
     ]
     return ReportTable("runs", columns, rows, caption="Every finished run")
-
-
-_MOST_MATRICES = 12
-_MOST_PAIRED = 120
-"""Models that are compared all with all."""
-
-
-def answers_section(view: StudyView, parts: Parts) -> Section:
-    """Returns the answers in words, with the tables they are from."""
-    budgets = answer_budgets(view)
-    contests = compare_models(view)
-    blocks: list[Block] = [
-        _list("What should I take?", [answer.sentence for answer in budgets]),
-        parts.table(budgets_table(budgets)).as_block(folded=True),
-    ]
-    if contests:
-        blocks += [
-            _list("Which one beats which, and on which objects?", [c.sentence for c in contests]),
-            parts.table(contests_table(contests)).as_block(folded=True),
-        ]
-    tuning = read_tuning(view)
-    if tuning is not None:
-        blocks += [
-            _list("Does the ranking change with the recipe?", tuning_sentences(tuning)),
-            parts.table(tuning_table(tuning)).as_block(),
-        ]
-    return Section("Answers", blocks, text=_about_intervals(view))
-
-
-def _list(heading: str, sentences: Sequence[str]) -> TextBlock:
-    return TextBlock("\n\n".join(sentences), heading=heading, listed=True)
-
-
-def _about_intervals(view: StudyView) -> str:
-    fewest = min(len(view.runs_of(model)) for model in view.names)
-    text = (
-        "Intervals are of 95 %, each for itself; the verdicts are corrected by Holm for all "
-        "comparisons of a question, and so may hesitate where an interval does not. 'Not "
-        "distinguishable' means that no difference was found, not that there is none."
-    )
-    if fewest < FEWEST_RUNS:
-        return (
-            f"{text} No seed interval where a model has fewer than {FEWEST_RUNS} finished runs "
-            f"(the fewest: {fewest}): such verdicts are about these weights on other images, not "
-            "about training again."
-        )
-    return f"{text} They are about other images and other seeds."
-
-
-def models_section(view: StudyView, parts: Parts) -> Section:
-    """Returns the main table."""
-    table = parts.table(main_table(view)).as_block(wide=True)
-    return Section("What each model buys and costs", [table], text=" ".join(absent_sentences(view)))
-
-
-def curves_section(view: StudyView, parts: Parts) -> Section:
-    """Returns the curves over the epochs."""
-    curves = curves_of(view)
-    parts.table(curves_table(curves))
-    figure = parts.figure("curves", curves_figure(view, curves))
-    text = "Over the epochs, each model at the mean of its seeds."
-    return Section("How they learned", [curves_block(view, curves), figure], text=text)
-
-
-def frontier_section(view: StudyView, parts: Parts) -> Section:
-    """Returns quality against complexity, with laws and frontiers."""
-    for quality in view.qualities:
-        for measure in measures_of(view):
-            name = f"{quality}-{measure}".replace("_", "-")
-            parts.figure(name, relation_figure(view, view.relation(quality, measure)))
-    parts.table(laws_table(view))
-    ranks = rank_of_measures(view)
-    relation = view.relation("ap", "params")
-    over = f" Probabilities are {relation.drawn_over}." if relation.drawn_over else ""
-    return Section(
-        "Quality against complexity",
-        [
-            relations_block(view),
-            _list("The law", law_sentences(view)),
-            _list("The frontier", frontier_sentences(view)),
-            _list("What predicts quality best?", ranking_sentences(view, ranks)),
-            parts.table(frontier_table(view, policy_columns(view))).as_block(wide=True),
-            parts.tables["laws"].as_block(folded=True),
-        ],
-        text="A model is one point, at the mean of its seeds. The law is the middle of the models, "
-        "the Pareto set their edge: nothing that was trained is better and as cheap, in brackets "
-        f"with the probability that it belongs.{over}",
-    )
-
-
-def prediction_section(view: StudyView, parts: Parts) -> Section:
-    """Returns the test of the predictions."""
-    tests = run_tests(view)
-    blocks: list[Block] = [_list("", sentences_of_tests(view, tests))]
-    summary = parts.table(tests_table(view, tests))
-    held_out = parts.table(held_out_table(view, tests))
-    if held_out.rows:
-        blocks.append(summary.as_block())
-        blocks.append(parts.figure("prediction-test", tests_figure(view, tests)))
-        blocks.append(held_out.as_block(folded=True))
-    return Section(
-        "Do its predictions hold?",
-        blocks,
-        text="'ossa study predict' gives the quality to expect of a model that was not trained. "
-        "Here models that were trained are left out, predicted from the others, and compared.",
-    )
-
-
-def pairs_section(view: StudyView, parts: Parts) -> Section | None:
-    """Returns who beats whom in AP50-95, None of a single model."""
-    if len(view.names) < 2:
-        return None
-    best = set(view.best_first[:_MOST_PAIRED])
-    values = {model: own for model, own in view.values["ap"].items() if model in best}
-    pairwise = compare_pairs("ap", values)
-    parts.table(pairwise.as_table())
-    figure = parts.figure("pairs", pairwise_figure(pairwise))
-    number = counted(len(pairwise.differences), "comparison")
-    less = f" Of the {_MOST_PAIRED} best models." if len(view.names) > _MOST_PAIRED else ""
-    return Section(
-        "Who beats whom",
-        [figure],
-        text="Blue: the model of the row has the higher AP50-95; orange: the lower; grey: not "
-        f"distinguishable (Holm over {number}).{less}",
-    )
-
-
-def seen_sections(view: StudyView, parts: Parts) -> list[Section]:
-    """Returns confusion matrices and pictures."""
-    shown = shown_models(view)
-    detections = read_detections(view, shown)
-    matrices = confusions_of(view, detections)
-    parts.table(confusions_table(matrices))
-    in_figure = shown_models(view, most=_MOST_MATRICES)
-    figure = parts.figure("confusions", confusions_figure({m: matrices[m] for m in in_figure}))
-    return [
-        Section(
-            "What is taken for what",
-            [figure],
-            text=f"Rows are truths, columns predictions, numbers shares of their row. "
-            f"{seed_told(view)}{_of_all(view, len(in_figure))}",
-        ),
-        Section(
-            "What they see",
-            picture_blocks(view, detections),
-            text=f"The same images through every model, above the truth. {seed_told(view)}"
-            f"{_of_all(view, len(shown))}",
-        ),
-    ]
-
-
-def _of_all(view: StudyView, number: int) -> str:
-    if number == len(view.names):
-        return ""
-    return (
-        f" {number} of {len(view.names)} models: the Pareto set of AP50-95 and parameters and the "
-        "best others."
-    )
-
-
-def conditions_section(view: StudyView, parts: Parts) -> Section:
-    """Returns what was equal, what failed, and the hashes."""
-    planned, done = len(view.results.states), len(view.results.runs)
-    missing = parts.table(missing_table(view))
-    begun = replace(missing, rows=[row for row in missing.rows if row["state"] != "waiting"])
-    blocks: list[Block] = [conditions_block(view)]
-    if begun.rows:
-        blocks.append(begun.as_block())
-    blocks += [
-        parts.table(environments_table(view)).as_block(wide=True),
-        parts.table(conditions_table(view)).as_block(folded=True),
-        parts.table(runs_table(view)).as_block(folded=True, wide=True),
-    ]
-    text = f"{done} of {counted(planned, 'planned run')} {'is' if done == 1 else 'are'} done. "
-    waiting = len(missing.rows) - len(begun.rows)
-    if waiting:
-        text += f"{waiting} {'has' if waiting == 1 else 'have'} not begun. "
-    text += (
-        "What is missing is left out everywhere; nothing is filled in."
-        if missing.rows
-        else "Nothing failed and nothing is missing."
-    )
-    return Section("Conditions", blocks, text=text)

@@ -1,38 +1,84 @@
-"""Tables for three readers: a program (CSV), a README (Markdown) and a paper (LaTeX).
+"""Tables of the report for the page, a program (CSV), a README (Markdown) and a paper (LaTeX).
 
-CSV has every number as it is, a mean and its deviation in two columns; the other two are written
-as the page writes them.
+CSV holds every number as it is, a mean and its deviation in two columns; the others are formatted.
 """
 
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from matplotlib.figure import Figure
+
 from ossa.escaping import escape_latex, escape_markdown, write_csv
-from ossa.files import write_text_atomically
-from ossa.study.report.text import mean_and_deviation
-from ossa.viz.page import Cell, Column, Table, Written
+from ossa.files import write_atomically, write_text_atomically
+from ossa.study.report.text import mean_and_deviation, p_value, signed
+from ossa.viz import page
+from ossa.viz.plots import figure_png, figure_svg
 
 DEVIATION = "_std"
 """Ends the key of the deviation that belongs to a mean."""
 
 
 @dataclass(frozen=True)
-class TableColumn:
+class Column:
     """One column of a table."""
 
     key: str
     """In the rows."""
-    heading: str
+    heading: str = ""
+    """The key where it is not given."""
     decimals: int | None = None
     """Of fractions, which are written with the deviation of `key` + '_std' where a row has it."""
     write: Callable[[Any], str] | None = None
     """How other numbers are written; they sort by their value."""
     best: Literal["highest", "lowest"] | None = None
     note: str = ""
+
+    @property
+    def title(self) -> str:
+        """What stands above the column."""
+        return self.heading or self.key
+
+    def text(self, row: Mapping[str, Any]) -> str:
+        """Returns the cell of a row as it is read."""
+        value = row.get(self.key)
+        if isinstance(value, str):
+            return value
+        number = _number(value)
+        if number is None:
+            return "–"
+        if self.write is not None:
+            return self.write(value)
+        if self.decimals is not None:
+            deviation = row.get(self.key + DEVIATION)
+            return mean_and_deviation(number, deviation, decimals=self.decimals)
+        return f"{number:,g}".replace("-", "−")
+
+    def cell(self, row: Mapping[str, Any]) -> page.Cell:
+        """Returns the cell of a row on the page."""
+        value = row.get(self.key)
+        number = _number(value)
+        if number is None:
+            return value if isinstance(value, str) else None
+        return page.Written(number, self.text(row))
+
+
+def interval_columns(heading: str = "95%", **style: Any) -> list[Column]:
+    """Returns the columns `low` and `high` of an interval."""
+    return [Column("low", f"{heading} from", **style), Column("high", "to", **style)]
+
+
+DIFFERENCE_COLUMNS = (
+    Column("difference", "difference of AP50-95", write=signed),
+    *interval_columns(write=signed),
+    Column("over"),
+    Column("p_adjusted", "p, Holm", write=p_value),
+    Column("verdict", "verdict of the model"),
+)
+"""Of a `PairwiseComparison`."""
 
 
 @dataclass(frozen=True)
@@ -41,21 +87,18 @@ class ReportTable:
 
     name: str
     """Of its files, without a suffix."""
-    columns: Sequence[TableColumn]
+    columns: Sequence[Column]
     rows: Sequence[Mapping[str, Any]]
+    """May hold more than the columns show."""
     caption: str = ""
     note: str = ""
     """Small print below."""
 
-    def texts(self) -> list[list[str]]:
-        """Returns every cell as it is read, row by row."""
-        return [[_text(column, row) for column in self.columns] for row in self.rows]
-
-    def as_block(self, *, wide: bool = False, folded: bool = False) -> Table:
-        """Returns the table of the page, as `Table` has it."""
-        return Table(
-            columns=[Column(c.heading, best=c.best, note=c.note) for c in self.columns],
-            rows=[[_cell(column, row) for column in self.columns] for row in self.rows],
+    def as_block(self, *, wide: bool = False, folded: bool = False) -> page.Table:
+        """Returns the table of the page, as `ossa.viz.page.Table` has it."""
+        return page.Table(
+            columns=[page.Column(c.title, best=c.best, note=c.note) for c in self.columns],
+            rows=[[column.cell(row) for column in self.columns] for row in self.rows],
             caption=self.caption,
             note=self.note,
             wide=wide,
@@ -77,9 +120,9 @@ class ReportTable:
     def markdown(self) -> str:
         """Returns a table of GitHub's Markdown."""
         rows = [
-            [column.heading for column in self.columns],
+            [column.title for column in self.columns],
             ["---:" if self._is_number(column) else "---" for column in self.columns],
-            *self.texts(),
+            *self._texts(),
         ]
         lines = ["| " + " | ".join(map(escape_markdown, row)) + " |" for row in rows]
         note = ["", self.note] if self.note else []
@@ -88,35 +131,28 @@ class ReportTable:
     def latex(self) -> str:
         """Returns a tabular with the rules of booktabs."""
         alignment = "".join("r" if self._is_number(column) else "l" for column in self.columns)
-        head = " & ".join(escape_latex(column.heading) for column in self.columns)
-        body = [" & ".join(map(escape_latex, row)) + r" \\" for row in self.texts()]
-        lines = [
-            rf"\begin{{tabular}}{{{alignment}}}",
-            r"\toprule",
-            head + r" \\",
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            "",
-        ]
-        return "\n".join(lines)
+        rows = [[column.title for column in self.columns], *self._texts()]
+        head, *body = [" & ".join(map(escape_latex, row)) + r" \\" for row in rows]
+        begin, end = rf"\begin{{tabular}}{{{alignment}}}", r"\end{tabular}"
+        return "\n".join(
+            [begin, r"\toprule", head, r"\midrule", *body, r"\bottomrule", end, ""],
+        )
 
-    def _is_number(self, column: TableColumn) -> bool:
-        return all(not isinstance(row.get(column.key), str) for row in self.rows)
+    def save(self, folder: Path) -> None:
+        """Writes the table as NAME.csv, NAME.md and NAME.tex.
 
-
-def save_tables(tables: Sequence[ReportTable], folder: Path) -> None:
-    """Writes every table as NAME.csv, NAME.md and NAME.tex.
-
-    Raises:
-        CheckpointError: the disk is full or cannot be written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for table in tables:
-        texts = {"csv": table.csv(), "md": table.markdown(), "tex": table.latex()}
+        Raises:
+            CheckpointError: the disk is full or cannot be written.
+        """
+        texts = {"csv": self.csv(), "md": self.markdown(), "tex": self.latex()}
         for suffix, text in texts.items():
-            write_text_atomically(folder / f"{table.name}.{suffix}", text)
+            write_text_atomically(folder / f"{self.name}.{suffix}", text)
+
+    def _texts(self) -> list[list[str]]:
+        return [[column.text(row) for column in self.columns] for row in self.rows]
+
+    def _is_number(self, column: Column) -> bool:
+        return all(not isinstance(row.get(column.key), str) for row in self.rows)
 
 
 def _number(value: Any) -> float | None:
@@ -126,28 +162,41 @@ def _number(value: Any) -> float | None:
     return float(value)
 
 
-def _text(column: TableColumn, row: Mapping[str, Any]) -> str:
-    value = row.get(column.key)
-    if isinstance(value, str):
-        return value
-    number = _number(value)
-    if number is None:
-        return "–"
-    if column.write is not None:
-        return column.write(value)
-    if column.decimals is not None:
-        deviation = row.get(column.key + DEVIATION)
-        return mean_and_deviation(number, deviation, decimals=column.decimals)
-    return f"{number:,g}".replace("-", "−")
-
-
-def _cell(column: TableColumn, row: Mapping[str, Any]) -> Cell:
-    value = row.get(column.key)
-    number = _number(value)
-    if number is None:
-        return value if isinstance(value, str) else None
-    return Written(number, _text(column, row))
-
-
 def _plain(value: Any) -> Any:
     return "" if value is None or (isinstance(value, float) and not math.isfinite(value)) else value
+
+
+class ReportFiles:
+    """Saves figures as SVG and PNG and tables in three formats; returns them as blocks."""
+
+    def __init__(self, folder: Path, on_figure: Callable[[int], None] | None = None) -> None:
+        """Makes the folders `figures` and `tables`; `on_figure` gets the number of figures."""
+        self._figures, self._tables = folder / "figures", folder / "tables"
+        for path in (self._figures, self._tables):
+            path.mkdir(parents=True, exist_ok=True)
+        self._on_figure = on_figure
+        self._num_figures = 0
+
+    def table(self, table: ReportTable, *, wide: bool = False, folded: bool = False) -> page.Table:
+        """Writes the files of a table and returns its block."""
+        table.save(self._tables)
+        return table.as_block(wide=wide, folded=folded)
+
+    def figure(self, name: str, figure: Figure) -> page.FigureBlock:
+        """Writes the files of a figure and returns its block.
+
+        Raises:
+            CheckpointError: the disk is full or cannot be written.
+        """
+        svg = figure_svg(figure)
+        write_text_atomically(self._figures / f"{name}.svg", svg)
+        write_atomically(self._figures / f"{name}.png", figure_png(figure))
+        self._num_figures += 1
+        if self._on_figure is not None:
+            self._on_figure(self._num_figures)
+        return page.FigureBlock(svg)
+
+
+def bullets(heading: str, sentences: Iterable[str]) -> page.TextBlock:
+    """Returns a list of sentences under a small heading."""
+    return page.TextBlock("\n\n".join(sentences), heading=heading, listed=True)

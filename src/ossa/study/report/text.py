@@ -1,12 +1,36 @@
-"""Numbers and lists as a reader says them."""
+"""Numbers and sentences of the report. Sentences are made from the rows of its tables."""
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from ossa.evaluate.statistics import Interval
+from ossa.study.analysis import MeasureRanking, RankChange, Relation
+from ossa.study.prediction import Validation
+from ossa.study.scaling import InsufficientData
 
 _UNITS = ("", " k", " M", " G", " T")
 _MINUTE, _HOUR = 60.0, 3600.0
+
+MEASURES: Mapping[str, str] = {
+    "params": "parameters",
+    "flops": "FLOPs",
+    "macs": "MACs",
+    "ms_per_image": "milliseconds per image",
+    "train_seconds": "training time",
+    "peak_bytes": "memory",
+}
+"""Measures of complexity as they are called in a sentence."""
+OBJECTS: Mapping[str, str] = {
+    "ap_small": "small",
+    "ap_medium": "medium",
+    "ap_large": "large",
+    "ap_isolated": "isolated",
+    "ap_touching": "touching",
+    "ap_crowded": "crowded",
+}
+"""Kinds of objects by the metric that is about them."""
+_PERHAPS = 0.25
+"""Probability from which a model outside the Pareto set is named."""
 
 
 def compact(number: float) -> str:
@@ -28,34 +52,20 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-MEASURES: Mapping[str, str] = {
-    "params": "parameters",
-    "flops": "FLOPs",
-    "macs": "MACs",
-    "ms_per_image": "milliseconds an image",
-    "train_seconds": "training time",
-    "peak_bytes": "memory",
-}
-"""Measures of complexity as they are called in a sentence."""
-
-
 def amount(measure: str, value: float) -> str:
-    """Returns a value of a measure of `COMPLEXITIES` with its unit: '4.08 M parameters'."""
+    """Returns a value of a measure of complexity with its unit: '4.08 M parameters'."""
     match measure:
         case "params":
             return f"{compact(value)} parameters"
-        case "flops":
-            return f"{compact(value)}FLOPs" if value >= 1000 else f"{value:g} FLOPs"
-        case "macs":
-            return f"{compact(value)}MACs" if value >= 1000 else f"{value:g} MACs"
+        case "flops" | "macs":
+            unit = MEASURES[measure]
+            return f"{compact(value)}{unit}" if value >= 1000 else f"{value:g} {unit}"
         case "ms_per_image":
-            return f"{value:.3g} ms an image"
+            return f"{value:.3g} ms per image"
         case "train_seconds":
             return f"{_round_duration(value)} of training"
-        case "peak_bytes":
-            return f"{compact(value)}B of memory"
         case _:
-            return f"{value:g} {measure}"
+            return f"{compact(value)}B of memory"
 
 
 def _round_duration(seconds: float) -> str:
@@ -72,11 +82,6 @@ def signed(value: float, *, decimals: int = 3) -> str:
     return text[1:] if float(f"{value:.{decimals}f}") == 0 else text
 
 
-def signed_interval(interval: Interval) -> str:
-    """Returns '−0.012 to +0.034'."""
-    return f"{signed(interval.low)} to {signed(interval.high)}"
-
-
 def mean_and_deviation(mean: float | None, deviation: float | None, *, decimals: int = 3) -> str:
     """Returns '0.412 ± 0.006', the mean alone where there is no deviation, a dash for neither."""
     if mean is None or not math.isfinite(mean):
@@ -87,22 +92,111 @@ def mean_and_deviation(mean: float | None, deviation: float | None, *, decimals:
     return f"{text} ± {deviation:.{decimals}f}"
 
 
-def listed(words: Sequence[str], *, most: int = 12) -> str:
+def listed(names: Sequence[str], *, most: int = 12) -> str:
     """Returns 'a, b and c'; beyond `most` the rest is counted."""
-    if len(words) > most:
-        return ", ".join(words[:most]) + f" and {len(words) - most} more"
-    if len(words) < 2:
-        return "".join(words)
-    return f"{', '.join(words[:-1])} and {words[-1]}"
+    if len(names) > most:
+        return ", ".join(names[:most]) + f" and {len(names) - most} more"
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def counted(number: int, noun: str, plural: str = "") -> str:
+def counted(number: int, noun: str) -> str:
     """Returns '1 model', '2 models', 'no model'."""
     if number == 0:
         return f"no {noun}"
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+    return f"{number:,} {noun if number == 1 else noun + 's'}"
 
 
 def p_value(p: float) -> str:
-    """Returns 'p = 0.012' or 'p < 0.001'."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    """Returns '0.012' or '< 0.001'."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    return f"95% CI {signed(row['low'])} to {signed(row['high'])}"
+
+
+def budget_sentence(row: Mapping[str, Any]) -> str:
+    """Returns the best model under a budget, from a row of the table of budgets."""
+    return (
+        f"Up to {row['budget']}: {row['best']}, AP50-95 "
+        f"{mean_and_deviation(row['ap'], row['ap_std'])}, the best of "
+        f"{counted(row['models'], 'model')}; not distinguishable from it (Holm): "
+        f"{row['alternatives']}."
+    )
+
+
+def comparison_sentence(row: Mapping[str, Any]) -> str:
+    """Returns how two models differ, from a row of the table of comparisons."""
+    return (
+        f"{row['model']} − {row['reference']}: {signed(row['difference'])} AP50-95 "
+        f"({_interval(row)}, over {row['over']}; p {p_value(row['p_adjusted'])}, Holm): "
+        f"{row['verdict']}."
+    )
+
+
+def rank_change_sentence(base: str, other: str, change: RankChange) -> str:
+    """Returns how many pairs of models change their order with another setting."""
+    return (
+        f"With {other} in place of {base}: {change.swapped} of "
+        f"{counted(change.num_pairs, 'pair')} of models in another order, "
+        f"{change.distinguishable} of them distinguishable under both settings."
+    )
+
+
+def fit_sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns the power-law fits from rows of their table, or once why there is none."""
+    sentences = [
+        f"AP50-95 and {row['complexity']}: {signed(row['doubling'], decimals=1)}% where the cost "
+        f"doubles (slope {row['slope']:.3f}, {_interval(row)}; R² {row['r_squared']:.2f}; "
+        f"{row['models']} models)."
+        for row in rows
+        if "slope" in row
+    ]
+    reasons = dict.fromkeys(row["reason"] for row in rows if "reason" in row)
+    return sentences + [f"No power-law fit: {reason}." for reason in list(reasons)[:1]]
+
+
+def pareto_sentence(relation: Relation) -> str:
+    """Returns the Pareto set of a relation, with the probability of each member."""
+
+    def names(points: Sequence[Any]) -> str:
+        return listed(
+            [
+                point.model
+                if point.probability is None
+                else f"{point.model} ({point.probability:.2f})"
+                for point in points
+            ]
+        )
+
+    text = f"AP50-95 and {MEASURES[relation.complexity]}: {names(relation.members)}"
+    others = [
+        point
+        for point in relation.pareto
+        if not point.is_member and (point.probability or 0) >= _PERHAPS
+    ]
+    return text + (f"; perhaps also {names(others)}." if others else ".")
+
+
+def ranking_sentence(title: str, ranking: MeasureRanking) -> str:
+    """Returns which measure of complexity predicts a quality best."""
+    errors = listed([f"{name} {100 * error:.1f}%" for name, error in ranking.errors.items()])
+    best = "best" if len(ranking.best) == 1 else "not distinguishable"
+    return f"{title}, mean error of a model left out: {errors}; {best}: {listed(ranking.best)}."
+
+
+def validation_sentence(
+    measure: str, found: Mapping[str, Validation | InsufficientData]
+) -> str | None:
+    """Returns how well predictions from a measure held, None where none could be tested."""
+    parts = []
+    for group, own in found.items():
+        if isinstance(own, Validation):
+            low, high = own.coverage_interval
+            parts.append(
+                f"without the {group}, mean absolute error {own.mean_absolute_error:.3f}, "
+                f"{own.coverage} 80% intervals hold (95% CI {low:.0%} to {high:.0%})"
+            )
+    return f"From {MEASURES[measure]}: {'; '.join(parts)}." if parts else None

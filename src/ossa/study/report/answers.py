@@ -1,0 +1,217 @@
+"""Which model to take: under a budget, against its rivals, and with another recipe."""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ossa.evaluate.bootstrap import METRICS
+from ossa.evaluate.statistics import FEWEST_RUNS, Values
+from ossa.study.analysis import PairwiseComparison, compare_pairs, rank_change
+from ossa.study.report.figures import pairs_figure
+from ossa.study.report.tables import (
+    DIFFERENCE_COLUMNS,
+    Column,
+    ReportFiles,
+    ReportTable,
+    bullets,
+)
+from ossa.study.report.text import (
+    OBJECTS,
+    amount,
+    budget_sentence,
+    comparison_sentence,
+    counted,
+    rank_change_sentence,
+)
+from ossa.study.results import StudyResults
+from ossa.viz.page import Block, Section
+
+_BUDGETS_IN = ("params", "flops", "ms_per_image", "train_seconds")
+_MOST_BUDGETS = 5
+"""Per measure."""
+_MINUTE, _HOUR = 60.0, 3600.0
+_ROUND_TIMES = (
+    *(1, 2, 5, 10, 30),
+    *(minutes * _MINUTE for minutes in (1, 2, 5, 10, 20, 30)),
+    *(hours * _HOUR for hours in (1, 2, 5, 10, 24, 48, 120, 240)),
+)
+_ALL_PAIRS = 4
+"""Models of which every pair is in the answers."""
+_MOST_RIVALS = 5
+"""Of the best model, where there are more."""
+_MOST_PAIRED = 120
+"""Models that are compared all with all."""
+_DISTINGUISHABLE = (
+    "Intervals are 95% confidence intervals, each for itself; the verdicts are corrected by Holm "
+    "for all comparisons of a question. 'Not distinguishable' means that no difference was found, "
+    "not that there is none."
+)
+
+
+def answers_section(results: StudyResults, files: ReportFiles) -> Section:
+    """Returns the answers in sentences, with the tables that they are made from."""
+    budgets = budgets_table(results)
+    blocks: list[Block] = [
+        bullets("What should I take?", map(budget_sentence, budgets.rows)),
+        files.table(budgets, folded=True),
+    ]
+    rivals = rivals_table(results)
+    if rivals.rows:
+        overall = [row for row in rivals.rows if row["objects"] == "all"]
+        blocks += [
+            bullets("Which one beats which?", map(comparison_sentence, overall)),
+            files.table(rivals, folded=True),
+        ]
+    if results.study.vary:
+        variations = results.variations()
+        (base, values), *others = variations.items()
+        changes = [
+            rank_change_sentence(base, name, rank_change(values, own)) for name, own in others
+        ]
+        blocks += [
+            bullets("Does the ranking change with the recipe?", changes),
+            files.table(tuning_table(variations)),
+        ]
+    fewest = min(len(runs) for runs in results.runs_by_model.values())
+    over = "They are about other images and other seeds."
+    if fewest < FEWEST_RUNS:
+        over = (
+            f"Where a model has fewer than {FEWEST_RUNS} finished runs (the fewest: {fewest}), "
+            "they are about these weights on other images, not about training again."
+        )
+    return Section("Answers", blocks, text=f"{_DISTINGUISHABLE} {over}")
+
+
+def budgets_table(results: StudyResults) -> ReportTable:
+    """Returns the best model under round budgets of every measure, the smallest first."""
+    values = {"ap": results.values("ap")}
+    rows: list[Mapping[str, Any]] = []
+    for measure in (name for name in _BUDGETS_IN if name in results.complexities):
+        costs = {model: results.number(model, measure) for model in results.best_first}
+        for limit in round_limits(measure, [cost for cost in costs.values() if cost > 0]):
+            best, *others = [model for model, cost in costs.items() if 0 < cost <= limit]
+            compared = compare_pairs([(other, best) for other in others], values)
+            equals = [row for row in compared if row.verdict == "not distinguishable"]
+            rows.append(
+                {
+                    "budget": amount(measure, limit),
+                    "measure": measure,
+                    "limit": limit,
+                    "best": best,
+                    "ap": results.number(best, "ap"),
+                    "ap_std": results.number(best, "ap_std"),
+                    "models": len(others) + 1,
+                    "alternatives": ", ".join(row.model for row in equals) or "none",
+                }
+            )
+    columns = [
+        Column("budget", "up to"),
+        Column("best"),
+        Column("ap", "AP50-95", decimals=3),
+        Column("models", write=str),
+        Column("alternatives", "not distinguishable from it"),
+    ]
+    return ReportTable("budgets", columns, rows, caption="The best model under each budget")
+
+
+def round_limits(measure: str, costs: Sequence[float]) -> list[float]:
+    """Returns up to five round limits, each of which admits more models than the one before."""
+    series: Sequence[float] = _ROUND_TIMES
+    if measure != "train_seconds":
+        series = [float(f"{digit}e{power}") for power in range(-3, 15) for digit in (1, 2, 5)]
+    kept: dict[int, float] = {}
+    for limit in series:
+        number = sum(cost <= limit for cost in costs)
+        if number:
+            kept.setdefault(number, limit)
+    limits = list(kept.values())
+    if len(limits) <= _MOST_BUDGETS:
+        return limits
+    return [limits[round(at)] for at in np.linspace(0, len(limits) - 1, _MOST_BUDGETS)]
+
+
+def rivals_table(results: StudyResults) -> ReportTable:
+    """Returns all pairs of few models, of many the best against the next ones, by kind of object.
+
+    Over all objects they are corrected by Holm among themselves, and so are the kinds.
+    """
+    ranking = results.best_first
+    pairs = list(combinations(ranking, 2))
+    if len(ranking) > _ALL_PAIRS:
+        pairs = pairs[:_MOST_RIVALS]
+    values = known_values(results)
+    overall = compare_pairs(pairs, values)
+    kinds = compare_pairs(pairs, values, metrics=[metric for metric in OBJECTS if metric in values])
+    rows = [
+        {**_difference_row(row), "objects": OBJECTS.get(row.metric, "all")}
+        for number, first in enumerate(overall)
+        for row in (first, *kinds[number :: len(pairs)])
+    ]
+    columns = [
+        *(Column("model"), Column("reference", "less"), Column("objects")),
+        *DIFFERENCE_COLUMNS,
+    ]
+    return ReportTable("contests", columns, rows, caption="Pairs of models, by kind of objects")
+
+
+def known_values(results: StudyResults) -> dict[str, dict[str, Values]]:
+    """Returns the values of the metrics of which the split has objects, by metric and model."""
+    samples = results.runs[0].samples
+    known = [metric for metric in METRICS if np.isfinite(samples[metric][0])]
+    return {metric: results.values(metric) for metric in known}
+
+
+def _difference_row(row: PairwiseComparison) -> dict[str, Any]:
+    return {
+        "model": row.model,
+        "reference": row.reference,
+        "difference": row.estimate.value,
+        "low": row.interval.low,
+        "high": row.interval.high,
+        "over": row.over,
+        "p_adjusted": row.p_adjusted,
+        "verdict": row.verdict,
+    }
+
+
+def tuning_table(variations: Mapping[str, Mapping[str, Values]]) -> ReportTable:
+    """Returns AP50-95 and rank of every model under every combination of the varied settings."""
+    models = list(dict.fromkeys(model for own in variations.values() for model in own))
+    rows: dict[str, dict[str, Any]] = {model: {"model": model} for model in models}
+    columns = [Column("model")]
+    for name, own in variations.items():
+        means = pd.Series({model: float(values.plain.mean()) for model, values in own.items()})
+        ranks = means.rank(ascending=False, method="min")
+        for model, values in own.items():
+            deviation = values.plain.std(ddof=1) if len(values.plain) > 1 else None
+            rows[model] |= {
+                name: means[model],
+                f"{name}_std": deviation,
+                f"{name} rank": ranks[model],
+            }
+        columns.append(Column(name, decimals=3, best="highest"))
+        columns.append(Column(f"{name} rank", "rank", write=lambda rank: f"{rank:.0f}"))
+    return ReportTable("tuning", columns, list(rows.values()), caption="AP50-95 by what is varied")
+
+
+def pairs_section(results: StudyResults, files: ReportFiles) -> Section | None:
+    """Returns the verdicts of all pairs in AP50-95, None for a single model."""
+    models = results.best_first[:_MOST_PAIRED]
+    if len(models) < 2:
+        return None
+    # The better one is the model, so that what is read first is a gain.
+    pairs = [(model, models[at]) for at in range(len(models)) for model in models[:at]]
+    comparisons = compare_pairs(pairs, {"ap": results.values("ap")})
+    rows = [_difference_row(row) for row in comparisons]
+    columns = [Column("model"), Column("reference", "less"), *DIFFERENCE_COLUMNS]
+    files.table(ReportTable("pairs", columns, rows, caption="All pairs of models"))
+    less = f" Of the {_MOST_PAIRED} best models." if len(results.names) > _MOST_PAIRED else ""
+    return Section(
+        "Who beats whom",
+        [files.figure("pairs", pairs_figure(models, comparisons))],
+        text="Blue: the model of the row has the higher AP50-95; orange: the lower; grey: not "
+        f"distinguishable (Holm over {counted(len(rows), 'comparison')}).{less}",
+    )

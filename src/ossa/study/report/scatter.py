@@ -1,0 +1,419 @@
+"""Quality against complexity: by plotly for the page, by matplotlib for files."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from itertools import product
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from numpy.typing import ArrayLike, NDArray
+from plotly.offline import get_plotlyjs
+
+from ossa.escaping import escape_figure, script_json
+from ossa.study.analysis import ParetoPoint, Relation
+from ossa.study.report.figures import ModelStyle, styles_of
+from ossa.study.report.text import amount, compact, mean_and_deviation, signed
+from ossa.study.results import COMPLEXITIES, QUALITIES, StudyResults
+from ossa.study.scaling import PowerLaw
+from ossa.viz.page import LiveBlock
+from ossa.viz.plots import INK, MUTED, style_axes, write_in_the_middle
+
+_FIT, _RULE = "#8a8a8a", "#e4e4e4"
+_MOST_NAMED = 40
+"""Points; of more, only the Pareto set has names."""
+_MOST_IN_LEGEND = 16
+"""Families."""
+
+
+def relation_figure(results: StudyResults, relation: Relation) -> Figure:
+    """Returns quality against complexity on logarithmic axes, with fit and Pareto set."""
+    figure = Figure(figsize=(8.2, 5.0), facecolor="white")
+    # By hand: a layout engine takes longer than the drawing, and there are dozens of these.
+    axes = figure.add_axes((0.075, 0.125, 0.655, 0.70))
+    quality, complexity = QUALITIES[relation.quality], COMPLEXITIES[relation.complexity]
+    labels = {"x_label": f"{complexity}, logarithmic", "y_label": f"{quality}, logarithmic"}
+    style_axes(axes, title=f"{quality} and {complexity}", **labels)
+    if not len(relation.points):
+        axes.set(xticks=[], yticks=[])
+        write_in_the_middle(axes, "no models with both numbers")
+        return figure
+    styles = styles_of(results)
+    axes.set(xscale="log", yscale="log")
+    if isinstance(relation.fit, PowerLaw):
+        grid = fit_grid(relation)
+        band = relation.fit.band(grid)
+        axes.fill_between(grid, band.low, band.high, color=_FIT, alpha=0.16, linewidth=0)
+        axes.plot(grid, band.expected, color=_FIT, linewidth=1.6)
+    axes.step(*pareto_steps(relation), where="post", color=INK, linewidth=1.1, zorder=2.5)
+    deviations = _deviation_lines(results, relation)
+    for point, (x, low, _, high) in zip(relation.pareto, deviations, strict=True):
+        style = styles[point.model]
+        axes.plot([x, x], [low, high], color=style.colour, linewidth=1.2, alpha=0.6)
+        axes.plot(
+            *([x], [point.quality]),
+            marker=style.marker,
+            markersize=7.5,
+            markeredgewidth=1.6,
+            markeredgecolor=style.colour,
+            markerfacecolor=style.colour if point.is_member else "white",
+            linestyle="none",
+            zorder=3,
+        )
+    _set_limits(axes, deviations)
+    _add_legend(axes, relation, styles)
+    _name_points(axes, relation, deviations)
+    return figure
+
+
+def fit_grid(relation: Relation, *, count: int = 60) -> NDArray[np.float64]:
+    """Returns complexities (count,) from a little below the least to a little over the largest."""
+    complexity = relation.points.complexity
+    return np.geomspace(complexity.min() / 1.08, complexity.max() * 1.08, count)
+
+
+def pareto_steps(relation: Relation) -> tuple[list[float], list[float]]:
+    """Returns x and y of the stairs of the Pareto set, up to the largest of all models."""
+    x = [member.complexity for member in relation.members]
+    y = [member.quality for member in relation.members]
+    if x:
+        x.append(float(relation.points.complexity.max()) * 1.08)
+        y.append(y[-1])
+    return x, y
+
+
+def _deviation_lines(results: StudyResults, relation: Relation) -> NDArray[np.float64]:
+    """Returns (M, 4) x0 y0 x1 y1 from one deviation below every point to one above."""
+    lines = []
+    for point in relation.pareto:
+        x, y = point.complexity, point.quality
+        deviation = np.nan_to_num(results.number(point.model, f"{relation.quality}_std"))
+        # The logarithm of nothing has no place on the axis.
+        lines.append((x, max(y - deviation, y / 2), x, y + deviation))
+    return np.array(lines)
+
+
+def _set_limits(axes: Axes, deviations: NDArray[np.float64]) -> None:
+    """Leaves room around all points; ticks are round numbers, few enough to be read."""
+    x, y = deviations[:, 0], deviations[:, [1, 3]]
+    wide, high = max(x.max() / x.min(), 1.5), max(y.max() / y.min(), 1.1)
+    axes.set_xlim(x.min() / wide**0.06, x.max() * wide**0.1)
+    axes.set_ylim(y.min() / high**0.12, y.max() * high**0.12)
+    x_ticks = tuple(range(1, 10)) if wide < 5 else (1, 2, 5) if wide < 300 else (1,)
+    step = 0.1 if high < 1.3 else 0.5 if high < 2.5 else 1.0
+    y_ticks = tuple(np.arange(1, 10, step)) if high < 8 else (1, 2, 5)
+    axes.xaxis.set_major_locator(LogLocator(subs=x_ticks))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
+    axes.yaxis.set_major_locator(LogLocator(subs=y_ticks, numticks=100))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_formatter(NullFormatter())
+        axis.set_minor_locator(NullLocator())
+
+
+def _add_legend(axes: Axes, relation: Relation, styles: Mapping[str, ModelStyle]) -> None:
+    families: dict[str, ModelStyle] = {}
+    for model in relation.points.models:
+        families.setdefault(styles[model].family, styles[model])
+    dots = {"linestyle": "none", "markersize": 7}
+    handles = [
+        Line2D([], [], color=style.colour, marker=style.marker, label=escape_figure(name), **dots)
+        for name, style in list(families.items())[:_MOST_IN_LEGEND]
+    ]
+    if len(families) > _MOST_IN_LEGEND:
+        rest = f"{len(families) - _MOST_IN_LEGEND} more families"
+        handles.append(Line2D([], [], linestyle="none", label=rest))
+    handles.append(Line2D([], [], color=INK, linewidth=1.1, label="Pareto set (filled)"))
+    if isinstance(relation.fit, PowerLaw):
+        label = f"power-law fit: slope {relation.fit.slope:.3f}, 95%"
+        handles.append(Line2D([], [], color=_FIT, linewidth=5, alpha=0.5, label=label))
+    place = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
+    axes.legend(handles=handles, frameon=False, fontsize=9, labelcolor=INK, **place)
+
+
+def _name_points(axes: Axes, relation: Relation, deviations: NDArray[np.float64]) -> None:
+    members = [member.model for member in relation.members]
+    others = [point.model for point in relation.pareto if not point.is_member]
+    named = members + (others if len(relation.pareto) <= _MOST_NAMED else [])
+    x, y = pareto_steps(relation)
+    level = [(x[i], y[i], x[i + 1], y[i]) for i in range(len(x) - 1)]
+    upright = [(x[i + 1], y[i], x[i + 1], y[i + 1]) for i in range(len(x) - 1)]
+    label_points(
+        axes,
+        {point.model: (point.complexity, point.quality) for point in relation.pareto},
+        named=named,
+        lines=[*level, *upright, *deviations],
+        colour=MUTED if len(named) > 12 else INK,
+        font_points=8.5 if len(named) <= 20 else 7.5,
+    )
+
+
+_POINT_RADIUS = 5.0
+"""Pixels around the middle of a point that no name may cover."""
+_SIDES = (
+    (1, 0, "left", "center"),
+    (0.7, 0.5, "left", "bottom"),
+    (-0.7, 0.5, "right", "bottom"),
+    (0.7, -0.5, "left", "top"),
+    (-1, 0, "right", "center"),
+    (0, 1, "center", "bottom"),
+    (0, -1, "center", "top"),
+    (-0.7, -0.5, "right", "top"),
+)
+"""Direction right and up of a name, and how it is then aligned; the best looking first."""
+_PLACES = [
+    (distance * right, distance * up, horizontal, vertical)
+    for distance, (right, up, horizontal, vertical) in product((7, 12, 18, 26), _SIDES)
+]
+"""Offsets in points of 1/72 inch."""
+_BEFORE = {"left": 0.0, "center": 0.5, "right": 1.0, "bottom": 0.0, "top": 1.0}
+"""Which part of a text lies left of, or below, the place that it is aligned to."""
+
+
+def label_points(
+    axes: Axes,
+    points: Mapping[str, tuple[float, float]],
+    *,
+    named: Sequence[str],
+    lines: ArrayLike,
+    colour: str,
+    font_points: float = 8.5,
+) -> list[str]:
+    """Writes names beside their points and returns those for which there was no room.
+
+    Names cover neither points nor each other, and lines only if there is no other place. The
+    layout and limits of the axes must be final.
+
+    Args:
+        axes: with logarithmic or linear scales.
+        points: x and y of all points by name.
+        named: those to write, the most important first.
+        lines: (N, 4) x0 y0 x1 y1 of upright and level lines.
+        colour: of the text.
+        font_points: its size.
+    """
+    centres = axes.transData.transform(np.array(list(points.values())))
+    ends = axes.transData.transform(np.reshape(lines, (-1, 2))).reshape(-1, 2, 2)
+    around_lines = np.column_stack((ends.min(axis=1) - 1, ends.max(axis=1) + 1))
+    taken = np.column_stack((centres - _POINT_RADIUS, centres + _POINT_RADIUS))
+    frame = np.array(axes.get_window_extent().extents)
+    scale = axes.get_figure(root=True).dpi / 72  # pyright: ignore[reportOptionalMemberAccess]
+    offsets = np.array([place[:2] for place in _PLACES]) * scale
+    before = np.array([(_BEFORE[place[2]], _BEFORE[place[3]]) for place in _PLACES])
+    without = []
+    for name in named:
+        centre = centres[list(points).index(name)]
+        style: dict[str, Any] = {"fontsize": font_points, "color": colour}
+        text = axes.text(0, 0, escape_figure(name), **style)
+        size_wh = text.get_window_extent().size
+        text.remove()
+        corners = centre + offsets - before * size_wh
+        boxes = np.hstack((corners, corners + size_wh))
+        inside = (boxes[:, :2] >= frame[:2]).all(axis=1) & (boxes[:, 2:] <= frame[2:]).all(axis=1)
+        free = inside & ~_overlap(boxes, taken)
+        best = np.flatnonzero(free & ~_overlap(boxes, around_lines))
+        chosen = best if len(best) else np.flatnonzero(free)
+        if not len(chosen):
+            without.append(name)
+            continue
+        right, up, horizontal, vertical = _PLACES[chosen[0]]
+        style |= {"ha": horizontal, "va": vertical, "textcoords": "offset points"}
+        axes.annotate(escape_figure(name), points[name], xytext=(right, up), **style)
+        taken = np.vstack((taken, boxes[chosen[0]]))
+    return without
+
+
+def _overlap(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Returns (P,) which of the boxes (P, 4) xyxy meets one of the others (N, 4)."""
+    low, high = (
+        np.maximum(boxes[:, None, :2], others[:, :2]),
+        np.minimum(boxes[:, None, 2:], others[:, 2:]),
+    )
+    return np.asarray((low <= high).all(axis=2).any(axis=1))
+
+
+_MOST_NAMED_LIVE = 25
+_LIVE_GRID = 40
+_SCRIPT = """
+(() => {
+  const figures = JSON.parse(document.getElementById("relations-data").textContent);
+  const selects = [...document.querySelectorAll("#relations-controls select")];
+  const config = {responsive: true, displaylogo: false, toImageButtonOptions: {format: "svg"},
+                  modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"]};
+  const draw = () => {
+    const {data, layout} = figures[selects.map(select => select.value).join("/")];
+    layout.font.family = getComputedStyle(document.body).fontFamily;
+    Plotly.react("relations-plot", data, layout, config);
+  };
+  for (const select of selects) select.addEventListener("change", draw);
+  draw();
+})();
+"""
+"""Draws the chosen figure from the numbers on the page."""
+
+
+def scripts() -> tuple[str, ...]:
+    """Returns what the page runs: plotly, then the drawing of the figure."""
+    return get_plotlyjs(), _SCRIPT
+
+
+def relations_block(results: StudyResults) -> LiveBlock:
+    """Returns the figure of the page in which both axes can be chosen."""
+    choices = {"quality": results.qualities, "complexity": results.complexities}
+    charts = {
+        f"{quality}/{complexity}": _chart(results, results.relation(quality, complexity))
+        for quality in results.qualities
+        for complexity in results.complexities
+    }
+    controls = "".join(
+        f'<label>{what} <select name="{what}">{_options(titles)}</select></label>'
+        for what, titles in choices.items()
+    )
+    return LiveBlock(
+        f'<div class="controls" id="relations-controls">{controls}</div>'
+        '<div class="sheet"><div class="plot" id="relations-plot"></div></div>'
+        f'<script type="application/json" id="relations-data">{script_json(charts)}</script>',
+        caption="Both axes are logarithmic. Filled: in the Pareto set, which the steps join; grey: "
+        "the power-law fit with its 95% band; lines through the points: one standard deviation "
+        "over seeds. A click on a family hides it, a double click shows it alone.",
+    )
+
+
+def _options(titles: Mapping[str, str]) -> str:
+    options = (
+        f'<option value="{escape(k)}">{escape(title)}</option>' for k, title in titles.items()
+    )
+    return "".join(options)
+
+
+def _chart(results: StudyResults, relation: Relation) -> dict[str, Any]:
+    """Returns traces and layout of plotly; its texts are escaped, since it takes some tags."""
+    fit = relation.fit
+    traces = _fit_traces(relation, fit) if isinstance(fit, PowerLaw) else []
+    x, y = pareto_steps(relation)
+    line = {"shape": "hv", "color": INK, "width": 1.3}
+    traces.append(
+        _lines(x, y, line=line, name="Pareto set", legendrank=2001),
+    )
+    traces += _family_traces(results, relation)
+    if len(relation.pareto) <= _MOST_NAMED_LIVE:
+        traces.append(_names_trace(relation))
+    layout: dict[str, Any] = {
+        "font": {"size": 13, "color": INK},
+        "height": 560,
+        "hovermode": "closest",
+        "margin": {"l": 60, "r": 20, "t": 40, "b": 55},
+        "xaxis": _axis(COMPLEXITIES[relation.complexity]) | {"dtick": "D2", "tickformat": "~s"},
+        "yaxis": _axis(QUALITIES[relation.quality]) | {"tickformat": "~g"},
+        "legend": {"font": {"size": 12}, "tracegroupgap": 0, "itemsizing": "constant"},
+        "hoverlabel": {"bgcolor": "#ffffff", "bordercolor": _RULE, "align": "left"},
+    }
+    if not isinstance(fit, PowerLaw):
+        reason = f"No power-law fit: {fit.reason}"
+        place = {"xref": "paper", "yref": "paper", "x": 0, "y": 1.02, "xanchor": "left"}
+        style = {"yanchor": "bottom", "showarrow": False, "font": {"color": MUTED}}
+        text = escape(reason if len(reason) <= 120 else reason[:119] + "…")
+        layout["annotations"] = [{"text": text, **place, **style}]
+    return {"data": traces, "layout": layout}
+
+
+def _axis(title: str) -> dict[str, Any]:
+    style = {"gridcolor": _RULE, "zeroline": False, "linecolor": "#9a9a9a", "automargin": True}
+    text = {"text": f"{title}, logarithmic", "font": {"color": MUTED, "size": 13}}
+    return {"title": text, "type": "log", "tickfont": {"color": MUTED}, **style}
+
+
+def _lines(x: ArrayLike, y: ArrayLike, **style: Any) -> dict[str, Any]:
+    return {"x": _digits(x), "y": _digits(y), "mode": "lines", "hoverinfo": "skip", **style}
+
+
+def _fit_traces(relation: Relation, fit: PowerLaw) -> list[dict[str, Any]]:
+    grid = fit_grid(relation, count=_LIVE_GRID)
+    band = fit.band(grid)
+    around = np.concatenate((grid, grid[::-1])), np.concatenate((band.high, band.low[::-1]))
+    fill = {"fill": "toself", "fillcolor": "rgba(138,138,138,0.16)", "line": {"width": 0}}
+    group = {"legendgroup": "fit", "legendrank": 2000}
+    return [
+        _lines(*around, name="power-law fit, 95%", **fill, **group),
+        _lines(grid, band.expected, line={"color": _FIT, "width": 2}, showlegend=False, **group),
+    ]
+
+
+def _family_traces(results: StudyResults, relation: Relation) -> list[dict[str, Any]]:
+    """Returns the points of every family, and its entry of the legend, which is always filled."""
+    ratios = {}
+    if isinstance(relation.fit, PowerLaw):
+        ratios = dict(zip(relation.points.models, relation.fit.ratios().tolist(), strict=True))
+    families: dict[str, list[ParetoPoint]] = {}
+    for point in relation.pareto:
+        families.setdefault(point.family, []).append(point)
+    styles, traces = styles_of(results), []
+    for family, points in families.items():
+        style, name = styles[points[0].model], escape(family)
+        deviations = [results.number(p.model, f"{relation.quality}_std") for p in points]
+        texts = [
+            _hover_text(relation, point, deviation, ratios.get(point.model))
+            for point, deviation in zip(points, deviations, strict=True)
+        ]
+        bars = {"type": "data", "array": _digits(np.nan_to_num(deviations)), "width": 0}
+        entry = {"symbol": style.symbol, "size": 10, "color": style.colour}
+        marker = {
+            "symbol": style.symbol,
+            "size": 11,
+            "color": [style.colour if point.is_member else "#ffffff" for point in points],
+            "line": {"color": style.colour, "width": 2},
+        }
+        shared = {"mode": "markers", "name": name, "legendgroup": name}
+        traces.append({"x": [None], "y": [None], "marker": entry, **shared})
+        traces.append(
+            {
+                "x": _digits([point.complexity for point in points]),
+                "y": _digits([point.quality for point in points]),
+                "error_y": bars | {"color": style.colour, "thickness": 1.3},
+                "marker": marker,
+                "text": texts,
+                "hovertemplate": "%{text}<extra></extra>",
+                "showlegend": False,
+                **shared,
+            }
+        )
+    return traces
+
+
+def _hover_text(
+    relation: Relation, point: ParetoPoint, deviation: float, ratio: float | None
+) -> str:
+    lines = [
+        f"<b>{escape(point.model)}</b>",
+        f"{QUALITIES[relation.quality]} {mean_and_deviation(point.quality, deviation)}",
+        amount(relation.complexity, point.complexity),
+    ]
+    if ratio is not None:
+        lines.append(f"{signed(100 * (ratio - 1), decimals=1)}% from the fit")
+    if point.probability is not None:
+        lines.append(f"in the Pareto set with probability {point.probability:.2f}")
+    return "<br>".join(lines)
+
+
+def _names_trace(relation: Relation) -> dict[str, Any]:
+    return {
+        "x": _digits([point.complexity for point in relation.pareto]),
+        "y": _digits([point.quality for point in relation.pareto]),
+        "text": [escape(point.model) for point in relation.pareto],
+        "mode": "markers+text",
+        "marker": {"size": 12, "color": "rgba(0,0,0,0)"},  # unseen, keeps the names off the points
+        "cliponaxis": False,
+        "hoverinfo": "skip",
+        "showlegend": False,
+        "textposition": "top left",
+        "textfont": {"size": 11, "color": MUTED},
+    }
+
+
+def _digits(values: ArrayLike) -> list[float | None]:
+    """Returns five digits of every number, which keep the page small."""
+    numbers = np.asarray(values, float).tolist()
+    return [float(f"{number:.5g}") if np.isfinite(number) else None for number in numbers]
