@@ -33,6 +33,8 @@ _MARKERS = {
     "X": "x",
 }
 """Names of matplotlib's markers in plotly."""
+_MOST_IN_LEGEND = 16
+"""Families."""
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 2, 1.5, 2)), (0, (9, 3)))
 
 
@@ -74,8 +76,31 @@ def styles_of(results: StudyResults) -> dict[str, ModelStyle]:
     return model_styles(dict(zip(models["model"], models["family"], strict=True)))
 
 
+def family_entries(styles: Mapping[str, ModelStyle], **line: Any) -> list[Line2D]:
+    """Returns the entries of a legend, one per family; beyond 16 families the rest is counted.
+
+    Args:
+        styles: of the models.
+        line: more properties of the entries; with `marker=True`, the marker of the family.
+    """
+    with_marker = line.pop("marker", False)
+    families: dict[str, ModelStyle] = {}
+    for style in styles.values():
+        families.setdefault(style.family, style)
+    entries = []
+    for family, style in list(families.items())[:_MOST_IN_LEGEND]:
+        marker = style.marker if with_marker else None
+        label = escape_figure(family)
+        entries.append(Line2D([], [], color=style.colour, marker=marker, label=label, **line))
+    if len(families) > _MOST_IN_LEGEND:
+        rest = f"{len(families) - _MOST_IN_LEGEND} more families"
+        entries.append(Line2D([], [], linestyle="none", label=rest))
+    return entries
+
+
 _COLUMNS = 3
-_MOST_CURVES, _MOST_ENTRIES = 30, 24
+_MOST_CURVES = 30
+"""With a style of their own."""
 
 
 def curves_figure(
@@ -87,7 +112,12 @@ def curves_figure(
     styles = styles_of(results)
     many = len(styles) > _MOST_CURVES
     rows = -(-len(curves) // _COLUMNS)
-    entries = _curve_entries(styles, by_family=many)
+    entries = family_entries(styles)
+    if not many:
+        entries = [
+            Line2D([], [], color=style.colour, linestyle=style.dashes, label=escape_figure(model))
+            for model, style in styles.items()
+        ]
     height = 2.75 * rows + 0.5 + 0.21 * -(-len(entries) // 5)
     figure = Figure(figsize=(4.1 * _COLUMNS, height), facecolor="white")
     figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.12)
@@ -111,24 +141,6 @@ def curves_figure(
     figure.legend(handles=entries, frameon=False, fontsize=9.5, labelcolor=INK, **place)
     fix_layout(figure)
     return figure
-
-
-def _curve_entries(styles: Mapping[str, ModelStyle], *, by_family: bool) -> list[Line2D]:
-    """Returns entries of a legend: every model, or every family and how many more there are."""
-    if not by_family:
-        return [
-            Line2D([], [], color=style.colour, linestyle=style.dashes, label=escape_figure(model))
-            for model, style in styles.items()
-        ]
-    families = {style.family: style.colour for style in styles.values()}
-    entries = [
-        Line2D([], [], color=colour, label=escape_figure(family))
-        for family, colour in list(families.items())[:_MOST_ENTRIES]
-    ]
-    if len(families) > _MOST_ENTRIES:
-        rest = f"{len(families) - _MOST_ENTRIES} more families"
-        entries.append(Line2D([], [], linestyle="none", label=rest))
-    return entries
 
 
 def _set_title(axes: Axes, title: str, *, pad: float) -> None:

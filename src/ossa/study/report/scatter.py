@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from ossa.escaping import escape_figure, script_json
 from ossa.study.analysis import ParetoPoint, Relation
-from ossa.study.report.figures import ModelStyle, styles_of
+from ossa.study.report.figures import ModelStyle, family_entries, styles_of
 from ossa.study.report.text import amount, compact, mean_and_deviation, signed
 from ossa.study.results import COMPLEXITIES, QUALITIES, StudyResults
 from ossa.study.scaling import PowerLaw
@@ -25,8 +25,6 @@ from ossa.viz.plots import INK, MUTED, style_axes, write_in_the_middle
 _FIT, _RULE = "#8a8a8a", "#e4e4e4"
 _MOST_NAMED = 40
 """Points; of more, only the Pareto set has names."""
-_MOST_IN_LEGEND = 16
-"""Families."""
 
 
 def relation_figure(results: StudyResults, relation: Relation) -> Figure:
@@ -115,20 +113,11 @@ def _set_limits(axes: Axes, deviations: NDArray[np.float64]) -> None:
 
 
 def _add_legend(axes: Axes, relation: Relation, styles: Mapping[str, ModelStyle]) -> None:
-    families: dict[str, ModelStyle] = {}
-    for model in relation.points.models:
-        families.setdefault(styles[model].family, styles[model])
-    dots = {"linestyle": "none", "markersize": 7}
-    handles = [
-        Line2D([], [], color=style.colour, marker=style.marker, label=escape_figure(name), **dots)
-        for name, style in list(families.items())[:_MOST_IN_LEGEND]
-    ]
-    if len(families) > _MOST_IN_LEGEND:
-        rest = f"{len(families) - _MOST_IN_LEGEND} more families"
-        handles.append(Line2D([], [], linestyle="none", label=rest))
+    own = {model: styles[model] for model in relation.points.models}
+    handles = family_entries(own, marker=True, linestyle="none", markersize=7)
     handles.append(Line2D([], [], color=INK, linewidth=1.1, label="Pareto set (filled)"))
     if isinstance(relation.fit, PowerLaw):
-        label = f"power-law fit: slope {relation.fit.slope:.3f}, 95%"
+        label = f"fit: slope {relation.fit.slope:.3f}, 95%"
         handles.append(Line2D([], [], color=_FIT, linewidth=5, alpha=0.5, label=label))
     place = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
     axes.legend(handles=handles, frameon=False, fontsize=9, labelcolor=INK, **place)
@@ -147,7 +136,6 @@ def _name_points(axes: Axes, relation: Relation, deviations: NDArray[np.float64]
         named=named,
         lines=[*level, *upright, *deviations],
         colour=MUTED if len(named) > 12 else INK,
-        font_points=8.5 if len(named) <= 20 else 7.5,
     )
 
 
@@ -180,7 +168,6 @@ def label_points(
     named: Sequence[str],
     lines: ArrayLike,
     colour: str,
-    font_points: float = 8.5,
 ) -> list[str]:
     """Writes names beside their points and returns those for which there was no room.
 
@@ -193,7 +180,6 @@ def label_points(
         named: those to write, the most important first.
         lines: (N, 4) x0 y0 x1 y1 of upright and level lines.
         colour: of the text.
-        font_points: its size.
     """
     centres = axes.transData.transform(np.array(list(points.values())))
     ends = axes.transData.transform(np.reshape(lines, (-1, 2))).reshape(-1, 2, 2)
@@ -203,10 +189,10 @@ def label_points(
     scale = axes.get_figure(root=True).dpi / 72  # pyright: ignore[reportOptionalMemberAccess]
     offsets = np.array([place[:2] for place in _PLACES]) * scale
     before = np.array([(_BEFORE[place[2]], _BEFORE[place[3]]) for place in _PLACES])
+    style: dict[str, Any] = {"fontsize": 8.5 if len(named) <= 20 else 7.5, "color": colour}
     without = []
     for name in named:
         centre = centres[list(points).index(name)]
-        style: dict[str, Any] = {"fontsize": font_points, "color": colour}
         text = axes.text(0, 0, escape_figure(name), **style)
         size_wh = text.get_window_extent().size
         text.remove()
@@ -220,19 +206,17 @@ def label_points(
             without.append(name)
             continue
         right, up, horizontal, vertical = _PLACES[chosen[0]]
-        style |= {"ha": horizontal, "va": vertical, "textcoords": "offset points"}
-        axes.annotate(escape_figure(name), points[name], xytext=(right, up), **style)
+        place = {"ha": horizontal, "va": vertical, "textcoords": "offset points"}
+        axes.annotate(escape_figure(name), points[name], xytext=(right, up), **place, **style)
         taken = np.vstack((taken, boxes[chosen[0]]))
     return without
 
 
 def _overlap(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Returns (P,) which of the boxes (P, 4) xyxy meets one of the others (N, 4)."""
-    low, high = (
-        np.maximum(boxes[:, None, :2], others[:, :2]),
-        np.minimum(boxes[:, None, 2:], others[:, 2:]),
-    )
-    return np.asarray((low <= high).all(axis=2).any(axis=1))
+    low = np.maximum(boxes[:, None, :2], others[:, :2])
+    high = np.minimum(boxes[:, None, 2:], others[:, 2:])
+    return np.any(np.all(low <= high, axis=2), axis=1)
 
 
 _MOST_NAMED_LIVE = 25
@@ -268,10 +252,12 @@ def relations_block(results: StudyResults) -> LiveBlock:
         for quality in results.qualities
         for complexity in results.complexities
     }
-    controls = "".join(
-        f'<label>{what} <select name="{what}">{_options(titles)}</select></label>'
-        for what, titles in choices.items()
-    )
+    controls = ""
+    for axis, titles in choices.items():
+        options = "".join(
+            f'<option value="{key}">{title}</option>' for key, title in titles.items()
+        )
+        controls += f'<label>{axis} <select name="{axis}">{options}</select></label>'
     return LiveBlock(
         f'<div class="controls" id="relations-controls">{controls}</div>'
         '<div class="sheet"><div class="plot" id="relations-plot"></div></div>'
@@ -282,22 +268,13 @@ def relations_block(results: StudyResults) -> LiveBlock:
     )
 
 
-def _options(titles: Mapping[str, str]) -> str:
-    options = (
-        f'<option value="{escape(k)}">{escape(title)}</option>' for k, title in titles.items()
-    )
-    return "".join(options)
-
-
 def _chart(results: StudyResults, relation: Relation) -> dict[str, Any]:
     """Returns traces and layout of plotly; its texts are escaped, since it takes some tags."""
     fit = relation.fit
     traces = _fit_traces(relation, fit) if isinstance(fit, PowerLaw) else []
     x, y = pareto_steps(relation)
     line = {"shape": "hv", "color": INK, "width": 1.3}
-    traces.append(
-        _lines(x, y, line=line, name="Pareto set", legendrank=2001),
-    )
+    traces.append(_lines(x, y, line=line, name="Pareto set", legendrank=2001))
     traces += _family_traces(results, relation)
     if len(relation.pareto) <= _MOST_NAMED_LIVE:
         traces.append(_names_trace(relation))
