@@ -59,7 +59,7 @@ def test_varied_settings_multiply_the_runs_and_the_recipes_own_value_is_the_base
     assert [run.name for run in plan.base_runs()] == ["resnet18-lr0.002-box0.1-seed0"]
 
 
-def test_a_policy_resolves_every_model_to_an_explicit_tag():
+def test_a_source_resolves_every_model_to_an_explicit_tag():
     plan = a_plan(models=["convnext_tiny", "resnet18"], initial_weights="imagenet-1k")
     weights = {run.model: run.weights.source for run in plan.runs}
     assert weights == {"convnext_tiny": "convnext_tiny.fb_in1k", "resnet18": "resnet18.a1_in1k"}
@@ -67,7 +67,7 @@ def test_a_policy_resolves_every_model_to_an_explicit_tag():
     assert plan.runs[0].config.model.pretrained
 
 
-def test_policies_tell_pretraining_data_apart():
+def test_pretraining_sources_are_distinguished():
     tags = {
         policy: a_plan(models=["convnext_tiny"], initial_weights=policy).runs[0].weights.source
         for policy in ("imagenet-1k", "imagenet-12k", "imagenet-22k")
@@ -79,8 +79,8 @@ def test_policies_tell_pretraining_data_apart():
     }
 
 
-def test_a_model_without_weights_of_the_policy_is_named():
-    with pytest.raises(ConfigError, match="ghostnet_100 has no weights of the policy imagenet-22k"):
+def test_a_model_without_weights_of_the_source_is_named():
+    with pytest.raises(ConfigError, match="ghostnet_100 has no weights pretrained on imagenet-22k"):
         a_plan(models=["ghostnet_100"], initial_weights="imagenet-22k")
 
 
@@ -91,7 +91,7 @@ def test_different_pretraining_data_are_refused_unless_declared():
     plan = a_plan(
         models=["convnext_tiny", "resnet18"], initial_weights=mix, mixed_initial_weights=True
     )
-    assert [run.weights.policy for run in plan.runs] == ["imagenet-22k", "imagenet-1k"]
+    assert [run.weights.pretraining for run in plan.runs] == ["imagenet-22k", "imagenet-1k"]
 
 
 def test_an_unknown_tag_is_told_with_those_there_are():
@@ -108,7 +108,7 @@ def test_weights_of_a_file_bring_their_data_and_licence(shared: Path):
         initial_weights={"mobilenetv2_100": file.name},
     )
     weights = plan.runs[0].weights
-    assert (weights.policy, weights.licence) == ("imagenet-1k", "apache-2.0")
+    assert (weights.pretraining, weights.licence) == ("imagenet-1k", "apache-2.0")
     assert plan.runs[0].config.model.backbone_mean == (0.5, 0.5, 0.5)
 
 
@@ -118,4 +118,4 @@ def test_weights_of_a_whole_detector_are_of_coco(shared: Path):
     plan = a_plan(
         folder=file.parent, models=["yolov5n"], neck="own", initial_weights={"yolov5n": file.name}
     )
-    assert plan.runs[0].weights.policy == "coco"
+    assert plan.runs[0].weights.pretraining == "coco"

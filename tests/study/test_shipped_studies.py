@@ -24,7 +24,7 @@ def test_a_shipped_study_can_be_planned(file: Path):
     plan = make_plan(study, data=Path(study.data), folder=file.parent)
     settings = math.prod(len(values) for values in study.vary.values())
     assert len(plan.runs) == len(study.models) * len(study.seeds) * settings
-    assert {run.weights.policy for run in plan.runs} == {"none"}
+    assert {run.weights.pretraining for run in plan.runs} == {"none"}
 
 
 def test_the_study_as_published_declares_what_is_unequal():

@@ -33,7 +33,7 @@ def plan_rows(
             **run.varied,
             "neck": run.config.model.neck,
             "initial_weights": run.weights.source,
-            "policy": run.weights.policy,
+            "policy": run.weights.pretraining,
             "licence": run.weights.licence,
             "config_hash": run.config.digest(),
             **dict.fromkeys(("params", "flops", "macs", "seconds", "peak_bytes", "problem")),
@@ -98,7 +98,8 @@ def _time_of_all(rows: Sequence[Mapping[str, Any]], jobs: int) -> str:
 def _print_conditions(plan: "Plan", prospect: "DatasetSummary") -> None:
     """Prints what is the same for all runs, and what is not."""
     study, conditions = plan.study, plan.conditions
-    policies = sorted({run.weights.policy for run in plan.runs})
+    sources = {run.model: run.weights.pretraining for run in plan.runs}
+    common = next(iter(sources.values())) if len(set(sources.values())) == 1 else None
     last_is_one = prospect.last_batch(plan) == 1 != conditions.get("train.batch")
     print_line()
     print_line(f"the same for all runs ({len(conditions)} settings):")
@@ -108,7 +109,7 @@ def _print_conditions(plan: "Plan", prospect: "DatasetSummary") -> None:
         ("last batch", _LAST_BATCH_OF_ONE if last_is_one else None),
         ("image side", f"{conditions['train.imgsz']} px"),
         ("neck", conditions.get("model.neck")),
-        ("initial weights", policies[0] if len(policies) == 1 else None),
+        ("initial weights", common),
         ("data", f"{prospect.train_images:,} and {prospect.val_images:,} images, fingerprint "
                  f"{prospect.data_fingerprint[:16]}"),
         ("reported", f"{study.reported.weights} weights on {study.reported.split}"),
@@ -117,15 +118,11 @@ def _print_conditions(plan: "Plan", prospect: "DatasetSummary") -> None:
             print_line(f"  {name:16} {value}")
     print_line("what differs: the backbone, the seed" + "".join(f", {key}" for key in study.vary))
     for key, values in plan.exceptions.items():
-        told = ", ".join(f"{model} {value}" for model, value in values.items())
-        print_line(f"  declared: {key} ({told})")
-    if len(policies) > 1:
-        told = ", ".join(f"{model} {policy}" for model, policy in _policies(plan).items())
-        print_line(f"  declared: weights of different data ({told})")
-
-
-def _policies(plan: "Plan") -> dict[str, str]:
-    return {run.model: run.weights.policy for run in plan.runs}
+        each = ", ".join(f"{model} {value}" for model, value in values.items())
+        print_line(f"  declared: {key} ({each})")
+    if common is None:
+        each = ", ".join(f"{model} {source}" for model, source in sources.items())
+        print_line(f"  declared: weights of different data ({each})")
 
 
 def status_rows(states: "Sequence[RunState]") -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The file of a study: what is compared, under which conditions, and where it runs."""
+"""The configuration of a study: what is compared, under which conditions, and where it runs."""
 
 import math
 import os
@@ -33,12 +33,12 @@ _VARIABLE: Mapping[str, type[Section]] = {
 
 
 class RecipeChoice(Section):
-    """A recipe and what the study changes of it, alike for all runs."""
+    """A recipe, and the settings that the study changes for all runs."""
 
     base: str = "yolov5-low"
     """A shipped recipe, or a YAML file in the folder of the study's file or below it."""
     epochs: PositiveInt | None = None
-    """These three are short for train.epochs, train.imgsz and train.batch."""
+    """Like `imgsz` and `batch`, short for the setting of `train`."""
     imgsz: PositiveInt | None = None
     batch: PositiveInt | None = None
     train: dict[str, Any] = Field(default_factory=dict)
@@ -47,10 +47,7 @@ class RecipeChoice(Section):
     evaluate: dict[str, Any] = Field(default_factory=dict)
 
     def sections(self, folder: Path) -> dict[str, Any]:
-        """Returns the sections of `RunConfig`, those of the base underneath.
-
-        `folder` is that of the study's file.
-        """
+        """Returns the sections of `RunConfig`; `folder` is that of the study's file."""
         short = {"epochs": self.epochs, "imgsz": self.imgsz, "batch": self.batch}
         train = {key: value for key, value in short.items() if value is not None}
         for key in train.keys() & self.train.keys():
@@ -73,7 +70,7 @@ class Reported(Section):
 
 
 class ExecutorConfig(Section):
-    """Where the runs of a study are computed; it changes nothing of what is."""
+    """Where the runs of a study are computed; no result depends on it."""
 
     kind: Literal["local", "ray", "slurm"] = "local"
     jobs: PositiveInt | None = Field(default=None, le=1024)
@@ -122,7 +119,7 @@ class StudyConfig(Section):
     strides: tuple[PositiveInt, ...] = (8, 16, 32)
     seeds: tuple[NonNegativeInt, ...] = Field(default=(0, 1, 2), min_length=1)
     initial_weights: str | dict[str, str] = NO_WEIGHTS
-    """A policy for all, or for each model `none`, a tag of timm or a file."""
+    """A pretraining source for all, or for each model `none`, a source, a tag of timm or a file."""
     mixed_initial_weights: bool = False
     """Whether models may start from weights of different data, which every table then shows."""
     recipe: RecipeChoice = RecipeChoice()
@@ -130,7 +127,7 @@ class StudyConfig(Section):
     """Settings such as train.lr and the values that every model is trained with."""
     reported: Reported = Reported()
     families: dict[str, str] = Field(default_factory=dict)
-    """Of models, where the first word of their names does not tell."""
+    """Of models whose family is not the first word of their names."""
     executor: ExecutorConfig = ExecutorConfig()
 
     @field_validator("executor", mode="before")
@@ -182,17 +179,16 @@ def check_study(content: Mapping[str, Any], *, where: str) -> StudyConfig:
     study = validated(StudyConfig, content, where=where)
     for key in ("models", "seeds"):
         counts = Counter(getattr(study, key))
-        twice = sorted((value for value, count in counts.items() if count > 1), key=str)
-        if twice:
-            found = legible(str(twice[0]))
+        if repeated := sorted(str(value) for value, count in counts.items() if count > 1):
+            found = legible(repeated[0])
             raise ConfigError(f"{where}: {key} has {found} more than once: leave one out")
     for key, names in {
         "initial_weights": study.initial_weights,
         "families": study.families,
     }.items():
-        strangers = sorted(set(names) - set(study.models))
-        if isinstance(names, dict) and strangers:
-            found = legible(strangers[0])
+        unknown = sorted(set(names) - set(study.models))
+        if isinstance(names, dict) and unknown:
+            found = legible(unknown[0])
             raise ConfigError(f"{where}: {key} names {found}, which is not among the models")
     if study.reported.weights == "best" and study.reported.split == "val":
         raise ConfigError(
@@ -221,20 +217,20 @@ def _check_varied(study: StudyConfig, where: str) -> None:
             raise ConfigError(f"{where}: vary.{key} needs two different values at least")
 
 
-POLICIES: Mapping[str, tuple[str, ...]] = {
+PRETRAINING_SOURCES: Mapping[str, tuple[str, ...]] = {
     "imagenet-1k": ("in1k",),
     "imagenet-12k": ("in12k",),
     "imagenet-22k": ("in22k", "in21k", "inw21k"),
 }
-"""The first data that the weights were trained on; fine-tuning on ImageNet-1k may follow."""
+"""The first data that weights were trained on; fine-tuning on ImageNet-1k may follow."""
 
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """What one model starts from."""
+    """The weights that one model starts from."""
 
-    policy: str
-    """`none`, `imagenet-1k`, ..., `coco`; the word of the tag where no policy has a name for it."""
+    pretraining: str
+    """`none`, a pretraining source, `coco`; the first word of the tag where no source has it."""
     source: str
     """`none`, timm's full name with the tag, or a file."""
     licence: str | None
@@ -243,87 +239,77 @@ class InitialWeights:
 
 
 def initial_weights(study: StudyConfig, *, folder: Path) -> dict[str, InitialWeights]:
-    """Returns what every model starts from.
+    """Returns the weights that every model starts from.
 
     Args:
-        study: names a policy for all, or weights for each.
+        study: names a pretraining source for all, or weights for each.
         folder: of the study's file; the weights that it names lie in it or below.
 
     Raises:
-        ConfigError: an unknown policy or tag, a model without weights of the policy, or different
-            policies that the study does not declare.
+        ConfigError: an unknown source or tag, a model without weights of the source, or different
+            sources that the study does not declare.
         CheckpointError: a file that does not say what it is.
     """
     asked = study.initial_weights
-    if isinstance(asked, str) and asked != NO_WEIGHTS and asked not in POLICIES:
+    if isinstance(asked, str) and asked not in (NO_WEIGHTS, *PRETRAINING_SOURCES):
         raise ConfigError(
-            f"initial_weights: expected one of {', '.join([NO_WEIGHTS, *POLICIES])}, or a tag or "
-            f"file for each model, found {asked!r}"
+            f"initial_weights: expected one of {', '.join([NO_WEIGHTS, *PRETRAINING_SOURCES])}, or "
+            f"a tag or file for each model, found {asked!r}"
         )
+    names = asked if isinstance(asked, dict) else dict.fromkeys(study.models, asked)
     found = {
-        model: _by_policy(model, asked)
-        if isinstance(asked, str)
-        else _by_name(model, asked.get(model, NO_WEIGHTS), folder)
-        for model in study.models
+        model: _weights_of(model, names.get(model, NO_WEIGHTS), folder) for model in study.models
     }
-    policies = {weights.policy for weights in found.values()}
-    if len(policies) > 1 and not study.mixed_initial_weights:
-        told = ", ".join(f"{model} {weights.policy}" for model, weights in found.items())
+    sources = {weights.pretraining for weights in found.values()}
+    if len(sources) > 1 and not study.mixed_initial_weights:
+        each = ", ".join(f"{model} {weights.pretraining}" for model, weights in found.items())
         raise ConfigError(
-            f"initial_weights: the models start from weights of different data ({told}), so a "
+            f"initial_weights: the models start from weights of different data ({each}), so a "
             "difference between them is not that of the backbones: choose the same for all, "
             "or declare it with 'mixed_initial_weights: true'"
         )
     return found
 
 
-def _by_policy(model: str, policy: str) -> InitialWeights:
-    if policy == NO_WEIGHTS:
+def _weights_of(model: str, name: str, folder: Path) -> InitialWeights:
+    """Returns what a model starts from by the name of its weights in the study."""
+    if name == NO_WEIGHTS:
         return InitialWeights(NO_WEIGHTS, NO_WEIGHTS, None, {})
-    architecture, _, wanted = model.partition(".")
-    tags = [
-        tag
-        for tag in pretrained_tags().get(architecture, [])
-        if _policy_of(tag) == policy and wanted in ("", tag.tag)
-    ]
-    if not tags:
-        others = [tag.tag for tag in pretrained_tags().get(architecture, [])]
-        has = f"; timm has {', '.join(others)}" if others else "; it has no weights in timm"
-        raise ConfigError(
-            f"initial_weights: {model} has no weights of the policy {policy}{has}: leave the model "
-            "out, or choose another policy"
-        )
-    # Weights that saw no other data behind the policy's come first.
-    return _of_tag(architecture, min(tags, key=lambda tag: len(tag.data)))
-
-
-def _by_name(model: str, name: str, folder: Path) -> InitialWeights:
-    """Returns the weights that a study names for one model: `none`, a tag or a file."""
-    if name == NO_WEIGHTS or name in POLICIES:
-        return _by_policy(model, name)
     if name.endswith((".safetensors", ".pt")):
-        where = f"initial_weights.{model}"
-        return _of_file(model, file_below(folder, name, where=where))
-    architecture = model.partition(".")[0]
+        return _of_file(model, file_below(folder, name, where=f"initial_weights.{model}"))
+    architecture, _, wanted = model.partition(".")
     tags = {tag.tag: tag for tag in pretrained_tags().get(architecture, [])}
-    if name.removeprefix(f"{architecture}.") not in tags:
-        known = ", ".join(tags) or "none"
+    if name in PRETRAINING_SOURCES:
+        usable = [
+            tag for tag in tags.values() if _pretraining_of(tag) == name and wanted in ("", tag.tag)
+        ]
+        if not usable:
+            has = f"; timm has {', '.join(tags)}" if tags else "; it has no weights in timm"
+            raise ConfigError(
+                f"initial_weights: {model} has no weights pretrained on {name}{has}: leave the "
+                "model out, or choose another source"
+            )
+        # Weights that saw no other data after the source come first.
+        return _of_tag(architecture, min(usable, key=lambda tag: len(tag.data)))
+    tag = tags.get(name.removeprefix(f"{architecture}."))
+    if tag is None:
         raise ConfigError(
-            f"initial_weights.{model}: expected '{NO_WEIGHTS}', a policy, a .safetensors or .pt "
-            f"file or a tag of timm ({known}), found {name!r}"
+            f"initial_weights.{model}: expected '{NO_WEIGHTS}', a pretraining source, a "
+            f".safetensors or .pt file or a tag of timm ({', '.join(tags) or 'none'}), found "
+            f"{name!r}"
         )
-    return _of_tag(architecture, tags[name.removeprefix(f"{architecture}.")])
+    return _of_tag(architecture, tag)
 
 
 def _of_tag(architecture: str, tag: PretrainedTag) -> InitialWeights:
     name = f"{architecture}.{tag.tag}"
     settings = {"name": name, "pretrained": True}
-    return InitialWeights(_policy_of(tag), name, tag.licence, settings)
+    return InitialWeights(_pretraining_of(tag), name, tag.licence, settings)
 
 
-def _policy_of(tag: PretrainedTag) -> str:
+def _pretraining_of(tag: PretrainedTag) -> str:
     first = tag.data[0] if tag.data else tag.tag
-    return next((policy for policy, names in POLICIES.items() if first in names), first)
+    return next((name for name, data in PRETRAINING_SOURCES.items() if first in data), first)
 
 
 def _of_file(model: str, file: Path) -> InitialWeights:

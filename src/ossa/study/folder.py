@@ -1,10 +1,10 @@
-"""The folder of a study: its file, its runs, and how far each is.
+"""The folder of a study: its file, its runs, and the state of each.
 
-study.yaml          the study as it stands, models and seeds added later among them
-runs/NAME/          one folder a run, as `ossa train` writes it, and
-    worker.log      what its process said
-    failure.json    why it failed, where it could not even begin
-timings.json        milliseconds an image, measured when all was trained
+study.yaml          the study with the models and seeds that were added later
+runs/NAME/          one folder per run, as `ossa train` writes it, and
+    worker.log      the output of its process
+    failure.json    why it failed, if it has no record
+measurements.json   milliseconds per image, measured when all was trained
 """
 
 import math
@@ -46,15 +46,15 @@ State = Literal["done", "failed", "running", "interrupted", "waiting", "foreign"
 
 @dataclass(frozen=True)
 class RunState:
-    """How far a run of a study is."""
+    """A planned run and its state."""
 
     run: PlannedRun
     folder: Path
     state: State
     record: Record | None = None
-    """Where the run is done, or failed after it had begun."""
+    """If the run is done, or failed after it had begun."""
     reason: str | None = None
-    """Why it failed, or why its record is not that of this run."""
+    """Why it failed, or why its record is not of this run."""
     epochs_done: int = 0
 
     @property
@@ -77,12 +77,12 @@ class StudyFolder:
         return self.path / RUNS_FOLDER / run.name
 
     def states(self) -> list[RunState]:
-        """Returns every planned run as it stands, in the order of the plan."""
+        """Returns the state of every planned run, in the order of the plan."""
         return [run_state(run, self.run_folder(run), self.study.reported) for run in self.plan.runs]
 
 
 def run_state(run: PlannedRun, folder: Path, reported: Reported) -> RunState:
-    """Returns how far a run is, from what lies in its folder."""
+    """Returns the state of a run, read from its folder."""
     epochs = 0
     if (folder / LOG_FILE).is_file():
         with suppress(DataError):
@@ -114,7 +114,7 @@ def _recorded(run: PlannedRun, folder: Path, reported: Reported, epochs: int) ->
 
 
 def _why_foreign(run: PlannedRun, folder: Path, record: Record) -> str | None:
-    """Returns in which way a record is not one of this run, or None."""
+    """Returns why a record is not of this run, None if it is."""
     if why := why_not_of(record, run.config) or what_is_missing(record):
         return f"{folder / RECORD_FILE} {why}"
     for name, digest in record.files.items():
@@ -127,18 +127,18 @@ def _why_foreign(run: PlannedRun, folder: Path, record: Record) -> str | None:
 
 
 def write_failure(folder: Path, reason: str) -> None:
-    """Says why a run failed that has no record."""
+    """Records why a run without a record failed."""
     folder.mkdir(parents=True, exist_ok=True)  # its process may not have come so far
     write_json_atomically(folder / FAILURE_FILE, {"reason": reason})
 
 
 def write_progress(folder: Path, epochs: float) -> None:
-    """Says how many epochs of a run are trained."""
+    """Records how many epochs of a run are trained."""
     write_json_atomically(folder / _PROGRESS_FILE, {"epochs": epochs})
 
 
 def read_progress(folder: Path) -> float:
-    """Returns the epochs that are trained, with the fraction of the one a process is in."""
+    """Returns how many epochs are trained, with the fraction of the current one."""
     try:
         content = read_json_object(folder / _PROGRESS_FILE, what="the progress of a run")
         epochs = float(content["epochs"])

@@ -1,6 +1,6 @@
 """The plan of a study: every run with its configuration, and the proof that they are alike.
 
-A plan needs no data and no measurement; `ossa.study.estimate` says what it will take.
+A plan needs no data and no measurement; `ossa.study.measure` estimates its time.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from ossa.study.config import InitialWeights, StudyConfig, initial_weights
 from ossa.train.callbacks import Callback
 from ossa.train.setup import read_training_data
 
-_A_BACKBONES_OWN = frozenset(
+_BACKBONE_SETTINGS = frozenset(
     "model." + name
     for name in (
         *("name", "pretrained", "weights"),
@@ -36,11 +36,11 @@ class PlannedRun:
     name: str
     """Of its folder; `convnext_tiny-seed0`, or `convnext_tiny-lr0.005-seed0` of a varied study."""
     model: str
-    """As the study names it."""
+    """By its name in the study."""
     family: str
     seed: int
     varied: Mapping[str, Any]
-    """The values of what the study varies, by their dotted names."""
+    """Values of the settings that the study varies, by their dotted names."""
     weights: InitialWeights
     config: RunConfig
 
@@ -55,12 +55,9 @@ class Plan:
     conditions: Mapping[str, Any]
     """Every setting that is the same for all runs, by its dotted name."""
     exceptions: Mapping[str, Mapping[str, Any]]
-    """Settings beyond backbone, seed and what is varied that differ, and their values by model.
-
-    Only what the study declares: a neck of one's own.
-    """
+    """Other settings that differ, with their values by model: a declared neck of its own."""
     base: Mapping[str, Any]
-    """Of what is varied the recipe's own values, or the first where it has another."""
+    """Of the varied settings the values of the recipe, or the first ones if it has others."""
 
     @property
     def recipe_hash(self) -> str:
@@ -171,7 +168,7 @@ def _compare_settings(
     Raises:
         ConfigError: a setting differs that the study does not declare to differ.
     """
-    may_differ = _A_BACKBONES_OWN | _PLACES | set(study.vary)
+    may_differ = _BACKBONE_SETTINGS | _PLACES | set(study.vary)
     settings = [flat_settings(run.config) for run in runs]
     same: dict[str, Any] = {}
     different: dict[str, dict[str, Any]] = {}
@@ -229,7 +226,7 @@ class DatasetSummary:
             "train_images": self.train_images,
             "val_images": self.val_images,
             "last_batch_images": self.last_batch(plan),
-            "initial_weights": sorted({run.weights.policy for run in plan.runs}),
+            "initial_weights": sorted({run.weights.pretraining for run in plan.runs}),
             "conditions": dict(plan.conditions),
             "exceptions": {key: dict(values) for key, values in plan.exceptions.items()},
             "varied": {key: list(values) for key, values in plan.study.vary.items()},
@@ -244,7 +241,7 @@ def summarize_data(
     Args:
         plan: of a study.
         allow_unlabeled: more than half of the training images may be without a label.
-        callback: is told what the data lack.
+        callback: notified of what the data lack.
 
     Raises:
         ConfigError, DataError: as `ossa train`.

@@ -128,7 +128,7 @@ class StudyResults:
         return list(self.runs_by_model)
 
     @property
-    def policies(self) -> list[str]:
+    def pretraining_sources(self) -> list[str]:
         """The data that the initial weights were trained on, each once."""
         return self._models["policy"].unique().tolist()
 
@@ -315,7 +315,7 @@ def _read_run(
         "family": run.family,
         "seed": run.seed,
         **run.varied,
-        "policy": run.weights.policy,
+        "policy": run.weights.pretraining,
         "weights": run.weights.source,
         "licence": run.weights.licence,
         "neck": run.config.model.neck,

@@ -123,7 +123,7 @@ def pareto_table(results: StudyResults) -> ReportTable:
         row["model"]: {key: row[key] for key in ("model", "family", "policy")}
         for row in results.models().to_dict("records")
     }
-    columns = [Column("model"), Column("family"), *policy_columns(results)]
+    columns = [Column("model"), Column("family"), *pretraining_columns(results)]
     for measure in measures_of(results):
         relation, title = results.relation("ap", measure), results.complexities[measure]
         for point in relation.pareto:
@@ -145,9 +145,9 @@ def pareto_table(results: StudyResults) -> ReportTable:
     return ReportTable("frontier", columns, list(rows.values()), caption=caption)
 
 
-def policy_columns(results: StudyResults) -> list[Column]:
+def pretraining_columns(results: StudyResults) -> list[Column]:
     """Returns the column that declares initial weights where the models' differ, else none."""
-    return [Column("policy", "starts from")] if len(results.policies) > 1 else []
+    return [Column("policy", "starts from")] if len(results.pretraining_sources) > 1 else []
 
 
 def prediction_section(results: StudyResults, files: ReportFiles) -> Section:

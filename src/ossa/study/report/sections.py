@@ -90,7 +90,7 @@ def absences(results: StudyResults) -> list[str]:
         sentences.append("Milliseconds and memory of an image were not measured.")
     elif unmeasured := models[models["ms_per_image"].isna()]["model"].tolist():
         sentences.append(f"Milliseconds were not measured of {', '.join(unmeasured)}.")
-    if len(results.policies) > 1:
+    if len(results.pretraining_sources) > 1:
         sentences.append(
             "The models start from weights of different data: a difference between them is not "
             "that of the backbones alone."
@@ -300,7 +300,7 @@ def _conditions(results: StudyResults) -> KeyValues:
         *((key, None if value is None else str(value)) for key, value in settings.items()),
         ("neck", study.neck),
         ("seeds", listed([str(seed) for seed in study.seeds])),
-        ("initial weights", listed(results.policies)),
+        ("initial weights", listed(results.pretraining_sources)),
         ("reported", f"{study.reported.weights} weights on {study.reported.split}"),
         ("evaluated on", f"{len(index):,} images, {len(index.labels):,} objects"),
         ("classes", listed(list(index.names), most=8)),
