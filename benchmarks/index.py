@@ -56,7 +56,7 @@ print(json.dumps({
     "seconds": seconds, "cpu_seconds": cpu_seconds,
     "peak_bytes": reached, "peak_bytes_of_imports": imported,
     "images": len(report.index), "boxes": len(report.index.labels),
-    "problems": len(report.problems), "fingerprint": report.index.fingerprint(),
+    "problems": len(report.issues), "fingerprint": report.index.fingerprint(),
 }))
 """
 

@@ -95,7 +95,7 @@ def test_data_are_read_as_training_sees_them(tmp_path: Path) -> None:
     damaged.write_bytes(damaged.read_bytes()[:-400])
     report = ossa.read_data(data)
     assert len(report.index) == 1
-    assert [problem.file for problem in report.problems] == [damaged]
+    assert [issue.path for issue in report.issues] == [damaged]
     with pytest.raises(DataError, match=str(damaged)):
         ossa.read_data(data, strict=True)
 

@@ -35,7 +35,7 @@ def say(cells: Path, number: int, labels: str, split: str = "train") -> None:
 def test_a_good_data_set_ends_with_0(ossa: Ossa, cells: Path) -> None:
     result = ossa("data", "check", cells)
     assert result.exit_code == 0, result.stderr
-    assert "0 faults, 0 remarks; images not read (--images)" in result.stdout
+    assert "0 errors, 0 warnings; images not read (--images)" in result.stdout
 
 
 def test_a_data_set_without_val_is_refused_by_check_and_train_in_the_same_words(
@@ -57,12 +57,12 @@ def test_remarks_end_with_0_and_faults_with_1(ossa: Ossa, cells: Path) -> None:
     remarked = ossa("data", "check", cells, "--imgsz", 64)
     assert remarked.exit_code == 0
     # Its anchors do not fit the tiny box, either.
-    assert "0 faults, 2 remarks;" in remarked.stdout
+    assert "0 errors, 2 warnings;" in remarked.stdout
     assert "labels/train/1.txt: box (31.68, 16, 32.32, 48), cell, 0.64 px at 64" in remarked.stdout
     say(cells, 2, GOOD + EMPTY)
     faulty = ossa("data", "check", cells, "--imgsz", 64)
     assert faulty.exit_code == 1
-    assert "1 fault, 2 remarks;" in faulty.stdout
+    assert "1 error, 2 warnings;" in faulty.stdout
     assert "labels/train/2.txt:2: box of no area, 0 x 32 pixels (box dropped)" in faulty.stdout
     assert "error" not in faulty.stderr
 
@@ -73,7 +73,7 @@ def test_images_are_read_when_asked_for(ossa: Ossa, cells: Path) -> None:
     assert ossa("data", "check", cells).exit_code == 0
     result = ossa("data", "check", cells, "--images")
     assert result.exit_code == 1
-    assert "images that are cut short" in result.stdout
+    assert "truncated images" in result.stdout
     assert "3 images read" in result.stdout
 
 

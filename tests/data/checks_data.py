@@ -12,7 +12,7 @@ from PIL import Image
 
 from ossa.data.check import Check, check_data
 from ossa.data.description import read_description
-from ossa.data.findings import Finding
+from ossa.data.issues import IssueGroup
 
 ANCHORS_WH = np.array([[[10.0, 13.0], [33.0, 23.0]], [[61.0, 30.0], [116.0, 90.0]]])
 """(2, 2, 2): the boxes of these tests lie within a factor of four of one, but for the tiny."""
@@ -49,18 +49,18 @@ def check(data_yaml: Path, **options: Any) -> Check:
     """
     defaults: dict[str, Any] = {"imgsz": 100, "anchors_wh": ANCHORS_WH}
     found = check_data(read_description(data_yaml), **{**defaults, **options})
-    kept = [one for one in found.findings if one.kind not in ("val-missing", "train-missing")]
-    return replace(found, findings=tuple(kept))
+    kept = [one for one in found.issues if one.kind not in ("val-missing", "train-missing")]
+    return replace(found, issues=tuple(kept))
 
 
 def counts(found: Check) -> dict[tuple[str, str | None], int]:
     """Returns how many of each kind in each split."""
-    return {(str(one.kind), one.split): one.count for one in found.findings}
+    return {(str(one.kind), one.split): one.count for one in found.issues}
 
 
-def only(found: Check) -> Finding:
+def only(found: Check) -> IssueGroup:
     """Returns the one finding there is."""
-    (finding,) = found.findings
+    (finding,) = found.issues
     return finding
 
 

@@ -110,7 +110,7 @@ def test_boxes_of_any_numbers_are_finite_or_dropped(tmp_path: Path, bbox: list[f
     boxes_xyxy = report.index.boxes_xyxy
     assert np.isfinite(boxes_xyxy).all()
     assert np.isfinite(report.index.areas).all()
-    assert len(boxes_xyxy) == 2 or len(report.problems) == 1
+    assert len(boxes_xyxy) == 2 or len(report.issues) == 1
 
 
 def test_every_problem_of_a_json_file_has_its_line(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_every_problem_of_a_json_file_has_its_line(tmp_path: Path) -> None:
     ]
     write_text(tmp_path / "train.json", "\n".join(lines))
     report = read(yaml_file)
-    told = [(problem.line, problem.what.partition(":")[0]) for problem in report.problems]
+    told = [(issue.line, issue.detail.partition(":")[0]) for issue in report.issues]
     assert told == [
         (3, f"no image {tmp_path / 'photos' / '8.jpg'}"),
         (6, "annotation id 1 is no whole number or used before"),
@@ -158,8 +158,8 @@ def test_an_entity_is_refused_with_its_line_before_it_is_used(tmp_path: Path, en
         f"<?xml version='1.0'?>\n<!DOCTYPE a [<!ENTITY e {entity}>]>\n"
         "<annotation><object><name>&e;</name></object></annotation>",
     )
-    problem = read(yaml_file).problems[0]
-    assert str(problem).endswith("2.xml:2: unreadable XML: DOCTYPE is not allowed (image left out)")
+    issue = read(yaml_file).issues[0]
+    assert str(issue).endswith("2.xml:2: unreadable XML: DOCTYPE is not allowed (image left out)")
 
 
 @pytest.mark.parametrize(
@@ -178,8 +178,8 @@ def test_an_xml_that_cannot_be_read_leaves_its_image_out(
     write_text(tmp_path / "Annotations" / "2.xml", xml)
     report = read(yaml_file)
     assert report.index.image_ids.tolist() == [1]
-    assert report.problems[0].line == line
-    assert what in report.problems[0].what
+    assert report.issues[0].line == line
+    assert what in report.issues[0].detail
 
 
 # Text.
@@ -195,7 +195,7 @@ def test_line_ends_and_byte_order_marks_change_nothing(
     (tmp_path / "labels" / "train" / "1.txt").write_bytes(text.encode(encoding))
     report = read(yaml_file)
     assert report.index.labels.tolist() == [0, 1]
-    assert [problem.line for problem in report.problems] == [3]
+    assert [issue.line for issue in report.issues] == [3]
 
 
 @_hypothesis
@@ -211,7 +211,7 @@ def test_labels_of_any_text_are_read_or_reported(
 
 def test_a_message_shows_no_control_character_and_no_megabyte(tmp_path: Path) -> None:
     labels = "0 \x1b[31m .5 .5 .5\n0 " + "x" * 1_000_000 + " .5 .5 .5\n"
-    first, second = map(str, read(write_yolo(tmp_path, {"1.jpg": labels})).problems[:2])
+    first, second = map(str, read(write_yolo(tmp_path, {"1.jpg": labels})).issues[:2])
     assert "expected numbers, found '0 \\x1b[31m .5 .5 .5'" in first
     assert "x ... x" in second
     assert len(second) < 600
@@ -236,18 +236,18 @@ def test_a_file_whose_name_is_no_utf_8_has_a_fingerprint(tmp_path: Path) -> None
     yaml_file = write_yolo(tmp_path, {"caf\udce9.jpg": "0 .5 .5 .5 .5"})
     report = read(yaml_file)
     assert len(report.index.fingerprint()) == 64
-    assert not report.problems
+    assert not report.issues
 
 
 def test_null_bytes_in_a_list_name_no_image(tmp_path: Path) -> None:
     yaml_file = write_yolo(tmp_path, {"1.jpg": "0 .5 .5 .5 .5"})
     write_text(tmp_path / "l.txt", "images/train/1.jpg\nimages/\0.jpg\n")
     write_text(yaml_file, "train: l.txt\nnames: [a]\n")
-    (problem,) = read(yaml_file).problems
-    assert str(problem).endswith(
-        "l.txt:2: no image " + problem.what.split()[-1] + " (image left out)"
+    (issue,) = read(yaml_file).issues
+    assert str(issue).endswith(
+        "l.txt:2: no image " + issue.detail.split()[-1] + " (image left out)"
     )
-    assert "images/\\x00.jpg" in problem.what
+    assert "images/\\x00.jpg" in issue.detail
 
 
 # Images.

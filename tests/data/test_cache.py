@@ -74,8 +74,8 @@ def test_an_index_from_the_cache_is_the_one_read_anew(tmp_path: Path, data_forma
     assert_same(fresh.index, opened.index)
     assert opened.labels == fresh.labels != LabelSearch()
     assert fresh.index.fingerprint() == opened.index.fingerprint()
-    assert [str(p) for p in opened.problems] == [str(p) for p in fresh.problems]
-    assert len(opened.problems) == 1
+    assert [str(p) for p in opened.issues] == [str(p) for p in fresh.issues]
+    assert len(opened.issues) == 1
     assert [str(opened.index.image_path(i)) for i in range(2)] == [
         str(fresh.index.image_path(i)) for i in range(2)
     ]

@@ -37,7 +37,7 @@ def test_nothing_is_changed_where_every_image_decodes(tmp_path: Path) -> None:
     report = read(tmp_path)
     checked = drop_corrupt_images(report)
     assert checked.index is report.index
-    assert checked.problems == ()
+    assert checked.issues == ()
 
 
 def test_a_damaged_image_is_left_out_and_named_once(tmp_path: Path) -> None:
@@ -46,10 +46,10 @@ def test_a_damaged_image_is_left_out_and_named_once(tmp_path: Path) -> None:
     checked = drop_corrupt_images(report)
     assert checked.index.file_names.tolist() == [f"images/train/{name}.jpg" for name in (0, 1, 3)]
     assert len(checked.index.labels) == 0 + 1 + 3
-    (problem,) = checked.problems
-    assert (problem.file, problem.line, problem.action) == (path, None, "image left out")
-    assert str(problem).startswith(f"{path}: Expected an image, found a damaged one")
-    assert str(problem).count(str(path)) == 1
+    (issue,) = checked.issues
+    assert (issue.path, issue.line, issue.action) == (path, None, "image left out")
+    assert str(issue).startswith(f"{path}: Expected an image, found a damaged one")
+    assert str(issue).count(str(path)) == 1
 
 
 def test_problems_of_reading_stay_in_front(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_problems_of_reading_stay_in_front(tmp_path: Path) -> None:
     data_yaml = write_yolo(tmp_path, {"0.jpg": f"{good}0 0.5 0.5 0 0.5\n", "1.jpg": good})
     report = read_index(read_description(data_yaml), "train")
     cut_short(report, 1)
-    whats = [problem.what for problem in drop_corrupt_images(report).problems]
+    whats = [issue.detail for issue in drop_corrupt_images(report).issues]
     assert len(whats) == 2
     assert "no area" in whats[0]
     assert "damaged" in whats[1]
@@ -106,7 +106,7 @@ def test_an_image_of_another_size_than_its_index_says_is_left_out(tmp_path: Path
     Image.fromarray(gradient(200, 100)).save(path)
     checked = drop_corrupt_images(report)
     assert len(checked.index) == 3
-    assert "Expected 100x50 pixels, found 200x100" in str(checked.problems[0])
+    assert "Expected 100x50 pixels, found 200x100" in str(checked.issues[0])
 
 
 def test_a_file_that_is_gone_or_no_image_is_left_out(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_file_that_is_gone_or_no_image_is_left_out(tmp_path: Path) -> None:
     report.index.image_path(0).unlink()
     write_text(report.index.image_path(2), "<html>404</html>")
     checked = drop_corrupt_images(report)
-    assert [problem.what.partition(";")[0] for problem in checked.problems] == [
+    assert [issue.detail.partition(";")[0] for issue in checked.issues] == [
         "Expected an image, found no such file",
         "Expected an image, found no image",
     ]
@@ -130,7 +130,7 @@ def test_progress_and_problems_come_in_the_order_of_the_index(tmp_path: Path, th
         report, threads=threads, on_image=lambda done, total: calls.append((done, total))
     )
     assert calls == [(done, 6) for done in range(1, 7)]
-    assert [problem.file for problem in checked.problems] == paths
+    assert [issue.path for issue in checked.issues] == paths
 
 
 def test_images_are_taken_with_their_own_ground_truth() -> None:

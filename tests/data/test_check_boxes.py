@@ -14,20 +14,15 @@ from checks_data import (
 )
 from dataset_files import voc_object, write_text, write_voc
 
-from ossa.data.findings import SORTS, Severity
-from ossa.data.issues import IssueKind
+from ossa.data.issues import Severity
 
-FAULT, REMARK = Severity.FAULT, Severity.REMARK
-
-
-def test_every_kind_of_problem_that_reading_reports_has_a_word() -> None:
-    assert set(IssueKind) <= set(SORTS)
+FAULT, REMARK = Severity.ERROR, Severity.WARNING
 
 
 def test_nothing_is_found_in_a_good_data_set(tmp_path: Path) -> None:
     found = check(write_yolo_splits(tmp_path, {"train": {"1.png": GOOD}, "val": {"2.png": GOOD}}))
-    assert found.findings == ()
-    assert (found.num_faults, found.num_remarks) == (0, 0)
+    assert found.issues == ()
+    assert (found.num_errors, found.num_warnings) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -48,11 +43,11 @@ def test_each_fault_of_a_box_is_counted_once_and_placed_in_its_line(
     labels = GOOD + lines
     finding = only(check(write_yolo_splits(tmp_path, {"train": {"1.png": labels}})))
     assert (finding.kind, finding.split, finding.count) == (kind, "train", count)
-    assert finding.sort.severity is severity
-    first = finding.cases[0]
-    assert first.file == tmp_path / "labels/train/1.txt"
+    assert finding.kind.severity is severity
+    first = finding.examples[0]
+    assert first.path == tmp_path / "labels/train/1.txt"
     assert first.line == (None if kind == "box-covering" else 3)
-    assert what in first.what
+    assert what in first.message
 
 
 def test_a_box_that_covers_99_percent_of_its_image_covers_all(tmp_path: Path) -> None:
@@ -62,7 +57,7 @@ def test_a_box_that_covers_99_percent_of_its_image_covers_all(tmp_path: Path) ->
         check(write_yolo_splits(tmp_path, {"train": {"1.png": GOOD + almost + covering}}))
     )
     assert (finding.kind, finding.count) == ("box-covering", 1)
-    assert "99.0% of the image" in finding.cases[0].what
+    assert "99.0% of the image" in finding.examples[0].message
 
 
 def test_tiny_is_a_side_under_two_pixels_of_the_networks_input(tmp_path: Path) -> None:
@@ -70,15 +65,15 @@ def test_tiny_is_a_side_under_two_pixels_of_the_networks_input(tmp_path: Path) -
     assert counts(check(data_yaml)) == {}  # 3 pixels
     halved = check(data_yaml, imgsz=50)  # 1.5
     assert counts(halved)["box-tiny", "train"] == 1
-    (case,) = next(one.cases for one in halved.findings if one.kind == "box-tiny")
-    assert case.what == "box (48.5, 20, 51.5, 30), a, 1.5 px at 50"
+    (issue,) = next(one.examples for one in halved.issues if one.kind == "box-tiny")
+    assert issue.message == "box (48.5, 20, 51.5, 30), a, 1.5 px at 50"
 
 
 def test_the_tiniest_box_comes_first(tmp_path: Path) -> None:
     lines = "0 .5 .5 .015 .2\n0 .5 .5 .005 .2\n0 .5 .5 .2 .02\n"  # 1.5, 0.5 and 1 pixels
     found = check(write_yolo_splits(tmp_path, {"train": {"1.png": lines}}))
-    (tiny,) = (one for one in found.findings if one.kind == "box-tiny")
-    assert [case.what.rpartition(", ")[2] for case in tiny.cases] == [
+    (tiny,) = (one for one in found.issues if one.kind == "box-tiny")
+    assert [issue.message.rpartition(", ")[2] for issue in tiny.examples] == [
         "0.5 px at 100",
         "1 px at 100",
         "1.5 px at 100",
@@ -95,11 +90,11 @@ def test_coco_boxes_stated_twice_are_found_though_reading_keeps_them(tmp_path: P
     ]
     finding = only(check(write_coco_file(tmp_path, annotations)))
     assert (finding.kind, finding.count) == ("box-duplicated", 2)
-    assert [case.what.partition(":")[0] for case in finding.cases] == [
+    assert [issue.message.partition(":")[0] for issue in finding.examples] == [
         "annotation 2 of image 1",
         "annotation 3 of image 1",
     ]
-    assert finding.cases[0].file == tmp_path / "train.json"
+    assert finding.examples[0].path == tmp_path / "train.json"
 
 
 def test_faults_of_coco_are_counted_by_kind(tmp_path: Path) -> None:
@@ -153,7 +148,7 @@ def test_crowd_regions_are_neither_tiny_nor_covering(tmp_path: Path) -> None:
         coco_box(4, [10, 10, 1, 1], iscrowd=1),
     ]
     found = check(write_coco_file(tmp_path, annotations))
-    assert found.findings == ()
+    assert found.issues == ()
     statistics = found.statistics["train"]
     assert (statistics.num_boxes, statistics.num_crowd) == (2, 2)
 
@@ -166,11 +161,11 @@ def test_a_class_may_be_unused_untrained_or_unevaluated(tmp_path: Path) -> None:
     }
     found = check(write_yolo_splits(tmp_path, splits, names="[a, b, c, d]"))
     assert {
-        (str(f.kind), str(f.sort.severity)): [c.what for c in f.cases] for f in found.findings
+        (str(f.kind), f.kind.severity.value): [c.message for c in f.examples] for f in found.issues
     } == {
-        ("class-untrained", "fault"): ["c: boxes in train 0, in val 1"],
-        ("class-unevaluated", "remark"): ["b: boxes in train 1, in val 0"],
-        ("class-unused", "remark"): ["d"],
+        ("class-untrained", "error"): ["c: boxes in train 0, in val 1"],
+        ("class-unevaluated", "warning"): ["b: boxes in train 1, in val 0"],
+        ("class-unused", "info"): ["d"],
     }
     assert found.classes["b"] == {"train": 1, "val": 0}
 
@@ -198,7 +193,7 @@ def test_a_test_split_without_images_is_a_fault_that_stops_no_training(
     write_text(data_yaml, f"{data_yaml.read_text()}test: {test}\n")
     found = check(data_yaml)
     assert counts(found) == {("split-without-boxes", "test"): 1}
-    assert (found.num_faults, found.num_stops) == (1, 0)
+    assert (found.num_errors, found.num_stops) == (1, 0)
 
 
 def test_a_split_without_a_usable_box_is_a_fault(tmp_path: Path) -> None:
@@ -213,4 +208,4 @@ def test_a_split_without_a_usable_box_is_a_fault(tmp_path: Path) -> None:
 def test_the_box_that_reaches_out_farthest_comes_first(tmp_path: Path) -> None:
     lines = "0 .9 .5 .4 .4\n0 .1 .5 .6 .4\n0 .5 .95 .4 .5\n"  # 10, 20 and 10 pixels
     finding = only(check(write_yolo_splits(tmp_path, {"train": {"1.png": GOOD + lines}})))
-    assert [case.line for case in finding.cases] == [4, 3, 5]
+    assert [issue.line for issue in finding.examples] == [4, 3, 5]

@@ -63,8 +63,8 @@ def test_images_cut_short_unreadable_and_gone_are_told_apart(tmp_path: Path) -> 
     assert counts(check(annotated)) == unread  # the header of what is cut can be read
     found = check(annotated, images=True)
     assert counts(found) == {**unread, ("image-truncated", "train"): 1}
-    (cut,) = next(one.cases for one in found.findings if one.kind == "image-truncated")
-    assert cut.file == images["cut"]
+    (cut,) = next(one.examples for one in found.issues if one.kind == "image-truncated")
+    assert cut.path == images["cut"]
 
 
 def test_what_reading_and_decoding_find_unreadable_is_one_finding(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_what_reading_and_decoding_find_unreadable_is_one_finding(tmp_path: Path
     spoilt.write_bytes(body)
     finding = only(check(data_yaml, images=True))
     assert (finding.kind, finding.count) == ("image-unreadable", 2)
-    assert [case.file.name for case in finding.cases] == ["1.png", "2.png"]
+    assert [issue.path.name for issue in finding.examples] == ["1.png", "2.png"]
 
 
 def test_an_image_of_another_size_than_coco_states_is_a_fault(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_an_image_of_another_size_than_coco_states_is_a_fault(tmp_path: Path) ->
     assert (finding.kind, finding.split, finding.count) == ("image-other-size", "train", 1)
     finding = only(check(data_yaml, images=True))
     assert (finding.kind, finding.count) == ("image-other-size", 1)
-    assert finding.cases[0].what == "50x100 pixels, annotated as 100x50"
+    assert finding.examples[0].message == "50x100 pixels, annotated as 100x50"
 
 
 @pytest.mark.parametrize(
@@ -105,8 +105,8 @@ def test_images_that_exif_turns_are_remarked_upon(
     Image.fromarray(gradient(100, 50)).save(path, exif=exif)
     finding = only(check(data_yaml, images=True))
     assert (finding.kind, finding.count) == ("image-rotated", 1)
-    assert finding.cases[0].what == f"{what} by EXIF"
-    assert finding.cases[0].shown[0].boxes_xyxy != ()
+    assert finding.examples[0].message == f"{what} by EXIF"
+    assert finding.examples[0].images[0].boxes_xyxy != ()
 
 
 def test_copies_and_leaks_are_told_by_their_bytes(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_copies_and_leaks_are_told_by_their_bytes(tmp_path: Path) -> None:
     shutil.copy(images / "train/2.png", images / "val/4.png")
     shutil.copy(images / "val/5.png", images / "test/6.png")
     shutil.copy(images / "train/1.png", images / "test/7.png")
-    assert check(data_yaml).findings == ()
+    assert check(data_yaml).issues == ()
     found = check(data_yaml, images=True)
     assert counts(found) == {
         ("image-duplicated", "train"): 1,
@@ -129,16 +129,16 @@ def test_copies_and_leaks_are_told_by_their_bytes(tmp_path: Path) -> None:
         ("image-leaked", "test"): 1,
         ("image-shared", "test"): 1,
     }
-    (leak,) = next(one.cases for one in found.findings if one.split == "val")
-    assert leak.file == images / "val/4.png"
-    assert leak.what == "the same bytes as images/train/2.png of train"
+    (leak,) = next(one.examples for one in found.issues if one.split == "val")
+    assert leak.path == images / "val/4.png"
+    assert leak.message == "the same bytes as images/train/2.png of train"
 
 
 def test_images_of_equal_length_and_other_bytes_are_no_copies(tmp_path: Path) -> None:
     data_yaml = write_yolo_splits(tmp_path, {"train": {"1.bmp": GOOD, "2.bmp": GOOD}})
     paths = [tmp_path / f"images/train/{name}.bmp" for name in (1, 2)]
     assert paths[0].stat().st_size == paths[1].stat().st_size
-    assert check(data_yaml, images=True).findings == ()
+    assert check(data_yaml, images=True).issues == ()
 
 
 def test_a_file_in_two_splits_leaks_without_any_image_being_read(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_two_coco_images_of_one_file_are_copies(tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text(json.dumps(content))
     finding = only(check(data_yaml))
     assert (finding.kind, finding.count) == ("image-duplicated", 1)
-    assert finding.cases[0].what == "the same file as photos/1.png of train"
+    assert finding.examples[0].message == "the same file as photos/1.png of train"
 
 
 def test_label_files_without_image_and_images_without_label_are_found(tmp_path: Path) -> None:
@@ -170,9 +170,9 @@ def test_label_files_without_image_and_images_without_label_are_found(tmp_path: 
     write_text(tmp_path / "labels/train/classes.txt", "a\nb\n")
     found = check(data_yaml)
     assert counts(found) == {("labels-without-image", None): 2, ("image-background", "train"): 1}
-    lost, background = found.findings
-    assert [case.file.name for case in lost.cases] == ["lost.txt", "lost too.txt"]
-    assert background.cases[0].file == tmp_path / "images/train/2.png"
+    lost, background = found.issues
+    assert [issue.path.name for issue in lost.examples] == ["lost.txt", "lost too.txt"]
+    assert background.examples[0].path == tmp_path / "images/train/2.png"
 
 
 def test_a_file_beside_a_lost_label_that_is_not_read_is_named(tmp_path: Path) -> None:
@@ -180,9 +180,9 @@ def test_a_file_beside_a_lost_label_that_is_not_read_is_named(tmp_path: Path) ->
     for name in ("phone.heic", "1.heic"):
         write_text(tmp_path / "images/train" / name, "an image of a kind that is not read")
     write_text(tmp_path / "labels/train/phone.txt", GOOD)
-    (lost,) = check(data_yaml).findings
+    (lost,) = check(data_yaml).issues
     folder = tmp_path / "images/train"
-    assert [case.what for case in lost.cases] == [
+    assert [issue.message for issue in lost.examples] == [
         f"no image 'phone' in {folder}, and phone.heic is not read"
     ]
 
@@ -191,7 +191,7 @@ def test_a_label_of_an_image_that_no_split_lists_is_not_lost(tmp_path: Path) -> 
     data_yaml = write_yolo_splits(tmp_path, {"train": {"1.png": GOOD, "2.png": GOOD}})
     write_text(tmp_path / "train.txt", "./images/train/1.png\n")
     data_yaml.write_text(data_yaml.read_text().replace("images/train", "train.txt"))
-    assert check(data_yaml).findings == ()
+    assert check(data_yaml).issues == ()
 
 
 def test_lists_beside_images_are_no_labels(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_lists_beside_images_are_no_labels(tmp_path: Path) -> None:
         write_text(tmp_path / f"{name}.txt", GOOD)
     write_text(tmp_path / "train.txt", "./1.png\n./2.png\n")
     data_yaml = write_text(tmp_path / "data.yaml", "train: train.txt\nnames: [a, b]\n")
-    assert check(data_yaml).findings == ()
+    assert check(data_yaml).issues == ()
 
 
 def test_voc_tells_of_xml_without_image_and_of_images_without_xml(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_coco_images_without_annotation_are_background_unless_theirs_were_bad(
     data_yaml = write_coco_file(tmp_path, [*boxes, coco_box(3, [10, 10, 0, 20], image=2)], images=3)
     found = check(data_yaml)
     assert counts(found) == {("box-empty", "train"): 1, ("image-background", "train"): 1}
-    assert found.findings[1].cases[0].file == tmp_path / "photos/3.png"
+    assert found.issues[1].examples[0].path == tmp_path / "photos/3.png"
 
 
 def test_every_image_is_read_once_and_told_of(tmp_path: Path) -> None:

@@ -6,15 +6,16 @@ import numpy as np
 from PIL import Image
 
 from ossa.data.check_page import CasePicture, picture_of_cases
-from ossa.data.findings import Case, Shown
+from ossa.data.issues import ImageBoxes, Issue, IssueKind
 
 GREEN, GREY, INK = (0, 128, 0), (114, 114, 114), (213, 94, 0)
 GAP = 7
 """Pixels of white around pictures of 300."""
 
 
-def case(path: Path, *boxes: tuple[float, float, float, float], images: int = 1) -> Case:
-    return Case(path, "", shown=(Shown(str(path), boxes),) * images)
+def case(path: Path, *boxes: tuple[float, float, float, float], images: int = 1) -> Issue:
+    shown = (ImageBoxes(str(path), boxes),) * images
+    return Issue(IssueKind.BOX_TINY, path, None, "", images=shown)
 
 
 def green(tmp_path: Path, width: int = 300, height: int = 150) -> Path:
@@ -23,7 +24,7 @@ def green(tmp_path: Path, width: int = 300, height: int = 150) -> Path:
     return path
 
 
-def drawn(*cases: Case) -> np.ndarray:
+def drawn(*cases: Issue) -> np.ndarray:
     picture = picture_of_cases(cases, most=8)
     assert picture is not None
     return picture.image
@@ -80,7 +81,12 @@ def test_four_stand_in_a_row_and_pairs_above_one_another(tmp_path: Path) -> None
 def test_what_cannot_be_decoded_is_left_out_and_the_caption_tells_so(tmp_path: Path) -> None:
     page = tmp_path / "page.png"
     page.write_text("<html>404</html>")
-    cases = [case(page), case(green(tmp_path)), Case(page, "shown by no image"), case(page)]
+    cases = [
+        case(page),
+        case(green(tmp_path)),
+        Issue(IssueKind.BOX_TINY, page, None, "shown by no image"),
+        case(page),
+    ]
     picture = picture_of_cases(cases, most=8)
     assert picture is not None
     assert picture.numbers == (2,)

@@ -68,7 +68,7 @@ def test_classes_are_merged_renamed_and_left_out_alike(tmp_path: Path, data_form
         40: 0,  # the van
     }
     assert len(report.index) == 2  # an image of dogs alone is background
-    assert report.problems == ()
+    assert report.issues == ()
     assert report.notes == (
         f"left out: 2 boxes of 1 class that key 'classes' of {yaml_file} does not name",
     )

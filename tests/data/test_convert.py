@@ -41,7 +41,7 @@ WIDTH, HEIGHT = 100, 50
 
 def read(folder: Path, split: str = "train") -> DatasetIndex:
     report = read_index(read_description(folder), split)
-    assert report.problems == ()
+    assert report.issues == ()
     return report.index
 
 

@@ -36,7 +36,7 @@ def test_labels_in_folders_linked_in_a_circle_are_looked_at_once(tmp_path: Path)
     (tmp_path / "images" / "train" / "2.jpg").unlink()
     (tmp_path / "labels" / "train" / "again").symlink_to(".")
     (lost,) = find_lost_labels(read_description(yaml_file), {"train": read(yaml_file)})
-    assert [case.file for case in lost.cases] == [tmp_path / "labels" / "train" / "2.txt"]
+    assert [issue.path for issue in lost.examples] == [tmp_path / "labels" / "train" / "2.txt"]
 
 
 def forbid(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

@@ -27,8 +27,8 @@ def read(yaml_file: Path, split: str = "train", *, strict: bool = False) -> Inde
 
 
 def places(report: IndexReport) -> list[tuple[str, int | None, str]]:
-    """Returns file name, line and action of each problem."""
-    return [(p.file.name, p.line, p.action) for p in report.problems]
+    """Returns file name, line and action of each issue."""
+    return [(p.path.name, p.line, p.action) for p in report.issues]
 
 
 # YOLO: images are 100 x 50 pixels.
@@ -41,7 +41,7 @@ def test_yolo_fractions_become_pixels(tmp_path: Path) -> None:
     assert report.index.areas == pytest.approx([400])
     assert report.index.sizes_wh.tolist() == [[100, 50]]
     assert report.index.file_names.tolist() == ["images/train/1.jpg"]
-    assert report.problems == ()
+    assert report.issues == ()
 
 
 def test_a_yolo_polygon_becomes_its_bounding_box(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_keypoints_behind_a_yolo_box_are_no_corners_of_a_polygon(tmp_path: Path)
     write_text(data_yaml, data_yaml.read_text() + "kpt_shape: [2, 2]\n")
     report = read(data_yaml)
     np.testing.assert_allclose(report.index.boxes_xyxy, [[40, 15, 60, 35]] * 2)
-    assert (report.problems, report.notes) == ((), ())
+    assert (report.issues, report.notes) == ((), ())
     write_text(data_yaml, data_yaml.read_text().replace("[2, 2]", "17"))
     with pytest.raises(ConfigError, match=r"as \[17, 3\], as key 'kpt_shape' at .*:3, found 17"):
         read(data_yaml)
@@ -63,7 +63,7 @@ def test_keypoints_behind_a_yolo_box_are_no_corners_of_a_polygon(tmp_path: Path)
 def test_an_image_with_an_empty_or_no_label_file_is_background(tmp_path: Path) -> None:
     report = read(write_yolo(tmp_path, {"1.jpg": "0 .5 .5 .1 .1", "2.jpg": "", "3.jpg": None}))
     assert report.index.gt_offsets.tolist() == [0, 1, 1, 1]
-    assert report.problems == ()
+    assert report.issues == ()
 
 
 def test_a_split_without_a_single_box_is_a_problem_of_its_yaml(tmp_path: Path) -> None:
@@ -97,9 +97,9 @@ def test_a_bad_yolo_line_is_reported_with_file_and_line_and_keeps_the_image(
     tmp_path: Path, line: str, what: str
 ) -> None:
     report = read(write_yolo(tmp_path, {"1.jpg": f"0 0.25 0.5 0.1 0.1\n\n{line}\n"}))
-    (problem,) = report.problems
-    assert (problem.file.name, problem.line) == ("1.txt", 3)
-    assert re.search(what, problem.what)
+    (issue,) = report.issues
+    assert (issue.path.name, issue.line) == ("1.txt", 3)
+    assert re.search(what, issue.detail)
     assert len(report.index) == 1
     np.testing.assert_allclose(report.index.boxes_xyxy, [[20, 22.5, 30, 27.5]])
 
@@ -107,7 +107,7 @@ def test_a_bad_yolo_line_is_reported_with_file_and_line_and_keeps_the_image(
 def test_a_problem_reads_as_file_line_fault_and_action(tmp_path: Path) -> None:
     report = read(write_yolo(tmp_path, {"1.jpg": "0 0.5 0.5 0 0.1"}))
     file = tmp_path / "labels" / "train" / "1.txt"
-    assert str(report.problems[0]) == f"{file}:1: box of no area, 0 x 5 pixels (box dropped)"
+    assert str(report.issues[0]) == f"{file}:1: box of no area, 0 x 5 pixels (box dropped)"
 
 
 def test_a_box_is_clipped_and_reported_only_beyond_one_pixel(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_polygon_with_a_point_outside_is_clipped_and_told_with_its_line(tmp_pa
     report = read(write_yolo(tmp_path, {"1.jpg": "0 0.1 0.2 0.5 0.4 0.3 1.8\n"}))
     np.testing.assert_allclose(report.index.boxes_xyxy, [[10, 10, 50, 50]])
     assert places(report) == [("1.txt", 1, "box clipped")]
-    assert "reaches 40 pixels out" in report.problems[0].what
+    assert "reaches 40 pixels out" in report.issues[0].detail
 
 
 def test_strict_reading_raises_at_the_first_problem(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_missing_or_unreadable_image_is_left_out_with_a_report(tmp_path: Path)
     write_text(yaml_file, "train: list.txt\nnames: [a]\n")
     report = read(yaml_file)
     assert report.index.file_names.tolist() == ["images/train/1.jpg"]
-    assert [str(problem).replace(str(tmp_path), "") for problem in report.problems] == [
+    assert [str(issue).replace(str(tmp_path), "") for issue in report.issues] == [
         "/images/train/2.jpg: unreadable image: no image (image left out)",
         "/list.txt:3: no image /images/9.jpg (image left out)",
     ]
@@ -211,7 +211,7 @@ def test_a_split_without_images_is_an_error(tmp_path: Path) -> None:
 def test_a_split_of_unusable_images_says_the_first_reason(tmp_path: Path) -> None:
     yaml_file = write_yolo(tmp_path, {"1.jpg": ""})
     (tmp_path / "images" / "train" / "1.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"the first of 1 problems: .*1\.jpg: unreadable image"):
+    with pytest.raises(DataError, match=r"the first of 1 issues: .*1\.jpg: unreadable image"):
         read(yaml_file)
 
 
@@ -229,13 +229,13 @@ def test_voc_corners_count_from_one_and_include_the_last_pixel(tmp_path: Path) -
     assert report.index.boxes_xyxy.tolist() == [[0, 0, 100, 50], [10, 20, 20, 40]]
     assert report.index.labels.tolist() == [1, 0]
     assert report.index.difficult.tolist() == [False, True]
-    assert report.problems == ()
+    assert report.issues == ()
 
 
 def test_voc_corners_that_count_from_zero_are_clipped_silently(tmp_path: Path) -> None:
     report = read(write_voc(tmp_path, {"x": [voc_object("dog", (0, 0, 99.5, 50))]}))
     assert report.index.boxes_xyxy.tolist() == [[0, 0, 99.5, 50]]
-    assert report.problems == ()
+    assert report.issues == ()
 
 
 @pytest.mark.parametrize(
@@ -256,9 +256,9 @@ def test_a_bad_voc_object_is_reported_with_file_and_line_and_keeps_the_image(
     tmp_path: Path, thing: str, what: str
 ) -> None:
     report = read(write_voc(tmp_path, {"x": [voc_object("dog", (11, 11, 20, 20)), thing]}))
-    (problem,) = report.problems
-    assert (problem.file.name, problem.line) == ("x.xml", 3)
-    assert what in problem.what
+    (issue,) = report.issues
+    assert (issue.path.name, issue.line) == ("x.xml", 3)
+    assert what in issue.detail
     assert report.index.boxes_xyxy.tolist() == [[10, 10, 20, 20]]
 
 
@@ -267,7 +267,7 @@ def test_parts_of_a_voc_object_are_not_objects(tmp_path: Path) -> None:
     person = voc_object("dog", (11, 11, 20, 20)).replace("</object>", part)
     report = read(write_voc(tmp_path, {"x": [person]}))
     assert report.index.boxes_xyxy.tolist() == [[10, 10, 20, 20]]
-    assert report.problems == ()
+    assert report.issues == ()
 
 
 def test_a_stated_size_that_is_not_the_images_is_reported(tmp_path: Path) -> None:
@@ -291,9 +291,9 @@ def test_an_unreadable_or_malicious_xml_leaves_its_image_out(
     yaml_file = write_voc(tmp_path, {"x": [voc_object("dog", (1, 1, 9, 9))], "y": []})
     write_text(tmp_path / "Annotations" / "y.xml", xml)
     report = read(yaml_file)
-    (problem,) = report.problems
-    assert problem.file.name == "y.xml"
-    assert what in problem.what
+    (issue,) = report.issues
+    assert issue.path.name == "y.xml"
+    assert what in issue.detail
     assert report.index.file_names.tolist() == ["JPEGImages/x.jpg"]
 
 
@@ -325,7 +325,7 @@ def test_a_stem_of_a_list_may_have_blanks(tmp_path: Path) -> None:
     write_text(tmp_path / "ImageSets" / "Main" / "train.txt", "\n".join(lines))
     report = read(yaml_file)
     assert report.index.file_names.tolist() == ["JPEGImages/my cat.jpg", "JPEGImages/my.jpg"]
-    assert [problem.what for problem in report.problems] == [
+    assert [issue.detail for issue in report.issues] == [
         f"no image 'my dog' in {tmp_path / 'JPEGImages'}"
     ]
 
@@ -364,7 +364,7 @@ def test_coco_boxes_are_reported_but_never_clipped(tmp_path: Path) -> None:
     report = read(write_coco(tmp_path, annotations))
     assert report.index.boxes_xyxy.tolist() == [[-0.5, 0, 29.5, 5], [90, 0, 120, 5]]
     assert places(report) == [("train.json", 1, "box kept as it is")]
-    assert "annotation 2 of image 7" in report.problems[0].what
+    assert "annotation 2 of image 7" in report.issues[0].detail
 
 
 @pytest.mark.parametrize(
@@ -388,10 +388,10 @@ def test_a_bad_coco_annotation_is_reported_by_its_id_and_keeps_the_image(
     tmp_path: Path, annotation: dict[str, Any], what: str
 ) -> None:
     report = read(write_coco(tmp_path, [coco_annotation(1, [10, 10, 5, 5]), annotation]))
-    (problem,) = report.problems
-    assert problem.file.name == "train.json"
-    assert what in problem.what
-    assert problem.action == "box dropped"
+    (issue,) = report.issues
+    assert issue.path.name == "train.json"
+    assert what in issue.detail
+    assert issue.action == "box dropped"
     assert len(report.index) == 2
     assert report.index.boxes_xyxy.tolist() == [[10, 10, 15, 15]]
 
@@ -411,7 +411,7 @@ def test_a_coco_image_that_is_not_on_disk_is_left_out(tmp_path: Path) -> None:
     report = read(yaml_file)
     assert report.index.image_ids.tolist() == [7]
     assert places(report) == [("train.json", 1, "image left out")]
-    assert report.problems[0].what == f"no image {tmp_path / 'photos' / '3.jpg'}"
+    assert report.issues[0].detail == f"no image {tmp_path / 'photos' / '3.jpg'}"
 
 
 def test_a_coco_image_id_used_twice_is_reported(tmp_path: Path) -> None:
@@ -471,7 +471,7 @@ def test_images_and_categories_need_ids_and_names(tmp_path: Path, content: dict[
 
 @pytest.mark.realdata
 @pytest.mark.parametrize(
-    ("folder", "split", "num_images", "num_truths", "num_problems"),
+    ("folder", "split", "num_images", "num_truths", "num_issues"),
     [
         ("bccd", "train", 205, 2804, 1),
         ("bccd", "val", 87, 1137, 1),
@@ -482,11 +482,11 @@ def test_images_and_categories_need_ids_and_names(tmp_path: Path, content: dict[
     ],
 )
 def test_the_real_data_have_the_stated_images_and_boxes(
-    shared: Path, folder: str, split: str, num_images: int, num_truths: int, num_problems: int
+    shared: Path, folder: str, split: str, num_images: int, num_truths: int, num_issues: int
 ) -> None:
     report = read(shared / "data" / folder, split)
-    counts = len(report.index), len(report.index.labels), len(report.problems)
-    assert counts == (num_images, num_truths, num_problems)
+    counts = len(report.index), len(report.index.labels), len(report.issues)
+    assert counts == (num_images, num_truths, num_issues)
     limits = np.repeat(report.index.sizes_wh, np.diff(report.index.gt_offsets), axis=0)
     assert (report.index.boxes_xyxy[:, :2] >= 0).all()
     assert (report.index.boxes_xyxy[:, 2:] <= limits).all()
@@ -494,19 +494,19 @@ def test_the_real_data_have_the_stated_images_and_boxes(
 
 @pytest.mark.realdata
 def test_the_two_points_labelled_as_cells_are_reported(shared: Path) -> None:
-    problems = [p for split in ("train", "val") for p in read(shared / "data/bccd", split).problems]
-    assert [(p.file.name, p.line) for p in problems] == [
+    issues = [p for split in ("train", "val") for p in read(shared / "data/bccd", split).issues]
+    assert [(p.path.name, p.line) for p in issues] == [
         ("BloodImage_00343.xml", 50),
         ("BloodImage_00338.xml", 158),
     ]
-    assert all("no area" in p.what for p in problems)
+    assert all("no area" in p.detail for p in issues)
 
 
 def test_coco_names_with_dots_are_the_file_that_they_lead_to(tmp_path: Path) -> None:
     images = [{"id": 7, "file_name": "./7.jpg"}, {"id": 3, "file_name": "gone/../3.jpg"}]
     report = read(write_coco(tmp_path, [coco_annotation(1, [10, 10, 20, 20])], images=images))
     assert report.index.file_names.tolist() == ["photos/3.jpg", "photos/7.jpg"]
-    assert report.problems == ()
+    assert report.issues == ()
 
 
 def test_a_json_file_in_capitals_is_coco(tmp_path: Path) -> None:
@@ -534,7 +534,7 @@ def test_xml_files_of_images_in_folders_are_found_without_a_format(
     write_text((tmp_path / image).parent / "classes.txt", "cat\n")
     report = read(write_text(tmp_path / "data.yaml", f"train: {entry}\nnames: [cat]\n"))
     np.testing.assert_allclose(report.index.boxes_xyxy, [[10, 10, 20, 20]])
-    assert report.problems == ()
+    assert report.issues == ()
 
 
 @pytest.mark.parametrize("entry", ["JPEGImages/1.jpg", r".\JPEGImages\1.jpg", "./JPEGImages/1"])

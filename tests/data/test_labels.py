@@ -62,7 +62,7 @@ def test_yolo_labels_are_found_in_labels_and_beside_the_image(
     data_yaml = write_text(tmp_path / "data.yaml", f"train: {Path(image).parent}\nnames: [a]\n")
     report = read(data_yaml)
     assert boxes_by_image(report) == {image: 1}
-    assert report.problems == ()
+    assert report.issues == ()
     assert report.labels.unlabelled == ()
 
 
@@ -82,10 +82,10 @@ def test_of_two_label_files_that_in_labels_is_read_and_another_text_reported(
     write_text(tmp_path / "images/train/2.txt", BOX.strip())
     report = read(data_yaml)
     assert boxes_by_image(report) == {"images/train/1.png": 1, "images/train/2.png": 1}
-    (problem,) = report.problems
-    assert problem.kind == "labels-at-two-places"
-    assert problem.file == tmp_path / "labels/train/1.txt"
-    assert str(tmp_path / "images/train/1.txt") in problem.what
+    (issue,) = report.issues
+    assert issue.kind == "labels-at-two-places"
+    assert issue.path == tmp_path / "labels/train/1.txt"
+    assert str(tmp_path / "images/train/1.txt") in issue.detail
 
 
 def test_images_without_a_label_file_are_counted_and_empty_files_are_labels(
@@ -161,8 +161,8 @@ def test_of_two_voc_images_of_one_stem_the_xml_tells_which(
     )
     report = read(data_yaml)
     assert boxes_by_image(report) == {f"JPEGImages/{read_image}": 1, "JPEGImages/b.png": 1}
-    assert {problem.kind for problem in report.problems} == {"labels-shared"}
-    assert report.problems[0].file == tmp_path / "Annotations/a.xml"
+    assert {issue.kind for issue in report.issues} == {"labels-shared"}
+    assert report.issues[0].path == tmp_path / "Annotations/a.xml"
 
 
 @pytest.mark.parametrize("told", ["", "format: voc\n"])
@@ -174,7 +174,7 @@ def test_voc_with_xml_beside_the_images_is_read_a_folder_a_split(tmp_path: Path,
     data_yaml = write_text(tmp_path / "data.yaml", text)
     assert boxes_by_image(read(data_yaml)) == {"train/a.jpg": 1, "train/b.jpg": 1}
     assert boxes_by_image(read(data_yaml, "val")) == {"valid/c.jpg": 1}
-    assert check(data_yaml).num_faults == 0
+    assert check(data_yaml).num_errors == 0
     write_text(tmp_path / "train/lost.xml", annotated("lost.jpg"))
     assert counts(check(data_yaml)) == {("labels-without-image", None): 1}
 
@@ -186,7 +186,7 @@ def test_splits_of_voc_may_share_a_folder_of_annotations(tmp_path: Path) -> None
     text = "format: voc\ntrain: train\nval: valid\nnames: [cat]\n"
     data_yaml = write_text(tmp_path / "data.yaml", text)
     assert boxes_by_image(read(data_yaml)) == {"train/a.png": 1}
-    assert check(data_yaml).num_faults == 0
+    assert check(data_yaml).num_errors == 0
 
 
 def test_xml_beside_images_that_have_yolo_labels_are_passed_over(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_coco_ids_may_be_written_as_decimals_or_texts(tmp_path: Path) -> None:
     annotation = {"id": 1.0, "image_id": "7", "category_id": 2.0, "bbox": [10, 10, 20, 20]}
     categories = [{"id": "2", "name": "cat"}, {"id": -5.0, "name": "dog"}]
     report = read(write_coco(tmp_path, [annotation], categories=categories))
-    assert report.problems == ()
+    assert report.issues == ()
     index = report.index
     assert (index.names, index.category_ids.tolist()) == (("dog", "cat"), [-5, 2])
     assert (index.annotation_ids.tolist(), index.labels.tolist()) == ([1], [1])
@@ -233,8 +233,8 @@ def test_an_annotation_of_an_id_that_is_no_whole_number_is_dropped(
     ]
     report = read(write_coco(tmp_path, annotations))
     assert report.index.annotation_ids.tolist() == [1]
-    (problem,) = report.problems
-    assert problem.what.startswith("annotation 2 of an unknown image, ")
+    (issue,) = report.issues
+    assert issue.detail.startswith("annotation 2 of an unknown image, ")
 
 
 def test_a_folder_and_one_within_it_are_read_once(tmp_path: Path) -> None:
@@ -243,5 +243,5 @@ def test_a_folder_and_one_within_it_are_read_once(tmp_path: Path) -> None:
     data_yaml.write_text(text)
     report = read(data_yaml)
     assert len(report.index) == 2
-    (problem,) = report.problems
-    assert (problem.kind, problem.action) == ("image-listed-twice", "read once")
+    (issue,) = report.issues
+    assert (issue.kind, issue.action) == ("image-listed-twice", "read once")

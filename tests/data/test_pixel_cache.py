@@ -278,8 +278,8 @@ def test_images_that_cannot_be_decoded_are_told_each_time_as_without_a_cache(
         )
         assert cache is not None
         checked = drop_corrupt_images(report, known=cache.faults())
-        assert checked.problems == without.problems
-        assert [problem.file.name for problem in checked.problems] == ["b.jpg", "d.png"]
+        assert checked.issues == without.issues
+        assert [issue.path.name for issue in checked.issues] == ["b.jpg", "d.png"]
         good = cache.of(checked.index)
         assert (len(cache), len(good)) == (6, 4)
         # a, c, e and f are left.

@@ -55,11 +55,11 @@ def test_a_list_does_not_lead_out_of_the_data_set(tmp_path: Path, entry: str) ->
     (tmp_path / "set" / "images" / "train" / "link.jpg").symlink_to(secret)
     report = read(yaml_file)
     assert names(report) == ["images/train/1.jpg"]
-    (problem,) = report.problems
-    assert problem.line == 2
-    assert "secret/2.jpg" in problem.what
-    assert problem.what.endswith("outside the folders that may be read")
-    assert "--allow-outside" in problem.action
+    (issue,) = report.issues
+    assert issue.line == 2
+    assert "secret/2.jpg" in issue.detail
+    assert issue.detail.endswith("outside the folders that may be read")
+    assert "--allow-outside" in issue.action
     assert len(read(yaml_file, allow_outside=True).index) == 2
 
 
@@ -79,7 +79,7 @@ def test_only_images_are_copied(tmp_path: Path) -> None:
     done = convert(read_description(yaml_file), tmp_path / "out", to="coco", copy_images=True)
     copied = sorted(path.name for path in (tmp_path / "out" / "images").rglob("*.jpg"))
     assert copied == ["3.jpg", "7.jpg"]
-    assert any("no image" in problem.what for problem in done.problems)
+    assert any("no image" in issue.detail for issue in done.issues)
 
 
 def test_what_the_data_yaml_names_may_lie_anywhere(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_what_the_data_yaml_names_may_lie_anywhere(tmp_path: Path) -> None:
     for text in ("train: ../far/images/a", f"train: {tmp_path}/far/images/a"):
         yaml_file = write_text(tmp_path / "set" / "data.yaml", f"{text}\nnames: [a]\n")
         report = read(yaml_file)
-        assert (len(report.index), len(report.index.labels), report.problems) == (1, 1, ())
+        assert (len(report.index), len(report.index.labels), report.issues) == (1, 1, ())
 
 
 def test_folders_linked_from_the_root_are_part_of_it_and_deeper_links_count_by_where_they_lead(
@@ -106,7 +106,7 @@ def test_folders_linked_from_the_root_are_part_of_it_and_deeper_links_count_by_w
         yaml_file = write_text(root / "data.yaml", f"train: {train}\nnames: [a]\n")
         report = read(yaml_file)
         assert (len(report.index), len(report.index.labels)) == (1, 1)
-        assert ["leads to" in one.what for one in report.problems] == [True]
+        assert ["leads to" in one.detail for one in report.issues] == [True]
         write_text(yaml_file, f"train: {train}\nnames: [a]\noutside: ../other\n")
         assert len(read(yaml_file).index) == 2
 
@@ -117,7 +117,7 @@ def test_labels_that_lead_outside_leave_their_image_out_and_show_nothing(tmp_pat
     (tmp_path / "set" / "labels" / "train" / "2.txt").symlink_to(tmp_path / "passwd")
     report = read(yaml_file)
     assert names(report) == ["images/train/1.jpg"]
-    assert "root:x" not in str(report.problems)
+    assert "root:x" not in str(report.issues)
 
 
 def test_an_annotation_of_voc_that_leads_outside_is_not_read(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_pipe_or_device_in_place_of_an_image_or_label_leaves_it_out(
     put(tmp_path / place, kind)
     report = read(yaml_file, allow_outside=True)
     assert names(report) == ["images/train/1.jpg"]
-    assert f"a {kind} and no regular file" in report.problems[0].what
+    assert f"a {kind} and no regular file" in report.issues[0].detail
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device"])
@@ -208,7 +208,7 @@ def test_hidden_files_that_lists_and_json_name_are_told(tmp_path: Path) -> None:
     write_image(tmp_path / "coco" / "photos" / hidden)
     for file, count in ((yaml_file, 1), (coco, 2)):
         report = read(file)
-        assert (len(report.index), len(report.problems)) == (count, 1)
+        assert (len(report.index), len(report.issues)) == (count, 1)
 
 
 # Lists as other programs write them.
@@ -220,7 +220,7 @@ def test_a_list_of_windows_is_read(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_bytes(content.encode())
     report = read(yaml_file)
     assert names(report) == ["images/train/1.jpg"]
-    assert [one.kind for one in report.problems] == ["image-listed-twice"]
+    assert [one.kind for one in report.issues] == ["image-listed-twice"]
 
 
 def test_names_of_windows_in_json_are_read(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_a_list_of_darknet_is_read_from_the_root(tmp_path: Path) -> None:
 
 def test_a_list_of_many_files_that_are_not_there_ends_soon(tmp_path: Path) -> None:
     yaml_file = with_list(tmp_path, *(f"{number}.jpg" for number in range(20_000)))
-    with pytest.raises(DataError, match=r"found 10,200 faults beside 1 usable images; the first"):
+    with pytest.raises(DataError, match=r"found 10,200 issues beside 1 usable images; the first"):
         read(yaml_file)
 
 
@@ -253,7 +253,7 @@ def test_labels_of_an_absurd_size_are_not_read(tmp_path: Path) -> None:
     os.truncate(tmp_path / "labels" / "train" / "2.txt", 10**12)  # takes no room
     report = read(yaml_file)
     assert names(report) == ["images/train/1.jpg"]
-    assert "1,000,000,000,000 bytes" in report.problems[0].what
+    assert "1,000,000,000,000 bytes" in report.issues[0].detail
 
 
 def test_keys_of_other_tools_are_told_once_and_passed_over(tmp_path: Path) -> None:

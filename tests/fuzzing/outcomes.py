@@ -40,7 +40,7 @@ class Kind(Enum):
     """Of an outcome; those of capitals must not be."""
 
     WHOLE = "read whole"
-    PROBLEMS = "read, problems told"
+    PROBLEMS = "read, issues told"
     REFUSED = "refused in a sentence"
     ERROR = "OTHER ERROR"
     SLOW = "SLOW"
@@ -106,7 +106,7 @@ def _read(family: Family) -> tuple[Kind, tuple[str, ...]]:
             description = read_description(family.data_yaml)
             reports = [read_index(description, split) for split in description.splits]
             fault = next((fault for report in reports if (fault := _fault_of_index(report))), None)
-            messages = tuple(str(problem) for report in reports for problem in report.problems)
+            messages = tuple(str(issue) for report in reports for issue in report.issues)
     except OssaError as error:
         return _judged(Kind.REFUSED, (str(error),), family)
     if fault is not None:

@@ -129,7 +129,7 @@ def test_a_data_set_knows_its_pictures_by_their_files(
 
 def test_a_fault_of_a_picture_in_two_splits_is_told_once(tmp_path: Path) -> None:
     truth = read_annotated(write_data_set(tmp_path))
-    assert [problem.what for problem in truth.problems] == ["box of no area, 0 x 0 pixels"]
+    assert [issue.detail for issue in truth.issues] == ["box of no area, 0 x 0 pixels"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="symbolic links")

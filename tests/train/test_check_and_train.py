@@ -12,6 +12,7 @@ from PIL import Image
 from ossa.config import ModelConfig, RunConfig, TrainConfig
 from ossa.data.check import check_data
 from ossa.data.description import read_description
+from ossa.data.issues import Severity
 from ossa.errors import OssaError
 from ossa.train.callbacks import Callback
 from ossa.train.setup import read_training_data
@@ -218,13 +219,13 @@ def test_check_counts_what_stops_a_training_and_training_says_the_same(
         return
     description = read_description(config.data)
     found = check_data(description, imgsz=IMGSZ, anchors_wh=ANCHORS_WH, images=True)
-    stopping = [one for one in found.findings if one.sort.stops_training]
-    faults = {str(one.kind) for one in found.findings if one.sort.severity == "fault"}
+    stopping = [one for one in found.issues if one.kind.stops_training]
+    faults = {str(one.kind) for one in found.issues if one.kind.severity is Severity.ERROR}
     kinds = {str(one.kind) for one in stopping}
     assert faults - kinds - {"class-untrained"} == others - kinds  # where val has boxes
     if stops is not None:
         assert stops in kinds
-        told = [case.what for one in stopping for case in one.cases]
+        told = [issue.message for one in stopping for issue in one.examples]
         # Of images that cannot be decoded the first is told in the words of what read it.
         told = [what.removesuffix(" (training stops)").partition("; the first")[0] for what in told]
         assert any(what in (said or "") for what in told), (said, told)

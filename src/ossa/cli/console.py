@@ -203,7 +203,7 @@ class Console(Callback):
             if note not in self._noted:  # those on the data.yaml come with each split
                 self.note(note)
         self._noted.update(report.notes)
-        self.problems(report.problems)
+        self.issues(report.issues)
 
     @contextmanager
     def progress(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ossa.types import Batch
 
 _ROOT_VARIABLE = "OSSA_DATA_ROOT"
-_CASES_SHOWN = 3
+_EXAMPLES_SHOWN = 3
 _MOST_CLASSES = 20
 """In the table; of more only both ends are shown."""
 
@@ -121,7 +121,7 @@ def convert(
                 copy_images=copy_images,
                 on_image=on_image,
             )
-        console.problems(conversion.problems)
+        console.issues(conversion.issues)
         for note in conversion.notes:
             console.note(note)
         console.note(f"next: ossa train --data {shlex.quote(str(output))}")
@@ -133,7 +133,7 @@ def check(
     data: options.DataArgument,
     images: Annotated[
         bool,
-        "Read every image, too: unreadable, cut short, turned by EXIF, exact copies, training "
+        "Read every image, too: unreadable, cut short, rotated by EXIF, exact copies, training "
         "images in val or test.",
     ] = False,
     imgsz: Annotated[
@@ -149,16 +149,16 @@ def check(
 ) -> None:
     """Look for what is wrong in a data set, and describe the rest.
 
-    Exit codes: 0 where nothing or only remarks are found, 1 where there are faults, 2 where the
+    Exit codes: 0 where nothing or only warnings are found, 1 where there are errors, 2 where the
     data set cannot be read at all.
 
-    [bold]Faults[/bold]: images missing, unreadable, cut short, of another size than annotated, or
+    [bold]Errors[/bold]: images missing, unreadable, truncated, of another size than annotated, or
     in val or test and in train; boxes of no area, outside their image, not numbers, stated twice,
     of an unknown class; labels without image, at two places, of two images, unreadable labels, VOC
     images without XML; classes that are evaluated and not trained; and whatever 'ossa train' would
     stop for: no split val, other classes in it, no box that trains, most images without labels.
 
-    [bold]Remarks[/bold]: images turned by EXIF, copies within a split, shared by val and test,
+    [bold]Warnings[/bold]: images rotated by EXIF, copies within a split, shared by val and test,
     listed twice, without labels; boxes tiny, covering all, reaching out; classes unused, rare, not
     evaluated; anchors that do not fit.
 
@@ -200,7 +200,7 @@ def check(
             console.note(f"report: {page}")
     if as_json:
         print_json(found.as_dict())
-    if found.num_faults:
+    if found.num_errors:
         raise typer.Exit(1)
 
 
@@ -325,19 +325,19 @@ def _name(data_yaml: Path) -> str:
 
 
 def _print_check(found: "Check") -> None:
-    """Prints findings with their first cases, the figures of every split, and the classes."""
+    """Prints the issues with the first examples of each, the figures of every split, and the classes."""
     from ossa.cli.console import new_table, print_table
 
-    if found.findings:
+    if found.issues:
         table = new_table("", "count", "split", "")
         for column in table.columns[2:]:
             column.justify = "left"
-        for one in found.findings:
+        for one in found.issues:
             count = f"{one.count:,}"
-            table.add_row(str(one.sort.severity), count, one.split or "all", one.title)
-            for case in one.cases[:_CASES_SHOWN]:
-                place = case.place(found.description.root)
-                table.add_row("", "", "", f"  {place}: {case.what}")
+            table.add_row(one.kind.severity.value, count, one.split or "all", one.title)
+            for issue in one.examples[:_EXAMPLES_SHOWN]:
+                place = issue.location(found.description.root)
+                table.add_row("", "", "", f"  {place}: {issue.message}")
         print_table(table)
         print_line()
     table = new_table("", *found.statistics)
@@ -349,10 +349,10 @@ def _print_check(found: "Check") -> None:
     print_line()
     read = f"{len(found.images):,} images read" if found.images else "images not read (--images)"
     stops = f" ({found.num_stops:,} of them would stop a training)" if found.num_stops else ""
-    faults, remarks = found.num_faults, found.num_remarks
+    errors, warnings = found.num_errors, found.num_warnings
     print_line(
-        f"{faults:,} fault{'s' * (faults != 1)}{stops}, "
-        f"{remarks:,} remark{'s' * (remarks != 1)}; {read}"
+        f"{errors:,} error{'s' * (errors != 1)}{stops}, "
+        f"{warnings:,} warning{'s' * (warnings != 1)}; {read}"
     )
 
 

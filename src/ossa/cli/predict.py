@@ -146,7 +146,7 @@ def _read_truth(data: str, sources: "Sequence[Source]", console: "Console") -> "
     from ossa.predict.sources import read_annotated
 
     truth = read_annotated(data)
-    console.problems(truth.problems)
+    console.issues(truth.issues)
     pictures = [Path(source.address) for source in sources if source.kind == "image"]
     strangers = [picture for picture in pictures if truth.find(picture) is None]
     if strangers:

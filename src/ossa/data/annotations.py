@@ -105,7 +105,7 @@ class IndexReport:
     """One split, and what was wrong with its files."""
 
     index: DatasetIndex
-    problems: tuple[Issue, ...]
+    issues: tuple[Issue, ...]
     """In the order they were met."""
     notes: tuple[str, ...] = ()
     """Sentences worth telling that are no faults: what the data.yaml leaves out."""

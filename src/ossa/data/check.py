@@ -25,8 +25,14 @@ from ossa.data.check_images import (
 )
 from ossa.data.check_labels import find_lost_labels, find_unlabelled
 from ossa.data.description import DataDescription
-from ossa.data.findings import MOST_CASES, Case, Finding, Severity, Shown, in_order
-from ossa.data.issues import Issue, IssueKind
+from ossa.data.issues import (
+    Issue,
+    IssueGroup,
+    IssueKind,
+    Severity,
+    group_issues,
+    merge_groups,
+)
 from ossa.data.reading import drop_corrupt_images, read_index, training_faults
 from ossa.data.statistics import Statistics, describe
 from ossa.errors import DataError
@@ -50,8 +56,8 @@ def count_classes(indexes: Mapping[str, DatasetIndex]) -> ClassCounts:
     return counts
 
 
-def find_strange_classes(counts: ClassCounts, data_yaml: Path) -> list[Finding]:
-    """Returns findings of classes that are unused, untrained, unevaluated or rare.
+def find_strange_classes(counts: ClassCounts, data_yaml: Path) -> list[IssueGroup]:
+    """Returns groups of classes that are unused, untrained, unevaluated or rare.
 
     What needs two splits is not said of a data set that has one alone.
 
@@ -72,20 +78,20 @@ def find_strange_classes(counts: ClassCounts, data_yaml: Path) -> list[Finding]:
         elif "val" in splits and trained and not of_split["val"]:
             unevaluated.append(f"{name}: boxes in train {trained}, in val 0")
     found = {
-        "class-untrained": untrained,
-        "class-unevaluated": unevaluated,
-        "class-unused": unused,
+        IssueKind.CLASS_UNTRAINED: untrained,
+        IssueKind.CLASS_UNEVALUATED: unevaluated,
+        IssueKind.CLASS_UNUSED: unused,
     }
-    findings = [
-        Finding(kind, None, len(whats), _cases(data_yaml, whats))
-        for kind, whats in found.items()
-        if whats
+    issues = [
+        Issue(kind, data_yaml, None, detail)
+        for kind, details in found.items()
+        for detail in details
     ]
-    return findings + _find_rare(counts, data_yaml)
+    return group_issues(issues, None) + _find_rare(counts, data_yaml)
 
 
-def _find_rare(counts: ClassCounts, data_yaml: Path) -> list[Finding]:
-    """Returns a finding of the rare classes of train, or of the first split where there is none."""
+def _find_rare(counts: ClassCounts, data_yaml: Path) -> list[IssueGroup]:
+    """Returns a group of the rare classes of train, or of the first split where there is none."""
     splits = list(next(iter(counts.values()), {}))
     if not splits:
         return []
@@ -98,15 +104,9 @@ def _find_rare(counts: ClassCounts, data_yaml: Path) -> list[Finding]:
         (name for name in boxes if boxes[frequent] > RARE * boxes[name]),
         key=lambda name: boxes[name],
     )
-    if not rare:
-        return []
-    whats = [f"boxes of {name} {boxes[name]}, of {frequent} {boxes[frequent]}" for name in rare]
-    note = f"under 1 to {RARE}"
-    return [Finding("class-imbalance", split, len(rare), _cases(data_yaml, whats), note=note)]
-
-
-def _cases(data_yaml: Path, whats: list[str]) -> tuple[Case, ...]:
-    return tuple(Case(data_yaml, what) for what in whats[:MOST_CASES])
+    details = [f"boxes of {name} {boxes[name]}, of {frequent} {boxes[frequent]}" for name in rare]
+    issues = [Issue(IssueKind.CLASS_IMBALANCE, data_yaml, None, detail) for detail in details]
+    return group_issues(issues, split, note=f"under 1 to {RARE}")
 
 
 LOW_RECALL: Final = 0.98
@@ -124,8 +124,8 @@ class Check:
     anchor_ratio: float
     reports: Mapping[str, IndexReport]
     """By split."""
-    findings: tuple[Finding, ...]
-    """Faults first."""
+    issues: tuple[IssueGroup, ...]
+    """Errors first."""
     statistics: Mapping[str, Statistics]
     """By split."""
     classes: ClassCounts
@@ -133,20 +133,21 @@ class Check:
     """By path; empty where no image was read."""
 
     @property
-    def num_faults(self) -> int:
-        return self._count(Severity.FAULT)
+    def num_errors(self) -> int:
+        return sum(one.count for one in self.issues if one.kind.severity is Severity.ERROR)
 
     @property
-    def num_remarks(self) -> int:
-        return self._count(Severity.REMARK)
+    def num_warnings(self) -> int:
+        """Of severity WARNING or INFO."""
+        return sum(one.count for one in self.issues) - self.num_errors
 
     @property
     def num_stops(self) -> int:
-        """Faults for which `ossa train` stops."""
+        """Errors for which `ossa train` stops."""
         return sum(
             one.count
-            for one in self.findings
-            if one.sort.stops_training and one.sort.severity is Severity.FAULT
+            for one in self.issues
+            if one.kind.stops_training and one.kind.severity is Severity.ERROR
         )
 
     @property
@@ -164,16 +165,13 @@ class Check:
             "format": self.description.format,
             "imgsz": self.imgsz,
             "images_read": len(self.images),
-            "num_faults": self.num_faults,
+            "num_faults": self.num_errors,
             "num_stops": self.num_stops,
-            "num_remarks": self.num_remarks,
-            "findings": [finding.as_dict() for finding in self.findings],
+            "num_remarks": self.num_warnings,
+            "findings": [group.as_dict() for group in self.issues],
             "splits": {split: one.as_dict() for split, one in self.statistics.items()},
             "classes": [{"name": name, **counts} for name, counts in self.classes.items()],
         }
-
-    def _count(self, severity: Severity) -> int:
-        return sum(one.count for one in self.findings if one.sort.severity is severity)
 
 
 def check_data(
@@ -220,7 +218,7 @@ def check_data(
         for split, index in indexes.items()
     }
     classes = count_classes(indexes)
-    findings = [
+    groups = [
         *unread,
         *_of_training(description, reports, states, imgsz=imgsz),
         *find_lost_labels(description, indexes),
@@ -228,19 +226,19 @@ def check_data(
         *find_copies(indexes, number_contents(indexes, states)),
     ]
     for split, report in reports.items():
-        findings += _of_reading(report, split)
-        findings += find_unlabelled(split, report, data_format=description.format)
-        findings += find_strange_boxes(report.index, split, imgsz=imgsz, description=description)
-        findings += _of_anchors(statistics[split], split, description.file, imgsz=imgsz)
+        groups += _of_reading(report, split)
+        groups += find_unlabelled(split, report, data_format=description.format)
+        groups += find_strange_boxes(report.index, split, imgsz=imgsz, description=description)
+        groups += _of_anchors(statistics[split], split, description.file, imgsz=imgsz)
         if states:
-            findings += find_broken_images(report.index, split, states)
+            groups += find_broken_images(report.index, split, states)
     return Check(
         description,
         imgsz,
         anchors_wh,
         anchor_ratio,
         reports,
-        in_order(findings),
+        merge_groups(groups),
         statistics,
         classes,
         images=states if images else {},
@@ -249,8 +247,8 @@ def check_data(
 
 def _read_splits(
     description: DataDescription,
-) -> tuple[dict[str, IndexReport], list[Finding]]:
-    """Returns the splits that can be read, and a finding where 'test' cannot."""
+) -> tuple[dict[str, IndexReport], list[IssueGroup]]:
+    """Returns the splits that can be read, and a group where 'test' cannot."""
     reports: dict[str, IndexReport] = {}
     unread = dict(description.missing)
     for split in description.splits:
@@ -260,11 +258,12 @@ def _read_splits(
             if split != "test" or not reports:
                 raise
             unread[split] = str(error)
-    kind, findings = IssueKind.SPLIT_WITHOUT_BOXES, []
+    groups = []
     for split, why in unread.items():
-        issue = Issue(description.file, None, why.rstrip("."), "nothing is scored", kind)
-        findings.append(Finding(kind, split, 1, (_case(issue),)))
-    return reports, findings
+        detail, kind = why.rstrip("."), IssueKind.SPLIT_WITHOUT_BOXES
+        issue = Issue(kind, description.file, None, detail, "nothing is scored")
+        groups += group_issues([issue], split)
+    return reports, groups
 
 
 def _of_training(
@@ -273,9 +272,9 @@ def _of_training(
     states: Mapping[str, ImageState],
     *,
     imgsz: int,
-) -> list[Finding]:
-    """Returns findings of why `ossa train` would stop, leaving broken images out as it does."""
-    problems, usable = [], {}
+) -> list[IssueGroup]:
+    """Returns groups of why `ossa train` would stop, leaving broken images out as it does."""
+    issues, usable = [], {}
     for split, report in reports.items():
         found = [states.get(path) for path in paths_of(report.index)]
         known = [None if one is None or one.kind is None else one.what for one in found]
@@ -283,48 +282,37 @@ def _of_training(
             usable[split] = drop_corrupt_images(report, known=known)
         except DataError as error:
             what, kind = str(error).rstrip("."), IssueKind.IMAGES_UNUSABLE
-            problems.append(Issue(description.file, None, what, "training stops", kind))
-    problems += training_faults(description, usable, imgsz=imgsz)
-    return [Finding(problem.kind, None, 1, (_case(problem),)) for problem in problems]
+            issues.append(Issue(kind, description.file, None, what, "training stops"))
+    issues += training_faults(description, usable, imgsz=imgsz)
+    return group_issues(issues, None)
 
 
-def _of_reading(report: IndexReport, split: str) -> list[Finding]:
-    """Returns findings of what reading reported."""
-    by_kind: dict[str, list[Issue]] = {}
-    for problem in report.problems:
-        by_kind.setdefault(problem.kind, []).append(problem)
-    overhanging = by_kind.get(IssueKind.BOX_OVERHANGING)
-    if overhanging is not None:
-        sizes_wh = dict(zip(paths_of(report.index), report.index.sizes_wh.tolist(), strict=True))
-        overhanging.sort(key=lambda problem: -_pixels_beyond(problem, sizes_wh))
-    return [
-        Finding(kind, split, len(found), tuple(map(_case, found[:MOST_CASES])))
-        for kind, found in by_kind.items()
-    ]
+def _of_reading(report: IndexReport, split: str) -> list[IssueGroup]:
+    """Returns groups of what reading reported, the boxes that overhang most first."""
+    sizes_wh = dict(zip(paths_of(report.index), report.index.sizes_wh.tolist(), strict=True))
+    issues = sorted(report.issues, key=lambda issue: -_pixels_beyond(issue, sizes_wh))
+    return group_issues(issues, split)
 
 
-def _pixels_beyond(problem: Issue, sizes_wh: Mapping[str, Sequence[int]]) -> float:
-    """Returns how far the box of a problem reaches out of its image."""
-    size_wh = sizes_wh.get(os.path.normpath(problem.image or ""))
-    if problem.box_xyxy is None or size_wh is None:
+def _pixels_beyond(issue: Issue, sizes_wh: Mapping[str, Sequence[int]]) -> float:
+    """Returns how far the box of an overhanging one reaches out of its image, else 0."""
+    if issue.kind is not IssueKind.BOX_OVERHANGING or not issue.images:
         return 0.0
-    x0, y0, x1, y1 = problem.box_xyxy
+    shown = issue.images[0]
+    size_wh = sizes_wh.get(os.path.normpath(shown.image))
+    if size_wh is None:
+        return 0.0
+    x0, y0, x1, y1 = shown.boxes_xyxy[0]
     return max(-x0, -y0, x1 - size_wh[0], y1 - size_wh[1])
-
-
-def _case(problem: Issue) -> Case:
-    shown: tuple[Shown, ...] = ()
-    if problem.image is not None and problem.box_xyxy is not None:
-        shown = (Shown(problem.image, (problem.box_xyxy,)),)
-    return Case(problem.file, f"{problem.what} ({problem.action})", problem.line, shown)
 
 
 def _of_anchors(
     statistics: Statistics, split: str, data_yaml: Path, *, imgsz: int
-) -> list[Finding]:
+) -> list[IssueGroup]:
     recall = statistics.best_possible_recall
     if split != "train" or recall is None or recall >= LOW_RECALL:
         return []
     boxes = statistics.num_boxes - statistics.num_difficult
     what = f"best possible recall {recall:.4f} at {imgsz} px, under {LOW_RECALL}"
-    return [Finding("anchors-misfit", split, round(boxes * (1 - recall)), (Case(data_yaml, what),))]
+    issue = Issue(IssueKind.ANCHORS_MISFIT, data_yaml, None, what)
+    return group_issues([issue], split, count=round(boxes * (1 - recall)))

@@ -15,9 +15,8 @@ from ossa.data.anchors import sizes_at_input_wh
 from ossa.data.annotations import DatasetIndex
 from ossa.data.check_labels import annotation_file
 from ossa.data.description import DataDescription
-from ossa.data.findings import MOST_CASES, Case, Finding, Shown
 from ossa.data.formats.common import shown
-from ossa.data.issues import IssueKind
+from ossa.data.issues import MAX_EXAMPLES, ImageBoxes, Issue, IssueGroup, IssueKind
 
 TINY_SIDE: Final = 2.0
 """Pixels of the network input: of a shorter side below it a detector of stride 8 sees nothing."""
@@ -27,8 +26,8 @@ COVERING_SHARE: Final = 0.99
 
 def find_strange_boxes(
     index: DatasetIndex, split: str, *, imgsz: int, description: DataDescription
-) -> list[Finding]:
-    """Returns findings of boxes stated twice, tiny, or covering their images; no crowd regions.
+) -> list[IssueGroup]:
+    """Returns issues of boxes stated twice, tiny, or covering their images; no crowd regions.
 
     Args:
         index: of the split.
@@ -50,20 +49,23 @@ def find_strange_boxes(
     under = f"a side under {TINY_SIDE:g} px at {imgsz}"
     found = (
         (IssueKind.BOX_DUPLICATED, repeated, "", lambda row: "stated twice"),
-        ("box-tiny", tiny, under, lambda row: f"{shorter[row]:.2g} px at {imgsz}"),
+        (IssueKind.BOX_TINY, tiny, under, lambda row: f"{shorter[row]:.2g} px at {imgsz}"),
         (
-            "box-covering",
+            IssueKind.BOX_COVERING,
             covering,
             f"{COVERING_SHARE:.0%} or more",
             lambda row: f"{shares[row]:.1%} of the image",
         ),
     )
     return [
-        Finding(
+        IssueGroup(
             kind,
             split,
             len(rows),
-            tuple(_box_case(index, row, say(row), where) for row in rows[:MOST_CASES].tolist()),
+            tuple(
+                _box_issue(kind, index, row, say(row), where)
+                for row in rows[:MAX_EXAMPLES].tolist()
+            ),
             note=note,
         )
         for kind, rows, note, say in found
@@ -84,12 +86,15 @@ def repeated_gt(index: DatasetIndex) -> NDArray[np.bool_]:
     return repeated
 
 
-def _box_case(index: DatasetIndex, row: int, what: str, where: Callable[[str], Path]) -> Case:
+def _box_issue(
+    kind: IssueKind, index: DatasetIndex, row: int, what: str, where: Callable[[str], Path]
+) -> Issue:
     position = int(np.searchsorted(index.gt_offsets, row, side="right")) - 1
     x0, y0, x1, y1 = index.boxes_xyxy[row].tolist()
     name, image = index.names[index.labels[row]], str(index.image_path(position))
     file = where(image)
     # Label files are named after their image; in the one JSON file it takes the ids.
     ids = f"annotation {index.annotation_ids[row]} of image {index.image_ids[position]}: "
-    told = f"{ids if file.suffix == '.json' else ''}box {shown((x0, y0, x1, y1))}, {name}, {what}"
-    return Case(file, told, shown=(Shown(image, ((x0, y0, x1, y1),)),))
+    detail = f"{ids if file.suffix == '.json' else ''}box {shown((x0, y0, x1, y1))}, {name}, {what}"
+    images = (ImageBoxes(image, ((x0, y0, x1, y1),)),)
+    return Issue(kind, file, None, detail, images=images)

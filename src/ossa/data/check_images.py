@@ -17,9 +17,15 @@ from numpy.typing import NDArray
 
 from ossa.data.annotations import DatasetIndex
 from ossa.data.decode import decode_image, read_header
-from ossa.data.findings import MOST_CASES, Case, Finding, Shown
-from ossa.data.formats.common import Box
-from ossa.data.issues import IssueKind
+from ossa.data.issues import (
+    MAX_EXAMPLES,
+    Box,
+    ImageBoxes,
+    Issue,
+    IssueGroup,
+    IssueKind,
+    group_issues,
+)
 from ossa.errors import DataError
 from ossa.files import open_regular, read_regular
 
@@ -45,8 +51,8 @@ _ORIENTATIONS: Final = {
 class ImageState:
     """What the file of an image holds."""
 
-    kind: str | None
-    """Of the finding that it cannot be used for; None where it can."""
+    kind: IssueKind | None
+    """Of the issue that it cannot be used for; None where it can."""
     what: str
     orientation: int
     """As EXIF has it, 1..8; 1 is upright."""
@@ -94,20 +100,18 @@ def read_images(
 
 def find_broken_images(
     index: DatasetIndex, split: str, states: Mapping[str, ImageState]
-) -> list[Finding]:
-    """Returns findings of images that cannot be used, and of those that EXIF turns."""
-    cases: dict[str, list[Case]] = {}
+) -> list[IssueGroup]:
+    """Returns groups of images that cannot be used, and of those that EXIF turns."""
+    issues = []
     for position, path in enumerate(paths_of(index)):
         state = states[path]
-        kind, what, shown = state.kind, state.what, (Shown(path),)
+        kind, what, shown = state.kind, state.what, (ImageBoxes(path),)
         if kind is None and state.orientation != _UPRIGHT:
-            kind, what = "image-rotated", f"{_ORIENTATIONS[state.orientation]} by EXIF"
+            kind, what = IssueKind.IMAGE_ROTATED, f"{_ORIENTATIONS[state.orientation]} by EXIF"
             shown = (with_boxes(index, position),)
         if kind is not None:
-            cases.setdefault(kind, []).append(Case(Path(path), what, shown=shown))
-    return [
-        Finding(kind, split, len(found), tuple(found[:MOST_CASES])) for kind, found in cases.items()
-    ]
+            issues.append(Issue(kind, Path(path), None, what, images=shown))
+    return group_issues(issues, split)
 
 
 def broken_images(index: DatasetIndex, states: Mapping[str, ImageState]) -> NDArray[np.bool_]:
@@ -138,27 +142,27 @@ def number_contents(
 
 def find_copies(
     indexes: Mapping[str, DatasetIndex], contents: Mapping[str, NDArray[np.int64]]
-) -> list[Finding]:
-    """Returns findings of images that are in a split twice, or in two splits.
+) -> list[IssueGroup]:
+    """Returns groups of images that are in a split twice, or in two splits.
 
     Args:
         indexes: by split.
         contents: from `number_contents`.
     """
-    findings = [
-        finding
+    groups = [
+        group
         for split in indexes
-        for finding in _find_pairs("image-duplicated", (split, split), indexes, contents)
+        for group in _find_pairs(IssueKind.IMAGE_DUPLICATED, (split, split), indexes, contents)
     ]
     pairs = (
-        ("image-leaked", ("train", "val")),
-        ("image-leaked", ("train", "test")),
-        ("image-shared", ("val", "test")),
+        (IssueKind.IMAGE_LEAKED, ("train", "val")),
+        (IssueKind.IMAGE_LEAKED, ("train", "test")),
+        (IssueKind.IMAGE_SHARED, ("val", "test")),
     )
     for kind, splits in pairs:
         if set(splits) <= set(indexes):
-            findings += _find_pairs(kind, splits, indexes, contents)
-    return findings
+            groups += _find_pairs(kind, splits, indexes, contents)
+    return groups
 
 
 def superfluous_copies(
@@ -183,12 +187,12 @@ def paths_of(index: DatasetIndex) -> list[str]:
 
 
 def _find_pairs(
-    kind: str,
+    kind: IssueKind,
     splits: tuple[str, str],
     indexes: Mapping[str, DatasetIndex],
     contents: Mapping[str, NDArray[np.int64]],
-) -> list[Finding]:
-    """Returns a finding of the images of the second split that are in the first, if there are any.
+) -> list[IssueGroup]:
+    """Returns a group of the images of the second split that are in the first, if there are any.
 
     Where both are one split these are the images that were there before.
     """
@@ -204,26 +208,31 @@ def _find_pairs(
     positions = np.flatnonzero(hit)
     if not len(positions):
         return []
-    cases = tuple(
-        _pair((indexes[first], int(originals[position])), (indexes[second], position), first)
-        for position in positions[:MOST_CASES].tolist()
+    examples = tuple(
+        _pair(kind, (indexes[first], int(originals[position])), (indexes[second], position), first)
+        for position in positions[:MAX_EXAMPLES].tolist()
     )
-    return [Finding(kind, second, len(positions), cases)]
+    return [IssueGroup(kind, second, len(positions), examples)]
 
 
-def _pair(original: tuple[DatasetIndex, int], copy: tuple[DatasetIndex, int], split: str) -> Case:
+def _pair(
+    kind: IssueKind,
+    original: tuple[DatasetIndex, int],
+    copy: tuple[DatasetIndex, int],
+    split: str,
+) -> Issue:
     first, second = original[0].image_path(original[1]), copy[0].image_path(copy[1])
     same = "the same file as" if first == second else "the same bytes as"
     name = original[0].file_names[original[1]]
     shown = (with_boxes(*original), with_boxes(*copy))
-    return Case(second, f"{same} {name} of {split}", shown=shown)
+    return Issue(kind, second, None, f"{same} {name} of {split}", images=shown)
 
 
-def with_boxes(index: DatasetIndex, position: int) -> Shown:
+def with_boxes(index: DatasetIndex, position: int) -> ImageBoxes:
     """Returns an image with all its boxes."""
     rows = index.gt_rows(position)
     boxes: list[Box] = [(x0, y0, x1, y1) for x0, y0, x1, y1 in index.boxes_xyxy[rows].tolist()]
-    return Shown(str(index.image_path(position)), tuple(boxes))
+    return ImageBoxes(str(index.image_path(position)), tuple(boxes))
 
 
 def _read_image(path: str, size_wh: tuple[int, int], *, hashed: bool, decoded: bool) -> ImageState:
@@ -245,7 +254,7 @@ def _read_image(path: str, size_wh: tuple[int, int], *, hashed: bool, decoded: b
         if not os.path.isfile(path):
             return ImageState(IssueKind.IMAGE_UNREADABLE, "no such file", orientation, digest)
         if is_cut_short(file):
-            return ImageState("image-truncated", _NO_END, orientation, digest)
+            return ImageState(IssueKind.IMAGE_TRUNCATED, _NO_END, orientation, digest)
         reason = str(error).rpartition(", found ")[2].partition(";")[0].rstrip(".")
         return ImageState(IssueKind.IMAGE_UNREADABLE, reason, orientation, digest)
     return ImageState(None, "", orientation, digest)

@@ -7,7 +7,6 @@ from typing import Final
 
 from ossa.data.annotations import DatasetIndex, IndexReport
 from ossa.data.description import DataDescription
-from ossa.data.findings import MOST_CASES, Case, Finding, Shown
 from ossa.data.formats.common import (
     annotation_places,
     folders_under,
@@ -15,7 +14,7 @@ from ossa.data.formats.common import (
     label_places,
     names_in,
 )
-from ossa.data.issues import IssueKind
+from ossa.data.issues import ImageBoxes, Issue, IssueGroup, IssueKind, group_issues
 
 _NO_LABELS: Final = frozenset({"classes.txt"})
 """Files that tools of annotation leave beside the labels."""
@@ -23,8 +22,8 @@ _NO_LABELS: Final = frozenset({"classes.txt"})
 
 def find_lost_labels(
     description: DataDescription, indexes: Mapping[str, DatasetIndex]
-) -> list[Finding]:
-    """Returns a finding of the label files whose image is nowhere, of all splits together.
+) -> list[IssueGroup]:
+    """Returns a group of the label files whose image is nowhere, of all splits together.
 
     A label file of an image that no split lists is none of them. COCO has no label files: reading
     reports annotations of unknown images.
@@ -37,7 +36,7 @@ def find_lost_labels(
         return []
     lists = {str(path) for source in description.splits.values() for path in source.sources}
     suffix = ".txt" if description.format == "yolo" else ".xml"
-    lost = []
+    lost, kind = [], IssueKind.LABELS_WITHOUT_IMAGE
     folders: dict[str, set[str]] = {}
     for labels, images in _label_folders(description, indexes):
         folders.setdefault(labels, set()).add(images)
@@ -55,25 +54,24 @@ def find_lost_labels(
             beside = files.get(stem)
             if is_label and (beside is None or not is_image(beside)):
                 other = "" if beside is None else f", and {beside} is not read"
-                lost.append(Case(Path(file), f"no image '{stem}' in {images}{other}"))
-    if not lost:
-        return []
-    cases = tuple(lost[:MOST_CASES])
-    return [Finding(IssueKind.LABELS_WITHOUT_IMAGE, None, len(lost), cases)]
+                detail = f"no image '{stem}' in {images}{other}"
+                lost.append(Issue(kind, Path(file), None, detail))
+    return group_issues(lost, None)
 
 
-def find_unlabelled(split: str, report: IndexReport, *, data_format: str) -> list[Finding]:
-    """Returns a finding of the images that are background for want of labels.
+def find_unlabelled(split: str, report: IndexReport, *, data_format: str) -> list[IssueGroup]:
+    """Returns a group of the images that are background for want of labels.
 
     In YOLO these have no label file (an empty one says that there is nothing), in COCO no
     annotation. VOC's reader leaves out an image without a file, and reports it.
     """
     unlabelled = report.labels.unlabelled
-    if data_format == "voc" or not unlabelled:
+    if data_format == "voc":
         return []
     what = "no label file" if data_format == "yolo" else "no annotation"
-    cases = tuple(Case(Path(path), what, shown=(Shown(path),)) for path in unlabelled[:MOST_CASES])
-    return [Finding("image-background", split, len(unlabelled), cases)]
+    kind = IssueKind.IMAGE_BACKGROUND
+    issues = (Issue(kind, Path(p), None, what, images=(ImageBoxes(p),)) for p in unlabelled)
+    return group_issues(issues, split)
 
 
 def annotation_file(description: DataDescription, split: str, image: str) -> Path:

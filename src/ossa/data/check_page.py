@@ -18,8 +18,7 @@ from ossa.data.check import Check
 from ossa.data.check_figures import figures_of
 from ossa.data.check_images import with_boxes
 from ossa.data.decode import decode_image, open_image
-from ossa.data.findings import Case, Finding, Severity, Shown
-from ossa.data.formats.common import Box
+from ossa.data.issues import Box, ImageBoxes, Issue, IssueGroup, IssueKind, Severity
 from ossa.data.letterbox import FILL
 from ossa.data.statistics import SIZE_NAMES, Statistics, boxes_per_image
 from ossa.errors import DataError
@@ -73,7 +72,7 @@ class CasePicture:
         return f"Cases {', '.join(others)} and {last} of the table, row by row."
 
 
-def picture_of_cases(cases: Sequence[Case], *, most: int) -> CasePicture | None:
+def picture_of_cases(cases: Sequence[Issue], *, most: int) -> CasePicture | None:
     """Returns one picture of the first cases that images show, or None without any.
 
     Four a row; the two images of a case stand one above the other. What cannot be decoded at all
@@ -85,8 +84,8 @@ def picture_of_cases(cases: Sequence[Case], *, most: int) -> CasePicture | None:
     """
     drawn: dict[int, list[NDArray[np.uint8]]] = {}
     for number, case in enumerate(cases[:most], start=1):
-        pictures = [picture for picture in map(_draw, case.shown) if picture is not None]
-        if pictures and len(pictures) == len(case.shown):
+        pictures = [picture for picture in map(_draw, case.images) if picture is not None]
+        if pictures and len(pictures) == len(case.images):
             drawn[number] = pictures
     if not drawn:
         return None
@@ -100,7 +99,7 @@ def picture_of_cases(cases: Sequence[Case], *, most: int) -> CasePicture | None:
     return CasePicture(picture_grid(rows), tuple(drawn))
 
 
-def _draw(shown: Shown) -> NDArray[np.uint8] | None:
+def _draw(shown: ImageBoxes) -> NDArray[np.uint8] | None:
     """Returns a picture whose longer side is `_SIDE`, or None where nothing can be decoded."""
     image = _decoded(Path(shown.image))
     if image is None:
@@ -199,7 +198,7 @@ def _sections(check: Check) -> list[Section]:
         crowded_blocks.append(PictureBlock(encode_jpeg(crowded.image), caption=caption))
     return [
         Section("What was found", _summary(check), text=_summary_text(check)),
-        *_sections_of_findings(check),
+        *_sections_of_issues(check),
         Section("Splits", [_split_table(check)]),
         Section("Classes", [figures["classes"], _class_table(check)]),
         Section(
@@ -220,48 +219,53 @@ def _sections(check: Check) -> list[Section]:
 
 
 def _summary_text(check: Check) -> str:
-    found = f"Faults: {check.num_faults:,}. Remarks: {check.num_remarks:,}."
+    found = f"Errors: {check.num_errors:,}. Warnings: {check.num_warnings:,}."
     if check.images:
         return f"{found} Images read: {len(check.images):,}."
     return f"{found} The images were not read (--images does)."
 
 
 def _summary(check: Check) -> list[Block]:
-    if not check.findings:
+    if not check.issues:
         return []
     columns = [Column(""), Column("what"), Column("split"), Column("count", ",d"), Column("to do")]
     rows: list[list[Cell]] = [
-        [str(one.sort.severity), one.title, one.split or "all", one.count, one.sort.advice]
-        for one in check.findings
+        [one.kind.severity.value, one.title, one.split or "all", one.count, one.kind.advice]
+        for one in check.issues
     ]
     return [Table(columns, rows, wide=True)]
 
 
-def _sections_of_findings(check: Check) -> list[Section]:
-    """Returns a section of the faults and one of the remarks, where there are any."""
-    headings = {Severity.FAULT: "Faults", Severity.REMARK: "Remarks"}
+def _sections_of_issues(check: Check) -> list[Section]:
+    """Returns a section of issues for each severity that there is."""
+    headings = {
+        Severity.ERROR: "Errors",
+        Severity.WARNING: "Warnings",
+        Severity.INFO: "Information",
+    }
     sections = []
     for severity, heading in headings.items():
-        found = [one for one in check.findings if one.sort.severity is severity]
+        found = [one for one in check.issues if one.kind.severity is severity]
         blocks = [block for one in found for block in _blocks_of(one, check.description.root)]
         if blocks:
             sections.append(Section(heading, blocks))
     return sections
 
 
-def _blocks_of(finding: Finding, root: Path) -> list[Block]:
-    where = f" in {finding.split}" if finding.split else ""
-    heading = f"{finding.title[0].upper()}{finding.title[1:]}: {finding.count:,}{where}"
-    advice = f"{finding.sort.advice[0].upper()}{finding.sort.advice[1:]}."
+def _blocks_of(group: IssueGroup, root: Path) -> list[Block]:
+    where = f" in {group.split}" if group.split else ""
+    heading = f"{group.title[0].upper()}{group.title[1:]}: {group.count:,}{where}"
+    advice = f"{group.kind.advice[0].upper()}{group.kind.advice[1:]}."
     blocks: list[Block] = [TextBlock(advice, heading=heading)]
-    picture = picture_of_cases(finding.cases, most=_PICTURES)
+    picture = picture_of_cases(group.examples, most=_PICTURES)
     if picture is not None:
         data = encode_jpeg(picture.image)
-        blocks.append(PictureBlock(data, caption=picture.caption, alt=finding.title))
+        blocks.append(PictureBlock(data, caption=picture.caption, alt=group.title))
     rows: list[list[Cell]] = [
-        [number, case.place(root), case.what] for number, case in enumerate(finding.cases, start=1)
+        [number, issue.location(root), issue.message]
+        for number, issue in enumerate(group.examples, start=1)
     ]
-    more = finding.count - len(rows)
+    more = group.count - len(rows)
     note = f"and {more:,} more" if more > 0 else ""
     blocks.append(Table([Column("", "d"), Column("where"), Column("what")], rows, note=note))
     return blocks
@@ -341,7 +345,7 @@ def _shape_table(check: Check) -> Table:
     return Table(columns, rows, caption="Width over height, and what the anchors reach")
 
 
-def _most_crowded(check: Check) -> list[Case]:
+def _most_crowded(check: Check) -> list[Issue]:
     """Returns the images with most boxes of all splits, as cases."""
     # An image in two splits is shown once.
     candidates = {
@@ -353,6 +357,6 @@ def _most_crowded(check: Check) -> list[Case]:
     }
     ordered = sorted(candidates.items(), key=lambda item: -item[1][0])
     return [
-        Case(path, "", shown=(with_boxes(index, position),))
+        Issue(IssueKind.IMAGE_BACKGROUND, path, None, "", images=(with_boxes(index, position),))
         for path, (_, index, position) in ordered
     ]

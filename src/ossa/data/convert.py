@@ -42,7 +42,7 @@ class Conversion:
     """A data set written anew."""
 
     data_yaml: Path
-    problems: tuple[Issue, ...]
+    issues: tuple[Issue, ...]
     """Faults met while reading; what they left out is not in the new data set."""
     notes: tuple[str, ...]
     """What else was left out, as the data.yaml says, and what the new format cannot hold."""
@@ -96,9 +96,9 @@ def _images_alone(report: IndexReport) -> IndexReport:
         (size_or_report(path, log=log) is not None for path in paths), np.bool_, len(report.index)
     )
     if not good.any():
-        raise DataError(f"Expected images to copy, found none; the first: {log.problems[0]}.")
+        raise DataError(f"Expected images to copy, found none; the first: {log.issues[0]}.")
     index = take_images(report.index, good)
-    return replace(report, index=index, problems=(*report.problems, *log.problems))
+    return replace(report, index=index, issues=(*report.issues, *log.issues))
 
 
 def write_reports(
@@ -146,8 +146,8 @@ def write_reports(
             + "; what is there is not whole, so remove it and try again"
             + (", with copied images, since links cannot be made there." if no_links else ".")
         ) from error
-    problems = tuple(problem for report in reports.values() for problem in report.problems)
-    return Conversion(output / "data.yaml", problems, tuple(notes))
+    issues = tuple(issue for report in reports.values() for issue in report.issues)
+    return Conversion(output / "data.yaml", issues, tuple(notes))
 
 
 class _Writer:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ossa import __version__
 from ossa.data.annotations import DatasetIndex, IndexReport, LabelSearch
 from ossa.data.description import DataDescription
-from ossa.data.issues import Issue, IssueKind
+from ossa.data.issues import ImageBoxes, Issue, IssueKind
 from ossa.data.sources import SourceLog, unchanged
 from ossa.errors import CheckpointError
 from ossa.files import write_atomically
@@ -126,10 +126,10 @@ def load(description: DataDescription, split: str) -> IndexReport | None:
             names=tuple(about["names"]),
             **{name: columns.get(name) for name in _COLUMNS},  # type: ignore[arg-type]
         )
-        problems = tuple(_problem(stored) for stored in about["problems"])
+        issues = tuple(_issue(stored) for stored in about["issues"])
         num_images, *paths = about["labels"]
         labels = LabelSearch(num_images, *map(tuple, paths))
-        return IndexReport(index, problems, tuple(about["notes"]), labels)
+        return IndexReport(index, issues, tuple(about["notes"]), labels)
     except (OSError, ValueError, KeyError, TypeError):
         return None  # none yet, or not written by this version: read anew and written over
 
@@ -152,7 +152,7 @@ def store(
         "key": _key(description, split),
         "names": index.names,
         "characters_of_file_name": width,
-        "problems": [{**asdict(problem), "file": str(problem.file)} for problem in report.problems],
+        "issues": [{**asdict(issue), "path": str(issue.path)} for issue in report.issues],
         "notes": report.notes,
         "labels": astuple(report.labels),
     }
@@ -192,12 +192,10 @@ def _key(description: DataDescription, split: str) -> str:
     return hashlib.sha256(repr(said).encode()).hexdigest()
 
 
-def _problem(stored: Mapping[str, Any]) -> Issue:
-    """Returns the problem that `asdict` and JSON made this of."""
-    box_xyxy = stored["box_xyxy"]
-    as_it_was = {
-        "file": Path(stored["file"]),
-        "kind": IssueKind(stored["kind"]),
-        "box_xyxy": None if box_xyxy is None else tuple(box_xyxy),
-    }
-    return Issue(**{**stored, **as_it_was})
+def _issue(stored: Mapping[str, Any]) -> Issue:
+    """Returns the issue that `asdict` and JSON made this of."""
+    images = tuple(
+        ImageBoxes(one["image"], tuple(map(tuple, one["boxes_xyxy"]))) for one in stored["images"]
+    )
+    kind, path = IssueKind(stored["kind"]), Path(stored["path"])
+    return Issue(**{**stored, "kind": kind, "path": path, "images": images})

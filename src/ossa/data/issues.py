@@ -1,110 +1,411 @@
-"""What is wrong with the files of a data set, with file and line, and what was done about it."""
+"""Issues of a data set: what is wrong, how severe it is, where it is, and what to do about it."""
 
 import math
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import Enum, StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Self
 
 from ossa.data.roots import LEFT_OUTSIDE, Roots
 from ossa.errors import DataError, legible
 
-_LONGEST_PATH: Final = 500
+MAX_EXAMPLES: Final = 20
+"""Issues of a group that are kept; all are counted."""
+_MAX_PATH_LENGTH: Final = 500
 """Characters of a path that a message shows."""
-_MOST_WITHOUT_AN_IMAGE: Final = 10_000
-_MOST_OF_AN_IMAGE: Final = 200
-_MOST_PROBLEMS: Final = 500_000
+_MAX_WITHOUT_IMAGES: Final = 10_000
+_MAX_PER_IMAGE: Final = 200
+_MAX_ISSUES: Final = 500_000
+
+Box = tuple[float, float, float, float]
+"""xyxy in pixels of the original image."""
+
+
+class Severity(Enum):
+    """How severe an issue is."""
+
+    ERROR = "error"
+    """The data are wrong, or less of them is used than the files say."""
+    WARNING = "warning"
+    """Possibly a mistake, possibly intended."""
+    INFO = "info"
+    """Worth knowing; nothing has to be done."""
+
+
+_REPLACE: Final = "replace or remove the files; training leaves the images out"
+_DROPPED: Final = "correct them; training drops them"
+_ERROR, _WARNING, _INFO = Severity.ERROR, Severity.WARNING, Severity.INFO
 
 
 class IssueKind(StrEnum):
-    """What sort of fault it is, for those who count."""
+    """Every kind of issue, in the order of a report, with what all issues of the kind share."""
 
-    IMAGE_MISSING = "image-missing"
-    IMAGE_UNREADABLE = "image-unreadable"
-    IMAGE_OTHER_SIZE = "image-other-size"
-    IMAGE_LISTED_TWICE = "image-listed-twice"
-    IMAGE_WITHOUT_LABELS = "image-without-labels"
-    LABELS_UNREADABLE = "labels-unreadable"
-    LABELS_WITHOUT_IMAGE = "labels-without-image"
-    LABELS_AT_TWO_PLACES = "labels-at-two-places"
-    LABELS_SHARED = "labels-shared"
-    """By images of one stem and different suffixes."""
-    ENTRY_UNUSABLE = "entry-unusable"
-    """Of a list or of a JSON file: it is no image, or has the id of another."""
-    BOX_MALFORMED = "box-malformed"
-    BOX_EMPTY = "box-empty"
-    BOX_OUTSIDE = "box-outside"
-    BOX_OVERHANGING = "box-overhanging"
-    BOX_DUPLICATED = "box-duplicated"
-    CLASS_UNKNOWN = "class-unknown"
-    SPLIT_WITHOUT_BOXES = "split-without-boxes"
-    """Of val or test: nothing is scored. The rest is why a data set cannot be trained on."""
-    TRAIN_MISSING = "train-missing"
-    VAL_MISSING = "val-missing"
-    CLASSES_DIFFER = "classes-differ"
-    TRAINING_WITHOUT_BOXES = "training-without-boxes"
-    TRAINING_UNLABELLED = "training-unlabelled"
-    IMAGES_UNUSABLE = "images-unusable"
+    severity: Severity
+    summary: str
+    """In the plural, such as 'unreadable images'."""
+    advice: str
+    stops_training: bool
+
+    def __new__(
+        cls, value: str, severity: Severity, summary: str, advice: str, stops: bool = False
+    ) -> Self:
+        kind = str.__new__(cls, value)
+        kind._value_ = value
+        kind.severity, kind.summary = severity, summary
+        kind.advice, kind.stops_training = advice, stops
+        return kind
+
+    VAL_MISSING = (
+        "val-missing",
+        _ERROR,
+        "no split to evaluate on while training",
+        "name one as val",
+        True,
+    )
+    CLASSES_DIFFER = (
+        "classes-differ",
+        _ERROR,
+        "splits with other classes than train",
+        "give both the same categories, or choose those in common by key 'classes'",
+        True,
+    )
+    TRAINING_WITHOUT_BOXES = (
+        "training-without-boxes",
+        _ERROR,
+        "no box that trains",
+        "check that the labels lie where the data.yaml says, that iscrowd and difficult are 0 for "
+        "single objects, and that --imgsz is large enough",
+        True,
+    )
+    TRAINING_UNLABELLED = (
+        "training-unlabelled",
+        _ERROR,
+        "most training images have no label",
+        "bring the labels there, or train with --allow-unlabeled",
+        True,
+    )
+    IMAGES_UNUSABLE = (
+        "images-unusable",
+        _ERROR,
+        "splits without an image that can be decoded",
+        _REPLACE,
+        True,
+    )
+    IMAGE_MISSING = "image-missing", _ERROR, "missing images", _REPLACE
+    IMAGE_UNREADABLE = "image-unreadable", _ERROR, "unreadable images", _REPLACE
+    IMAGE_TRUNCATED = "image-truncated", _ERROR, "truncated images", _REPLACE
+    IMAGE_OTHER_SIZE = (
+        "image-other-size",
+        _ERROR,
+        "images of another size than their annotation states",
+        "correct the size and check whether the boxes belong to the image",
+    )
+    IMAGE_LEAKED = (
+        "image-leaked",
+        _ERROR,
+        "images of val or test that are also in train",
+        "remove them from one of the two splits",
+    )
+    IMAGE_SHARED = (
+        "image-shared",
+        _WARNING,
+        "images of test that are also in val",
+        "check that this is intended",
+    )
+    IMAGE_DUPLICATED = (
+        "image-duplicated",
+        _WARNING,
+        "exact copies of another image of the split",
+        "keep one of each",
+    )
+    TRAIN_MISSING = (
+        "train-missing",
+        _WARNING,
+        "no training split",
+        "check that this is intended",
+        True,
+    )
+    IMAGE_LISTED_TWICE = "image-listed-twice", _INFO, "images listed twice", "they are read once"
+    IMAGE_ROTATED = (
+        "image-rotated",
+        _WARNING,
+        "images rotated by EXIF",
+        "boxes must belong to the rotated image: look at the pictures",
+    )
+    IMAGE_BACKGROUND = (
+        "image-background",
+        _WARNING,
+        "images without labels",
+        "they train as background: check that no label is lost",
+    )
+    IMAGE_WITHOUT_LABELS = (
+        "image-without-labels",
+        _ERROR,
+        "images without an annotation file",
+        "annotate them or remove them from the list",
+    )
+    LABELS_UNREADABLE = (
+        "labels-unreadable",
+        _ERROR,
+        "unreadable label files",
+        "correct them; their images are left out",
+    )
+    LABELS_WITHOUT_IMAGE = (
+        "labels-without-image",
+        _ERROR,
+        "labels without an image",
+        "bring the images back or remove the labels",
+    )
+    LABELS_AT_TWO_PLACES = (
+        "labels-at-two-places",
+        _ERROR,
+        "images with different labels in two places",
+        "remove the wrong ones",
+    )
+    LABELS_SHARED = (
+        "labels-shared",
+        _ERROR,
+        "images with the same stem, which share their labels",
+        "rename one of each",
+    )
+    ENTRY_UNUSABLE = (
+        "entry-unusable",
+        _ERROR,
+        "entries of lists or JSON files that cannot be used",
+        "correct or remove them",
+    )
+    SPLIT_WITHOUT_BOXES = (
+        "split-without-boxes",
+        _ERROR,
+        "evaluation splits without a box",
+        "check that the labels lie where the data.yaml says",
+    )
+    BOX_EMPTY = "box-empty", _ERROR, "boxes of no area", _DROPPED
+    BOX_OUTSIDE = "box-outside", _ERROR, "boxes outside their image", _DROPPED
+    BOX_MALFORMED = "box-malformed", _ERROR, "boxes that are not numbers", _DROPPED
+    BOX_DUPLICATED = (
+        "box-duplicated",
+        _ERROR,
+        "duplicate boxes",
+        "remove one of each; training keeps the first",
+    )
+    BOX_OVERHANGING = (
+        "box-overhanging",
+        _WARNING,
+        "boxes that reach out of their image by more than a pixel",
+        "training clips them",
+    )
+    BOX_TINY = (
+        "box-tiny",
+        _WARNING,
+        "tiny boxes",
+        "train on larger images or tiles, or check that they are objects",
+    )
+    BOX_COVERING = (
+        "box-covering",
+        _WARNING,
+        "boxes that cover their whole image",
+        "check that they are intended and not a default",
+    )
+    CLASS_UNKNOWN = (
+        "class-unknown",
+        _ERROR,
+        "boxes of an unknown class",
+        "add the class to the names or correct the boxes",
+    )
+    CLASS_UNTRAINED = (
+        "class-untrained",
+        _ERROR,
+        "classes in val or test but not in train",
+        "no detector learns them: split anew or leave them out by key 'classes'",
+    )
+    CLASS_UNEVALUATED = (
+        "class-unevaluated",
+        _WARNING,
+        "classes in train but not in val",
+        "how well they are learned is not measured",
+    )
+    CLASS_UNUSED = (
+        "class-unused",
+        _INFO,
+        "classes without a box in any split",
+        "leave them out by key 'classes'",
+    )
+    CLASS_IMBALANCE = (
+        "class-imbalance",
+        _WARNING,
+        "classes that are rare beside the most frequent one",
+        "expect a low AP for them; more images of them help most",
+    )
+    ANCHORS_MISFIT = (
+        "anchors-misfit",
+        _WARNING,
+        "boxes that no anchor matches",
+        "train with --fit-anchors, or at another --imgsz",
+    )
+
+
+@dataclass(frozen=True)
+class ImageBoxes:
+    """An image with the boxes that an issue is about."""
+
+    image: str
+    """Absolute path."""
+    boxes_xyxy: tuple[Box, ...] = ()
+    """As stated, in pixels of the image; they may lie outside."""
 
 
 @dataclass(frozen=True)
 class Issue:
-    """One fault of a data set that reading went past."""
+    """One thing that is wrong with a data set, or remarkable."""
 
-    file: Path
-    line: int | None
-    """Counted from 1; None where the fault has no line (an image, a whole file)."""
-    what: str
-    action: str
-    """What reading did about it: 'box dropped', 'image left out', ..."""
     kind: IssueKind
-    image: str | None = None
-    """Absolute path of the image that a box belongs to."""
-    box_xyxy: tuple[float, float, float, float] | None = None
-    """As it is stated, in pixels of that image; None where it is not numbers."""
+    path: Path
+    """The file to correct, or the image."""
+    line: int | None
+    """Counted from 1; None for an image or a whole file."""
+    detail: str
+    action: str = ""
+    """What the reader did about it: 'box dropped', 'image left out', ..."""
+    images: tuple[ImageBoxes, ...] = ()
+    """Images that show it, if any do."""
 
     @property
-    def place(self) -> str:
-        """File and line, as a terminal can show them."""
-        file = legible(str(self.file), _LONGEST_PATH)
-        return file if self.line is None else f"{file}:{self.line}"
+    def severity(self) -> Severity:
+        return self.kind.severity
+
+    @property
+    def message(self) -> str:
+        """Detail and action."""
+        return f"{self.detail} ({self.action})" if self.action else self.detail
+
+    def location(self, root: Path | None = None) -> str:
+        """Returns path and line for a terminal, the path relative to `root` if it is inside."""
+        shown = self.path
+        if root is not None and shown.is_relative_to(root):
+            shown = shown.relative_to(root)
+        path = legible(str(shown), _MAX_PATH_LENGTH)
+        return path if self.line is None else f"{path}:{self.line}"
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.what} ({self.action})"
+        return f"{self.location()}: {self.message}"
+
+
+@dataclass(frozen=True)
+class IssueGroup:
+    """All issues of a kind in one split."""
+
+    kind: IssueKind
+    split: str | None
+    """None: of the data set as a whole."""
+    count: int
+    examples: tuple[Issue, ...]
+    """The worst, at most `MAX_EXAMPLES`."""
+    note: str = ""
+    """Where the limit lies, if the title needs one: 'under 2 px at 640'."""
+
+    @property
+    def title(self) -> str:
+        return f"{self.kind.summary} ({self.note})" if self.note else self.kind.summary
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns what `ossa data check --json` prints."""
+        return {
+            "kind": str(self.kind),
+            "severity": "fault" if self.kind.severity is Severity.ERROR else "remark",
+            "stops_training": self.kind.stops_training,
+            "title": self.title,
+            "split": self.split,
+            "count": self.count,
+            "advice": self.kind.advice,
+            "cases": [
+                {"file": str(issue.path), "line": issue.line, "what": issue.message}
+                for issue in self.examples
+            ],
+        }
+
+
+def group_issues(
+    issues: Iterable[Issue], split: str | None, *, count: int | None = None, note: str = ""
+) -> list[IssueGroup]:
+    """Returns one group per kind, in the order of the first issue of each.
+
+    Args:
+        issues: worst first.
+        split: that they belong to.
+        count: of the issues there are, where `issues` are of one kind and not all of them.
+        note: of the groups.
+    """
+    by_kind: dict[IssueKind, list[Issue]] = {}
+    for issue in issues:
+        by_kind.setdefault(issue.kind, []).append(issue)
+    return [
+        IssueGroup(kind, split, count or len(found), tuple(found[:MAX_EXAMPLES]), note)
+        for kind, found in by_kind.items()
+    ]
+
+
+def merge_groups(groups: Iterable[IssueGroup]) -> tuple[IssueGroup, ...]:
+    """Returns one group per kind and split, errors first, then in the order of the kinds."""
+    merged: dict[tuple[IssueKind, str | None], IssueGroup] = {}
+    for group in groups:
+        key = group.kind, group.split
+        before = merged.get(key)
+        if before is not None:
+            examples = (*before.examples, *group.examples)[:MAX_EXAMPLES]
+            group = replace(before, count=before.count + group.count, examples=examples)
+        merged[key] = group
+    kinds = list(IssueKind)
+    return tuple(
+        sorted(
+            merged.values(),
+            key=lambda group: (group.kind.severity is not _ERROR, kinds.index(group.kind)),
+        )
+    )
 
 
 class IssueLog:
-    """Collects problems in the order they are met; a strict log raises at the first."""
+    """Collects issues in the order they are met; a strict log raises at the first."""
 
     def __init__(self, *, strict: bool = False, roots: Roots | None = None) -> None:
         """`roots` bounds where the files lie that the data set may name; None: anywhere."""
         self.roots = roots or Roots(None)
         self.num_images = 0
-        """Images found usable so far: of few there cannot be many faults."""
+        """Usable images found so far, which bounds the number of issues."""
         self._strict = strict
-        self._problems: list[Issue] = []
+        self._issues: list[Issue] = []
 
     def report(
         self,
-        file: Path,
+        path: Path,
         line: int | None,
-        what: str,
+        detail: str,
         *,
         action: str,
         kind: IssueKind,
         image: str | None = None,
-        box_xyxy: tuple[float, float, float, float] | None = None,
+        box_xyxy: Box | None = None,
     ) -> None:
-        """Appends a problem of these fields; `what` may quote the file as it is.
+        """Appends an issue; `detail` may quote the file as it is.
 
-        A box that is not finite numbers is left out.
+        Args:
+            path: the file to correct, or the image.
+            line: counted from 1.
+            detail: what is wrong.
+            action: what the reader does about it.
+            kind: of the issue.
+            image: absolute path of the image that it is about.
+            box_xyxy: the box, as stated; not kept if it is not finite.
 
         Raises:
-            DataError: the log is strict.
+            DataError: the log is strict, or there are so many issues that the file must be
+                something else than it is taken for.
         """
-        if box_xyxy is not None and not all(map(math.isfinite, box_xyxy)):
-            box_xyxy = None
-        self.add(Issue(file, line, legible(what), action, kind, image, box_xyxy))
+        images: tuple[ImageBoxes, ...] = ()
+        if image is not None and box_xyxy is not None and all(map(math.isfinite, box_xyxy)):
+            images = (ImageBoxes(image, (box_xyxy,)),)
+        self.add(Issue(kind, path, line, legible(detail), action, images))
 
     def may_be_read(
         self, path: str, *, listed: tuple[Path, int] | None = None, name: str | None = None
@@ -122,28 +423,22 @@ class IssueLog:
         why = self.roots.why_not(path)
         if why is not None:
             place = (Path(path), None) if listed is None else listed
-            what = f"'{legible(path if name is None else name, 80)}' {why}"
-            kind = IssueKind.ENTRY_UNUSABLE
-            self.report(*place, what, action=LEFT_OUTSIDE, kind=kind)
+            detail = f"'{legible(path if name is None else name, 80)}' {why}"
+            self.report(*place, detail, action=LEFT_OUTSIDE, kind=IssueKind.ENTRY_UNUSABLE)
         return why is None
 
-    def add(self, problem: Issue) -> None:
-        """Appends a problem.
-
-        Raises:
-            DataError: the log is strict, or there are so many that a file must be another than it
-                is taken for.
-        """
+    def add(self, issue: Issue) -> None:
+        """Appends an issue; raises as `report` does."""
         if self._strict:
-            raise DataError(f"{problem.place}: {problem.what}; mend it, or read without strict.")
-        self._problems.append(problem)
-        most = _MOST_WITHOUT_AN_IMAGE + _MOST_OF_AN_IMAGE * self.num_images
-        if len(self._problems) >= min(most, _MOST_PROBLEMS):
+            raise DataError(f"{issue.location()}: {issue.detail}; mend it, or read without strict.")
+        self._issues.append(issue)
+        most = _MAX_WITHOUT_IMAGES + _MAX_PER_IMAGE * self.num_images
+        if len(self._issues) >= min(most, _MAX_ISSUES):
             raise DataError(
-                f"Expected a data set, found {len(self._problems):,} faults beside "
-                f"{self.num_images:,} usable images; the first: {self._problems[0]}."
+                f"Expected a data set, found {len(self._issues):,} issues beside "
+                f"{self.num_images:,} usable images; the first: {self._issues[0]}."
             )
 
     @property
-    def problems(self) -> tuple[Issue, ...]:
-        return tuple(self._problems)
+    def issues(self) -> tuple[Issue, ...]:
+        return tuple(self._issues)

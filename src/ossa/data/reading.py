@@ -76,8 +76,8 @@ def read_index(description: DataDescription, split: str, *, strict: bool = False
     if kept is not None:
         log = IssueLog(strict=strict)
         log.num_images = len(kept.index)
-        for problem in kept.problems:
-            log.add(problem)
+        for issue in kept.issues:
+            log.add(issue)
         return _with_notes(kept, description)
     sources = SourceLog()
     report = _read(description, split, strict=strict, sources=sources)
@@ -96,7 +96,7 @@ def _read(
     log = IssueLog(strict=strict, roots=_roots(description, split))
     index, labels = _READERS[description.format](description, split, log=log, sources=sources)
     if not len(index):
-        _raise_empty(description, split, log.problems)
+        _raise_empty(description, split, log.issues)
     notes: tuple[str, ...] = ()
     if description.classes is not None:
         index, notes = select_classes(
@@ -106,7 +106,7 @@ def _read(
         what = f"split '{split}' has {without_boxes(index)}"
         kind = IssueKind.SPLIT_WITHOUT_BOXES
         log.report(description.file, None, what, action="nothing is scored", kind=kind)
-    return IndexReport(index, log.problems, notes, labels)
+    return IndexReport(index, log.issues, notes, labels)
 
 
 def _roots(description: DataDescription, split: str) -> Roots:
@@ -122,9 +122,9 @@ def _roots(description: DataDescription, split: str) -> Roots:
     return description.roots.including(*labels, *of_voc)
 
 
-def _raise_empty(description: DataDescription, split: str, problems: tuple[Issue, ...]) -> None:
+def _raise_empty(description: DataDescription, split: str, issues: tuple[Issue, ...]) -> None:
     where = " and ".join(map(str, description.splits[split].sources))
-    first = f"; the first of {len(problems)} problems: {problems[0]}" if problems else ""
+    first = f"; the first of {len(issues)} issues: {issues[0]}" if issues else ""
     raise DataError(
         f"Expected images for split '{split}' of {description.file} in {where}, "
         f"found none that can be used{first}."
@@ -153,7 +153,7 @@ def training_faults(
     """
 
     def fault(kind: IssueKind, what: str) -> Issue:
-        return Issue(description.file, None, legible(what, _LONGEST), "training stops", kind)
+        return Issue(kind, description.file, None, legible(what, _LONGEST), "training stops")
 
     faults = []
     if "train" not in description.splits:
@@ -265,12 +265,12 @@ def drop_corrupt_images(
     if not good.any():
         raise DataError(
             f"Expected images that can be decoded in {index.root}, found none among {len(index)}; "
-            f"the first: {log.problems[0]}."
+            f"the first: {log.issues[0]}."
         )
     return replace(
         report,
         index=index if good.all() else take_images(index, good),
-        problems=(*report.problems, *log.problems),
+        issues=(*report.issues, *log.issues),
     )
 
 
@@ -301,13 +301,13 @@ def _fault(index: DatasetIndex, position: int) -> str | None:
     try:
         decode_image(path, reduce_to=_SMALLEST_DECODE, size_wh=(width, height))
     except DataError as fault:
-        # The problem names the file itself.
+        # The issue names the file itself.
         return str(fault).replace(f" at {path}", "").replace(f" in {path}", "").rstrip(".")
     return None
 
 
 def read_data(data: Path | str, split: str = "val", *, strict: bool = False) -> IndexReport:
-    """Returns the images and truths of a split (`.index`) and its faults (`.problems`).
+    """Returns the images and truths of a split (`.index`) and its faults (`.issues`).
 
     It is what training and evaluation see: images whose files cannot be decoded are left out.
 

@@ -279,7 +279,7 @@ class AnnotatedImages:
     names: tuple[str, ...]
     """K class names."""
     by_file: Mapping[Path, AnnotatedImage]
-    problems: tuple[Issue, ...]
+    issues: tuple[Issue, ...]
     """Found while the annotations were read."""
 
     def find(self, file: Path) -> AnnotatedImage | None:
@@ -298,17 +298,17 @@ def read_annotated(data: Path | str) -> AnnotatedImages:
     """
     description = read_description(data)
     by_file: dict[Path, AnnotatedImage] = {}
-    problems: dict[Issue, None] = {}  # an ordered set: a shared image repeats its own
+    issues: dict[Issue, None] = {}  # an ordered set: a shared image repeats its own
     folders: dict[Path, Path] = {}
     names: tuple[str, ...] = ()
     for split in description.splits:
         report = read_index(description, split)
-        problems.update(dict.fromkeys(report.problems))
+        issues.update(dict.fromkeys(report.issues))
         names = names or report.index.names
         for position in range(len(report.index)):
             file = _resolved(report.index.image_path(position), folders)
             by_file.setdefault(file, AnnotatedImage(report.index, position))
-    return AnnotatedImages(names, by_file, tuple(problems))
+    return AnnotatedImages(names, by_file, tuple(issues))
 
 
 def _resolved(file: Path, folders: dict[Path, Path]) -> Path:

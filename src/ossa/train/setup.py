@@ -47,7 +47,7 @@ from ossa.train.optim import (
     undecayed_parameters,
 )
 
-_PROBLEMS_SHOWN = 5
+_ISSUES_SHOWN = 5
 _LOW_RECALL = 0.98
 """YOLOv5 fits anchors of its own below it."""
 
@@ -188,7 +188,7 @@ def _refuse_untrainable(
     description = read_description(config.data)
     for fault in training_faults(description, reports, imgsz=config.train.imgsz):
         if not (allow_unlabeled and fault.kind is IssueKind.TRAINING_UNLABELLED):
-            raise DataError(f"{fault.place}: {fault.what}.")
+            raise DataError(f"{fault.location()}: {fault.detail}.")
 
 
 def _fraction(index: DatasetIndex, fraction: float) -> DatasetIndex:
@@ -298,11 +298,11 @@ def read_split(
     # What is told of the data.yaml comes with each split.
     for note in report.notes[0 if split == "train" else len(description.notes) :]:
         callback.note(note)
-    for problem in report.problems[:_PROBLEMS_SHOWN]:
-        callback.note(str(problem))
-    if len(report.problems) > _PROBLEMS_SHOWN:
+    for issue in report.issues[:_ISSUES_SHOWN]:
+        callback.note(str(issue))
+    if len(report.issues) > _ISSUES_SHOWN:
         callback.note(
-            f"{len(report.problems) - _PROBLEMS_SHOWN} more problems in the {split} split: "
+            f"{len(report.issues) - _ISSUES_SHOWN} more issues in the {split} split: "
             "--strict stops at the first"
         )
     index = _fraction(report.index, config.train.fraction) if split == "train" else report.index
