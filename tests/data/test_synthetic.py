@@ -9,19 +9,26 @@ import numpy as np
 import pytest
 import yaml
 
-from ossa.data.synthetic import NAMES, VISIBLE_SHARE, _compose, _Scene, draw_scene, write_scenes
+from ossa.data.synthetic import (
+    NAMES,
+    VISIBLE_FRACTION,
+    Scene,
+    compose_scene,
+    draw_scene,
+    write_scenes,
+)
 from ossa.errors import DataError
 
 IMGSZ = 160
 
 
 @cache
-def scenes() -> list[_Scene]:
-    return [_compose(np.random.default_rng((0, 0, i)), IMGSZ) for i in range(300)]
+def scenes() -> list[Scene]:
+    return [compose_scene(np.random.default_rng((0, 0, i)), IMGSZ) for i in range(120)]
 
 
 def all_boxes() -> np.ndarray:
-    return np.concatenate([scene.boxes_xyxy for scene in scenes()])
+    return np.concatenate([np.array(scene.boxes_xyxy) for scene in scenes()])
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -48,8 +55,9 @@ def test_a_third_of_the_objects_are_small_but_none_is_under_nine_pixels():
 def test_a_quarter_of_the_objects_overlap_another():
     overlapping = []
     for scene in scenes():
-        for i, box in enumerate(scene.boxes_xyxy):
-            others = np.delete(scene.boxes_xyxy, i, axis=0)
+        boxes_xyxy = np.array(scene.boxes_xyxy)
+        for i, box in enumerate(boxes_xyxy):
+            others = np.delete(boxes_xyxy, i, axis=0)
             shared = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
             overlapping.append(bool((shared > 0).all(axis=1).any()))
     assert 0.2 < np.mean(overlapping) < 0.3
@@ -65,14 +73,14 @@ def test_a_box_encloses_exactly_the_pixels_of_an_object_that_nothing_hides():
             tight = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
             assert tuple(box) == tight
             compared += 1
-    assert compared > 1000
+    assert compared > 500
 
 
 def test_at_least_the_promised_share_of_every_object_is_seen_and_inside_its_box():
     for scene in scenes():
         for i, (x0, y0, x1, y1) in enumerate(scene.boxes_xyxy):
             seen = int((scene.owners == i).sum())
-            assert seen >= VISIBLE_SHARE * scene.areas[i] >= 0.6 * scene.areas[i]
+            assert seen >= VISIBLE_FRACTION * scene.areas[i] >= 0.6 * scene.areas[i]
             assert seen == (scene.owners[y0:y1, x0:x1] == i).sum()
             assert 0 <= x0 < x1 <= IMGSZ
             assert 0 <= y0 < y1 <= IMGSZ
@@ -173,7 +181,7 @@ def test_the_same_scenes_are_not_written_twice(tmp_path: Path):
 def test_other_scenes_are_refused_and_left_alone(tmp_path: Path, change: dict):
     write_scenes(tmp_path, images={"train": 1})
     before = files_of(tmp_path)
-    with pytest.raises(DataError, match="choose another folder or delete this one"):
+    with pytest.raises(DataError, match="Choose another folder or delete this one"):
         write_scenes(tmp_path, **{"images": {"train": 1}, **change})
     assert files_of(tmp_path) == before
 
