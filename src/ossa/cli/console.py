@@ -190,12 +190,12 @@ class Console(Callback):
         """Prints a line, above the live one."""
         self._err.print(escape_terminal(sentence))
 
-    def problems(self, problems: Sequence[object]) -> None:
+    def issues(self, issues: Sequence[object]) -> None:
         """Prints the first issues of a data set, and how many more there are."""
-        for problem in problems[:_ISSUES_SHOWN]:
-            self.note(str(problem))
-        if len(problems) > _ISSUES_SHOWN:
-            self.note(f"{len(problems) - _ISSUES_SHOWN} more problems of the data")
+        for issue in issues[:_ISSUES_SHOWN]:
+            self.note(str(issue))
+        if len(issues) > _ISSUES_SHOWN:
+            self.note(f"{len(issues) - _ISSUES_SHOWN} more issues of the data")
 
     def faults(self, report: "IndexReport") -> None:
         """Prints what a split leaves out by its data.yaml, and the first of its issues."""

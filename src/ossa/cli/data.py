@@ -325,7 +325,7 @@ def _name(data_yaml: Path) -> str:
 
 
 def _print_check(found: "Check") -> None:
-    """Prints the issues with the first examples of each, the figures of every split, and the classes."""
+    """Prints issues with their first examples, the figures of every split, and the classes."""
     from ossa.cli.console import new_table, print_table
 
     if found.issues:
