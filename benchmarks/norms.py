@@ -20,7 +20,7 @@ import torch
 
 from ossa.allocator import keep_freed_memory
 from ossa.config import TrainConfig, build_config
-from ossa.models.detector import build_detector, preset_scale
+from ossa.models.detector import PRESETS, build_detector
 from ossa.models.loss import DetectionLoss
 from ossa.models.norms import PreciseNorms
 from ossa.train.optim import EMA, build_optimizer
@@ -80,7 +80,7 @@ def main() -> None:
     keep_freed_memory()
     torch.manual_seed(0)
     train = {"imgsz": options.imgsz, "batch": options.batch, "precision": options.precision}
-    neck = "own" if preset_scale(options.model) else "s"
+    neck = "own" if options.model in PRESETS else "s"
     settings = {"model": {"name": options.model, "neck": neck}, "data": "none", "train": train}
     config = build_config(settings)
     detector = build_detector(config.model, num_classes=3, imgsz=options.imgsz)

@@ -22,12 +22,12 @@ from types import FrameType
 import timm
 import torch
 
-from ossa.models.backbones import catalog as catalogue
-from ossa.models.backbones.catalog import CatalogueRow, parse_table, write_table
+from ossa.models.backbones import catalog
+from ossa.models.backbones.catalog import CatalogRow, parse_table, write_table
 from ossa.models.detector import known_backbones
 from ossa.models.probe import probe_backbone
 
-_FOLDER = Path(catalogue.__file__).parent / "table"
+_FOLDER = Path(catalog.__file__).parent / "table"
 _TOO_SLOW = "took more than"
 _KINDS = (
     ("no map at one of the strides 8, 16 and 32", "are missing$"),
@@ -59,7 +59,7 @@ def main() -> None:
     print(summary(rows.values()))
 
 
-def probe_all(rows: dict[str, CatalogueRow], table: Path, *, processes: int, timeout: int) -> None:
+def probe_all(rows: dict[str, CatalogRow], table: Path, *, processes: int, timeout: int) -> None:
     """Adds the rows that are missing, and writes the table after each of them."""
     left = [name for name in known_backbones() if name not in rows or _gave_up(rows[name])]
     print(f"{len(rows)} known, {len(left)} to be probed", file=sys.stderr)
@@ -72,10 +72,10 @@ def probe_all(rows: dict[str, CatalogueRow], table: Path, *, processes: int, tim
             print(f"{done}/{len(left)} {row.model}: {row.reason or 'ok'}", file=sys.stderr)
 
 
-def summary(rows: Iterable[CatalogueRow]) -> str:
+def summary(rows: Iterable[CatalogRow]) -> str:
     """Returns a Markdown table of the kinds of reasons with numbers and examples."""
     rows = list(rows)
-    by_kind: dict[str, list[CatalogueRow]] = defaultdict(list)
+    by_kind: dict[str, list[CatalogRow]] = defaultdict(list)
     for row in rows:
         by_kind[_kind(row)].append(row)
     lines = ["| | architectures | for example |", "|---|---|---|"]
@@ -85,14 +85,14 @@ def summary(rows: Iterable[CatalogueRow]) -> str:
     return "\n".join([*lines, f"| in all | {len(rows)} | |"])
 
 
-def _kind(row: CatalogueRow) -> str:
+def _kind(row: CatalogRow) -> str:
     if row.supported:
         return "supported"
     reason = row.reason or ""
     return next((kind for kind, pattern in _KINDS if re.search(pattern, reason)), "other")
 
 
-def _gave_up(row: CatalogueRow) -> bool:
+def _gave_up(row: CatalogRow) -> bool:
     return (row.reason or "").startswith(_TOO_SLOW)
 
 
@@ -105,12 +105,12 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise _TooSlow
 
 
-def _probe(name: str, *, timeout: int) -> CatalogueRow:
+def _probe(name: str, *, timeout: int) -> CatalogRow:
     signal.alarm(timeout)
     try:
         return probe_backbone(name)
     except _TooSlow:
-        return CatalogueRow(name, reason=f"{_TOO_SLOW} {timeout} s to be probed")
+        return CatalogRow(name, reason=f"{_TOO_SLOW} {timeout} s to be probed")
     finally:
         signal.alarm(0)
 

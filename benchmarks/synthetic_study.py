@@ -29,7 +29,7 @@ from ossa.data.synthetic import write_scenes
 from ossa.evaluate.coco import read_coco_results
 from ossa.evaluate.metrics import evaluate_detections
 from ossa.files import sha256_of, write_atomically, write_json_atomically, write_text_atomically
-from ossa.models.backbones.catalog import CatalogueRow, shipped_table
+from ossa.models.backbones.catalog import CatalogRow, shipped_table
 from ossa.study.config import StudyConfig
 from ossa.study.folder import MEASUREMENTS_FILE, RunState, StudyFolder, create_study
 from ossa.study.plan import PlannedRun
@@ -120,7 +120,7 @@ def write_study(
 
 def costs_of(model: str) -> Costs:
     """Returns what a detector with this backbone costs, roughly."""
-    row = shipped_table().get(model, CatalogueRow(model))
+    row = shipped_table().get(model, CatalogRow(model))
     params, flops = row.params or 5_000_000, row.flops or 10_000_000_000
     share = (_IMGSZ / _TABLE_IMGSZ) ** 2
     return Costs(params + NECK_PARAMS, int(flops * share / 2) * 2 + NECK_FLOPS)

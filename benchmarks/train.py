@@ -32,7 +32,7 @@ from ossa.allocator import keep_freed_memory
 from ossa.config import RunConfig, build_config, merge
 from ossa.data.dataset import TrainingDataset
 from ossa.data.loader import EpochBatches, training_loader
-from ossa.models.detector import preset_scale
+from ossa.models.detector import PRESETS
 from ossa.recipes import load_recipe
 from ossa.train.callbacks import Callback
 from ossa.train.distributed import SINGLE_PROCESS
@@ -179,7 +179,7 @@ def measure_training(
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(arguments.device)
-    neck = "own" if preset_scale(arguments.model) else "s"
+    neck = "own" if arguments.model in PRESETS else "s"
     train = {"imgsz": arguments.imgsz, "batch": arguments.batch, "epochs": 1000}
     settings = {"model": {"name": arguments.model, "neck": neck}, "data": arguments.data}
     config = build_config(merge(merge(load_recipe("yolov5-low"), {"train": train}), settings))

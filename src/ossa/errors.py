@@ -92,7 +92,29 @@ class DataError(OssaError):
 
 
 class UnsupportedBackbone(OssaError):  # noqa: N818 - the name users know from the design
-    """A model cannot give feature maps at the strides asked for."""
+    """A model cannot be a backbone, or not with the strides or image size asked for.
+
+    Example:
+        >>> str(UnsupportedBackbone("has no feature maps", model="a", similar=("b", "c")))
+        'a has no feature maps. Similar backbones that work: b, c'
+    """
+
+    def __init__(
+        self, message: str, *, model: str | None = None, similar: Iterable[str] = ()
+    ) -> None:
+        """Args:
+        message: what is wrong; a clause whose subject is the model where `model` is given.
+        model: name of the backbone.
+        similar: names of backbones like it that work.
+        """
+        super().__init__(message)
+        self.model = model
+        self.similar = tuple(similar)
+
+    def __str__(self) -> str:
+        model = "" if self.model is None else f"{self.model} "
+        similar = f". Similar backbones that work: {', '.join(self.similar)}"
+        return f"{model}{self.args[0]}{similar if self.similar else ''}"
 
 
 class CheckpointError(OssaError):

@@ -14,7 +14,13 @@ from torch import Tensor
 
 
 class Level(NamedTuple):
-    """What one feature map promises."""
+    """What one feature map promises.
+
+    Example:
+        >>> from ossa import Level
+        >>> Level(stride=8, channels=128)
+        Level(stride=8, channels=128)
+    """
 
     stride: int
     """Input pixels per cell."""
@@ -22,7 +28,15 @@ class Level(NamedTuple):
 
 
 class Letterbox(NamedTuple):
-    """How an image was placed in the network's input: x_network = x_image * scale_x + pad_left."""
+    """How an image was placed in the network's input: x_network = x_image * scale_x + pad_left.
+
+    Example:
+        >>> import numpy as np
+        >>> from ossa.types import Letterbox
+        >>> placed = Letterbox(0.5, 0.5, pad_left=0, pad_top=80, width=1280, height=960)
+        >>> placed.boxes_to_network(np.array([[100, 0, 200, 960]], np.float32)).tolist()
+        [[50.0, 80.0, 100.0, 560.0]]
+    """
 
     scale_x: float
     scale_y: float
@@ -33,13 +47,13 @@ class Letterbox(NamedTuple):
     height: int
 
     def boxes_to_network(self, boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Returns boxes (N, 4), given in pixels of the image, in pixels of the network input."""
+        """Return boxes (N, 4), given in pixels of the image, in pixels of the network input."""
         scale = np.array([self.scale_x, self.scale_y] * 2, dtype=np.float32)
         shift = np.array([self.pad_left, self.pad_top] * 2, dtype=np.float32)
         return boxes_xyxy * scale + shift
 
     def boxes_to_image(self, boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Returns boxes (N, 4) of the network input in pixels of the image, clipped to it."""
+        """Return boxes (N, 4) of the network input in pixels of the image, clipped to it."""
         scale = np.array([self.scale_x, self.scale_y] * 2, dtype=np.float32)
         shift = np.array([self.pad_left, self.pad_top] * 2, dtype=np.float32)
         limit = np.array([self.width, self.height] * 2, dtype=np.float32)
@@ -48,7 +62,19 @@ class Letterbox(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with the truths that train. Ignored truths (crowd, difficult) are not in it."""
+    """One image with the ground truth that trains; ignored boxes (crowd, difficult) are not in it.
+
+    Example:
+        >>> import numpy as np
+        >>> from ossa.types import Sample
+        >>> sample = Sample(
+        ...     image=np.zeros((480, 640, 3), np.uint8),
+        ...     boxes_xyxy=np.array([[10, 20, 110, 220]], np.float32),
+        ...     labels=np.array([0]),
+        ... )
+        >>> sample.boxes_xyxy.shape
+        (1, 4)
+    """
 
     image: NDArray[np.uint8]
     """(H, W, 3) RGB."""
@@ -60,7 +86,22 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of one size with their truths, ready for the device."""
+    """Images of one size with their ground truth, ready for the device.
+
+    Example:
+        >>> import torch
+        >>> from ossa.types import Batch
+        >>> batch = Batch(
+        ...     images=torch.zeros(2, 3, 64, 64, dtype=torch.uint8),
+        ...     boxes_xyxy=torch.tensor([[8.0, 8.0, 24.0, 40.0]]),
+        ...     labels=torch.tensor([0]),
+        ...     image_index=torch.tensor([1]),  # the box is in the second image
+        ...     image_ids=(7, 8),
+        ...     letterboxes=(),
+        ... )
+        >>> batch.to("cpu").images.shape
+        torch.Size([2, 3, 64, 64])
+    """
 
     images: Tensor
     """uint8 (B, 3, H, W) RGB."""
@@ -73,14 +114,14 @@ class Batch:
     image_ids: tuple[int, ...]
     """B ids of the data set's index."""
     letterboxes: tuple[Letterbox, ...]
-    """B placements; empty for augmented batches, whose boxes have no way home."""
+    """B placements; empty for augmented batches, whose boxes cannot be mapped back."""
 
     def to(self, device: Any) -> "Batch":
-        """Returns the same batch with its tensors on `device` (asynchronously where pinned)."""
+        """Return the same batch with its tensors on `device` (asynchronously where pinned)."""
         return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
-        """Returns the same batch in page-locked memory; torch's loader asks for it by this name."""
+        """Return the same batch in page-locked memory; torch's loader calls it by this name."""
         return self._with_tensors(lambda tensor: tensor.pin_memory())
 
     def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> "Batch":
@@ -94,7 +135,15 @@ class Batch:
 
 
 class RawPredictions(NamedTuple):
-    """What the network returns, the same in training and evaluation."""
+    """What the network returns, the same in training and evaluation.
+
+    Example:
+        >>> import torch
+        >>> from ossa import create_detector
+        >>> raw = create_detector("yolov5n", num_classes=3)(torch.zeros(1, 3, 64, 64).byte())
+        >>> raw.strides, tuple(raw.logits[0].shape)
+        ((8, 16, 32), (1, 3, 8, 8, 8))
+    """
 
     logits: tuple[Tensor, ...]
     """L tensors (B, A, H_l, W_l, 5 + K): x, y, w, h, objectness, classes, before any sigmoid."""
@@ -106,7 +155,16 @@ class RawPredictions(NamedTuple):
 
 @dataclass(frozen=True)
 class Detections:
-    """What was found in one image, best first."""
+    """What was found in one image, best first.
+
+    Example:
+        >>> import numpy as np
+        >>> from ossa import Detections
+        >>> boxes_xyxy = np.array([[10, 20, 110, 220], [0, 0, 50, 50]], np.float32)
+        >>> found = Detections(boxes_xyxy, np.array([0.9, 0.2]), np.array([0, 1]))
+        >>> len(found.above(0.5)), found.boxes_xywh[0].tolist()
+        (1, [10.0, 20.0, 100.0, 200.0])
+    """
 
     boxes_xyxy: NDArray[np.floating]
     """(N, 4) in pixels of the original image; float32 from a detector, float64 from a file."""
@@ -116,6 +174,11 @@ class Detections:
     """(N,) in 0..K-1."""
     stated_xywh: NDArray[np.float64] | None = field(default=None, kw_only=True)
     """(N, 4) the boxes as a results file states them, where they come from one."""
+
+    @classmethod
+    def empty(cls) -> Self:
+        """Return the detections of an image in which there are none."""
+        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -129,7 +192,7 @@ class Detections:
         return np.concatenate((starts, ends - starts), axis=1)
 
     def above(self, confidence: float) -> Self:
-        """Returns the detections whose score is at least `confidence`, both rounded to float32.
+        """Return the detections whose score is at least `confidence`, both rounded to float32.
 
         So a score of 0.7 is at least 0.7 before and after it was saved.
         """
@@ -143,15 +206,9 @@ class Detections:
         )
 
 
-NOTHING_FOUND = Detections(
-    np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)
-)
-"""The detections of an image in which there are none."""
-
-
 @dataclass(frozen=True)
 class Record:
-    """One finished or failed run: everything that a comparison needs to know of it.
+    """One finished or failed run: everything that a comparison needs.
 
     Written once, last, as JSON; `schema` counts the versions of this layout and a reader exists
     for each (`ossa.train.run_folder`).

@@ -10,7 +10,7 @@ from ossa.errors import ConfigError
 from ossa.export.export import ExportSettings, fault_of
 from ossa.export.graph import Precision
 from ossa.export.parity import Comparison, gap_between
-from ossa.types import NOTHING_FOUND, Detections
+from ossa.types import Detections
 
 SHOWN = EvaluateConfig(confidence=0.25, nms_iou=0.45)
 
@@ -34,10 +34,10 @@ def test_what_both_report_differs_by_score_and_by_pixels() -> None:
 
 
 def test_what_only_one_reports_counts_with_its_score_above_the_confidence() -> None:
-    gap = gap_between(found((0, 0.3, 0)), NOTHING_FOUND, settings=SHOWN)
+    gap = gap_between(found((0, 0.3, 0)), Detections.empty(), settings=SHOWN)
     assert gap.score == pytest.approx(0.05)
     assert gap.unmatched == 1
-    gap = gap_between(NOTHING_FOUND, found((0, 0.6, 0), (50, 0.5, 0)), settings=SHOWN)
+    gap = gap_between(Detections.empty(), found((0, 0.6, 0), (50, 0.5, 0)), settings=SHOWN)
     assert gap.score == pytest.approx(0.35)
     assert gap.unmatched == 2
 
@@ -81,12 +81,14 @@ def test_a_box_or_score_that_no_candidate_has_is_a_difference_still() -> None:
     gap = gap_between(candidates, found((1, 0.8, 0)), settings=SHOWN, candidates=candidates)
     assert gap.score == pytest.approx(0.1)
     assert gap.box_px == 1.0
-    gap = gap_between(NOTHING_FOUND, found((60, 0.8, 0)), settings=SHOWN, candidates=candidates)
+    gap = gap_between(
+        Detections.empty(), found((60, 0.8, 0)), settings=SHOWN, candidates=candidates
+    )
     assert gap.score == pytest.approx(0.55)
 
 
 def test_nothing_on_either_side_is_no_difference() -> None:
-    gap = gap_between(NOTHING_FOUND, NOTHING_FOUND, settings=SHOWN)
+    gap = gap_between(Detections.empty(), Detections.empty(), settings=SHOWN)
     assert (gap.score, gap.box_px, gap.unmatched) == (0.0, 0.0, 0)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from ossa.config import LossConfig, ModelConfig
 from ossa.errors import ConfigError
-from ossa.models.detector import Detector, build_detector, neck_plan
+from ossa.models.detector import Detector, build_detector, neck_widths
 from ossa.models.loss import DetectionLoss
 from ossa.types import Batch, RawPredictions
 
@@ -52,11 +52,11 @@ def test_drop_path_is_refused_where_there_is_nothing_to_drop(name: str):
 
 
 def test_the_neck_is_half_as_wide_at_stride_4_as_at_8():
-    assert neck_plan("l", FOUR_STRIDES).widths == (128, 256, 512, 1024)
-    assert neck_plan("n", FOUR_STRIDES).widths == (32, 64, 128, 256)
-    assert neck_plan("m", (8, 16, 32)).widths == (192, 384, 768)
+    assert neck_widths("l", FOUR_STRIDES) == (128, 256, 512, 1024)
+    assert neck_widths("n", FOUR_STRIDES) == (32, 64, 128, 256)
+    assert neck_widths("m", (8, 16, 32)) == (192, 384, 768)
     with pytest.raises(ConfigError, match=r"strides \[4, 8, 16, 32\], found \[32, 64\]"):
-        neck_plan("n", (32, 64))
+        neck_widths("n", (32, 64))
 
 
 @pytest.mark.parametrize(

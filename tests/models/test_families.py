@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_catalogue_training import gradients_of, smallest_detector, two_images
+from test_catalog_training import gradients_of, smallest_detector, two_images
 
 from ossa.config import EvaluateConfig
 from ossa.models.postprocess import detect

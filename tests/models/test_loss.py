@@ -184,12 +184,12 @@ def test_shares_of_a_batch_sum_up_to_the_whole():
     halves = [(0, 1), (2,)]
     counts: list[torch.Tensor] = []
 
-    def share_of(images: tuple[int, ...], sum_over_processes: Any) -> LossTerms:
+    def share_of(images: tuple[int, ...], all_reduce: Any) -> LossTerms:
         logits = tuple(level[list(images)] for level in raw.logits)
         share = [
             Truth(images.index(t.image), t.label, t.box_xyxy) for t in truths if t.image in images
         ]
-        loss = loss_of().of_shares(sum_over_processes)
+        loss = loss_of().with_all_reduce(all_reduce)
         return loss(raw._replace(logits=logits), batch_of(share, images=len(images)))
 
     def keep(count: torch.Tensor) -> torch.Tensor:

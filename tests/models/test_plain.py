@@ -113,7 +113,7 @@ def test_stride_4_has_norm_and_gelu_between_its_two_deconvolutions():
 def test_a_plain_transformer_gets_the_levels_of_the_pyramid():
     backbone = plain("vit_tiny_patch16_224")
     assert backbone.levels == (Level(8, 96), Level(16, 192), Level(32, 192))
-    assert backbone.rebuilt is None
+    assert backbone.resampled is None
     assert shapes_of(backbone, 64, 64) == [(96, 8, 8), (192, 4, 4), (192, 2, 2)]
     fine = plain("test_vit", strides=(4, 8, 16, 32))
     assert shapes_of(fine, 64, 64) == [(16, 16, 16), (32, 8, 8), (64, 4, 4), (64, 2, 2)]
@@ -215,7 +215,7 @@ def test_the_cost_counts_attention():
 def test_patches_of_14_pixels_are_rebuilt_as_16_and_this_is_said():
     backbone = on_meta("vit_small_patch14_dinov2", imgsz=64)
     assert isinstance(backbone, PlainBackbone)
-    assert backbone.rebuilt == "patches of 14 pixels resampled to 16"
+    assert backbone.resampled == "patches of 14 pixels resampled to 16"
     weight = backbone.trunk.network.get_parameter("model.patch_embed.proj.weight")
     assert tuple(weight.shape) == (384, 3, 16, 16)
 
@@ -229,7 +229,7 @@ def test_pretrained_patches_and_positions_are_resampled_as_by_timm(tmp_path: Pat
     save_file(native, file, metadata | {"model_args": json.dumps(arguments)})
     weights, _ = read_backbone_weights(str(file))
     backbone = plain("test_vit", imgsz=96, weights=weights)
-    assert backbone.rebuilt is not None
+    assert backbone.resampled is not None
     assert backbone.trunk.normalize.mean.flatten().tolist() == [0.5, 0.5, 0.5]
     own = dict(backbone.trunk.network.get_submodule("model").state_dict())
 

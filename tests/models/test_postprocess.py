@@ -19,7 +19,7 @@ from ossa.evaluate.evaluator import evaluate
 from ossa.models import postprocess
 from ossa.models.checkpoint import detector_from, read_checkpoint
 from ossa.models.head import default_anchors_wh
-from ossa.models.postprocess import check_not_nan, detect, find_candidates, suppress
+from ossa.models.postprocess import check_not_nan, detect, find_candidates, run_nms
 from ossa.types import Detections, Letterbox, RawPredictions
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "postprocess.py"
@@ -295,7 +295,7 @@ def test_the_size_of_a_chunk_decides_nothing(chunk: int, monkeypatch: pytest.Mon
     raw = random_predictions(5)
     config = EvaluateConfig(nms_iou=0.3)
     expected = detect(raw, [PLACEMENT, SAME], config)
-    monkeypatch.setattr(postprocess, "_LEAST_CHUNK", chunk)
+    monkeypatch.setattr(postprocess, "_MIN_CHUNK", chunk)
     monkeypatch.setattr(postprocess, "_CHUNK_PER_DETECTION", 0)
     assert_same(detect(raw, [PLACEMENT, SAME], config), expected)
     assert len(expected[0]) > 50
@@ -308,7 +308,7 @@ def test_candidates_of_a_low_confidence_hold_the_detections_of_every_higher_one(
         config = EvaluateConfig(confidence=confidence, nms_iou=nms_iou)
         (expected,) = detect(raw, [PLACEMENT], config)
         above = all_of_them.take(all_of_them.scores > np.float32(confidence))
-        again = suppress(above, PLACEMENT, config)
+        again = run_nms(above, PLACEMENT, config)
         assert 0 < len(expected) < len(all_of_them.scores)
         np.testing.assert_array_equal(again.boxes_xyxy, expected.boxes_xyxy)
         np.testing.assert_array_equal(again.scores, expected.scores)

@@ -57,7 +57,7 @@ def train(backbone: str, processes: DistributedContext) -> dict[str, torch.Tenso
     loss = DetectionLoss(LossConfig(), num_classes=2, num_levels=3, imgsz=IMGSZ)
     step = Step(
         detector,
-        loss=loss.of_shares(processes.sum),
+        loss=loss.with_all_reduce(processes.sum),
         optimizer=optimizer,
         average=EMA(detector, decay=0.9, ramp=10.0),
         config=config,

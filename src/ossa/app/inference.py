@@ -18,7 +18,7 @@ from ossa.config import EvaluateConfig
 from ossa.errors import ConfigError
 from ossa.export.backends import NMSRuntime
 from ossa.export.select import RuntimeName, is_exported
-from ossa.models.postprocess import Candidates, check_not_nan, find_candidates, suppress
+from ossa.models.postprocess import Candidates, check_not_nan, find_candidates, run_nms
 from ossa.predict.predictor import MAX_DETECTIONS, NMS_IOU, Predictor, load
 from ossa.types import Detections, Letterbox
 
@@ -74,7 +74,7 @@ class Inference:
             enough &= np.array(wanted, np.bool_)[self.candidates.labels]
         nms_iou = 1.0 if self.has_nms else settings.nms_iou
         config = EvaluateConfig(nms_iou=nms_iou, max_detections=MAX_DETECTIONS)
-        return suppress(self.candidates.take(enough), self.letterbox, config)
+        return run_nms(self.candidates.take(enough), self.letterbox, config)
 
 
 @dataclass(frozen=True)

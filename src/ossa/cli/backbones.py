@@ -16,7 +16,7 @@ from ossa.escaping import print_line
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ossa.models.backbones.catalog import CatalogueRow
+    from ossa.models.backbones.catalog import CatalogRow
     from ossa.models.backbones.pretrained import PretrainedTag
 
 ItemT = TypeVar("ItemT")
@@ -119,10 +119,10 @@ def backbones(
     if commercial:
         names = [n for n in names if any(tag.commercial for tag in known_tags.get(n, ()))]
 
-    def keep(row: "CatalogueRow") -> bool:
+    def keep(row: "CatalogRow") -> bool:
         return (row.supported or not supported) and _at_most(row.params, params)
 
-    def keep_at_640(row: "CatalogueRow") -> bool:
+    def keep_at_640(row: "CatalogRow") -> bool:
         return keep(row) and _at_most(row.flops, flops)
 
     rows = _rows(names, keep_at_640 if side == TABLE_IMGSZ else keep)
@@ -184,7 +184,7 @@ def _last_if_none(number: int | None) -> float:
     return float("inf") if number is None else number
 
 
-def _rows(names: list[str], keep: "Callable[[CatalogueRow], bool]") -> "list[CatalogueRow]":
+def _rows(names: list[str], keep: "Callable[[CatalogRow], bool]") -> "list[CatalogRow]":
     """Returns the rows to keep, sorted by name; what the table cannot tell is tried out."""
     import timm
 
@@ -198,8 +198,8 @@ def _rows(names: list[str], keep: "Callable[[CatalogueRow], bool]") -> "list[Cat
 
 
 def _each(
-    doing: str, work: "Callable[[ItemT], CatalogueRow]", items: "Sequence[ItemT]"
-) -> "list[CatalogueRow]":
+    doing: str, work: "Callable[[ItemT], CatalogRow]", items: "Sequence[ItemT]"
+) -> "list[CatalogRow]":
     """Returns what `work` makes of each item, with a progress bar."""
     from ossa.cli.console import Console
 
@@ -213,7 +213,7 @@ def _each(
     return rows
 
 
-def _as_json(row: "CatalogueRow", imgsz: int, tags: "list[PretrainedTag]") -> dict[str, Any]:
+def _as_json(row: "CatalogRow", imgsz: int, tags: "list[PretrainedTag]") -> dict[str, Any]:
     return {
         "model": row.model,
         "source": _source(row.model),
@@ -238,7 +238,7 @@ def _source(model: str) -> str:
     return "ossa" if model in ours else "timm"
 
 
-def _rows_table(rows: "list[CatalogueRow]", imgsz: int) -> "Table":
+def _rows_table(rows: "list[CatalogRow]", imgsz: int) -> "Table":
     """Returns a line for each architecture."""
     from ossa.cli.console import new_table
 
@@ -254,7 +254,7 @@ def _rows_table(rows: "list[CatalogueRow]", imgsz: int) -> "Table":
 
 
 def _tags_table(
-    rows: "list[CatalogueRow]", imgsz: int, tags: "Mapping[str, list[PretrainedTag]]"
+    rows: "list[CatalogRow]", imgsz: int, tags: "Mapping[str, list[PretrainedTag]]"
 ) -> "Table":
     """Returns a line for each of the weights, and one for each architecture without any."""
     from ossa.cli.console import new_table
@@ -280,7 +280,7 @@ def _tags_table(
     return table
 
 
-def _figures(row: "CatalogueRow") -> list[str]:
+def _figures(row: "CatalogRow") -> list[str]:
     from ossa.cli.console import with_unit
 
     return ["–" if number is None else with_unit(number) for number in (row.params, row.flops)]

@@ -28,7 +28,7 @@ from ossa.evaluate.report_figures import (
     precision_recall_figure,
 )
 from ossa.files import write_json_atomically, write_text_atomically
-from ossa.types import NOTHING_FOUND, Detections
+from ossa.types import Detections
 from ossa.viz.draw import draw_boxes, encode_jpeg, picture_grid
 from ossa.viz.page import (
     Block,
@@ -70,7 +70,7 @@ class Gallery:
     ) -> list[NDArray[np.uint8]]:
         """Returns the images with the detections of at least `confidence`, and their scores."""
         image_ids = self.index.image_ids[list(self.positions)].tolist()
-        found = [detections.get(id_, NOTHING_FOUND).above(confidence) for id_ in image_ids]
+        found = [detections.get(id_, Detections.empty()).above(confidence) for id_ in image_ids]
         return [
             self._drawn(number, mine.boxes_xyxy, mine.labels, scores=mine.scores)
             for number, mine in enumerate(found)

@@ -1,13 +1,16 @@
 """The convolutional blocks of YOLOv5, from which CSPDarknet and the neck are built.
 
-Shapes: every block maps (B, C_in, H, W) to (B, C_out, H / stride, W / stride).
+Every block maps (B, C_in, H, W) to (B, C_out, H / stride, W / stride).
 """
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv2d
 
 NORM_EPS = 1e-3
 NORM_MOMENTUM = 0.03
+_ONEDNN_CHANNELS = 16
+"""From which on a strided 1x1 convolution may be left to oneDNN."""
 
 
 class ConvNormAct(nn.Module):
@@ -102,3 +105,34 @@ class InputNormalization(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         scale = 1.0 / (255.0 * self.std)
         return images.to(scale.dtype) * scale - self.mean / self.std
+
+
+class SubsampledConv2d(nn.Conv2d):
+    """A 1x1 convolution with a stride, computed as one without, of every stride-th pixel.
+
+    oneDNN, behind PyTorch on the CPU, writes outside its memory in the backward pass of a strided
+    1x1 convolution where images lie channels-last and have fewer than 16 channels (oneDNN issue
+    6035): the stem of RepVGG or MobileOne. What follows is a crash, or a number changed elsewhere.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        down, right = self.stride
+        return conv2d(input[..., ::down, ::right], self.weight, self.bias, groups=self.groups)
+
+
+def without_small_strided_convolutions(network: nn.Module) -> nn.Module:
+    """Return the network, in which a `SubsampledConv2d` now stands wherever it is needed."""
+    for parent in list(network.modules()):
+        for name, module in list(parent.named_children()):
+            if (
+                type(module) is nn.Conv2d
+                and module.kernel_size == (1, 1)
+                and max(module.stride) > 1
+                and module.padding == (0, 0)
+                and module.in_channels < _ONEDNN_CHANNELS
+            ):
+                # With the tensors, whatever device they are on, and every attribute.
+                new = SubsampledConv2d.__new__(SubsampledConv2d)
+                new.__dict__ = module.__dict__
+                setattr(parent, name, new)
+    return network

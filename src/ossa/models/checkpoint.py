@@ -1,6 +1,6 @@
 """Weights of whole detectors: our checkpoints, and the official YOLOv5 files.
 
-A checkpoint is a safetensors file; its metadata hold the configuration of the model, the class
+A checkpoint is a safetensors file whose metadata hold the configuration of the model, the class
 names and where the weights came from, as JSON, so that nothing else is needed to use it.
 """
 
@@ -27,9 +27,9 @@ from ossa.errors import CheckpointError, OssaError, legible
 from ossa.files import sha256_of, write_atomically
 from ossa.models.backbones.catalog import shipped_table
 from ossa.models.backbones.pretrained import (
-    Claim,
-    check_claims,
+    TensorInfo,
     check_finite,
+    check_tensors,
     read_header,
     read_tensors,
 )
@@ -39,16 +39,16 @@ from ossa.models.yolov5_weights import YOLOV5_STRIDES, read_yolov5
 from ossa.schema import Section, validated
 
 EXPORTED_SUFFIXES = (".onnx", ".xml")
-"""Of files that are made of a checkpoint and are none themselves: `ossa.export.select`."""
+"""Files that are exported from a checkpoint: `ossa.export.select` opens them."""
 _FORMAT = "ossa-detector-1"
 _METADATA_KEY = "ossa"
 _OFFICIAL_LICENCE = "AGPL-3.0"
 _COCO_IMGSZ = 640
 _NO_SOURCES = {"pretrained": False, "backbone_weights": None, "weights": None}
-"""Of a checkpoint's model: what it once started from is not needed again, and never fetched."""
+"""In a checkpoint's model: what it once started from is not needed again, and never fetched."""
 _MAX_MODEL_TEXT = 64 << 10
-_UNHELD_BYTES = 512 << 20
-"""What a detector may take beside the tensors of its file: masks and tables of its image size."""
+_MAX_UNSTORED_BYTES = 512 << 20
+"""Memory for what is not in the file: masks and tables of the image size."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class Checkpoint:
     imgsz: int
     """Side of the square input in pixels that it was trained at."""
     tensors: dict[str, Tensor]
-    """In our names."""
+    """By our names."""
     origin: dict[str, Any]
-    """file, sha256, pretraining, licence: what a record says of initial weights."""
+    """file, sha256, pretraining, licence: the `initial_weights` of a record."""
     details: dict[str, Any]
     """Whatever else was saved with it: epoch, metrics, the run's configuration."""
 
@@ -84,7 +84,7 @@ class _Run(BaseModel):
 
 
 class _Details(BaseModel):
-    """Of `Checkpoint.details` what is used; there may be more."""
+    """What is used of `Checkpoint.details`; there may be more."""
 
     metrics: _Metrics | None = None
     run: _Run | None = None
@@ -92,7 +92,7 @@ class _Details(BaseModel):
     licence: str | None = None
 
 
-class _Description(Section):
+class _Metadata(Section):
     """The metadata of a checkpoint, as `save_checkpoint` writes them."""
 
     format: str
@@ -110,7 +110,7 @@ class Adapted(NamedTuple):
 
 
 def read_checkpoint(path: Path | str) -> Checkpoint:
-    """Reads a checkpoint of ours, or an official `yolov5*.pt`, without running code of either.
+    """Read a checkpoint of ours, or an official `yolov5*.pt`, without running code of either.
 
     Raises:
         CheckpointError: missing, damaged, exported, of another program, or unsafe.
@@ -129,13 +129,11 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
             f"expected a detector, found {path}, the weights of an OpenVINO file: give "
             f"{path.with_suffix('.xml')}"
         )
-    if path.suffix == ".safetensors":
-        return _read_ours(path)
-    return _from_official(path)
+    return _read_ours(path) if path.suffix == ".safetensors" else _read_official(path)
 
 
 def refuse_torchscript(path: Path) -> None:
-    """Raises CheckpointError for a TorchScript file, whatever its name, before anything is loaded.
+    """Raise CheckpointError for a TorchScript file, whatever its name, before anything is loaded.
 
     Such a file is a program, and its operators read and write files.
     """
@@ -155,9 +153,9 @@ def refuse_torchscript(path: Path) -> None:
 
 
 def detector_from(checkpoint: Checkpoint) -> Detector:
-    """Returns the detector of a checkpoint in evaluation mode, built as it was for the training.
+    """Return the detector of a checkpoint in evaluation mode, built as it was for the training.
 
-    Images of other sizes may come, but windows and position embeddings stay those of the training.
+    It takes images of other sizes, but windows and position embeddings stay those of the training.
 
     Raises:
         CheckpointError: its tensors are not those of its model.
@@ -165,12 +163,12 @@ def detector_from(checkpoint: Checkpoint) -> Detector:
     detector = build_detector(
         checkpoint.model, num_classes=len(checkpoint.names), imgsz=checkpoint.imgsz
     )
-    load_tensors(detector, checkpoint.tensors, where=checkpoint.origin["file"])
+    _load_tensors(detector, checkpoint.tensors, where=checkpoint.origin["file"])
     return detector.eval()
 
 
 def start_from(detector: Detector, checkpoint: Checkpoint) -> Adapted:
-    """Loads a checkpoint into a detector that may have other classes or another image size.
+    """Load a checkpoint into a detector that may have other classes or another image size.
 
     Where the number of classes differs the head's predictions stay as they were initialised. A
     plain transformer's position embedding is resampled to the patches of its new image size.
@@ -187,7 +185,7 @@ def start_from(detector: Detector, checkpoint: Checkpoint) -> Adapted:
     left_out = tuple(sorted(set(checkpoint.tensors) - set(fitting)))
     kept = {key: own[key] for key in left_out}
     resampled = _resampled_positions(detector, checkpoint.tensors)
-    load_tensors(detector, {**fitting, **kept, **resampled}, where=checkpoint.origin["file"])
+    _load_tensors(detector, {**fitting, **kept, **resampled}, where=checkpoint.origin["file"])
     return Adapted(left_out, tuple(resampled))
 
 
@@ -200,7 +198,7 @@ def save_checkpoint(
     imgsz: int,
     details: dict[str, Any],
 ) -> None:
-    """Writes a detector's weights with all that is needed to use them; the file is whole or old.
+    """Write a detector's weights with all that is needed to use them; the file is whole or old.
 
     Raises:
         CheckpointError: the file cannot be written (a full disk, say); what was there remains.
@@ -219,22 +217,15 @@ def save_checkpoint(
     write_atomically(path, save(tensors, {_METADATA_KEY: json.dumps(description)}))
 
 
-def load_tensors(detector: Detector, tensors: dict[str, Tensor], *, where: str) -> None:
-    """Loads every tensor of a detector; all must be there and fit.
-
-    Raises:
-        CheckpointError: listing the first that are missing, unexpected or of another shape.
-    """
-    claims = {key: _claim(tensor) for key, tensor in tensors.items()}
-    check_claims(detector.state_dict(), claims, where=where, what="does not fit this detector")
+def _load_tensors(detector: Detector, tensors: dict[str, Tensor], *, where: str) -> None:
+    """Load every tensor of a detector; all must be there and fit."""
+    what = "does not fit this detector"
+    check_tensors(detector.state_dict(), _infos(tensors), where=where, what=what)
     detector.load_state_dict(tensors)
 
 
 def _resampled_positions(detector: Detector, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the position embeddings that are those of another number of patches, resampled.
-
-    As timm resamples them when such a network sees images of another size than its own.
-    """
+    """Return the position embeddings of another number of patches, resampled as timm does it."""
     resampled = {}
     for name, module in detector.named_modules():
         key = f"{name}.pos_embed"
@@ -250,16 +241,16 @@ def _resampled_positions(detector: Detector, tensors: dict[str, Tensor]) -> dict
 
 
 def _read_ours(path: Path) -> Checkpoint:
-    metadata, claims = read_header(str(path))
-    if _METADATA_KEY not in metadata:
+    texts, infos = read_header(str(path))
+    if _METADATA_KEY not in texts:
         raise CheckpointError(
             f"{path} is no whole detector of this program; weights of a backbone go to "
             "--backbone-weights"
         )
-    description, details = _described(metadata[_METADATA_KEY], path)
-    model = description.model.model_copy(update=_NO_SOURCES)
-    names, imgsz = description.names, description.imgsz
-    _check_detector(model, claims, num_classes=len(names), imgsz=imgsz, where=path)
+    metadata, details = _parse_metadata(texts[_METADATA_KEY], path)
+    model = metadata.model.model_copy(update=_NO_SOURCES)
+    names, imgsz = metadata.names, metadata.imgsz
+    _check_detector(model, infos, num_classes=len(names), imgsz=imgsz, where=path)
     tensors = read_tensors(str(path))
     anchors_wh = tensors["head.anchors_wh"]
     if not ((anchors_wh > 0) & (anchors_wh <= MAX_IMGSZ)).all():
@@ -267,28 +258,17 @@ def _read_ours(path: Path) -> Checkpoint:
             f"{path}: expected anchors of more than 0 and at most {MAX_IMGSZ:,} pixels, found "
             f"{anchors_wh.min():g} to {anchors_wh.max():g}"
         )
-    return Checkpoint(
-        model=model,
-        names=names,
-        imgsz=imgsz,
-        tensors=tensors,
-        origin={
-            "file": str(path),
-            "sha256": sha256_of(path),
-            "pretraining": details.get("pretraining"),
-            "licence": details.get("licence"),
-        },
-        details=details,
-    )
+    origin = _origin(path, details.get("pretraining"), details.get("licence"))
+    return Checkpoint(model, names, imgsz, tensors, origin, details)
 
 
-def _described(text: str, path: Path) -> tuple[_Description, dict[str, Any]]:
-    """Returns the checked metadata of a checkpoint, and its details as they are."""
+def _parse_metadata(text: str, path: Path) -> tuple[_Metadata, dict[str, Any]]:
+    """Return the checked metadata of a checkpoint, and its details as they are."""
     try:
         content = json.loads(text)
         if not isinstance(content, dict):
             raise ValueError("they are no dictionary")
-        # Every fault of a section is written down before the first is told.
+        # pydantic lists every fault of a section, whatever their number.
         if len(json.dumps(content.get("model"))) > _MAX_MODEL_TEXT:
             raise ValueError("they describe a model in more than 64 KiB")
     except (ValueError, RecursionError) as fault:
@@ -301,72 +281,74 @@ def _described(text: str, path: Path) -> tuple[_Description, dict[str, Any]]:
             f"{legible(repr(content.get('format')))}: read it with the version that wrote it"
         )
     try:
-        return validated(_Description, content, where=f"the metadata of {path}"), content["details"]
+        return validated(_Metadata, content, where=f"the metadata of {path}"), content["details"]
     except OssaError as fault:
         raise CheckpointError(str(fault)) from None
 
 
 def _check_detector(
     model: ModelConfig,
-    claims: Mapping[str, Claim],
+    infos: Mapping[str, TensorInfo],
     *,
     num_classes: int,
     imgsz: int,
     where: Path,
 ) -> None:
-    """Raises CheckpointError unless a file claims the tensors of its detector.
+    """Raise CheckpointError unless a file has the tensors of its detector.
 
-    Nothing takes memory: the detector is built on the meta device, and not even there where the
-    file claims less than half of the parameters that its architecture is known to have.
+    No memory is taken: the detector is built on the meta device, and not even there where the
+    file has less than half of the parameters that its architecture is known to have.
     """
-    held = sum(math.prod(claim.shape) for claim in claims.values())
+    stored = sum(math.prod(info.shape) for info in infos.values())
     row = shipped_table().get(model.name.partition(".")[0])
-    if row is not None and (row.params or 0) > 2 * held:
+    if row is not None and (row.params or 0) > 2 * stored:
         raise CheckpointError(
             f"{where} does not fit this detector: its backbone {model.name} has {row.params:,} "
-            f"parameters, and the file {held:,} numbers"
+            f"parameters, and the file {stored:,} numbers"
         )
     try:
         with torch.device("meta"), SkipInit():
             detector = build_detector(model, num_classes=num_classes, imgsz=imgsz)
     except OssaError as refusal:
         raise CheckpointError(f"{where} describes no detector: {refusal}") from None
-    check_claims(detector.state_dict(), claims, where=str(where), what="does not fit this detector")
+    check_tensors(detector.state_dict(), infos, where=str(where), what="does not fit this detector")
     taken = sum(tensor.nbytes for tensor in (*detector.parameters(), *detector.buffers()))
-    if taken > 8 * held + _UNHELD_BYTES:
+    if taken > 8 * stored + _MAX_UNSTORED_BYTES:
         raise CheckpointError(
             f"{where}: its detector for images of {imgsz} pixels takes {taken / 1e9:.1f} GB, "
-            f"expected little more than its {held:,} numbers"
+            f"expected little more than its {stored:,} numbers"
         )
 
 
-def _claim(tensor: Tensor) -> Claim:
-    return Claim(tuple(tensor.shape), "F32" if tensor.is_floating_point() else "I64")
+def _infos(tensors: Mapping[str, Tensor]) -> dict[str, TensorInfo]:
+    return {
+        key: TensorInfo(tuple(tensor.shape), "F32" if tensor.is_floating_point() else "I64")
+        for key, tensor in tensors.items()
+    }
 
 
-def _from_official(path: Path) -> Checkpoint:
-    """Returns an official YOLOv5 file in our names and in single precision."""
+def _origin(path: Path, pretraining: str | None, licence: str | None) -> dict[str, Any]:
+    return {
+        "file": str(path),
+        "sha256": sha256_of(path),
+        "pretraining": pretraining,
+        "licence": licence,
+    }
+
+
+def _read_official(path: Path) -> Checkpoint:
+    """Return an official YOLOv5 file in our names and in single precision."""
     official = read_yolov5(path)
     model = ModelConfig(name=f"yolov5{official.scale}", neck="own", strides=YOLOV5_STRIDES)
-    # Before they become single precision: tensors that share their numbers in the file then do not.
-    claims = {key: _claim(tensor) for key, tensor in official.tensors.items()}
     classes = len(official.names)
-    _check_detector(model, claims, num_classes=classes, imgsz=_COCO_IMGSZ, where=path)
+    # Before they become single precision: tensors that share a storage in the file then do not.
+    infos = _infos(official.tensors)
+    _check_detector(model, infos, num_classes=classes, imgsz=_COCO_IMGSZ, where=path)
     tensors = {
         key: tensor.float() if tensor.is_floating_point() else tensor
         for key, tensor in official.tensors.items()
     }
     check_finite(tensors, where=str(path))
-    return Checkpoint(
-        model=model,
-        names=official.names,
-        imgsz=_COCO_IMGSZ,
-        tensors=tensors,
-        origin={
-            "file": str(path),
-            "sha256": sha256_of(path),
-            "pretraining": "coco" if classes == 80 else None,
-            "licence": official.licence or _OFFICIAL_LICENCE,
-        },
-        details={},
-    )
+    pretraining = "coco" if classes == 80 else None
+    origin = _origin(path, pretraining, official.licence or _OFFICIAL_LICENCE)
+    return Checkpoint(model, official.names, _COCO_IMGSZ, tensors, origin, details={})

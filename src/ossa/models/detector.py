@@ -1,45 +1,54 @@
-"""The detector: a backbone, a neck and a head in a row."""
+"""The detector: a backbone, a neck and a head in a row; presets, and building from names."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-import timm
 import torch
-from timm.layers import DropPath  # pyright: ignore[reportPrivateImportUsage]
 from torch import Tensor, nn
 
 from ossa.config import ModelConfig
 from ossa.errors import ConfigError, UnsupportedBackbone, suggestion
 from ossa.models.backbones.catalog import shipped_table, similar_supported
-from ossa.models.backbones.cspdarknet import SCALES, CSPDarknet, Scale
-from ossa.models.backbones.plain import create_plain_backbone, single_stride
-from ossa.models.backbones.pretrained import (
-    BackboneWeights,
-    check_backbone_weights,
-    read_backbone_weights,
-)
+from ossa.models.backbones.cspdarknet import SCALES, CSPDarknet
+from ossa.models.backbones.pretrained import BackboneWeights, read_backbone_weights
 from ossa.models.backbones.timm import create_timm_backbone, known_architectures
 from ossa.models.head import AnchorHead
 from ossa.models.neck import PAFPN
 from ossa.types import Level, RawPredictions
 
+PRESETS = {f"yolov5{scale}": scale for scale in SCALES}
+"""Name of each original detector, and its scale: n, s, m, l or x."""
+CSPDARKNETS = {f"cspdarknet_{name}": scale for name, scale in SCALES.items()}
+DEFAULT_STRIDES = (8, 16, 32)
+_NECK_CHANNELS = {4: 128, 8: 256, 16: 512, 32: 1024}
+"""By stride, at width 1. Stride 4 is half of 8, as 8 is of 16."""
+_NECK_REPEATS = 3
+
 
 class Backbone(Protocol):
-    """What makes a network usable as a backbone. Any `nn.Module` with these two will do."""
+    """The interface of a backbone: any `nn.Module` with these two will do."""
 
     levels: tuple[Level, ...]
     """Fine to coarse."""
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Maps uint8 (B, 3, H, W) RGB to one (B, C_l, H / s_l, W / s_l) a level."""
+        """Map uint8 (B, 3, H, W) RGB to one (B, C_l, H / s_l, W / s_l) per level."""
         ...
 
 
 class Detector(nn.Module):
-    """Maps uint8 images (B, 3, H, W) to `RawPredictions`, in training and in evaluation alike."""
+    """Maps uint8 images (B, 3, H, W) to `RawPredictions`, in training and in evaluation alike.
+
+    Example:
+        >>> import torch
+        >>> from ossa import PAFPN, AnchorHead, Detector, create_backbone
+        >>> backbone = create_backbone("cspdarknet_n")
+        >>> neck = PAFPN(backbone.levels, widths=(32, 64, 128))
+        >>> detector = Detector(backbone, neck, AnchorHead(neck.levels, num_classes=3))
+        >>> raw = detector(torch.zeros(1, 3, 64, 96, dtype=torch.uint8))
+        >>> [tuple(logits.shape) for logits in raw.logits]
+        [(1, 3, 8, 12, 8), (1, 3, 4, 6, 8), (1, 3, 2, 3, 8)]
+    """
 
     def __init__(self, backbone: nn.Module, neck: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -49,52 +58,6 @@ class Detector(nn.Module):
 
     def forward(self, images: Tensor) -> RawPredictions:
         return self.head(self.neck(self.backbone(images)))
-
-
-_NECK_CHANNELS = {4: 128, 8: 256, 16: 512, 32: 1024}
-"""By stride, at width 1. Stride 4 is half of 8, as 8 is of 16."""
-_NECK_REPEATS = 3
-_PRESET_PREFIX = "yolov5"
-_BACKBONE_PREFIX = "cspdarknet_"
-
-PRESETS = tuple(_PRESET_PREFIX + scale for scale in SCALES)
-CSPDARKNETS = tuple(_BACKBONE_PREFIX + scale for scale in SCALES)
-
-
-@dataclass(frozen=True)
-class NeckPlan:
-    """Widths (channels a level, fine to coarse) and depth (bottlenecks in each C3)."""
-
-    widths: tuple[int, ...]
-    depth: int
-
-
-def neck_plan(scale_name: str, strides: Sequence[int]) -> NeckPlan:
-    """Returns the neck of YOLOv5 n, s, m, l or x for levels at these strides.
-
-    Raises:
-        ConfigError: a stride for which there is no width.
-    """
-    if not set(strides) <= set(_NECK_CHANNELS):
-        raise ConfigError(
-            f"the neck has widths for the strides {list(_NECK_CHANNELS)}, found {list(strides)}"
-        )
-    scale = SCALES[scale_name]
-    widths = tuple(scale.channels(_NECK_CHANNELS[stride]) for stride in strides)
-    return NeckPlan(widths=widths, depth=scale.repeats(_NECK_REPEATS))
-
-
-def preset_scale(name: str) -> str | None:
-    """Returns 'n' for 'yolov5n' and so on, None for a name that is no preset."""
-    return name.removeprefix(_PRESET_PREFIX) if name in PRESETS else None
-
-
-def cspdarknet_scale(name: str) -> Scale | None:
-    """Returns the scale of 'cspdarknet_n' and so on, None for any other name."""
-    return SCALES[name.removeprefix(_BACKBONE_PREFIX)] if name in CSPDARKNETS else None
-
-
-DEFAULT_STRIDES = (8, 16, 32)
 
 
 def create_backbone(
@@ -107,7 +70,7 @@ def create_backbone(
     build_args: Mapping[str, Any] | None = None,
     drop_path: float | None = None,
 ) -> nn.Module:
-    """Returns a backbone with one feature map at each of `strides`, fine to coarse.
+    """Return a backbone with one feature map at each of `strides`, fine to coarse.
 
     Args:
         name: `cspdarknet_n` to `cspdarknet_x`, or any timm architecture.
@@ -122,89 +85,42 @@ def create_backbone(
         ConfigError: no such model, or one without blocks that drop path could drop.
         UnsupportedBackbone: no feature maps at these strides or this size.
         CheckpointError: weights that cannot be had or do not belong to the model.
+
+    Example:
+        >>> from ossa import create_backbone
+        >>> create_backbone("resnet18", strides=(16, 32)).levels
+        (Level(stride=16, channels=256), Level(stride=32, channels=512))
     """
-    scale = cspdarknet_scale(name)
-    if scale is None:
-        _check_name(name)
-        try:
-            return _from_timm(
-                name,
-                strides=strides,
-                imgsz=imgsz,
-                pretrained=pretrained,
-                weights=weights,
-                build_args=build_args or {},
-                drop_path=drop_path,
+    if name in CSPDARKNETS:
+        if drop_path is not None:
+            raise ConfigError(
+                f"{name} has no blocks that drop path could drop: leave model.drop_path out"
             )
-        except UnsupportedBackbone as refusal:
-            if tuple(strides) != DEFAULT_STRIDES:  # for which no table says what works
-                raise
-            raise UnsupportedBackbone(f"{refusal}{_similar(name)}") from refusal
-    if drop_path is not None:
-        raise _no_drop_path(name)
-    if pretrained or weights is not None:
-        raise ConfigError(
-            f"{name} has no pretrained backbone weights: start from a whole detector with --weights"
+        if pretrained or weights is not None:
+            raise ConfigError(
+                f"{name} has no pretrained backbone weights: start from a whole detector with "
+                "--weights"
+            )
+        return CSPDarknet(CSPDARKNETS[name], strides=strides)
+    _check_name(name)
+    try:
+        return create_timm_backbone(
+            name,
+            strides=strides,
+            imgsz=imgsz,
+            pretrained=pretrained,
+            weights=weights,
+            build_args=build_args,
+            drop_path=drop_path,
         )
-    return CSPDarknet(scale, strides=strides)
-
-
-def _from_timm(
-    name: str,
-    *,
-    strides: Sequence[int],
-    imgsz: int,
-    pretrained: bool,
-    weights: BackboneWeights | None,
-    build_args: Mapping[str, Any],
-    drop_path: float | None,
-) -> nn.Module:
-    """Returns the model as it is, or with a pyramid on its map where it has one stride only."""
-    if weights is not None:
-        check_backbone_weights(name, weights)
-        build_args = weights.build_args
-    build_args = {key: value for key, value in build_args.items() if key != "num_classes"}
-    create: Callable[..., nn.Module] = create_timm_backbone
-    stride = single_stride(name, build_args)
-    if stride is not None:
-        create = partial(create_plain_backbone, declared_stride=stride)
-    if drop_path is not None:
-        if not _drops_paths(name, build_args):
-            raise _no_drop_path(name)
-        build_args = {**build_args, "drop_path_rate": drop_path}
-    return create(
-        name,
-        strides=strides,
-        imgsz=imgsz,
-        pretrained=pretrained,
-        weights=weights,
-        build_args=build_args,
-    )
-
-
-def _similar(name: str) -> str:
-    """Returns '. Similar backbones that work: a, b, c', or '' where there is none like it.
-
-    Also '' where it works itself by the table, only not with this size or these arguments.
-    """
-    architecture = name.split(".")[0]
-    similar = similar_supported(architecture)
-    row = shipped_table().get(architecture)
-    if not similar or (row is not None and row.supported):
-        return ""
-    return f". Similar backbones that work: {', '.join(similar)}"
-
-
-def _drops_paths(name: str, build_args: Mapping[str, Any]) -> bool:
-    """Returns whether timm's `name` takes a drop path rate and has blocks on which it acts."""
-    with torch.device("meta"), suppress(Exception):  # models that do not take it say so variously
-        network = timm.create_model(name, **{**build_args, "drop_path_rate": 0.5})
-        return any(isinstance(part, DropPath) and part.drop_prob > 0 for part in network.modules())
-    return False
-
-
-def _no_drop_path(name: str) -> ConfigError:
-    return ConfigError(f"{name} has no blocks that drop path could drop: leave model.drop_path out")
+    except UnsupportedBackbone as refusal:
+        architecture = name.split(".")[0]
+        row = shipped_table().get(architecture)
+        works_by_the_table = row is not None and row.supported  # with another size, say
+        if works_by_the_table or tuple(strides) != DEFAULT_STRIDES:  # of which it says nothing
+            raise
+        similar = similar_supported(architecture)
+        raise UnsupportedBackbone(refusal.args[0], model=refusal.model, similar=similar) from None
 
 
 def create_detector(
@@ -215,7 +131,7 @@ def create_detector(
     pretrained: bool = False,
     imgsz: int = 640,
 ) -> Detector:
-    """Returns a detector with random neck and head.
+    """Return a detector with random neck and head.
 
     Args:
         name: a preset (`yolov5n` to `yolov5x`), or a backbone's name.
@@ -223,19 +139,29 @@ def create_detector(
         neck: scale of YOLOv5's neck, n to x; a preset always brings its own.
         pretrained: start the backbone from timm's weights.
         imgsz: side of the input in pixels at which the backbone is verified.
+
+    Raises:
+        ConfigError, UnsupportedBackbone, CheckpointError: as `create_backbone`.
+
+    Example:
+        >>> from ossa import create_detector
+        >>> detector = create_detector("resnet18", num_classes=3, neck="n", imgsz=64)
+        >>> detector.neck.levels[0]
+        Level(stride=8, channels=64)
     """
-    own = preset_scale(name) is not None
-    config = ModelConfig(name=name, neck="own" if own else neck, pretrained=pretrained)  # type: ignore[arg-type]
+    config = ModelConfig.model_validate(
+        {"name": name, "neck": "own" if name in PRESETS else neck, "pretrained": pretrained}
+    )
     return build_detector(config, num_classes=num_classes, imgsz=imgsz)
 
 
 def build_detector(config: ModelConfig, *, num_classes: int, imgsz: int) -> Detector:
-    """Returns the detector of a configuration; `config.weights` (a whole detector) is not read.
+    """Return the detector of a configuration; `config.weights` (a whole detector) is not read.
 
     Raises:
         ConfigError, UnsupportedBackbone, CheckpointError: as `create_backbone`.
     """
-    preset = preset_scale(config.name)
+    preset = PRESETS.get(config.name)
     if (preset is None) == (config.neck == "own"):
         raise ConfigError(
             f"{config.name} brings its own neck: leave --neck out, or take "
@@ -243,39 +169,79 @@ def build_detector(config: ModelConfig, *, num_classes: int, imgsz: int) -> Dete
             if preset
             else f"{config.name} is a backbone: choose its neck with --neck n, s, m, l or x"
         )
-    weights = None
-    if config.backbone_weights is not None:
-        weights, _ = read_backbone_weights(
-            config.backbone_weights,
-            mean=config.backbone_mean,
-            std=config.backbone_std,
-            build_args=config.backbone_args,
-        )
     backbone = create_backbone(
         f"cspdarknet_{preset}" if preset else config.name,
         strides=config.strides,
         imgsz=imgsz,
         pretrained=config.pretrained,
-        weights=weights,
+        weights=_read_weights(config),
         build_args=config.backbone_args,
         drop_path=config.drop_path,
     )
-    plan = neck_plan(preset or config.neck, config.strides)
     levels = backbone.levels
     assert isinstance(levels, tuple)
+    scale = preset or config.neck
     neck = PAFPN(
         levels,
-        widths=plan.widths,
-        depth=plan.depth,
+        widths=neck_widths(scale, config.strides),
+        depth=SCALES[scale].repeats(_NECK_REPEATS),
         # CSPDarknet ends with an SPPF of its own.
         context=config.context == "sppf" and not isinstance(backbone, CSPDarknet),
     )
-    head = AnchorHead(neck.levels, num_classes=num_classes, anchors_wh=_given_anchors_wh(config))
+    head = AnchorHead(neck.levels, num_classes=num_classes, anchors_wh=_configured_anchors(config))
     return Detector(backbone, neck, head)
 
 
-def _given_anchors_wh(config: ModelConfig) -> torch.Tensor | None:
-    """Returns the anchors (L, A, 2) of the configuration, None where it leaves them to the head."""
+def neck_widths(scale: str, strides: Sequence[int]) -> tuple[int, ...]:
+    """Return the channels per level of the neck of YOLOv5 n, s, m, l or x.
+
+    Raises:
+        ConfigError: a stride for which there is no width.
+    """
+    if not set(strides) <= set(_NECK_CHANNELS):
+        raise ConfigError(
+            f"the neck has widths for the strides {list(_NECK_CHANNELS)}, found {list(strides)}"
+        )
+    return tuple(SCALES[scale].channels(_NECK_CHANNELS[stride]) for stride in strides)
+
+
+def with_weights_settings(config: ModelConfig) -> ModelConfig:
+    """Return the configuration with what the backbone's weights file says of itself filled in.
+
+    So the same detector can be built later without the file: mean, standard deviation and
+    arguments are part of the model.
+    """
+    weights = _read_weights(config)
+    if weights is None:
+        return config
+    return config.model_copy(
+        update={
+            "backbone_mean": weights.mean,
+            "backbone_std": weights.std,
+            "backbone_args": dict(weights.build_args),
+        }
+    )
+
+
+def known_backbones() -> list[str]:
+    """Return every name that `create_backbone` may take: CSPDarknets, timm's."""
+    return [*CSPDARKNETS, *known_architectures()]
+
+
+def _read_weights(config: ModelConfig) -> BackboneWeights | None:
+    if config.backbone_weights is None:
+        return None
+    weights, _ = read_backbone_weights(
+        config.backbone_weights,
+        mean=config.backbone_mean,
+        std=config.backbone_std,
+        build_args=config.backbone_args,
+    )
+    return weights
+
+
+def _configured_anchors(config: ModelConfig) -> Tensor | None:
+    """Return the anchors (L, A, 2) of the configuration, None where the head's own are taken."""
     if config.anchors_wh is None:
         return None
     counts = [len(level) for level in config.anchors_wh]
@@ -289,44 +255,12 @@ def _given_anchors_wh(config: ModelConfig) -> torch.Tensor | None:
     return torch.tensor(config.anchors_wh)
 
 
-def with_weights_settings(config: ModelConfig) -> ModelConfig:
-    """Returns the configuration with what the backbone's weights file says of itself filled in.
-
-    So whoever builds the same detector later needs no file: mean, deviation and arguments are
-    part of the model.
-    """
-    if config.backbone_weights is None:
-        return config
-    weights, _ = read_backbone_weights(
-        config.backbone_weights,
-        mean=config.backbone_mean,
-        std=config.backbone_std,
-        build_args=config.backbone_args,
-    )
-    return config.model_copy(
-        update={
-            "backbone_mean": weights.mean,
-            "backbone_std": weights.std,
-            "backbone_args": dict(weights.build_args),
-        }
-    )
-
-
-def known_models() -> list[str]:
-    """Returns every name that `create_detector` may take: presets, CSPDarknets, timm's."""
-    return [*PRESETS, *known_backbones()]
-
-
-def known_backbones() -> list[str]:
-    """Returns every name that `create_backbone` may take: CSPDarknets, timm's."""
-    return [*CSPDARKNETS, *known_architectures()]
-
-
 def _check_name(name: str) -> None:
-    known = known_models()
+    known = [*PRESETS, *known_backbones()]
     architecture = name.split(".")[0]
     if architecture not in known:
         raise ConfigError(f"there is no model named {name!r}.{suggestion(architecture, known)}")
     if architecture in PRESETS:
-        scale = preset_scale(architecture)
-        raise ConfigError(f"{name} is a whole detector; its backbone is cspdarknet_{scale}")
+        raise ConfigError(
+            f"{name} is a whole detector; its backbone is cspdarknet_{PRESETS[architecture]}"
+        )

@@ -1,4 +1,4 @@
-"""The anchor head of YOLOv5: one 1x1 convolution a level."""
+"""The anchor head of YOLOv5: one 1x1 convolution per level."""
 
 import math
 from collections.abc import Sequence
@@ -9,18 +9,19 @@ from torch import Tensor, nn
 from ossa.errors import ConfigError
 from ossa.types import Level, RawPredictions
 
-# Pixels of the network input (width, height), by stride. Fitted by the authors of YOLOv5 on COCO.
 YOLOV5_ANCHORS_WH = {
     8: ((10, 13), (16, 30), (33, 23)),
     16: ((30, 61), (62, 45), (59, 119)),
     32: ((116, 90), (156, 198), (373, 326)),
 }
+"""Width and height in pixels of the network input, by stride. YOLOv5's authors fitted them to COCO.
+"""
 _PRIOR_OBJECTS = 8
 """Objects expected in an image of 640 px, from which the objectness bias starts."""
 
 
 def default_anchors_wh(strides: Sequence[int]) -> Tensor:
-    """Returns YOLOv5's anchors (L, A, 2) in pixels of the network input.
+    """Return YOLOv5's anchors (L, A, 2) in pixels of the network input.
 
     Raises:
         ConfigError: a stride for which YOLOv5 has none.
@@ -38,6 +39,14 @@ class AnchorHead(nn.Module):
     """Predicts, for each anchor of each cell, a box, an objectness and K classes.
 
     Maps L features (B, C_l, H_l, W_l) to `RawPredictions`.
+
+    Example:
+        >>> import torch
+        >>> from ossa import AnchorHead, Level
+        >>> head = AnchorHead((Level(8, 64), Level(16, 128)), num_classes=3)
+        >>> raw = head((torch.zeros(1, 64, 8, 8), torch.zeros(1, 128, 4, 4)))
+        >>> [tuple(logits.shape) for logits in raw.logits]
+        [(1, 3, 8, 8, 8), (1, 3, 4, 4, 8)]
     """
 
     anchors_wh: Tensor
@@ -64,7 +73,7 @@ class AnchorHead(nn.Module):
 
     @torch.no_grad()
     def _start_from_priors(self) -> None:
-        """Shifts the biases so that the first predictions are as rare as objects are."""
+        """Shift the biases so that the first predictions are as rare as objects are."""
         for conv, stride in zip(self.predict, self.strides, strict=True):
             assert isinstance(conv, nn.Conv2d)
             assert conv.bias is not None

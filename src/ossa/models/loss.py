@@ -37,12 +37,12 @@ class LossTerms(NamedTuple):
     classes: Tensor
 
     def total(self) -> Tensor:
-        """Returns their sum; the step's loss is this times the number of images."""
+        """Return their sum; the loss of a step is this times the number of images."""
         return self.box + self.objectness + self.classes
 
 
 class DetectionLoss:
-    """Compares raw predictions with the truths of a batch.
+    """Compares raw predictions with the ground truth of a batch.
 
     Source: the losses of YOLOv5 v6/v7 with one difference: where two positives meet in a cell,
     the objectness target is the larger CIoU, which does not depend on the order of writing.
@@ -64,32 +64,32 @@ class DetectionLoss:
         self.smoothing = config.label_smoothing
         self.anchor_ratio = config.anchor_ratio
         self.num_classes = num_classes
-        self.sum_over_processes: Callable[[Tensor], Tensor] = lambda counts: counts
+        self.all_reduce: Callable[[Tensor], Tensor] = lambda counts: counts
 
-    def of_shares(self, sum_over_processes: Callable[[Tensor], Tensor]) -> "DetectionLoss":
-        """Returns the same loss for several processes that share every batch.
+    def with_all_reduce(self, all_reduce: Callable[[Tensor], Tensor]) -> "DetectionLoss":
+        """Return the same loss for ranks that share every batch.
 
-        The terms of each are its shares: they sum up to the terms of the whole batch, since the
-        counts that the means are divided by are summed over all processes.
+        The counts that the means are divided by are summed over all ranks by `all_reduce`, so that
+        the terms of all ranks add up to the terms of the whole batch.
         """
         shared = copy.copy(self)
-        shared.sum_over_processes = sum_over_processes
+        shared.all_reduce = all_reduce
         return shared
 
     def __call__(self, raw: RawPredictions, batch: Batch) -> LossTerms:
         assignment = assign(batch, raw, ratio=self.anchor_ratio)
         images = raw.logits[0].new_tensor(raw.logits[0].shape[0], dtype=torch.float32)
         counts = torch.stack([images, *(level.positive.sum() for level in assignment)])
-        all_images, *positives = self.sum_over_processes(counts).unbind()
+        all_images, *positives = self.all_reduce(counts).unbind()
         zero = images.new_zeros(())
         box, objectness, classes = zero, zero, zero
         for logits, level, weight, count in zip(
             raw.logits, assignment, self.balance, positives, strict=True
         ):
-            answers = logits[
+            predictions = logits[
                 level.image_index, level.anchor_index, level.rows, level.columns
             ].float()  # (C, 5 + K)
-            overlap = _ciou(answers[:, :4], level)
+            overlap = _ciou(predictions[:, :4], level)
             count = count.clamp(min=1)
             box = box + (level.positive * (1.0 - overlap)).sum() / count
             targets = _objectness_targets(logits, level, overlap)
@@ -98,7 +98,7 @@ class DetectionLoss:
             )
             objectness = objectness + weight * cells / (all_images * logits[0, ..., 4].numel())
             if self.num_classes > 1:
-                classes = classes + self._class_loss(answers[:, 5:], level) / count
+                classes = classes + self._class_loss(predictions[:, 5:], level) / count
         return LossTerms(
             box=self.box_gain * box,
             objectness=self.objectness_gain * objectness,
@@ -106,7 +106,7 @@ class DetectionLoss:
         )
 
     def _class_loss(self, logits: Tensor, level: LevelAssignment) -> Tensor:
-        """Returns the sum over positives of the mean over classes, for logits (C, K)."""
+        """Return the sum over positives of the mean over classes, for logits (C, K)."""
         certain = one_hot(level.labels, self.num_classes).to(logits.dtype)
         targets = certain * (1.0 - self.smoothing) + 0.5 * self.smoothing
         losses = binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1)
@@ -114,7 +114,7 @@ class DetectionLoss:
 
 
 def decode_boxes_in_cells(logits: Tensor, anchors_wh: Tensor) -> Tensor:
-    """Returns cxcywh (..., 4) in cells, relative to the corner of the cell that answers.
+    """Return cxcywh (..., 4) in cells, relative to the corner of the predicting cell.
 
     Args:
         logits: (..., 4) raw x, y, w, h.
@@ -127,23 +127,23 @@ def decode_boxes_in_cells(logits: Tensor, anchors_wh: Tensor) -> Tensor:
 
 
 def _ciou(box_logits: Tensor, level: LevelAssignment) -> Tensor:
-    """Returns the complete IoU (C,) of each answer with its truth; finite for all candidates."""
+    """Return the complete IoU (C,) of each prediction with its ground truth, always finite."""
     predicted = decode_boxes_in_cells(box_logits, level.anchors_wh)
-    truths = torch.cat((level.centres_xy, level.sizes_wh), dim=1)
+    gt_cxcywh = torch.cat((level.centres_xy, level.sizes_wh), dim=1)
     pair: Sequence[Tensor] = [
         cxcywh_to_xyxy(torch.cat((b[:, :2], b[:, 2:].clamp(min=_SMALLEST_SIDE)), dim=1))
-        for b in (predicted, truths)
+        for b in (predicted, gt_cxcywh)
     ]
     return 1.0 - complete_box_iou_loss(pair[0], pair[1], reduction="none")
 
 
 def _objectness_targets(logits: Tensor, level: LevelAssignment, overlap: Tensor) -> Tensor:
-    """Returns float32 (B, A, H, W): the CIoU of the positive that answers there, 0 elsewhere."""
+    """Return float32 (B, A, H, W): the CIoU of the positive at that cell, 0 elsewhere."""
     batch, anchors, height, width, _ = logits.shape
     flat_index = (
         (level.image_index * anchors + level.anchor_index) * height + level.rows
     ) * width + level.columns
-    # A candidate that is no positive leaves the 0 that is there.
+    # Candidates that are not positives leave the 0.
     values = overlap.detach().clamp(min=0) * level.positive
     targets = torch.zeros(batch * anchors * height * width, device=logits.device)
     targets.scatter_reduce_(0, flat_index, values, reduce="amax")

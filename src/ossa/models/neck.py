@@ -13,7 +13,7 @@ from ossa.types import Level
 
 
 class PAFPN(nn.Module):
-    r"""Fuses feature maps from coarse to fine and back; returns one map a level at `widths`.
+    r"""Fuses feature maps from coarse to fine and back; returns one map per level at `widths`.
 
     Every level first passes its lateral: a 1x1 convolution with norm that brings the backbone's
     channels to the neck's width, or nothing where they agree already. From there on the neck is
@@ -27,6 +27,12 @@ class PAFPN(nn.Module):
         P3 ──────── ○ ──────────────────── concat, C3 ─────────> N3
 
     Source: PANet (Liu et al., 2018) as YOLOv5 builds it from C3 blocks.
+
+    Example:
+        >>> from ossa import PAFPN, Level
+        >>> levels = (Level(8, 96), Level(16, 192), Level(32, 384))
+        >>> PAFPN(levels, widths=(64, 128, 256), depth=1).levels[0]
+        Level(stride=8, channels=64)
     """
 
     def __init__(
@@ -84,7 +90,7 @@ def _check_levels(levels: Sequence[Level], widths: Sequence[int]) -> None:
     strides = [level.stride for level in levels]
     if len(levels) != len(widths):
         raise ConfigError(
-            f"the neck needs one width a level, found widths {list(widths)} for strides {strides}"
+            f"the neck needs one width per level, found widths {list(widths)} for strides {strides}"
         )
     if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
         raise ConfigError(

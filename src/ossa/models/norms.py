@@ -1,8 +1,8 @@
-"""Norms in training on the CPU, with sums that keep the precision of their type.
+"""Norms in training on the CPU whose sums keep the precision of their type.
 
-Three of PyTorch's kernels add up long rows of numbers one by one (seen in 2.14.1): batch norm
-over maps that lie channels-last, group norm over the same, and, in bf16, the gradients of layer
-norm's weight and bias. The page on training shows by how much.
+Three of PyTorch's kernels add up long rows of numbers one by one (seen in 2.14.1): batch norm and
+group norm of channels-last maps, and, in bf16, the gradients of layer norm's weight and bias. The
+documentation of training shows the error.
 """
 
 from functools import lru_cache, partial
@@ -14,21 +14,22 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from ossa.models.complexity import on_meta
+from ossa.models.complexity import meta_image, on_meta
 
 _FEW_ROWS = 4096
-"""As many are added up one by one without harm: 4e-7 is what that costs."""
+"""So many are added up one by one with a relative error of 4e-7."""
 _WIDTH = 1024
-"""Numbers in a row of the view that is added up; wider ones leave the processor's cache."""
+"""Numbers in a row of the view that is added up; wider rows do not stay in the CPU's cache."""
 
 
 class PreciseNorms(TorchFunctionMode):
-    """Context in which a network's norms compute what PyTorch's do, precisely.
+    """Context in which norms compute what PyTorch's do, precisely.
 
-    Acts on whatever calls `torch.nn.functional`: modules of torch and timm alike, of which none is
-    changed. In evaluation mode, and on other devices than the CPU, it changes nothing, except that
-    on every device a batch norm in training that has one value per channel, from which PyTorch
-    takes no statistics (1 x 1 maps or pooled features of one image), uses its running statistics.
+    It acts on every call of `torch.nn.functional`, by modules of torch and timm alike, none of
+    which is changed. In evaluation mode, and on other devices than the CPU, it changes nothing,
+    except that on every device a batch norm in training that has one value per channel, from which
+    PyTorch takes no statistics (1 x 1 maps or pooled features of one image), uses its running
+    statistics.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -36,25 +37,24 @@ class PreciseNorms(TorchFunctionMode):
 
 
 def single_value_norms(network: nn.Module, imgsz: int) -> list[str]:
-    """Returns the names of the batch norms that have one value per channel of a single image.
+    """Return the names of the batch norms that have one value per channel of a single image.
 
     Args:
-        network: that maps uint8 images (B, 3, imgsz, imgsz); on any device, where nothing is
-            computed.
+        network: maps uint8 images (B, 3, imgsz, imgsz); on any device, where nothing is computed.
         imgsz: side of the image in pixels.
     """
     found: list[str] = []
 
-    def look(name: str, norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def note_single_value(name: str, norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if inputs[0].numel() == inputs[0].shape[1]:
             found.append(name)
 
     shadow = on_meta(network)
     for name, module in shadow.named_modules():
         if isinstance(module, _BatchNorm):
-            module.register_forward_pre_hook(partial(look, name))
+            module.register_forward_pre_hook(partial(note_single_value, name))
     with torch.no_grad():
-        shadow(torch.zeros(1, 3, imgsz, imgsz, dtype=torch.uint8, device="meta"))
+        shadow(meta_image(imgsz))
     return found
 
 
@@ -68,7 +68,7 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Takes the place of `functional.batch_norm`, with its arguments."""
+    """Replace `functional.batch_norm`."""
     rows = features.numel() // max(features.shape[1], 1)
     training = training and not (rows == 1 and running_mean is not None)
     if not training or rows <= _FEW_ROWS or not _adds_up_row_by_row(features):
@@ -85,7 +85,7 @@ def _batch_norm(
 
 
 def _adds_up_row_by_row(features: Tensor) -> bool:
-    """Returns whether a channel's values lie in steps of C in memory, on the CPU."""
+    """Return whether a channel's values lie in steps of C in memory, on the CPU."""
     if features.device.type != "cpu" or features.ndim not in (2, 4):
         return False
     if features.ndim == 2 or features.shape[2:].numel() == 1:
@@ -96,17 +96,17 @@ def _adds_up_row_by_row(features: Tensor) -> bool:
 
 @lru_cache
 def _group_count(rows: int, channels: int) -> int:
-    """Returns how many groups of equal size so many rows make: the most, up to the root of them."""
+    """Return the number of groups of equal size to split rows into: at most their square root."""
     most = max(min(int(rows**0.5), _WIDTH // channels), 2)
     return next(count for count in range(most, 0, -1) if rows % count == 0)
 
 
 def _grouped(features: Tensor) -> tuple[Tensor, int]:
-    """Returns a view (rows / G, G x C), G groups of rows side by side as if channels, and G.
+    """Return a view (rows / G, G x C), G groups of rows side by side as if channels, and G.
 
     Sums over the view and then over the groups are short, and so precise.
     """
-    rows = features.movedim(1, -1).contiguous()  # which copies nothing of what lies so
+    rows = features.movedim(1, -1).contiguous()  # no copy of channels-last maps
     channels = rows.shape[-1]
     groups = _group_count(rows.numel() // channels, channels)
     return rows.view(-1, groups * channels), groups
@@ -114,9 +114,9 @@ def _grouped(features: Tensor) -> tuple[Tensor, int]:
 
 @torch.no_grad()
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns mean and biased variance of each channel, float32."""
+    """Return mean and biased variance of each channel, float32."""
     grouped, groups = _grouped(features)
-    # Not looked at, but they say that the moments of bf16 are to be float32.
+    # Unused, but their type makes the moments of bf16 float32.
     unused, also = torch.zeros(2, grouped.shape[1])
     means, variances = torch.batch_norm_update_stats(grouped, unused, also, 0.0)
     between, mean = torch.var_mean(means.view(groups, -1), dim=0, correction=0)
@@ -160,7 +160,7 @@ class _Normalize(torch.autograd.Function):
 
 
 def _group_norm(features: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Takes the place of `functional.group_norm`: over maps that lie channels-first in memory."""
+    """Replace `functional.group_norm`: compute it on maps that lie channels-first in memory."""
     if features.device.type != "cpu" or features.ndim != 4 or features.is_contiguous():
         return functional.group_norm(features, *args, **kwargs)
     normalized = functional.group_norm(features.contiguous(), *args, **kwargs)
@@ -168,7 +168,7 @@ def _group_norm(features: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _layer_norm(features: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Takes the place of `functional.layer_norm`: in float32, as autocast has it on GPUs."""
+    """Replace `functional.layer_norm`: compute it in float32, as autocast does on GPUs."""
     if features.device.type != "cpu" or features.dtype != torch.bfloat16:
         return functional.layer_norm(features, *args, **kwargs)
     return functional.layer_norm(features.float(), *args, **kwargs).to(features.dtype)

@@ -1,13 +1,13 @@
-"""From raw predictions to detections: decoding and non-maximum suppression.
+"""From raw predictions to detections: decoding and non-maximum suppression (NMS).
 
-What is found is what the plain method finds: a box counts once for every class whose score
-(objectness times class) is above the confidence; these candidates are sorted by score; of two of
-one class that overlap by more than the limit the better stays, as by torchvision's `nms` for each
-class; and the best that stay are the detections. It is only arrived at sooner:
+The result is that of the plain method: a box counts once for every class whose score (objectness
+times class) is above the confidence; these candidates are sorted by score; of two of one class
+that overlap by more than the limit the better stays, as by torchvision's `nms` for each class; and
+the best that stay are the detections. It is only reached sooner:
 
 - Objectness and classes are compared as logits: only candidates ever see a sigmoid.
-- Suppression takes the candidates best first, in chunks, and ends once there are as many
-  detections as are wanted: who stays depends on better candidates alone.
+- NMS takes the candidates best first, in chunks, and ends once there are as many detections as
+  are wanted: which stay depends on better candidates alone.
 
 Of equal scores the candidate of the finer level comes first, then that of the upper row, the left
 column, the lower anchor and the lower label. No result depends on threads, on the memory format
@@ -33,17 +33,17 @@ from ossa.errors import CheckpointError
 from ossa.models.loss import decode_boxes_in_cells
 from ossa.types import Detections, Letterbox, RawPredictions
 
-_HAIR = 1 - 1e-5
+_MARGIN = 1 - 1e-5
 """Logits are compared with a confidence this much lower, lest rounding lose a candidate; the
 comparison that decides is of scores."""
-_LEAST_CHUNK = 2048
+_MIN_CHUNK = 2048
 _CHUNK_PER_DETECTION = 7
-"""Candidates suppressed together, at least and for each detection wanted; what the best 300 of a
+"""Candidates per round of NMS, at least and for each detection wanted; what the best 300 of a
 photograph need at the confidence 0.001. They decide speed, not results."""
 
 
 class Candidates(NamedTuple):
-    """What could be detected in one image, before suppression."""
+    """What could be detected in one image, before NMS."""
 
     boxes_xyxy: NDArray[np.float32]
     """(C, 4) in pixels of the network input."""
@@ -53,7 +53,7 @@ class Candidates(NamedTuple):
     """(C,) in 0..K-1."""
 
     def take(self, which: NDArray[Any]) -> "Candidates":
-        """Returns some of them, by position or by a mask (C,)."""
+        """Return some of them, by position or by a mask (C,)."""
         return Candidates(self.boxes_xyxy[which], self.scores[which], self.labels[which])
 
 
@@ -65,22 +65,22 @@ def detect(
     *,
     wanted: Tensor | None = None,
 ) -> list[Detections]:
-    """Returns the detections of each of the B images, in pixels of the original image.
+    """Return the detections of each of the B images, in pixels of the original image.
 
-    No time limit, and nothing is dropped but what `config` says. A GPU is waited for three times
-    a level, however many the images; suppression, a chain of small decisions, is the processor's.
+    There is no time limit, and nothing is dropped but by `config`. A GPU is waited for three times
+    per level, however many the images; NMS, a chain of small decisions, runs on the CPU.
 
     Args:
         raw: predictions for B images.
         letterboxes: B.
-        config: confidence, suppression and limits.
+        config: confidence, NMS threshold and limits.
         wanted: bool (K,) on the CPU. Where given, a box counts for its best class alone, and only
-            if that is wanted: what nobody asked for does not use up the detections.
+            if that is wanted: other classes do not use up the detections.
     """
-    of_images = find_candidates(raw, config.confidence, wanted=wanted)
+    by_image = find_candidates(raw, config.confidence, wanted=wanted)
     return [
-        suppress(candidates, letterbox, config)
-        for candidates, letterbox in zip(of_images, letterboxes, strict=True)
+        run_nms(candidates, letterbox, config)
+        for candidates, letterbox in zip(by_image, letterboxes, strict=True)
     ]
 
 
@@ -88,20 +88,20 @@ def detect(
 def find_candidates(
     raw: RawPredictions, confidence: float, *, wanted: Tensor | None = None
 ) -> list[Candidates]:
-    """Returns what `suppress` makes the detections of each of the B images from.
+    """Return the candidates of each of the B images, of which `run_nms` makes its detections.
 
     Those above a higher confidence, or of fewer wanted classes, are among them in the same order.
     """
     levels = zip(raw.logits, raw.anchors_wh, raw.strides, strict=True)
-    of_levels = [_possible_boxes(*level, confidence) for level in levels]
+    by_level = [_possible_boxes(*level, confidence) for level in levels]
     return [
         _candidates(torch.cat(answers), confidence, wanted)
-        for answers in zip(*of_levels, strict=True)
+        for answers in zip(*by_level, strict=True)
     ]
 
 
 def check_not_nan(raw: RawPredictions) -> None:
-    """Raises CheckpointError where predictions are NaN: nothing would be found, in silence.
+    """Raise CheckpointError where predictions are NaN: nothing would be found, without a word.
 
     Finite weights can overflow within the network, and so can honest ones in half precision.
     """
@@ -112,9 +112,9 @@ def check_not_nan(raw: RawPredictions) -> None:
         )
 
 
-def suppress(candidates: Candidates, letterbox: Letterbox, config: EvaluateConfig) -> Detections:
-    """Returns the detections, in pixels of the original image; `config.confidence` is not read."""
-    kept = candidates.take(_unsuppressed_first(candidates, config))
+def run_nms(candidates: Candidates, letterbox: Letterbox, config: EvaluateConfig) -> Detections:
+    """Return the detections, in pixels of the original image; `config.confidence` is not read."""
+    kept = candidates.take(_best_after_nms(candidates, config))
     return Detections(letterbox.boxes_to_image(kept.boxes_xyxy), kept.scores, kept.labels)
 
 
@@ -134,7 +134,7 @@ def _possible_boxes(
         and classes; in the order of row, column and anchor.
     """
     cells = logits.permute(0, 2, 3, 1, 4)  # as they lie in memory where that is channels-last
-    possible = cells[..., 4].float() > _logit(confidence * _HAIR)
+    possible = cells[..., 4].float() > _logit(confidence * _MARGIN)
     image_index, rows, columns, anchor_index = possible.nonzero(as_tuple=True)
     _, height, width, anchors, _ = cells.shape
     flat_index = ((image_index * height + rows) * width + columns) * anchors + anchor_index
@@ -147,14 +147,14 @@ def _possible_boxes(
 
 
 def _candidates(answers: Tensor, confidence: float, wanted: Tensor | None) -> Candidates:
-    """Returns the pairs of box and class of one image whose score is above the confidence.
+    """Return the pairs of box and class of one image whose score is above the confidence.
 
     Args:
         answers: (P, 5 + K) xyxy in pixels of the network input, logits of objectness and classes.
         confidence: 0..1.
         wanted: bool (K,), of which the best class of a box must be; every class counts for None.
     """
-    enough = torch.logit(confidence * _HAIR / answers[:, 4].sigmoid())
+    enough = torch.logit(confidence * _MARGIN / answers[:, 4].sigmoid())
     classes = answers[:, 5:]
     above_enough = classes > enough[:, None]
     if wanted is not None:
@@ -171,16 +171,16 @@ def _candidates(answers: Tensor, confidence: float, wanted: Tensor | None) -> Ca
     return Candidates(boxes_xyxy, scores[above], labels[above])
 
 
-def _unsuppressed_first(candidates: Candidates, config: EvaluateConfig) -> NDArray[np.int64]:
-    """Returns the positions of the candidates that are detections, best first."""
+def _best_after_nms(candidates: Candidates, config: EvaluateConfig) -> NDArray[np.int64]:
+    """Return the positions of the candidates that are detections, best first."""
     order = _best_first(candidates.scores)[: config.max_candidates]
-    chunk = max(_LEAST_CHUNK, _CHUNK_PER_DETECTION * config.max_detections)
+    chunk = max(_MIN_CHUNK, _CHUNK_PER_DETECTION * config.max_detections)
     kept = order[:0]
     for start in range(0, len(order), chunk):
-        # Those kept so far come first, and leave each other alone.
+        # Those kept so far come first, and do not suppress each other.
         rivals = np.concatenate((kept, order[start : start + chunk]))
         kept = rivals[
-            _unsuppressed(
+            _kept_by_nms(
                 candidates.boxes_xyxy[rivals], candidates.labels[rivals], nms_iou=config.nms_iou
             )
         ]
@@ -190,7 +190,7 @@ def _unsuppressed_first(candidates: Candidates, config: EvaluateConfig) -> NDArr
 
 
 def _best_first(scores: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Returns the positions (C,) by falling score, and of equal scores by rising position.
+    """Return the positions (C,) by falling score, and of equal scores by rising position.
 
     The bits of positive floats are ordered as the floats are. With the position behind them no two
     keys are equal, so that the fastest of numpy's sorts, which keeps no order, has one answer.
@@ -201,10 +201,10 @@ def _best_first(scores: NDArray[np.float32]) -> NDArray[np.int64]:
     return keys & 0xFFFFFFFF
 
 
-def _unsuppressed(
+def _kept_by_nms(
     boxes_xyxy: NDArray[np.float32], labels: NDArray[np.int64], *, nms_iou: float
 ) -> NDArray[np.bool_]:
-    """Returns which of the boxes (C, 4), given best first, stay when each class is suppressed."""
+    """Return which of the boxes (C, 4), given best first, stay after NMS of each class."""
     by_label = labels.argsort(kind="stable")
     starts = np.flatnonzero(np.diff(labels[by_label], prepend=-1)).tolist()
     boxes = torch.from_numpy(boxes_xyxy[by_label])

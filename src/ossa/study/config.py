@@ -15,7 +15,7 @@ from ossa.config import AugmentConfig, LossConfig, TrainConfig, merge
 from ossa.errors import ConfigError, legible, suggestion
 from ossa.models.backbones.pretrained import PretrainedTag, pretrained_tags, read_backbone_weights
 from ossa.models.checkpoint import read_checkpoint
-from ossa.models.detector import cspdarknet_scale, preset_scale
+from ossa.models.detector import CSPDARKNETS, PRESETS
 from ossa.recipes import file_below, load_recipe
 from ossa.safe_yaml import read_yaml
 from ossa.schema import Section, validated
@@ -139,14 +139,14 @@ class StudyConfig(Section):
         """Returns the family of a model: mobilenet of mobilenetv3_large_100."""
         if model in self.families:
             return self.families[model]
-        if preset_scale(model) is not None or cspdarknet_scale(model) is not None:
+        if model in PRESETS or model in CSPDARKNETS:
             return "cspdarknet"
         word = _FAMILY.match(model)
         return word[1] if word else model
 
     def neck_of(self, model: str) -> str:
         """Returns the scale of a model's neck, or `own` for a preset that brings its own."""
-        if self.neck == "own" and preset_scale(model) is None:
+        if self.neck == "own" and model not in PRESETS:
             return "s"
         return self.neck
 
@@ -316,7 +316,7 @@ def _of_file(model: str, file: Path) -> InitialWeights:
     """Returns the weights of a file: of a whole detector for CSPDarknet, else of a backbone."""
     if not os.path.isfile(file):
         raise ConfigError(f"initial_weights.{model}: expected a file at {file}, found none")
-    if preset_scale(model) is not None or cspdarknet_scale(model) is not None:
+    if model in PRESETS or model in CSPDARKNETS:
         origin = read_checkpoint(file).origin
         data = origin["pretraining"] or "unknown"
         return InitialWeights(data, str(file), origin["licence"], {"weights": str(file)})

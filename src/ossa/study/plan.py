@@ -13,7 +13,7 @@ from typing import Any
 
 from ossa.config import RunConfig, build_config, merge, parse_settings
 from ossa.errors import ConfigError
-from ossa.models.detector import preset_scale, with_weights_settings
+from ossa.models.detector import PRESETS, with_weights_settings
 from ossa.study.config import InitialWeights, StudyConfig, initial_weights
 from ossa.train.callbacks import Callback
 from ossa.train.setup import read_training_data
@@ -93,7 +93,7 @@ def make_plan(study: StudyConfig, *, data: Path, folder: Path) -> Plan:
         ConfigError: a setting that no run can have, or weights that do not fit the models.
     """
     for model in study.models:
-        scale = preset_scale(model)
+        scale = PRESETS.get(model)
         if scale is not None and study.neck != "own":
             raise ConfigError(
                 f"study {study.name}: {model} is a detector with a neck of its own; expected its "

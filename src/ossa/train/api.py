@@ -9,7 +9,7 @@ import torch
 from ossa.config import RunConfig, build_config, merge
 from ossa.data.cache import CachePlace
 from ossa.errors import ConfigError
-from ossa.models.detector import preset_scale
+from ossa.models.detector import PRESETS
 from ossa.recipes import load_recipe
 from ossa.train.callbacks import Callback
 from ossa.train.loop import train
@@ -35,7 +35,7 @@ def run_config(
     Raises:
         ConfigError: no such recipe, or a setting that is misspelt or out of range.
     """
-    neck = "s" if preset_scale(model) is None else "own"
+    neck = "own" if model in PRESETS else "s"
     basis = {"data": str(data), "recipe": recipe, "model": {"name": model, "neck": neck}}
     return build_config(merge(merge(load_recipe(recipe), basis), settings or {}))
 

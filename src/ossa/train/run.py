@@ -196,7 +196,7 @@ def _step_of(
 ) -> Step:
     return Step(
         parts.detector,
-        loss=parts.loss.of_shares(processes.sum),
+        loss=parts.loss.with_all_reduce(processes.sum),
         optimizer=parts.optimizer,
         average=parts.average,
         config=config.train,

@@ -105,7 +105,7 @@ class Step:
     def _no_terms(self) -> LossTerms:
         """Returns the terms of a share without images: an epoch's last batch may be that small."""
         zero = torch.zeros((), device=self.device)
-        self.loss.sum_over_processes(zero.new_zeros(1 + len(self.loss.balance)))
+        self.loss.all_reduce(zero.new_zeros(1 + len(self.loss.balance)))
         return LossTerms(zero, zero, zero)
 
     def update(self) -> Tensor:

@@ -1,7 +1,7 @@
-"""The table of every architecture: which can be a backbone, which cannot and why, and their cost.
+"""The catalog of architectures: which can be a backbone, which cannot and why, and their cost.
 
-It was probed once (`ossa.models.probe`, `benchmarks/probe_backbones.py`) with the timm of
-`TABLE_TIMM` and is shipped as a CSV file.
+The table was made by probing each once (`ossa.models.probe`, `benchmarks/probe_backbones.py`) with
+timm `TABLE_TIMM`, and is shipped as a CSV file.
 """
 
 import csv
@@ -21,20 +21,20 @@ from ossa.types import Level
 TABLE_TIMM = "1.0.31"
 """The version of timm whose architectures the shipped table lists."""
 TABLE_IMGSZ = 640
-"""Side in pixels of the square image whose FLOPs it states."""
+"""Side in pixels of the square image for which it has the FLOPs."""
 
 _COLUMNS = ("model", "reason", "strides", "channels", "params", "flops")
 
 
 @dataclass(frozen=True)
-class CatalogueRow:
-    """What is known of one architecture as a backbone with levels at strides 8, 16 and 32."""
+class CatalogRow:
+    """One architecture as a backbone with levels at strides 8, 16 and 32."""
 
     model: str
     reason: str | None = None
-    """Why it is not supported, in words that follow its name; None where it is."""
+    """Why it is not supported, as a clause whose subject is the model; None where it is."""
     levels: tuple[Level, ...] = ()
-    """Empty where it could not be built for images of `TABLE_IMGSZ` pixels; so the figures."""
+    """Empty, as params and flops are None, where it cannot be built for `TABLE_IMGSZ` pixels."""
     params: int | None = None
     """Of the backbone, its pyramid included, without classifier."""
     flops: int | None = None
@@ -49,8 +49,8 @@ class CatalogueRow:
         return None if self.flops is None else self.flops // 2
 
 
-def write_table(path: Path, rows: Iterable[CatalogueRow]) -> None:
-    """Writes rows as CSV, sorted by name; what is undefined is empty.
+def write_table(path: Path, rows: Iterable[CatalogRow]) -> None:
+    """Write rows as CSV, sorted by name; what is undefined is empty.
 
     Raises:
         CheckpointError: the file cannot be written.
@@ -58,35 +58,46 @@ def write_table(path: Path, rows: Iterable[CatalogueRow]) -> None:
     text = io.StringIO()
     cells: list[Sequence[object]] = [_COLUMNS]
     for row in sorted(rows, key=lambda row: row.model):
-        strides, channels = (
-            " ".join(map(str, numbers))
-            for numbers in ([x.stride for x in row.levels], [x.channels for x in row.levels])
-        )
+        strides = " ".join(str(level.stride) for level in row.levels)
+        channels = " ".join(str(level.channels) for level in row.levels)
         cells.append([row.model, row.reason, strides, channels, row.params, row.flops])
     write_csv(text, cells)
     write_text_atomically(path, text.getvalue())
 
 
-def parse_table(text: str) -> dict[str, CatalogueRow]:
-    """Returns the rows that `write_table` wrote, by name."""
-    return {cells["model"]: _parse_row(cells) for cells in csv.DictReader(io.StringIO(text))}
+def parse_table(text: str) -> dict[str, CatalogRow]:
+    """Return the rows that `write_table` wrote, by name."""
+    return {
+        cells["model"]: CatalogRow(
+            cells["model"],
+            reason=cells["reason"] or None,
+            levels=tuple(
+                Level(int(stride), int(channels))
+                for stride, channels in zip(
+                    cells["strides"].split(), cells["channels"].split(), strict=True
+                )
+            ),
+            params=int(cells["params"]) if cells["params"] else None,
+            flops=int(cells["flops"]) if cells["flops"] else None,
+        )
+        for cells in csv.DictReader(io.StringIO(text))
+    }
 
 
 @cache
-def shipped_table() -> Mapping[str, CatalogueRow]:
-    """Returns the rows of the table in the package, by name."""
+def shipped_table() -> Mapping[str, CatalogRow]:
+    """Return the rows of the table in the package, by name."""
     folder = resources.files("ossa").joinpath("models", "backbones", "table")
     return parse_table(folder.joinpath(f"timm-{TABLE_TIMM}.csv").read_text(encoding="utf-8"))
 
 
 def similar_supported(name: str, n: int = 3) -> list[str]:
-    """Returns up to `n` supported architectures whose names are most like `name`, nearest first.
+    """Return up to `n` supported architectures whose names are most like `name`, nearest first.
 
     Those of its family, whose names begin with the same word, come before all others, of which
-    only what is spelt much alike counts.
+    only similar spellings count.
     """
-    supported = [row.model for row in shipped_table().values() if row.supported]
-    known = [other for other in supported if other != name]
+    known = [row.model for row in shipped_table().values() if row.supported and row.model != name]
     family = [other for other in known if _family(other) == _family(name)]
     relatives = difflib.get_close_matches(name, family, n=n, cutoff=0.0)
     strangers = difflib.get_close_matches(name, [o for o in known if o not in relatives], n=n)
@@ -94,16 +105,5 @@ def similar_supported(name: str, n: int = 3) -> list[str]:
 
 
 def _family(name: str) -> str:
-    """Returns the letters with which a name begins: 'vit' of vit_base_patch16_224."""
+    """Return the letters with which a name begins: 'vit' of vit_base_patch16_224."""
     return re.match("[a-z]*", name)[0]  # pyright: ignore[reportOptionalSubscript] - may be ''
-
-
-def _parse_row(cells: Mapping[str, str]) -> CatalogueRow:
-    strides, channels = (map(int, cells[name].split()) for name in ("strides", "channels"))
-    return CatalogueRow(
-        cells["model"],
-        reason=cells["reason"] or None,
-        levels=tuple(map(Level, strides, channels)),
-        params=int(cells["params"]) if cells["params"] else None,
-        flops=int(cells["flops"]) if cells["flops"] else None,
-    )

@@ -1,7 +1,4 @@
-"""What timm says of its pretrained weights: their licence, their data and their input.
-
-Nothing is fetched: timm knows the tags without the weights.
-"""
+"""Pretrained weights of backbones: timm's tags (licence, data, input), and safetensors files."""
 
 import json
 import os
@@ -9,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import timm
 import torch
@@ -20,6 +17,8 @@ from torch import Tensor
 from ossa.backbone_args import BackboneArgs, Numbers3, PositiveNumbers3
 from ossa.errors import CheckpointError, ConfigError, legible
 from ossa.schema import Section, validated
+
+ItemT = TypeVar("ItemT")
 
 COMMERCIAL_LICENCES = frozenset({"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0"})
 """Those that allow commercial use of the weights to everybody.
@@ -64,7 +63,7 @@ class PretrainedTag:
         return self.licence in COMMERCIAL_LICENCES
 
     def flat(self) -> dict[str, Any]:
-        """Returns plain keys; undefined is None."""
+        """Return plain keys; what is undefined is None."""
         return {
             "tag": self.tag,
             "licence": self.licence,
@@ -77,7 +76,7 @@ class PretrainedTag:
 
 
 def pretrained_tags() -> Mapping[str, list[PretrainedTag]]:
-    """Returns the tags of every architecture that has any, in timm's order."""
+    """Return the tags of every architecture that has any, in timm's order; nothing is fetched."""
     tags: dict[str, list[PretrainedTag]] = defaultdict(list)
     for name in timm.list_pretrained():
         architecture, _, tag = name.partition(".")
@@ -97,9 +96,9 @@ def pretrained_tags() -> Mapping[str, list[PretrainedTag]]:
 
 
 def pretraining_data(tag: str) -> tuple[str, ...]:
-    """Returns the data sets that a tag names: in22k, in1k for `fb_in22k_ft_in1k`.
+    """Return the data sets that a tag names: in22k, in1k for `fb_in22k_ft_in1k`.
 
-    The words are timm's: in1k is ImageNet-1k, lvd142m the data of DINOv2, openai that of CLIP.
+    The words are timm's: in1k is ImageNet-1k, lvd142m the data of DINOv2, openai CLIP's.
     Empty where the tag names none (`mae`, `seer`).
     """
     return tuple(dict.fromkeys(_DATA.findall(tag)))
@@ -108,16 +107,16 @@ def pretraining_data(tag: str) -> tuple[str, ...]:
 _MAX_HEADER_BYTES = 8 << 20
 """Names and shapes of the largest timm models take a twentieth of it."""
 _FLOATING = ("F16", "BF16", "F32", "F64")
-_WHOLE = ("I64", "I32", "I16", "I8", "U8", "BOOL")
-_NOT_NETWORK_KEYS = ("classifier", "head", "fc")
+_INTEGERS = ("I64", "I32", "I16", "I8", "U8", "BOOL")
+_CLASSIFIER_KEYS = ("classifier", "head", "fc")
 
 
-class Claim(NamedTuple):
-    """What a file says of one of its tensors."""
+class TensorInfo(NamedTuple):
+    """What the header of a file says of one of its tensors."""
 
     shape: tuple[int, ...]
     dtype: str
-    """Of the format's: F32, I64 and the like."""
+    """Of safetensors: F32, I64 and the like."""
 
 
 @dataclass(frozen=True)
@@ -134,15 +133,15 @@ class BackboneWeights:
 
 
 class _Metadata(Section):
-    """What a file of a backbone's weights says of them, parsed."""
+    """The metadata of a file of a backbone's weights, each parsed from JSON."""
 
     mean: Numbers3 | None = None
     std: PositiveNumbers3 | None = None
     model_args: BackboneArgs = Field(default_factory=BackboneArgs)
 
 
-def read_header(file: str) -> tuple[dict[str, str], dict[str, Claim]]:
-    """Returns the metadata of a safetensors file and what it claims of its tensors, by name.
+def read_header(file: str) -> tuple[dict[str, str], dict[str, TensorInfo]]:
+    """Return the metadata of a safetensors file, and shape and dtype of its tensors by name.
 
     Raises:
         CheckpointError: no such regular file, or none that is whole and of that format.
@@ -153,18 +152,17 @@ def read_header(file: str) -> tuple[dict[str, str], dict[str, Claim]]:
         with open(file, "rb") as opened:
             header_bytes = int.from_bytes(opened.read(8), "little")
         if header_bytes > min(_MAX_HEADER_BYTES, os.path.getsize(file)):
-            raise CheckpointError(
-                f"expected a safetensors file at {file}, found one that is damaged or no "
-                f"safetensors file: its header claims {header_bytes:,} bytes, more than the file "
-                f"has or than {_MAX_HEADER_BYTES:,}"
+            raise ValueError(
+                f"its header claims {header_bytes:,} bytes, more than the file has or than "
+                f"{_MAX_HEADER_BYTES:,}"
             )
         with safe_open(file, "pt") as archive:
             slices = {key: archive.get_slice(key) for key in archive.keys()}  # noqa: SIM118
-            claims = {
-                key: Claim(tuple(part.get_shape()), part.get_dtype())
+            infos = {
+                key: TensorInfo(tuple(part.get_shape()), part.get_dtype())
                 for key, part in slices.items()
             }
-            return archive.metadata() or {}, claims
+            return archive.metadata() or {}, infos
     except (SafetensorError, OSError, ValueError) as problem:
         raise CheckpointError(
             f"expected a safetensors file at {file}, found one that is damaged or no safetensors "
@@ -173,7 +171,7 @@ def read_header(file: str) -> tuple[dict[str, str], dict[str, Claim]]:
 
 
 def read_tensors(file: str) -> dict[str, Tensor]:
-    """Returns the tensors of a safetensors file whose header was checked.
+    """Return the tensors of a safetensors file whose header was checked.
 
     Raises:
         CheckpointError: numbers among them that are not finite.
@@ -185,7 +183,7 @@ def read_tensors(file: str) -> dict[str, Tensor]:
 
 
 def check_finite(tensors: Mapping[str, Tensor], *, where: str) -> None:
-    """Raises CheckpointError for a tensor that holds infinity or what is no number."""
+    """Raise CheckpointError for a tensor that holds infinity or NaN."""
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise CheckpointError(
@@ -194,39 +192,39 @@ def check_finite(tensors: Mapping[str, Tensor], *, where: str) -> None:
             )
 
 
-def check_claims(
-    expected: Mapping[str, Tensor], claims: Mapping[str, Claim], *, where: str, what: str
+def check_tensors(
+    expected: Mapping[str, Tensor], infos: Mapping[str, TensorInfo], *, where: str, what: str
 ) -> None:
-    """Raises CheckpointError unless a file claims the expected tensors, no more and no fewer.
+    """Raise CheckpointError unless a file has the expected tensors, no more and no fewer.
 
     Args:
         expected: a state dict; it may lie on the meta device.
-        claims: of the file.
+        infos: of the file's tensors.
         where: the file.
         what: ends the sentence `where` + what: "does not fit this detector".
     """
-    missing = sorted(set(expected) - set(claims))
-    unexpected = sorted(set(claims) - set(expected))
-    common = [key for key in expected if key in claims]
-    misshapen = [
-        f"{key} {legible(str(claims[key].shape))} instead of {tuple(expected[key].shape)}"
-        for key in common
-        if claims[key].shape != tuple(expected[key].shape)
-    ]
-    mistyped = [
-        f"{key} {legible(claims[key].dtype)}"
-        for key in common
-        if claims[key].dtype not in (_FLOATING if expected[key].is_floating_point() else _WHOLE)
-    ]
+    common = {key: (infos[key], tensor) for key, tensor in expected.items() if key in infos}
     faults = {
-        "missing": missing,
-        "unexpected": [legible(key) for key in unexpected[:4]] + unexpected[4:],
-        "of another shape": misshapen,
-        "of another type": mistyped,
+        "missing": sorted(expected.keys() - infos.keys()),
+        "unexpected": [legible(key) for key in sorted(infos.keys() - expected.keys())],
+        "of another shape": [
+            f"{key} {legible(str(info.shape))} instead of {tuple(tensor.shape)}"
+            for key, (info, tensor) in common.items()
+            if info.shape != tuple(tensor.shape)
+        ],
+        "of another type": [
+            f"{key} {legible(info.dtype)}"
+            for key, (info, tensor) in common.items()
+            if info.dtype not in (_FLOATING if tensor.is_floating_point() else _INTEGERS)
+        ],
     }
-    if any(faults.values()):
-        told = "; ".join(_listed(fault, keys) for fault, keys in faults.items() if keys)
-        raise CheckpointError(f"{where} {what}: {told}")
+    listed = [
+        f"{len(keys)} {fault} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+        for fault, keys in faults.items()
+        if keys
+    ]
+    if listed:
+        raise CheckpointError(f"{where} {what}: {'; '.join(listed)}")
 
 
 def read_backbone_weights(
@@ -236,11 +234,11 @@ def read_backbone_weights(
     std: tuple[float, ...] | None = None,
     build_args: Mapping[str, Any] | None = None,
 ) -> tuple[BackboneWeights, dict[str, str]]:
-    """Returns the weights with their input statistics, and the file's metadata.
+    """Return the weights with their input statistics, and the file's metadata.
 
     Raises:
         CheckpointError: the file cannot be read, or neither it nor the arguments say which mean
-            and deviation its weights were trained with.
+            and standard deviation its weights were trained with.
     """
     if not file.endswith(".safetensors"):
         raise CheckpointError(
@@ -251,26 +249,26 @@ def read_backbone_weights(
         parsed = {
             key: json.loads(metadata[key]) for key in _Metadata.model_fields if key in metadata
         }
-        said = validated(_Metadata, parsed, where=f"the metadata of {file}")
+        stated = validated(_Metadata, parsed, where=f"the metadata of {file}")
     except (ValueError, RecursionError) as problem:
         raise CheckpointError(
             f"the metadata of {file} is not JSON: {legible(str(problem))}"
         ) from None
     except ConfigError as problem:
         raise CheckpointError(str(problem)) from None
-    mean, std = mean or said.mean, std or said.std
+    mean, std = mean or stated.mean, std or stated.std
     if mean is None or std is None:
         raise CheckpointError(
             f"{file} does not say with which input {'std' if mean else 'mean'} its weights were "
             "trained: give --backbone-mean and --backbone-std (three numbers each, for pixels in "
             "0..1)"
         )
-    arguments = dict(said.model_args if build_args is None else build_args)
+    arguments = dict(stated.model_args if build_args is None else build_args)
     return BackboneWeights(file, mean, std, arguments), metadata
 
 
 def check_backbone_weights(name: str, weights: BackboneWeights) -> None:
-    """Raises CheckpointError unless the file's keys and shapes are those of the architecture.
+    """Raise CheckpointError unless the file's keys and shapes are those of the architecture.
 
     The classifier does not count: it is not part of a detector.
     """
@@ -282,20 +280,15 @@ def check_backbone_weights(name: str, weights: BackboneWeights) -> None:
             f"{weights.file} was made with the arguments {dict(weights.build_args)}, which {name} "
             f"does not take ({legible(str(problem))}): it holds the weights of another architecture"
         ) from None
-    _, claims = read_header(weights.file)
-    check_claims(
-        {key: value for key, value in state.items() if _in_network(key)},
-        {key: claim for key, claim in claims.items() if _in_network(key)},
+    _, infos = read_header(weights.file)
+    check_tensors(
+        _without_classifier(state),
+        _without_classifier(infos),
         where=weights.file,
         what=f"does not hold the weights of {name}",
     )
     read_tensors(weights.file)
 
 
-def _listed(fault: str, keys: list[str]) -> str:
-    shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
-    return f"{len(keys)} {fault} ({shown})"
-
-
-def _in_network(key: str) -> bool:
-    return key.split(".")[0] not in _NOT_NETWORK_KEYS
+def _without_classifier(by_key: Mapping[str, ItemT]) -> dict[str, ItemT]:
+    return {k: item for k, item in by_key.items() if k.split(".")[0] not in _CLASSIFIER_KEYS}

@@ -1,15 +1,14 @@
 """The road map from ResNet-50 to ConvNeXt-T: one network in sixteen steps, one change at a time.
 
-Each `Step` replaces one thing in the step before it, and each is a model of timm under its own
-name: `timm.create_model("roadmap_patchify")`, and so a backbone like any other.
+Each `Step` changes one thing of the step before it, and is registered with timm under its own name:
+`timm.create_model("roadmap_patchify")`; so it is a backbone like any other.
 
 Source: Liu et al., A ConvNet for the 2020s (2022), section 2 and table 10.
 Shapes: B images, C channels, H W cells.
 """
 
-import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -18,21 +17,19 @@ from timm.layers import DropPath, LayerNorm2d, LayerScale2d  # pyright: ignore[r
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from ossa.errors import ConfigError
-
 _EXPANSION = 4
 """The wide layers of a block over its narrow ones."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """All that tells one step's network from the others'; the defaults are ResNet-50.
+    """The settings of one step's network; the defaults are ResNet-50.
 
-    A block has three convolutions, `conv1` to `conv3`, and adds what they give to its input.
+    A block has three convolutions, `conv1` to `conv3`, and adds their result to its input.
     """
 
     name: str
-    """Under which timm knows the network."""
+    """The name of the network in timm."""
     depths: tuple[int, int, int, int] = (3, 4, 6, 3)
     """Blocks of each stage."""
     width: int = 64
@@ -57,7 +54,7 @@ class Step:
     biases: bool = False
     """Every convolution has one, not only those without a norm after them."""
     layer_scale: float | None = None
-    """First value of the learned factors, one a channel, of what is added; None: no factors."""
+    """First value of the learned factors, one per channel, of what is added; None: no factors."""
     head_norm: bool = False
     """A norm between global pooling and classifier."""
 
@@ -69,7 +66,7 @@ class Step:
 
 
 def _road() -> Iterator[Step]:
-    """Yields the steps in the order of the paper's table 10."""
+    """Yield the steps in the order of the paper's table 10."""
     yield (step := Step("roadmap_resnet50"))
     yield (step := replace(step, name="roadmap_stage_ratio", depths=(3, 3, 9, 3)))
     yield (step := replace(step, name="roadmap_patchify", stem="patchify"))
@@ -111,7 +108,7 @@ class RoadMapNet(nn.Module):
         in_chans: int = 3,
         drop_path_rate: float = 0.0,
     ) -> None:
-        """Builds the network with random weights.
+        """Build the network with random weights.
 
         `num_classes` 0 gives the pooled features. With `drop_path_rate` training skips the last
         block as often, those before it less, falling linearly to never (stochastic depth).
@@ -132,7 +129,7 @@ class RoadMapNet(nn.Module):
         return self.head(self.stages(self.stem(images)))
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Returns timm's patterns of layers: the stem, then each block (`coarse`: each stage).
+        """Return timm's patterns of layers: the stem, then each block (`coarse`: each stage).
 
         What brings a map to a stage belongs to the stage's first block, the classifier to neither.
         """
@@ -174,7 +171,7 @@ class _Block(nn.Module):
 def _convolutions(
     step: Step, in_channels: int, *, width: int, stride: int
 ) -> tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d]:
-    """Returns the convolutions of a block: two 1x1, and the spatial one, which has the stride."""
+    """Return the convolutions of a block: two 1x1, and the spatial one, which has the stride."""
     wide = _EXPANSION * width
     channels, spatial = {
         "bottleneck": ((in_channels, width, width, wide), 2),
@@ -195,7 +192,7 @@ def _convolutions(
 
 
 def _stem(step: Step, in_chans: int) -> nn.Sequential:
-    """Returns what brings the image to stride 4 and `step.width` channels."""
+    """Return what brings the image to stride 4 and `step.width` channels."""
     kernel, stride = (4, 4) if step.stem == "patchify" else (7, 2)
     stem = _conv_norm(step, in_chans, step.width, kernel=kernel, stride=stride)
     stem.add_module("act", _activation(step, "stem"))
@@ -205,7 +202,7 @@ def _stem(step: Step, in_chans: int) -> nn.Sequential:
 
 
 def _stages(step: Step, drop_path_rate: float) -> nn.Sequential:
-    """Returns the four stages, each of which but the first halves the map."""
+    """Return the four stages, each of which but the first halves the map."""
     stages = nn.Sequential()
     before, count = step.width, sum(step.depths)
     drop_rates = (drop_path_rate * index / (count - 1) for index in range(count))
@@ -230,7 +227,7 @@ def _stages(step: Step, drop_path_rate: float) -> nn.Sequential:
 
 
 def _head(step: Step, num_classes: int) -> nn.Sequential:
-    """Returns global average pooling and a linear classifier: (B, C, H, W) to (B, num_classes)."""
+    """Return global average pooling and a linear classifier: (B, C, H, W) to (B, num_classes)."""
     channels = step.stage_channels[-1]
     head = nn.Sequential(OrderedDict(pool=nn.AdaptiveAvgPool2d(1)))
     if step.head_norm:
@@ -243,7 +240,7 @@ def _head(step: Step, num_classes: int) -> nn.Sequential:
 def _conv_norm(
     step: Step, in_channels: int, out_channels: int, *, kernel: int, stride: int
 ) -> nn.Sequential:
-    """Returns a convolution with its norm; odd kernels are padded, the 4x4 patches are not."""
+    """Return a convolution with its norm; odd kernels are padded, the 4x4 patches are not."""
     padding = kernel // 2 if kernel % 2 else 0
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=step.biases)
     return nn.Sequential(OrderedDict(conv=conv, norm=_norm(step, out_channels)))
@@ -256,14 +253,14 @@ def _norm(step: Step, channels: int) -> nn.Module:
 
 
 def _activation(step: Step, place: str) -> nn.Module:
-    """Returns the activation after `place`, or nothing where the step has none."""
+    """Return the activation after `place`, or nothing where the step has none."""
     if place not in step.activations_after:
         return nn.Identity()
     return nn.ReLU(inplace=True) if step.activation == "relu" else nn.GELU()
 
 
 def _initialize(network: nn.Module, step: Step) -> None:
-    """Draws the weights as ResNet does up to the last step with batch norm, then as ConvNeXt.
+    """Draw the weights as ResNet does up to the last step with batch norm, then as ConvNeXt.
 
     ResNet: convolutions from a normal of variance 2 / fan-out, the classifier as PyTorch does.
     ConvNeXt: convolutions and classifier from a normal of deviation 0.02, cut off at -2 and 2.
@@ -280,58 +277,8 @@ def _initialize(network: nn.Module, step: Step) -> None:
             nn.init.zeros_(module.bias)
 
 
-_TIMM_KEYS = {
-    "roadmap_resnet50": (
-        (r"^conv1\.", "stem.conv."),
-        (r"^bn1\.", "stem.norm."),
-        (r"^layer(\d)\.", lambda found: f"stages.{int(found[1]) - 1}.blocks."),
-        (r"\.bn(\d)\.", r".norm\1."),
-        (r"\.downsample\.0\.", ".shortcut.conv."),
-        (r"\.downsample\.1\.", ".shortcut.norm."),
-        (r"^fc\.", "head.fc."),
-    ),
-    "roadmap_convnext_tiny": (
-        (r"^stem\.0\.", "stem.conv."),
-        (r"^stem\.1\.", "stem.norm."),
-        (r"\.downsample\.0\.", ".downsample.norm."),
-        (r"\.downsample\.1\.", ".downsample.conv."),
-        (r"\.conv_dw\.", ".conv1."),
-        (r"(\.blocks\.\d+)\.norm\.", r"\1.norm1."),
-        (r"\.mlp\.fc1\.", ".conv2."),
-        (r"\.mlp\.fc2\.", ".conv3."),
-        (r"\.gamma$", ".layer_scale.gamma"),
-    ),
-}
-"""For each step that is also a model of timm: patterns in timm's keys, and what ours have."""
-
-
-def from_timm_state_dict(name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the weights of timm's `resnet50` or `convnext_tiny` under the keys of our step.
-
-    Args:
-        name: `roadmap_resnet50` or `roadmap_convnext_tiny`.
-        state_dict: of timm's model, with or without its classifier.
-
-    Raises:
-        ConfigError: the step is no model of timm.
-    """
-    if name not in _TIMM_KEYS:
-        raise ConfigError(
-            f"only {' and '.join(_TIMM_KEYS)} are models of timm that have weights, found {name!r}"
-        )
-    renamed = {}
-    for theirs, weight in state_dict.items():
-        ours = theirs
-        for pattern, replacement in _TIMM_KEYS[name]:
-            ours = re.sub(pattern, replacement, ours)
-        # timm's 1x1 convolutions in ConvNeXt are linear layers over the channels.
-        as_conv = ".mlp." in theirs and weight.ndim == 2
-        renamed[ours] = weight[:, :, None, None] if as_conv else weight
-    return renamed
-
-
 def _register(step: Step) -> None:
-    """Makes the step a model of timm: `timm.create_model(step.name)`, also `features_only`."""
+    """Make the step a model of timm: `timm.create_model(step.name)`, also `features_only`."""
 
     def create(pretrained: bool = False, **arguments: Any) -> nn.Module:
         return build_model_with_cfg(
@@ -354,4 +301,4 @@ for _step in ROADMAP:
     _register(_step)
 
 # Last, because timm adds the names of its models, which are no attributes of this module.
-__all__ = ["ROADMAP", "RoadMapNet", "Step", "from_timm_state_dict"]
+__all__ = ["ROADMAP", "RoadMapNet", "Step"]

@@ -2,33 +2,32 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import partial
+from contextlib import contextmanager
 from typing import Any
 
 import timm
 import torch
+from timm.layers import DropPath  # pyright: ignore[reportPrivateImportUsage]
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from ossa.errors import CheckpointError, ConfigError, UnsupportedBackbone, suggestion
+from ossa.errors import CheckpointError, ConfigError, UnsupportedBackbone
 from ossa.models.backbones import roadmap as _roadmap  # noqa: F401 - registers its steps with timm
-from ossa.models.backbones.pretrained import BackboneWeights
-from ossa.models.backbones.subsampling import without_small_strided_convolutions
-from ossa.models.blocks import InputNormalization
+from ossa.models.backbones.plain import NormalizedFeatures, PlainBackbone, trunk_stride
+from ossa.models.backbones.pretrained import BackboneWeights, check_backbone_weights
+from ossa.models.blocks import InputNormalization, without_small_strided_convolutions
 from ossa.types import Level
 
 _GROWTH = 8
 """Cells by which the coarsest map grows between the two image sizes that are compared."""
-_MOST_UNPADDED_PIXELS = 64
+_MAX_UNPADDED_PIXELS = 64
 """Of the input that a map may lose to unpadded convolutions: Inception loses two cells of 32."""
 
 
 class TimmBackbone(nn.Module):
     """A timm model whose feature maps lie at the strides asked for.
 
-    Maps uint8 (B, 3, H, W) to one (B, C_l, ceil(H / s_l), ceil(W / s_l)) a level. Maps that a
+    Maps uint8 (B, 3, H, W) to one (B, C_l, ceil(H / s_l), ceil(W / s_l)) per level. Maps that a
     model returns a little too small (unpadded convolutions) are padded by replication.
 
     `only_imgsz` is the side in pixels of the only images that it takes, squares, or None where
@@ -40,9 +39,9 @@ class TimmBackbone(nn.Module):
         network: nn.Module,
         *,
         levels: tuple[Level, ...],
-        channels_last: bool,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
+        channels_last: bool = False,
+        mean: tuple[float, ...] = (0.0, 0.0, 0.0),
+        std: tuple[float, ...] = (1.0, 1.0, 1.0),
         only_imgsz: int | None = None,
     ) -> None:
         super().__init__()
@@ -76,66 +75,69 @@ def create_timm_backbone(
     pretrained: bool = False,
     weights: BackboneWeights | None = None,
     build_args: Mapping[str, Any] | None = None,
-) -> TimmBackbone:
-    """Builds timm's `name` with feature maps at `strides`, verified at `imgsz` x `imgsz` pixels.
+    drop_path: float | None = None,
+) -> TimmBackbone | PlainBackbone:
+    """Build timm's `name` with feature maps at `strides`, verified at `imgsz` x `imgsz` pixels.
 
-    Args:
-        name: architecture, with a tag (`convnext_tiny.fb_in1k`) or without.
-        strides: input pixels per cell, fine to coarse.
-        imgsz: side of the input at which the real map sizes are compared with the declared ones.
-        pretrained: take timm's weights from the hub or its local cache.
-        weights: take them from a file instead.
-        build_args: arguments of timm's constructor, those of `weights` among them.
+    A model whose maps all have one stride, a plain transformer, gets a pyramid on its last map
+    behind its final norm: on the patch tokens that timm's `forward_features` returns. Patches of 14
+    pixels become 16: timm resamples the pretrained patch embedding, and `resampled` says so.
+
+    The arguments are those of `ossa.create_backbone`; `build_args` are those of `weights` if given.
 
     Raises:
-        ConfigError: timm knows no such model, or one that does not take these arguments.
+        ConfigError: timm has no such model, or one that does not take these arguments, or has no
+            blocks that drop path could drop.
         UnsupportedBackbone: no feature maps at these strides.
-        CheckpointError: weights that cannot be had.
+        CheckpointError: weights that cannot be had or do not belong to the model.
     """
-    _check_name(name)
-    probe = _probe_sizes(name, strides=strides, imgsz=imgsz, build_args=build_args or {})
-    network = _build(
-        name,
-        {**probe.build_args, "out_indices": probe.indices, **_source(pretrained, weights)},
-    )
-    mean, std = _input_statistics(name, pretrained, weights)
-    return TimmBackbone(
-        network,
-        levels=probe.levels,
-        channels_last=probe.channels_last,
-        mean=mean,
-        std=std,
-        only_imgsz=None if probe.any_size else imgsz,
-    )
-
-
-def declared_strides(name: str, build_args: Mapping[str, Any]) -> tuple[int, ...]:
-    """Returns the stride of each feature map that the model declares.
-
-    Raises:
-        ConfigError: it does not take these arguments.
-        UnsupportedBackbone: it has no feature maps.
-    """
-    with torch.device("meta"):
-        info: Any = _build(name, build_args).feature_info
-    return tuple(info.reduction())
+    _check_tag(name)
+    if weights is not None:
+        check_backbone_weights(name, weights)
+        build_args = weights.build_args
+    arguments = {key: v for key, v in (build_args or {}).items() if key != "num_classes"}
+    declared = set(_declared_strides(name, arguments))
+    if drop_path is not None:
+        arguments["drop_path_rate"] = drop_path
+        if not _drops_paths(name, arguments):
+            raise ConfigError(
+                f"{name} has no blocks that drop path could drop: leave model.drop_path out"
+            )
+    resampled = None
+    trunk_strides = strides
+    if len(declared) == 1:
+        (patch,) = declared
+        trunk_strides = (trunk_stride(name, patch, strides),)
+        arguments["feature_cls"] = NormalizedFeatures
+        if trunk_strides != (patch,):
+            arguments["patch_size"] = trunk_strides[0]
+            resampled = f"patches of {patch} pixels resampled to {trunk_strides[0]}"
+    arguments, properties = _probe_sizes(name, trunk_strides, imgsz, arguments)
+    network = _build(name, {**arguments, **_source(pretrained, weights)})
+    statistics = _input_statistics(name, pretrained, weights)
+    backbone = TimmBackbone(network, **properties, **statistics)
+    if len(declared) == 1:
+        return PlainBackbone(backbone, strides=strides, resampled=resampled)
+    return backbone
 
 
 def known_architectures() -> list[str]:
-    """Returns every architecture name of the installed timm."""
+    """Return every architecture name of the installed timm."""
     return timm.list_models()
 
 
-def _check_name(name: str) -> None:
-    architecture = name.split(".")[0]
-    if not timm.is_model(architecture):
-        hint = suggestion(architecture, known_architectures())
-        raise ConfigError(f"timm has no model named {architecture!r}.{hint}")
+def _check_tag(name: str) -> None:
+    architecture, _, tag = name.partition(".")
+    known = timm.list_models(f"{architecture}.*", include_tags=True) if tag else []
+    if tag and name not in known:
+        raise ConfigError(
+            f"timm has no weights named {name!r}: choose {' or '.join(known) or architecture}"
+        )
 
 
 @contextmanager
 def _without_log() -> Iterator[None]:
-    """Keeps timm from warning of the classifier's keys, which a detector has no use for."""
+    """Keep timm from warning of the classifier's keys, which a detector has no use for."""
     logger = logging.getLogger("timm.models._builder")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -151,18 +153,10 @@ def _build(name: str, arguments: Mapping[str, Any]) -> nn.Module:
             network = timm.create_model(name, features_only=True, **arguments)
             return without_small_strided_convolutions(network)
     except Exception as problem:  # a thousand models fail in as many ways
-        if "unexpected keyword" in str(problem):
-            raise ConfigError(f"{name} does not take these arguments: {problem}") from None
-        if "Invalid pretrained tag" in str(problem):
-            architecture = name.partition(".")[0]
-            known = timm.list_models(f"{architecture}.*", include_tags=True)
-            raise ConfigError(
-                f"timm has no weights named {name!r}: choose {' or '.join(known) or architecture}"
-            ) from None
         if not arguments.get("pretrained"):
             raise UnsupportedBackbone(
-                f"{name} gives no feature maps: timm says {_first_line(problem)!r}"
-            ) from None
+                f"gives no feature maps: timm says {_first_line(problem)!r}", model=name
+            ) from problem
         if isinstance(problem, OSError):
             raise CheckpointError(
                 f"the pretrained weights of {name} could not be fetched "
@@ -175,82 +169,85 @@ def _first_line(problem: Exception) -> str:
     return str(problem).splitlines()[0] if str(problem) else type(problem).__name__
 
 
-@dataclass(frozen=True)
-class _Probe:
-    """What a model really returns at one image size."""
+def _declared_strides(name: str, arguments: Mapping[str, Any]) -> list[int]:
+    """Return the stride of each feature map that the model declares."""
+    try:
+        with torch.device("meta"):
+            info: Any = _build(name, arguments).feature_info
+    except UnsupportedBackbone as refusal:
+        if arguments and isinstance(refusal.__cause__, TypeError):
+            raise ConfigError(
+                f"{name} does not take these arguments: {refusal.__cause__}"
+            ) from None
+        raise
+    return info.reduction()
 
-    build_args: dict[str, Any]
-    indices: tuple[int, ...]
-    """timm's `out_indices` of the chosen maps."""
-    levels: tuple[Level, ...]
-    channels_last: bool
-    any_size: bool
-    """Whether it takes other images than squares of the one size."""
+
+def _drops_paths(name: str, arguments: Mapping[str, Any]) -> bool:
+    """Return whether the model takes a drop path rate and has blocks on which it acts."""
+    try:
+        with torch.device("meta"):
+            network = timm.create_model(name, **{**arguments, "drop_path_rate": 0.5})
+    except Exception:  # models that do not take it say so in many ways
+        return False
+    return any(isinstance(part, DropPath) and part.drop_prob > 0 for part in network.modules())
 
 
 def _probe_sizes(
-    name: str, *, strides: Sequence[int], imgsz: int, build_args: Mapping[str, Any]
-) -> _Probe:
-    """Returns the probe of the model as it takes most image sizes.
+    name: str, strides: Sequence[int], imgsz: int, arguments: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return `_probe` of the model as it takes most image sizes.
 
     Transformers are built for one image size, which timm calls `img_size`; some take others too
     when told so at construction (ViT by one name, Swin by the other). What knows neither is built
     as it is or, failing that, for `imgsz` alone.
     """
+    refusals = []
     for extra in (
         {"img_size": imgsz, "dynamic_img_size": True},
         {"img_size": imgsz, "strict_img_size": False},
+        {},
+        {"img_size": imgsz},
     ):
-        with suppress(UnsupportedBackbone, ConfigError):
-            return _probe(name, strides=strides, imgsz=imgsz, build_args={**build_args, **extra})
-    try:
-        return _probe(name, strides=strides, imgsz=imgsz, build_args=build_args)
-    except UnsupportedBackbone as as_it_is:
-        sized = {**build_args, "img_size": imgsz}
         try:
-            return _probe(name, strides=strides, imgsz=imgsz, build_args=sized)
-        except (UnsupportedBackbone, ConfigError):
-            raise as_it_is from None
+            return _probe(name, strides, imgsz, {**arguments, **extra})
+        except UnsupportedBackbone as refusal:
+            refusals.append(refusal)
+    raise refusals[2] from None
 
 
 def _probe(
-    name: str, *, strides: Sequence[int], imgsz: int, build_args: Mapping[str, Any]
-) -> _Probe:
+    name: str, strides: Sequence[int], imgsz: int, arguments: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the arguments that build the levels, and those properties of `TimmBackbone`."""
     with torch.device("meta"):
-        indices, levels = _choose_levels(name, _build(name, build_args), strides)
-        network = _build(name, {**build_args, "out_indices": indices}).eval()
-        channels_last = _returns_nhwc(network)
-        any_size = _verify(name, network, levels=levels, imgsz=imgsz, channels_last=channels_last)
-    return _Probe(dict(build_args), indices, levels, channels_last, any_size)
+        info: Any = _build(name, arguments).feature_info
+        reductions, channels = info.reduction(), info.channels()
+        deepest = {stride: i for i, stride in enumerate(reductions)}
+        absent = [stride for stride in strides if stride not in deepest]
+        if absent:
+            raise UnsupportedBackbone(
+                f"declares feature maps at strides {reductions}, "
+                f"but strides {list(strides)} were asked for: {absent} are missing",
+                model=name,
+            )
+        levels = tuple(Level(stride, channels[deepest[stride]]) for stride in strides)
+        indices = tuple(info.out_indices[deepest[stride]] for stride in strides)
+        arguments = {**arguments, "out_indices": indices}
+        network = _build(name, arguments).eval()
+        output_format = getattr(network, "output_fmt", None)
+        channels_last = str(getattr(output_format, "value", output_format)).upper() == "NHWC"
+        backbone = TimmBackbone(network, levels=levels, channels_last=channels_last)
+        any_size = _verify(name, backbone, imgsz)
+    return arguments, {
+        "levels": levels,
+        "channels_last": channels_last,
+        "only_imgsz": None if any_size else imgsz,
+    }
 
 
-def _choose_levels(
-    name: str, network: nn.Module, strides: Sequence[int]
-) -> tuple[tuple[int, ...], tuple[Level, ...]]:
-    """Returns, for each stride, the deepest feature map that declares it, and its level."""
-    info: Any = network.feature_info
-    reductions, channels = info.reduction(), info.channels()
-    positions = {stride: i for i, stride in enumerate(reductions)}
-    absent = [stride for stride in strides if stride not in positions]
-    if absent:
-        raise UnsupportedBackbone(
-            f"{name} declares feature maps at strides {reductions}, "
-            f"but strides {list(strides)} were asked for: {absent} are missing"
-        )
-    chosen = [positions[stride] for stride in strides]
-    levels = tuple(Level(s, channels[i]) for s, i in zip(strides, chosen, strict=True))
-    return tuple(info.out_indices[i] for i in chosen), levels
-
-
-def _returns_nhwc(network: nn.Module) -> bool:
-    output_format = getattr(network, "output_fmt", None)
-    return str(getattr(output_format, "value", output_format)).upper() == "NHWC"
-
-
-def _verify(
-    name: str, network: nn.Module, *, levels: Sequence[Level], imgsz: int, channels_last: bool
-) -> bool:
-    """Returns whether images of any size give the maps that the levels promise.
+def _verify(name: str, backbone: TimmBackbone, imgsz: int) -> bool:
+    """Return whether images of any size give the maps that the levels promise.
 
     A map keeps its promise where it has every cell. It may also lack some, as long as it lacks
     the same number in a larger image: then unpadded convolutions take a fixed number of pixels
@@ -260,40 +257,35 @@ def _verify(
     Raises:
         UnsupportedBackbone: a map that does neither, or no maps of images of `imgsz` pixels.
     """
-    missing_at = partial(_missing_cells, name, network, levels=levels, channels_last=channels_last)
-    missing = missing_at(size=(imgsz, imgsz))
+    missing = _missing_cells(name, backbone, (imgsz, imgsz))
     # What divides two neighbouring heights divides every height.
-    step = levels[-1].stride
+    step = backbone.levels[-1].stride
     try:
-        grown = missing_at(size=(imgsz + step, imgsz + _GROWTH * step))
+        grown = _missing_cells(name, backbone, (imgsz + step, imgsz + _GROWTH * step))
     except UnsupportedBackbone:
         grown = None
     any_size = True
-    for i, (level, cells) in enumerate(zip(levels, missing, strict=True)):
+    for i, (level, cells) in enumerate(zip(backbone.levels, missing, strict=True)):
         pixels = max(cells) * level.stride
-        if grown is not None and cells == grown[i] and 0 <= pixels <= _MOST_UNPADDED_PIXELS:
+        if grown is not None and cells == grown[i] and 0 <= pixels <= _MAX_UNPADDED_PIXELS:
             continue
         any_size = False
         expected = -(-imgsz // level.stride)
         tolerated = expected // 8 if grown is None else 0
         if not all(0 <= lacking <= tolerated for lacking in cells):
             raise UnsupportedBackbone(
-                f"{name} declares stride {level.stride}, a map of {expected} x {expected} at "
-                f"{imgsz} x {imgsz} px, but returns {expected - cells[0]} x {expected - cells[1]}"
+                f"declares stride {level.stride}, a map of {expected} x {expected} at "
+                f"{imgsz} x {imgsz} px, but returns {expected - cells[0]} x {expected - cells[1]}",
+                model=name,
             )
     return any_size
 
 
 @torch.no_grad()
 def _missing_cells(
-    name: str,
-    network: nn.Module,
-    *,
-    levels: Sequence[Level],
-    size: tuple[int, int],
-    channels_last: bool,
+    name: str, backbone: TimmBackbone, size: tuple[int, int]
 ) -> list[tuple[int, int]]:
-    """Returns how many rows and columns the map of each level lacks.
+    """Return how many rows and columns the map of each level lacks.
 
     `size` is height and width of the image in pixels.
 
@@ -301,19 +293,20 @@ def _missing_cells(
         UnsupportedBackbone: the network cannot take it, or a map has other channels than declared.
     """
     try:
-        maps = network(torch.zeros(1, 3, *size, device="meta"))
+        maps = backbone.network(torch.zeros(1, 3, *size, device="meta"))
     except Exception as problem:  # a thousand models fail in as many ways
         raise UnsupportedBackbone(
-            f"{name} cannot take {size[0]} x {size[1]} pixels: {_first_line(problem)}"
+            f"cannot take {size[0]} x {size[1]} pixels: {_first_line(problem)}", model=name
         ) from None
     missing = []
-    for level, features in zip(levels, maps, strict=True):
+    for level, features in zip(backbone.levels, maps, strict=True):
         shape = tuple(features.shape)
-        height, width, channels = shape[1:] if channels_last else (*shape[2:], shape[1])
+        height, width, channels = shape[1:] if backbone.channels_last else (*shape[2:], shape[1])
         if channels != level.channels:
             raise UnsupportedBackbone(
-                f"{name} declares {level.channels} channels at stride {level.stride}, "
-                f"but returns {channels}"
+                f"declares {level.channels} channels at stride {level.stride}, "
+                f"but returns {channels}",
+                model=name,
             )
         expected_h, expected_w = (-(-side // level.stride) for side in size)
         missing.append((expected_h - height, expected_w - width))
@@ -321,30 +314,26 @@ def _missing_cells(
 
 
 def _source(pretrained: bool, weights: BackboneWeights | None) -> dict[str, Any]:
-    """Returns the arguments by which timm loads the weights while it builds the model."""
-    if weights is not None:
-        overlay = {"file": weights.file, "custom_load": False}
-        return {"pretrained": True, "pretrained_cfg_overlay": overlay}
-    return {"pretrained": pretrained}
+    """Return the arguments by which timm loads the weights while it builds the model."""
+    if weights is None:
+        return {"pretrained": pretrained}
+    overlay = {"file": weights.file, "custom_load": False}
+    return {"pretrained": True, "pretrained_cfg_overlay": overlay}
 
 
 def _input_statistics(
     name: str, pretrained: bool, weights: BackboneWeights | None
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns mean and deviation of the input in 0..1 as the weights were trained with.
+) -> dict[str, tuple[float, ...]]:
+    """Return mean and standard deviation of the input in 0..1 that the weights were trained with.
 
     Without pretrained weights all backbones see pixel / 255, as YOLOv5 does.
     """
-    if weights is not None:
-        return weights.mean, weights.std
-    config = timm.get_pretrained_cfg(name) if pretrained else None
-    if config is None:
-        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    return tuple(config.mean), tuple(config.std)
+    source = weights or (timm.get_pretrained_cfg(name) if pretrained else None)
+    return {} if source is None else {"mean": tuple(source.mean), "std": tuple(source.std)}
 
 
 def _pad_to(features: Tensor, height: int, width: int) -> Tensor:
-    """Returns the map (B, C, h, w) brought to (B, C, height, width) by repeating its border."""
+    """Return the map (B, C, h, w) brought to (B, C, height, width) by repeating its border."""
     missing_h, missing_w = height - features.shape[-2], width - features.shape[-1]
     if missing_h == 0 and missing_w == 0:
         return features

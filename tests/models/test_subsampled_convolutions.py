@@ -6,7 +6,7 @@ import sys
 import torch
 from torch import nn
 
-from ossa.models.backbones.subsampling import (
+from ossa.models.blocks import (
     SubsampledConv2d,
     without_small_strided_convolutions,
 )
@@ -15,7 +15,7 @@ from ossa.models.detector import create_backbone
 TRAINED = """
 import torch
 from torch import nn
-from ossa.models.backbones.subsampling import without_small_strided_convolutions
+from ossa.models.blocks import without_small_strided_convolutions
 torch.set_num_threads(1)
 network = without_small_strided_convolutions(nn.Sequential(nn.Conv2d(3, 48, 1, 2, bias=False)))
 network.to(memory_format=torch.channels_last)

@@ -10,7 +10,7 @@ from ossa.errors import ConfigError, UnsupportedBackbone
 from ossa.models import probe
 from ossa.models.backbones.catalog import (
     TABLE_TIMM,
-    CatalogueRow,
+    CatalogRow,
     parse_table,
     shipped_table,
     similar_supported,
@@ -155,12 +155,18 @@ def test_maps_that_are_right_in_squares_only_are_not_supported(monkeypatch: pyte
 
 
 def test_a_constructor_without_feature_maps_is_a_reason(monkeypatch: pytest.MonkeyPatch):
-    def refuse(name: str, **_: object) -> None:
-        raise ConfigError(f"{name} does not take these arguments: features_only")
+    def refuse(*_: object, **__: object) -> None:
+        raise TypeError("unexpected keyword argument 'features_only'")
 
-    monkeypatch.setattr(probe, "create_backbone", refuse)
-    row = probe.probe_backbone("resnet18")
-    assert row == CatalogueRow("resnet18", "does not take these arguments: features_only")
+    monkeypatch.setattr(timm, "create_model", refuse)
+    reason = probe.probe_backbone("resnet18").reason
+    assert reason is not None
+    assert reason.startswith("gives no feature maps: timm says")
+
+
+def test_arguments_that_a_model_does_not_take_are_an_error():
+    with pytest.raises(ConfigError, match=r"does not take these arguments: .*window_size"):
+        create_backbone("resnet18", build_args={"window_size": 7})
 
 
 def test_another_version_of_timm_is_probed_as_far_as_the_filter_leaves_it(
@@ -168,7 +174,7 @@ def test_another_version_of_timm_is_probed_as_far_as_the_filter_leaves_it(
 ):
     names = ["resnet18", "resnet50", "of_a_new_timm", "convmixer_768_32"]
 
-    def small(row: CatalogueRow) -> bool:
+    def small(row: CatalogRow) -> bool:
         return row.params is not None and row.params < 20e6
 
     monkeypatch.setattr(timm, "__version__", TABLE_TIMM)
@@ -179,8 +185,8 @@ def test_another_version_of_timm_is_probed_as_far_as_the_filter_leaves_it(
 
 def test_a_table_is_read_as_it_was_written(tmp_path: Path):
     rows = [
-        CatalogueRow("b", None, (Level(8, 2), Level(16, 4)), 10, 20),
-        CatalogueRow("a", 'says "no", twice'),
+        CatalogRow("b", None, (Level(8, 2), Level(16, 4)), 10, 20),
+        CatalogRow("a", 'says "no", twice'),
     ]
     write_table(tmp_path / "table.csv", rows)
     read = parse_table((tmp_path / "table.csv").read_text())
