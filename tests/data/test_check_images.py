@@ -18,19 +18,19 @@ from checks_data import (
 from dataset_files import gradient, voc_object, write_text, write_voc
 from PIL import Image
 
-from ossa.data.check_images import is_cut_short
+from ossa.data.check_images import is_truncated
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "webp"])
-def test_an_image_is_cut_short_where_its_end_is_missing(tmp_path: Path, suffix: str) -> None:
+def test_an_image_is_truncated_where_its_end_is_missing(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"image.{suffix}"
     Image.fromarray(gradient(100, 50)).save(path)
-    assert not is_cut_short(path)
+    assert not is_truncated(path)
     whole = path.read_bytes()
     path.write_bytes(whole + b"\0\0 appended")
-    assert not is_cut_short(path)
+    assert not is_truncated(path)
     path.write_bytes(whole[: len(whole) // 2])
-    assert is_cut_short(path)
+    assert is_truncated(path)
 
 
 def test_the_end_of_a_thumbnail_is_not_that_of_the_image(tmp_path: Path) -> None:
@@ -40,9 +40,9 @@ def test_the_end_of_a_thumbnail_is_not_that_of_the_image(tmp_path: Path) -> None
     Image.fromarray(gradient(100, 50)).save(path, comment=thumbnail.read_bytes())
     whole = path.read_bytes()
     assert whole.count(b"\xff\xd9") == 2
-    assert not is_cut_short(path)
+    assert not is_truncated(path)
     path.write_bytes(whole[:-2])
-    assert is_cut_short(path)
+    assert is_truncated(path)
 
 
 def test_images_cut_short_unreadable_and_gone_are_told_apart(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_an_image_of_another_size_than_coco_states_is_a_fault(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("orientation", "what"), [(3, "turned by 180°"), (6, "turned by 90° to the right")]
+    ("orientation", "what"), [(3, "rotated by 180°"), (6, "rotated by 90° to the right")]
 )
 def test_images_that_exif_turns_are_remarked_upon(
     tmp_path: Path, orientation: int, what: str

@@ -6,7 +6,8 @@ import numpy as np
 from PIL import Image
 
 from ossa.data.check_page import CasePicture, picture_of_cases
-from ossa.data.issues import ImageBoxes, Issue, IssueKind
+from ossa.data.issue_kinds import IssueKind
+from ossa.data.issues import ImageBoxes, Issue
 
 GREEN, GREY, INK = (0, 128, 0), (114, 114, 114), (213, 94, 0)
 GAP = 7

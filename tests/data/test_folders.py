@@ -9,7 +9,7 @@ import pytest
 from dataset_files import write_coco, write_image, write_voc, write_yolo
 
 from ossa.data.annotations import DatasetIndex
-from ossa.data.check_labels import find_lost_labels
+from ossa.data.check_annotations import find_orphaned_labels
 from ossa.data.description import read_description
 from ossa.data.reading import read_index
 from ossa.errors import DataError
@@ -35,7 +35,7 @@ def test_labels_in_folders_linked_in_a_circle_are_looked_at_once(tmp_path: Path)
     yaml_file = write_yolo(tmp_path, {"1.jpg": "", "2.jpg": ""})
     (tmp_path / "images" / "train" / "2.jpg").unlink()
     (tmp_path / "labels" / "train" / "again").symlink_to(".")
-    (lost,) = find_lost_labels(read_description(yaml_file), {"train": read(yaml_file)})
+    (lost,) = find_orphaned_labels(read_description(yaml_file), {"train": read(yaml_file)})
     assert [issue.path for issue in lost.examples] == [tmp_path / "labels" / "train" / "2.txt"]
 
 

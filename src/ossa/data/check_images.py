@@ -12,52 +12,40 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ossa.data.annotations import DatasetIndex
 from ossa.data.decode import decode_image, read_header
-from ossa.data.issues import (
-    MAX_EXAMPLES,
-    Box,
-    ImageBoxes,
-    Issue,
-    IssueGroup,
-    IssueKind,
-    group_issues,
-)
-from ossa.errors import DataError
+from ossa.data.issue_kinds import IssueKind
+from ossa.data.issues import MAX_EXAMPLES, Box, ImageBoxes, Issue, IssueGroup, group_issues
+from ossa.errors import DataError, os_reason
 from ossa.files import open_regular, read_regular
 
-_SMALLEST_IMAGE_DECODE: Final = 64
+_MIN_DECODED_SIDE: Final = 64
 """JPEGs are decoded as small as the decoder allows: it reads every byte anyway."""
-_MOST_BYTES: Final = 2_000_000_000
-_READ_AT_ONCE: Final = 2**20
-_PNG: Final = b"\x89PNG\r\n\x1a\n"
-_NO_END: Final = "the end of the file is missing"
-_UPRIGHT: Final = 1
-_ORIENTATIONS: Final = {
+_MAX_BYTES: Final = 2_000_000_000
+_CHUNK_BYTES: Final = 2**20
+_ROTATIONS: Final = {
     2: "mirrored",
-    3: "turned by 180°",
-    4: "mirrored and turned by 180°",
-    5: "mirrored and turned by 90°",
-    6: "turned by 90° to the right",
-    7: "mirrored and turned by 270°",
-    8: "turned by 90° to the left",
+    3: "rotated by 180°",
+    4: "mirrored and rotated by 180°",
+    5: "mirrored and rotated by 90°",
+    6: "rotated by 90° to the right",
+    7: "mirrored and rotated by 270°",
+    8: "rotated by 90° to the left",
 }
+"""By EXIF orientation; 1 is upright."""
 
 
 @dataclass(frozen=True)
 class ImageState:
-    """What the file of an image holds."""
+    """What was found in the file of an image."""
 
-    kind: IssueKind | None
-    """Of the issue that it cannot be used for; None where it can."""
-    what: str
-    orientation: int
-    """As EXIF has it, 1..8; 1 is upright."""
-    digest: bytes | None
-    """sha256 of the file, where another file has the same length."""
+    kind: IssueKind | None = None
+    """Why it cannot be used; None if it can."""
+    detail: str = ""
+    orientation: int = 1
+    """As EXIF has it, 1..8."""
+    sha256: bytes | None = None
+    """Of the file, if another file has the same length."""
 
 
 def read_images(
@@ -101,176 +89,129 @@ def read_images(
 def find_broken_images(
     index: DatasetIndex, split: str, states: Mapping[str, ImageState]
 ) -> list[IssueGroup]:
-    """Returns groups of images that cannot be used, and of those that EXIF turns."""
+    """Returns groups of images that cannot be used, and of those that EXIF rotates."""
     issues = []
     for position, path in enumerate(paths_of(index)):
         state = states[path]
-        kind, what, shown = state.kind, state.what, (ImageBoxes(path),)
-        if kind is None and state.orientation != _UPRIGHT:
-            kind, what = IssueKind.IMAGE_ROTATED, f"{_ORIENTATIONS[state.orientation]} by EXIF"
-            shown = (with_boxes(index, position),)
+        kind, detail, images = state.kind, state.detail, (ImageBoxes(path),)
+        if kind is None and state.orientation in _ROTATIONS:
+            kind, detail = IssueKind.IMAGE_ROTATED, f"{_ROTATIONS[state.orientation]} by EXIF"
+            images = (with_boxes(index, position),)
         if kind is not None:
-            issues.append(Issue(kind, Path(path), None, what, images=shown))
+            issues.append(Issue(kind, Path(path), None, detail, images=images))
     return group_issues(issues, split)
 
 
-def broken_images(index: DatasetIndex, states: Mapping[str, ImageState]) -> NDArray[np.bool_]:
-    """Returns (I,) which images cannot be used, as far as they were read."""
-    broken = {path for path, state in states.items() if state.kind is not None}
-    return np.fromiter((path in broken for path in paths_of(index)), np.bool_, len(index))
-
-
-def number_contents(
-    indexes: Mapping[str, DatasetIndex], states: Mapping[str, ImageState]
-) -> dict[str, NDArray[np.int64]]:
-    """Returns a number for every image (I,) of each split: equal for the same bytes.
-
-    Without states only images of the same path are known to be the same.
-    """
-    numbers: dict[str | bytes, int] = {}
-
-    def number(path: str) -> int:
-        state = states.get(path)
-        content = path if state is None or state.digest is None else state.digest
-        return numbers.setdefault(content, len(numbers))
-
-    return {
-        split: np.fromiter(map(number, paths_of(index)), np.int64, len(index))
-        for split, index in indexes.items()
-    }
-
-
 def find_copies(
-    indexes: Mapping[str, DatasetIndex], contents: Mapping[str, NDArray[np.int64]]
+    indexes: Mapping[str, DatasetIndex], states: Mapping[str, ImageState]
 ) -> list[IssueGroup]:
-    """Returns groups of images that are in a split twice, or in two splits.
+    """Returns groups of images that are twice in a split, or in two splits.
+
+    Images are the same if their files have the same bytes as far as `states` has the hashes, else
+    if they have the same path.
 
     Args:
         indexes: by split.
-        contents: from `number_contents`.
+        states: by path, from `read_images`; may be empty.
     """
-    groups = [
-        group
-        for split in indexes
-        for group in _find_pairs(IssueKind.IMAGE_DUPLICATED, (split, split), indexes, contents)
+    firsts: dict[str, dict[str | bytes, int]] = {}
+    """By split and content: the position of its first image."""
+    contents: dict[str, list[str | bytes]] = {}
+    for split, index in indexes.items():
+        contents[split] = [states.get(p, ImageState()).sha256 or p for p in paths_of(index)]
+        first = firsts.setdefault(split, {})
+        for position, content in enumerate(contents[split]):
+            first.setdefault(content, position)
+    pairs = [(IssueKind.IMAGE_DUPLICATED, split, split) for split in indexes]
+    pairs += [
+        (IssueKind.IMAGE_LEAKED, "train", "val"),
+        (IssueKind.IMAGE_LEAKED, "train", "test"),
+        (IssueKind.IMAGE_SHARED, "val", "test"),
     ]
-    pairs = (
-        (IssueKind.IMAGE_LEAKED, ("train", "val")),
-        (IssueKind.IMAGE_LEAKED, ("train", "test")),
-        (IssueKind.IMAGE_SHARED, ("val", "test")),
-    )
-    for kind, splits in pairs:
-        if set(splits) <= set(indexes):
-            groups += _find_pairs(kind, splits, indexes, contents)
+    groups = []
+    for kind, first, second in pairs:
+        if first not in indexes or second not in indexes:
+            continue
+        copies = [
+            (firsts[first][content], position)
+            for position, content in enumerate(contents[second])
+            if content in firsts[first] and (first, firsts[first][content]) != (second, position)
+        ]
+        issues = [
+            _copy_issue(kind, first, indexes[first], original, indexes[second], copy)
+            for original, copy in copies[:MAX_EXAMPLES]
+        ]
+        groups += group_issues(issues, second, count=len(copies))
     return groups
 
 
-def superfluous_copies(
-    index: DatasetIndex, contents: NDArray[np.int64], counts: NDArray[np.integer]
-) -> NDArray[np.bool_]:
-    """Returns (I,) which images are copies of one with more boxes, or as many and before them.
-
-    Args:
-        index: of the split.
-        contents: (I,) from `number_contents`.
-        counts: (I,) boxes of each image.
-    """
-    order = np.lexsort((-counts, contents))
-    superfluous = np.zeros(len(index), np.bool_)
-    superfluous[order[1:]] = np.diff(contents[order]) == 0
-    return superfluous
+def _copy_issue(
+    kind: IssueKind,
+    split: str,
+    index: DatasetIndex,
+    original: int,
+    copy_index: DatasetIndex,
+    copy: int,
+) -> Issue:
+    path = copy_index.image_path(copy)
+    same = "the same file as" if index.image_path(original) == path else "the same bytes as"
+    detail = f"{same} {index.file_names[original]} of {split}"
+    images = (with_boxes(index, original), with_boxes(copy_index, copy))
+    return Issue(kind, path, None, detail, images=images)
 
 
 def paths_of(index: DatasetIndex) -> list[str]:
-    """Returns (I,) absolute paths, each written in one way."""
+    """Returns (I,) absolute paths without '..'."""
     return [os.path.normpath(os.path.join(index.root, name)) for name in index.file_names.tolist()]
-
-
-def _find_pairs(
-    kind: IssueKind,
-    splits: tuple[str, str],
-    indexes: Mapping[str, DatasetIndex],
-    contents: Mapping[str, NDArray[np.int64]],
-) -> list[IssueGroup]:
-    """Returns a group of the images of the second split that are in the first, if there are any.
-
-    Where both are one split these are the images that were there before.
-    """
-    first, second = splits
-    known, place = np.unique(contents[first], return_index=True)
-    if not len(known):
-        return []
-    nearest = np.minimum(np.searchsorted(known, contents[second]), len(known) - 1)
-    originals = place[nearest]
-    hit = known[nearest] == contents[second]
-    if first == second:
-        hit &= originals != np.arange(len(originals))
-    positions = np.flatnonzero(hit)
-    if not len(positions):
-        return []
-    examples = tuple(
-        _pair(kind, (indexes[first], int(originals[position])), (indexes[second], position), first)
-        for position in positions[:MAX_EXAMPLES].tolist()
-    )
-    return [IssueGroup(kind, second, len(positions), examples)]
-
-
-def _pair(
-    kind: IssueKind,
-    original: tuple[DatasetIndex, int],
-    copy: tuple[DatasetIndex, int],
-    split: str,
-) -> Issue:
-    first, second = original[0].image_path(original[1]), copy[0].image_path(copy[1])
-    same = "the same file as" if first == second else "the same bytes as"
-    name = original[0].file_names[original[1]]
-    shown = (with_boxes(*original), with_boxes(*copy))
-    return Issue(kind, second, None, f"{same} {name} of {split}", images=shown)
 
 
 def with_boxes(index: DatasetIndex, position: int) -> ImageBoxes:
     """Returns an image with all its boxes."""
-    rows = index.gt_rows(position)
-    boxes: list[Box] = [(x0, y0, x1, y1) for x0, y0, x1, y1 in index.boxes_xyxy[rows].tolist()]
+    boxes: list[Box] = [
+        (x0, y0, x1, y1) for x0, y0, x1, y1 in index.boxes_xyxy[index.gt_rows(position)].tolist()
+    ]
     return ImageBoxes(str(index.image_path(position)), tuple(boxes))
 
 
 def _read_image(path: str, size_wh: tuple[int, int], *, hashed: bool, decoded: bool) -> ImageState:
-    digest = None
-    orientation = _UPRIGHT
-    file = Path(path)
+    sha256, orientation, file = None, 1, Path(path)
     try:
         if hashed:
-            digest = _sha256(path)
+            sha256 = _sha256(path)
         header = read_header(file)
         found_wh, orientation = header.size_wh, header.orientation
         if found_wh != tuple(size_wh):
-            what = f"{found_wh[0]}x{found_wh[1]} pixels, annotated as {size_wh[0]}x{size_wh[1]}"
-            return ImageState(IssueKind.IMAGE_OTHER_SIZE, what, orientation, digest)
+            kind = IssueKind.IMAGE_OTHER_SIZE
+            detail = f"{found_wh[0]}x{found_wh[1]} pixels, annotated as {size_wh[0]}x{size_wh[1]}"
+            return ImageState(kind, detail, orientation, sha256)
         if not decoded:
-            return ImageState(None, "", _UPRIGHT, None)
-        decode_image(file, reduce_to=_SMALLEST_IMAGE_DECODE, size_wh=size_wh)
+            return ImageState()
+        decode_image(file, reduce_to=_MIN_DECODED_SIDE, size_wh=size_wh)
     except (DataError, OSError) as error:
+        kind = IssueKind.IMAGE_UNREADABLE
         if not os.path.isfile(path):
-            return ImageState(IssueKind.IMAGE_UNREADABLE, "no such file", orientation, digest)
-        if is_cut_short(file):
-            return ImageState(IssueKind.IMAGE_TRUNCATED, _NO_END, orientation, digest)
-        reason = str(error).rpartition(", found ")[2].partition(";")[0].rstrip(".")
-        return ImageState(IssueKind.IMAGE_UNREADABLE, reason, orientation, digest)
-    return ImageState(None, "", orientation, digest)
+            detail = "no such file"
+        elif is_truncated(file):
+            kind, detail = IssueKind.IMAGE_TRUNCATED, "the end of the file is missing"
+        elif isinstance(error, DataError):
+            detail = error.found or error.reason
+        else:
+            detail = os_reason(error)
+        return ImageState(kind, detail, orientation, sha256)
+    return ImageState(None, "", orientation, sha256)
 
 
-def is_cut_short(path: Path) -> bool:
+def is_truncated(path: Path) -> bool:
     """Returns whether a file begins as a JPEG, PNG, WebP or BMP and its end is missing."""
     try:
-        data = read_regular(path, most_bytes=_MOST_BYTES)
+        data = read_regular(path, most_bytes=_MAX_BYTES)
     except OSError:
         return False
     if data.startswith(b"\xff\xd8\xff"):
         # Behind the last start of scan: a thumbnail in the header has an end of its own.
         scan = data.rfind(b"\xff\xda")
         return scan < 0 or data.find(b"\xff\xd9", scan) < 0
-    if data.startswith(_PNG):
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return b"IEND" not in data
     if data.startswith(b"RIFF"):
         return len(data) < int.from_bytes(data[4:8], "little") + 8
@@ -282,7 +223,7 @@ def is_cut_short(path: Path) -> bool:
 def _sha256(path: str) -> bytes:
     digest = hashlib.sha256()
     with open_regular(path) as stream:
-        while block := stream.read(_READ_AT_ONCE):
+        while block := stream.read(_CHUNK_BYTES):
             digest.update(block)
     return digest.digest()
 

@@ -18,7 +18,8 @@ from ossa.data.check import Check
 from ossa.data.check_figures import figures_of
 from ossa.data.check_images import with_boxes
 from ossa.data.decode import decode_image, open_image
-from ossa.data.issues import Box, ImageBoxes, Issue, IssueGroup, IssueKind, Severity
+from ossa.data.issue_kinds import IssueKind, Severity
+from ossa.data.issues import Box, ImageBoxes, Issue, IssueGroup
 from ossa.data.letterbox import FILL
 from ossa.data.statistics import SIZE_NAMES, Statistics, boxes_per_image
 from ossa.errors import DataError

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from ossa import __version__
 from ossa.data.annotations import DatasetIndex, IndexReport, LabelSearch
 from ossa.data.description import DataDescription
-from ossa.data.issues import ImageBoxes, Issue, IssueKind
+from ossa.data.issue_kinds import IssueKind
+from ossa.data.issues import ImageBoxes, Issue
 from ossa.data.sources import SourceLog, unchanged
 from ossa.errors import CheckpointError
 from ossa.files import write_atomically

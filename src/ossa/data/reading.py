@@ -23,7 +23,8 @@ from ossa.data.decode import decode_image
 from ossa.data.description import DataDescription, read_description
 from ossa.data.formats import coco, voc, yolo
 from ossa.data.formats.common import annotation_places, label_places
-from ossa.data.issues import Issue, IssueKind, IssueLog
+from ossa.data.issue_kinds import IssueKind
+from ossa.data.issues import Issue, IssueLog
 from ossa.data.roots import Roots
 from ossa.data.sources import SourceLog
 from ossa.errors import ConfigError, DataError, legible

@@ -102,6 +102,19 @@ def aspect_ratios(index: DatasetIndex) -> NDArray[np.float64]:
     return sizes_wh[:, 0] / sizes_wh[:, 1]
 
 
+def duplicate_boxes(index: DatasetIndex) -> NDArray[np.bool_]:
+    """Returns (N,) which annotations have image, class and box of an earlier one."""
+    columns = (*index.boxes_xyxy.T, index.labels, index.gt_image_positions())
+    order = np.lexsort(columns)
+    same = np.ones(max(len(order) - 1, 0), np.bool_)
+    for column in columns:
+        ordered = column[order]
+        same &= ordered[1:] == ordered[:-1]
+    duplicate = np.zeros(len(order), np.bool_)
+    duplicate[order[1:]] = same  # the sort is stable: of equal ones the first comes first
+    return duplicate
+
+
 def _sizes(sides: NDArray[np.float64]) -> dict[str, int]:
     counts = np.bincount(np.searchsorted(SIZE_LIMITS, sides, side="right"), minlength=3)
     return dict(zip(SIZE_NAMES, counts.tolist(), strict=True))

@@ -17,7 +17,7 @@ from ossa.data.annotations import DatasetIndex, IndexReport
 from ossa.data.cache import CachePlace, open_pixels
 from ossa.data.description import read_description
 from ossa.data.image_hashes import content_fingerprint
-from ossa.data.issues import IssueKind
+from ossa.data.issue_kinds import IssueKind
 from ossa.data.pixels import PixelCache
 from ossa.data.reading import (
     drop_corrupt_images,

@@ -35,7 +35,8 @@ from ossa.data.formats.common import (
     suspicious,
 )
 from ossa.data.formats.json_stream import stream_lists
-from ossa.data.issues import IssueKind, IssueLog
+from ossa.data.issue_kinds import IssueKind
+from ossa.data.issues import IssueLog
 from ossa.data.roots import is_hidden_below
 from ossa.data.sources import SourceLog
 from ossa.errors import DataError, legible

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from ossa.data.annotations import DatasetIndex
 from ossa.data.decode import read_image_size
 from ossa.data.formats.text import numbered_lines
-from ossa.data.issues import IssueKind, IssueLog
+from ossa.data.issue_kinds import IssueKind
+from ossa.data.issues import IssueLog
 from ossa.data.roots import is_hidden
 from ossa.data.sources import SourceLog
 from ossa.errors import DataError, legible

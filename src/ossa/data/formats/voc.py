@@ -38,7 +38,8 @@ from ossa.data.formats.common import (
     usable_box,
 )
 from ossa.data.formats.text import MOST_BYTES_OF_AN_IMAGE, listed_lines
-from ossa.data.issues import IssueKind, IssueLog
+from ossa.data.issue_kinds import IssueKind
+from ossa.data.issues import IssueLog
 from ossa.data.sources import SourceLog
 from ossa.errors import DataError, legible, suggestion
 from ossa.files import read_regular

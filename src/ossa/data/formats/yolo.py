@@ -30,7 +30,8 @@ from ossa.data.formats.common import (
     usable_box,
 )
 from ossa.data.formats.text import line_of_fault, listed_lines, numbered_lines
-from ossa.data.issues import IssueKind, IssueLog
+from ossa.data.issue_kinds import IssueKind
+from ossa.data.issues import IssueLog
 from ossa.data.roots import is_hidden_below
 from ossa.data.sources import SourceLog
 
