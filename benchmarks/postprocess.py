@@ -3,7 +3,7 @@
     python benchmarks/postprocess.py --weights yolov5n.pt --data coco128 --split train --threads 1
 
 Prints one JSON object with
-- `ours` and `plain`: milliseconds an image of `ossa.models.postprocess.detect` and of the plain
+- `ours` and `plain`: milliseconds per image of `non_max_suppression` and of the plain
   method, `plain_detect` below, on the same predictions: wall, and CPU of all threads together. The
   two take turns, batch by batch; of --repeats rounds the median of every batch counts.
 - `ratio`: ours / plain. `identical_images`: in which the two find the same boxes, labels and order
@@ -40,7 +40,7 @@ from ossa.data.reading import read_data
 from ossa.evaluate.evaluator import detector_for_evaluation, evaluate
 from ossa.models.checkpoint import read_checkpoint
 from ossa.models.loss import decode_boxes_in_cells
-from ossa.models.postprocess import detect
+from ossa.models.postprocess import non_max_suppression
 from ossa.train.run_folder import environment
 from ossa.types import Batch, Detections, Letterbox, RawPredictions
 
@@ -154,7 +154,7 @@ def compare(
     for batch in batches:
         raw = detector(batch.images)
         watch = Stopwatch()
-        methods = {"ours": detect, "plain": plain_detect}
+        methods = {"ours": non_max_suppression, "plain": plain_detect}
         found: dict[str, list[Detections]] = {}
         for _ in range(repeats):
             for name, method in methods.items():

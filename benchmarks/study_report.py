@@ -19,7 +19,7 @@ from synthetic_study import supported_models, write_study
 from ossa.study.folder import read_study_folder
 from ossa.study.report.report import write_study_report
 from ossa.study.reported import SAMPLES_FILE
-from ossa.study.results import read_results
+from ossa.study.results import load_study
 
 T = TypeVar("T")
 
@@ -47,8 +47,8 @@ def main() -> None:
             file.unlink()
         print("| step | seconds | of processor |\n|---|---:|---:|")
         opened = read_study_folder(study)
-        timed("read, resampling every run", lambda: read_results(opened))
-        results = timed("read, with kept metrics", lambda: read_results(opened))
+        timed("read, resampling every run", lambda: load_study(opened))
+        results = timed("read, with kept metrics", lambda: load_study(opened))
         page = timed("report", lambda: write_study_report(results, study / "report"))
         size = page.stat().st_size / 1e6
         print(f"{len(results.runs)} runs; the page has {size:.1f} MB", file=sys.stderr)

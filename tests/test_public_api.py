@@ -31,8 +31,8 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def test_there_are_at_most_fifteen_names_and_each_is_there_and_documented() -> None:
-    assert 0 < len(ossa.__all__) <= 15
+def test_there_are_about_forty_names_and_each_is_there_and_documented() -> None:
+    assert 35 <= len(ossa.__all__) <= 50
     for name in ossa.__all__:
         assert getattr(ossa, name).__doc__, name
 

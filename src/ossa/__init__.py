@@ -1,6 +1,10 @@
 """Ossa: which backbone should my detector have?
 
 The public names are imported when they are first used, so that `import ossa` is immediate.
+
+Example:
+    >>> import ossa
+    >>> detector = ossa.create_detector("resnet10t", num_classes=4, neck="n", imgsz=64)
 """
 
 from importlib import import_module
@@ -10,48 +14,118 @@ from ossa.allocator import wait_passively
 
 if TYPE_CHECKING:
     from ossa.config import RunConfig
+    from ossa.data.annotations import DatasetIndex
+    from ossa.data.letterbox import letterbox
     from ossa.data.reading import read_data
+    from ossa.data.synthetic import write_scenes
+    from ossa.errors import (
+        CheckpointError,
+        ConfigError,
+        DataError,
+        OssaError,
+        RunFailed,
+        UnsupportedBackbone,
+    )
+    from ossa.evaluate.coco import read_coco_results
     from ossa.evaluate.evaluator import evaluate_detector
-    from ossa.models.detector import Detector, create_backbone, create_detector
+    from ossa.evaluate.metrics import Metrics, evaluate_detections
+    from ossa.evaluate.statistics import compare_models
+    from ossa.export.export import export_detector
+    from ossa.models.detector import Backbone, Detector, create_backbone, create_detector
     from ossa.models.head import AnchorHead
     from ossa.models.neck import PAFPN
+    from ossa.models.postprocess import non_max_suppression
     from ossa.predict.predictor import Predictor, load
+    from ossa.predict.results import Results
+    from ossa.predict.video import VideoReader, VideoWriter
+    from ossa.study.config import StudyConfig, read_study
+    from ossa.study.results import StudyResults, load_study
     from ossa.train.api import train_detector
-    from ossa.types import Detections, Level
+    from ossa.train.callbacks import Callback
+    from ossa.train.optim import EMA
+    from ossa.train.run_folder import read_record
+    from ossa.types import Batch, Detections, Letterbox, Level, RawPredictions, Record, Sample
+    from ossa.viz.draw import draw_boxes
 
 __version__ = "0.1.0"
 
+_NAMES = {
+    "ossa.config": "RunConfig",
+    "ossa.data.annotations": "DatasetIndex",
+    "ossa.data.letterbox": "letterbox",
+    "ossa.data.reading": "read_data",
+    "ossa.data.synthetic": "write_scenes",
+    "ossa.errors": "CheckpointError ConfigError DataError OssaError RunFailed UnsupportedBackbone",
+    "ossa.evaluate.coco": "read_coco_results",
+    "ossa.evaluate.evaluator": "evaluate_detector",
+    "ossa.evaluate.metrics": "Metrics evaluate_detections",
+    "ossa.evaluate.statistics": "compare_models",
+    "ossa.export.export": "export_detector",
+    "ossa.models.detector": "Backbone Detector create_backbone create_detector",
+    "ossa.models.head": "AnchorHead",
+    "ossa.models.neck": "PAFPN",
+    "ossa.models.postprocess": "non_max_suppression",
+    "ossa.predict.predictor": "Predictor load",
+    "ossa.predict.results": "Results",
+    "ossa.predict.video": "VideoReader VideoWriter",
+    "ossa.study.config": "StudyConfig read_study",
+    "ossa.study.results": "StudyResults load_study",
+    "ossa.train.api": "train_detector",
+    "ossa.train.callbacks": "Callback",
+    "ossa.train.optim": "EMA",
+    "ossa.train.run_folder": "read_record",
+    "ossa.types": "Batch Detections Letterbox Level RawPredictions Record Sample",
+    "ossa.viz.draw": "draw_boxes",
+}
+_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
+
 __all__ = [
+    "EMA",
     "PAFPN",
     "AnchorHead",
+    "Backbone",
+    "Batch",
+    "Callback",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "DatasetIndex",
     "Detections",
     "Detector",
+    "Letterbox",
     "Level",
+    "Metrics",
+    "OssaError",
     "Predictor",
+    "RawPredictions",
+    "Record",
+    "Results",
     "RunConfig",
+    "RunFailed",
+    "Sample",
+    "StudyConfig",
+    "StudyResults",
+    "UnsupportedBackbone",
+    "VideoReader",
+    "VideoWriter",
+    "compare_models",
     "create_backbone",
     "create_detector",
+    "draw_boxes",
+    "evaluate_detections",
     "evaluate_detector",
+    "export_detector",
+    "letterbox",
     "load",
+    "load_study",
+    "non_max_suppression",
+    "read_coco_results",
     "read_data",
+    "read_record",
+    "read_study",
     "train_detector",
+    "write_scenes",
 ]
-
-_HOMES = {
-    "PAFPN": "ossa.models.neck",
-    "AnchorHead": "ossa.models.head",
-    "Detections": "ossa.types",
-    "Detector": "ossa.models.detector",
-    "Level": "ossa.types",
-    "Predictor": "ossa.predict.predictor",
-    "RunConfig": "ossa.config",
-    "create_backbone": "ossa.models.detector",
-    "create_detector": "ossa.models.detector",
-    "evaluate_detector": "ossa.evaluate.evaluator",
-    "load": "ossa.predict.predictor",
-    "read_data": "ossa.data.reading",
-    "train_detector": "ossa.train.api",
-}
 
 
 def __getattr__(name: str) -> Any:

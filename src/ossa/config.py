@@ -238,7 +238,14 @@ class EvaluateConfig(Section):
 
 
 class RunConfig(Section):
-    """Everything that decides what a run computes."""
+    """Everything that decides what a run computes.
+
+    Example:
+        >>> from ossa.config import RunConfig
+        >>> config = RunConfig(model={"name": "resnet18", "neck": "s"}, data="scenes", seed=1)
+        >>> config.train.epochs, config.evaluate.nms_iou
+        (300, 0.6)
+    """
 
     model: ModelConfig = Field(description="Which detector is built.")
     data: str = Field(description="A data.yaml, or the folder that holds one.")

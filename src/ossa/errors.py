@@ -84,11 +84,27 @@ remove the line.'
 
 
 class ConfigError(OssaError):
-    """A setting, recipe or option is misspelt, out of range or contradicts another."""
+    """A setting, recipe or option is misspelt, out of range or contradicts another.
+
+    Example:
+        >>> import ossa
+        >>> try:
+        ...     ossa.create_detector("resnet81", num_classes=4)
+        ... except ossa.ConfigError as error:
+        ...     print("Did you mean" in str(error))
+        True
+    """
 
 
 class DataError(OssaError):
-    """A data set, image or annotation is missing or cannot be used as it is."""
+    """A data set, image or annotation is missing or cannot be used as it is.
+
+    Example:
+        >>> import ossa
+        >>> error = ossa.DataError(expected="an image", found="no such file", path="a.jpg")
+        >>> error.path, str(error)
+        ('a.jpg', 'Expected an image, found no such file (a.jpg).')
+    """
 
 
 class UnsupportedBackbone(OssaError):  # noqa: N818 - the name users know from the design
@@ -118,11 +134,26 @@ class UnsupportedBackbone(OssaError):  # noqa: N818 - the name users know from t
 
 
 class CheckpointError(OssaError):
-    """A weights file is missing, damaged, of another model, or tries to run code."""
+    """A weights file is missing, damaged, of another model, or tries to run code.
+
+    Example:
+        >>> import ossa
+        >>> try:
+        ...     ossa.load("absent.safetensors")
+        ... except ossa.CheckpointError as error:
+        ...     print("not loaded")
+        not loaded
+    """
 
 
 class RunFailed(OssaError):  # noqa: N818 - says what happened to the run
-    """A run that was in order when it started could not go on (exit code 1 instead of 2)."""
+    """A run that was in order when it started could not go on (exit code 1 instead of 2).
+
+    Example:
+        >>> import ossa
+        >>> issubclass(ossa.RunFailed, ossa.OssaError)
+        True
+    """
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

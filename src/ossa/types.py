@@ -212,6 +212,13 @@ class Record:
 
     Written once, last, as JSON; `schema` counts the versions of this layout and a reader exists
     for each (`ossa.train.run_folder`).
+
+    Example:
+        >>> import ossa
+        >>> from pathlib import Path
+        >>> record = ossa.read_record(Path("study/runs/resnet10t-seed0"))
+        >>> record.seed, record.status, record.reason
+        (0, 'done', None)
     """
 
     schema: int

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ossa.data.reading import read_data, take_images
-from ossa.export.export import SUFFIXES, ExportSettings, export
+from ossa.export.export import SUFFIXES, ExportSettings, export_detector
 from ossa.export.graph import Format, NMSSettings, Precision, is_installed
 from ossa.export.parity import some_images
 from ossa.models.checkpoint import read_checkpoint
@@ -39,7 +39,7 @@ def test_the_export_is_good(
     everything = read_data(shared / "data" / "coco128").index
     index = some_images(everything, IMAGES)
     others = take_images(everything, ~np.isin(everything.image_ids, index.image_ids))
-    done = export(
+    done = export_detector(
         read_checkpoint(shared / "weights" / "yolov5n.pt"),
         tmp_path / f"n{SUFFIXES[format]}",
         ExportSettings(

@@ -15,7 +15,7 @@ from ossa.export.backends import NMSRuntime, TorchRuntime
 from ossa.export.graph import ExportDescription, NMSSettings
 from ossa.export.select import RuntimeName, open_exported
 from ossa.models.detector import Detector
-from ossa.models.postprocess import detect
+from ossa.models.postprocess import non_max_suppression
 from ossa.predict.predictor import Predictor, load
 from ossa.types import Detections, Letterbox
 
@@ -74,7 +74,7 @@ def test_the_graph_finds_what_post_processing_finds(
     settings = EvaluateConfig(**INSIDE.model_dump())
     every_class = torch.ones(3, dtype=torch.bool)
     raw = TorchRuntime(detector)(images)
-    expected = detect(raw, places, settings, wanted=every_class)
+    expected = non_max_suppression(raw, places, settings, wanted=every_class)
     found = run.detections(images, places, settings, wanted=every_class)
     assert [len(one) for one in found] == [len(one) for one in expected]
     assert min(len(one) for one in expected) > 5

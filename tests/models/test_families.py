@@ -5,7 +5,7 @@ import torch
 from test_catalog_training import gradients_of, smallest_detector, two_images
 
 from ossa.config import EvaluateConfig
-from ossa.models.postprocess import detect
+from ossa.models.postprocess import non_max_suppression
 from ossa.types import Letterbox
 
 FAMILIES = (
@@ -38,6 +38,8 @@ def test_every_parameter_learns_and_the_detector_detects(name: str):
     with torch.no_grad():
         raw = detector.eval()(batch.images)
     placement = Letterbox(1.0, 1.0, 0, 0, side, side)
-    found = detect(raw, [placement] * 2, EvaluateConfig(confidence=0.0, max_detections=10))
+    found = non_max_suppression(
+        raw, [placement] * 2, EvaluateConfig(confidence=0.0, max_detections=10)
+    )
     assert [len(image) for image in found] == [10, 10]
     assert all(torch.from_numpy(image.scores).isfinite().all() for image in found)

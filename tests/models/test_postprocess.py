@@ -19,7 +19,7 @@ from ossa.evaluate.evaluator import evaluate
 from ossa.models import postprocess
 from ossa.models.checkpoint import detector_from, read_checkpoint
 from ossa.models.head import default_anchors_wh
-from ossa.models.postprocess import check_not_nan, detect, find_candidates, run_nms
+from ossa.models.postprocess import check_not_nan, find_candidates, non_max_suppression, run_nms
 from ossa.types import Detections, Letterbox, RawPredictions
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "postprocess.py"
@@ -126,7 +126,7 @@ def _home(box: Box, placement: Letterbox) -> Box:
 )
 def test_detections_are_those_of_a_plain_loop(config: EvaluateConfig):
     raw = random_predictions(5)
-    both = detect(raw, [PLACEMENT, SAME], config)
+    both = non_max_suppression(raw, [PLACEMENT, SAME], config)
     for image, (found, placement) in enumerate(zip(both, (PLACEMENT, SAME), strict=True)):
         expected = slow_detections(raw, image, placement, config)
         assert found.labels.tolist() == [label for _, label, _ in expected]
@@ -146,10 +146,11 @@ def test_every_setting_of_these_loops_does_something():
         {"max_candidates": 50},
     )
     counts = [
-        len(detect(raw, [SAME, SAME], unlimited.model_copy(update=change))[0]) for change in changes
+        len(non_max_suppression(raw, [SAME, SAME], unlimited.model_copy(update=change))[0])
+        for change in changes
     ]
     # 42 cells x 3 anchors x 3 classes.
-    assert len(detect(raw, [SAME, SAME], unlimited)[0]) == 378
+    assert len(non_max_suppression(raw, [SAME, SAME], unlimited)[0]) == 378
     assert counts[0] < 378
     assert counts[1] < 378
     assert counts[2:] == [7, 50]
@@ -167,14 +168,14 @@ def certain_predictions(*cells: tuple[int, int, tuple[float, ...]]) -> RawPredic
 def test_a_logit_of_zero_is_a_box_of_the_anchors_size_in_the_middle_of_its_cell():
     # Cell (row 2, column 3) of stride 8 has its middle at (28, 20); the anchor is 16 x 30.
     raw = certain_predictions((2, 3, (0, 0, 0, 0, 20, 20, -20, -20)))
-    (found,) = detect(raw, [SAME], EvaluateConfig())
+    (found,) = non_max_suppression(raw, [SAME], EvaluateConfig())
     assert found.boxes_xyxy.tolist() == [[20, 5, 36, 35]]
     assert found.labels.tolist() == [0]
 
 
 def test_a_box_counts_once_for_every_class_above_the_confidence():
     raw = certain_predictions((2, 3, (0, 0, 0, 0, 20, 1, 0, -1)))
-    (found,) = detect(raw, [SAME], EvaluateConfig(confidence=0.4))
+    (found,) = non_max_suppression(raw, [SAME], EvaluateConfig(confidence=0.4))
     assert found.labels.tolist() == [0, 1]
     assert found.scores.tolist() == pytest.approx([0.7311, 0.5], abs=1e-4)
 
@@ -182,10 +183,10 @@ def test_a_box_counts_once_for_every_class_above_the_confidence():
 def test_the_same_box_of_another_class_is_not_suppressed():
     one, two = (0, 0, 0, 0, 20, 20, -20, -20), (0, 0, 0, 0, 20, -20, 20, -20)
     # Neighbouring cells: the boxes of 16 x 30 lie 8 px apart, IoU 1/3.
-    same = detect(
+    same = non_max_suppression(
         certain_predictions((2, 2, one), (2, 3, one)), [SAME], EvaluateConfig(nms_iou=0.3)
     )
-    other = detect(
+    other = non_max_suppression(
         certain_predictions((2, 2, one), (2, 3, two)), [SAME], EvaluateConfig(nms_iou=0.3)
     )
     assert (len(same[0]), len(other[0])) == (1, 2)
@@ -193,14 +194,14 @@ def test_the_same_box_of_another_class_is_not_suppressed():
 
 def test_boxes_go_home_and_are_clipped_to_the_image():
     raw = certain_predictions((2, 3, (0, 0, 0, 0, 20, 20, -20, -20)))
-    (found,) = detect(raw, [PLACEMENT], EvaluateConfig())
+    (found,) = non_max_suppression(raw, [PLACEMENT], EvaluateConfig())
     # x: (20 - 4) / 0.5, (36 - 4) / 0.5; y: (5 - 10) / 0.4 is above the image, (35 - 10) / 0.4.
     assert found.boxes_xyxy.tolist() == [[32, 0, 64, 62.5]]
 
 
 def test_an_image_in_which_nothing_is_found_has_empty_detections():
     raw = certain_predictions()
-    (found,) = detect(raw, [SAME], EvaluateConfig())
+    (found,) = non_max_suppression(raw, [SAME], EvaluateConfig())
     assert isinstance(found, Detections)
     assert found.boxes_xyxy.shape == (0, 4)
     assert (found.scores.dtype, found.labels.dtype) == (np.float32, np.int64)
@@ -209,7 +210,7 @@ def test_an_image_in_which_nothing_is_found_has_empty_detections():
 def test_predictions_that_are_no_numbers_are_no_detections():
     raw = random_predictions(1, images=1)
     nan = raw._replace(logits=tuple(x * float("nan") for x in raw.logits))
-    (found,) = detect(nan, [SAME], EvaluateConfig())
+    (found,) = non_max_suppression(nan, [SAME], EvaluateConfig())
     assert len(found) == 0
 
 
@@ -248,7 +249,7 @@ def test_detections_are_those_of_the_plain_method(
     plain_detect: Callable[..., list[Detections]], shape: dict[str, Any], config: EvaluateConfig
 ):
     raw = random_predictions(3, **shape)
-    found = detect(raw, [PLACEMENT, SAME], config)
+    found = non_max_suppression(raw, [PLACEMENT, SAME], config)
     expected = plain_detect(raw, [PLACEMENT, SAME], config, scores_in=torch.float64)
     assert_same(found, expected)
     assert min(len(detections) for detections in found) >= 7
@@ -269,7 +270,7 @@ def test_equal_scores_are_told_apart_as_by_the_plain_method(
         random_predictions(4, **MANY, classes=20), lambda level: level.sign() * 2 * (abs(level) > 1)
     )
     config = EvaluateConfig(max_detections=8_000)
-    found = detect(raw, [SAME, SAME], config)
+    found = non_max_suppression(raw, [SAME, SAME], config)
     assert_same(found, plain_detect(raw, [SAME, SAME], config, scores_in=torch.float64))
     assert [len(np.unique(detections.scores)) for detections in found] == [2, 2]
     assert min(len(detections) for detections in found) > 1_000
@@ -281,7 +282,9 @@ def test_of_equal_scores_the_finer_level_the_upper_row_and_the_left_column_come_
     raw.logits[1][0, 0, 0, 0] = answer
     for anchor, row, column in ((2, 6, 1), (1, 6, 3), (2, 1, 3), (0, 1, 3)):
         raw.logits[0][0, anchor, row, column] = answer
-    (found,) = detect(raw, [SAME._replace(pad_left=-100, pad_top=-100)], EvaluateConfig())
+    (found,) = non_max_suppression(
+        raw, [SAME._replace(pad_left=-100, pad_top=-100)], EvaluateConfig()
+    )
     middles = (found.boxes_xyxy[:, :2] + found.boxes_xyxy[:, 2:]) / 2 - 100
     # In cells of 8 px (row 1, column 3) twice, (6, 1) and (6, 3); in the first of 16 px.
     assert middles[::2].tolist() == [[28, 12], [28, 12], [12, 52], [28, 52], [8, 8]]
@@ -294,10 +297,10 @@ def test_of_equal_scores_the_finer_level_the_upper_row_and_the_left_column_come_
 def test_the_size_of_a_chunk_decides_nothing(chunk: int, monkeypatch: pytest.MonkeyPatch):
     raw = random_predictions(5)
     config = EvaluateConfig(nms_iou=0.3)
-    expected = detect(raw, [PLACEMENT, SAME], config)
+    expected = non_max_suppression(raw, [PLACEMENT, SAME], config)
     monkeypatch.setattr(postprocess, "_MIN_CHUNK", chunk)
     monkeypatch.setattr(postprocess, "_CHUNK_PER_DETECTION", 0)
-    assert_same(detect(raw, [PLACEMENT, SAME], config), expected)
+    assert_same(non_max_suppression(raw, [PLACEMENT, SAME], config), expected)
     assert len(expected[0]) > 50
 
 
@@ -306,7 +309,7 @@ def test_candidates_of_a_low_confidence_hold_the_detections_of_every_higher_one(
     (all_of_them,) = find_candidates(raw, 0.01)
     for confidence, nms_iou in ((0.05, 0.3), (0.2, 0.6), (0.4, 1.0)):
         config = EvaluateConfig(confidence=confidence, nms_iou=nms_iou)
-        (expected,) = detect(raw, [PLACEMENT], config)
+        (expected,) = non_max_suppression(raw, [PLACEMENT], config)
         above = all_of_them.take(all_of_them.scores > np.float32(confidence))
         again = run_nms(above, PLACEMENT, config)
         assert 0 < len(expected) < len(all_of_them.scores)
@@ -317,27 +320,27 @@ def test_candidates_of_a_low_confidence_hold_the_detections_of_every_higher_one(
 
 def test_an_image_has_the_same_detections_alone_and_in_any_memory_format():
     raw = random_predictions(6, **MANY, classes=70)
-    together = detect(raw, [PLACEMENT, SAME], EvaluateConfig())
-    alone = detect(with_logits(raw, lambda level: level[1:]), [SAME], EvaluateConfig())
+    together = non_max_suppression(raw, [PLACEMENT, SAME], EvaluateConfig())
+    alone = non_max_suppression(with_logits(raw, lambda level: level[1:]), [SAME], EvaluateConfig())
     assert_same(alone, together[1:])
     channels_last = with_logits(
         raw, lambda level: level.permute(0, 2, 3, 1, 4).contiguous().permute(0, 3, 1, 2, 4)
     )
     assert channels_last.logits[0].stride() != raw.logits[0].stride()
-    assert_same(detect(channels_last, [PLACEMENT, SAME], EvaluateConfig()), together)
+    assert_same(non_max_suppression(channels_last, [PLACEMENT, SAME], EvaluateConfig()), together)
 
 
 def test_logits_of_half_precision_are_taken_for_what_they_are():
     rounded = with_logits(random_predictions(7), lambda level: level.bfloat16())
     widened = with_logits(rounded, lambda level: level.float())
-    found = detect(rounded, [PLACEMENT, SAME], EvaluateConfig())
-    assert_same(found, detect(widened, [PLACEMENT, SAME], EvaluateConfig()))
+    found = non_max_suppression(rounded, [PLACEMENT, SAME], EvaluateConfig())
+    assert_same(found, non_max_suppression(widened, [PLACEMENT, SAME], EvaluateConfig()))
 
 
 def test_the_predictions_stay_as_they_are():
     raw = random_predictions(8)
     before = [level.clone() for level in raw.logits]
-    detect(raw, [PLACEMENT, SAME], EvaluateConfig())
+    non_max_suppression(raw, [PLACEMENT, SAME], EvaluateConfig())
     assert all(torch.equal(a, b) for a, b in zip(raw.logits, before, strict=True))
 
 
@@ -352,7 +355,7 @@ def test_the_number_of_a_class_does_not_decide_what_its_boxes_suppress(label: in
         raw.logits[0][0, 1, 2, column, :4] = 0
         raw.logits[0][0, 1, 2, column, 0] = float(np.log(fraction / (1 - fraction)))
         raw.logits[0][0, 1, 2, column, [4, 5 + label]] = 20.0
-    (found,) = detect(raw, [SAME], EvaluateConfig(nms_iou=0.6))
+    (found,) = non_max_suppression(raw, [SAME], EvaluateConfig(nms_iou=0.6))
     assert np.ptp(found.boxes_xyxy[:, 0]) == pytest.approx(4.0005, abs=1e-5)
     assert len(found) == 2
 
@@ -366,7 +369,7 @@ def test_the_detections_of_photographs_are_those_of_the_plain_method(
     batch = next(iter(evaluation_loader(LetterboxedDataset(index, imgsz=640), batch=8, workers=0)))
     with torch.no_grad():
         raw = detector(batch.images)
-    found = detect(raw, batch.letterboxes, EvaluateConfig())
+    found = non_max_suppression(raw, batch.letterboxes, EvaluateConfig())
     assert_same(found, plain_detect(raw, batch.letterboxes, EvaluateConfig()), rtol=3e-7)
     assert max(len(detections) for detections in found) == 300
 

@@ -19,7 +19,7 @@ from ossa.study.report.fits import prediction_section
 from ossa.study.report.report import write_study_report
 from ossa.study.report.sections import absences, models_table
 from ossa.study.report.tables import ReportFiles
-from ossa.study.results import StudyResults, read_results
+from ossa.study.results import StudyResults, load_study
 from ossa.study.scaling import PowerLaw
 
 synthetic = load()
@@ -48,7 +48,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
         false_per_image=2,
         measured=False,
     )
-    return read_results(study)
+    return load_study(study)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_no_family_and_no_reason_of_a_failure_is_more_than_text(tmp_path: Path):
             settings={"families": dict(zip(models, texts, strict=False))},
         )
         synthetic.write_failed_run(study.states()[2], " ".join(texts))
-        return write_study_report(read_results(study), tmp_path / f"{folder}-page").read_text()
+        return write_study_report(load_study(study), tmp_path / f"{folder}-page").read_text()
 
     plain, hostile = page_of(("a", "b", "c"), "plain"), page_of(HOSTILE, "hostile")
     elements = [structure(html)[0] for html in (plain, hostile)]
@@ -176,7 +176,7 @@ def test_the_cost_of_a_model_that_was_not_trained_is_that_behind_the_neck_of_the
 
 @pytest.mark.slow
 def test_a_failed_and_a_missing_run_are_told_and_never_filled_in(nine: StudyFolder, tmp_path: Path):
-    results = read_results(nine)
+    results = load_study(nine)
     page = write_study_report(results, tmp_path / "report")
     rows = rows_of(tmp_path / "report", "missing")
     assert {row["run"]: row["state"] for row in rows} == {
@@ -196,7 +196,7 @@ def test_a_failed_and_a_missing_run_are_told_and_never_filled_in(nine: StudyFold
 
 @pytest.mark.slow
 def test_a_prediction_lies_on_the_fit_and_comes_with_its_validation(nine: StudyFolder):
-    results = read_results(nine)
+    results = load_study(nine)
     found = predict_quality(results, 2e7)
     fit = results.relation("ap", "params").fit
     assert isinstance(fit, PowerLaw)
@@ -216,7 +216,7 @@ def test_a_varied_study_says_whether_the_ranking_changes(tmp_path: Path):
         false_per_image=2,
         settings={"vary": {"train.lr": [0.01, 0.03]}},
     )
-    section = answers_section(read_results(study), ReportFiles(tmp_path))
+    section = answers_section(load_study(study), ReportFiles(tmp_path))
     rows = rows_of(tmp_path, "tuning")
     assert {row["model"] for row in rows} == set(FAMILIES[:3])
     assert sorted(float(row["train.lr 0.03 rank"]) for row in rows) == [1, 2, 3]

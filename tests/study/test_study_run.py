@@ -27,7 +27,7 @@ from ossa.study.folder import (
     read_study_folder,
 )
 from ossa.study.reported import SAMPLES_FILE, samples_of
-from ossa.study.results import read_results
+from ossa.study.results import load_study
 from ossa.study.runner import epochs_trained, run_study, seconds_left
 from ossa.train.run_folder import DETECTIONS_FILE, read_log, read_record, write_record
 
@@ -248,7 +248,7 @@ def test_metrics_that_the_detections_do_not_give_are_foreign(study: StudyFolder)
     record = read_record(folder)
     last = record.metrics["last"] | {"ap": 0.99}
     write_record(replace(record, metrics=record.metrics | {"last": last}), folder)
-    first, second = read_results(study).states
+    first, second = load_study(study).states
     assert (first.state, second.state) == ("foreign", "done")
     assert first.reason is not None
     assert "expected ap 0." in first.reason
@@ -278,7 +278,7 @@ def test_samples_that_were_edited_are_made_anew(study: StudyFolder):
 def test_damaged_measurements_are_told_in_a_sentence(study: StudyFolder, content: str):
     (study.path / "measurements.json").write_text(content)
     with pytest.raises(DataError, match="measure again with 'ossa study run'"):
-        read_results(study)
+        load_study(study)
 
 
 def test_a_run_whose_process_made_no_folder_has_failed(study: StudyFolder):

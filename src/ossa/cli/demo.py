@@ -57,7 +57,7 @@ def demo(
     from ossa.study.folder import create_study
     from ossa.study.measure import measure_models
     from ossa.study.report.report import write_study_report
-    from ossa.study.results import read_results
+    from ossa.study.results import load_study
     from ossa.study.runner import run_study
 
     settings = {"seeds": [seed], "recipe": {"epochs": epochs}} if epochs else {"seeds": [seed]}
@@ -83,7 +83,7 @@ def demo(
         with console.progress("timing both turn by turn"):
             measure_models(study, states)
         with console.progress("writing the report"):
-            results = read_results(study)
+            results = load_study(study)
             page = write_study_report(results, folder / "report")
     rows = [row_of({key: run.row.get(key) for key in KEYS}) for run in results.runs]
     if as_json:

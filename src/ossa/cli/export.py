@@ -173,8 +173,7 @@ def export(
       ossa export --weights yolov5n.pt --data coco128 --nms --dynamic batch
     """
     from ossa.cli.console import Console, print_json
-    from ossa.export.export import SUFFIXES, ExportSettings, check_request
-    from ossa.export.export import export as write
+    from ossa.export.export import SUFFIXES, ExportSettings, check_request, export_detector
     from ossa.models.checkpoint import read_checkpoint
 
     checkpoint = read_checkpoint(weights)
@@ -199,7 +198,7 @@ def export(
         if precision == "int8":
             compared, calibration = _apart(compared, source, console)
         with console.progress("exporting") as on_images:
-            done = write(
+            done = export_detector(
                 checkpoint,
                 file,
                 settings,

@@ -172,8 +172,8 @@ def _folder_of(study: Path) -> Path:
 
 def _read(folder: Path, console: "Console") -> "StudyResults":
     from ossa.study.folder import read_study_folder
-    from ossa.study.results import read_results
+    from ossa.study.results import load_study
 
     opened = read_study_folder(folder)
     with console.progress("reading runs") as on_run:
-        return read_results(opened, on_run=on_run)
+        return load_study(opened, on_run=on_run)

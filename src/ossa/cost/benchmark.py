@@ -27,7 +27,7 @@ from ossa.export.select import runtime_in_memory
 from ossa.files import write_json_atomically
 from ossa.models.detector import Detector
 from ossa.models.fuse import fuse_detector
-from ossa.models.postprocess import detect
+from ossa.models.postprocess import non_max_suppression
 from ossa.train.run_folder import environment
 from ossa.types import Letterbox, RawPredictions
 
@@ -102,7 +102,7 @@ def measure_throughput(
             raw = detector(images)
             computed = _now(device)
             if config is not None:
-                detect(raw, placements, config)
+                non_max_suppression(raw, placements, config)
             finished = computed if config is None else _now(device)
             if run >= warmup:
                 network_ms[name].append(1000.0 * (computed - started))
@@ -300,7 +300,7 @@ def take_turn(network: DetectorNetwork, picture: Path, *, imgsz: int, num_classe
     started, started_cpu = time.perf_counter(), time.process_time()
     square, placement = letterbox(decode_image(picture), imgsz)
     images = torch.from_numpy(square).permute(2, 0, 1)[None]
-    detect(network(images), [placement], _PICTURES, wanted=every_class)
+    non_max_suppression(network(images), [placement], _PICTURES, wanted=every_class)
     return Taken(time.perf_counter() - started, time.process_time() - started_cpu)
 
 

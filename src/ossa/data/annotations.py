@@ -19,7 +19,14 @@ from ossa.errors import ConfigError, legible, suggestion
 
 @dataclass(frozen=True)
 class DatasetIndex:
-    """One split of a data set."""
+    """One split of a data set.
+
+    Example:
+        >>> import ossa
+        >>> index = ossa.read_data("scenes").index
+        >>> len(index), index.names
+        (2, ('disc', 'triangle', 'cross', 'ring'))
+    """
 
     root: Path
     """Folder that `file_names` are relative to."""

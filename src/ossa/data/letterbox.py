@@ -27,7 +27,14 @@ def resize_long_side(image: NDArray[np.uint8], imgsz: int) -> NDArray[np.uint8]:
 
 
 def letterbox(image: NDArray[np.uint8], imgsz: int) -> tuple[NDArray[np.uint8], Letterbox]:
-    """Returns the image (H, W, 3) centred on a grey square of `imgsz` px, and its placement."""
+    """Returns the image (H, W, 3) centred on a grey square of `imgsz` px, and its placement.
+
+    Example:
+        >>> import numpy as np
+        >>> canvas, placement = letterbox(np.zeros((48, 64, 3), np.uint8), 32)
+        >>> canvas.shape, placement.scale_x, placement.pad_top
+        ((32, 32, 3), 0.5, 4)
+    """
     original_wh = (image.shape[1], image.shape[0])
     return on_square(resize_long_side(image, imgsz), imgsz, original_wh=original_wh)
 

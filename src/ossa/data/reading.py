@@ -320,6 +320,11 @@ def read_data(data: Path | str, split: str = "val", *, strict: bool = False) -> 
     Raises:
         ConfigError: a data.yaml that is malformed, or has no such split.
         DataError: files that are missing, no usable image, or the first fault where `strict`.
+
+    Example:
+        >>> report = read_data("scenes", "val")
+        >>> len(report.index), report.issues
+        (2, ())
     """
     return drop_corrupt_images(
         read_index(read_description(data), split, strict=strict), strict=strict

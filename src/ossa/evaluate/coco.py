@@ -173,6 +173,13 @@ def read_coco_results(
 
     Raises:
         DataError: the file is missing, is not a COCO results file or does not fit the index.
+
+    Example:
+        >>> import ossa
+        >>> index = ossa.read_data("scenes").index
+        >>> detections = ossa.read_coco_results(Path("results.json"), index)
+        >>> sorted(detections) == index.image_ids.tolist()
+        True
     """
     entries = _read_json_list(path)
     category_ids = index.category_ids.tolist()

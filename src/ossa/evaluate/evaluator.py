@@ -20,7 +20,7 @@ from ossa.evaluate.metrics import Metrics, evaluate_detections
 from ossa.models.checkpoint import Checkpoint, detector_from, read_checkpoint
 from ossa.models.detector import Detector
 from ossa.models.loss import DetectionLoss, LossTerms
-from ossa.models.postprocess import check_not_nan, detect
+from ossa.models.postprocess import check_not_nan, non_max_suppression
 from ossa.types import Detections
 
 
@@ -94,7 +94,9 @@ def evaluate(
         raw = detector(on_device.images)
         if loss is None:  # whoever gives one looks at what it becomes
             check_not_nan(raw)
-        found.update(zip(images.image_ids, detect(raw, images.letterboxes, config), strict=True))
+        found.update(
+            zip(images.image_ids, non_max_suppression(raw, images.letterboxes, config), strict=True)
+        )
         if loss is not None:
             for name, value in loss(raw, on_device)._asdict().items():
                 sums[name] += value.item() * len(images.image_ids)
@@ -141,6 +143,12 @@ def evaluate_detector(
 
     Raises:
         CheckpointError, ConfigError, DataError, UnsupportedBackbone: naming what does not fit.
+
+    Example:
+        >>> import ossa
+        >>> metrics = ossa.evaluate_detector("best.safetensors", "scenes")
+        >>> metrics.num_images, metrics.num_detections > 0
+        (2, True)
     """
     checkpoint = read_checkpoint(weights)
     config = build_config(

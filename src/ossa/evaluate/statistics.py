@@ -155,6 +155,16 @@ def compare_models(
 
     Raises:
         DataError: models of other truths, or truths in fewer than two images.
+
+    Example:
+        >>> import ossa
+        >>> from pathlib import Path
+        >>> from ossa.evaluate.matching import match
+        >>> index = ossa.read_data("scenes").index
+        >>> perfect = match(index, ossa.read_coco_results(Path("results.json"), index))
+        >>> reference, other = compare_models([[match(index, {})], [perfect]], metrics=["ap50"])
+        >>> round(other.difference.value, 3), other.difference.seeds  # one seed each
+        (1.0, None)
     """
     runs = [run for model in models for run in model]
     check_gt(runs)

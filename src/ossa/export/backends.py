@@ -15,7 +15,7 @@ from ossa.config import EvaluateConfig
 from ossa.errors import CheckpointError, ConfigError, legible
 from ossa.export.graph import ExportDescription, NMSSettings, Precision
 from ossa.models.detector import Detector
-from ossa.models.postprocess import check_not_nan, detect
+from ossa.models.postprocess import check_not_nan, non_max_suppression
 from ossa.types import Detections, Letterbox, RawPredictions
 
 Engine: TypeAlias = Callable[[Tensor], tuple[Tensor, ...]]
@@ -224,7 +224,7 @@ def find(
         return runtime.detections(images, letterboxes, settings, wanted=wanted)
     raw = runtime(images)
     check_not_nan(raw)
-    return detect(raw, letterboxes, settings, wanted=wanted)
+    return non_max_suppression(raw, letterboxes, settings, wanted=wanted)
 
 
 def _check_size(images: Tensor, description: ExportDescription) -> None:

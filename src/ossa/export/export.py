@@ -83,7 +83,7 @@ class Export:
         }
 
 
-def export(
+def export_detector(
     checkpoint: Checkpoint,
     output: Path,
     settings: ExportSettings,
@@ -112,6 +112,19 @@ def export(
             set of other classes.
         UnsupportedBackbone: the format cannot express the network.
         CheckpointError: the file cannot be written.
+
+    Example:
+        >>> import ossa
+        >>> from ossa.export.export import ExportSettings
+        >>> from ossa.models.checkpoint import read_checkpoint
+        >>> done = ossa.export_detector(
+        ...     read_checkpoint("best.safetensors"),
+        ...     Path("best.onnx"),
+        ...     ExportSettings("onnx"),
+        ...     images=ossa.read_data("scenes").index,
+        ... )
+        >>> done.file.suffix
+        '.onnx'
     """
     check_request(checkpoint, output, settings)
     if settings.precision == "int8" and calibration is None:

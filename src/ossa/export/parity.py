@@ -23,7 +23,7 @@ from ossa.errors import DataError
 from ossa.evaluate.metrics import evaluate_detections
 from ossa.export.backends import ExportedRuntime, NMSRuntime, TorchRuntime
 from ossa.export.graph import ExportDescription
-from ossa.models.postprocess import check_not_nan, detect, find_candidates
+from ossa.models.postprocess import check_not_nan, find_candidates, non_max_suppression
 from ossa.types import Batch, Detections
 
 SCORE_TOLERANCE, BOX_TOLERANCE_PX = 1e-3, 0.1
@@ -179,7 +179,7 @@ def _found(
     every_class = torch.ones(len(about.names), dtype=torch.bool)
     theirs, shown = reference(batch.images), _showing(about)
     check_not_nan(theirs)
-    pictures_before = detect(theirs, batch.letterboxes, shown, wanted=every_class)
+    pictures_before = non_max_suppression(theirs, batch.letterboxes, shown, wanted=every_class)
     candidates: list[Detections | None] = [None] * len(pictures_before)
     if with_candidates:
         of_images = find_candidates(theirs, max(shown.confidence - _MARGIN, 0.0))
@@ -192,9 +192,9 @@ def _found(
         pairs = list(zip(pictures_before, ours, strict=True))
         return _Pairs(pairs, pairs, candidates)
     logits = exported(batch.images)
-    pictures_after = detect(logits, batch.letterboxes, shown, wanted=every_class)
-    scored_before = detect(theirs, batch.letterboxes, _scoring(about))
-    scored_after = detect(logits, batch.letterboxes, _scoring(about))
+    pictures_after = non_max_suppression(logits, batch.letterboxes, shown, wanted=every_class)
+    scored_before = non_max_suppression(theirs, batch.letterboxes, _scoring(about))
+    scored_after = non_max_suppression(logits, batch.letterboxes, _scoring(about))
     return _Pairs(
         list(zip(pictures_before, pictures_after, strict=True)),
         list(zip(scored_before, scored_after, strict=True)),
@@ -235,7 +235,9 @@ class _Rectangles:
                 decode_image(self._paths[image_id]), about.imgsz, stride=max(about.strides)
             )
             pixels = torch.from_numpy(canvas).permute(2, 0, 1)[None]
-            (theirs,) = detect(self._reference(pixels), [place], shown, wanted=every_class)
+            (theirs,) = non_max_suppression(
+                self._reference(pixels), [place], shown, wanted=every_class
+            )
             self._gaps.append(gap_between(theirs, found, settings=shown))
 
     def difference(self) -> dict[str, float]:

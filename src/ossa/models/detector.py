@@ -26,7 +26,14 @@ _NECK_REPEATS = 3
 
 
 class Backbone(Protocol):
-    """The interface of a backbone: any `nn.Module` with these two will do."""
+    """The interface of a backbone: any `nn.Module` with these two will do.
+
+    Example:
+        >>> import ossa
+        >>> backbone = ossa.create_backbone("resnet10t", imgsz=64)
+        >>> isinstance(backbone.levels[0], ossa.Level)
+        True
+    """
 
     levels: tuple[Level, ...]
     """Fine to coarse."""

@@ -58,7 +58,7 @@ class Candidates(NamedTuple):
 
 
 @torch.no_grad()
-def detect(
+def non_max_suppression(
     raw: RawPredictions,
     letterboxes: Sequence[Letterbox],
     config: EvaluateConfig,
@@ -76,6 +76,16 @@ def detect(
         config: confidence, NMS threshold and limits.
         wanted: bool (K,) on the CPU. Where given, a box counts for its best class alone, and only
             if that is wanted: other classes do not use up the detections.
+
+    Example:
+        >>> import ossa
+        >>> from ossa.config import EvaluateConfig
+        >>> detector = ossa.create_detector("yolov5n", num_classes=4, imgsz=64).eval()
+        >>> raw = detector(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+        >>> placement = ossa.Letterbox(1.0, 1.0, 0, 0, width=64, height=64)
+        >>> found = non_max_suppression(raw, [placement], EvaluateConfig(confidence=0.9))
+        >>> [len(detections) for detections in found]
+        [0]
     """
     by_image = find_candidates(raw, config.confidence, wanted=wanted)
     return [

@@ -106,7 +106,14 @@ class ExecutorConfig(Section):
 
 
 class StudyConfig(Section):
-    """Many models, a few seeds, one recipe."""
+    """Many models, a few seeds, one recipe.
+
+    Example:
+        >>> import ossa
+        >>> study = ossa.StudyConfig(name="first", data="scenes", models=("resnet18", "yolov5n"))
+        >>> study.seeds, study.family("yolov5n")
+        ((0, 1, 2), 'cspdarknet')
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     description: str = ""
@@ -156,6 +163,12 @@ def read_study(path: Path) -> StudyConfig:
 
     Raises:
         ConfigError: no such file, not YAML, a key that is misspelt or a value out of range.
+
+    Example:
+        >>> from pathlib import Path
+        >>> _ = Path("study.yaml").write_text("{name: first, data: scenes, models: [resnet18]}")
+        >>> read_study(Path("study.yaml")).models
+        ('resnet18',)
     """
     try:
         content = read_yaml(path).value

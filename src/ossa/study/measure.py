@@ -26,7 +26,7 @@ from ossa.models.checkpoint import detector_from, read_checkpoint
 from ossa.models.complexity import count_cost
 from ossa.models.detector import Detector, build_detector
 from ossa.models.fuse import fuse_detector
-from ossa.models.postprocess import detect
+from ossa.models.postprocess import non_max_suppression
 from ossa.study.folder import MEASUREMENTS_FILE, RunState, StudyFolder, read_measurements
 from ossa.study.plan import Plan, PlannedRun
 from ossa.train.autobatch import TrialStep
@@ -145,7 +145,7 @@ def _evaluate(detector: Detector, config: RunConfig, device: torch.device) -> No
     detector.eval()
     images = torch.zeros(batch, 3, imgsz, imgsz, dtype=torch.uint8, device=device)
     placements = [Letterbox(1.0, 1.0, 0, 0, imgsz, imgsz)] * batch
-    detect(detector(images), placements, config.evaluate)
+    non_max_suppression(detector(images), placements, config.evaluate)
 
 
 def measure_models(

@@ -16,7 +16,7 @@ from ossa.evaluate.metrics import Metrics
 from ossa.evaluate.statistics import Values
 from ossa.study.analysis import Relation, find_pareto_points, joint_draws
 from ossa.study.config import StudyConfig
-from ossa.study.folder import RunState, StudyFolder, read_measurements
+from ossa.study.folder import RunState, StudyFolder, read_measurements, read_study_folder
 from ossa.study.reported import (
     SAMPLES_FILE,
     detections_file,
@@ -79,7 +79,14 @@ class StudyRun:
 
 @dataclass(frozen=True)
 class StudyResults:
-    """A study as far as it is done, with one finished run at least."""
+    """A study as far as it is done, with one finished run at least.
+
+    Example:
+        >>> import ossa
+        >>> results = ossa.load_study("study")
+        >>> results.table()["model"].unique().tolist()
+        ['resnet10t', 'mobilenetv2_100']
+    """
 
     folder: StudyFolder
     states: tuple[RunState, ...]
@@ -239,18 +246,25 @@ def _mean_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def read_results(
-    folder: StudyFolder, *, on_run: Callable[[int, int], None] | None = None
+def load_study(
+    study: StudyFolder | Path | str, *, on_run: Callable[[int, int], None] | None = None
 ) -> StudyResults:
-    """Returns what a study has found so far.
+    """Returns the results of a study so far.
 
     Args:
-        folder: of the study.
+        study: the folder of the study.
         on_run: called with the number of finished runs read and their total.
 
     Raises:
         DataError: no run is done, or the data are no longer those that were trained on.
+
+    Example:
+        >>> import ossa
+        >>> results = ossa.load_study("study")
+        >>> results.study.models, len(results.runs)
+        (('resnet10t', 'mobilenetv2_100'), 6)
     """
+    folder = study if isinstance(study, StudyFolder) else read_study_folder(Path(study))
     states = folder.states()
     done = [state for state in states if state.state == "done"]
     if not done:

@@ -69,6 +69,15 @@ def train_detector(
     Raises:
         ConfigError: settings as for `run_config`, or a folder that holds something.
         OssaError: as `ossa.train.loop.train`.
+
+    Example:
+        >>> import ossa
+        >>> settings = {"train": {"epochs": 1, "imgsz": 64, "batch": 2}}
+        >>> record = ossa.train_detector(
+        ...     data="scenes", model="yolov5n", recipe="quick", folder="run", settings=settings
+        ... )
+        >>> record.status
+        'done'
     """
     config = run_config(data=data, model=model, recipe=recipe, settings=settings)
     folder = Path(folder)

@@ -27,6 +27,18 @@ class EMA(Generic[Network]):
     """An exponential moving average of a network, counted in optimiser steps.
 
     The decay grows as decay x (1 - exp(-updates / ramp)), so that early averages follow quickly.
+
+    Example:
+        >>> import ossa, torch
+        >>> network = torch.nn.Linear(1, 1, bias=False)
+        >>> ema = ossa.EMA(network, decay=0.5, ramp=1e-9)
+        >>> torch.nn.init.constant_(ema.network.weight, 0.0)[0, 0].item()
+        0.0
+        >>> with torch.no_grad():
+        ...     _ = network.weight.fill_(1.0)
+        >>> ema.update(network)
+        >>> ema.network.weight.item()
+        0.5
     """
 
     def __init__(

@@ -80,6 +80,12 @@ def read_record(folder: Path) -> Record:
 
     Raises:
         DataError: there is none, or it is not a record of a known schema.
+
+    Example:
+        >>> import ossa
+        >>> record = ossa.read_record(Path("study/runs/resnet10t-seed0"))
+        >>> record.model, record.status
+        ('resnet10t', 'done')
     """
     file = folder / RECORD_FILE
     content = read_json_object(file, what="the record of a run")

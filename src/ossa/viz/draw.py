@@ -42,6 +42,13 @@ def draw_boxes(
         labels: (N,) positions in `names`.
         names: class names; characters that the font lacks become question marks.
         scores: (N,) in 0..1, written after the names.
+
+    Example:
+        >>> import numpy as np, ossa
+        >>> image, boxes_xyxy = np.zeros((48, 64, 3), np.uint8), np.array([[8.0, 20.0, 40.0, 40.0]])
+        >>> drawn = ossa.draw_boxes(image, boxes_xyxy, np.array([0]), names=("cat",))
+        >>> drawn.shape, bool(drawn.any()), bool(image.any())
+        ((48, 64, 3), True, False)
     """
     canvas = np.array(image, dtype=np.uint8, order="C")
     corners = np.rint(np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)).astype(int)
