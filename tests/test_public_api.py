@@ -120,5 +120,5 @@ def test_the_example_trains_loads_predicts_and_draws(
     assert metrics.flat() == {key: record.metrics["best"][key] for key in metrics.flat()}
 
     (data / "data.yaml").write_text((data / "data.yaml").read_text().replace("disc", "disk"))
-    with pytest.raises(ConfigError, match=r"knows 4 classes \(disc, .*has 4 \(disk, "):
+    with pytest.raises(ConfigError, match=r"has 4 classes \(disc, .*has 4 \(disk, "):
         evaluate_detector(weights, data)

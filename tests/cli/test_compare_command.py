@@ -298,8 +298,8 @@ def test_a_model_that_cannot_be_compared_is_told_in_a_sentence(
         ("good other --data elsewhere", "the one that good was scored on"),
         ("good other,good", "found seed 0 in both other and good: they are the same run twice"),
         ("good,longer other", "found train.epochs 300 in good and 7 in longer"),
-        ("good unknown.json", "unknown.json, entry 0: expected image ids of the data set"),
-        ("good others.json", "entry 0: expected a category_id of the data set (0, 1, 2, 3), found"),
+        ("good unknown.json", "Expected image ids of the data set"),
+        ("good others.json", "Expected a category_id of the data set (0, 1, 2, 3), found"),
     ],
 )
 def test_bad_input_is_told_in_a_sentence(

@@ -287,7 +287,7 @@ def test_an_iou_out_of_range_is_refused(iou: float) -> None:
 
 def test_detections_of_other_images_or_classes_are_refused() -> None:
     index = an_index([[(CAT, SQUARE)]])
-    with pytest.raises(DataError, match=r"expected image ids of the data set .* found 9"):
+    with pytest.raises(DataError, match=r"Expected image ids of the data set .* found 9"):
         confusion_matrix(index, {9: found((0.9, CAT, SQUARE))})
-    with pytest.raises(DataError, match=r"expected labels in 0\.\.1, found 2"):
+    with pytest.raises(DataError, match=r"Expected labels in 0\.\.1, found 2"):
         confusion_matrix(index, {1: found((0.9, 2, SQUARE))})

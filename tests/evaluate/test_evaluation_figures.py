@@ -62,7 +62,7 @@ def test_more_than_twenty_classes_are_drawn_without_names() -> None:
 
 def test_without_ground_truth_the_figure_says_so() -> None:
     figure = precision_recall_figure(evaluate_detections(an_index([[]]), {}))
-    assert "no truths to find" in [text.get_text() for text in figure.axes[0].texts]
+    assert "no ground truth" in [text.get_text() for text in figure.axes[0].texts]
     assert labelled_curves(figure) == {}
 
 

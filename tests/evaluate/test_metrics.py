@@ -332,7 +332,7 @@ def test_an_impossible_detection_is_refused_with_its_image(
 def test_columns_of_different_lengths_are_refused() -> None:
     lopsided = replace(found((0.9, 0, SQUARE)), scores=np.ones(2, np.float32))
     with pytest.raises(
-        DataError, match=r"image 1: expected boxes \(N, 4\).*found \(1, 4\), \(2,\)"
+        DataError, match=r"Expected boxes \(N, 4\).*found \(1, 4\), \(2,\).* in image 1"
     ):
         evaluate_detections(an_index([[(0, SQUARE)]]), {1: lopsided})
 
@@ -400,17 +400,17 @@ GOOD = {"image_id": 1, "category_id": 3, "bbox": [0, 0, 1, 2], "score": 0.5}
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[\n{,", "line 2: .* found what is not JSON"),
-        ('{"annotations": []}', "found a JSON dict; give the results, not the annotation file"),
-        (json.dumps([GOOD, 7]), "entry 1: expected an object .* found 7"),
-        (json.dumps([{"image_id": 1}]), "entry 0: expected an object with .* category_id"),
+        ("[\n{,", "found what is not JSON .*, line 2"),
+        ('{"annotations": []}', "found a JSON dict .* Give the results, not the annotation file"),
+        (json.dumps([GOOD, 7]), "Expected an object .* found 7 .*entry 1"),
+        (json.dumps([{"image_id": 1}]), "Expected an object with .* category_id, .*entry 0"),
         ("[" * 100_000, "found none .*(recursion|more objects and lists)"),
         ('[{"image_id": ' + "9" * 5000, "found none .*4300 digits"),
-        (json.dumps([{**GOOD, "category_id": 99}, {"category_id": []}]), "entry 0: .* found 99"),
-        (json.dumps([GOOD, {**GOOD, "image_id": 8}]), "entry 1: expected image ids .* found 8"),
+        (json.dumps([{**GOOD, "category_id": 99}, {"category_id": []}]), "found 99 .*entry 0"),
+        (json.dumps([GOOD, {**GOOD, "image_id": 8}]), "Expected image ids .* found 8, .*entry 1"),
         (json.dumps([{**GOOD, "category_id": 1}]), r"category_id .*\(3, 13\), found 1"),
-        (json.dumps([{**GOOD, "image_id": "1"}]), "entry 0: expected image ids .* found 1,"),
-        (json.dumps([{**GOOD, "image_id": 1.5}]), "entry 0: expected whole numbers"),
+        (json.dumps([{**GOOD, "image_id": "1"}]), "Expected image ids .* found 1, .*entry 0"),
+        (json.dumps([{**GOOD, "image_id": 1.5}]), "Expected whole numbers .*entry 0"),
         (
             json.dumps([{**GOOD, "category_id": 1}, {**GOOD, "category_id": 2}]),
             "if the file counts the classes from 1, ossa val --class-ids-from 1",
@@ -437,7 +437,7 @@ def test_a_wrong_results_file_is_refused_with_the_place(
 
 def test_a_missing_results_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"absent\.json: expected a COCO results file .* found none"
+        DataError, match=r"Expected a COCO results file .* found none .*absent\.json"
     ):
         read_coco_results(tmp_path / "absent.json", an_index([[]]))
 
@@ -466,7 +466,7 @@ def test_a_stem_of_two_files_is_refused(tmp_path: Path) -> None:
     index = an_index([[], []], file_names=np.array(["a/x.jpg", "b/x.jpg"]))
     path = tmp_path / "results.json"
     path.write_text(json.dumps([{**GOOD, "image_id": "x"}]))
-    with pytest.raises(DataError, match="expected image ids of the data set at photos, found x"):
+    with pytest.raises(DataError, match="Expected image ids of the data set at photos, found x"):
         read_coco_results(path, index)
 
 
@@ -474,7 +474,7 @@ def test_an_unknown_class_is_told_beside_ids_that_are_no_numbers(tmp_path: Path)
     path = tmp_path / "results.json"
     path.write_text(json.dumps([{**GOOD, "category_id": one} for one in (9, [1])]))
     with pytest.raises(
-        DataError, match=r"entry 0: expected a category_id .*, found 9; use its own"
+        DataError, match=r"Expected a category_id .*, found 9 .*entry 0\). Use its own"
     ):
         read_coco_results(path, an_index([[]]))
 

@@ -194,9 +194,9 @@ def test_a_resample_without_any_ground_truth_says_nothing():
 
 
 def test_models_of_other_ground_truth_are_refused():
-    with pytest.raises(DataError, match="expected models that were scored on the same truths"):
+    with pytest.raises(DataError, match="scored on the same ground truth, found others"):
         recall_of([a_run([1, 1])], [a_run([1, 1, 1])])
-    with pytest.raises(DataError, match="the same truths"):
+    with pytest.raises(DataError, match="the same ground truth"):
         recall_of([a_run([1, 1])], [a_run([1, 1], truths=2)])
 
 

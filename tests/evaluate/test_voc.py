@@ -188,5 +188,5 @@ def test_an_iou_out_of_range_is_refused(iou: float):
 
 
 def test_detections_of_other_images_are_refused():
-    with pytest.raises(DataError, match=r"expected image ids of the data set .* found 9"):
+    with pytest.raises(DataError, match=r"Expected image ids of the data set .* found 9"):
         score_as_voc(an_index([[(0, SQUARE)]]), {9: found((0.9, 0, SQUARE))})

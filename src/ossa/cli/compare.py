@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from ossa.evaluate.statistics import Comparison, Interval
     from ossa.train.finished import FinishedRun
 
-_TITLES = {"ap": "AP50-95", "ap50": "AP50", "ap75": "AP75", "ar_100": "AR, 100 boxes"}
-"""Of metrics; the others are AP50-95 of objects of one kind."""
-
 
 @command()
 def compare(
@@ -261,10 +258,11 @@ def _ends(name: str, interval: "Interval | None") -> dict[str, float | None]:
 def _print_tables(rows: "Sequence[Comparison]", models: Sequence[str]) -> None:
     """Prints a table for every metric."""
     from ossa.cli.console import fraction, new_table, print_table
+    from ossa.evaluate.metrics import METRIC_TITLES
 
     for metric in dict.fromkeys(row.metric for row in rows):
         table = new_table(
-            _TITLES.get(metric, f"AP50-95, {metric.removeprefix('ap_')}"),
+            METRIC_TITLES[metric],
             *("value", "difference", "over images", "and seeds", "p", "verdict"),
         )
         for row in rows:

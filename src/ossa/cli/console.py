@@ -86,11 +86,14 @@ def print_metrics_table(rows: Sequence[Mapping[str, Any]]) -> None:
 
     Figures that no row knows are left out.
     """
+    from ossa.evaluate.metrics import METRIC_TITLES
+
     table = new_table("", *(str(row["model"]) for row in rows))
-    for key, title, told in _FIGURES:
+    metrics = [(key, METRIC_TITLES[key], fraction) for key in _METRICS]
+    for key, title, write in (_IMAGE_SIDE, *metrics, *_COSTS):
         values = [row.get(key) for row in rows]
         if any(value is not None for value in values):
-            table.add_row(title, *("–" if value is None else told(value) for value in values))
+            table.add_row(title, *("–" if value is None else write(value) for value in values))
     print_table(table)
 
 
@@ -138,19 +141,12 @@ def _three_digits(number: float) -> str:
     return f"{number:.{decimals}f}"
 
 
-_FIGURES: Final[tuple[tuple[str, str, Callable[[Any], str]], ...]] = (
-    ("imgsz", "image side", lambda pixels: f"{pixels} px"),
-    ("ap", "AP50-95", fraction),
-    ("ap50", "AP50", fraction),
-    ("ap75", "AP75", fraction),
-    ("ap_small", "AP small", fraction),
-    ("ap_medium", "AP medium", fraction),
-    ("ap_large", "AP large", fraction),
-    ("ar_100", "AR, 100 boxes", fraction),
-    ("voc2007_ap50", "AP50 of VOC 2007", fraction),
-    ("voc2010_ap50", "AP50 of VOC 2010", fraction),
-    ("precision", "precision", fraction),
-    ("recall", "recall", fraction),
+_IMAGE_SIDE: Final = ("imgsz", "image side", lambda pixels: f"{pixels} px")
+_METRICS: Final = (
+    *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_100"),
+    *("voc2007_ap50", "voc2010_ap50", "precision", "recall"),
+)
+_COSTS: Final[tuple[tuple[str, str, Callable[[Any], str]], ...]] = (
     ("params", "parameters", with_unit),
     ("flops", "FLOPs", with_unit),
     ("macs", "MACs", with_unit),

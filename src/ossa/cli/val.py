@@ -34,16 +34,6 @@ _OF_A_DETECTOR = (
 """Arguments that mean nothing where the detections are there already."""
 _RESAMPLES = 200
 """Of the images, for the intervals of a report."""
-_FIGURES_OF_A_CLASS = {
-    "ap": "AP50-95",
-    "ap50": "AP50",
-    "ap75": "AP75",
-    "voc2007_ap50": "VOC 2007",
-    "voc2010_ap50": "VOC 2010",
-    "precision": "precision",
-    "recall": "recall",
-}
-"""The title of each column, where it is known."""
 
 
 @command()
@@ -283,9 +273,10 @@ def _print(row: Mapping[str, Any], classes: list[dict[str, Any]] | None, *, as_j
 
 def _print_classes(classes: Sequence[Mapping[str, Any]]) -> None:
     from ossa.cli.console import fraction, new_table, print_table
+    from ossa.evaluate.metrics import METRIC_TITLES
 
-    figures = [key for key in _FIGURES_OF_A_CLASS if key in classes[0]]
-    table = new_table("class", "truths", "images", *(_FIGURES_OF_A_CLASS[key] for key in figures))
+    figures = [key for key in METRIC_TITLES if key in classes[0]]
+    table = new_table("class", "objects", "images", *(METRIC_TITLES[key] for key in figures))
     for row in classes:
         counts = (f"{row['num_truths']:,}", f"{row['num_images']:,}")
         table.add_row(row["name"], *counts, *(fraction(row[key]) for key in figures))

@@ -1,12 +1,11 @@
-"""COCO's evaluation and file formats. The one module that knows hotcoco.
+"""COCO's evaluation and file formats. The one module that uses hotcoco.
 
-Dimensions: I images, N truths or detections, K classes; COCO's arrays have 10 IoU thresholds
-(.50 to .95), 101 recalls, A ranges of areas (all, small, medium, large) and M limits of detections
-per image and class (1, 10, 100).
+Dimensions: I images, N boxes, K classes; COCO's arrays have 10 IoU thresholds (.50 to .95), 101
+recalls, A ranges of areas (all, small, medium, large) and M limits of detections per image and
+class (1, 10, 100).
 
-A truth that is `difficult` (VOC) counts as crowd: COCO's protocol has no other way to ignore one.
-VOC's own protocol differs (`ossa.evaluate.voc`): there a detection is of the truth that it overlaps
-most, and ignored where that one is difficult.
+Ground truth that is `difficult` (VOC) counts as crowd: COCO's protocol has no other way to ignore a
+box. VOC's own protocol differs (`ossa.evaluate.voc`).
 """
 
 import gzip
@@ -42,12 +41,13 @@ _MOST_BYTES: Final = 4_000_000_000
 _MOST_UNPACKED: Final = 50
 """Times the size of a .gz; detections are a fifth of theirs."""
 _LEAST_BYTES: Final = 20
-"""For each object or list of a results file; a detection is one of both, in 57 bytes or more."""
+"""For each object or list of a results file; a detection is one of each, in 57 bytes or more."""
+_RESULTS: Final = "a COCO results file (a JSON list of detections)"
 
 
 @dataclass(frozen=True)
 class CocoScores:
-    """COCO's accumulated arrays; -1 where there is no truth to find."""
+    """COCO's accumulated arrays; -1 where there is no ground truth."""
 
     precision: NDArray[np.float64]
     """(10, 101, K, A) with the last limit of detections per image and class."""
@@ -65,9 +65,9 @@ def score_as_coco(
     """Returns what pycocotools' COCOeval ('bbox') computes, without its printing.
 
     Args:
-        index: the truths.
-        detections: by image id; an image that is absent has none.
-        areas: of the truths, from and to, both included, in square pixels of the original image.
+        index: the ground truth.
+        detections: by image id; an absent image has none.
+        areas: from and to, both included, in square pixels of the original image.
         most_detections: per image and class, ascending.
 
     Raises:
@@ -104,7 +104,7 @@ def tide_errors(
 
 
 def gt_as_coco_dict(index: DatasetIndex) -> dict[str, Any]:
-    """Returns the truths as the content of a COCO instances file, in plain Python numbers.
+    """Returns the ground truth as the content of a COCO instances file, in plain Python numbers.
 
     Annotation ids are counted from 1: pycocotools takes the id 0 for 'matched nothing'.
     """
@@ -161,15 +161,15 @@ def read_coco_results(
 ) -> dict[int, Detections]:
     """Returns the detections of a COCO results file (.json or .json.gz) by image id, best first.
 
-    Where an image_id is a text, all are names of the image files, with or without suffix, as other
-    programs write them for data without ids of their own; a stem that is a number may stand as that
-    number. Whole numbers may be written as 1.0.
+    Where an image_id is a string, all are names of the image files, with or without suffix, as
+    other programs write them for data without ids of their own; a stem that is a number may stand
+    as that number. Whole numbers may be written as 1.0.
 
     Args:
         path: the file.
-        index: the split that the detections are of.
-        first_class_id: where given, category ids are not the data set's: they count the classes
-            in their order from this number on.
+        index: the split.
+        first_class_id: where given, category ids are not the data set's but count the classes in
+            their order from this number on.
 
     Raises:
         DataError: the file is missing, is not a COCO results file or does not fit the index.
@@ -190,14 +190,18 @@ def read_coco_results(
     image_ids = _ids_by_stem(index) if by_stem else {one: one for one in index.image_ids.tolist()}
     rows: dict[int, list[tuple[float, ...]]] = {}
     for position, entry in enumerate(entries):
-        image_id, category_id, row = _parse_entry(entry, f"{path}, entry {position}")
+        where = f"{path}, entry {position}"
+        image_id, category_id, row = _parse_entry(entry, where)
         if image_id not in image_ids:
-            raise unknown_image(image_id, index, f"{path}, entry {position}")
+            raise unknown_image(image_id, index, where=where)
         if category_id not in labels:
+            listed = [str(value) for value in labels]
+            few = listed if len(listed) <= 6 else [*listed[:3], "...", listed[-1]]
             raise DataError(
-                f"{path}, entry {position}: expected a category_id of the data set "
-                f"({_shortened(labels)}), found {category_id}; use its own ids"
-                f"{_hint_at_first_id(entries, labels)}."
+                expected=f"a category_id of the data set ({', '.join(few)})",
+                found=str(category_id),
+                path=where,
+                advice=f"use its own ids{_hint_at_first_id(entries, labels)}",
             )
         rows.setdefault(image_ids[image_id], []).append((*row, labels[category_id]))
     return {image_id: _best_first(np.array(found)) for image_id, found in rows.items()}
@@ -260,67 +264,66 @@ def _gt_for_hotcoco(index: DatasetIndex, image_ranks: NDArray[np.int64]) -> hotc
     )
 
 
-def _shortened(values: Mapping[int, int]) -> str:
-    listed = [str(value) for value in values]
-    return ", ".join(listed if len(listed) <= 6 else [*listed[:3], "...", listed[-1]])
-
-
 def _read_json_list(path: Path) -> list[Any]:
-    expected = "expected a COCO results file (a JSON list of detections)"
     try:
-        content = read_regular(path, most_bytes=_MOST_BYTES)
-        if path.suffix == ".gz":
-            most = _MOST_UNPACKED * (len(content) + 10_000)
-            with gzip.open(BytesIO(content)) as unpacked:
-                content = unpacked.read(most + 1)
-            if len(content) > most:
-                raise OSError(f"one that unpacks to more than {_MOST_UNPACKED} times its size")
-        if not content.strip():
-            raise DataError(
-                f"{path}: {expected}, found an empty file; write [] where nothing was detected."
-            )
-        if (content.count(b"{") + content.count(b"[")) * _LEAST_BYTES > len(content) + 10_000:
-            raise OSError("more objects and lists than detections of that size can have")
-        entries = json.loads(content)
+        entries = json.loads(_content(path))
     except json.JSONDecodeError as error:
+        found, advice = f"what is not JSON ({error.msg})", "write the file again"
         raise DataError(
-            f"{path}, line {error.lineno}: {expected}, found what is not JSON ({error.msg}); "
-            "write the file again."
+            expected=_RESULTS, found=found, path=path, line=error.lineno, advice=advice
         ) from error
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: {expected}, found none ({error}); check the path.") from error
+        found, advice = f"none ({error})", "check the path"
+        raise DataError(expected=_RESULTS, found=found, path=path, advice=advice) from error
     if not isinstance(entries, list):
-        raise DataError(
-            f"{path}: {expected}, found a JSON {type(entries).__name__}; "
-            "give the results, not the annotation file."
-        )
+        found = f"a JSON {type(entries).__name__}"
+        advice = "give the results, not the annotation file"
+        raise DataError(expected=_RESULTS, found=found, path=path, advice=advice)
     return entries
+
+
+def _content(path: Path) -> bytes:
+    """Returns the JSON text of a results file, of bounded size and number of objects."""
+    content = read_regular(path, most_bytes=_MOST_BYTES)
+    if path.suffix == ".gz":
+        most = _MOST_UNPACKED * (len(content) + 10_000)
+        with gzip.open(BytesIO(content)) as unpacked:
+            content = unpacked.read(most + 1)
+        if len(content) > most:
+            raise OSError(f"one that unpacks to more than {_MOST_UNPACKED} times its size")
+    if not content.strip():
+        advice = "write [] where nothing was detected"
+        raise DataError(expected=_RESULTS, found="an empty file", path=path, advice=advice)
+    if (content.count(b"{") + content.count(b"[")) * _LEAST_BYTES > len(content) + 10_000:
+        raise OSError("more objects and lists than detections of that size can have")
+    return content
 
 
 def _parse_entry(entry: Any, where: str) -> tuple[int | str, int, tuple[float, ...]]:
     """Returns image id or stem, category id and (x, y, width, height, score) of a detection."""
+
+    def refused(expected: str, advice: str = "write COCO's bbox results") -> DataError:
+        found = json.dumps(entry)[:120]
+        return DataError(expected=expected, found=found, path=where, advice=advice)
+
     try:
         image_id, category_id = (_whole(entry[key]) for key in ("image_id", "category_id"))
         numbers = [*entry["bbox"], entry["score"]]
     except (TypeError, KeyError) as error:
-        raise DataError(
-            f"{where}: expected an object with image_id, category_id, bbox and score, found "
-            f"{json.dumps(entry)[:120]}; write COCO's bbox results."
-        ) from error
+        raise refused("an object with image_id, category_id, bbox and score") from error
     # type() rather than isinstance(): JSON's true is an int to Python.
     ids_are_whole = type(image_id) in (int, str) and type(category_id) is int
     if not ids_are_whole or len(numbers) != 5 or {type(n) for n in numbers} - {int, float}:
-        raise DataError(
-            f"{where}: expected whole numbers for category_id and image_id (or names of files), "
-            f"four numbers for bbox and one for score, found {json.dumps(entry)[:120]}; write "
-            "COCO's bbox results."
+        raise refused(
+            "whole numbers for category_id and image_id (or names of files), four numbers for bbox "
+            "and one for score"
         )
     x, y, width, height, score = numbers
     finite = all(abs(number) < 1e38 for number in numbers)
     if not (finite and width >= 0 and height >= 0 and 0 <= score <= 1):
-        raise DataError(
-            f"{where}: expected a finite bbox [x, y, width, height] without negative sizes and a "
-            f"score in 0..1, found {json.dumps(entry)[:120]}; correct or drop the detection."
+        raise refused(
+            "a finite bbox [x, y, width, height] without negative sizes and a score in 0..1",
+            advice="correct or drop the detection",
         )
     return image_id, category_id, (x, y, width, height, score)
 

@@ -1,4 +1,4 @@
-"""Running a detector over a split and scoring what it found."""
+"""Runs a detector over a split and scores its detections."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ from ossa.types import Detections
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a detector found in a split, and how good that is."""
+    """The detections of a detector in a split, and their metrics."""
 
     metrics: Metrics
     detections: dict[int, Detections]
@@ -34,15 +34,11 @@ class Evaluation:
     losses: dict[str, float] | None
     """box, objectness, classes: means over images; None where no loss was given."""
     seconds: float
-    """Of loading, network, suppression and scoring together."""
+    """Of loading, network, NMS and scoring together."""
 
 
 Found = tuple[dict[int, Detections], dict[str, float]]
 """Detections by image id, and sums over images of the losses, of one process."""
-
-
-def _only_here(found: Found) -> list[Found]:
-    return [found]
 
 
 @torch.no_grad()
@@ -59,7 +55,7 @@ def evaluate(
     loss: DetectionLoss | None = None,
     on_images: Callable[[int, int], None] | None = None,
     share: tuple[int, int] = (0, 1),
-    gather: Callable[[Found], list[Found]] = _only_here,
+    gather: Callable[[Found], list[Found]] = lambda found: [found],
 ) -> Evaluation:
     """Scores a detector on every image of a split, letterboxed to a square of `imgsz` pixels.
 
@@ -70,17 +66,17 @@ def evaluate(
         index: the split.
         pixels: of its images, decoded before; None to decode them now.
         imgsz: side of the network input in pixels.
-        config: confidence, suppression and limits.
+        config: confidence, NMS and limits.
         batch: images in one forward; decides speed, not results.
         device: where the detector's weights lie.
         workers: processes that load images.
         loss: computed on the same predictions, where given.
         on_images: called with the number of images done and their total.
-        share: rank and count of the processes that share the split, each image in one of them.
-        gather: returns what every process found to every process.
+        share: rank and number of the processes that share the split, each image in one of them.
+        gather: returns the detections and losses of every process to every process.
 
     Raises:
-        CheckpointError: the network returns NaN, and no loss is given, which would show it.
+        CheckpointError: the network returns NaN, and no loss is given that would show it.
     """
     started = time.perf_counter()
     dataset = LetterboxedDataset(index, imgsz=imgsz, pixels=pixels)
@@ -92,7 +88,7 @@ def evaluate(
     for images in loader:
         on_device = images.to(device)
         raw = detector(on_device.images)
-        if loss is None:  # whoever gives one looks at what it becomes
+        if loss is None:  # a training looks at its loss
             check_not_nan(raw)
         found.update(
             zip(images.image_ids, non_max_suppression(raw, images.letterboxes, config), strict=True)
@@ -138,7 +134,7 @@ def evaluate_detector(
         batch: images in one forward; decides speed, not results.
         device: 'cpu', 'cuda', 'cuda:1', ...
         workers: processes that load images.
-        strict: stop at the first fault of the data instead of leaving it out (`read_data` tells
+        strict: stop at the first fault of the data instead of leaving it out (`read_data` reports
             what was left out).
 
     Raises:
@@ -178,7 +174,7 @@ def check_classes(
     """Raises ConfigError unless the data set has the weights' classes in the same order."""
     if index.names != names:
         raise ConfigError(
-            f"{weights} knows {len(names)} classes ({_first(names)}), {data} has "
+            f"{weights} has {len(names)} classes ({_first(names)}), {data} has "
             f"{len(index.names)} ({_first(index.names)}): they must be the same, in the same order"
         )
 
@@ -186,7 +182,7 @@ def check_classes(
 def detector_for_evaluation(
     checkpoint: Checkpoint, *, imgsz: int, device: torch.device | str
 ) -> Detector:
-    """Returns the detector as training evaluates it: the same weights give the same numbers."""
+    """Returns the detector in the memory format of training: the same weights, the same metrics."""
     detector = detector_from(checkpoint).to(device)
     return detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ossa.data.annotations import DatasetIndex
-from ossa.errors import DataError, legible
+from ossa.errors import DataError
 from ossa.types import Detections
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -82,7 +82,7 @@ def detection_columns(
     positions = {image_id: place for place, image_id in enumerate(index.image_ids.tolist())}
     for image_id, found in detections.items():
         if image_id not in positions:
-            raise unknown_image(image_id, index, "detections")
+            raise unknown_image(image_id, index)
         _check_shapes(found, image_id)
     per_image = list(detections.values())
     lengths = [len(found) for found in per_image]
@@ -99,12 +99,15 @@ def detection_columns(
     return columns
 
 
-def unknown_image(image_id: int | str, index: DatasetIndex, where: str) -> DataError:
+def unknown_image(
+    image_id: int | str, index: DatasetIndex, *, where: str | None = None
+) -> DataError:
     """Returns the error for a detection in an image that the split does not have."""
     return DataError(
-        f"{where}: expected image ids of the data set at {index.root}, found "
-        f"{legible(str(image_id))}, which is none of its {len(index)}; evaluate on "
-        "the split that was predicted."
+        expected=f"image ids of the data set at {index.root}",
+        found=f"{image_id}, which is none of its {len(index)}",
+        path=where,
+        advice="evaluate on the split that was predicted",
     )
 
 
@@ -113,8 +116,9 @@ def _check_shapes(found: Detections, image_id: int) -> None:
     count = len(found)
     if (boxes, scores, labels) != ((count, 4), (count,), (count,)):
         raise DataError(
-            f"image {image_id}: expected boxes (N, 4), scores (N,) and labels (N,), found {boxes}, "
-            f"{scores} and {labels}; give every detection one of each."
+            expected="boxes (N, 4), scores (N,) and labels (N,)",
+            found=f"{boxes}, {scores} and {labels} in image {image_id}",
+            advice="give every detection one of each",
         )
 
 
@@ -127,27 +131,26 @@ def _check_values(columns: DetectionColumns, index: DatasetIndex) -> None:
             (labels >= 0) & (labels < num_classes),
             f"labels in 0..{num_classes - 1}",
             labels,
-            "evaluate with the data set whose classes the detector was trained on.",
+            "evaluate with the data set whose classes the detector was trained on",
         ),
         (
             (scores >= 0) & (scores <= 1),  # so written, NaN is wrong too
             "scores in 0..1",
             scores,
-            "give confidences, and look for NaN in the network's outputs.",
+            "give confidences, and look for NaN in the network's outputs",
         ),
         (
             upright & np.isfinite(boxes).all(axis=1),
             "finite boxes with x0 <= x1 and y0 <= y1",
             boxes,
-            "give boxes as xyxy in pixels of the image.",
+            "give boxes as xyxy in pixels of the image",
         ),
     ):
         if not right.all():
             row = int(np.argmin(right))
-            raise DataError(
-                f"image {index.image_ids[columns.images[row]]}: expected {expected}, "
-                f"found {values[row].tolist()}; {advice}"
-            )
+            image_id = index.image_ids[columns.images[row]]
+            found = f"{values[row].tolist()} in image {image_id}"
+            raise DataError(expected=expected, found=found, advice=advice)
 
 
 @dataclass(frozen=True)

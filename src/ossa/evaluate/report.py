@@ -1,4 +1,4 @@
-"""A few images of a split with their truths, and with what a detector found in them."""
+"""The page on an evaluation with its figures and tables, and galleries of images with boxes."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ from ossa.errors import DataError
 from ossa.escaping import write_csv
 from ossa.evaluate.analysis import Analysis
 from ossa.evaluate.confusion import CONFIDENCE
+from ossa.evaluate.metrics import METRIC_TITLES
 from ossa.evaluate.object_bins import BinScores
 from ossa.evaluate.report_figures import (
     bins_figure,
@@ -58,7 +59,7 @@ class Gallery:
     """(h, w, 3), smaller or larger than their files."""
 
     def with_gt(self) -> list[NDArray[np.uint8]]:
-        """Returns the images with all their truths, ignored ones included."""
+        """Returns the images with all their ground truth, ignored boxes included."""
         rows = [self.index.gt_rows(position) for position in self.positions]
         return [
             self._drawn(number, self.index.boxes_xyxy[mine], self.index.labels[mine])
@@ -97,10 +98,10 @@ class Gallery:
 
 
 def open_gallery(index: DatasetIndex, *, most: int, side: int) -> Gallery:
-    """Returns up to `most` images, evenly spread over those with truths.
+    """Returns up to `most` images, evenly spread over those with ground truth.
 
     Args:
-        index: the split; if none of its images has a truth, any of them.
+        index: the split; if no image has ground truth, any of them are taken.
         most: images.
         side: the longer one of each image, in pixels.
     """
@@ -125,51 +126,39 @@ def gallery_of(index: DatasetIndex, positions: Sequence[int], *, side: int) -> G
 def predictions_above_gt(
     gallery: Gallery, detections: Mapping[int, Detections]
 ) -> NDArray[np.uint8]:
-    """Returns one picture of the gallery: four predictions a row, the truths in the row below."""
+    """Returns one image of the gallery: four predictions per row, ground truth in the row below."""
     found, true = gallery.with_detections(detections), gallery.with_gt()
     rows: list[Sequence[NDArray[np.uint8]]] = []
     for first in range(0, len(found), _IN_A_ROW):
         rows += [found[first : first + _IN_A_ROW], true[first : first + _IN_A_ROW]]
-    titles = [f"predicted, confidence {CONFIDENCE:g} or more", "truth"] * (len(rows) // 2)
+    titles = [f"predicted, confidence {CONFIDENCE:g} or more", "ground truth"] * (len(rows) // 2)
     return picture_grid(rows, row_titles=titles)
 
 
 _WORST = 4
 _SIDE = 420
 """Pixels of the longer side of a picture."""
-_NUMBERS = {
-    "ap": "AP50-95",
-    "ap50": "AP50",
-    "ap75": "AP75",
-    "ap_small": "AP small",
-    "ap_medium": "AP medium",
-    "ap_large": "AP large",
-    "ar_1": "AR, 1 box",
-    "ar_10": "AR, 10 boxes",
-    "ar_100": "AR, 100 boxes",
-    "precision": "precision",
-    "recall": "recall",
-    "f1": "F1",
-    "best_confidence": "at confidence",
-}
+_NUMBERS = (
+    *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_1", "ar_10", "ar_100"),
+    *("precision", "recall", "f1", "best_confidence"),
+)
 _CLASS_COLUMNS = {
     "name": Column("class"),
-    "num_truths": Column("truths", ",d"),
+    "num_truths": Column("objects", ",d"),
     "num_images": Column("images", ",d"),
-    "ap": Column("AP50-95", ".3f"),
-    "ap50": Column("AP50", ".3f"),
-    "ap75": Column("AP75", ".3f"),
-    "precision": Column("precision", ".3f"),
-    "recall": Column("recall", ".3f"),
+    **{
+        name: Column(METRIC_TITLES[name], ".3f")
+        for name in ("ap", "ap50", "ap75", "precision", "recall")
+    },
 }
 _BIN_TITLES = {
     "size": "Size at the network's input",
     "crowding": "Crowding",
-    "coverage": "Part of the object that others cover",
+    "coverage": "Fraction of the object that others cover",
 }
 _WITHIN_A_BIN = (
     "Compare detectors within a bin, never bins with one another: AP depends on how many false "
-    "detections there are for each truth, and that differs between bins whatever the detector."
+    "detections there are per object, and that differs between bins whatever the detector."
 )
 
 
@@ -179,9 +168,9 @@ def write_report(
     """Writes index.html, figures/*.svg and *.png, tables/*.csv and *.json; returns the page.
 
     Args:
-        analysis: what is told.
+        analysis: what is shown.
         folder: made where it is not there; files of the same names are replaced.
-        title: of the page, such as the weights' name.
+        title: of the page, such as the name of the weights.
         subtitle: the data and the split.
         facts: what else to say at the end, such as image size and versions.
 
@@ -240,27 +229,27 @@ def _sections(analysis: Analysis, figures: Mapping[str, Figure]) -> list[Section
     metrics, error = analysis.metrics, analysis.calibration.error
     return [
         Section(
-            "How good",
+            "Metrics",
             [_main_table(analysis), *drawn("precision-recall", "f1-confidence")],
-            text=f"{metrics.num_images:,} images with {metrics.num_truths:,} truths, "
+            text=f"{metrics.num_images:,} images with {metrics.num_truths:,} objects, "
             f"{metrics.num_detections:,} detections. Metrics are COCO's; precision, recall and F1 "
             "are means over the classes at IoU 0.5.",
         ),
         Section("Every class", [_class_table(analysis)]),
-        Section("What is taken for what", drawn("confusion")),
+        Section("Which class is detected as which", drawn("confusion")),
         Section(
             "Small and crowded objects",
             [block for bins in analysis.bins for block in (*drawn(bins.name), _bin_table(bins))],
             text=_WITHIN_A_BIN,
         ),
         Section(
-            "What goes wrong",
+            "Types of errors",
             drawn("errors"),
-            text="What AP50 would gain if all errors of one kind were repaired (TIDE). The gains "
+            text="What AP50 would gain if all errors of one type were repaired (TIDE). The gains "
             "do not add up.",
         ),
         Section(
-            "What a score means",
+            "Calibration",
             drawn("calibration"),
             text=""
             if error is None
@@ -274,7 +263,7 @@ def _sections(analysis: Analysis, figures: Mapping[str, Figure]) -> list[Section
 def _main_table(analysis: Analysis) -> Table:
     numbers = analysis.metrics.flat()
     return Table(
-        columns=[Column(heading, ".3f") for heading in _NUMBERS.values()],
+        columns=[Column(METRIC_TITLES[key], ".3f") for key in _NUMBERS],
         rows=[[numbers[key] for key in _NUMBERS]],
     )
 
@@ -298,10 +287,10 @@ def _bin_table(bins: BinScores) -> Table:
         columns=[
             Column(bins.name),
             Column("AP50-95", ".3f"),
-            Column("95 % interval"),
+            Column("95% interval"),
             Column("AP50", ".3f"),
             Column("recall", ".3f", note="at IoU 0.5, of all detections"),
-            Column("truths", ",d"),
+            Column("objects", ",d"),
             Column("detections", ",d"),
         ],
         rows=[
@@ -324,14 +313,16 @@ def _worst_sections(analysis: Analysis) -> list[Section]:
             sections.append(Section(headings[kind], [TextBlock(nothing)]))
             continue
         found = gallery.with_detections(analysis.detections, confidence=analysis.confidence)
-        titles = [f"detections with {analysis.confidence:g} or more", "truth"]
+        titles = [f"detections with {analysis.confidence:g} or more", "ground truth"]
         picture = picture_grid([found, gallery.with_gt()], row_titles=titles)
-        told = ", ".join(
+        caption = ", ".join(
             f"{analysis.index.file_names[position]}: {number}"
             for position, number in images
             if position in gallery.positions
         )
-        sections.append(Section(headings[kind], [PictureBlock(encode_jpeg(picture), caption=told)]))
+        sections.append(
+            Section(headings[kind], [PictureBlock(encode_jpeg(picture), caption=caption)])
+        )
     return sections
 
 

@@ -1,7 +1,4 @@
-"""What an evaluation looks like: precision over recall, and which class was taken for which.
-
-Dimensions: K classes, background as class K.
-"""
+"""Figures of an evaluation: curves, confusion matrix, bins, errors and calibration."""
 
 import json
 from collections.abc import Sequence
@@ -30,8 +27,8 @@ from ossa.viz.plots import (
     head_axes,
     line_figure,
     line_style,
+    new_figure,
     save_figure,
-    style_axes,
     write_in_the_middle,
 )
 
@@ -43,14 +40,12 @@ _SHADES = LinearSegmentedColormap.from_list("shades", ["#e0edf5", LINE_COLOURS[0
 
 
 def precision_recall_figure(metrics: Metrics) -> Figure:
-    """Returns precision over recall at IoU 0.5, of every class with truths and their mean.
+    """Returns precision over recall at IoU 0.5, of every class with ground truth and their mean.
 
     The curves are COCO's, which never rise: the area below each is its AP50.
     """
-    figure = Figure(figsize=(7.4, 4.6), facecolor="white")
-    figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.1)
-    axes = figure.add_subplot()
-    style_axes(axes, x_label="recall", y_label="precision", title="Precision and recall, IoU 0.5")
+    title = "Precision and recall, IoU 0.5"
+    figure, axes = new_figure((7.4, 4.6), x_label="recall", y_label="precision", title=title)
     axes.set(xlim=(0, 1.01), ylim=(0, 1.02))
     recalls = np.arange(101) / 100
     rows = [row for row in metrics.per_class if row.pr50 is not None]
@@ -63,7 +58,7 @@ def precision_recall_figure(metrics: Metrics) -> Figure:
         axes.plot(recalls, row.pr50 or (), label=label, linewidth=1.4 if named else 0.8, **look)
     mean = metrics.pr50()
     if mean is None:
-        write_in_the_middle(axes, "no truths to find")
+        write_in_the_middle(axes, "no ground truth")
     else:
         name = (
             escape_figure(rows[0].name, longest=_LONGEST_NAME)
@@ -77,7 +72,7 @@ def precision_recall_figure(metrics: Metrics) -> Figure:
 
 
 def confusion_figure(matrix: ConfusionMatrix) -> Figure:
-    """Returns the matrix as shaded cells, each the darker the larger its share of its row.
+    """Returns the matrix as shaded cells, darker for a larger share of the row.
 
     Up to 20 classes the cells hold the counts; beyond, the CSV file does.
     """
@@ -138,7 +133,7 @@ def _style_grid(axes: Axes, matrix: ConfusionMatrix, *, font_points: float) -> N
         axes.axhline(line, **look)
         axes.axvline(line, **look)
     axes.set_xlabel("predicted", color=MUTED, fontsize=10, labelpad=8)
-    axes.set_ylabel("truth", color=MUTED, fontsize=10, labelpad=8)
+    axes.set_ylabel("ground truth", color=MUTED, fontsize=10, labelpad=8)
     conditions = f"confidence {matrix.confidence:g}, IoU {matrix.iou:g}"
     head_axes(axes, title="Confusion matrix", below=conditions)
 
@@ -175,12 +170,12 @@ def f1_figure(curve: Sequence[OperatingPoint], *, best: float | None) -> Figure:
 
 
 def bins_figure(bins: BinScores, *, title: str) -> Figure:
-    """Returns AP50-95 of every bin as bars with their 95 % intervals, and the truths below."""
+    """Returns AP50-95 of every bin as bars with their 95% intervals, and the objects below."""
     figure, axes = _bars(
-        [f"{one.label}\n{one.num_truths:,} truths" for one in bins.bins],
+        [f"{one.label}\n{one.num_truths:,} objects" for one in bins.bins],
         [one.ap for one in bins.bins],
         title=title,
-        y_label="AP50-95; lines: 95 % interval over images",
+        y_label="AP50-95; lines: 95% interval over images",
         highest=[one.ap_high for one in bins.bins if one.ap_high is not None],
     )
     for place, one in enumerate(bins.bins):
@@ -192,7 +187,7 @@ def bins_figure(bins: BinScores, *, title: str) -> Figure:
 
 
 def errors_figure(errors: Errors) -> Figure:
-    """Returns what AP each kind of error costs, as bars."""
+    """Returns the cost in AP of each type of error, as bars."""
     figure, _ = _bars(
         [f"{kind.kind}\n{kind.count:,}" for kind in errors.kinds],
         [kind.cost for kind in errors.kinds],
@@ -204,14 +199,11 @@ def errors_figure(errors: Errors) -> Figure:
 
 
 def calibration_figure(calibration: Calibration) -> Figure:
-    """Returns precision against the mean score of each bin of scores: good scores lie on a line."""
-    figure = Figure(figsize=(7.4, 4.4), facecolor="white")
-    figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.1)
-    axes = figure.add_subplot()
-    style_axes(
-        axes,
+    """Returns precision against the mean score of each bin; good scores lie on the diagonal."""
+    figure, axes = new_figure(
+        (7.4, 4.4),
         x_label="mean score of the detections",
-        y_label="part of them that is true, IoU 0.5; size: how many",
+        y_label="fraction of them that is true, IoU 0.5; size: how many",
         title="Calibration",
     )
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
@@ -238,14 +230,11 @@ def _bars(
     y_label: str,
     highest: Sequence[float] = (),
 ) -> tuple[Figure, Axes]:
-    """Returns a figure of one bar a label, its value written above; None leaves a dash.
+    """Returns a figure of one bar per label, its value above it, a dash for None.
 
-    `highest`: what else is to find room above the bars.
+    `highest`: what else needs room above the bars.
     """
-    figure = Figure(figsize=(7.4, 3.4), facecolor="white")
-    figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.1)
-    axes = figure.add_subplot()
-    style_axes(axes, x_label="", y_label=y_label, title=title)
+    figure, axes = new_figure((7.4, 3.4), x_label="", y_label=y_label, title=title)
     heights = [value or 0.0 for value in values]
     axes.bar(range(len(labels)), heights, width=_BAR, color=LINE_COLOURS[0])
     top = max([*heights, *highest, 1e-9])

@@ -1,14 +1,10 @@
-"""One metric of the runs of a model, and how far it spreads over images and over seeds.
-
-How the spreads become intervals stands in `ossa.evaluate.statistics`; here is nothing that a run
-needs long to import.
+"""Confidence intervals and comparisons of metrics, over images and over seeds.
 
 Dimensions: R runs of a model, B resamples, G groups, W weightings (1 + B + G).
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -20,13 +16,23 @@ from ossa.errors import DataError
 from ossa.evaluate.bootstrap import RESAMPLES, Bin, image_weightings, num_groups, resample
 from ossa.evaluate.matching import Matches
 
+LEVEL = 0.95
+FEWEST_RUNS = 3
+"""Of a model, for an interval over seeds."""
 
-class Spread(NamedTuple):
-    """A variance, and how well it is known."""
+Verdict: TypeAlias = Literal["better", "worse", "not distinguishable"]
 
-    variance: float
-    freedom: float
-    """Degrees of freedom."""
+
+class Variance(NamedTuple):
+    """An estimated variance and its degrees of freedom."""
+
+    value: float
+    dof: float
+
+    @property
+    def half_width(self) -> float:
+        """Half the width of the 95% interval by Student's t."""
+        return float(stats.t.ppf((1 + LEVEL) / 2, self.dof)) * self.value**0.5
 
 
 @dataclass(frozen=True)
@@ -36,70 +42,58 @@ class Values:
     plain: NDArray[np.float64]
     """(R,) every image once."""
     resampled: NDArray[np.float64]
-    """(R, B), without the resamples in which there is no truth."""
+    """(R, B), without the resamples in which there is no ground truth."""
     left_out: NDArray[np.float64]
     """(R, G)."""
     num_images: int
 
     @classmethod
     def of(cls, values: NDArray[np.float64], *, num_images: int) -> "Values":
-        """Returns them from those (R, W) by the weightings of `image_weightings`."""
+        """Returns them from values (R, W) under the weightings of `image_weightings`."""
         drawn_end = values.shape[1] - num_groups(num_images)
-        plain, resampled, left_out = np.split(values, [1, drawn_end], axis=1)
-        return cls(plain[:, 0], _defined(resampled), _defined(left_out), num_images)
+        plain, *others = np.split(values, [1, drawn_end], axis=1)
+        # What is defined is the same for all runs of all models.
+        resampled, left_out = (columns[:, np.isfinite(columns[0])] for columns in others)
+        return cls(plain[:, 0], resampled, left_out, num_images)
 
-    def less(self, other: "Values") -> "Values":
-        """Returns the difference of two models as that of one run: of the means of their runs."""
-
-        def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-            return values.mean(axis=0, keepdims=True)
-
+    def difference(self, other: "Values") -> "Values":
+        """Returns the difference of the means of both models' runs, as of one run."""
+        pairs = [(getattr(self, name), getattr(other, name)) for name in _ARRAYS]
         return Values(
-            mean(self.plain) - mean(other.plain),
-            mean(self.resampled) - mean(other.resampled),
-            mean(self.left_out) - mean(other.left_out),
-            self.num_images,
+            *(a.mean(axis=0, keepdims=True) - b.mean(axis=0, keepdims=True) for a, b in pairs),
+            num_images=self.num_images,
         )
 
-    def over_images(self) -> Spread:
-        """Returns the spread of the mean of the runs, if these are scored on other images."""
-        variance = float(self.resampled.mean(axis=0).var(ddof=1))
+    def image_variance(self) -> Variance:
+        """Returns the variance of the mean of the runs over images, by the bootstrap.
+
+        Its degrees of freedom follow from the kurtosis of the jackknife's influences.
+        """
         influences = self.left_out.mean(axis=0)
         deviations = influences - influences.mean()
         second, fourth = (deviations**2).mean(), (deviations**4).mean()
         doubt = fourth - second**2  # kurtosis less 1, times the square of the variance
-        freedom = float(2 * len(deviations) * second**2 / doubt) if doubt > 0 else np.inf
-        return Spread(variance, min(freedom, self.num_images - 1.0))
+        dof = float(2 * len(deviations) * second**2 / doubt) if doubt > 0 else np.inf
+        variance = float(self.resampled.mean(axis=0).var(ddof=1))
+        return Variance(variance, min(dof, self.num_images - 1.0))
 
-    def over_seeds(self) -> Spread:
-        """Returns the spread of the mean of the runs, on the same images."""
+    def seed_variance(self) -> Variance:
+        """Returns the variance of the mean of the runs over seeds, on the same images."""
         runs = len(self.plain)
-        return Spread(float(self.plain.var(ddof=1)) / runs, runs - 1.0)
+        return Variance(float(self.plain.var(ddof=1)) / runs, runs - 1.0)
 
-    def in_both(self) -> float:
-        """Returns the variance of the mean of the runs that is in both spreads.
-
-        It is that of what an image is to one run and not to the others.
-        """
+    def shared_variance(self) -> float:
+        """Returns what both variances count: that of what an image is to one run alone."""
         runs = len(self.plain)
         own = self.resampled - self.resampled.mean(axis=0)
         return float(own.var(axis=1, ddof=1).sum()) / (runs - 1) / runs
 
 
-def _defined(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns the columns that are defined, which are the same for all runs of all models."""
-    return values[:, np.isfinite(values[0])]
-
-
-LEVEL = 0.95
-FEWEST_RUNS = 3
-"""Of a model, for an interval over seeds."""
-
-Verdict: TypeAlias = Literal["better", "worse", "not distinguishable"]
+_ARRAYS = ("plain", "resampled", "left_out")
 
 
 class Interval(NamedTuple):
-    """From `low` to `high`, of 95 %."""
+    """A 95% confidence interval."""
 
     low: float
     high: float
@@ -107,7 +101,7 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric of a model, or a difference of two, the mean of its runs."""
+    """A metric of a model, or a difference of two: the mean of the runs."""
 
     value: float
     images: Interval
@@ -120,7 +114,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A metric of a model, and how it differs from that of the first one."""
+    """A metric of a model, and its difference from the first model's."""
 
     metric: str
     model: int
@@ -148,13 +142,13 @@ def compare_models(
     Args:
         models: the runs of each, on the same images, that differ in their seeds alone.
         metrics: names of `ossa.evaluate.bootstrap.METRICS`.
-        bins: of a run, for metrics of objects of one kind (`ossa.evaluate.bootstrap.bins_of`).
+        bins: of a run, for metrics of one kind of objects (`ossa.evaluate.object_bins.bins_of`).
         resamples: how often the images are drawn.
         seed: of the draws.
         on_run: called with the number of runs done and their total.
 
     Raises:
-        DataError: models of other truths, or truths in fewer than two images.
+        DataError: models with other ground truth, or ground truth in fewer than two images.
 
     Example:
         >>> import ossa
@@ -168,7 +162,8 @@ def compare_models(
     """
     runs = [run for model in models for run in model]
     check_gt(runs)
-    weights = image_weightings(runs[0].num_images, resamples=resamples, seed=seed)
+    num_images = runs[0].num_images
+    weights = image_weightings(num_images, resamples=resamples, seed=seed)
     sampled: list[dict[str, NDArray[np.float64]]] = []
     for run in runs:
         sampled.append(resample(run, metrics, weights=weights, bins=bins(run) if bins else None))
@@ -178,13 +173,12 @@ def compare_models(
     comparisons: list[Comparison] = []
     for metric in metrics:
         values = np.split(np.stack([run[metric] for run in sampled]), ends)
-        of = partial(Values.of, num_images=runs[0].num_images)
-        comparisons += compare_values(metric, [of(v) for v in values])
+        comparisons += compare_values(metric, [Values.of(v, num_images=num_images) for v in values])
     return with_verdicts(comparisons)
 
 
 def check_gt(runs: Sequence[Matches]) -> None:
-    """Raises DataError unless all runs are about the same truths, in two images at least."""
+    """Raises DataError unless all runs have the same ground truth, in two images at least."""
     first = runs[0]
     for run in runs[1:]:
         same = (run.num_images, run.num_classes) == (first.num_images, first.num_classes) and all(
@@ -193,34 +187,15 @@ def check_gt(runs: Sequence[Matches]) -> None:
         )
         if not same:
             raise DataError(
-                "expected models that were scored on the same truths, found others: compare "
+                "expected models that were scored on the same ground truth, found others: compare "
                 "detections on one split of one data set"
             )
     images = np.unique(first.gt_image_positions[first.gt_scored])
     if len(images) < 2:
         raise DataError(
             f"expected objects in two images at least, found them in {len(images)} of "
-            f"{first.num_images}: how results vary from image to image cannot be told"
+            f"{first.num_images}: how results vary from image to image cannot be estimated"
         )
-
-
-def _half_width(spread: Spread) -> float:
-    """Returns that of the interval of 95 %."""
-    return float(stats.t.ppf((1 + LEVEL) / 2, spread.freedom)) * spread.variance**0.5
-
-
-def _p_of_zero(spread: Spread, value: float) -> float:
-    """Returns the two-sided p of `value` if the truth is 0."""
-    if spread.variance == 0:
-        return 1.0 if value == 0 else 0.0
-    return 2 * float(stats.t.sf(abs(value) / spread.variance**0.5, spread.freedom))
-
-
-def _sum(parts: Sequence[Spread]) -> Spread:
-    """Returns the variance of a sum of independent parts, by Welch and Satterthwaite."""
-    variance = sum(part.variance for part in parts)
-    doubt = sum(part.variance**2 / part.freedom for part in parts)
-    return Spread(variance, variance**2 / doubt if doubt else 1.0)
 
 
 def compare_values(metric: str, models: Sequence[Values]) -> list[Comparison]:
@@ -228,7 +203,7 @@ def compare_values(metric: str, models: Sequence[Values]) -> list[Comparison]:
     reference = models[0]
     comparisons = [Comparison(metric, 0, _estimate(reference, [reference], lowest=0.0))]
     for position, model in enumerate(models[1:], start=1):
-        difference = _estimate(model.less(reference), [model, reference], lowest=-1.0)
+        difference = _estimate(model.difference(reference), [model, reference], lowest=-1.0)
         value = _estimate(model, [model], lowest=0.0)
         comparisons.append(Comparison(metric, position, value, difference))
     return comparisons
@@ -238,21 +213,21 @@ def _estimate(values: Values, models: Sequence[Values], *, lowest: float) -> Est
     """Returns the mean of `values` with its intervals within `lowest` and 1.
 
     Args:
-        values: those of a model, or of the difference of two.
+        values: of a model, or of the difference of two.
         models: the one or two of them.
         lowest: 0 for a metric, -1 for a difference.
     """
     value = float(values.plain.mean())
-    images = seeds = values.over_images()
+    images = seeds = values.image_variance()
     over_seeds = min(len(model.plain) for model in models) >= FEWEST_RUNS
     if over_seeds:
-        common = max(images.variance - sum(model.in_both() for model in models), 0.0)
-        parts = [Spread(common, images.freedom), *(model.over_seeds() for model in models)]
-        # By chance three runs agree better than the images let them.
-        seeds = max(images, _sum(parts), key=_half_width)
+        common = max(images.value - sum(model.shared_variance() for model in models), 0.0)
+        parts = [Variance(common, images.dof), *(model.seed_variance() for model in models)]
+        # By chance three runs agree better than the images allow.
+        seeds = max(images, _sum(parts), key=lambda variance: variance.half_width)
 
-    def interval(spread: Spread) -> Interval:
-        half = _half_width(spread)
+    def interval(variance: Variance) -> Interval:
+        half = variance.half_width
         return Interval(max(value - half, lowest), min(value + half, 1.0))
 
     return Estimate(
@@ -263,8 +238,22 @@ def _estimate(values: Values, models: Sequence[Values], *, lowest: float) -> Est
     )
 
 
+def _sum(parts: Sequence[Variance]) -> Variance:
+    """Returns the variance of a sum of independent parts, by Welch and Satterthwaite."""
+    variance = sum(part.value for part in parts)
+    doubt = sum(part.value**2 / part.dof for part in parts)
+    return Variance(variance, variance**2 / doubt if doubt else 1.0)
+
+
+def _p_of_zero(variance: Variance, value: float) -> float:
+    """Returns the two-sided p of `value` if the true value is 0."""
+    if variance.value == 0:
+        return 1.0 if value == 0 else 0.0
+    return 2 * float(stats.t.sf(abs(value) / variance.value**0.5, variance.dof))
+
+
 def with_verdicts(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Returns them with the p of all differences adjusted by Holm, and what follows."""
+    """Returns them with verdicts, by the p of all differences adjusted by Holm."""
     p = [row.difference.p for row in comparisons if row.difference is not None]
     adjusted = iter(np.asarray(multipletests(p, method="holm")[1]).tolist() if p else [])
     return [

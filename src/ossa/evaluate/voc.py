@@ -1,11 +1,11 @@
 """PASCAL VOC's average precision, by its own matching, which is not COCO's.
 
 The rule (VOC's development kit): within a class the detections come in the order of their scores,
-with no limit to their number. Each is of the truth of its image that it overlaps most, taken or
-not. If their IoU reaches the threshold, it is ignored where that truth is difficult, true where it
-is the first of that truth, false otherwise; below the threshold it is false. So a detection that
-overlaps a taken truth most is false even where it would also fit a free one, which COCO would give
-it.
+with no limit to their number. Each belongs to the ground-truth box of its image that it overlaps
+most, taken or not. If their IoU reaches the threshold, it is ignored where that box is difficult,
+true where it is the first of that box, false otherwise; below the threshold it is false. So a
+detection that overlaps a taken box most is false even where it would also fit a free one, which
+COCO would give it.
 
 AP is either of two: of VOC 2007 the mean of the precisions at the recalls 0, 0.1, ..., 1; since VOC
 2010 the whole area. Both take for the precision at a recall the best at that recall or above.
@@ -13,8 +13,6 @@ AP is either of two: of VOC 2007 the mean of the precisions at the recalls 0, 0.
 The kit counts pixels: a box from pixel 1 to 10 is 10 wide, 10 - 1 + 1. Boxes of an index are
 distances from the left and upper edge of the image, so that same box goes from 0 to 10, and the
 IoUs here, without any + 1, are the kit's (`ossa.data.formats.voc` subtracts 1 from xmin and ymin).
-Detections have the coordinates of the truths that the detector was trained on: none is shifted.
-
 VOC knows no crowds: a crowd region counts as difficult.
 """
 
@@ -37,7 +35,7 @@ from ossa.types import Detections
 
 @dataclass(frozen=True)
 class VocClassScore:
-    """AP of one class; None where it has no truths."""
+    """AP of one class; None where it has no ground truth."""
 
     name: str
     ap_11_points: float | None
@@ -45,12 +43,12 @@ class VocClassScore:
     ap_area: float | None
     """VOC's since 2010."""
     num_truths: int
-    """Not difficult."""
+    """Ground-truth boxes that are not difficult."""
 
 
 @dataclass(frozen=True)
 class VocScores:
-    """VOC's AP of every class, and the means over those that have truths."""
+    """VOC's AP of every class, and the means over those with ground truth."""
 
     iou: float
     map_11_points: float | None
@@ -65,9 +63,9 @@ def score_as_voc(
     """Returns VOC's AP by the rule at the head of this file.
 
     Args:
-        index: the truths.
-        detections: by image id; an image that is absent has none.
-        iou: from which a detection is of a truth; in (0, 1].
+        index: the ground truth.
+        detections: by image id; an absent image has none.
+        iou: from which a detection belongs to a ground-truth box; in (0, 1].
 
     Raises:
         ConfigError: an `iou` out of range.
@@ -75,18 +73,19 @@ def score_as_voc(
     """
     if not 0 < iou <= 1:
         raise ConfigError(f"expected an IoU above 0 and up to 1 for VOC's AP, found {iou}")
-    columns = _best_first(detection_columns(index, detections), index)
+    columns = detection_columns(index, detections)
+    # Of equal scores the image that comes first in the index.
+    columns = columns.at(np.lexsort((columns.images, -columns.scores)))
     true, false = _judge(columns, index, iou=iou)
-    sought = np.bincount(
-        index.labels[~(index.difficult | index.crowd)], minlength=len(index.names)
-    ).tolist()
+    scored = ~(index.difficult | index.crowd)
+    counts = np.bincount(index.labels[scored], minlength=len(index.names)).tolist()
     classes = []
-    for label, (name, num_truths) in enumerate(zip(index.names, sought, strict=True)):
+    for label, (name, num_gt) in enumerate(zip(index.names, counts, strict=True)):
         mine = columns.labels == label
         curve = _curve(true[mine], false[mine])
-        eleven = _mean_of_eleven(curve, num_truths) if num_truths else None
-        area = float(curve.sum() / num_truths) if num_truths else None
-        classes.append(VocClassScore(name, eleven, area, num_truths))
+        eleven = _mean_of_eleven(curve, num_gt) if num_gt else None
+        area = float(curve.sum() / num_gt) if num_gt else None
+        classes.append(VocClassScore(name, eleven, area, num_gt))
     return VocScores(
         iou,
         _mean([one.ap_11_points for one in classes]),
@@ -95,25 +94,18 @@ def score_as_voc(
     )
 
 
-def _best_first(columns: DetectionColumns, index: DatasetIndex) -> DetectionColumns:
-    """Returns the detections by score; of equal ones the image that stands first in the index."""
-    order = np.lexsort((columns.images, -columns.scores))
-    return columns.at(order)
-
-
 def _judge(
     columns: DetectionColumns, index: DatasetIndex, *, iou: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Returns whether each detection (D,), the best first, is true, and whether it is false."""
+    """Returns whether each detection (D,), best first, is true, and whether it is false."""
     pairs = overlapping_pairs(columns, index, least_iou=iou)
     best_first = np.lexsort((-pairs.iou, pairs.detection))  # stable: the first of equal boxes
     chosen = best_first[ranks_within(pairs.detection[best_first]) == 0]
     detection, gt = pairs.detection[chosen], pairs.gt[chosen]
-    unscored = (index.difficult | index.crowd)[gt]
     _, first = np.unique(gt, return_index=True)  # detections ascend: the best of each box
     is_main, ignored = np.zeros((2, len(columns.scores)), bool)
     is_main[detection[first]] = True
-    ignored[detection[unscored]] = True
+    ignored[detection[(index.difficult | index.crowd)[gt]]] = True
     return is_main & ~ignored, ~is_main & ~ignored
 
 
@@ -125,10 +117,10 @@ def _curve(true: NDArray[np.bool_], false: NDArray[np.bool_]) -> NDArray[np.floa
     return np.maximum.accumulate(precision[::-1])[::-1]
 
 
-def _mean_of_eleven(curve: NDArray[np.float64], num_truths: int) -> float:
+def _mean_of_eleven(curve: NDArray[np.float64], num_gt: int) -> float:
     """Returns the mean precision at the recalls 0, 0.1, ..., 1; 0 at one that is not reached."""
-    # In whole numbers: as floats, 3 of 10 truths would miss the recall 0.30000000000000004.
-    needed = np.maximum(-(-np.arange(11) * num_truths // 10), 1)
+    # In whole numbers: as floats, 3 of 10 boxes would miss the recall 0.30000000000000004.
+    needed = np.maximum(-(-np.arange(11) * num_gt // 10), 1)
     reached = needed[needed <= len(curve)]
     return float(curve[reached - 1].sum() / 11)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ossa.data.annotations import DatasetIndex
 from ossa.errors import DataError, OssaError
-from ossa.evaluate.metrics import Metrics
+from ossa.evaluate.metrics import METRIC_TITLES, Metrics
 from ossa.evaluate.statistics import Values
 from ossa.study.analysis import Relation, find_pareto_points, joint_draws
 from ossa.study.config import StudyConfig
@@ -29,11 +29,7 @@ from ossa.train.finished import same_images
 from ossa.train.run_folder import read_log
 
 QUALITIES: Final[Mapping[str, str]] = {
-    "ap": "AP50-95",
-    "ap50": "AP50",
-    "ap_small": "AP small",
-    "ap_crowded": "AP crowded",
-    "recall": "recall",
+    **{name: METRIC_TITLES[name] for name in ("ap", "ap50", "ap_small", "ap_crowded", "recall")},
     "inverse_loss": "inverse normalised loss",
 }
 COMPLEXITIES: Final[Mapping[str, str]] = {

@@ -106,6 +106,17 @@ def panel_figure(
     return figure
 
 
+def new_figure(
+    size_inches: tuple[float, float], *, x_label: str, y_label: str, title: str = ""
+) -> tuple[Figure, Axes]:
+    """Returns a white figure with one pair of axes in the style of all our figures."""
+    figure = Figure(figsize=size_inches, facecolor="white")
+    figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.1)
+    axes = figure.add_subplot()
+    style_axes(axes, x_label=x_label, y_label=y_label, title=title)
+    return figure, axes
+
+
 def fix_layout(figure: Figure) -> None:
     """Lays the figure out once and for all: every drawing would move things by part of a pixel."""
     figure.draw_without_rendering()
