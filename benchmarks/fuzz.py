@@ -7,7 +7,7 @@
 Files of each kind that Ossa reads (COCO, VOC, YOLO, lists, data.yaml, five kinds of image) are
 spoilt: bombs first, then bits, bytes, numbers, words, lines, encodings and pieces are changed at
 random; with --real, files of `bccd` and `coco128` in that folder are spoilt as well. Each is read
-by `read_index`, or `read_image_size` and `decode_image`, in this process, under a limit of two
+by `read_index`, or `read_header` and `decode_image`, in this process, under a limit of two
 seconds of processor time and one gigabyte of growth. An outcome is a result, a result with problems
 told, or a refusal of one sentence; all others are faults of Ossa, told one by one, and exit code 1.
 Linux alone. Prints a table, and the commonest messages that name a text's file but no line.

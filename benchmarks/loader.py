@@ -33,7 +33,7 @@ import numpy as np
 
 from ossa.allocator import keep_freed_memory
 from ossa.config import AugmentConfig
-from ossa.data import augment, mosaic
+from ossa.data import augment
 from ossa.data import letterbox as resized
 from ossa.data.annotations import DatasetIndex
 from ossa.data.cache import CachePlace, open_pixels
@@ -48,8 +48,8 @@ from ossa.train.run_folder import environment
 _STAGES = (
     (resized, "decode_image"),
     (resized, "resize_long_side"),
-    (mosaic, "_paint"),
-    (mosaic, "_project_boxes"),
+    (augment, "_paint"),
+    (augment, "_project_boxes"),
     (augment, "change_colour"),
 )
 

@@ -1,4 +1,4 @@
-"""Files: regular ones opened for reading, atomic writes, hashes, folders of one's own."""
+"""Files and folders: safe reading, atomic writing, hashes, and locked folders."""
 
 import errno
 import fcntl
@@ -17,14 +17,14 @@ from typing import Any, BinaryIO
 
 from pydantic_core import from_json
 
-from ossa.errors import CheckpointError, ConfigError, DataError, legible
+from ossa.errors import CheckpointError, ConfigError, DataError, legible, os_reason
 
 TEMPORARY_FILES = ".*.tmp"
 """Pattern of what `write_atomically` leaves behind in a folder where it is killed."""
 _CLAIM = ".claimed"
 _LOCK, _OWNER = ".lock", ".lock-owner"
 _LOCK_SECONDS = 0.5
-"""So long a lock is tried for: whoever only asks whether it is held has it for an instant."""
+"""How long a lock is tried for: a process that only asks whether it is held has it briefly."""
 _LONGEST_OWNER = 1000
 _LARGEST = 16 * 2**20
 _KINDS_OF_FILES = {
@@ -37,16 +37,16 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def open_regular(path: Path | str, *, most_bytes: int | None = None) -> BinaryIO:
-    """Returns a regular file, open for reading; it opens whatever a file from elsewhere names.
+    """Returns a regular file, open for reading; for whatever a foreign file names.
 
-    A pipe would block, and a device never end or do something when it is opened.
+    A pipe would block, and a device might never end or do something when it is opened.
 
     Args:
         path: of the file; links are followed.
-        most_bytes: that it may have.
+        most_bytes: largest size.
 
     Raises:
-        OSError: there is none, it cannot be read, is larger or no regular file; `strerror` says it.
+        OSError: there is none, it cannot be read, is larger or no regular file; see `strerror`.
     """
     try:
         _check_regular(os.stat(path), path, most_bytes)  # before a device is opened
@@ -62,7 +62,7 @@ def open_regular(path: Path | str, *, most_bytes: int | None = None) -> BinaryIO
 
 
 def open_to_append(path: Path) -> BinaryIO:
-    """Returns a file, open for adding to its end; a link or pipe in its place is taken away.
+    """Returns a file, open for appending; a link or pipe in its place is removed.
 
     One that came with a stranger's folder would lead what is written elsewhere.
 
@@ -111,7 +111,7 @@ def sha256_of(path: Path | str) -> str:
         with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
     except OSError as error:
-        raise CheckpointError(f"could not read {path}: {_reason(error)}") from error
+        raise CheckpointError(f"could not read it: {os_reason(error)}", path=path) from error
 
 
 def write_atomically(path: Path | str, content: bytes | Callable[[BinaryIO], object]) -> None:
@@ -128,14 +128,14 @@ def write_atomically(path: Path | str, content: bytes | Callable[[BinaryIO], obj
     # In the same folder, since a rename is atomic only within one file system.
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        with _os_errors_told(path):
-            with temporary.open("xb") as file:
-                if isinstance(content, bytes):
-                    file.write(content)
-                else:
-                    content(file)
-                file.flush()
-                os.fsync(file.fileno())
+        with _wrap_os_errors(path), temporary.open("xb") as file:
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                content(file)
+            file.flush()
+            os.fsync(file.fileno())
+        with _wrap_os_errors(path):
             temporary.replace(path)
     finally:
         with suppress(OSError):
@@ -157,23 +157,21 @@ def write_json_atomically(path: Path | str, value: Any) -> None:
 
 
 def read_small_file(file: Path, *, what: str) -> bytes:
-    """Returns what a file holds.
+    """Returns the content of a regular file of at most 16 MB.
 
     Args:
-        file: of at most 16 MB.
+        file: to read.
         what: it is, for the message, such as 'the record of a run'.
 
     Raises:
-        DataError: there is no such regular file, or it is too large.
+        DataError: there is no such file, it is no regular one or too large.
     """
     try:
-        if not file.is_file():
-            raise DataError(f"expected {what} at {file}, found none")
-        if (size := file.stat().st_size) > _LARGEST:
-            raise DataError(f"{file}: expected {what} of at most 16 MB, found {size:,} bytes")
-        return file.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: no path can have such characters
-        raise DataError(f"expected {what} at {file}, could not read it: {error}") from None
+        return read_regular(file, most_bytes=_LARGEST)
+    except OSError as error:
+        is_missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        found = "none" if is_missing else os_reason(error)
+        raise DataError(expected=what, found=found, path=file) from None
 
 
 def read_json_object(file: Path, *, what: str) -> dict[str, Any]:
@@ -184,10 +182,14 @@ def read_json_object(file: Path, *, what: str) -> dict[str, Any]:
     """
     try:
         content = from_json(read_small_file(file, what=what))
-    except ValueError as problem:
-        raise DataError(f"{file} is damaged: expected {what} in JSON, {problem}") from None
+    except ValueError as error:
+        raise DataError(
+            expected=f"{what} in JSON", found=f"a damaged one: {error}", path=file
+        ) from None
     if not isinstance(content, dict):
-        raise DataError(f"{file} is damaged: expected {what}, found no JSON object")
+        raise DataError(
+            expected=f"{what} in JSON", found="a damaged one: no JSON object", path=file
+        )
     return content
 
 
@@ -201,7 +203,7 @@ def held(folder: Path, *, on_wait: Callable[[str], None] | None = None) -> Itera
 
     Args:
         folder: that exists.
-        on_wait: is told who holds the folder, which is then waited for.
+        on_wait: called with the owner of the folder, before waiting for it.
 
     Raises:
         ConfigError: another process holds the folder, and `on_wait` is not given.
@@ -210,14 +212,16 @@ def held(folder: Path, *, on_wait: Callable[[str], None] | None = None) -> Itera
     from filelock import FileLock, Timeout
 
     lock = FileLock(folder.resolve() / _LOCK, is_singleton=True)
-    with _os_errors_told(folder / _LOCK):
+    with _wrap_os_errors(folder / _LOCK):
         try:
             lock.acquire(timeout=_LOCK_SECONDS)
         except Timeout:
             if on_wait is None:
                 raise ConfigError(
-                    f"expected {folder} for this process alone, found it in use by "
-                    f"{_owner(folder)}: wait until that has ended, or stop it"
+                    expected="a folder for this process alone",
+                    found=f"it in use by {_owner(folder)}",
+                    path=folder,
+                    advice="wait until that has ended, or stop it",
                 ) from None
             on_wait(_owner(folder))
             lock.acquire(poll_interval=_LOCK_SECONDS)
@@ -267,7 +271,7 @@ def new_folder(path: Path | str) -> Path:
     """
     path = Path(path)
     numbered = (Path(f"{path}-{number}") for number in itertools.count(2))
-    with _os_errors_told(path):
+    with _wrap_os_errors(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except FileExistsError:  # a file, or a link to nothing
@@ -319,7 +323,7 @@ def _claim(folder: Path) -> bool:
 
 
 @contextmanager
-def _os_errors_told(path: Path) -> Iterator[None]:
+def _wrap_os_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -327,20 +331,15 @@ def _os_errors_told(path: Path) -> Iterator[None]:
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
-        advice = (
+        advice = "what was there before is untouched; " + (
             "free some space and start again (a training of which a state was saved continues with "
             "--resume)"
             if cause.errno in NO_SPACE
             else "choose a folder that can be written"
         )
         raise CheckpointError(
-            f"could not write {path}: {_reason(cause)}; what was there before is untouched; "
-            f"{advice}"
+            f"could not write it: {os_reason(cause)}", path=path, advice=advice
         ) from error
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
 
 
 def _without_nan(value: Any) -> Any:

@@ -27,11 +27,11 @@ _TEXTS: Final = frozenset({"tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:val
 
 @dataclass(frozen=True)
 class YamlDocument:
-    """What a YAML text says."""
+    """A parsed YAML text."""
 
     value: Any
     key_lines: Mapping[str, int]
-    """Of the outermost keys, as they are written; counted from 1."""
+    """Line of each outermost key, counted from 1."""
 
 
 def read_yaml(file: Path) -> YamlDocument:
@@ -46,8 +46,10 @@ def read_yaml(file: Path) -> YamlDocument:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"Expected UTF-8 text, found another byte at {file}:{line}.") from None
-    return _parse(text, place=f"at {file}:")
+        raise ConfigError(
+            expected="UTF-8 text", found="another byte", path=file, line=line
+        ) from None
+    return _parse(text, path=file)
 
 
 def parse_yaml(text: str, *, where: str) -> Any:
@@ -63,10 +65,10 @@ def parse_yaml(text: str, *, where: str) -> Any:
     Raises:
         ConfigError: no YAML; a key stands twice, an alias within what it stands for; too large.
     """
-    return _parse(text, place=f"in {where}, line ").value
+    return _parse(text, where=f" in {where}").value
 
 
-def _parse(text: str, *, place: str) -> YamlDocument:
+def _parse(text: str, *, where: str = "", path: Path | None = None) -> YamlDocument:
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -78,9 +80,9 @@ def _parse(text: str, *, place: str) -> YamlDocument:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = text.count("\n", 0, getattr(error, "position", 0)) if mark is None else mark.line
-        problem = legible(getattr(error, "problem", None) or str(error).splitlines()[0])
+        problem = legible(getattr(error, "problem", None) or getattr(error, "reason", "no YAML"))
         raise ConfigError(
-            f"Expected YAML, found a syntax error {place}{line + 1}: {problem}."
+            expected=f"YAML{where}", found=f"a syntax error: {problem}", path=path, line=line + 1
         ) from None
 
 

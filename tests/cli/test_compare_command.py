@@ -266,7 +266,7 @@ def an_empty_folder(write_run: WriteRun, folder: Path) -> None:
         (with_an_unknown_key, "bad/record.json is damaged: there is no setting 'surprise'"),
         (of_other_pixels, "the files held other pixels for bad than for good: train one of them"),
         (nowhere, "expected the folder of a run or a COCO results file, found no bad"),
-        (an_empty_folder, "expected the record of a run at bad/record.json, found none"),
+        (an_empty_folder, "Expected the record of a run, found none (bad/record.json)"),
     ],
 )
 def test_a_model_that_cannot_be_compared_is_told_in_a_sentence(

@@ -170,7 +170,7 @@ def test_what_makes_no_sense_is_one_sentence(
 def test_a_folder_without_a_data_yaml_is_one_sentence(ossa: Ossa, tmp_path: Path) -> None:
     result = ossa("data", "show", tmp_path)
     assert result.exit_code == 2
-    assert "Expected the description of a data set at" in result.stderr
+    assert "Expected the description of a data set, found" in result.stderr
 
 
 def test_boxes_of_a_sample_are_drawn_to_scale(tmp_path: Path) -> None:

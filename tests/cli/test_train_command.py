@@ -387,7 +387,7 @@ def test_seed_and_worker_number_0_are_values(ossa: Ossa, monkeypatch: pytest.Mon
         ("--model yolov5n --recipe quik", "no recipe named 'quik'"),
         ("--model yolov5n --optimizer adam", "'adam' is not one of 'sgd', 'adamw'"),
         ("--model resnet18 --backbone-mean a,b,c", "model.backbone_mean"),
-        ("--model resnet18 --backbone-args {", "Expected YAML, found a syntax error in '{'"),
+        ("--model resnet18 --backbone-args {", "Expected YAML in '{', found a syntax error"),
         ("--model yolov5n --device 7", "--device 7: this machine has"),
         ("--model yolov5n --device tpu", "expected --device cpu, cuda or the number of a GPU"),
         ("--model yolov5n --freeze bakcbone", "no module named 'bakcbone'. Did you mean backbone"),

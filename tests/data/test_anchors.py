@@ -72,7 +72,7 @@ def test_a_box_counts_as_far_as_it_lies_in_its_image():
 
 
 def test_data_without_a_box_that_trains_are_refused():
-    with pytest.raises(DataError, match="expected a box that trains in pictures, found none"):
+    with pytest.raises(DataError, match=r"Expected a box that trains, found none .pictures"):
         recall(index_of([(10, 10)], crowd=[0]), (10, 10))
 
 
@@ -122,5 +122,5 @@ def test_the_same_seed_gives_the_same_anchors():
 
 def test_fewer_sizes_than_anchors_are_refused():
     index = index_of([(10, 10), (20, 20), (20, 20)])
-    with pytest.raises(DataError, match=r"at least 3 different sizes .* found 2 in pictures"):
+    with pytest.raises(DataError, match=r"at least 3 different sizes .* found 2 .pictures"):
         fit_anchors(index, num_levels=1, imgsz=100, seed=0)

@@ -19,11 +19,10 @@ from dataset_files import (
 )
 from safetensors.numpy import load_file
 
-from ossa.data import index_cache as cache
-from ossa.data import reading, sources
+from ossa.data import cache_files, index_cache, reading
 from ossa.data.annotations import DatasetIndex, IndexReport, LabelSearch
+from ossa.data.cache_files import SourceLog
 from ossa.data.description import read_description
-from ossa.data.sources import SourceLog
 from ossa.errors import DataError
 
 
@@ -32,7 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The cache, which keeps here what is small and what was written just now."""
     monkeypatch.setenv("OSSA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(reading, "_WORTH_KEEPING", 1)
-    monkeypatch.setattr(sources, "_SETTLED_NS", -(10**18))
+    monkeypatch.setattr(cache_files, "_SETTLED_NS", -(10**18))
     return tmp_path / "cache"
 
 
@@ -168,7 +167,7 @@ def test_a_file_written_just_before_is_not_trusted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
     """Within a tick of the clock a second change would leave its time as it was."""
-    monkeypatch.setattr(sources, "_SETTLED_NS", 2 * 10**9)
+    monkeypatch.setattr(cache_files, "_SETTLED_NS", 2 * 10**9)
     read(write(tmp_path, "yolo"))
     assert not folder.exists()
     log = SourceLog()
@@ -225,7 +224,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_behind(
         with open("/dev/full", "wb", buffering=0) as full:
             full.write(b"x")
 
-    monkeypatch.setattr(cache, "write_columns", fill)
+    monkeypatch.setattr(index_cache, "write_columns", fill)
     report = read(write(tmp_path, "coco"))
     assert "no space left on device" in report.notes[0]
     assert list(folder.iterdir()) == []
@@ -244,7 +243,7 @@ def _read_often(yaml_file: Path, count: int) -> list[str]:
     fingerprints = []
     for _ in range(count):
         fingerprints.append(read(yaml_file).index.fingerprint())
-        for file in cache.cache_folder().glob("*.safetensors"):
+        for file in cache_files.cache_folder().glob("*.safetensors"):
             file.unlink(missing_ok=True)
     return fingerprints
 
@@ -261,8 +260,8 @@ def test_two_processes_that_write_at_once_both_read_the_same(tmp_path: Path) -> 
 def test_the_folder_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OSSA_CACHE", "/own")
     monkeypatch.setenv("XDG_CACHE_HOME", "/common")
-    assert cache.cache_folder() == Path("/own")
+    assert cache_files.cache_folder() == Path("/own")
     monkeypatch.setenv("OSSA_CACHE", "")
-    assert cache.cache_folder() == Path("/common/ossa")
+    assert cache_files.cache_folder() == Path("/common/ossa")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache.cache_folder() == Path.home() / ".cache" / "ossa"
+    assert cache_files.cache_folder() == Path.home() / ".cache" / "ossa"

@@ -10,10 +10,10 @@ from dataset_files import gradient, write_text, write_yolo
 from PIL import Image
 
 from ossa.data import reading as check
-from ossa.data.annotations import DatasetIndex
+from ossa.data.annotations import DatasetIndex, select_images
 from ossa.data.decode import decode_image
 from ossa.data.description import read_description
-from ossa.data.reading import IndexReport, drop_corrupt_images, read_index, take_images
+from ossa.data.reading import IndexReport, drop_corrupt_images, read_index
 from ossa.errors import DataError
 
 
@@ -48,7 +48,7 @@ def test_a_damaged_image_is_left_out_and_named_once(tmp_path: Path) -> None:
     assert len(checked.index.labels) == 0 + 1 + 3
     (issue,) = checked.issues
     assert (issue.path, issue.line, issue.action) == (path, None, "image left out")
-    assert str(issue).startswith(f"{path}: Expected an image, found a damaged one")
+    assert str(issue).startswith(f"{path}: expected an image, found a damaged one")
     assert str(issue).count(str(path)) == 1
 
 
@@ -68,7 +68,7 @@ def test_strict_raises_at_the_first_damaged_image_in_one_sentence(tmp_path: Path
     first, second = cut_short(report, 1, 3)
     with pytest.raises(DataError) as caught:
         drop_corrupt_images(report, strict=True)
-    assert str(caught.value).startswith(f"{first}: Expected an image, found a damaged one")
+    assert str(caught.value).startswith(f"{first}: expected an image, found a damaged one")
     assert str(second) not in str(caught.value)
     assert ".;" not in str(caught.value)
 
@@ -106,7 +106,7 @@ def test_an_image_of_another_size_than_its_index_says_is_left_out(tmp_path: Path
     Image.fromarray(gradient(200, 100)).save(path)
     checked = drop_corrupt_images(report)
     assert len(checked.index) == 3
-    assert "Expected 100x50 pixels, found 200x100" in str(checked.issues[0])
+    assert "expected 100x50 pixels, found 200x100" in str(checked.issues[0])
 
 
 def test_a_file_that_is_gone_or_no_image_is_left_out(tmp_path: Path) -> None:
@@ -114,9 +114,9 @@ def test_a_file_that_is_gone_or_no_image_is_left_out(tmp_path: Path) -> None:
     report.index.image_path(0).unlink()
     write_text(report.index.image_path(2), "<html>404</html>")
     checked = drop_corrupt_images(report)
-    assert [issue.detail.partition(";")[0] for issue in checked.issues] == [
-        "Expected an image, found no such file",
-        "Expected an image, found no image",
+    assert [issue.detail for issue in checked.issues] == [
+        "expected an image, found no such file",
+        "expected an image, found no image",
     ]
     assert len(checked.index) == 2
 
@@ -149,7 +149,7 @@ def test_images_are_taken_with_their_own_ground_truth() -> None:
         difficult=np.arange(6) == 2,
         annotation_ids=np.arange(100, 106),
     )
-    taken = take_images(index, np.array([False, True, True, True]))
+    taken = select_images(index, np.array([False, True, True, True]))
     assert taken.file_names.tolist() == ["q", "r", "s"]
     assert taken.image_ids.tolist() == [30, 20, 10]
     assert taken.sizes_wh.tolist() == [[3, 4], [5, 6], [7, 8]]
@@ -163,6 +163,6 @@ def test_images_are_taken_with_their_own_ground_truth() -> None:
         before, after = getattr(index, field.name), getattr(taken, field.name)
         if isinstance(before, np.ndarray):
             assert after.dtype == before.dtype, field.name
-    everything = take_images(index, np.ones(4, dtype=bool))
+    everything = select_images(index, np.ones(4, dtype=bool))
     assert everything.fingerprint() == index.fingerprint()
     assert taken.fingerprint() != index.fingerprint()

@@ -1,7 +1,6 @@
 """Classes filtered, merged and renamed by key `classes` of a data.yaml, in every format."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -95,12 +94,12 @@ def test_nothing_is_told_where_nothing_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("classes: {a: [cra]}\n", "found 'cra'. Did you mean car?"),
-        ("classes: [unicorn]\n", "found 'unicorn'. There are car, dog, person, van."),
-        ("classes: {a: [car], b: [dog, car]}\n", "found 'car' in two."),
-        ("classes: [car, car]\n", "found 'car' in two."),
-        ("classes: {a: []}\n", "found 'a': []"),
-        ("classes: {a: 3}\n", "found 'a': 3; quote"),
+        ("classes: {a: [cra]}\n", r"found 'cra' .* Did you mean car\?"),
+        ("classes: [unicorn]\n", r"found 'unicorn' .* There are car, dog, person, van\."),
+        ("classes: {a: [car], b: [dog, car]}\n", "found 'car' twice"),
+        ("classes: [car, car]\n", "found 'car' twice"),
+        ("classes: {a: []}\n", r"found {'a': \[\]}"),
+        ("classes: {a: 3}\n", "found {'a': 3}"),
         ("classes: {}\n", "found {}"),
         ("classes: car\n", "found 'car'"),
     ],
@@ -108,7 +107,7 @@ def test_nothing_is_told_where_nothing_is_left_out(tmp_path: Path) -> None:
 def test_classes_that_make_no_sense_are_one_sentence(
     tmp_path: Path, line: str, message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=re.escape(message)):
+    with pytest.raises(ConfigError, match=message):
         read(write_three(tmp_path)["yolo"], line)
 
 
@@ -121,10 +120,10 @@ def test_category_ids_are_those_of_the_data_yaml(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ids", [[1, 2, 3], [1, 2, 3, 3], [1, 2, 3, "4"], [1, 2, 3, True], 4])
 def test_category_ids_are_one_for_each_name(tmp_path: Path, ids: object) -> None:
-    with pytest.raises(ConfigError, match="Expected 4 different whole numbers"):
+    with pytest.raises(ConfigError, match=r"Expected .*different whole numbers"):
         read(write_three(tmp_path)["yolo"], f"category_ids: {json.dumps(ids)}\n")
 
 
 def test_coco_has_category_ids_of_its_own(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no key 'category_ids'"):
+    with pytest.raises(ConfigError, match="no ids as key 'category_ids'"):
         read(write_three(tmp_path)["coco"], "category_ids: [1, 2, 3, 4]\n")

@@ -231,9 +231,9 @@ def test_an_image_of_another_size_than_the_index_says_is_refused(
     photographs: DatasetIndex,
 ) -> None:
     wrong = replace(photographs, sizes_wh=photographs.sizes_wh + np.int32(8))
-    with pytest.raises(DataError, match=r"Expected 104x72 pixels in .*0\.jpg, found 96x64"):
+    with pytest.raises(DataError, match=r"Expected 104x72 pixels, found 96x64 .*0\.jpg"):
         LetterboxedDataset(wrong, imgsz=64)[0]
-    with pytest.raises(DataError, match=r"Expected 104x72 pixels in .*0\.jpg, found 96x64"):
+    with pytest.raises(DataError, match=r"Expected 104x72 pixels, found 96x64 .*0\.jpg"):
         training(wrong, STILL)[Draw(0, 0)]
 
 

@@ -56,7 +56,7 @@ def test_keypoints_behind_a_yolo_box_are_no_corners_of_a_polygon(tmp_path: Path)
     np.testing.assert_allclose(report.index.boxes_xyxy, [[40, 15, 60, 35]] * 2)
     assert (report.issues, report.notes) == ((), ())
     write_text(data_yaml, data_yaml.read_text().replace("[2, 2]", "17"))
-    with pytest.raises(ConfigError, match=r"as \[17, 3\], as key 'kpt_shape' at .*:3, found 17"):
+    with pytest.raises(ConfigError, match=r"as \[17, 3\], as key 'kpt_shape', found 17 .* line 3"):
         read(data_yaml)
 
 
@@ -204,7 +204,7 @@ def test_sizes_are_those_after_the_exif_orientation(
 def test_a_split_without_images_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     file = write_text(tmp_path / "data.yaml", "train: images\nnames: [a]\n")
-    with pytest.raises(DataError, match=r"split 'train' of .*data\.yaml in .*images, found none"):
+    with pytest.raises(DataError, match=r"split 'train' in .*images, found none .*data\.yaml"):
         read(file)
 
 
@@ -216,7 +216,7 @@ def test_a_split_of_unusable_images_says_the_first_reason(tmp_path: Path) -> Non
 
 
 def test_an_unknown_split_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"key 'val' in .* found train"):
+    with pytest.raises(ConfigError, match=r"key 'val', found train .*data\.yaml"):
         read(write_yolo(tmp_path, {"1.jpg": ""}), "val")
 
 
@@ -434,7 +434,7 @@ def test_names_of_the_yaml_must_be_those_of_the_coco_file_in_order_of_ids(tmp_pa
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"images": [],\n "annotations": }', r"syntax error at .*train\.json:2"),
+        ('{"images": [],\n "annotations": }', r"syntax error: .*train\.json, line 2"),
         ("[]", "list of objects as 'images'"),
         ('{"images": [], "annotations": [1], "categories": []}', "as 'annotations'"),
         (json.dumps({"images": [], "annotations": [], "categories": []}), "found an empty one"),
@@ -462,7 +462,7 @@ def test_a_malformed_coco_file_is_one_sentence(tmp_path: Path, text: str, messag
     ],
 )
 def test_images_and_categories_need_ids_and_names(tmp_path: Path, content: dict[str, Any]) -> None:
-    with pytest.raises(DataError, match=r"Expected .* (in|at) .*train\.json"):
+    with pytest.raises(DataError, match=r"Expected .*train\.json"):
         read(write_coco(tmp_path, [], **content))
 
 

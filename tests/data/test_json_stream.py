@@ -83,17 +83,18 @@ def test_a_syntax_error_is_told_with_its_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, line: int, piece: int
 ) -> None:
     monkeypatch.setattr(json_stream, "_PIECE", piece)
-    with pytest.raises(DataError, match=rf"syntax error at .*x\.json:{line}: "):
+    with pytest.raises(DataError, match="found a syntax error: ") as raised:
         streamed(tmp_path / "x.json", text, "a")
+    assert (raised.value.path, raised.value.line) == (tmp_path / "x.json", line)
 
 
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ('{"b": []}', r"in .*x\.json, found none"),
-        ("[1, 2]", r"in .*x\.json, found none"),
-        ('{"a":\n5}', r", found no list at .*x\.json:2"),
-        ('{"a": [],\n"a": []}', r", found a second at .*x\.json:2"),
+        ('{"b": []}', r", found none .*x\.json"),
+        ("[1, 2]", r", found none .*x\.json"),
+        ('{"a":\n5}', r", found no list .*x\.json, line 2"),
+        ('{"a": [],\n"a": []}', r", found a second .*x\.json, line 2"),
     ],
 )
 def test_a_list_that_is_not_there_once_is_an_error(tmp_path: Path, text: str, found: str) -> None:
@@ -103,7 +104,7 @@ def test_a_list_that_is_not_there_once_is_an_error(tmp_path: Path, text: str, fo
 
 def test_a_file_in_another_encoding_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_bytes(b'{"a": [\n"\xc3\xa9\n\xff"]}')
-    with pytest.raises(DataError, match=r"JSON in UTF-8, found another byte at .*x\.json:3"):
+    with pytest.raises(DataError, match=r"JSON in UTF-8, found another byte .*x\.json, line 3"):
         list(stream_lists(tmp_path / "x.json", ("a",)))
 
 
@@ -133,7 +134,7 @@ def test_an_error_is_told_before_the_rest_of_the_file_is_read(tmp_path: Path) ->
     with (tmp_path / "x.json").open("w") as file:
         file.write('{"a": [wrong,\n' + ("1" * 1000 + ",\n") * 48_000)
     tracemalloc.start()
-    with pytest.raises(DataError, match=r"x\.json:1: Expecting value"):
+    with pytest.raises(DataError, match=r"Expecting value .*x\.json, line 1"):
         list(stream_lists(tmp_path / "x.json", ("a",)))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -145,7 +146,7 @@ def test_an_error_is_told_before_the_rest_of_the_file_is_read(tmp_path: Path) ->
     [("[" * 100_000, "nested too deeply"), ("9" * 5000, "a number of too many digits")],
 )
 def test_what_python_cannot_hold_is_a_syntax_error(tmp_path: Path, value: str, what: str) -> None:
-    with pytest.raises(DataError, match=rf"x\.json:2: .*{what}"):
+    with pytest.raises(DataError, match=rf"{what} .*x\.json, line 2"):
         streamed(tmp_path / "x.json", '{"a":\n[' + value, "a")
 
 

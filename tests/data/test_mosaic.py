@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from ossa.config import AugmentConfig
-from ossa.data.letterbox import letterbox
-from ossa.data.mosaic import (
+from ossa.data.augment import (
     CanvasView,
     Tile,
     centred_tile,
@@ -16,6 +15,7 @@ from ossa.data.mosaic import (
     random_view,
     render,
 )
+from ossa.data.letterbox import letterbox
 from ossa.types import Sample
 
 IMGSZ = 96

@@ -11,7 +11,7 @@ import torch
 from small_detector import NAMES, picture, small_detector
 
 from ossa.config import ModelConfig
-from ossa.data.index_cache import cache_folder
+from ossa.data.cache_files import cache_folder
 from ossa.errors import ConfigError, UnsupportedBackbone
 from ossa.export import graph as extras
 from ossa.export import select as cache

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ossa.data.reading import read_data, take_images
+from ossa.data.annotations import select_images
+from ossa.data.reading import read_data
 from ossa.export.export import SUFFIXES, ExportSettings, export_detector
 from ossa.export.graph import Format, NMSSettings, Precision, is_installed
 from ossa.export.parity import some_images
@@ -38,7 +39,7 @@ def test_the_export_is_good(
         pytest.skip(f"needs {', '.join(absent)}: the extras export and openvino")
     everything = read_data(shared / "data" / "coco128").index
     index = some_images(everything, IMAGES)
-    others = take_images(everything, ~np.isin(everything.image_ids, index.image_ids))
+    others = select_images(everything, ~np.isin(everything.image_ids, index.image_ids))
     done = export_detector(
         read_checkpoint(shared / "weights" / "yolov5n.pt"),
         tmp_path / f"n{SUFFIXES[format]}",

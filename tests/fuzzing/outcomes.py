@@ -16,7 +16,7 @@ import numpy as np
 
 from fuzzing.seeds import Family
 from ossa.data.annotations import IndexReport
-from ossa.data.decode import decode_image, read_image_size
+from ossa.data.decode import decode_image, read_header
 from ossa.data.description import read_description
 from ossa.data.reading import read_index
 from ossa.errors import OssaError
@@ -70,7 +70,10 @@ class Outcome:
         return tuple(
             message
             for message in self.messages
-            if not (re.search(r"\.(json|xml|txt|yaml):\d+", message) or _WHOLE_FILE.search(message))
+            if not (
+                re.search(r"\.(json|xml|txt|yaml)(:|, line )\d+", message)
+                or _WHOLE_FILE.search(message)
+            )
         )
 
 
@@ -126,7 +129,7 @@ def _judged(kind: Kind, messages: tuple[str, ...], family: Family) -> tuple[Kind
 
 def _fault_of_picture(path: Path) -> str | None:
     """Returns what of a picture that was decoded cannot be, or None."""
-    size_wh = read_image_size(path)
+    size_wh = read_header(path).size_wh
     image = decode_image(path)
     if image.dtype != np.uint8 or image.shape != (size_wh[1], size_wh[0], 3):
         return f"{image.dtype} {image.shape} of an image of {size_wh}"

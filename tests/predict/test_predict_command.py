@@ -8,7 +8,7 @@ from known_detector import shape_of, write_png
 from typer.testing import CliRunner, Result
 
 from ossa.cli.main import app
-from ossa.data.index_cache import cache_folder
+from ossa.data.cache_files import cache_folder
 from ossa.export.graph import is_installed
 from ossa.predict.predictor import load
 from ossa.types import Detections
@@ -135,7 +135,7 @@ def test_a_damaged_picture_costs_one_sentence(pictures: Path, weights: Path, dam
     assert result.exit_code == 0
     told = [line for line in result.stderr.splitlines() if str(damaged) in line]
     assert len(told) == 1
-    assert told[0].startswith(f"Expected an image at {damaged}, found ")
+    assert told[0].startswith("Expected an image, found ")
     assert result.stdout.startswith("2 pictures (1 file unreadable): ")
 
 

@@ -117,7 +117,7 @@ def test_a_record_whose_detections_were_changed_is_foreign(study: StudyFolder):
 
 def test_a_damaged_record_is_told(study: StudyFolder):
     (study.run_folder(study.plan.runs[0]) / "record.json").write_text("{")
-    assert "expected the record of a run" in str(study.states()[0].reason)
+    assert "Expected the record of a run" in str(study.states()[0].reason)
 
 
 def test_a_model_that_cannot_be_built_fails_with_its_reason_and_stops_nobody(

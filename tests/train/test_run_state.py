@@ -24,9 +24,8 @@ from test_loop import (  # noqa: F401
     uninterrupted,
 )
 
-from ossa.data import image_hashes as contents
-from ossa.data import sources
-from ossa.data.image_hashes import content_fingerprint
+from ossa.data import cache_files
+from ossa.data.cache_files import content_fingerprint
 from ossa.data.reading import read_data
 from ossa.errors import CheckpointError, ConfigError, DataError
 from ossa.files import held, is_held
@@ -238,10 +237,10 @@ def test_images_that_did_not_change_are_hashed_once(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setenv("OSSA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(sources, "_SETTLED_NS", -(10**18))
+    monkeypatch.setattr(cache_files, "_SETTLED_NS", -(10**18))
     read: list[Path] = []
-    real = contents.sha256_of
-    monkeypatch.setattr(contents, "sha256_of", lambda file: (read.append(file), real(file))[1])
+    real = cache_files.sha256_of
+    monkeypatch.setattr(cache_files, "sha256_of", lambda file: (read.append(file), real(file))[1])
     copy = shutil.copytree(scenes.parent, tmp_path / "scenes")
     index = read_data(copy, "train").index
     before = content_fingerprint(index)
@@ -262,7 +261,7 @@ def test_images_that_did_not_change_are_hashed_once(
         file.write_bytes(b"damaged")
     assert content_fingerprint(index) != before
     image.unlink()
-    with pytest.raises(DataError, match=f"could not read {image}"):
+    with pytest.raises(DataError, match=f"Could not read it: .*{image}"):
         content_fingerprint(index)
 
 
@@ -333,18 +332,18 @@ def test_a_damaged_record_is_refused_in_a_sentence(
 )
 def test_a_record_that_is_no_json_object_is_refused(tmp_path: Path, content: bytes):
     (tmp_path / RECORD_FILE).write_bytes(content)
-    with pytest.raises(DataError, match="is damaged"):
+    with pytest.raises(DataError, match="found a damaged one"):
         read_record(tmp_path)
 
 
 def test_a_record_is_a_regular_file_of_a_bounded_size(tmp_path: Path):
     os.mkfifo(tmp_path / RECORD_FILE)
-    with pytest.raises(DataError, match="found none"):
+    with pytest.raises(DataError, match="a pipe and no regular file"):
         read_record(tmp_path)
     (tmp_path / RECORD_FILE).unlink()
     with (tmp_path / RECORD_FILE).open("wb") as file:
         file.truncate(10**12)
-    with pytest.raises(DataError, match="of at most 16 MB, found 1,000,000,000,000 bytes"):
+    with pytest.raises(DataError, match="found 1,000,000,000,000 bytes"):
         read_record(tmp_path)
 
 

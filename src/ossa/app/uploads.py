@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ossa.app.inference import Inference, PageModel
-from ossa.data.decode import MOST_PIXELS, decode_image, read_image_size
+from ossa.data.decode import MOST_PIXELS, decode_image, read_header
 from ossa.errors import ConfigError, DataError, legible
 from ossa.predict.video import VideoReader, container_of
 from ossa.viz.draw import encode_jpeg
@@ -226,7 +226,7 @@ def _keep_upload(upload: Path, name: str, folder: Path, limits: Limits) -> list[
 
 def _keep_image(upload: Path, name: str, folder: Path, limits: Limits) -> KeptFrame:
     try:
-        size_wh = read_image_size(upload)
+        size_wh = read_header(upload).size_wh
     except DataError:
         raise _damaged(name, "an image", "damaged, or cut short") from None
     _check_pixels(name, size_wh, limits.image_megapixels)

@@ -277,7 +277,7 @@ def _apart(
     """
     import numpy as np
 
-    from ossa.data.reading import take_images
+    from ossa.data.annotations import select_images
     from ossa.export.export import paths_of
     from ossa.export.parity import some_images
     from ossa.export.selectvino import CALIBRATION_IMAGES
@@ -286,13 +286,13 @@ def _apart(
     taken = paths_of(compared)
     free = np.array([str(train.image_path(n)) not in taken for n in range(len(train))])
     if 2 * free.sum() >= len(free):
-        return compared, some_images(take_images(train, free), CALIBRATION_IMAGES)
+        return compared, some_images(select_images(train, free), CALIBRATION_IMAGES)
     if len(compared) < 2:
         raise ConfigError(
             f"int8 is calibrated on some images and compared on others, found one in {data}"
         )
     second = np.arange(len(compared)) % 2 == 1
-    return take_images(compared, ~second), take_images(compared, second)
+    return select_images(compared, ~second), select_images(compared, second)
 
 
 def _print(done: "Export") -> None:

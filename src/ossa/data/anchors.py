@@ -1,4 +1,4 @@
-"""Do the anchors fit the boxes that train, and which would?
+"""How well anchors fit the boxes that train, and anchors fitted to them.
 
 Dimensions: N training boxes, L levels, A anchors a level, C = L x A clusters.
 Sizes are widths and heights in pixels of the network input, without augmentation.
@@ -21,11 +21,10 @@ _SMALLEST_SIDE = 0.1
 def best_possible_recall(
     index: DatasetIndex, anchors_wh: NDArray[np.floating], *, imgsz: int, ratio: float
 ) -> float:
-    """Returns the fraction (0..1) of the training boxes that some anchor can answer for.
+    """Returns the fraction (0..1) of the training boxes that match some anchor.
 
-    These are the boxes whose width and height both differ from those of an anchor by less than
-    the factor `ratio`, which is how truths are assigned. No detector of these anchors learns
-    from the others.
+    Width and height of these boxes both differ from an anchor's by less than the factor `ratio`, as
+    in the assignment of training. No detector with these anchors learns from the other boxes.
 
     Args:
         index: of the training split.
@@ -70,8 +69,10 @@ def fit_anchors(
     count, different = num_levels * per_level, len(np.unique(logs_wh, axis=0))
     if different < count:
         raise DataError(
-            f"expected training boxes of at least {count} different sizes to fit as many anchors "
-            f"to, found {different} in {index.root}: give model.anchors_wh instead"
+            expected=f"training boxes of at least {count} different sizes for as many anchors",
+            found=str(different),
+            path=index.root,
+            advice="give model.anchors_wh instead",
         )
     fits = [
         kmeans2(logs_wh, count, iter=_ROUNDS, minit="++", rng=generator)[0] for _ in range(_STARTS)
@@ -99,5 +100,5 @@ def _training_sizes_wh(index: DatasetIndex, imgsz: int) -> NDArray[np.float64]:
     sizes_wh = sizes_at_input_wh(index, imgsz)
     sizes_wh = sizes_wh[~(index.crowd | index.difficult) & (sizes_wh > 0).all(axis=1)]
     if not len(sizes_wh):
-        raise DataError(f"expected a box that trains in {index.root}, found none")
+        raise DataError(expected="a box that trains", path=index.root)
     return sizes_wh

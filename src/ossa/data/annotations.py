@@ -1,13 +1,14 @@
-"""The index of a data set split: every image and truth as columns of arrays.
+"""The index of a data set split: every image and ground-truth object as columns of arrays.
 
 No Python object exists per image or box, so that worker processes share the memory.
-Dimensions: I images, N truths, K classes.
+Dimensions: I images, N ground-truth objects, K classes.
 """
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ class DatasetIndex:
     names: tuple[str, ...]
     """K class names; a label is a position in it."""
     category_ids: NDArray[np.int64]
-    """(K,) the ids by which the data set's own files call the classes."""
+    """(K,) ids of the classes in the data set's own files."""
     file_names: NDArray[np.str_]
     """(I,) image files relative to `root`, with forward slashes."""
     image_ids: NDArray[np.int64]
@@ -41,7 +42,7 @@ class DatasetIndex:
     sizes_wh: NDArray[np.int32]
     """(I, 2) width and height in pixels, after the EXIF orientation is applied."""
     gt_offsets: NDArray[np.int64]
-    """(I + 1,): the truths of image i are rows gt_offsets[i] to gt_offsets[i + 1]."""
+    """(I + 1,): the objects of image i are rows gt_offsets[i] to gt_offsets[i + 1]."""
     boxes_xyxy: NDArray[np.float64]
     """(N, 4) in pixels of the original image."""
     labels: NDArray[np.int64]
@@ -65,7 +66,7 @@ class DatasetIndex:
         return self.root / str(self.file_names[position])
 
     def gt_rows(self, position: int) -> slice:
-        """Returns the rows of the truths of the image at `position`."""
+        """Returns the rows of the objects of the image at `position`."""
         return slice(int(self.gt_offsets[position]), int(self.gt_offsets[position + 1]))
 
     @property
@@ -74,16 +75,16 @@ class DatasetIndex:
         return xyxy_to_xywh(self.boxes_xyxy) if self.stated_xywh is None else self.stated_xywh
 
     def gt_image_positions(self) -> NDArray[np.int64]:
-        """Returns (N,) the position of the image of every truth."""
+        """Returns (N,) the position of the image of every object."""
         return np.repeat(np.arange(len(self)), np.diff(self.gt_offsets))
 
     @property
     def trains(self) -> NDArray[np.bool_]:
-        """(N,) which truths train and are scored: those that are neither crowd nor difficult."""
+        """(N,) which objects train and are scored: those neither crowd nor difficult."""
         return ~(self.crowd | self.difficult)
 
     def fingerprint(self) -> str:
-        """Returns a sha256 over names, files, sizes and truths: what a run was trained on."""
+        """Returns a sha256 over class names, file names, sizes and annotations."""
         # Names of files need not be UTF-8: Python holds the odd bytes as lone surrogates.
         names, files = ("\0".join(texts) for texts in (self.names, self.file_names.tolist()))
         digest = hashlib.sha256(names.encode(errors="surrogatepass"))
@@ -115,34 +116,44 @@ class IndexReport:
     issues: tuple[Issue, ...]
     """In the order they were met."""
     notes: tuple[str, ...] = ()
-    """Sentences worth telling that are no faults: what the data.yaml leaves out."""
+    """What is worth knowing but no fault, such as what the data.yaml leaves out."""
     labels: LabelSearch = LabelSearch()
 
 
 def select_gt(index: DatasetIndex, chosen: NDArray[np.bool_]) -> DatasetIndex:
-    """Returns the index with all images and the chosen (N,) truths alone."""
+    """Returns the index with all images and the chosen (N,) objects alone."""
+    offsets = np.concatenate(([0], np.cumsum(chosen)))[index.gt_offsets]
+    return replace(index, gt_offsets=offsets, **_gt_columns(index, chosen))
+
+
+def select_images(index: DatasetIndex, chosen: NDArray[np.bool_]) -> DatasetIndex:
+    """Returns the index of the chosen (I,) images alone, with their objects."""
+    counts = np.diff(index.gt_offsets)
     return replace(
         index,
-        gt_offsets=np.concatenate(([0], np.cumsum(chosen)))[index.gt_offsets],
-        boxes_xyxy=index.boxes_xyxy[chosen],
-        labels=index.labels[chosen],
-        areas=index.areas[chosen],
-        crowd=index.crowd[chosen],
-        difficult=index.difficult[chosen],
-        annotation_ids=index.annotation_ids[chosen],
-        stated_xywh=None if index.stated_xywh is None else index.stated_xywh[chosen],
+        file_names=index.file_names[chosen],
+        image_ids=index.image_ids[chosen],
+        sizes_wh=index.sizes_wh[chosen],
+        gt_offsets=np.concatenate(([0], np.cumsum(counts[chosen]))),
+        **_gt_columns(index, np.repeat(chosen, counts)),
     )
 
 
+def _gt_columns(index: DatasetIndex, chosen: NDArray[np.bool_]) -> dict[str, Any]:
+    columns = ("boxes_xyxy", "labels", "areas", "crowd", "difficult", "annotation_ids")
+    stated = None if index.stated_xywh is None else index.stated_xywh[chosen]
+    return {name: getattr(index, name)[chosen] for name in columns} | {"stated_xywh": stated}
+
+
 def without_boxes(index: DatasetIndex) -> str:
-    """Returns in words why nothing of an index trains or is scored, of one where nothing does."""
+    """Returns in words what an index has of which no object trains or is scored."""
+    start = f"{len(index)} images and no usable box"
+    if not len(index.labels):
+        return start
     counts = {
         "crowd regions": int(index.crowd.sum()),
         "difficult objects": int((index.difficult & ~index.crowd).sum()),
     }
-    start = f"{len(index)} images and no usable box"
-    if not len(index.labels):
-        return start
     kinds = " and ".join(f"{count} {kind}" for kind, count in counts.items() if count)
     return f"{start} but {kinds}, which neither train nor are scored"
 
@@ -152,8 +163,8 @@ def select_classes(
 ) -> tuple[DatasetIndex, tuple[str, ...]]:
     """Returns the index with the classes asked for, and a sentence on what was left out.
 
-    Truths of classes that are not named go; their images stay, as background where nothing is
-    left. A class has the id of the first of those that it is made of.
+    Objects of other classes are removed; their images stay, as background where nothing is left. A
+    class has the id of the first of those that it is made of.
 
     Args:
         index: of a split.
@@ -167,10 +178,13 @@ def select_classes(
     label_of = {name: label for label, name in enumerate(index.names)}
     unknown = next((old for olds in classes.values() for old in olds if old not in label_of), None)
     if unknown is not None:
+        near = suggestion(unknown, index.names)
         raise ConfigError(
-            f"Expected names of its classes under key 'classes' at {file}:{line}, found "
-            f"'{legible(unknown)}'."
-            + (suggestion(unknown, index.names) or f" There are {legible(', '.join(index.names))}.")
+            expected="names of its classes under key 'classes'",
+            found=f"'{legible(unknown)}'",
+            path=file,
+            line=line,
+            advice=near or f"there are {legible(', '.join(index.names))}",
         )
     new_labels = np.full(len(index.names), -1)
     for new_label, olds in enumerate(classes.values()):

@@ -177,11 +177,11 @@ def _read_splits(
         except DataError as error:
             if split != "test" or not reports:
                 raise
-            unread[split] = _with_place(error)
+            unread[split] = error
     groups = []
-    for split, reason in unread.items():
+    for split, error in unread.items():
         kind, action = IssueKind.SPLIT_WITHOUT_BOXES, "nothing is scored"
-        issue = Issue(kind, description.file, None, reason, action)
+        issue = Issue(kind, description.file, None, _with_place(error), action)
         groups += group_issues([issue], split)
     return reports, groups
 

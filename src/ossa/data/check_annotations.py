@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from ossa.data.anchors import sizes_at_input_wh
 from ossa.data.annotations import DatasetIndex, IndexReport
 from ossa.data.description import DataDescription
-from ossa.data.formats.common import (
+from ossa.data.formats.common import shown
+from ossa.data.formats.paths import (
     annotation_places,
     folders_under,
     is_image,
     label_places,
     names_in,
-    shown,
 )
 from ossa.data.issue_kinds import IssueKind
 from ossa.data.issues import MAX_EXAMPLES, ImageBoxes, Issue, IssueGroup, group_issues

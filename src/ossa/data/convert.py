@@ -12,9 +12,10 @@ from typing import Any, Final
 import numpy as np
 import yaml
 
-from ossa.data.annotations import DatasetIndex, IndexReport
+from ossa.data.annotations import DatasetIndex, IndexReport, select_images
 from ossa.data.description import DataDescription
-from ossa.data.formats.common import ids_from_stems, is_image, size_or_report
+from ossa.data.formats.common import ids_from_stems, size_or_report
+from ossa.data.formats.paths import is_image
 from ossa.data.formats.write import (
     Changes,
     WrittenSplit,
@@ -24,7 +25,7 @@ from ossa.data.formats.write import (
     write_yolo,
 )
 from ossa.data.issues import Issue, IssueLog
-from ossa.data.reading import read_index, take_images
+from ossa.data.reading import read_index
 from ossa.errors import ConfigError, DataError
 from ossa.files import open_regular
 
@@ -97,7 +98,7 @@ def _images_alone(report: IndexReport) -> IndexReport:
     )
     if not good.any():
         raise DataError(f"Expected images to copy, found none; the first: {log.issues[0]}.")
-    index = take_images(report.index, good)
+    index = select_images(report.index, good)
     return replace(report, index=index, issues=(*report.issues, *log.issues))
 
 
@@ -238,7 +239,7 @@ def _with_readable_names(index: DatasetIndex, *, to: str) -> DatasetIndex:
             f"Expected images with the suffix of one, such as .jpg, for {_TITLES[to]}, found "
             f"{index.file_names[0]}."
         )
-    return index if readable.all() else take_images(index, readable)
+    return index if readable.all() else select_images(index, readable)
 
 
 def _losses(

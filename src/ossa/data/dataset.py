@@ -9,8 +9,8 @@ from torch.utils.data import Dataset
 from ossa.config import AugmentConfig
 from ossa.data.annotations import DatasetIndex, select_gt
 from ossa.data.augment import training_sample
+from ossa.data.cache import PixelCache
 from ossa.data.letterbox import Resized, on_square, read_resized
-from ossa.data.pixels import PixelCache
 from ossa.types import Letterbox, Sample
 
 
@@ -74,7 +74,7 @@ class TrainingDataset(Dataset[tuple[Sample, int]]):
         return self.augment.model_copy(update={"mosaic": 0.0, "mixup": 0.0})
 
     def load(self, position: int) -> Sample:
-        """Returns the image with its longer side of `imgsz` pixels, and the truths that train."""
+        """Returns the image with its longer side of `imgsz` pixels, and the boxes that train."""
         image, scale_yx = self._resized(position)
         rows = self._gt.gt_rows(position)
         boxes_xyxy = self._gt.boxes_xyxy[rows] * scale_yx[[1, 0, 1, 0]]
@@ -116,8 +116,8 @@ class LetterboxedDataset(Dataset[tuple[Sample, int, Letterbox]]):
 
 
 def _training_gt(index: DatasetIndex) -> DatasetIndex:
-    """Returns the index with the truths that train alone, their boxes clipped to their images."""
-    training = select_gt(index, ~(index.crowd | index.difficult))
+    """Returns the index with only the objects that train, their boxes clipped to their images."""
+    training = select_gt(index, index.trains)
     # COCO's boxes may reach out of their image; on a mosaic they would cover their neighbours.
     limits = np.tile(index.sizes_wh[training.gt_image_positions()], 2)
     return replace(training, boxes_xyxy=np.clip(training.boxes_xyxy, 0, limits))

@@ -1,8 +1,8 @@
 """From image files to pixels: sizes from headers, uint8 RGB from bodies.
 
-Pillow reads headers, OpenCV decodes, and Pillow decodes what OpenCV cannot. The header comes first:
-it says whether the image is of a size that may be decoded, and its EXIF orientation, which is
-applied to size and pixels alike.
+Pillow reads headers, OpenCV decodes, and Pillow decodes what OpenCV cannot. The header is read
+first: its size decides whether the image is decoded at all, and its EXIF orientation is applied to
+size and pixels alike.
 """
 
 import re
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from ossa.errors import DataError
+from ossa.errors import DataError, os_reason
 from ossa.files import open_regular, read_regular
 
 # A file that cannot be decoded is reported once, as a DataError, not also on stderr.
@@ -27,16 +27,17 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 MOST_PIXELS: Final = 178_956_970
-"""An image of more is not decoded: half a gigabyte as RGB, and where Pillow stops by itself."""
+"""Largest image that is decoded: half a gigabyte as RGB, which is also Pillow's own limit."""
 LONGEST_SIDE: Final = 65_535
-"""Of an image that is decoded: the most that a JPEG can have."""
+"""Longest side that is decoded, the limit of JPEG."""
+MOST_COUNTED: Final = 100
+"""Images per file; a GIF of 50 MB may claim ten million, each a millisecond to find."""
 
 _MOST_BYTES: Final = 2_000_000_000
-"""Of a file; an image of the most pixels has fewer, though it be packed in no way."""
 _KINDS: Final = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "AVIF")
-"""As Pillow calls them; JPEG stands for MPO, too. For EPS Pillow would start a program."""
-_MOST_PIXELS_OF_A_BYTE: Final = {"JPEG": 1000, "MPO": 1000, "PNG": 10_000}
-"""By kind, more than any packing reaches: a blank JPEG has 256, a blank PNG of one bit 8200."""
+"""Pillow's names; JPEG covers MPO. For others, such as EPS, Pillow would start a program."""
+_MOST_PIXELS_PER_BYTE: Final = {"JPEG": 1000, "MPO": 1000, "PNG": 10_000}
+"""More than any compression reaches: a blank JPEG has 256, a blank PNG of one bit 8200."""
 
 # OpenCV names the reduced flags for grey and BGR only; grey's reduction with the RGB bit is RGB.
 _FLAG_OF_REDUCTION: Final = {
@@ -45,18 +46,15 @@ _FLAG_OF_REDUCTION: Final = {
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4 | cv2.IMREAD_COLOR_RGB,
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_COLOR_RGB,
 }
-MOST_COUNTED: Final = 100
-"""Pictures of a file; a file of 50 MB may claim ten million, each a millisecond to find."""
 _MOST_CHUNKS: Final = 100_000
 _MOST_CHUNKS_AHEAD: Final = 1000
-"""Of a PNG, before its pixels."""
+"""PNG chunks before the pixels."""
 _IDAT_BYTES_UNCHECKED: Final = 1_000_000
-"""Of a PNG: OpenCV inflates so many to a gigabyte in two seconds, however few pixels it has."""
+"""OpenCV inflates so many bytes of a PNG to a gigabyte in two seconds, however few its pixels."""
 _MOST_SCANS: Final = 100
-"""Of a JPEG: ten are usual, each takes the time of a whole picture, and some bytes are enough."""
+"""JPEG scans: ten are usual, and each takes the time of a whole image for a few bytes."""
 _JPEG_MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _TIFF: Final = "TIFF"
-_PNG: Final = "PNG"
 _FLIP_OF_ORIENTATION: Final = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}
 """OpenCV's flip code, by EXIF orientation; from 5 on rows and columns are exchanged before."""
 _EIGHT_BIT_MODES: Final = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
@@ -66,20 +64,11 @@ class ImageHeader(NamedTuple):
     """What an image file says of itself."""
 
     kind: str
-    """As Pillow calls it: 'JPEG', 'PNG', ..."""
+    """Pillow's name: 'JPEG', 'PNG', ..."""
     size_wh: tuple[int, int]
-    """Width and height in pixels, upright."""
+    """Width and height in pixels, after the EXIF orientation is applied."""
     orientation: int
-    """That of EXIF, 1 to 8, which the pixels still have; 1 is upright."""
-
-
-def read_image_size(path: Path) -> tuple[int, int]:
-    """Returns width and height in pixels as decoded (EXIF orientation applied), from the header.
-
-    Raises:
-        DataError: there is no such file, it is not an image, or it is too large to be decoded.
-    """
-    return read_header(path).size_wh
+    """EXIF orientation of the stored pixels, 1 to 8; 1 is upright."""
 
 
 def read_header(path: Path) -> ImageHeader:
@@ -90,16 +79,13 @@ def read_header(path: Path) -> ImageHeader:
     """
     try:
         with open_regular(path, most_bytes=_MOST_BYTES) as stream:
-            return _read_header(stream, path=path)
+            return _read_header(stream, path)
     except OSError as error:
-        raise DataError(f"Expected an image at {path}, found {_reason(error)}.") from error
+        raise DataError(expected="an image", found=_reason(error), path=path) from error
 
 
 def count_pictures(path: Path) -> int:
-    """Returns how many pictures an image file holds, as animations and TIFFs do; 1 if in doubt.
-
-    Those of a GIF or TIFF are found one after the other, and counted to `MOST_COUNTED`.
-    """
+    """Returns the number of images in an animation or TIFF, at most `MOST_COUNTED`; 1 if unsure."""
     count = 1
     # Pillow raises a dozen kinds.
     with suppress(Exception), open_regular(path) as stream, open_image(stream) as image:
@@ -123,31 +109,42 @@ def decode_image(
     high byte; alpha is dropped, its colours left as stored.
 
     Args:
-        path: JPEG, PNG, BMP, WebP or TIFF, told by content.
+        path: JPEG, PNG, BMP, WebP or TIFF, recognised by content.
         reduce_to: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size (much faster) as long as
             its long side keeps at least this many pixels. Needs `size_wh`.
-        size_wh: width and height that the image is known to have, at full size.
+        size_wh: expected width and height at full size.
 
     Raises:
         DataError: the file is missing, empty, cut short, no image, not of the size `size_wh`, or
-            of more than `MOST_PIXELS` or `LONGEST_SIDE`, told from its header.
+            its header claims more than `MOST_PIXELS` or `LONGEST_SIDE`.
     """
     try:
         data = read_regular(path, most_bytes=_MOST_BYTES)
     except OSError as error:
-        raise DataError(f"Expected an image at {path}, found {_reason(error)}.") from error
-    header = _read_header(BytesIO(data), path=path)
-    _check_length(data, header, path=path)
-    if header.kind == _PNG:
-        _check_chunks(data, path=path)
-    if header.kind in ("JPEG", "MPO") and (scans := _count_scans(data)) > _MOST_SCANS:
-        raise _damaged(f"its pixels come in more than {scans - 1} scans", path=path)
+        raise DataError(expected="an image", found=_reason(error), path=path) from error
+    header = _read_header(BytesIO(data), path)
+    width, height = header.size_wh
+    # A decoder would allocate all pixels before it finds that they are missing.
+    if width * height > _MOST_PIXELS_PER_BYTE.get(header.kind, MOST_PIXELS) * len(data):
+        raise _damaged(f"{width}x{height} pixels do not fit in {len(data)} bytes", path)
+    if header.kind == "PNG":
+        _check_chunks(data, path)
+    is_jpeg = header.kind in ("JPEG", "MPO")
+    if is_jpeg and _count_scans(data) > _MOST_SCANS:
+        raise _damaged(f"its pixels come in more than {_MOST_SCANS} scans", path)
     reduction = 1
-    if reduce_to is not None and size_wh is not None and header.kind in ("JPEG", "MPO"):
-        reduction = _reduction(max(size_wh), reduce_to)
-    image = _decode(data, header, path=path, reduction=reduction)
-    if size_wh is not None:
-        _check_size(image, size_wh, path=path, reduction=reduction)
+    if reduce_to is not None and size_wh is not None and is_jpeg:
+        fitting = (factor for factor in (8, 4, 2) if -(-max(size_wh) // factor) >= reduce_to)
+        reduction = next(fitting, 1)
+    image = _decode(data, header, path, reduction=reduction)
+    height, width = image.shape[:2]
+    if size_wh is not None and (width, height) != tuple(-(-side // reduction) for side in size_wh):
+        raise DataError(
+            expected=f"{size_wh[0]}x{size_wh[1]} pixels",
+            found=f"{width * reduction}x{height * reduction} (EXIF orientation applied)",
+            path=path,
+            advice="its boxes belong to another size, so correct the annotation or the image",
+        )
     return image
 
 
@@ -162,9 +159,9 @@ def open_image(source: BinaryIO) -> Image.Image:
     return Image.open(source, formats=_KINDS)
 
 
-def _read_header(source: BinaryIO, *, path: Path) -> ImageHeader:
+def _read_header(source: BinaryIO, path: Path) -> ImageHeader:
     try:
-        _check_chunks_ahead(source, path=path)
+        _check_chunks_ahead(source, path)
         with open_image(source) as image:
             kind, size_wh = str(image.format), image.size
             # Pillow turns a TIFF, size and pixels, by itself.
@@ -172,41 +169,30 @@ def _read_header(source: BinaryIO, *, path: Path) -> ImageHeader:
     except DataError:
         raise
     except Image.DecompressionBombError as error:
-        pixels = re.search(r"\d+", str(error))  # Pillow tells no more of the size
-        raise _too_large(f"{pixels[0] if pixels else 'many'} pixels", path=path) from error
+        raise _too_large("a larger one", path) from error
     except Exception as error:  # on damaged files Pillow raises errors of a dozen kinds
-        raise DataError(f"Expected an image at {path}, found {_reason(error)}.") from error
+        raise DataError(expected="an image", found=_reason(error), path=path) from error
     width, height = size_wh
     if width * height > MOST_PIXELS or max(size_wh) > LONGEST_SIDE:
-        raise _too_large(f"{width}x{height} pixels", path=path)
+        raise _too_large(f"{width}x{height}", path)
     return ImageHeader(kind, (height, width) if orientation >= 5 else (width, height), orientation)
 
 
-def _check_length(data: bytes, header: ImageHeader, *, path: Path) -> None:
-    """Raises DataError where a header claims pixels that the file cannot hold.
-
-    A decoder would make room for all of them before it finds that they are missing.
-    """
-    width, height = header.size_wh
-    most = _MOST_PIXELS_OF_A_BYTE.get(header.kind)
-    if most is not None and width * height > most * len(data):
-        raise _damaged(f"{width}x{height} pixels do not fit in {len(data)} bytes", path=path)
+def _damaged(what: str, path: Path) -> DataError:
+    found, advice = f"a damaged one: {what}", "replace or remove it"
+    return DataError(expected="an image", found=found, path=path, advice=advice)
 
 
-def _damaged(found: str, *, path: Path) -> DataError:
+def _too_large(size: str, path: Path) -> DataError:
     return DataError(
-        f"Expected an image at {path}, found a damaged one: {found}; replace or remove it."
+        expected=f"an image of at most {MOST_PIXELS:,} pixels and {LONGEST_SIDE:,} a side",
+        found=f"{size}, which is too large to decode",
+        path=path,
+        advice="scale it down or cut it into tiles",
     )
 
 
-def _too_large(size: str, *, path: Path) -> DataError:
-    return DataError(
-        f"Expected an image at {path}, found one of {size}, which is too large to decode (the most "
-        f"are {MOST_PIXELS:,} pixels, {LONGEST_SIDE:,} a side); scale it down or cut it into tiles."
-    )
-
-
-def _decode(data: bytes, header: ImageHeader, *, path: Path, reduction: int) -> NDArray[np.uint8]:
+def _decode(data: bytes, header: ImageHeader, path: Path, *, reduction: int) -> NDArray[np.uint8]:
     # OpenCV multiplies the colours of a TIFF by its alpha and fails on turned ones.
     pil_first = header.kind == _TIFF
     image = None if pil_first else _decode_with_cv2(data, reduction)
@@ -219,11 +205,12 @@ def _decode(data: bytes, header: ImageHeader, *, path: Path, reduction: int) -> 
     if image is None and pil_first:
         image = _decode_with_cv2(data, reduction)
     if image is None:
-        raise DataError(f"Expected an image at {path}, found {reason}; replace or remove it.")
+        advice = "replace or remove it"
+        raise DataError(expected="an image", found=reason, path=path, advice=advice)
     return _upright(image, header.orientation)
 
 
-def _check_chunks(data: bytes, *, path: Path) -> None:
+def _check_chunks(data: bytes, path: Path) -> None:
     """Raises DataError for a PNG with a chunk that is cut short, missing or not what was written.
 
     OpenCV makes black rows of the rest, and room for as many bytes as a chunk claims, up to four
@@ -237,7 +224,7 @@ def _check_chunks(data: bytes, *, path: Path) -> None:
         if name == b"IDAT":
             pixels.append((at + 8, end - 4))
         if count > _MOST_CHUNKS:
-            raise _damaged(f"more than {_MOST_CHUNKS} chunks", path=path)
+            raise _damaged(f"more than {_MOST_CHUNKS} chunks", path)
         if len(name) < 4 or end > len(data):
             found = "cut short"
         elif zlib.crc32(memoryview(data)[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):
@@ -245,12 +232,12 @@ def _check_chunks(data: bytes, *, path: Path) -> None:
         else:
             at = end
             continue
-        raise _damaged(f"the chunk at byte {at} is {found}", path=path)
+        raise _damaged(f"the chunk at byte {at} is {found}", path)
     if sum(end - start for start, end in pixels) > _IDAT_BYTES_UNCHECKED:
-        _check_inflated(data, pixels, path=path)
+        _check_inflated(data, pixels, path)
 
 
-def _check_chunks_ahead(stream: BinaryIO, *, path: Path) -> None:
+def _check_chunks_ahead(stream: BinaryIO, path: Path) -> None:
     """Raises DataError for a PNG with so many chunks before its pixels that none can be meant.
 
     Pillow takes microseconds for each, and a file has room for millions.
@@ -261,11 +248,11 @@ def _check_chunks_ahead(stream: BinaryIO, *, path: Path) -> None:
             stream.seek(int.from_bytes(head[:4], "big") + 4, 1)
             chunks += 1
             if chunks > _MOST_CHUNKS_AHEAD:
-                raise _damaged(f"more than {_MOST_CHUNKS_AHEAD} chunks before pixels", path=path)
+                raise _damaged(f"more than {_MOST_CHUNKS_AHEAD} chunks before pixels", path)
     stream.seek(0)
 
 
-def _check_inflated(data: bytes, chunks: list[tuple[int, int]], *, path: Path) -> None:
+def _check_inflated(data: bytes, chunks: list[tuple[int, int]], path: Path) -> None:
     """Raises DataError for a PNG that inflates to more than its pixels: OpenCV would do it all."""
     width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
     samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 4)
@@ -278,7 +265,7 @@ def _check_inflated(data: bytes, chunks: list[tuple[int, int]], *, path: Path) -
             left -= len(inflate.decompress(block, 1 << 20))
             block = inflate.unconsumed_tail
             if left < 0:
-                raise _damaged("it inflates to more than its pixels", path=path)
+                raise _damaged("it inflates to more than its pixels", path)
 
 
 def _count_scans(data: bytes) -> int:
@@ -344,28 +331,9 @@ def _upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     return image
 
 
-def _reduction(long_side: int, reduce_to: int) -> int:
-    fitting = (factor for factor in (8, 4, 2) if -(-long_side // factor) >= reduce_to)
-    return next(fitting, 1)
-
-
-def _check_size(
-    image: NDArray[np.uint8], size_wh: tuple[int, int], *, path: Path, reduction: int
-) -> None:
-    height, width = image.shape[:2]
-    if (width, height) != tuple(-(-side // reduction) for side in size_wh):
-        raise DataError(
-            f"Expected {size_wh[0]}x{size_wh[1]} pixels in {path}, found "
-            f"{width * reduction}x{height * reduction} (EXIF orientation applied); its boxes "
-            "belong to another size, so correct the annotation or the image."
-        )
-
-
 def _reason(error: BaseException) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
     if isinstance(error, UnidentifiedImageError):
         return "no image"
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
+        return os_reason(error)
     return f"a damaged one: {error}".rstrip(". ")

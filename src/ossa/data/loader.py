@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from ossa.data.dataset import Draw, LetterboxedDataset, TrainingDataset
+from ossa.errors import OssaError
 from ossa.types import Batch, Letterbox, Sample
 
 _PREFETCH = 2
@@ -25,9 +26,9 @@ _NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 class EpochBatches(Sampler[list[Draw]]):
     """Yields the batches of all epochs in a row, so that workers never wait for an epoch's end.
 
-    Every epoch is a permutation of the images, drawn from (seed, epoch). Of several processes each
-    gets every count-th image of a batch, from the one of its rank on; nothing, where there are
-    fewer images left than processes.
+    Every epoch is a permutation of the images, drawn from (seed, epoch). Of `world_size` processes
+    each gets every `world_size`-th image of a batch, beginning with the one of its rank; none where
+    fewer images are left than processes.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class EpochBatches(Sampler[list[Draw]]):
         start_batch: int = 0,
         share: tuple[int, int] = (0, 1),
     ) -> None:
-        """`share`: rank and count of the processes that share every batch."""
+        """`share`: rank and number of the processes that share every batch."""
         self.num_images = num_images
         self.share = share
         self.batch = batch
@@ -84,7 +85,7 @@ def training_loader(
         return _in_this_process(dataset, batches, pin_memory=pin_memory)
     shared = _SharedImages(dataset, batch=batches.batch, count=_PREFETCH * workers + 1)
     loader = DataLoader(
-        shared,  # type: ignore[arg-type] - gives whole batches
+        shared,  # type: ignore[arg-type] - returns whole batches
         batch_sampler=shared.numbered(batches),  # type: ignore[arg-type] - of draws
         num_workers=workers,
         prefetch_factor=_PREFETCH,
@@ -134,19 +135,22 @@ class _SharedImages(Dataset[_Made]):
         """Yields every batch with the number of its slot."""
         return zip(itertools.cycle(range(len(self._slots))), batches, strict=False)
 
-    def __getitems__(self, numbered: tuple[int, list[Draw]]) -> _Made:
+    def __getitems__(self, numbered: tuple[int, list[Draw]]) -> _Made | OssaError:
         slot, draws = numbered
         samples, image_ids = [], []
         for pixels, draw in zip(self._slots[slot].numpy(), draws, strict=False):
-            sample, image_id = self.dataset[draw]
+            try:
+                sample, image_id = self.dataset[draw]
+            except OssaError as error:
+                return error
             pixels[...] = sample.image
             samples.append(replace(sample, image=_NO_PIXELS))
             image_ids.append(image_id)
         return _Made(slot, samples, image_ids)
 
-    def copied(self, made: Iterator[_Made], *, pin_memory: bool) -> Iterator[Batch]:
+    def copied(self, made: Iterator[_Made | OssaError], *, pin_memory: bool) -> Iterator[Batch]:
         """Yields the batches with their images in memory of their own."""
-        for slot, samples, image_ids in made:
+        for slot, samples, image_ids in map(_raised, made):
             images = self._slots[slot, : len(samples)]
             if pin_memory:
                 yield _batch(images, samples, image_ids).pin_memory()
@@ -164,7 +168,7 @@ def evaluation_loader(
 ) -> DataLoader[Batch]:
     """Returns a loader over the images of the index in their order.
 
-    Of several processes each gets whole batches: every count-th from the one of its rank on.
+    Of several processes each gets whole batches: every `world_size`-th from its rank on.
     """
     workers = workers_that_fit(workers, batch=batch, imgsz=dataset.imgsz)
     _end_opencv_threads(workers)
@@ -173,8 +177,8 @@ def evaluation_loader(
         list(range(first, min(first + batch, len(dataset))))
         for first in range(0, len(dataset), batch)
     ]
-    return DataLoader(
-        dataset,  # type: ignore[arg-type] - collated to batches
+    return _EvaluationLoader(
+        _ErrorsAsItems(dataset),  # type: ignore[arg-type] - collated to batches
         batch_sampler=batches[rank::count],
         num_workers=workers,
         collate_fn=_collate_letterboxed,
@@ -220,9 +224,41 @@ def _as_made(batch: _Made) -> _Made:
     return batch
 
 
-def _collate_letterboxed(items: list[tuple[Sample, int, Letterbox]]) -> Batch:
-    samples, image_ids, letterboxes = zip(*items, strict=True)
+class _ErrorsAsItems(Dataset[tuple[Sample, int, Letterbox] | OssaError]):
+    """Returns the error of an image in its place: torch keeps of a raised one only the text."""
+
+    def __init__(self, dataset: LetterboxedDataset) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, position: int) -> tuple[Sample, int, Letterbox] | OssaError:
+        try:
+            return self._dataset[position]
+        except OssaError as error:
+            return error
+
+
+class _EvaluationLoader(DataLoader[Batch]):
+    """Raises what `_ErrorsAsItems` returned."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override] - any iterator will do
+        return map(_raised, super().__iter__())
+
+
+def _collate_letterboxed(
+    items: list[tuple[Sample, int, Letterbox] | OssaError],
+) -> Batch | OssaError:
+    error = next((item for item in items if isinstance(item, OssaError)), None)
+    if error is not None:
+        return error
+    samples, image_ids, letterboxes = zip(*items, strict=True)  # type: ignore[arg-type]
     return make_batch(samples, image_ids, letterboxes)
+
+
+def _raised(item: Any) -> Any:
+    """Returns what a worker process has made; raises what it has caught."""
+    if isinstance(item, OssaError):
+        raise item
+    return item
 
 
 def workers_that_fit(

@@ -8,25 +8,25 @@ from types import MappingProxyType
 from typing import Final, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ossa.data import index_cache as indexes
 from ossa.data.anchors import sizes_at_input_wh
 from ossa.data.annotations import (
     DatasetIndex,
     IndexReport,
     LabelSearch,
     select_classes,
+    select_images,
     without_boxes,
 )
+from ossa.data.cache_files import SourceLog
 from ossa.data.decode import decode_image
 from ossa.data.description import DataDescription, read_description
 from ossa.data.formats import coco, voc, yolo
-from ossa.data.formats.common import annotation_places, label_places
+from ossa.data.formats.paths import annotation_places, label_places
+from ossa.data.index_cache import load_index, store_index
 from ossa.data.issue_kinds import IssueKind
 from ossa.data.issues import Issue, IssueLog
 from ossa.data.roots import Roots
-from ossa.data.sources import SourceLog
 from ossa.errors import ConfigError, DataError, legible
 
 
@@ -41,20 +41,28 @@ _READERS: Final[Mapping[str, _Reader]] = MappingProxyType(
 )
 _WORTH_KEEPING: Final = 5000
 """Images from which on an index is kept in the cache: fewer are read in a second or two."""
+_SMALLEST_DECODE: Final = 64
+"""JPEGs are decoded for the check as small as the decoder allows: it reads every byte anyway."""
+
+TINY_SIDE: Final = 2.0
+"""Pixels of the network input: augmentation drops boxes of which a side is not longer."""
+_PLACES_SHOWN: Final = 3
+_LONGEST: Final = 1000
+"""Characters of a reason, which may quote several names and paths."""
 
 
 def read_index(description: DataDescription, split: str, *, strict: bool = False) -> IndexReport:
-    """Returns the images and truths of a split, with the faults met.
+    """Returns the images and annotations of a split, with the faults met.
 
-    Dropped and reported are boxes of no area, outside their image, of an unknown class, stated
-    twice or not numbers; their image stays. Left out and reported are images that are missing
-    or unreadable (only headers are read: a damaged body is found when decoding) and those whose
-    annotation file is unreadable. Boxes are clipped to their image; what reached out by more
-    than one pixel is reported. COCO's boxes are never clipped, nor dropped as stated twice, since
-    pycocotools evaluates them as they are.
+    Boxes are dropped and reported that have no area, lie outside their image, have an unknown
+    class, are stated twice or are not numbers; their image stays. Images are left out and reported
+    that are missing or unreadable (only headers are read: a damaged body is found when decoding) or
+    whose annotation file is unreadable. Boxes are clipped to their image, and those that reached
+    out by more than one pixel reported. COCO's boxes are never clipped, nor dropped as stated
+    twice, since pycocotools evaluates them as they are.
 
-    The index of a large split is kept in the user's cache (`ossa.data.index_cache`) and opened
-    from there as long as no file that it was read from has changed; its faults are told again.
+    The index of a large split is kept in the user's cache (`ossa.data.index_cache`), with its
+    faults, and opened from there as long as no file that it was read from has changed.
 
     Args:
         description: of the data set, from `read_description`.
@@ -67,27 +75,23 @@ def read_index(description: DataDescription, split: str, *, strict: bool = False
             fault where `strict`.
     """
     if split in description.missing:
-        raise DataError(description.missing[split])
+        raise description.missing[split]
     if split not in description.splits:
-        known = ", ".join(description.splits)
-        raise ConfigError(f"Expected a key '{split}' in {description.file}, found {known}.")
+        found = ", ".join(description.splits)
+        raise ConfigError(expected=f"a key '{split}'", found=found, path=description.file)
     if description.annotations_only:
         return _read(description, split, strict=strict, sources=SourceLog())
-    kept = indexes.load(description, split)
-    if kept is not None:
+    report = load_index(description, split)
+    if report is not None:
         log = IssueLog(strict=strict)
-        log.num_images = len(kept.index)
-        for issue in kept.issues:
+        log.num_images = len(report.index)
+        for issue in report.issues:
             log.add(issue)
-        return _with_notes(kept, description)
-    sources = SourceLog()
-    report = _read(description, split, strict=strict, sources=sources)
-    if len(report.index) >= _WORTH_KEEPING:
-        report = indexes.store(report, description, split, sources=sources)
-    return _with_notes(report, description)
-
-
-def _with_notes(report: IndexReport, description: DataDescription) -> IndexReport:
+    else:
+        sources = SourceLog()
+        report = _read(description, split, strict=strict, sources=sources)
+        if len(report.index) >= _WORTH_KEEPING:
+            report = store_index(report, description, split, sources=sources)
     return replace(report, notes=(*description.notes, *report.notes))
 
 
@@ -97,21 +101,30 @@ def _read(
     log = IssueLog(strict=strict, roots=_roots(description, split))
     index, labels = _READERS[description.format](description, split, log=log, sources=sources)
     if not len(index):
-        _raise_empty(description, split, log.issues)
+        places = " and ".join(map(str, description.splits[split].sources))
+        raise DataError(
+            expected=f"images for split '{split}' in {places}",
+            found=f"none that can be used{_first_of(log.issues)}",
+            path=description.file,
+        )
     notes: tuple[str, ...] = ()
     if description.classes is not None:
         index, notes = select_classes(
             index, description.classes, file=description.file, line=description.classes_line
         )
-    if split != "train" and not index.trains.any():  # of train `training_faults` tells it
+    if split != "train" and not index.trains.any():  # `training_faults` reports it of train
         what = f"split '{split}' has {without_boxes(index)}"
         kind = IssueKind.SPLIT_WITHOUT_BOXES
         log.report(description.file, None, what, action="nothing is scored", kind=kind)
     return IndexReport(index, log.issues, notes, labels)
 
 
+def _first_of(issues: tuple[Issue, ...]) -> str:
+    return f"; the first of {len(issues)} issues: {issues[0]}" if issues else ""
+
+
 def _roots(description: DataDescription, split: str) -> Roots:
-    """Returns the bound of a data set with the folders that go with those that it names."""
+    """Returns the roots of a data set with the label folders that belong to them."""
     sources = description.splits[split].sources
     with_labels = (description.root, *sources, *(source.parent for source in sources))
     labels = [Path(label_places(str(folder / "_"))[0]).parent for folder in with_labels]
@@ -121,25 +134,6 @@ def _roots(description: DataDescription, split: str) -> Roots:
         places = [place for one in sources for place in annotation_places(str(one / "_"))]
         of_voc += [Path(place).parent for place in places]
     return description.roots.including(*labels, *of_voc)
-
-
-def _raise_empty(description: DataDescription, split: str, issues: tuple[Issue, ...]) -> None:
-    where = " and ".join(map(str, description.splits[split].sources))
-    first = f"; the first of {len(issues)} issues: {issues[0]}" if issues else ""
-    raise DataError(
-        f"Expected images for split '{split}' of {description.file} in {where}, "
-        f"found none that can be used{first}."
-    )
-
-
-_SMALLEST_DECODE = 64
-"""JPEGs are decoded for the check as small as the decoder allows: it reads every byte anyway."""
-
-TINY_SIDE = 2.0
-"""Pixels of the network input: augmentation drops boxes of which a side is not longer."""
-_PLACES_SHOWN = 3
-_LONGEST = 1000
-"""Characters of a reason, which may quote several names and paths."""
 
 
 def training_faults(
@@ -152,37 +146,34 @@ def training_faults(
         reports: of the splits that were read, by name.
         imgsz: side of the square network input in pixels.
     """
-
-    def fault(kind: IssueKind, what: str) -> Issue:
-        return Issue(kind, description.file, None, legible(what, _LONGEST), "training stops")
-
     faults = []
     if "train" not in description.splits:
         what = "no split 'train': the data can be evaluated on, not trained on"
-        faults.append(fault(IssueKind.TRAIN_MISSING, what))
+        faults.append((IssueKind.TRAIN_MISSING, what))
     elif "val" not in description.splits:
         what = "no split 'val': training scores every epoch on it"
-        faults.append(fault(IssueKind.VAL_MISSING, what))
-    if "train" not in reports:
-        return tuple(faults)
-    train = reports["train"]
-    labels = train.labels
-    if 2 * len(labels.unlabelled) > labels.num_images:
-        what = (
-            f"{len(labels.unlabelled)} of {labels.num_images} training images have no label, such "
-            f"as {labels.unlabelled[0]}; looked for in "
-            f"{_shown_places(labels.places, description.root)}; go on with --allow-unlabeled where "
-            "these are background"
-        )
-        faults.append(fault(IssueKind.TRAINING_UNLABELLED, what))
-    reason = _why_no_box_trains(train.index, imgsz)
-    if reason is not None:
-        faults.append(fault(IssueKind.TRAINING_WITHOUT_BOXES, reason))
-    if "val" in reports and reports["val"].index.names != train.index.names:
-        named, scored = (", ".join(reports[one].index.names) for one in ("train", "val"))
-        what = f"classes of train ({named}) and of val ({scored}) are not the same"
-        faults.append(fault(IssueKind.CLASSES_DIFFER, what))
-    return tuple(faults)
+        faults.append((IssueKind.VAL_MISSING, what))
+    if "train" in reports:
+        index, labels = reports["train"].index, reports["train"].labels
+        if 2 * len(labels.unlabelled) > labels.num_images:
+            what = (
+                f"{len(labels.unlabelled)} of {labels.num_images} training images have no label, "
+                f"such as {labels.unlabelled[0]}; looked for in "
+                f"{_shown_places(labels.places, description.root)}; go on with --allow-unlabeled "
+                "where these are background"
+            )
+            faults.append((IssueKind.TRAINING_UNLABELLED, what))
+        reason = _why_no_box_trains(index, imgsz)
+        if reason is not None:
+            faults.append((IssueKind.TRAINING_WITHOUT_BOXES, reason))
+        if "val" in reports and reports["val"].index.names != index.names:
+            named, scored = (", ".join(reports[one].index.names) for one in ("train", "val"))
+            what = f"classes of train ({named}) and of val ({scored}) are not the same"
+            faults.append((IssueKind.CLASSES_DIFFER, what))
+    return tuple(
+        Issue(kind, description.file, None, legible(what, _LONGEST), "training stops")
+        for kind, what in faults
+    )
 
 
 def _why_no_box_trains(index: DatasetIndex, imgsz: int) -> str | None:
@@ -212,10 +203,10 @@ def labels_sentence(reports: Mapping[str, IndexReport]) -> str:
 
 def _shown_places(places: Iterable[str], root: Path) -> str:
     """Returns the first places of a search, relative to the root where they lie in it."""
-    paths = map(Path, dict.fromkeys(places))
-    told = [str(path.relative_to(root) if path.is_relative_to(root) else path) for path in paths]
-    more = len(told) - _PLACES_SHOWN
-    listed = ", ".join(legible(place) for place in told[:_PLACES_SHOWN])
+    paths = [Path(place) for place in dict.fromkeys(places)]
+    names = [str(path.relative_to(root) if path.is_relative_to(root) else path) for path in paths]
+    more = len(names) - _PLACES_SHOWN
+    listed = ", ".join(legible(name) for name in names[:_PLACES_SHOWN])
     return f"{listed} and {more} more place{'' if more == 1 else 's'}" if more > 0 else listed
 
 
@@ -227,7 +218,7 @@ def drop_corrupt_images(
     known: Iterable[str | None] | None = None,
     on_image: Callable[[int, int], None] | None = None,
 ) -> IndexReport:
-    """Returns the report without the images whose files cannot be decoded, which it now names.
+    """Returns the report without the images whose files cannot be decoded, which become problems.
 
     Args:
         report: of a split.
@@ -252,70 +243,39 @@ def drop_corrupt_images(
         for position, fault in enumerate(faults):
             if fault is not None:
                 good[position] = False
-                log.report(
-                    index.image_path(position),
-                    None,
-                    fault,
-                    action="image left out",
-                    kind=IssueKind.IMAGE_UNREADABLE,
-                )
+                path, kind = index.image_path(position), IssueKind.IMAGE_UNREADABLE
+                log.report(path, None, fault, action="image left out", kind=kind)
             if on_image is not None:
                 on_image(position + 1, len(index))
     finally:
         pool.shutdown(cancel_futures=True)  # the first fault or Ctrl-C waits for no other image
     if not good.any():
-        raise DataError(
-            f"Expected images that can be decoded in {index.root}, found none among {len(index)}; "
-            f"the first: {log.issues[0]}."
-        )
-    return replace(
-        report,
-        index=index if good.all() else take_images(index, good),
-        issues=(*report.issues, *log.issues),
-    )
-
-
-def take_images(index: DatasetIndex, chosen: NDArray[np.bool_]) -> DatasetIndex:
-    """Returns the index of the chosen (I,) images alone, with their truths."""
-    counts = np.diff(index.gt_offsets)
-    truths = np.repeat(chosen, counts)
-    return replace(
-        index,
-        file_names=index.file_names[chosen],
-        image_ids=index.image_ids[chosen],
-        sizes_wh=index.sizes_wh[chosen],
-        gt_offsets=np.concatenate(([0], np.cumsum(counts[chosen]))),
-        boxes_xyxy=index.boxes_xyxy[truths],
-        labels=index.labels[truths],
-        areas=index.areas[truths],
-        crowd=index.crowd[truths],
-        difficult=index.difficult[truths],
-        annotation_ids=index.annotation_ids[truths],
-        stated_xywh=None if index.stated_xywh is None else index.stated_xywh[truths],
-    )
+        found = f"none among {len(index)}; the first: {log.issues[0]}"
+        raise DataError(expected="images that can be decoded", found=found, path=index.root)
+    kept = index if good.all() else select_images(index, good)
+    return replace(report, index=kept, issues=(*report.issues, *log.issues))
 
 
 def _fault(index: DatasetIndex, position: int) -> str | None:
     """Returns why the image cannot be decoded, or None."""
-    path: Path = index.image_path(position)
     width, height = (int(side) for side in index.sizes_wh[position])
+    path = index.image_path(position)
     try:
         decode_image(path, reduce_to=_SMALLEST_DECODE, size_wh=(width, height))
-    except DataError as fault:
-        # The issue names the file itself.
-        return str(fault).replace(f" at {path}", "").replace(f" in {path}", "").rstrip(".")
+    except DataError as error:
+        return error.reason
     return None
 
 
 def read_data(data: Path | str, split: str = "val", *, strict: bool = False) -> IndexReport:
-    """Returns the images and truths of a split (`.index`) and its faults (`.issues`).
+    """Returns the images and annotations of a split (`.index`) and its faults (`.issues`).
 
-    It is what training and evaluation see: images whose files cannot be decoded are left out.
+    It is what training and evaluation use: images whose files cannot be decoded are left out.
 
     Args:
         data: a data.yaml, or the folder that holds one.
         split: 'train', 'val' or 'test'.
-        strict: raise at the first fault instead of going past it.
+        strict: raise at the first fault instead of reporting it.
 
     Raises:
         ConfigError: a data.yaml that is malformed, or has no such split.

@@ -11,9 +11,9 @@ from torch import nn
 
 from ossa.config import EvaluateConfig, build_config
 from ossa.data.annotations import DatasetIndex
+from ossa.data.cache import PixelCache
 from ossa.data.dataset import LetterboxedDataset
 from ossa.data.loader import evaluation_loader
-from ossa.data.pixels import PixelCache
 from ossa.data.reading import read_data
 from ossa.errors import ConfigError
 from ossa.evaluate.metrics import Metrics, evaluate_detections

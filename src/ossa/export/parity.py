@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from torchvision.ops import box_iou
 
 from ossa.config import EvaluateConfig
-from ossa.data.annotations import DatasetIndex
+from ossa.data.annotations import DatasetIndex, select_images
 from ossa.data.dataset import LetterboxedDataset
 from ossa.data.decode import decode_image
 from ossa.data.letterbox import letterbox_rectangular
 from ossa.data.loader import evaluation_loader
-from ossa.data.reading import take_images
 from ossa.errors import DataError
 from ossa.evaluate.metrics import evaluate_detections
 from ossa.export.backends import ExportedRuntime, NMSRuntime, TorchRuntime
@@ -153,7 +152,7 @@ def some_images(index: DatasetIndex, count: int) -> DatasetIndex:
         return index
     chosen = np.zeros(len(index), dtype=np.bool_)
     chosen[np.linspace(0, len(index) - 1, count).round().astype(np.int64)] = True
-    return take_images(index, chosen)
+    return select_images(index, chosen)
 
 
 @dataclass(frozen=True)

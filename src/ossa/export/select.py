@@ -11,7 +11,7 @@ import torch
 
 from ossa import __version__
 from ossa.data.annotations import DatasetIndex
-from ossa.data.index_cache import cache_folder
+from ossa.data.cache_files import cache_folder
 from ossa.errors import CheckpointError, ConfigError, UnsupportedBackbone, legible
 from ossa.export import onnx as onnx_format
 from ossa.export import openvino as openvino_format

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from ossa.data.annotations import DatasetIndex
 from ossa.data.decode import MOST_COUNTED, count_pictures, decode_image
 from ossa.data.description import read_description
-from ossa.data.formats.common import IMAGE_SUFFIXES, absolute, folders_under, is_image
-from ossa.data.formats.text import listed_lines
+from ossa.data.formats.paths import IMAGE_SUFFIXES, absolute, folders_under, is_image, listed_lines
 from ossa.data.issues import Issue
 from ossa.data.reading import read_index
 from ossa.data.roots import Roots, is_hidden

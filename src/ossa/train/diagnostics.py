@@ -2,7 +2,6 @@
 
 import errno
 import multiprocessing
-import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ossa.config import RunConfig
-from ossa.errors import ConfigError, DataError, OssaError, RunFailed
+from ossa.errors import ConfigError, RunFailed
 from ossa.models.assign import assign
 from ossa.models.detector import Detector
 from ossa.models.norms import single_value_norms
@@ -261,7 +260,7 @@ def wrap_errors(*, batch: int, fitting_batch: Callable[[], int | None]) -> Itera
             one; called when memory has run out.
 
     Raises:
-        RunFailed, DataError: in the place of what was raised.
+        RunFailed: in the place of what was raised.
     """
     try:
         yield
@@ -281,12 +280,6 @@ def wrap_errors(*, batch: int, fitting_batch: Callable[[], int | None]) -> Itera
         raise
     except EOFError as error:  # the loader's pipe to a worker that is gone
         raise RunFailed(_dead_worker(error)) from None
-    except OssaError as error:
-        # The loader puts the worker's traceback in front of an error's own words.
-        words = re.split(r"^\S*Error: ", str(error), flags=re.MULTILINE)
-        if len(words) > 1 and "Original Traceback" in words[0]:
-            raise DataError(words[-1].strip()) from None
-        raise
     except RuntimeError as error:
         if "DefaultCPUAllocator" in str(error):
             raise RunFailed(_no_memory(batch)) from None

@@ -13,19 +13,12 @@ from torch.optim import Optimizer
 
 from ossa.config import ModelConfig, RunConfig, refuse_window
 from ossa.data.anchors import best_possible_recall, fit_anchors
-from ossa.data.annotations import DatasetIndex, IndexReport
-from ossa.data.cache import CachePlace, open_pixels
+from ossa.data.annotations import DatasetIndex, IndexReport, select_images
+from ossa.data.cache import CachePlace, PixelCache, open_pixels
+from ossa.data.cache_files import content_fingerprint
 from ossa.data.description import read_description
-from ossa.data.image_hashes import content_fingerprint
 from ossa.data.issue_kinds import IssueKind
-from ossa.data.pixels import PixelCache
-from ossa.data.reading import (
-    drop_corrupt_images,
-    labels_sentence,
-    read_index,
-    take_images,
-    training_faults,
-)
+from ossa.data.reading import drop_corrupt_images, labels_sentence, read_index, training_faults
 from ossa.errors import CheckpointError, ConfigError, DataError
 from ossa.files import sha256_of
 from ossa.models.backbones.pretrained import read_backbone_weights
@@ -198,7 +191,7 @@ def _fraction(index: DatasetIndex, fraction: float) -> DatasetIndex:
     chosen = np.zeros(len(index), dtype=np.bool_)
     count = max(round(fraction * len(index)), 1)
     chosen[np.random.default_rng(0).permutation(len(index))[:count]] = True
-    return take_images(index, chosen)
+    return select_images(index, chosen)
 
 
 def _refuse_what_the_data_ignore(

@@ -1,9 +1,9 @@
 """COCO: one JSON file a split, with its images in one folder.
 
 Ids of images, annotations and categories are kept, whole numbers also where they are written as 1.0
-or "1"; of two categories of one name that counts which has annotations. Classes stand in the order
+or "1"; of two categories of one name the one with annotations counts. Classes stand in the order
 of their ids, and images in the order of theirs, as pycocotools has them. Boxes are not clipped, and
-crowd regions are truths with `crowd` set. An annotation may have a key `difficult`, of 0 or 1, as
+crowd regions have `crowd` set. An annotation may have a key `difficult`, of 0 or 1, as
 VOC has it; pycocotools does not look at it. Most files are one long line: problems name line and
 annotation id.
 
@@ -22,23 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ossa.data.annotations import DatasetIndex, LabelSearch
+from ossa.data.cache_files import SourceLog
 from ossa.data.description import DataDescription
-from ossa.data.formats.common import (
-    Box,
-    Fault,
-    FileListing,
-    absolute,
-    fault_of_box,
-    overhang,
-    relative_to,
-    size_or_report,
-    suspicious,
-)
+from ossa.data.formats.common import Fault, fault_of_box, overhang, size_or_report, suspicious
 from ossa.data.formats.json_stream import stream_lists
+from ossa.data.formats.paths import FileListing, absolute, relative_to
 from ossa.data.issue_kinds import IssueKind
-from ossa.data.issues import IssueLog
+from ossa.data.issues import Box, IssueLog
 from ossa.data.roots import is_hidden_below
-from ossa.data.sources import SourceLog
 from ossa.errors import DataError, legible
 
 _IDS: Final = ("id", "image_id", "category_id")
@@ -95,7 +86,7 @@ def read(
         gt_offsets=np.append(starts, len(rows)).astype(np.int64),
         boxes_xyxy=_boxes_xyxy(rows),
         labels=np.searchsorted(category_ids, rows["category_id"]).astype(np.int64),
-        # Not from xyxy: (x + w) - x is not always w, and sizes decide where a truth is counted.
+        # Not from xyxy: (x + w) - x is not always w, and sizes decide where an object is counted.
         areas=np.where(np.isnan(rows["area"]), rows["bbox"][:, 2:].prod(axis=1), rows["area"]),
         crowd=np.ascontiguousarray(rows["crowd"]),
         difficult=np.ascontiguousarray(rows["difficult"]),
@@ -106,7 +97,7 @@ def read(
 
 
 class _Content:
-    """What a COCO file says, without what no index holds."""
+    """What an index needs of a COCO file."""
 
     def __init__(self, file: Path, log: IssueLog) -> None:
         self.file = file
@@ -130,13 +121,15 @@ class _Content:
         plain = {key: columns[key][row].tolist() for key in (*_IDS, "bbox")}
         return plain | self.odd.get(row, {})
 
+    def error(
+        self, expected: str, found: str, *, line: int | None = None, advice: str | None = None
+    ) -> DataError:
+        return DataError(expected=expected, found=found, path=self.file, line=line, advice=advice)
+
     def add(self, key: str, line: int, row: Any) -> None:
         """Takes an element of one of the three lists, and the line that it begins in."""
         if type(row) is not dict:
-            raise DataError(
-                f"Expected a list of objects as '{key}', found {legible(repr(row))} at "
-                f"{self.file}:{line}."
-            )
+            raise self.error(f"a list of objects as '{key}'", legible(repr(row)), line=line)
         if key == "annotations":
             self._add_annotation(line, row)
         elif key == "images":
@@ -165,12 +158,11 @@ class _Content:
     def _add_image(self, line: int, row: dict[str, Any]) -> None:
         image_id, name = _as_id(row.get("id")), row.get("file_name")
         if not _is_id(image_id) or not isinstance(name, str):
-            raise DataError(
-                f"Expected a whole number as id and a text as file_name for each of 'images', "
-                f"found {legible(repr(image_id))} and {legible(repr(name))} at {self.file}:{line}."
-            )
+            expected = "a whole number as id and a text as file_name for each of 'images'"
+            found = f"{legible(repr(image_id))} and {legible(repr(name))}"
+            raise self.error(expected, found, line=line)
         if image_id in self.images:
-            what = f"id {image_id} of image '{legible(name)}' is that of another image"
+            what = f"id {image_id} of image '{legible(name)}' belongs to another image"
             kind = IssueKind.ENTRY_UNUSABLE
             self._log.report(self.file, line, what, action="image left out", kind=kind)
         else:
@@ -197,51 +189,45 @@ def _is_id(value: Any) -> TypeGuard[int]:
 def _categories(content: _Content, description: DataDescription) -> dict[int, str]:
     """Returns the names by id.
 
-    A second category of one name is passed over where it has no annotation: exporters write the
+    A second category of one name is dropped where it has no annotation: exporters write the
     project, which often has the name of its class, as root of the categories.
     """
-    file = content.file
     names_by_id: dict[int, str] = {}
-    ids_by_name: dict[str, list[int]] = {}
+    ids_by_name: dict[str, set[int]] = {}
     children = set()
     for line, row in content.categories:
         category_id, name = _as_id(row.get("id")), row.get("name")
         if not _is_id(category_id) or not isinstance(name, str):
-            raise DataError(
-                f"Expected a whole number as id and a text as name for each of 'categories', "
-                f"found {legible(repr(category_id))} and {legible(repr(name))} at {file}:{line}."
-            )
+            expected = "a whole number as id and a text as name for each of 'categories'"
+            found = f"{legible(repr(category_id))} and {legible(repr(name))}"
+            raise content.error(expected, found, line=line)
         if names_by_id.setdefault(category_id, name) != name:
-            raise DataError(
-                f"Expected every id once in 'categories', found {category_id} of "
-                f"{legible(f'{names_by_id[category_id]!r} and {name!r}')} at {file}:{line}."
-            )
-        ids_by_name.setdefault(name, []).append(category_id)
+            found = f"{category_id} of {names_by_id[category_id]!r} and {name!r}"
+            raise content.error("every id once in 'categories'", legible(found), line=line)
+        ids_by_name.setdefault(name, set()).add(category_id)
         if row.get("supercategory") == name:
             children.add(category_id)
-    used = np.unique(content.rows["category_id"]).tolist()
+    used = set(np.unique(content.rows["category_id"]).tolist())
     for name, ids in ids_by_name.items():
-        several = sorted(set(ids))
-        kept = [one for one in several if one in used]
+        kept = sorted(ids & used)
         if len(kept) > 1:
-            raise DataError(
-                f"Expected every name once in 'categories' of {file}, found {legible(repr(name))} "
-                f"as ids {kept[0]} and {kept[1]}, both with annotations: rename one of them, or "
-                "give the annotations of both one id."
+            raise content.error(
+                "every name once in 'categories'",
+                f"{legible(repr(name))} as ids {kept[0]} and {kept[1]}, both with annotations",
+                advice="rename one of them, or give the annotations of both one id",
             )
-        kept = kept or [one for one in several if one in children] or several
-        for one in several:
-            if one != kept[0]:
-                del names_by_id[one]
+        kept = kept or sorted(ids & children) or sorted(ids)
+        for dropped in ids - {kept[0]}:
+            del names_by_id[dropped]
     if not names_by_id:
-        raise DataError(
-            f"Expected a list of classes as 'categories' in {file}, found an empty one."
-        )
+        raise content.error("a list of classes as 'categories'", "an empty one")
     names = tuple(names_by_id[category_id] for category_id in sorted(names_by_id))
     if description.names not in (None, names):
         raise DataError(
-            f"Expected in {description.file} the names of {file} in the order of their ids, "
-            f"{list(names)}, found {list(description.names or ())}; correct or remove 'names'."
+            expected=f"the names of {content.file} in the order of their ids, {list(names)}",
+            found=str(list(description.names or ())),
+            path=description.file,
+            advice="correct or remove 'names'",
         )
     return names_by_id
 
@@ -350,7 +336,8 @@ def _usable(
         report = partial(log.report, content.file, line, image=image, box_xyxy=tuple(box_xyxy))
         if fault is not None:
             usable[place] = False
-            report(f"{which}: {fault.what}", action="box dropped", kind=fault.kind)
+            kind, what = fault
+            report(f"{which}: {what}", action="box dropped", kind=kind)
         elif beyond is not None:
             kind = IssueKind.BOX_OVERHANGING
             report(f"{which}: {beyond}", action="box kept as it is", kind=kind)
@@ -362,12 +349,11 @@ def _fault(
 ) -> Fault | None:
     """Returns why an annotation cannot be used, or None."""
     if not (has_class and _is_id(stated["category_id"])):
-        what = f"class {legible(repr(stated['category_id']))} unknown"
-        return Fault(IssueKind.CLASS_UNKNOWN, what)
+        return IssueKind.CLASS_UNKNOWN, f"class {legible(repr(stated['category_id']))} unknown"
     bbox = stated["bbox"]
     if type(bbox) is not list or len(bbox) != 4 or not {*map(type, bbox)} <= _NUMBER:
         what = f"expected four numbers as bbox, found {legible(repr(bbox))}"
-        return Fault(IssueKind.BOX_MALFORMED, what)
+        return IssueKind.BOX_MALFORMED, what
     return fault_of_box(box_xyxy, size_wh)
 
 

@@ -10,8 +10,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Final, NoReturn, TextIO
 
-from ossa.data.formats.text import line_of_fault
-from ossa.errors import DataError
+from ossa.data.formats.paths import line_of_fault
+from ossa.errors import DataError, os_reason
 from ossa.files import open_regular
 
 _PIECE: Final = 1 << 22
@@ -27,12 +27,12 @@ _AFTER_A_VALUE: Final = frozenset(f"{_BLANK}:,]}}")
 def stream_lists(file: Path, keys: Collection[str]) -> Iterator[tuple[str, int, Any]]:
     """Yields key, line and element for every element of the lists under `keys` of a JSON object.
 
-    The line, counted from 1, is that where the element begins. They come in the order of the file;
-    other keys are skipped.
+    The line, counted from 1, is where the element begins. They come in the order of the file; other
+    keys are skipped.
 
     Raises:
         DataError: the file is unreadable or no JSON, or one of `keys` is no list, stands twice or,
-            told after the last element, not at all.
+            raised after the last element, not at all.
     """
     found = set()
     try:
@@ -43,23 +43,23 @@ def stream_lists(file: Path, keys: Collection[str]) -> Iterator[tuple[str, int, 
                     window.skip()
                     continue
                 if key in found or window.peek() != "[":
-                    window.value()  # a syntax error is told as one
+                    window.value()  # a syntax error is reported as one
                     what = "a second" if key in found else "no list"
-                    raise DataError(
-                        f"Expected one list of objects as '{key}', found {what} at "
-                        f"{file}:{window.line()}."
-                    )
+                    expected = f"one list of objects as '{key}'"
+                    raise DataError(expected=expected, found=what, path=file, line=window.line())
                 found.add(key)
                 for _ in _between(window, "[", "]"):
                     yield key, window.line(), window.value()
     except UnicodeDecodeError as error:
-        place = f"{file}:{line_of_fault(file)}"
-        raise DataError(f"Expected JSON in UTF-8, found another byte at {place}.") from error
+        line = line_of_fault(file)
+        raise DataError(
+            expected="JSON in UTF-8", found="another byte", path=file, line=line
+        ) from error
     except OSError as error:
-        raise DataError(f"Expected a JSON file at {file}, found {error.strerror}.") from error
+        raise DataError(expected="a JSON file", found=os_reason(error), path=file) from error
     for key in keys:
         if key not in found:
-            raise DataError(f"Expected a list of objects as '{key}' in {file}, found none.")
+            raise DataError(expected=f"a list of objects as '{key}'", path=file)
 
 
 def _keys(window: "_Window") -> Iterator[str]:
@@ -96,44 +96,37 @@ class _Window:
         self._decode = json.JSONDecoder().raw_decode
         self._text, self._at = "", 0
         self._line, self._counted = 1, 0
-        """A line and a place in the text in memory that is in it, at or before the current one."""
+        """A line and a place in the text that is in it, at or before the current place."""
 
     def peek(self) -> str:
-        """Returns the next character that is not blank, '' at the end; the place is then there."""
+        """Goes to the next character that is not blank and returns it, '' at the end."""
         while True:
-            text, at = self._text, self._at
-            while at < len(text):
+            text = self._text
+            for at in range(self._at, len(text)):
                 if text[at] not in _BLANK:
                     self._at = at
                     return text[at]
-                at += 1
-            self._at = at
+            self._at = len(text)
             if not self._read_more():
                 return ""
 
     def take(self, character: str) -> None:
-        """Goes past a character.
-
-        Raises:
-            DataError: another one is next.
-        """
+        """Goes past a character, which must be the next one."""
         if self.peek() != character:
             self.fail(f"Expecting '{character}'")
         self._at += 1
 
     def value(self) -> Any:
-        """Returns the value that begins here, and goes past it.
-
-        Raises:
-            DataError: there is none.
-        """
+        """Returns the value that begins here, and goes past it."""
         self.peek()
         while True:
             try:
                 value, end = self._decode(self._text, self._at)
             except json.JSONDecodeError as error:
                 # Cut off where the text in memory ends, or wrong: more of the file tells.
-                if not self._may_be_cut(error) or not self._read_more():
+                is_cut = error.pos > len(self._text) - _LONGEST_WORD
+                is_cut |= error.msg.startswith("Unterminated string")
+                if not is_cut or not self._read_more():
                     self.fail(error.msg, at=error.pos)
                 continue
             except RecursionError:
@@ -163,12 +156,9 @@ class _Window:
         """Raises the DataError of a syntax error, with its line."""
         end = self._at if at is None else at
         line = self._line + self._text.count("\n", self._counted, end)
-        raise DataError(f"Expected JSON, found a syntax error at {self._file}:{line}: {what}.")
-
-    def _may_be_cut(self, error: json.JSONDecodeError) -> bool:
-        """Returns whether an error may be only that the text in memory ends too early."""
-        is_text = error.msg.startswith("Unterminated string")
-        return is_text or error.pos > len(self._text) - _LONGEST_WORD
+        raise DataError(
+            expected="JSON", found=f"a syntax error: {what}", path=self._file, line=line
+        )
 
     def _read_more(self) -> bool:
         """Appends to the text in memory, drops what lies before the place; False at the end."""

@@ -23,24 +23,22 @@ from typing import Final, NoReturn
 from xml.parsers import expat
 
 from ossa.data.annotations import DatasetIndex, LabelSearch
+from ossa.data.cache_files import SourceLog
 from ossa.data.description import DataDescription
-from ossa.data.formats.common import (
-    Box,
-    Columns,
+from ossa.data.formats.common import Columns, size_or_report, usable_box
+from ossa.data.formats.paths import (
+    MOST_BYTES_OF_AN_IMAGE,
     FileListing,
     absolute,
     annotation_places,
     images_under,
     is_image,
     label_file_of,
+    listed_lines,
     names_in,
-    size_or_report,
-    usable_box,
 )
-from ossa.data.formats.text import MOST_BYTES_OF_AN_IMAGE, listed_lines
 from ossa.data.issue_kinds import IssueKind
-from ossa.data.issues import IssueLog
-from ossa.data.sources import SourceLog
+from ossa.data.issues import Box, IssueLog
 from ossa.errors import DataError, legible, suggestion
 from ossa.files import read_regular
 
@@ -60,37 +58,17 @@ def read(
         if source.is_dir():
             for images in _by_stem(images_under(source, sources=sources, log=log)).values():
                 reader.add(images, None, listed=(source, None))
-            continue
-        root = _voc_root(source, default=description.root)
-        sources.add(root / "JPEGImages")
-        folder = str(root / "JPEGImages")
-        known = _by_stem(os.path.join(folder, name) for name in names_in(folder) if is_image(name))
-        stems = {os.path.basename(path): images for path, images in known.items()}
-        for line, text in _entries(source, stems):
-            named = _name_in(folder, text, root)
-            found = stems.get(named) or stems.get(os.path.splitext(named)[0])
-            if found is None:
-                what = f"no image '{text}' in {folder}"
-                kind = IssueKind.IMAGE_MISSING
-                log.report(source, line, what, action="image left out", kind=kind)
-            else:
-                exact = os.path.join(folder, named)
-                reader.add(found, exact if exact in found else None, listed=(source, line))
+        else:
+            reader.add_list(source, _voc_root(source, default=description.root))
     index = reader.columns.to_index(description.root, reader.names, description.category_ids)
     return index, reader.labels
-
-
-def _name_in(folder: str, text: str, root: Path) -> str:
-    """Returns an entry without the folder, if it is a path that leads there."""
-    parent, name = os.path.split(absolute(text, root))
-    return name if parent == folder else text
 
 
 def _voc_root(source: Path, *, default: Path) -> Path:
     root = next((p.parent for p in source.parents if p.name == "ImageSets"), default)
     for folder in ("Annotations", "JPEGImages"):
         if not (root / folder).is_dir():
-            raise DataError(f"Expected the folders of PASCAL VOC in {root}, found no {folder}.")
+            raise DataError(expected="the folders of PASCAL VOC", found=f"no {folder}", path=root)
     return root
 
 
@@ -130,29 +108,47 @@ class _Reader:
         num_images = len(self.columns.files) + len(self._unlabelled)
         return LabelSearch(num_images, tuple(self._unlabelled), self._present.folders)
 
+    def add_list(self, source: Path, root: Path) -> None:
+        """Reads the images that a list names, by stem, by name or by path."""
+        self._sources.add(root / "JPEGImages")
+        folder = str(root / "JPEGImages")
+        known = _by_stem(os.path.join(folder, name) for name in names_in(folder) if is_image(name))
+        stems = {os.path.basename(path): images for path, images in known.items()}
+        for line, text in _entries(source, stems):
+            parent, name = os.path.split(absolute(text, root))
+            named = name if parent == folder else text
+            found = stems.get(named) or stems.get(os.path.splitext(named)[0])
+            if found is None:
+                what, kind = f"no image '{text}' in {folder}", IssueKind.IMAGE_MISSING
+                self._log.report(source, line, what, action="image left out", kind=kind)
+            else:
+                exact = os.path.join(folder, named)
+                self.add(found, exact if exact in found else None, listed=(source, line))
+
     def add(
         self, images: Sequence[str], exact: str | None, *, listed: tuple[Path, int | None]
     ) -> None:
-        """Reads one image of a stem: that which the list names or, of several, the annotation.
+        """Reads one image of a stem: the one that the list or, of several, the annotation names.
 
         Args:
             images: absolute paths of all images of the stem, in one folder.
-            exact: that of them which the list names with its suffix.
+            exact: which of them the list names with its suffix, if any.
             listed: list, or folder, and line.
         """
         wanted = images if exact is None else [exact]
+        image = wanted[0]
         if self._seen.intersection(wanted):
-            what = f"'{Path(wanted[0]).name if exact else Path(wanted[0]).stem}' is listed twice"
+            what = f"'{Path(image).name if exact else Path(image).stem}' is listed twice"
             kind = IssueKind.IMAGE_LISTED_TWICE
-            self._log.report(*listed, what, action="read once", kind=kind, image=wanted[0])
+            self._log.report(*listed, what, action="read once", kind=kind, image=image)
             return
         self._seen.update(wanted)
-        image = wanted[0]
-        file = label_file_of(image, annotation_places(image), self._present, log=self._log)
+        places = annotation_places(image)
+        file = label_file_of(image, places, self._present, log=self._log)
+        left_out = partial(self._log.report, action="image left out", image=image)
         if file is None:
-            place = Path(annotation_places(image)[0])
-            what, kind = "no annotation file", IssueKind.IMAGE_WITHOUT_LABELS
-            self._log.report(place, None, what, action="image left out", kind=kind, image=image)
+            kind = IssueKind.IMAGE_WITHOUT_LABELS
+            left_out(Path(places[0]), None, "no annotation file", kind=kind)
             self._unlabelled.append(image)
             return
         self._sources.add(file)
@@ -162,8 +158,7 @@ class _Reader:
         except (expat.ExpatError, _ForbiddenXmlError, OSError) as error:
             # Without its boxes it would train as background.
             line = getattr(error, "lineno", None)  # of a file that does not open there is none
-            what, kind = f"unreadable XML: {error}", IssueKind.LABELS_UNREADABLE
-            self._log.report(file, line, what, action="image left out", kind=kind, image=image)
+            left_out(file, line, f"unreadable XML: {error}", kind=IssueKind.LABELS_UNREADABLE)
             return
         chosen = image if len(images) == 1 else self._one_of(images, wanted, annotation, file)
         if chosen is not None:
@@ -173,69 +168,55 @@ class _Reader:
     def _one_of(
         self, images: Sequence[str], wanted: Sequence[str], annotation: "_Annotation", file: Path
     ) -> str | None:
-        """Returns to which of the wanted images an annotation belongs, None where to another one.
+        """Returns the wanted image that an annotation belongs to, None where it is another one.
 
-        Images of one stem share the name of their annotation; its <filename> tells them apart. It
-        is asked only then, since files are renamed more often than their annotations.
+        Images of one stem share the name of their annotation, in which <filename> says which one is
+        meant. It is looked at only then, since files are renamed more often than annotations.
         """
         name = annotation.filename.replace("\\", "/").rpartition("/")[2]
         by_name = {os.path.basename(image): image for image in images}
         by_lower = {one.lower(): image for one, image in by_name.items()}
         named = by_name.get(name) or by_lower.get(name.lower())
         chosen = wanted[0] if named is None else named if named in wanted else None
-        told = ", ".join(map(os.path.basename, images))
-        told_name = "none of them" if named is None else os.path.basename(named)
-        self._log.report(
-            file,
-            None,
-            f"one annotation of {told}, which names {told_name}",
-            action="image left out" if chosen is None else f"read for {os.path.basename(chosen)}",
-            kind=IssueKind.LABELS_SHARED,
-            image=wanted[0],
-        )
+        meant = "none of them" if named is None else os.path.basename(named)
+        what = f"one annotation of {', '.join(by_name)}, which names {meant}"
+        action = "image left out" if chosen is None else f"read for {os.path.basename(chosen)}"
+        kind = IssueKind.LABELS_SHARED
+        self._log.report(file, None, what, action=action, kind=kind, image=wanted[0])
         return chosen
 
     def _add(self, annotation: "_Annotation", image: str, file: Path) -> None:
         size_wh = size_or_report(image, log=self._log)
         if size_wh is None:
             return
-        _report_other_size(annotation, image, size_wh, file=file, log=self._log)
+        report_at = partial(self._log.report, file, image=image)
+        stated = annotation.size.get("width", "0"), annotation.size.get("height", "0")
+        if stated not in (("0", "0"), tuple(map(str, size_wh))):  # some tools write 0 x 0
+            sizes = f"{size_wh[0]}x{size_wh[1]} pixels"
+            what = f"size {'x'.join(stated)} stated, but the image has {sizes}"
+            kind = IssueKind.IMAGE_OTHER_SIZE
+            report_at(annotation.size_line, what, action="boxes kept as they are", kind=kind)
         self.columns.add_image(image, size_wh)
-        truths = set()
+        seen = set()
         for thing in annotation.objects:
-            report = partial(self._log.report, file, thing.line, image=image)
-            truth = _gt(thing, size_wh, names=self.names, report=report)
-            if truth is not None and truth in truths:
+            report = partial(report_at, thing.line)
+            found = _label_and_box(thing, size_wh, names=self.names, report=report)
+            if found is None:
+                continue
+            label, box_xyxy = found
+            if found in seen:
                 kind = IssueKind.BOX_DUPLICATED
-                report("box stated twice", action="kept once", kind=kind, box_xyxy=truth[1])
-            elif truth is not None:
-                truths.add(truth)
-                label, box_xyxy = truth
-                crowd = thing.fields.get("iscrowd") == "1"
-                # A crowd region is marked difficult only for those who do not know of crowds.
-                difficult = thing.fields.get("difficult") == "1" and not crowd
-                area = _area(thing.fields.get("area"))
-                self.columns.add_gt(box_xyxy, label, area=area, crowd=crowd, difficult=difficult)
+                report("box stated twice", action="kept once", kind=kind, box_xyxy=box_xyxy)
+                continue
+            seen.add(found)
+            crowd = thing.fields.get("iscrowd") == "1"
+            # A crowd region is marked difficult only for those who do not know of crowds.
+            difficult = thing.fields.get("difficult") == "1" and not crowd
+            area = _area(thing.fields.get("area"))
+            self.columns.add_gt(box_xyxy, label, area=area, crowd=crowd, difficult=difficult)
 
 
-def _report_other_size(
-    annotation: "_Annotation", image: str, size_wh: tuple[int, int], *, file: Path, log: IssueLog
-) -> None:
-    stated = annotation.size.get("width", "0"), annotation.size.get("height", "0")
-    if stated in (("0", "0"), tuple(map(str, size_wh))):  # some tools write 0 x 0
-        return
-    what = f"size {'x'.join(stated)} stated, but the image has {size_wh[0]}x{size_wh[1]} pixels"
-    log.report(
-        file,
-        annotation.size_line,
-        what,
-        action="boxes kept as they are",
-        kind=IssueKind.IMAGE_OTHER_SIZE,
-        image=image,
-    )
-
-
-def _gt(
+def _label_and_box(
     thing: "_Object",
     size_wh: tuple[int, int],
     *,

@@ -1,8 +1,8 @@
 """Writing a split as COCO, VOC or YOLO, such that the reader of the format gives it back.
 
 Each `write_*` writes one split into a folder and returns what stands for it in a data.yaml, with
-counts of what the format could not take. What a reader does to truths, `as_read_back` does, too.
-Dimensions: I images, N truths.
+counts of what the format could not take. `as_read_back` changes annotations as the reader would.
+Dimensions: I images, N ground-truth objects.
 """
 
 import json
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ossa.data.annotations import DatasetIndex, select_gt
-from ossa.data.formats.common import label_places
+from ossa.data.formats.paths import label_places
 
 PlaceImage = Callable[[str, Path], None]
 """Puts the image of the first path at the second, by a link or as a copy."""
@@ -39,7 +39,7 @@ def write_coco(
     index: DatasetIndex, split: str, folder: Path, *, place_image: PlaceImage | None
 ) -> WrittenSplit:
     """Writes annotations/SPLIT.json, and images/SPLIT where `place_image` is given."""
-    images, inside = inner_names(index)
+    images, inside = _inner_names(index)
     files = [os.path.join(images, name) for name in inside]
     entry_images = os.path.relpath(images, index.root)
     if place_image is not None:
@@ -181,7 +181,7 @@ def write_yolo(
     index: DatasetIndex, split: str, folder: Path, *, place_image: PlaceImage
 ) -> WrittenSplit:
     """Writes images/SPLIT, labels/SPLIT and the list SPLIT.txt, which keeps the images' order."""
-    _, inside = inner_names(index)
+    _, inside = _inner_names(index)
     taken: set[str] = set()
     boxes, exact = _fractions(index)
     files, listed = [], []
@@ -229,7 +229,7 @@ def _fractions(index: DatasetIndex) -> tuple[NDArray[np.float64], NDArray[np.boo
     return np.concatenate([best_centre, best_size], axis=1), exact.all(axis=1)
 
 
-def inner_names(index: DatasetIndex) -> tuple[str, list[str]]:
+def _inner_names(index: DatasetIndex) -> tuple[str, list[str]]:
     """Returns the folder that all images have in common, and (I,) their names in it."""
     files = [os.path.abspath(index.image_path(position)) for position in range(len(index))]
     folder = os.path.commonpath([os.path.dirname(file) for file in files])
@@ -248,7 +248,7 @@ def _free_name(name: str, taken: set[str], *, spaces: bool) -> str:
 
 @dataclass(frozen=True)
 class Changes:
-    """What reading back changes of the truths of a split: counts by what it is."""
+    """Numbers of the objects of a split that reading back changes, by kind of change."""
 
     crowd: int = 0
     difficult: int = 0
@@ -259,7 +259,7 @@ class Changes:
 
 
 def as_read_back(index: DatasetIndex, to: str) -> tuple[DatasetIndex, Changes]:
-    """Returns the index with the truths that a format gives back, and what they are changed by.
+    """Returns the index with the objects as a format's reader returns them, and what that changes.
 
     Image and annotation ids, and file names, are left as they are.
     """
@@ -293,7 +293,7 @@ def _clipped(index: DatasetIndex) -> tuple[DatasetIndex, int]:
 
 
 def _stated_once(index: DatasetIndex) -> tuple[DatasetIndex, int]:
-    """Returns the index with the first of truths of one image, class and box; and of how many."""
+    """Returns the index without repetitions of an image's class and box, and their number."""
     said = np.column_stack([index.gt_image_positions(), index.labels, index.boxes_xyxy + 0.0])
     firsts = np.unique(said, axis=0, return_index=True)[1]
     chosen = np.zeros(len(said), np.bool_)

@@ -1,12 +1,12 @@
-"""YOLO: of each image a txt file, in a folder `labels` beside its folder `images` or beside itself.
+"""YOLO: one txt file per image, in a folder `labels` beside its folder `images` or beside itself.
 
-The last folder `images` of the path of an image is the one that becomes `labels`. Where there is a
-file at both places, that in `labels` is read, and reported if the other says something else.
+The last folder `images` in the path of an image is the one that becomes `labels`. Where there is a
+file at both places, the one in `labels` is read, and reported if the other has another content.
 
 A line is `class cx cy w h`, or `class x y x y x y ...` for a polygon of three or more points,
-all in fractions of the image's width and height. Of a polygon its extent is the box, and the area
-is the box's. So 7 columns are a triangle, unless the last is a whole number from 2 on, which only a
-track's is. Where the data.yaml has a key `kpt_shape`, keypoints behind the box are passed over. An
+all in fractions of the image's width and height. A polygon becomes the box around it, with the area
+of the box. So 7 columns are a triangle, unless the last is a whole number from 2 on, which only a
+track has. Where the data.yaml has a key `kpt_shape`, keypoints behind the box are ignored. An
 image without a label file is background; so is one whose label file is empty.
 """
 
@@ -16,24 +16,23 @@ from functools import partial
 from pathlib import Path
 
 from ossa.data.annotations import DatasetIndex, LabelSearch
+from ossa.data.cache_files import SourceLog
 from ossa.data.description import DataDescription
-from ossa.data.formats.common import (
-    Box,
-    Columns,
+from ossa.data.formats.common import Columns, size_or_report, usable_box
+from ossa.data.formats.paths import (
     FileListing,
     absolute,
     images_under,
     is_image,
     label_file_of,
     label_places,
-    size_or_report,
-    usable_box,
+    line_of_fault,
+    listed_lines,
+    numbered_lines,
 )
-from ossa.data.formats.text import line_of_fault, listed_lines, numbered_lines
 from ossa.data.issue_kinds import IssueKind
-from ossa.data.issues import IssueLog
+from ossa.data.issues import Box, IssueLog
 from ossa.data.roots import is_hidden_below
-from ossa.data.sources import SourceLog
 
 _OF_DARKNET = "data/"
 """Begins the entries of lists by darknet's programs and CVAT, whose folder of that name is the
@@ -61,22 +60,11 @@ def read(
             continue
         sources.add(label_file)
         images_of.setdefault(label_file, []).append(image)
-        try:
-            truths = _gt(label_file, image, size_wh, description=description, log=log)
-        except (OSError, UnicodeDecodeError) as error:
-            # Without its boxes it would train as background.
-            readable = not isinstance(error, OSError)
-            log.report(
-                label_file,
-                line_of_fault(label_file) if readable else None,
-                f"unreadable labels: {'no UTF-8' if readable else error.strerror}",
-                action="image left out",
-                kind=IssueKind.LABELS_UNREADABLE,
-                image=image,
-            )
+        objects = _objects(label_file, image, size_wh, description=description, log=log)
+        if objects is None:
             continue
         columns.add_image(image, size_wh)
-        for label, box_xyxy in truths:
+        for label, box_xyxy in objects:
             columns.add_gt(box_xyxy, label)
     for label_file, images in images_of.items():
         if len(images) > 1:
@@ -105,7 +93,7 @@ def _images(
             continue
         sources.add(source)
         for line, text in listed_lines(source):
-            # As YOLOv5 does: './' begins at the list, all else at the root.
+            # As in YOLOv5: './' begins at the list, everything else at the root.
             folder = source.parent if text.startswith(("./", ".\\")) else description.root
             image = absolute(text, folder)
             if text.startswith(_OF_DARKNET) and not os.path.lexists(image):
@@ -113,71 +101,88 @@ def _images(
             if not is_image(os.path.basename(image)) or is_hidden_below(image, description.root):
                 what, kind = f"'{text}' is no image file", IssueKind.ENTRY_UNUSABLE
                 log.report(source, line, what, action="line left out", kind=kind)
-                continue
-            if image in seen:
+            elif image in seen:
                 what, kind = f"'{text}' is listed twice", IssueKind.IMAGE_LISTED_TWICE
                 log.report(source, line, what, action="read once", kind=kind, image=image)
-                continue
-            seen.add(image)
-            yield image, (source, line)
+            else:
+                seen.add(image)
+                yield image, (source, line)
 
 
-def _gt(
+def _objects(
     file: Path, image: str, size_wh: tuple[int, int], *, description: DataDescription, log: IssueLog
-) -> list[tuple[int, Box]]:
-    truths: dict[tuple[int, Box], None] = {}
-    num_classes = len(description.names or ())
-    log.roots.check(file)
-    for line, text in numbered_lines(file):
+) -> list[tuple[int, Box]] | None:
+    """Returns labels and boxes of an image, or None, reported, where its file cannot be read.
+
+    Without its boxes such an image would train as background.
+    """
+    try:
+        log.roots.check(file)
+        lines = numbered_lines(file)
+    except (OSError, UnicodeDecodeError) as error:
+        is_text = isinstance(error, OSError)
+        log.report(
+            file,
+            None if is_text else line_of_fault(file),
+            f"unreadable labels: {error.strerror if isinstance(error, OSError) else 'no UTF-8'}",
+            action="image left out",
+            kind=IssueKind.LABELS_UNREADABLE,
+            image=image,
+        )
+        return None
+    objects: dict[tuple[int, Box], None] = {}
+    for line, text in lines:
         report = partial(log.report, file, line, image=image)
+        columns = text.split()
+        if len(columns) == 5 + description.keypoint_columns:
+            columns = columns[:5]
         try:
-            columns = text.split()
-            if len(columns) == 5 + description.keypoint_columns:
-                columns = columns[:5]
-            label, box_xyxy = _parse(columns, size_wh, num_classes=num_classes)
-        except ValueError as error:
-            unknown = isinstance(error, _UnknownClassError)
-            kind = IssueKind.CLASS_UNKNOWN if unknown else IssueKind.BOX_MALFORMED
-            report(str(error), action="box dropped", kind=kind)
+            label, box_xyxy = _parse(columns, size_wh, len(description.names or ()))
+        except _UnusableLine as error:
+            report(error.what, action="box dropped", kind=error.kind)
             continue
         box = usable_box(box_xyxy, size_wh, report=report)
         if box is None:
             continue
-        if (label, box) in truths:
+        if (label, box) in objects:
             kind = IssueKind.BOX_DUPLICATED
             report("box stated twice", action="kept once", kind=kind, box_xyxy=box)
-        truths[label, box] = None
-    return list(truths)
+        objects[label, box] = None
+    return list(objects)
 
 
-class _UnknownClassError(ValueError):
-    """A number that no class has."""
+class _UnusableLine(Exception):  # noqa: N818 - says what it is
+    """A line of labels that is left out, and why."""
+
+    def __init__(self, what: str, kind: IssueKind = IssueKind.BOX_MALFORMED) -> None:
+        super().__init__(what)
+        self.what = what
+        self.kind = kind
 
 
-def _parse(columns: list[str], size_wh: tuple[int, int], *, num_classes: int) -> tuple[int, Box]:
+def _parse(columns: list[str], size_wh: tuple[int, int], num_classes: int) -> tuple[int, Box]:
+    """Returns class and box of a line; raises `_UnusableLine`."""
     count = len(columns)
     if count != 5 and (count < 7 or count % 2 == 0):
-        raise ValueError(f"expected 5 columns or a class and 3 or more points, found {count}")
+        raise _UnusableLine(f"expected 5 columns or a class and 3 or more points, found {count}")
     try:
         number, *values = map(float, columns)
-    except ValueError as error:
-        raise ValueError(f"expected numbers, found '{' '.join(columns)}'") from error
+    except ValueError:
+        raise _UnusableLine(f"expected numbers, found '{' '.join(columns)}'") from None
     if not (0 <= number < num_classes and number.is_integer()):
-        raise _UnknownClassError(
-            f"class {columns[0]} unknown, there are {num_classes} (0 is the first)"
-        )
+        what = f"class {columns[0]} unknown, there are {num_classes} (0 is the first)"
+        raise _UnusableLine(what, IssueKind.CLASS_UNKNOWN)
     width, height = size_wh
     if count == 5:
         cx, cy, w, h = values
         x0, y0, x1, y1 = cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
-    else:
+    elif count == 7 and values[-1] >= 2 and values[-1].is_integer():
         # A tracker's line has as many columns as a triangle, and numbers far outside the image.
-        if count == 7 and values[-1] >= 2 and values[-1].is_integer():
-            raise ValueError(
-                f"expected 5 columns or points in fractions of the image, found {count} columns "
-                f"that end with {columns[-1]}: leave out what stands behind the box, such as score "
-                "and track"
-            )
+        raise _UnusableLine(
+            f"expected 5 columns or points in fractions of the image, found {count} columns that "
+            f"end with {columns[-1]}: leave out what stands behind the box, such as score and track"
+        )
+    else:
         xs, ys = values[::2], values[1::2]
         x0, y0, x1, y1 = min(xs), min(ys), max(xs), max(ys)
     return int(number), (x0 * width, y0 * height, x1 * width, y1 * height)
