@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ossa.data.check_page import CasePicture, picture_of_cases
+from ossa.data.check_figures import ExampleGrid, example_grid
 from ossa.data.issue_kinds import IssueKind
 from ossa.data.issues import ImageBoxes, Issue
 
@@ -26,7 +26,7 @@ def green(tmp_path: Path, width: int = 300, height: int = 150) -> Path:
 
 
 def drawn(*cases: Issue) -> np.ndarray:
-    picture = picture_of_cases(cases, most=8)
+    picture = example_grid(cases, most=8)
     assert picture is not None
     return picture.image
 
@@ -88,13 +88,13 @@ def test_what_cannot_be_decoded_is_left_out_and_the_caption_tells_so(tmp_path: P
         Issue(IssueKind.BOX_TINY, page, None, "shown by no image"),
         case(page),
     ]
-    picture = picture_of_cases(cases, most=8)
+    picture = example_grid(cases, most=8)
     assert picture is not None
     assert picture.numbers == (2,)
-    assert picture.caption == "Case 2 of the table."
-    assert picture_of_cases([case(page)], most=8) is None
-    many = CasePicture(picture.image, (1, 2, 4))
-    assert many.caption == "Cases 1, 2 and 4 of the table, row by row."
+    assert picture.caption == "Row 2 of the table."
+    assert example_grid([case(page)], most=8) is None
+    many = ExampleGrid(picture.image, (1, 2, 4))
+    assert many.caption == "Rows 1, 2 and 4 of the table."
 
 
 def test_of_a_jpeg_that_is_cut_short_there_is_what_there_is(tmp_path: Path) -> None:

@@ -67,8 +67,6 @@ def describe(
     """
     objects = ~index.crowd
     trains = objects & ~index.difficult
-    scales = imgsz / index.sizes_wh.max(axis=1)[index.gt_image_positions()]
-    sides = np.sqrt(index.areas)
     per_image = boxes_per_image(index)
     usable = trains & (sizes_at_input_wh(index, imgsz) > 0).all(axis=1)
     recall = (
@@ -82,8 +80,8 @@ def describe(
         num_boxes=int(objects.sum()),
         num_crowd=int(index.crowd.sum()),
         num_difficult=int(index.difficult.sum()),
-        sizes=_sizes((sides * scales)[objects]),
-        sizes_in_files=_sizes(sides[objects]),
+        sizes=_sizes(box_sides(index, imgsz)[objects]),
+        sizes_in_files=_sizes(np.sqrt(index.areas)[objects]),
         boxes_per_image={"mean": round(float(per_image.mean()), 4), **_quantiles(per_image)},
         crowding=crowding,
         aspect_ratios=_quantiles(aspect_ratios(index)),
@@ -94,6 +92,12 @@ def describe(
 def boxes_per_image(index: DatasetIndex) -> NDArray[np.int64]:
     """Returns (I,) the boxes of every image, crowd regions left out."""
     return np.bincount(index.gt_image_positions()[~index.crowd], minlength=len(index))
+
+
+def box_sides(index: DatasetIndex, imgsz: int) -> NDArray[np.float64]:
+    """Returns (N,) the square roots of the areas, in pixels of the network input."""
+    scales = imgsz / index.sizes_wh.max(axis=1)[index.gt_image_positions()]
+    return np.sqrt(index.areas) * scales
 
 
 def aspect_ratios(index: DatasetIndex) -> NDArray[np.float64]:
