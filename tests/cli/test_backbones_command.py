@@ -142,7 +142,7 @@ def test_with_tags_the_table_has_a_line_for_each_of_the_weights(ossa: Ossa) -> N
     told = ("cc-by-nc-4.0", "in1k", "224", "x", "224")
     assert tuple(line.split()[6:11]) == told
     (line,) = (line for line in lines if line.startswith("convnextv2_atto.fcmae "))
-    assert "not told" in line
+    assert "not stated" in line
 
 
 def test_a_misspelt_pattern_is_answered_with_the_near_ones(ossa: Ossa) -> None:

@@ -4,9 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from running import Ossa
 
+from ossa.config import ModelConfig
 from ossa.errors import UnsupportedBackbone
+from ossa.models.checkpoint import save_checkpoint
+from ossa.models.detector import create_detector
 
 QUICK = ("--imgsz", 64, "--warmup", 0, "--runs", 2, "--classes", 3, "--neck", "n")
 QUICK += ("--runtime", "torch")
@@ -79,16 +83,17 @@ def test_a_folder_that_cannot_be_made_is_refused_before_the_timing(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((), "expected a MODEL to time, or --runtimes all, found neither"),
-        (("--runtimes", "all"), "give --weights and --data, found neither"),
-        (("--runtimes", "all", "--data", "bccd"), "give --weights and --data, found one of them"),
+        ((), "expected a MODEL or --weights to time, found neither"),
+        (("--runtimes", "all"), "expected a MODEL or --weights to time, found neither"),
+        (("yolov5n", "--data", "bccd"), "the AP that --data asks for is that of --weights"),
+        (("yolov5n", "--runtimes", "all", "--training-form"), "times what is deployed on the CPU"),
         (
             ("yolov5n", "--training-form", "--runtime", "openvino"),
             "PyTorch alone runs --training-form and GPUs here, found --runtime openvino",
         ),
     ],
 )
-def test_what_a_runtime_lacks_is_told(
+def test_what_cannot_be_timed_is_refused(
     ossa: Ossa, arguments: tuple[object, ...], sentence: str
 ) -> None:
     result = ossa("bench", *arguments, "--device", "cpu")
@@ -121,3 +126,33 @@ def test_auto_takes_openvino_on_a_processor(ossa: Ossa) -> None:
     (row,) = json.loads(result.stdout)
     assert row["runtime"] == "openvino"
     assert "openvino on cpu" in result.stderr
+
+
+def test_one_table_has_every_runtime_with_its_ap(
+    ossa: Ossa, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ossa.cost.benchmark.can_run", lambda runtime: runtime == "torch")
+    torch.manual_seed(0)
+    detector = create_detector("yolov5n", num_classes=4, imgsz=64)
+    config = ModelConfig(name="yolov5n", neck="own")
+    names = ("disc", "triangle", "cross", "ring")
+    save_checkpoint(
+        tmp_path / "a.safetensors", detector, model=config, names=names, imgsz=64, details={}
+    )
+    arguments = ("--runtimes", "all", "--weights", "a.safetensors", "--data", scenes)
+    result = ossa("bench", *arguments, *QUICK_ON_CPU, "--output", "times")
+    assert result.exit_code == 0, result.stderr
+    first, whole, *_ = result.stdout.splitlines()
+    assert first.split()[-2:] == ["runtime", "AP50-95"]
+    assert whole.split()[0] == "a.safetensors"
+    assert whole.split()[-3:-1] == ["torch", "fp32"]
+    (file,) = (tmp_path / "times").iterdir()
+    rows = json.loads(file.read_text())["rows"]
+    assert [(row["runtime"], row["precision"]) for row in rows] == [
+        *(("torch", "fp32"), ("torch", "bf16")),
+    ]
+    scored = ossa(
+        *("val", "--weights", "a.safetensors", "--data", scenes, "--imgsz", 64, "--batch", 1),
+        *("--workers", 0, "--device", "cpu", "--json"),
+    )
+    assert rows[0]["ap"] == pytest.approx(json.loads(scored.stdout)["ap"], abs=1e-3)

@@ -159,7 +159,7 @@ def test_three_runs_each_have_an_interval_over_seeds(
     assert row["difference_seeds_low"] < row["difference"] < row["difference_seeds_high"]
     told = ossa("compare", a, b, "--metric", "ap", *FEW).stdout
     assert "no seed interval" not in told
-    assert "And seeds, 95 %: other seeds, too (3, 3 runs); p and verdict are about these." in told
+    assert "And seeds, 95%: other seeds, too (3, 3 runs); p and verdict are about these." in told
 
 
 @pytest.mark.slow

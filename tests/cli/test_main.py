@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import typer
@@ -13,20 +14,20 @@ from torch._utils import ExceptionWrapper
 from typer.testing import CliRunner, Result
 
 from ossa import __version__
-from ossa.cli.main import main, with_exit_code
+from ossa.cli.main import app, main, with_exit_code
 from ossa.errors import ConfigError, DataError, RunFailed
 
 
 def ended(error: BaseException) -> Result:
     """Returns how a command ends that raises `error`."""
-    app = typer.Typer()
+    commands = typer.Typer()
 
-    @app.command()
+    @commands.command()
     @with_exit_code
     def fail() -> None:
         raise error
 
-    return CliRunner().invoke(app)
+    return CliRunner().invoke(commands)
 
 
 def test_the_help_lists_every_command(ossa: Ossa) -> None:
@@ -41,6 +42,14 @@ def test_every_command_has_a_help_with_json_in_it(ossa: Ossa, command: str) -> N
     result = ossa(command, "--help")
     assert result.exit_code == 0
     assert "--json" in result.stdout
+
+
+def test_the_list_of_commands_has_the_first_sentence_of_the_help_of_each() -> None:
+    group: Any = typer.main.get_command(app)
+    context = group.context_class(group, info_name="ossa")
+    for name, listed in group.commands.items():
+        _, command, _ = group.resolve_command(context, [name])
+        assert command.help.startswith(listed.help), name
 
 
 _LOOK_WHEN_TORCH_IS_IMPORTED = """

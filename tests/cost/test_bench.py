@@ -30,7 +30,7 @@ def timed(
     real = bench.measure_throughput
 
     def noting(detectors: dict[str, Detector], **arguments: Any) -> Any:
-        seen.extend((detectors["a"], arguments))
+        seen.extend((next(iter(detectors.values())), arguments))
         return real(detectors, **arguments)
 
     monkeypatch.setattr(bench, "measure_throughput", noting)

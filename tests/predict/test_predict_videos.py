@@ -17,7 +17,7 @@ from videos import break_frames, rate_of, read_numbers, write_video
 import ossa.cli.options
 import ossa.predict.predictor
 from ossa.cli.main import app
-from ossa.cli.predict_output import Outputs
+from ossa.cli.predict import Outputs
 from ossa.errors import ConfigError, RunFailed
 from ossa.predict.results import Results
 from ossa.predict.sources import Frame

@@ -4,89 +4,57 @@ import os
 import secrets
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from ossa.cli import options
 from ossa.cli.command import command
 
-_SERVER = "Server"
 _SCREENS = ("DISPLAY", "WAYLAND_DISPLAY")
 
 
-@command()
+@command(panels={"Server": "host auth allow_host port open_page max_upload_mb"})
 def app(
+    *,
     weights: Annotated[
         list[Path],
-        typer.Option(
-            help="A checkpoint of ossa, an official yolov5*.pt, or an exported file; repeat it "
-            "for models side by side.",
-            metavar="FILE",
-            show_default=False,
-        ),
+        typer.Option(metavar="FILE"),
+        "A checkpoint of ossa, an official yolov5*.pt, or an exported file; repeat it for models "
+        "side by side.",
     ],
-    *,
     study: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of a study whose report a second tab shows.",
-            metavar="FOLDER",
-            show_default=False,
-        ),
+        options.Folder | None, "Folder of a study whose report a second tab shows."
     ] = None,
     imgsz: Annotated[
         int | None,
-        typer.Option(
-            *options.IMGSZ_NAMES,
-            metavar="PIXELS",
-            help="Longer side of the network input in pixels.",
-            show_default="that of the training",
-        ),
+        typer.Option(*options.IMGSZ_NAMES, metavar="PIXELS", show_default="that of the training"),
+        "Longer side of the network input in pixels.",
     ] = None,
     runtime: Annotated[
-        Literal["auto", "torch", "onnxruntime", "openvino"] | None,
-        typer.Option(
-            help="What runs the networks; auto takes the fastest that is installed.",
-            show_default="torch for checkpoints",
-        ),
+        options.RuntimeName | None,
+        options.shown("torch for checkpoints"),
+        "What runs the networks; auto takes the fastest that is installed.",
     ] = None,
     host: Annotated[
         str,
-        typer.Option(
-            help="Address to listen at; 0.0.0.0 opens the page to the network. At others than "
-            "127.0.0.1 it has a password: that of OSSA_APP_PASSWORD, or a new one that is printed.",
-            rich_help_panel=_SERVER,
-        ),
+        "Address to listen at; 0.0.0.0 opens the page to the network. At others than 127.0.0.1 it "
+        "has a password: that of OSSA_APP_PASSWORD, or a new one that is printed.",
     ] = "127.0.0.1",
     auth: Annotated[
         bool,
-        typer.Option(
-            " /--no-auth",
-            help="No password at any address: whoever reaches the page may use it.",
-            rich_help_panel=_SERVER,
-        ),
+        typer.Option(" /--no-auth"),
+        "No password at any address: whoever reaches the page may use it.",
     ] = True,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(
-            help="A further name under which browsers reach the page, such as that of a proxy; "
-            "repeat it for more.",
-            metavar="NAME",
-            rich_help_panel=_SERVER,
-        ),
+        typer.Option(metavar="NAME"),
+        "A further name under which browsers reach the page, such as that of a proxy; repeat it "
+        "for more.",
     ] = None,
-    port: Annotated[int, typer.Option(min=1, max=65535, rich_help_panel=_SERVER)] = 7860,
-    open_page: Annotated[
-        bool,
-        typer.Option(
-            "--open/--no-open", help="Open the page in a browser.", rich_help_panel=_SERVER
-        ),
-    ] = True,
-    max_upload_mb: Annotated[
-        int,
-        typer.Option(min=1, help="Megabytes of the largest upload.", rich_help_panel=_SERVER),
-    ] = 100,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
+    open_page: Annotated[bool, typer.Option("--open/--no-open"), "Open it in a browser."] = True,
+    max_upload_mb: Annotated[int, typer.Option(min=1), "Megabytes of the largest upload."] = 100,
     device: options.Device = None,
 ) -> None:
     """Try detectors side by side on a page of your own.
@@ -119,7 +87,7 @@ def app(
             weights, device=options.choose_device(device), imgsz=imgsz, runtime=runtime
         )
 
-        def tell() -> None:
+        def on_start() -> None:
             console.note(f"the page is at {address.url} (Ctrl-C ends it)")
             if password is not None:
                 console.note(f"user: {USER}, password: {password}")
@@ -133,7 +101,7 @@ def app(
             report=report,
             names=[*address.names, *(allow_host or [])],
             password=password,
-            on_start=tell,
+            on_start=on_start,
         )
 
 

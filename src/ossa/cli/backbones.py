@@ -9,7 +9,6 @@ import typer
 
 from ossa.cli import options
 from ossa.cli.command import command
-from ossa.cli.cost import checked_side
 from ossa.errors import ConfigError
 from ossa.escaping import print_line
 
@@ -21,75 +20,46 @@ if TYPE_CHECKING:
 
 ItemT = TypeVar("ItemT")
 
-_LARGEST_STRIDE = 32
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 _NUMBER = re.compile(r"(\d+\.?\d*(?:e[+-]?\d+)?) ?([kmgt]?)", re.IGNORECASE)
-_FILTER_PANEL = "Which of them"
 
 
-@command()
+@command(panels={"Which of them": "supported max_params max_flops commercial"})
 def backbones(
+    *,
     pattern: Annotated[
         str | None,
-        typer.Argument(
-            metavar="PATTERN",
-            help="Part of a name, or a shell wildcard for the whole name ('convnext*_tiny').",
-            show_default=False,
-        ),
+        typer.Argument(metavar="PATTERN"),
+        "Part of a name, or a shell wildcard for the whole name ('convnext*_tiny').",
     ] = None,
-    supported: Annotated[
-        bool,
-        typer.Option("--supported", help="Only those that work.", rich_help_panel=_FILTER_PANEL),
-    ] = False,
+    supported: Annotated[bool, "Only those that work."] = False,
     max_params: Annotated[
         str | None,
-        typer.Option(
-            metavar="N",
-            help="Only those of at most N parameters (30M, 5.5e6).",
-            rich_help_panel=_FILTER_PANEL,
-            show_default=False,
-        ),
+        typer.Option(metavar="N"),
+        "Only those of at most N parameters (30M, 5.5e6).",
     ] = None,
     max_flops: Annotated[
         str | None,
-        typer.Option(
-            metavar="N",
-            help="Only those of at most N FLOPs (40G) at the image size.",
-            rich_help_panel=_FILTER_PANEL,
-            show_default=False,
-        ),
+        typer.Option(metavar="N"),
+        "Only those of at most N FLOPs (40G) at the image size.",
     ] = None,
     commercial: Annotated[
         bool,
-        typer.Option(
-            "--commercial",
-            help="Only those with pretrained weights whose licence allows commercial use to "
-            "everybody: Apache-2.0, MIT, BSD or CC-BY, not a maker's own nor one unknown.",
-            rich_help_panel=_FILTER_PANEL,
-        ),
+        "Only those with pretrained weights whose licence allows commercial use to everybody: "
+        "Apache-2.0, MIT, BSD or CC-BY, not a maker's own nor one unknown.",
     ] = False,
     imgsz: Annotated[
-        int,
-        typer.Option(
-            *options.IMGSZ_NAMES,
-            min=_LARGEST_STRIDE,
-            metavar="PIXELS",
-            help="Side of the square image whose FLOPs are given. Another than 640 is counted "
-            "anew, about a second a model.",
-        ),
+        options.Side,
+        "Side of the square image whose FLOPs are shown. Another than 640 is counted anew, about a "
+        "second per model.",
     ] = 640,
-    sort: Annotated[
-        Literal["name", "params", "flops"], typer.Option(help="Smallest first.")
-    ] = "name",
+    sort: Annotated[Literal["name", "params", "flops"], "Smallest first."] = "name",
     tags: Annotated[
-        bool,
-        typer.Option(
-            "--tags", help="A line for each of timm's pretrained weights: licence, data, input."
-        ),
+        bool, "A line for each of timm's pretrained weights: licence, data, input."
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """List the architectures that can be the backbone of a detector, and why others cannot.
+    """List the architectures that can be the backbone of a detector.
 
     Supported is what has maps at strides 8, 16 and 32 for images of 320 x 320, 640 x 640 and
     384 x 672 pixels. Parameters and FLOPs (2 a multiply-add) are those of the backbone alone;
@@ -109,11 +79,12 @@ def backbones(
       ossa backbones resnet --imgsz 320 --json
     """
     from ossa.cli.console import print_json, print_table
+    from ossa.config import check_imgsz
     from ossa.models.backbones.catalog import TABLE_IMGSZ
     from ossa.models.backbones.pretrained import pretrained_tags
     from ossa.models.probe import with_flops_at
 
-    side = checked_side(imgsz)
+    check_imgsz(imgsz, stride=32)
     params, flops = _number("--max-params", max_params), _number("--max-flops", max_flops)
     names, known_tags = _matching(pattern), pretrained_tags()
     if commercial:
@@ -125,16 +96,16 @@ def backbones(
     def keep_at_640(row: "CatalogRow") -> bool:
         return keep(row) and _at_most(row.flops, flops)
 
-    rows = _rows(names, keep_at_640 if side == TABLE_IMGSZ else keep)
-    if side != TABLE_IMGSZ:
-        rows = _each(f"counting FLOPs at {side} px", partial(with_flops_at, imgsz=side), rows)
+    rows = _rows(names, keep_at_640 if imgsz == TABLE_IMGSZ else keep)
+    if imgsz != TABLE_IMGSZ:
+        rows = _each(f"counting FLOPs at {imgsz} px", partial(with_flops_at, imgsz=imgsz), rows)
         rows = [row for row in rows if _at_most(row.flops, flops)]
     if sort != "name":
         rows.sort(key=lambda row: _last_if_none(getattr(row, sort)))
     if as_json:
-        print_json([_as_json(row, side, known_tags.get(row.model, [])) for row in rows])
+        print_json([_as_json(row, imgsz, known_tags.get(row.model, [])) for row in rows])
     else:
-        print_table(_tags_table(rows, side, known_tags) if tags else _rows_table(rows, side))
+        print_table(_tags_table(rows, imgsz, known_tags) if tags else _rows_table(rows, imgsz))
         print_line(
             f"{len(rows)} architectures, {sum(row.supported for row in rows)} of them supported"
         )
@@ -247,9 +218,9 @@ def _rows_table(rows: "list[CatalogRow]", imgsz: int) -> "Table":
     table.columns[0].no_wrap, table.columns[-1].justify = True, "left"
     for row in rows:
         channels = ", ".join(str(level.channels) for level in row.levels) or "–"
-        told = "yes" if _source(row.model) == "timm" else "yes, ossa's own"
-        told = told if row.supported else f"no: {row.reason}"
-        table.add_row(row.model, *_figures(row), channels, told)
+        works = "yes" if _source(row.model) == "timm" else "yes, ossa's own"
+        works = works if row.supported else f"no: {row.reason}"
+        table.add_row(row.model, *_figures(row), channels, works)
     return table
 
 
@@ -271,7 +242,7 @@ def _tags_table(
             height, width = tag.input_size
             table.add_row(
                 *(f"{row.model}.{tag.tag}", *known, tag.licence or "unknown"),
-                ", ".join(tag.data) or "not told",
+                ", ".join(tag.data) or "not stated",
                 f"{height} x {width}",
                 *(" ".join(f"{n:.3g}" for n in numbers) for numbers in (tag.mean, tag.std)),
             )

@@ -1,16 +1,14 @@
 """`ossa bench`: how fast detectors are here, by a protocol that the results state."""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ossa.cli import options
 from ossa.cli.command import command
-from ossa.cli.cost import checked_side
-from ossa.cli.options import check_writable
 from ossa.errors import ConfigError, UnsupportedBackbone
 from ossa.escaping import print_line
 
@@ -21,143 +19,68 @@ if TYPE_CHECKING:
     from ossa.export.select import RuntimeName
     from ossa.models.detector import Detector
 
-_LARGEST_STRIDE = 32
-_PROTOCOL = "Protocol (as it stands, that of ConvNeXt-YOLO)"
-_RUNTIMES = "Every runtime, with its price"
 
-
-@command()
+@command(
+    panels={
+        "Protocol (by default that of ConvNeXt-YOLO)": "imgsz batch warmup runs precision runtime "
+        "memory_format training_form",
+        "Every runtime, with its price": "runtimes weights data split",
+        options.MACHINE_PANEL: "output threads",
+    }
+)
 def bench(
-    models: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="MODEL",
-            help="yolov5n to yolov5x, cspdarknet_n to cspdarknet_x, or any timm architecture.",
-            show_default=False,
-        ),
-    ] = None,
-    imgsz: Annotated[
-        int,
-        typer.Option(
-            *options.IMGSZ_NAMES,
-            min=_LARGEST_STRIDE,
-            metavar="PIXELS",
-            help="Side of the square input in pixels.",
-            rich_help_panel=_PROTOCOL,
-        ),
-    ] = 640,
-    batch: Annotated[
-        int,
-        typer.Option(
-            *options.BATCH_NAMES,
-            min=1,
-            max=65_536,
-            metavar="N",
-            help="Images in one run.",
-            rich_help_panel=_PROTOCOL,
-        ),
-    ] = 1,
+    *,
+    models: Annotated[list[str] | None, options.ModelArgument] = None,
+    imgsz: options.Side = 640,
+    batch: options.Batch = 1,
     warmup: Annotated[
-        int,
-        typer.Option(
-            min=0, max=1_000_000, metavar="N", help="Runs not timed.", rich_help_panel=_PROTOCOL
-        ),
+        int, typer.Option(min=0, max=1_000_000, metavar="N"), "Runs not timed."
     ] = 100,
-    runs: Annotated[
-        int,
-        typer.Option(
-            min=1, max=1_000_000, metavar="N", help="Runs timed.", rich_help_panel=_PROTOCOL
-        ),
-    ] = 300,
-    precision: Annotated[
-        Literal["fp32", "bf16"],
-        typer.Option(help="Of weights and features.", rich_help_panel=_PROTOCOL),
-    ] = "fp32",
+    runs: Annotated[options.Count, typer.Option(max=1_000_000), "Runs timed."] = 300,
+    precision: Annotated[Literal["fp32", "bf16"], "Of weights and features."] = "fp32",
     runtime: Annotated[
-        Literal["auto", "torch", "onnxruntime", "openvino"],
-        typer.Option(
-            help="auto takes the fastest that is installed: OpenVINO, then ONNX Runtime (fp32) on "
-            "a CPU, else PyTorch.",
-            rich_help_panel=_PROTOCOL,
-        ),
+        options.RuntimeName,
+        "auto takes the fastest that is installed: OpenVINO, then ONNX Runtime (fp32) on a CPU, "
+        "else PyTorch.",
     ] = "auto",
     memory_format: Annotated[
-        Literal["channels_last", "contiguous"],
-        typer.Option(help="Of weights and features.", rich_help_panel=_PROTOCOL),
+        Literal["channels_last", "contiguous"], "Of weights and features."
     ] = "channels_last",
     training_form: Annotated[
-        bool,
-        typer.Option(
-            "--training-form",
-            help="Time branches and batch norms as they are trained, not added up and folded.",
-            rich_help_panel=_PROTOCOL,
-        ),
+        bool, "Time branches and batch norms as they are trained, not added up and folded."
     ] = False,
-    classes: Annotated[
-        int, typer.Option(min=1, max=100_000, metavar="N", help="Number of classes.")
-    ] = 80,
-    neck: Annotated[
-        options.NeckScale, typer.Option(help="Scale of the neck behind a backbone.")
-    ] = "s",
+    classes: Annotated[options.Classes, "Number of classes."] = 80,
+    neck: options.Neck = "s",
     runtimes: Annotated[
-        Literal["all"] | None,
-        typer.Option(
-            help="Instead of models: one detector in every runtime and precision on the CPU.",
-            show_default=False,
-            rich_help_panel=_RUNTIMES,
-        ),
+        Literal["all"] | None, "Time every detector in every runtime and precision on the CPU."
     ] = None,
     weights: Annotated[
-        Path | None,
-        typer.Option(
-            help="With --runtimes: a checkpoint of ossa, or an official yolov5*.pt.",
-            metavar="FILE",
-            show_default=False,
-            rich_help_panel=_RUNTIMES,
-        ),
+        options.File | None,
+        "Time the detector of a checkpoint of ossa, or of an official yolov5*.pt.",
     ] = None,
     data: Annotated[
-        str | None,
-        typer.Option(
-            help="With --runtimes: the data.yaml, or its folder, that the AP is taken on; its "
-            "split train calibrates int8.",
-            metavar="PATH",
-            show_default=False,
-            rich_help_panel=_RUNTIMES,
-        ),
+        options.DataPath | None,
+        "With --weights: the data.yaml, or its folder, on which the AP of each row is taken; its "
+        "split train calibrates int8.",
     ] = None,
-    split: Annotated[
-        str, typer.Option(help="With --runtimes: of the AP.", rich_help_panel=_RUNTIMES)
-    ] = "val",
+    split: Annotated[str, "With --data: of the AP."] = "val",
     output: Annotated[
-        Path | None,
-        typer.Option(
-            help="Also write the rows and the command as JSON into this folder, into a file "
-            "named after the hardware.",
-            metavar="FOLDER",
-            rich_help_panel=options.MACHINE_PANEL,
-            show_default=False,
-        ),
+        options.Folder | None,
+        "Also write the rows and the command as JSON into this folder, into a file named after the "
+        "hardware.",
     ] = None,
     device: options.Device = None,
     threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Of PyTorch on the CPU.",
-            rich_help_panel=options.MACHINE_PANEL,
-            show_default="PyTorch's choice",
-        ),
+        options.Count | None, options.shown("PyTorch's choice"), "Of PyTorch on the CPU."
     ] = None,
     allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Time detectors in their deployed form, several of them turn by turn.
+    """Time detectors and runtimes, several of them turn by turn.
 
     Once from the image on the device to detections, as in evaluation (confidence 0.001, NMS IoU
-    0.6), and once the network alone. The weights are random, and so are the images: hardly a box
-    survives the confidence, so suppression costs less than on a crowded photograph.
+    0.6), and once the network alone. The images are random, and so are the weights of a MODEL:
+    hardly a box survives the confidence, so NMS costs less than on a crowded photograph.
 
     [bold]Examples[/bold]
 
@@ -169,48 +92,71 @@ def bench(
 
       ossa bench --runtimes all --weights yolov5n.pt --data coco128 --runs 30 --warmup 5
     """
-    from ossa.cli.bench_runtimes import bench_runtimes
     from ossa.cli.console import Console, print_json
-    from ossa.cost.benchmark import Protocol, write_rows
-    from ossa.models.detector import create_detector
+    from ossa.config import check_imgsz
+    from ossa.cost.benchmark import Protocol, backends_here, write_rows
 
-    if runtimes is not None:
-        times = {"imgsz": imgsz, "warmup": warmup, "runs": runs, "threads": threads}
-        bench_runtimes(weights, data, split, **times, as_json=as_json)
-        return
-    if not models:
-        raise ConfigError("expected a MODEL to time, or --runtimes all, found neither")
-    models = list(dict.fromkeys(models))
+    models = list(dict.fromkeys(models or []))
+    _check_request(models, weights, data, batch)
+    check_imgsz(imgsz, stride=32)
+    device = options.choose_device(device)
+    chosen = _runtime(runtime, device, precision, training_form=training_form)
+    if runtimes is not None and (training_form or device != "cpu"):
+        raise ConfigError("--runtimes all times what is deployed on the CPU: add --device cpu")
+    sizes = {"imgsz": imgsz, "batch": batch, "warmup": warmup, "runs": runs}
     protocol = Protocol(
-        imgsz=checked_side(imgsz),
-        batch=batch,
-        warmup=warmup,
-        runs=runs,
-        device=options.choose_device(device),
+        **sizes,
+        device=device,
         precision=precision,
         memory_format=memory_format,
         threads=threads,
         form="training" if training_form else "deployed",
-        runtime=_runtime(
-            runtime, options.choose_device(device), precision, training_form=training_form
-        ),
+        runtime=chosen,
     )
     if output is not None:
-        check_writable("--output", output)
+        options.check_writable("--output", output)
         output.mkdir(parents=True, exist_ok=True)
-    settings = {"num_classes": classes, "neck": neck, "imgsz": imgsz}
+    extra = {"--classes": classes, "--neck": neck, "--runtimes": runtimes}
+    extra |= {"--weights": weights, "--data": data, "--split": split if data else None}
     with Console() as console:
-        detectors = {model: create_detector(model, **settings) for model in models}
-        console.note(f"timing {', '.join(models)}: {protocol.in_words()}")
-        rows, protocol = _timed(detectors, protocol, console, free=runtime == "auto")
+        detectors, names = _detectors(models, weights, imgsz=imgsz, classes=classes, neck=neck)
+        more = {} if data is None else _splits(names, weights, data, split, console)
+        if runtimes is not None:
+            more["backends"] = backends_here(calibrated="calibration" in more)
+        console.note(f"timing {', '.join(detectors)}: {_in_words(protocol, runtimes)}")
+        rows, protocol = _timed(detectors, protocol, console, free=runtime == "auto", more=more)
         if output is not None:
-            command = _command(models, protocol, classes=classes, neck=neck)
-            file = write_rows(rows, output, command=command)
+            file = write_rows(rows, output, command=_command(models, protocol, extra))
             console.note(f"written to {file}")
     if as_json:
         print_json(rows)
     else:
-        _print_table(rows, protocol)
+        _print_table(rows, _in_words(protocol, runtimes))
+
+
+def _check_request(models: Sequence[str], weights: Any, data: str | None, batch: int) -> None:
+    if not models and weights is None:
+        raise ConfigError("expected a MODEL or --weights to time, found neither")
+    if data is not None and (models or batch != 1):
+        raise ConfigError(
+            "the AP that --data asks for is that of --weights, one image at a time: give these, "
+            "and neither MODEL nor --batch"
+        )
+
+
+def _detectors(
+    models: Sequence[str], weights: Any, *, imgsz: int, classes: int, neck: str
+) -> "tuple[dict[str, Detector], tuple[str, ...]]":
+    """Returns what is timed, by name, and the class names of the weights."""
+    from ossa.models.checkpoint import detector_from, read_checkpoint
+    from ossa.models.detector import create_detector
+
+    settings = {"num_classes": classes, "neck": neck, "imgsz": imgsz}
+    detectors = {model: create_detector(model, **settings) for model in models}
+    if weights is None:
+        return detectors, ()
+    checkpoint = read_checkpoint(weights)
+    return {**detectors, str(weights): detector_from(checkpoint)}, checkpoint.names
 
 
 def _runtime(
@@ -237,27 +183,50 @@ def _runtime(
     return wanted
 
 
-def _timed(
-    detectors: "dict[str, Detector]", protocol: "Protocol", console: "Console", *, free: bool
-) -> "tuple[list[dict[str, Any]], Protocol]":
-    """Returns the rows and the protocol that they follow.
+def _splits(
+    names: Sequence[str], weights: Any, data: str, split: str, console: "Console"
+) -> dict[str, Any]:
+    """Returns the images that are scored, and those that calibrate int8."""
+    from ossa.data.reading import read_data
+    from ossa.evaluate.evaluator import check_classes
+    from ossa.export.openvino import CALIBRATION_IMAGES
+    from ossa.export.parity import some_images
 
-    That is one in PyTorch where the runtime of `protocol` cannot express a network and is `free` to
-    be another.
+    report = read_data(data, split)
+    console.faults(report)
+    check_classes(tuple(names), report.index, weights=weights, data=data)
+    calibration = some_images(read_data(data, "train").index, CALIBRATION_IMAGES)
+    return {"scored_on": report.index, "calibration": calibration}
+
+
+def _timed(
+    detectors: "dict[str, Detector]",
+    protocol: "Protocol",
+    console: "Console",
+    *,
+    free: bool,
+    more: dict[str, Any],
+) -> "tuple[list[dict[str, Any]], Protocol]":
+    """Returns the rows and their protocol.
+
+    PyTorch is the runtime where that of `protocol` cannot express a network and is `free` to be
+    another.
     """
     from ossa.cost.benchmark import bench_detectors
 
-    try:
-        return bench_detectors(detectors, protocol), protocol
-    except UnsupportedBackbone as fault:
-        if not free:
-            raise
-        console.note(f"{fault}; all are timed in PyTorch")
-    protocol = replace(protocol, runtime="torch")
-    return bench_detectors(detectors, protocol), protocol
+    with console.progress("timing") as on_images:
+        more["on_images"] = on_images
+        try:
+            return bench_detectors(detectors, protocol, **more), protocol
+        except UnsupportedBackbone as error:
+            if not free or "backends" in more:
+                raise
+            console.note(f"{error}; all are timed in PyTorch")
+        protocol = replace(protocol, runtime="torch")
+        return bench_detectors(detectors, protocol, **more), protocol
 
 
-def _command(models: list[str], protocol: "Protocol", *, classes: int, neck: str) -> str:
+def _command(models: list[str], protocol: "Protocol", extra: dict[str, Any]) -> str:
     """Returns the command with every setting that the result depends on spelt out."""
     chosen = {
         "--imgsz": protocol.imgsz,
@@ -267,31 +236,46 @@ def _command(models: list[str], protocol: "Protocol", *, classes: int, neck: str
         "--precision": protocol.precision,
         "--runtime": protocol.runtime,
         "--memory-format": protocol.memory_format,
-        "--classes": classes,
-        "--neck": neck,
         "--device": protocol.device,
+        "--threads": protocol.threads,
+        **extra,
     }
-    words = ["ossa", "bench", *models, *(str(word) for pair in chosen.items() for word in pair)]
-    if protocol.threads is not None:
-        words += ["--threads", str(protocol.threads)]
-    if protocol.form == "training":
-        words.append("--training-form")
-    return shlex.join(words)
+    words = ["ossa", "bench", *models]
+    for option, value in chosen.items():
+        words += [] if value is None else [option, str(value)]
+    return shlex.join([*words, *(["--training-form"] if protocol.form == "training" else [])])
 
 
-def _print_table(rows: list[dict[str, Any]], protocol: "Protocol") -> None:
-    from ossa.cli.console import new_table, print_table
+def _in_words(protocol: "Protocol", runtimes: str | None) -> str:
+    words = (
+        f"{protocol.form} form, batch {protocol.batch}, {protocol.imgsz} x {protocol.imgsz} px, "
+        f"{protocol.warmup} runs to warm up and {protocol.runs} timed, "
+    )
+    if runtimes is not None:
+        return f"{words}every runtime and precision on {protocol.device}"
+    how = f"{protocol.precision}, {protocol.memory_format}, {protocol.runtime}"
+    return f"{words}{how} on {protocol.device}"
 
-    table = new_table("model", "timed", "mean", "median", "95 %", "an image", "images per second")
+
+def _print_table(rows: list[dict[str, Any]], protocol: str) -> None:
+    from ossa.cli.console import fraction, new_table, print_table
+
+    titles = ("timed", "mean", "median", "95%", "per image", "images per second")
+    several = len({(row["runtime"], row["precision"]) for row in rows}) > 1
+    scored = "ap" in rows[0]
+    table = new_table("model", *titles, *["runtime"] * several, *["AP50-95"] * scored)
     for row in rows:
+        more = [f"{row['runtime']} {row['precision']}"] * several
+        more += [fraction(row.get("ap"))] * scored
         for what, suffix in (("with decoding and NMS", ""), ("the network alone", "_network")):
             keys = ("mean_ms", "median_ms", "p95_ms", "ms_per_image")
             figures = [f"{row[key + suffix]:.2f} ms" for key in keys]
             rate = f"{row['images_per_second' + suffix]:.1f}"
-            table.add_row("" if suffix else row["model"], what, *figures, rate)
+            first, last = ("", []) if suffix else (row["model"], more)
+            table.add_row(first, what, *figures, rate, *last)
     print_table(table)
     first = rows[0]
     where = f"{first['hardware']}, threads: {first['threads']}, torch {first['torch']}"
     where += ", convolutions in TF32" if first["tf32_convolutions"] else ""
     print_line()
-    print_line(f"{protocol.in_words()} ({where})")
+    print_line(f"{protocol} ({where})")

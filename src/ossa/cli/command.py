@@ -162,10 +162,9 @@ def _declared(parameter: inspect.Parameter, panel: str | None) -> inspect.Parame
         return _parameter(parameter.name, kind, parameter.default)
     infos = [one for one in metadata if isinstance(one, ParameterInfo)]
     is_argument = any(isinstance(one, ArgumentInfo) for one in infos)
-    merged = typer.Argument() if is_argument else typer.Option()
+    merged, unset = (typer.Argument if is_argument else typer.Option)(), vars(typer.Option())
     for info in infos:
-        unset = vars(type(info)())
-        vars(merged).update({k: v for k, v in vars(info).items() if v != unset[k]})
+        vars(merged).update({k: v for k, v in vars(info).items() if v != unset.get(k)})
         if merged.default is not ...:  # within Annotated the first of the names
             merged.param_decls = (merged.default, *(merged.param_decls or ()))
             merged.default = ...

@@ -1,7 +1,6 @@
 """`ossa compare`: which of several detectors is better, and how sure that is."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from glob import glob, has_magic
 from pathlib import Path
@@ -24,44 +23,34 @@ if TYPE_CHECKING:
 
 @command()
 def compare(
+    *,
     models: Annotated[
         list[str],
-        typer.Argument(
-            metavar="MODEL",
-            help="The folder of a run, or a COCO results file. Several runs of a model, which "
-            "differ in their seeds: separated by commas, or a quoted pattern. The others are "
-            "compared with the first.",
-            show_default=False,
-        ),
+        typer.Argument(metavar="MODEL"),
+        "The folder of a run, or a COCO results file. Several runs of a model, which differ in "
+        "their seeds: separated by commas, or a quoted pattern. The others are compared with the "
+        "first.",
     ],
     data: Annotated[
-        str | None,
-        typer.Option(
-            help="A data.yaml, or the folder that holds one; needed for results files alone.",
-            metavar="PATH",
-            show_default="that of the runs",
-        ),
+        options.DataPath | None,
+        options.shown("that of the runs"),
+        "A data.yaml, or the folder that holds one; needed for results files alone.",
     ] = None,
-    split: Annotated[str, typer.Option(help="Of results files: val, test or train.")] = "val",
+    split: Annotated[str, "Of results files: val, test or train."] = "val",
     metric: Annotated[
         str,
-        typer.Option(
-            help="Of ap, ap50, ap75, ar_100, ap_small, ap_medium, ap_large, ap_isolated, "
-            "ap_touching and ap_crowded.",
-            metavar="NAME,...",
-        ),
+        typer.Option(metavar="NAME,..."),
+        "Of ap, ap50, ap75, ar_100, ap_small, ap_medium, ap_large, ap_isolated, ap_touching and "
+        "ap_crowded.",
     ] = "ap,ap50,ap75",
     resamples: Annotated[
-        int,
-        typer.Option(
-            min=100, max=100_000, metavar="N", help="How often the images are drawn anew."
-        ),
+        options.Count, typer.Option(min=100, max=100_000), "How often the images are drawn anew."
     ] = 2000,
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of these draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, metavar="N"), "Of these draws."] = 0,
     allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Tell which detectors are better than the first, with intervals of 95 %.
+    """Tell which detectors are better than the first, with 95% intervals.
 
     The images are drawn anew with replacement, the same draws for all models, and the metrics
     computed from the detections that lie there; no model is run. With three runs a model, the
@@ -76,11 +65,12 @@ def compare(
       ossa compare ours.json theirs.json.gz --data coco --split val
     """
     from ossa.cli.console import Console, print_json
-    from ossa.evaluate.bootstrap import needs_bins
+    from ossa.evaluate.bootstrap import check_metrics, needs_bins
     from ossa.evaluate.object_bins import bins_of
     from ossa.evaluate.statistics import compare_models
 
-    metrics = _metrics(metric)
+    metrics = list(dict.fromkeys(name.strip() for name in metric.split(",")))
+    check_metrics(metrics)
     if len(models) < 2:
         raise ConfigError(f"expected two models at least to compare, found {models[0]} alone")
     sources = [_read_sources(model) for model in models]
@@ -104,55 +94,29 @@ def compare(
         _print_notes(rows, matches, num_images=len(index), resamples=resamples)
 
 
-@dataclass(frozen=True)
-class _ResultsFile:
-    """Detections in COCO's format."""
+def _read_sources(model: str) -> "list[FinishedRun | Path]":
+    """Returns the runs, and the paths of results files, of one argument."""
+    from ossa.train.finished import FinishedRun, check_seeds, read_finished_run
 
-    path: Path
-
-
-def _metrics(given: str) -> list[str]:
-    """Returns the names of --metric."""
-    from ossa.evaluate.bootstrap import check_metrics
-
-    names = [name.strip() for name in given.split(",")]
-    check_metrics(names)
-    return list(dict.fromkeys(names))
-
-
-def _read_sources(model: str) -> "list[FinishedRun | _ResultsFile]":
-    """Returns the runs and results files of one argument."""
-    from ossa.train.finished import FinishedRun, check_seeds
-
-    sources = [_read_source(path) for part in model.split(",") for path in _paths(part.strip())]
-    runs = [source for source in sources if isinstance(source, FinishedRun)]
-    if runs:
+    sources: list[FinishedRun | Path] = []
+    for part in map(str.strip, model.split(",")):
+        pattern = has_magic(part) and not Path(part).exists()
+        paths = sorted(glob(part)) if pattern else [part]
+        if not paths:
+            raise DataError(f"expected runs or results files like {part}, found none")
+        for path in map(Path, paths):
+            if not path.is_dir() and not path.is_file():
+                raise DataError(
+                    f"expected the folder of a run or a COCO results file, found no {path}"
+                )
+            sources.append(read_finished_run(path) if path.is_dir() else path)
+    if runs := [source for source in sources if isinstance(source, FinishedRun)]:
         check_seeds(runs)
     return sources
 
 
-def _paths(part: str) -> list[Path]:
-    """Returns what a path or pattern stands for."""
-    if Path(part).exists() or not has_magic(part):
-        return [Path(part)]
-    found = sorted(glob(part))
-    if not found:
-        raise DataError(f"expected runs or results files like {part}, found none")
-    return [Path(path) for path in found]
-
-
-def _read_source(path: Path) -> "FinishedRun | _ResultsFile":
-    from ossa.train.finished import read_finished_run
-
-    if path.is_dir():
-        return read_finished_run(path)
-    if not path.is_file():
-        raise DataError(f"expected the folder of a run or a COCO results file, found no {path}")
-    return _ResultsFile(path)
-
-
 def _read_index(
-    sources: "Sequence[Sequence[FinishedRun | _ResultsFile]]",
+    sources: "Sequence[Sequence[FinishedRun | Path]]",
     *,
     data: str | None,
     split: str,
@@ -220,12 +184,12 @@ def _what_differs(index: "DatasetIndex", other: "DatasetIndex", name: str, other
     return f"expected models scored on one split, found in {name} and {other_name} {what}"
 
 
-def _match(source: "FinishedRun | _ResultsFile", index: "DatasetIndex") -> "Matches":
+def _match(source: "FinishedRun | Path", index: "DatasetIndex") -> "Matches":
     from ossa.evaluate.coco import read_coco_results
     from ossa.evaluate.matching import match
 
-    if isinstance(source, _ResultsFile):
-        return match(index, read_coco_results(source.path, index))
+    if isinstance(source, Path):
+        return match(index, read_coco_results(source, index))
     return match(index, source.val_detections(index))
 
 
@@ -243,10 +207,10 @@ def _flat(
         "reference": models[0],
     }
     difference = row.difference
-    known["difference"] = None if difference is None else difference.value
-    known |= _ends("difference_images", None if difference is None else difference.images)
-    known |= _ends("difference_seeds", None if difference is None else difference.seeds)
-    known["p"] = None if difference is None else difference.p
+    known["difference"] = difference and difference.value
+    known |= _ends("difference_images", difference and difference.images)
+    known |= _ends("difference_seeds", difference and difference.seeds)
+    known["p"] = difference and difference.p
     return known | {"p_adjusted": row.p_adjusted, "verdict": row.verdict}
 
 
@@ -276,8 +240,8 @@ def _print_tables(rows: "Sequence[Comparison]", models: Sequence[str]) -> None:
                 name,
                 value,
                 f"{row.difference.value:+.3f}",
-                _told(row.difference.images),
-                _told(row.difference.seeds),
+                _interval_text(row.difference.images),
+                _interval_text(row.difference.seeds),
                 "< 0.001" if row.p_adjusted < 0.001 else f"{row.p_adjusted:.3f}",
                 row.verdict,
             )
@@ -285,7 +249,7 @@ def _print_tables(rows: "Sequence[Comparison]", models: Sequence[str]) -> None:
         print_line()
 
 
-def _told(interval: "Interval | None") -> str:
+def _interval_text(interval: "Interval | None") -> str:
     if interval is None:
         return "no seed interval"
     return f"{interval.low:+.3f} to {interval.high:+.3f}"
@@ -304,12 +268,12 @@ def _print_notes(
     runs = ", ".join(str(len(model)) for model in matches)
     differences = [row.difference for row in rows if row.difference is not None]
     print_line(
-        f"Over images, 95 %: these weights on other images ({num_images} images, drawn "
+        f"Over images, 95%: these weights on other images ({num_images} images, drawn "
         f"{resamples:,} times)."
     )
     if any(difference.seeds is not None for difference in differences):
         print_line(
-            f"And seeds, 95 %: other seeds, too ({runs} runs); p and verdict are about these."
+            f"And seeds, 95%: other seeds, too ({runs} runs); p and verdict are about these."
         )
     if any(difference.seeds is None for difference in differences):
         print_line(

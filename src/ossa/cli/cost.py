@@ -15,74 +15,36 @@ if TYPE_CHECKING:
 
     from ossa.cost.model_cost import ModelCost
 
-_LARGEST_STRIDE = 32
 _DETECTOR_IMGSZ, _CLASSIFIER_IMGSZ = 640, 224
 _NUM_CLASSES = 80
 _FIGURES = (
-    ("parameters", "params", ""),
-    ("FLOPs", "flops", ""),
-    ("MACs", "macs", ""),
-    ("activations", "activations", ""),
-    ("peak memory", "peak_bytes", "B"),
+    *(("parameters", "params", ""), ("FLOPs", "flops", ""), ("MACs", "macs", "")),
+    *(("activations", "activations", ""), ("peak memory", "peak_bytes", "B")),
 )
-"""Title, name in `ossa.cost.model_cost.Figures`, and unit of each line of the table."""
+"""Title, key and unit of each line of the table."""
 
 
-@command()
+@command(panels={options.MACHINE_PANEL: "as_csv"})
 def cost(
-    models: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="MODEL",
-            help="yolov5n to yolov5x, cspdarknet_n to cspdarknet_x, or any timm architecture.",
-            show_default=False,
-        ),
-    ],
+    *,
+    models: Annotated[list[str], options.ModelArgument],
     imgsz: Annotated[
-        int | None,
-        typer.Option(
-            *options.IMGSZ_NAMES,
-            min=_LARGEST_STRIDE,
-            metavar="PIXELS",
-            help="Side of the square input in pixels.",
-            show_default=f"{_DETECTOR_IMGSZ}, of a classifier {_CLASSIFIER_IMGSZ}",
-        ),
+        options.Side | None,
+        options.shown(f"{_DETECTOR_IMGSZ}, of a classifier {_CLASSIFIER_IMGSZ}"),
     ] = None,
     classes: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=100_000,
-            metavar="N",
-            help="Number of classes.",
-            show_default=str(_NUM_CLASSES),
-        ),
+        options.Classes | None, options.shown(str(_NUM_CLASSES)), "Number of classes."
     ] = None,
-    neck: Annotated[
-        options.NeckScale | None,
-        typer.Option(help="Scale of the neck behind a backbone.", show_default="s"),
-    ] = None,
+    neck: Annotated[options.Neck | None, options.shown("s")] = None,
     classifier: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=100_000,
-            metavar="N",
-            help="Cost timm's classifier of N classes instead of a detector, "
-            "its convolutions and linear layers only.",
-            show_default=False,
-        ),
+        options.Classes | None,
+        "Cost timm's classifier of N classes instead of a detector, its convolutions and linear "
+        "layers only.",
     ] = None,
     compare: Annotated[
-        bool,
-        typer.Option(
-            help="Compute both forms once, with random weights, and print their difference."
-        ),
+        bool, "Compute both forms once, with random weights, and print their difference."
     ] = True,
-    as_csv: Annotated[
-        bool,
-        typer.Option("--csv", help="Print CSV on stdout.", rich_help_panel=options.MACHINE_PANEL),
-    ] = False,
+    as_csv: Annotated[bool, typer.Option("--csv"), "Print CSV on stdout."] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Count what detectors cost, split by part, in training form and as deployed.
@@ -103,6 +65,7 @@ def cost(
       ossa cost resnet50 convnext_tiny --classifier 1000 --imgsz 224
     """
     from ossa.cli.console import print_json
+    from ossa.config import check_imgsz
     from ossa.cost.model_cost import cost_classifier, cost_detector
 
     if as_csv and as_json:
@@ -114,7 +77,8 @@ def cost(
         )
     models = list(dict.fromkeys(models))
     if classifier is None:
-        side = checked_side(imgsz or _DETECTOR_IMGSZ)
+        side = imgsz or _DETECTOR_IMGSZ
+        check_imgsz(side, stride=32)
         settings = {"num_classes": classes or _NUM_CLASSES, "neck": neck or "s", "imgsz": side}
         costs = [cost_detector(model, **settings, compare=compare) for model in models]
     else:
@@ -127,18 +91,6 @@ def cost(
         _print_csv(rows)
     else:
         _print_tables(costs)
-
-
-def checked_side(imgsz: int) -> int:
-    """Returns the side of a detector's input in pixels.
-
-    Raises:
-        ConfigError: it is no multiple of the largest stride, or too large.
-    """
-    from ossa.config import check_imgsz
-
-    check_imgsz(imgsz, stride=_LARGEST_STRIDE)
-    return imgsz
 
 
 def _print_csv(rows: list[dict[str, Any]]) -> None:
@@ -160,7 +112,7 @@ def _print_tables(costs: "list[ModelCost]") -> None:
     print_table(_uncounted_table(costs))
     print_line()
     for cost in costs:
-        print_line(f"{cost.model}: {_told_difference(cost)}")
+        print_line(f"{cost.model}: {_difference(cost)}")
 
 
 def _figures_table(costs: "list[ModelCost]") -> "Table":
@@ -182,8 +134,8 @@ def _figure(number: int, unit: str) -> str:
     """Returns '1.87 M', '30.1 MB', or '0 B'."""
     from ossa.cli.console import with_unit
 
-    told = with_unit(number)
-    return told + unit if " " in told or not unit else f"{told} {unit}"
+    text = with_unit(number)
+    return text + unit if " " in text or not unit else f"{text} {unit}"
 
 
 def _uncounted_table(costs: "list[ModelCost]") -> "Table":
@@ -206,7 +158,7 @@ def _uncounted_table(costs: "list[ModelCost]") -> "Table":
     return table
 
 
-def _told_difference(cost: "ModelCost") -> str:
+def _difference(cost: "ModelCost") -> str:
     if cost.difference is None:
         return "the outputs of the two forms were not compared"
     return (

@@ -30,15 +30,12 @@ _IMAGES = {"train": 1200, "val": 120}
 
 @command()
 def demo(
-    output: Annotated[
-        Path, typer.Option(help="Folder for the data set, the runs and the page.")
-    ] = Path("demo"),
+    *,
+    output: Annotated[Path, "Folder for the data set, the runs and the page."] = Path("demo"),
     epochs: Annotated[
-        int | None, typer.Option(min=1, max=100_000, help="Fewer for a quick look.")
+        int | None, typer.Option(min=1, max=100_000), "Fewer for a quick look."
     ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**63 - 1, help="Of the scenes and of both runs.")
-    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1), "Of the scenes and of both runs."] = 0,
     as_json: options.AsJson = False,
 ) -> None:
     """Draw a data set, train two small detectors on it, compare them on one page.
@@ -48,7 +45,7 @@ def demo(
     overwritten.
     """
     from ossa.cli.console import KEYS, Console, print_json, print_metrics_table, row_of
-    from ossa.cli.study import ending, told_live
+    from ossa.cli.study_output import ending, live_epochs
     from ossa.config import merge
     from ossa.data.synthetic import write_scenes
     from ossa.files import folder_of_results
@@ -71,7 +68,7 @@ def demo(
             weights_folder=folder,
         )
         jobs = min(len(study.plan.runs), os.cpu_count() or 1)
-        with told_live(console, study):
+        with live_epochs(console, study):
             states = run_study(
                 study,
                 create_executor(ExecutorConfig(jobs=jobs, device="cpu")),

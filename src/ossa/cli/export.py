@@ -1,13 +1,13 @@
 """`ossa export`: a detector as a file for another runtime, compared with PyTorch first."""
 
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ossa.cli import options
 from ossa.cli.command import command
+from ossa.config import EvaluateConfig
 from ossa.errors import ConfigError
 from ossa.escaping import print_line
 
@@ -19,141 +19,63 @@ if TYPE_CHECKING:
     from ossa.models.checkpoint import Checkpoint
 
 _NMS_PANEL = "NMS in the graph"
-_CHECK_PANEL = "Comparison with PyTorch"
 
 
-@command()
+@command(
+    *options.nms_settings(
+        confidence="that of the best F1 in training, else 0.25", iou="0.45", panel=_NMS_PANEL
+    ),
+    schema=EvaluateConfig,
+    panels={
+        _NMS_PANEL: "nms",
+        "Comparison with PyTorch": "data split images max_ap_drop min_agreement",
+    },
+)
 def export(
-    weights: Annotated[
-        Path,
-        typer.Option(
-            help="A checkpoint of ossa, or an official yolov5*.pt.",
-            metavar="FILE",
-            show_default=False,
-        ),
-    ],
-    format: Annotated[Literal["onnx", "openvino"], typer.Option(help="Of the file.")] = "onnx",
+    *,
+    weights: Annotated[options.File, "A checkpoint of ossa, or an official yolov5*.pt."],
+    format: Annotated[Literal["onnx", "openvino"], "Of the file."] = "onnx",
     precision: Annotated[
         Literal["fp32", "fp16", "bf16", "int8"],
-        typer.Option(
-            help="fp16 halves the file and computes in fp32 on a CPU; bf16 is for openvino; int8 "
-            "is calibrated on the split train of --data."
-        ),
+        "fp16 halves the file and computes in fp32 on a CPU; bf16 is for openvino; int8 is "
+        "calibrated on the split train of --data.",
     ] = "fp32",
     imgsz: Annotated[
         int | None,
-        typer.Option(
-            *options.IMGSZ_NAMES,
-            metavar="PIXELS",
-            help="Longer side of the network input in pixels.",
-            show_default="that of the training",
-        ),
+        typer.Option(*options.IMGSZ_NAMES, metavar="PIXELS", show_default="that of the training"),
+        "Longer side of the network input in pixels.",
     ] = None,
-    batch: Annotated[
-        int,
-        typer.Option(
-            *options.BATCH_NAMES, min=1, max=65_536, metavar="N", help="Images in one run."
-        ),
-    ] = 1,
+    batch: options.Batch = 1,
     dynamic: Annotated[
         Literal["none", "batch", "size", "all"],
-        typer.Option(
-            help="What a run may choose: the number of images, their height and width (multiples "
-            "of the largest stride), or both.",
-        ),
+        "What a run may choose: the number of images, their height and width (multiples of the "
+        "largest stride), or both.",
     ] = "none",
     nms: Annotated[
         bool,
-        typer.Option(
-            "--nms",
-            help="Put decoding and NMS into the graph, which then returns boxes, scores, labels "
-            "and image_index instead of logits.",
-            rich_help_panel=_NMS_PANEL,
-        ),
+        "Put decoding and NMS into the graph, which then returns boxes, scores, labels and "
+        "image_index instead of logits. --conf, --iou and --max-det are for it.",
     ] = False,
-    conf: Annotated[
-        float | None,
-        typer.Option(
-            "--conf",
-            "--conf-thres",
-            min=0,
-            max=0.999,
-            help="With --nms: leave out detections with a lower score.",
-            show_default="that of the best F1 in training, else 0.25",
-            rich_help_panel=_NMS_PANEL,
-        ),
-    ] = None,
-    iou: Annotated[
-        float | None,
-        typer.Option(
-            "--iou",
-            "--iou-thres",
-            min=0.001,
-            max=1,
-            help="With --nms: of two boxes of a class that overlap more, one stays.",
-            show_default="0.45",
-            rich_help_panel=_NMS_PANEL,
-        ),
-    ] = None,
-    max_det: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=100_000,
-            help="With --nms: most detections of an image.",
-            show_default="300",
-            rich_help_panel=_NMS_PANEL,
-        ),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="A data.yaml, or the folder that holds one.",
-            metavar="PATH",
-            show_default="that of the training",
-            rich_help_panel=_CHECK_PANEL,
-        ),
-    ] = None,
-    split: Annotated[
-        str,
-        typer.Option(help="On whose images the file is compared.", rich_help_panel=_CHECK_PANEL),
-    ] = "val",
+    settings: dict[str, Any],
+    data: Annotated[options.DataPath | None, options.shown("that of the training")] = None,
+    split: Annotated[str, "On whose images the file is compared."] = "val",
     images: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Most images to compare on, spread evenly over the split.",
-            rich_help_panel=_CHECK_PANEL,
-        ),
+        options.Count, "Most images to compare on, spread evenly over the split."
     ] = 128,
     max_ap_drop: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1,
-            help="AP50-95, as a fraction, that the file may lose and still be called good.",
-            rich_help_panel=_CHECK_PANEL,
-        ),
+        options.Fraction,
+        "AP50-95, as a fraction, that the file may lose and still be called good.",
     ] = 0.01,
     min_agreement: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Of fp16, bf16 and int8: how far the detections must agree with PyTorch's, 1 for "
-            "the same boxes.",
-            rich_help_panel=_CHECK_PANEL,
-        ),
+        options.Fraction,
+        "Of fp16, bf16 and int8: how far the detections must agree with PyTorch's, 1 for the same "
+        "boxes.",
     ] = 0.95,
     output: Annotated[
-        Path | None,
-        typer.Option(
-            help="The file: .onnx, or .xml with a .bin beside it. A good one "
-            "replaces what is there; one that is not good gets -not-good into its name.",
-            metavar="FILE",
-            show_default="beside the weights, with the precision in its name",
-        ),
+        options.File | None,
+        options.shown("beside the weights, with the precision in its name"),
+        "The file: .onnx, or .xml with a .bin beside it. A good one replaces what is there; one "
+        "that is not good gets -not-good into its name.",
     ] = None,
     allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
@@ -177,20 +99,18 @@ def export(
     from ossa.models.checkpoint import read_checkpoint
 
     checkpoint = read_checkpoint(weights)
-    settings = ExportSettings(
+    request = ExportSettings(
         format=format,
         precision=precision,
         imgsz=imgsz,
         batch=None if dynamic in ("batch", "all") else batch,
         any_size=dynamic in ("size", "all"),
-        nms=_nms_settings(
-            checkpoint, nms=nms, confidence=conf, nms_iou=iou, max_detections=max_det
-        ),
+        nms=_nms_settings(checkpoint, settings, nms=nms),
         max_ap_drop=max_ap_drop,
         min_agreement=min_agreement,
     )
     file = output or weights.with_name(f"{weights.stem}-{precision}{SUFFIXES[format]}")
-    check_request(checkpoint, file, settings)
+    check_request(checkpoint, file, request)
     with Console() as console:
         source = data or _data_of(checkpoint)
         compared = _read(source, split, images, console)
@@ -201,7 +121,7 @@ def export(
             done = export_detector(
                 checkpoint,
                 file,
-                settings,
+                request,
                 images=compared,
                 calibration=calibration,
                 on_stage=console.note,
@@ -216,18 +136,19 @@ def export(
 
 
 def _nms_settings(
-    checkpoint: "Checkpoint", *, nms: bool, **told: float | None
+    checkpoint: "Checkpoint", given: dict[str, Any], *, nms: bool
 ) -> "NMSSettings | None":
     """Returns the settings of the NMS in the graph, None where there is to be none.
 
     Raises:
-        ConfigError: a setting is told and the NMS is not wanted.
+        ConfigError: a setting is out of range, or given although there is to be none.
     """
     from ossa.export.graph import NMSSettings, usual_confidence
+    from ossa.schema import validated
 
-    given = {name: value for name, value in told.items() if value is not None}
     if nms:
-        return NMSSettings.model_validate({"confidence": usual_confidence(checkpoint)} | given)
+        settings = {"confidence": usual_confidence(checkpoint), **given}
+        return validated(NMSSettings, settings, where="--nms")
     if given:
         raise ConfigError(
             "--conf, --iou and --max-det are for the NMS in the graph, found one of them without "
@@ -279,8 +200,8 @@ def _apart(
 
     from ossa.data.annotations import select_images
     from ossa.export.export import paths_of
+    from ossa.export.openvino import CALIBRATION_IMAGES
     from ossa.export.parity import some_images
-    from ossa.export.selectvino import CALIBRATION_IMAGES
 
     train = _read(data, "train", sys.maxsize, console)
     taken = paths_of(compared)

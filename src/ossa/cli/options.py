@@ -7,20 +7,30 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 
+from ossa.cli.command import Setting
 from ossa.data.roots import ALLOW_OUTSIDE_VARIABLE
 from ossa.errors import ConfigError, suggestion
 
 MACHINE_PANEL = "Machine and output"
 IMGSZ_NAMES = ("--imgsz", "--img", "--img-size")
 BATCH_NAMES = ("--batch", "--batch-size")
-CONFIDENCE_NAMES = ("--conf", "--conf-thres")
-IOU_NAMES = ("--iou", "--iou-thres")
 _MOST_WORKERS = 8
 
 
 def shown(default: str) -> Any:
     """Returns what `Annotated` of an option says of a default that is not a constant."""
     return typer.Option(show_default=default)
+
+
+def nms_settings(
+    *, confidence: str | None = None, iou: str | None = None, panel: str | None = None
+) -> tuple[Setting, ...]:
+    """Returns the options of keys of `EvaluateConfig`, with defaults that are not the schema's."""
+    return (
+        Setting("confidence", ("--conf", "--conf-thres"), None, panel, confidence),
+        Setting("nms_iou", ("--iou", "--iou-thres"), None, panel, iou),
+        Setting("max_detections", ("--max-det",), None, panel),
+    )
 
 
 Pixels: TypeAlias = Annotated[int, typer.Option(*IMGSZ_NAMES, min=1, metavar="PIXELS")]

@@ -1,54 +1,124 @@
-"""`ossa predict`: find objects in pictures and videos, draw them, write them to files."""
+"""`ossa predict`: find objects in images and videos, draw them, write them to files."""
 
+import json
+from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+import typer
 
 from ossa.cli import options
-from ossa.cli import predict_options as said
 from ossa.cli.command import command
+from ossa.config import EvaluateConfig
 from ossa.errors import ConfigError, RunFailed
-from ossa.escaping import hide_credentials
+from ossa.escaping import hide_credentials, print_line
 
 if TYPE_CHECKING:
     from ossa.cli.console import Console
-    from ossa.cli.predict_output import Outputs, Stdout
     from ossa.predict.predictor import Predictor
     from ossa.predict.results import Results
     from ossa.predict.sources import AnnotatedImages, Frame, Source
+    from ossa.predict.writer import ResultFolder, Window
 
 
-@command()
+@command(
+    *options.nms_settings(
+        confidence="that of the best F1 in training; 0.25 where the file has none", iou="0.45"
+    ),
+    schema=EvaluateConfig,
+    panels={
+        "Videos, cameras and streams": "every show",
+        "What is written": "pictures show_truth save_txt save_conf save_json save_csv save_crops "
+        "output",
+        options.MACHINE_PANEL: "runtime precision as_json_lines",
+    },
+)
 def predict(
-    source: said.SourceArgument = None,
     *,
-    source_option: said.SourceOption = None,
-    weights: said.Weights,
-    imgsz: said.ImgSize = None,
-    conf: said.Confidence = None,
-    iou: said.NmsIou = None,
-    classes: said.Classes = None,
-    max_det: said.MostDetections = 300,
-    batch: said.Batch = 1,
-    every: said.Every = 1,
-    show: said.Show = False,
-    pictures: said.Pictures = True,
-    show_truth: said.ShowTruth = None,
-    save_txt: said.SaveTxt = False,
-    save_conf: said.SaveConf = False,
-    save_json: said.SaveJson = False,
-    save_csv: said.SaveCsv = False,
-    save_crops: said.SaveCrops = False,
-    output: said.Output = Path("runs/predict"),
+    source: Annotated[
+        str | None,
+        typer.Argument(metavar="SOURCE"),
+        "An image or video, a folder (with its subfolders), a .txt list of them, a pattern in "
+        "quotes, the number of a camera, or the address of a stream (rtsp://, http://, ...).",
+    ] = None,
+    source_option: Annotated[str | None, typer.Option("--source", hidden=True)] = None,
+    weights: Annotated[
+        options.File, "A checkpoint of ossa, an official yolov5*.pt, or an exported file."
+    ],
+    imgsz: Annotated[
+        int | None,
+        typer.Option(*options.IMGSZ_NAMES, metavar="PIXELS", show_default="that of the training"),
+        "Longer side of the network input in pixels.",
+    ] = None,
+    settings: dict[str, Any],
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME,..."),
+        "Look for these only: names or numbers, with commas or the option repeated.",
+    ] = None,
+    batch: Annotated[
+        int,
+        typer.Option(*options.BATCH_NAMES, min=1, max=65_536),
+        "Images that go through the network together, where their sizes allow it.",
+    ] = 1,
+    every: Annotated[
+        options.Count,
+        typer.Option("--every", "--vid-stride"),
+        "Look at every Nth frame; the length of the annotated video stays.",
+    ] = 1,
+    show: Annotated[
+        bool,
+        typer.Option("--show", "--view-img"),
+        "Show them in a window, too: q ends; images of files wait for a key.",
+    ] = False,
+    pictures: Annotated[
+        bool,
+        typer.Option("--pictures/--no-pictures", " /--nosave"),
+        "Annotated images, under the names of the originals, and videos (.webm).",
+    ] = True,
+    show_truth: Annotated[
+        str | None,
+        typer.Option(metavar="PATH"),
+        "A data set (data.yaml or its folder) whose boxes are drawn below the detections.",
+    ] = None,
+    save_txt: Annotated[bool, "YOLO txt in labels/."] = False,
+    save_conf: Annotated[bool, "YOLO txt with the score as a sixth column."] = False,
+    save_json: Annotated[
+        bool,
+        "predictions.json, a COCO results file: with the ids of the data set of --show-truth, else "
+        "with images counted from 1 and classes from 0.",
+    ] = False,
+    save_csv: Annotated[bool, "predictions.csv, one row per detection."] = False,
+    save_crops: Annotated[
+        bool,
+        typer.Option("--save-crops", "--save-crop"),
+        "What is in each box, as an image in crops/, one folder per class.",
+    ] = False,
+    output: Annotated[
+        Path, "Folder for the results; where it is in use, the first free of -2, -3, ..."
+    ] = Path("runs/predict"),
     device: options.Device = None,
-    runtime: said.Runtime = "auto",
-    precision: said.Precision = None,
+    runtime: Annotated[
+        options.RuntimeName,
+        "What runs the network. auto takes the fastest that is installed and knows every operator: "
+        "OpenVINO, then ONNX Runtime (fp32) on a CPU, else PyTorch.",
+    ] = "auto",
+    precision: Annotated[
+        Literal["fp32", "bf16"] | None,
+        options.shown("fp32, or that of an exported file"),
+        "Of the computation; only fp32 is as exact as the evaluation in training.",
+    ] = None,
     allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
-    as_json_lines: said.AsJsonLines = False,
+    as_json_lines: Annotated[
+        bool,
+        typer.Option("--jsonl"),
+        "Print one JSON object per image or frame on stdout, a line each, as soon as it is known.",
+    ] = False,
 ) -> None:
-    """Find objects in pictures and videos, draw them, write them to files.
+    """Find objects in images and videos, draw them, write them to files.
 
     [bold]Examples[/bold]
 
@@ -63,65 +133,146 @@ def predict(
       ossa predict cells/images/val --weights best.safetensors --show-truth cells
     """
     from ossa.cli.console import Console
-    from ossa.cli.predict_output import Outputs, Stdout
     from ossa.files import folder_of_results
-    from ossa.predict.predictor import load, predict_frames
+    from ossa.predict import predictor as predicting
     from ossa.predict.sources import find_sources, read_frames
     from ossa.predict.writer import ResultFolder, SaveOptions, Window
 
     if as_json and as_json_lines:
         raise ConfigError("--json prints one document, --jsonl a line a picture: choose one")
-    stdout = Stdout(as_document=as_json, as_lines=as_json_lines)
     named = _one_source(source, source_option)
     sources = find_sources(named)
-    window = Window() if show else None
+    outputs = Outputs(as_document=as_json, as_lines=as_json_lines)
+    outputs.window = Window() if show else None
     device = options.choose_device_for(weights, device)
     wanted = SaveOptions(
         pictures, save_txt or save_conf, save_conf, save_json, save_csv, save_crops
     )
+    machine: dict[str, Any] = {"runtime": runtime, "precision": precision}
     with Console() as console, ExitStack() as ends:
-        predictor = load(
-            weights, device, imgsz, runtime=runtime, precision=precision, on_conversion=console.note
-        )
-        settings = {
-            "confidence": conf,
-            "nms_iou": iou,
-            "classes": _class_list(classes, predictor),
-            "max_detections": max_det,
-        }
+        predictor = predicting.load(weights, device, imgsz, **machine, on_conversion=console.note)
+        settings["classes"] = _class_list(classes, predictor)
         predictor.predict([], **settings)  # refuses a wrong setting before a folder is made
-        _note_choices(weights, predictor, conf, console)
-        truth = _read_truth(show_truth, sources, console) if show_truth else None
-        if save_json and truth is not None:
-            _check_classes(truth, predictor, show_truth)
-        folder = None
+        _note_choices(weights, predictor, console, chosen="confidence" in settings)
+        annotated = _read_annotated(show_truth, sources, console) if show_truth else None
+        if save_json and annotated is not None:
+            _check_classes(annotated, predictor, show_truth)
         if any(wanted):
             place = ends.enter_context(folder_of_results(output))
-            folder = ResultFolder(place, wanted, every=every, ground_truth=truth)
+            outputs.folder = ResultFolder(place, wanted, every=every, ground_truth=annotated)
         frames = read_frames(
-            sources, every=every, on_warning=console.note, on_unreadable=stdout.lose
+            *(sources,), every=every, on_warning=console.note, on_unreadable=outputs.on_unreadable
         )
-        answers = predict_frames(frames, predictor, batch=batch, **settings)
-        with Outputs(stdout, folder, window) as outputs:
-            stopped = _take_each(answers, sources, outputs, console)
-        if folder is not None and stdout.num_shots:
-            console.note(f"results in {folder.folder}")
-    _check_end(stdout, sources, named, stopped=stopped)
+        results = predicting.predict_frames(frames, predictor, batch=batch, **settings)
+        with outputs:
+            stopped = _write_all(results, sources, outputs, console)
+        if outputs.folder is not None and outputs.num_results:
+            console.note(f"results in {outputs.folder.folder}")
+    if not outputs.num_results and not stopped:
+        raise RunFailed(f"nothing in {hide_credentials(named)} could be read")
+    # A camera or stream has no other end than Ctrl-C, or its own.
+    if stopped and sources[0].kind != "live":
+        raise RunFailed(f"stopped before it was done, after {outputs.summary()}")
 
 
-def _note_choices(
-    weights: Path, predictor: "Predictor", conf: float | None, console: "Console"
-) -> None:
-    """Says which confidence counts, and whether a file sees something else than its checkpoint."""
-    if conf is None:
-        console.note(f"detections from a score of {predictor.confidence:g}; --conf sets another")
-    about = getattr(predictor.runtime, "description", None)
-    if about is not None and not (about.rectangular or about.only_squares):
-        console.note(
-            f"{weights} sees squares of {about.imgsz} px, its checkpoint rectangles: of other "
-            "pictures scores and boxes differ (ossa export says by how much; --dynamic size makes "
-            "a file that sees rectangles)"
-        )
+class Outputs:
+    """Prints results, and hands them to a folder and a window; leaving the `with` ends these.
+
+    On stdout they are one JSON document, one line each, or counts at the end. Each is printed as
+    soon as it is known, and none is kept.
+    """
+
+    def __init__(self, *, as_document: bool, as_lines: bool) -> None:
+        self.folder: ResultFolder | None = None
+        self.window: Window | None = None
+        self._as_document = as_document
+        self._as_lines = as_lines
+        self._counts: Counter[str] = Counter()
+        self._num_images = 0
+        self._num_frames = 0
+        self._num_unreadable = 0
+        self._open = ExitStack()
+
+    @property
+    def num_results(self) -> int:
+        """Number of images and frames so far."""
+        return self._num_images + self._num_frames
+
+    def __enter__(self) -> Self:
+        if self.folder is not None:
+            self._open.enter_context(self.folder)
+        if self.window is not None:
+            self._open.callback(self.window.close)
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._open.close()
+        if isinstance(error, BrokenPipeError) or not self.num_results:
+            return
+        if self._as_document:
+            print_line()
+            print_line("]")
+        elif not self._as_lines:
+            print_line(self.summary())
+
+    def on_unreadable(self, source: "Source") -> None:
+        """Counts a source that cannot be read."""
+        self._num_unreadable += 1
+
+    def add(self, frame: "Frame", found: "Results") -> bool:
+        """Prints and hands on the results of an image; returns False once the user ends it."""
+        self._print(frame, found)
+        drawing = None if self.folder is None else self.folder.add(frame, found)
+        if self.window is None:
+            return True
+        drawing = found.draw() if drawing is None else drawing
+        return self.window.show(drawing, wait=frame.number is None)
+
+    def _print(self, frame: "Frame", found: "Results") -> None:
+        from ossa.cli.console import plain
+
+        if self._as_document or self._as_lines:
+            text = json.dumps(plain(found.to_dict(**frame.location)))
+            if self._as_document:
+                text = (",\n" if self.num_results else "[\n") + text
+            print(text, end="" if self._as_document else "\n", flush=True)  # noqa: T201 - JSON
+        self._counts.update(found.names[label] for label in found.labels)
+        self._num_images += frame.number is None
+        self._num_frames += frame.number is not None
+
+    def summary(self) -> str:
+        """Returns '2 pictures (1 file unreadable): 3 person, 1 dog', the most frequent first."""
+        if not self.num_results:
+            return "nothing was looked at"
+        kinds = ((self._num_images, "picture"), (self._num_frames, "frame"))
+        counts = [f"{count} {kind}{'s' * (count > 1)}" for count, kind in kinds if count]
+        names = [f"{count} {name}" for name, count in self._counts.most_common()]
+        lost = self._num_unreadable
+        missing = f" ({lost} {'files' if lost > 1 else 'file'} unreadable)" if lost else ""
+        return f"{', '.join(counts)}{missing}: {', '.join(names) or 'nothing found'}"
+
+
+def _write_all(
+    results: "Generator[tuple[Frame, Results]]",
+    sources: "Sequence[Source]",
+    outputs: Outputs,
+    console: "Console",
+) -> bool:
+    """Hands every result to the outputs; returns whether Ctrl-C came before the last."""
+    from ossa.train.distributed import StopRequest
+
+    positions = {source: number for number, source in enumerate(sources, start=1)}
+    with StopRequest() as stop, console.progress("predicting") as on_frame, closing(results):
+        for frame, found in results:
+            wants_more = outputs.add(frame, found)
+            if len(sources) == 1 and frame.number is not None and frame.video is not None:
+                done = frame.number + 1
+                on_frame(done, frame.video.num_frames or done)
+            else:
+                on_frame(positions[frame.source], len(sources))
+            if stop.requested or not wants_more:
+                break
+    return stop.requested
 
 
 def _one_source(argument: str | None, option: str | None) -> str:
@@ -141,61 +292,44 @@ def _class_list(texts: list[str] | None, predictor: "Predictor") -> list[str] | 
     return [name.strip() for names in lists for name in names]
 
 
-def _read_truth(data: str, sources: "Sequence[Source]", console: "Console") -> "AnnotatedImages":
-    """Returns what a data set knows, having told of its faults and of pictures it lacks."""
+def _note_choices(
+    weights: Path, predictor: "Predictor", console: "Console", *, chosen: bool
+) -> None:
+    """Prints a confidence that was not chosen, and whether a file resizes as its checkpoint."""
+    if not chosen:
+        console.note(f"detections from a score of {predictor.confidence:g}; --conf sets another")
+    about = getattr(predictor.runtime, "description", None)
+    if about is not None and not (about.rectangular or about.only_squares):
+        console.note(
+            f"{weights} sees squares of {about.imgsz} px, its checkpoint rectangles: of other "
+            "pictures scores and boxes differ (ossa export says by how much; --dynamic size makes "
+            "a file that sees rectangles)"
+        )
+
+
+def _read_annotated(
+    data: str, sources: "Sequence[Source]", console: "Console"
+) -> "AnnotatedImages":
+    """Returns the ground truth of a data set; prints its issues, and which images it lacks."""
     from ossa.predict.sources import read_annotated
 
-    truth = read_annotated(data)
-    console.issues(truth.issues)
-    pictures = [Path(source.address) for source in sources if source.kind == "image"]
-    strangers = [picture for picture in pictures if truth.find(picture) is None]
-    if strangers:
+    annotated = read_annotated(data)
+    console.issues(annotated.issues)
+    images = [Path(source.address) for source in sources if source.kind == "image"]
+    others = [image for image in images if annotated.find(image) is None]
+    if others:
         console.note(
-            f"{len(strangers)} of {len(pictures)} pictures are in no split of {data}, so that no "
-            f"truth is shown with them and predictions.json lacks them: {strangers[0]}"
-            + (", ..." if len(strangers) > 1 else "")
+            f"{len(others)} of {len(images)} pictures are in no split of {data}, so that no "
+            f"ground truth is shown with them and predictions.json lacks them: {others[0]}"
+            + (", ..." if len(others) > 1 else "")
         )
-    return truth
+    return annotated
 
 
-def _check_classes(truth: "AnnotatedImages", predictor: "Predictor", data: str | None) -> None:
-    """Raises ConfigError unless detections can be stated by the ids of the data set's classes."""
-    if truth.names != predictor.names:
+def _check_classes(annotated: "AnnotatedImages", predictor: "Predictor", data: str | None) -> None:
+    """Raises ConfigError unless the data set has the classes of the detector, and so their ids."""
+    if annotated.names != predictor.names:
         raise ConfigError(
-            f"--save-json states the ids of {data}, but its {len(truth.names)} classes are not "
+            f"--save-json states the ids of {data}, but its {len(annotated.names)} classes are not "
             f"the {len(predictor.names)} of the detector: leave --save-json or --show-truth out"
         )
-
-
-def _take_each(
-    answers: "Generator[tuple[Frame, Results]]",
-    sources: "Sequence[Source]",
-    outputs: "Outputs",
-    console: "Console",
-) -> bool:
-    """Hands every answer to the outputs; returns whether Ctrl-C came before the last."""
-    from ossa.train.distributed import StopRequest
-
-    positions = {source: number for number, source in enumerate(sources, start=1)}
-    with StopRequest() as stop, console.progress("predicting") as on_shot, closing(answers):
-        for frame, found in answers:
-            wants_more = outputs.add(frame, found)
-            if len(sources) == 1 and frame.number is not None and frame.video is not None:
-                done = frame.number + 1
-                on_shot(done, frame.video.num_frames or done)
-            else:
-                on_shot(positions[frame.source], len(sources))
-            if stop.requested or not wants_more:
-                break
-    return stop.requested
-
-
-def _check_end(stdout: "Stdout", sources: "Sequence[Source]", named: str, *, stopped: bool) -> None:
-    """Raises RunFailed if there is no result, or not all of them.
-
-    A camera or stream has no other end than Ctrl-C, or its own.
-    """
-    if not stdout.num_shots and not stopped:
-        raise RunFailed(f"nothing in {hide_credentials(named)} could be read")
-    if stopped and sources[0].kind != "live":
-        raise RunFailed(f"stopped before it was done, after {stdout.summary()}")

@@ -3,86 +3,43 @@
 import os
 import shlex
 import signal
-import threading
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
 from ossa.cli import options
 from ossa.cli.command import command
 from ossa.errors import ConfigError
+from ossa.escaping import print_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ossa.cli.console import Console
     from ossa.study.config import ExecutorConfig, StudyConfig
     from ossa.study.folder import RunState, StudyFolder
+    from ossa.study.results import StudyResults
 
-from ossa.cli.study_report import predict, report  # noqa: F401
-
-_TELL_SECONDS = 1.0
-
-Study = Annotated[
-    Path,
-    typer.Argument(
-        help="The file of a study, or the folder of one that was begun.", metavar="STUDY"
-    ),
+Study: TypeAlias = Annotated[
+    Path, typer.Argument(metavar="STUDY"), "The file of a study, or the folder of one begun before."
 ]
+StudyFolderArgument: TypeAlias = Annotated[
+    Study, "The folder of a study, or its file where the folder is runs/NAME."
+]
+_Root: TypeAlias = Annotated[options.Folder | None, options.shown("the folder of the file")]
 DataRoot = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder that holds the data sets which studies name.",
-        metavar="FOLDER",
-        envvar="OSSA_DATA_ROOT",
-        show_default="the folder of the file",
-    ),
+    _Root, typer.Option(envvar="OSSA_DATA_ROOT"), "Folder of the data sets which studies name."
 ]
-WeightsRoot = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder that holds the weights and recipes which the study names.",
-        metavar="FOLDER",
-        show_default="the folder of the file",
-    ),
-]
+WeightsRoot = Annotated[_Root, "Folder of the weights and recipes which the study names."]
 Output = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder of the study: its runs, records and report.",
-        metavar="FOLDER",
-        show_default="runs/NAME",
-    ),
+    options.Folder | None, options.shown("runs/NAME"), "Folder of the runs, records and report."
 ]
-Executor = Annotated[
-    str | None,
-    typer.Option(
-        help="local, ray or slurm, over what the file says.",
-        metavar="KIND",
-        rich_help_panel=options.MACHINE_PANEL,
-        show_default=False,
-    ),
-]
-Jobs = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Runs at a time. One a GPU, or one on the CPU.",
-        metavar="N",
-        rich_help_panel=options.MACHINE_PANEL,
-        show_default=False,
-    ),
-]
-
-
+_MACHINE = typer.Option(rich_help_panel=options.MACHINE_PANEL)
+Executor = Annotated[options.Name | None, _MACHINE, "local, ray or slurm, over what the file says."]
+Jobs = Annotated[options.Count | None, _MACHINE, "Runs at a time. One per GPU, or one on the CPU."]
 AllowUnlabeled = Annotated[
-    bool,
-    typer.Option(
-        "--allow-unlabeled",
-        help="Go on also where more than half of the training images have no label.",
-    ),
+    bool, "Go on also where more than half of the training images have no label."
 ]
 
 
@@ -91,9 +48,7 @@ def plan(
     study: Study,
     data_root: DataRoot = None,
     weights_root: WeightsRoot = None,
-    no_measure: Annotated[
-        bool, typer.Option("--no-measure", help="Train no steps to tell seconds and memory.")
-    ] = False,
+    no_measure: Annotated[bool, "Train no steps to measure seconds and memory."] = False,
     allow_unlabeled: AllowUnlabeled = False,
     executor: Executor = None,
     jobs: Jobs = None,
@@ -110,15 +65,14 @@ def plan(
       ossa study plan studies/bccd-320.yaml --data-root data
     """
     from ossa.cli.console import Console, print_json
-    from ossa.cli.study_tables import plan_rows, print_plan
+    from ossa.cli.study_output import plan_rows, print_plan
+    from ossa.study.config import read_study
     from ossa.study.measure import estimate_models
     from ossa.study.plan import make_plan, summarize_data
 
     if study.is_dir():
         planned = _open(study).plan
     else:
-        from ossa.study.config import read_study
-
         config = read_study(study)
         data, folder = _data_of(config, study, data_root), weights_root or study.parent
         planned = make_plan(config, data=data, folder=folder)
@@ -129,13 +83,9 @@ def plan(
         estimates = {}
         if not no_measure:
             with console.progress("measuring a few steps of each model") as on_model:
-                estimates = estimate_models(
-                    planned,
-                    num_classes=prospect.num_classes,
-                    device=options.choose_device(device),
-                    threads=chosen.threads or 1,
-                    on_model=on_model,
-                )
+                here = {"device": options.choose_device(device), "threads": chosen.threads or 1}
+                count = prospect.num_classes
+                estimates = estimate_models(planned, num_classes=count, on_model=on_model, **here)
     rows = plan_rows(planned, prospect, estimates)
     if as_json:
         print_json({"runs": rows, **prospect.flat(planned)})
@@ -154,9 +104,7 @@ def run(
     device: options.Device = None,
     workers: options.Workers = None,
     cache: options.Cache = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Train those again that failed.")
-    ] = False,
+    retry_failed: Annotated[bool, "Train those again that failed."] = False,
     allow_unlabeled: AllowUnlabeled = False,
     allow_outside: options.AllowOutside = False,
 ) -> None:
@@ -172,6 +120,7 @@ def run(
       ossa study run runs/bccd-320 --jobs 2
     """
     from ossa.cli.console import Console
+    from ossa.cli.study_output import ending, live_epochs
     from ossa.data.reading import labels_sentence
     from ossa.study.executors import create_executor
     from ossa.study.measure import is_measured, measure_models
@@ -180,9 +129,8 @@ def run(
 
     roots = {"data_root": data_root, "weights_root": weights_root}
     opened = _open(study, **roots, output=output, begin=True)
-    chosen = _executor_config(
-        opened.study, executor, jobs=jobs, device=device, workers=workers, cache=cache
-    )
+    machine = {"jobs": jobs, "device": device, "workers": workers, "cache": cache}
+    chosen = _executor_config(opened.study, executor, **machine)
     folder = shlex.quote(str(opened.path))
     with Console() as console:
         before = opened.states()
@@ -193,7 +141,7 @@ def run(
             console.note(labels_sentence(read_trainable(config, allow_unlabeled=allow_unlabeled)))
         try:
             kept = _images_kept(opened, chosen, before, callback=console)
-            with _stoppable(), kept, told_live(console, opened):
+            with _stoppable(), kept, live_epochs(console, opened):
                 states = run_study(
                     opened,
                     create_executor(chosen),
@@ -222,7 +170,7 @@ def status(study: Study, output: Output = None, as_json: options.AsJson = False)
       ossa study status runs/bccd-320
     """
     from ossa.cli.console import print_json
-    from ossa.cli.study_tables import print_status, status_rows
+    from ossa.cli.study_output import print_status, status_rows
 
     opened = _open(study, output=output)
     states = opened.states()
@@ -234,16 +182,12 @@ def status(study: Study, output: Output = None, as_json: options.AsJson = False)
 
 @command()
 def add(
-    study: Annotated[
-        Path, typer.Argument(help="The folder of a study that was begun.", metavar="STUDY")
-    ],
+    study: Annotated[Study, "The folder of a study that was begun."],
     model: Annotated[
-        list[str] | None,
-        typer.Option(help="A model to train beside the others.", metavar="NAME"),
+        list[str] | None, typer.Option(metavar="NAME"), "A model to train beside the others."
     ] = None,
     seed: Annotated[
-        list[int] | None,
-        typer.Option(min=0, help="A seed to train all models with.", metavar="N"),
+        list[int] | None, typer.Option(min=0, metavar="N"), "A seed to train all models with."
     ] = None,
 ) -> None:
     """Add models and seeds to a study; 'ossa study run' then trains what is missing.
@@ -262,6 +206,98 @@ def add(
     console = Console()
     console.note(f"{study}: {len(extended.plan.runs)} runs, {waiting} of them are waiting")
     console.note(f"next: ossa study run {shlex.quote(str(study))}")
+
+
+@command()
+def report(
+    study: StudyFolderArgument,
+    output: Annotated[
+        options.Folder | None,
+        options.shown("STUDY/report"),
+        "Folder of the page, its figures and tables.",
+    ] = None,
+    allow_outside: options.AllowOutside = False,
+) -> None:
+    """Write the page of a study: tables, curves, laws, frontier, pictures, answers, conditions.
+
+    One HTML file that needs nothing beside it. Every figure is also written as SVG and PNG, every
+    table as CSV, Markdown and LaTeX. Runs that are missing or failed are listed, never filled in.
+
+    [bold]Examples[/bold]
+
+      ossa study report runs/bccd-320
+
+      ossa study report runs/bccd-320 --output site
+    """
+    from ossa.cli.console import Console
+    from ossa.study.report.report import write_study_report
+
+    folder = _folder_of(study)
+    output = output or folder / "report"
+    options.check_writable("--output", output)
+    with Console() as console:
+        results = _read(folder, console)
+        with console.progress("drawing") as on_figure:
+            page = write_study_report(results, output, on_figure=lambda n: on_figure(n, max(n, 34)))
+    print_line(page)
+
+
+@command()
+def predict(
+    study: StudyFolderArgument,
+    model: Annotated[
+        options.Name | None, "A backbone that was not trained; its cost is counted."
+    ] = None,
+    flops: Annotated[
+        float | None, typer.Option(metavar="X"), "FLOPs of one image, such as 4.5e9."
+    ] = None,
+    params: Annotated[
+        float | None, typer.Option(metavar="X"), "Parameters of the detector, such as 7.2e6."
+    ] = None,
+    quality: Annotated[
+        options.Name, "ap, ap50, ap_small, ap_crowded, recall or inverse_loss."
+    ] = "ap",
+    complexity: Annotated[
+        Literal["params", "flops", "macs"] | None,
+        typer.Option(metavar="NAME", show_default="params"),
+        "With --model: params, flops or macs, from which it is predicted.",
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Tell the quality to expect of a model that was not trained, with an interval of 80 %.
+
+    From the law of the study's models, eight at least, and jackknife+; with the test of such
+    predictions, in which models and families of the study are left out.
+
+    [bold]Examples[/bold]
+
+      ossa study predict runs/bccd-320 --model resnet26
+
+      ossa study predict runs/bccd-320 --flops 4.5e9 --quality recall
+    """
+    from ossa.cli.console import Console, print_json
+    from ossa.cli.study_output import print_prediction
+    from ossa.study.prediction import cost_in_study, predict_quality
+
+    given = [name for name in (model, flops, params) if name is not None]
+    if len(given) != 1:
+        raise ConfigError(f"expected one of --model, --flops and --params, found {len(given)}")
+    if complexity is not None and model is None:
+        raise ConfigError("--complexity goes with --model: --flops and --params say what they are")
+    folder = _folder_of(study)
+    with Console() as console:
+        results = _read(folder, console)
+        if model is not None:
+            measure = complexity or "params"
+            cost = cost_in_study(results.folder, model, num_classes=len(results.index.names))
+            at = float(getattr(cost, measure))
+        else:
+            measure, at = ("flops", flops) if flops is not None else ("params", params)
+        found = predict_quality(results, at or 0.0, quality=quality, complexity=measure)
+    if as_json:
+        print_json({"study": results.study.name, "model": model, **found.flat()})
+    else:
+        print_prediction(results, found, model)
 
 
 def _executor_config(study: "StudyConfig", kind: str | None, **machine: Any) -> "ExecutorConfig":
@@ -295,7 +331,7 @@ def _images_kept(
 
 
 @contextmanager
-def _stoppable() -> "Iterator[None]":
+def _stoppable() -> Iterator[None]:
     """Has SIGTERM do what Ctrl-C does, and Ctrl-C also where a shell's background ignores it."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     former = [signal.signal(number, signal.default_int_handler) for number in numbers]
@@ -306,66 +342,28 @@ def _stoppable() -> "Iterator[None]":
             signal.signal(number, handler)
 
 
-@contextmanager
-def told_live(console: "Console", study: "StudyFolder") -> "Iterator[None]":
-    """Shows on the live line how many epochs of the whole study are trained."""
-    from ossa.study.runner import epochs_trained
-
-    total = sum(run.config.train.epochs for run in study.plan.runs)
-    over = threading.Event()
-    with console.progress("epochs of all runs") as on_epochs:
-
-        def tell() -> None:
-            while not over.wait(_TELL_SECONDS):
-                on_epochs(int(epochs_trained(study)), total)
-
-        teller = threading.Thread(target=tell, daemon=True)
-        teller.start()
-        try:
-            yield
-        finally:
-            over.set()
-            teller.join()
-
-
-def ending(state: "RunState") -> str:
-    """Returns a line on a run that has ended."""
-    from ossa.cli.console import duration, fraction
-
-    told = f"{state.state}: {state.reason}" if state.reason else state.state
-    if state.state == "done" and state.record is not None:
-        seconds = sum(state.record.times.values())
-        told = f"AP {fraction(state.record.metrics['last']['ap'])}, {duration(seconds)}"
-    return f"{state.run.name}: {told}"
-
-
 def _open(
-    study: Path,
-    *,
-    data_root: Path | None = None,
-    weights_root: Path | None = None,
-    output: Path | None = None,
-    begin: bool = False,
+    study: Path, *, output: Path | None = None, begin: bool = False, **roots: Path | None
 ) -> "StudyFolder":
     """Returns the study of a folder, or of a file, whose folder is made where it is to begin."""
     from ossa.study.config import read_study
     from ossa.study.folder import create_study, read_study_folder
 
     if study.is_dir():
-        given = {
-            "--data-root": data_root,
-            "--weights-root": weights_root,
-            "--output": output,
-        }
-        for option in (option for option, value in given.items() if value is not None):
-            raise ConfigError(f"{study} holds its data's and weights' places: leave {option} out")
+        for name, value in {**roots, "output": output}.items():
+            if value is not None:
+                option = "--" + name.replace("_", "-")
+                raise ConfigError(
+                    f"{study} knows where its data and weights are: leave {option} out"
+                )
         return read_study_folder(study)
     config = read_study(study)
     folder = output or Path("runs") / config.name
     if not begin:
         return read_study_folder(folder)
-    data = _data_of(config, study, data_root)
-    return create_study(config, folder, data=data, weights_folder=weights_root or study.parent)
+    data = _data_of(config, study, roots["data_root"])
+    weights = roots["weights_root"] or study.parent
+    return create_study(config, folder, data=data, weights_folder=weights)
 
 
 def _data_of(study: "StudyConfig", file: Path, root: Path | None) -> Path:
@@ -383,3 +381,19 @@ def _data_of(study: "StudyConfig", file: Path, root: Path | None) -> Path:
         f"{file}: expected the data set {study.data} at {place}, found none: name the folder "
         "that holds it with --data-root"
     )
+
+
+def _folder_of(study: Path) -> Path:
+    """Returns the folder of a study, named by itself or by its file."""
+    from ossa.study.config import read_study
+
+    return Path("runs") / read_study(study).name if study.is_file() else study
+
+
+def _read(folder: Path, console: "Console") -> "StudyResults":
+    from ossa.study.folder import read_study_folder
+    from ossa.study.results import load_study
+
+    opened = read_study_folder(folder)
+    with console.progress("reading runs") as on_run:
+        return load_study(opened, on_run=on_run)

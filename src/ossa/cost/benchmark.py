@@ -2,27 +2,23 @@
 
 import copy
 import itertools
-import multiprocessing
-import pickle
 import re
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import partial
-from multiprocessing.connection import Connection
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import torch
 import torchvision
-from torch import Tensor
+from torch import Tensor, nn
 
 from ossa.config import EvaluateConfig
-from ossa.data.decode import decode_image
-from ossa.data.letterbox import letterbox
-from ossa.errors import OssaError, RunFailed
+from ossa.data.annotations import DatasetIndex
+from ossa.evaluate.evaluator import evaluate
+from ossa.export.backends import Runtime, RuntimeNetwork
+from ossa.export.graph import can_run, is_installed
 from ossa.export.select import runtime_in_memory
 from ossa.files import write_json_atomically
 from ossa.models.detector import Detector
@@ -33,6 +29,8 @@ from ossa.types import Letterbox, RawPredictions
 
 Network: TypeAlias = Callable[[Tensor], RawPredictions]
 """Maps uint8 images (B, 3, H, W) to raw predictions: a detector, or what runs one."""
+
+KeyT = TypeVar("KeyT")
 
 WARMUP_RUNS, TIMED_RUNS = 100, 300
 """With batch 1 at 640 x 640 pixels the protocol of ConvNeXt-YOLO."""
@@ -65,7 +63,7 @@ class Throughput(Timing):
 
 @torch.no_grad()
 def measure_throughput(
-    detectors: Mapping[str, Network],
+    detectors: Mapping[KeyT, Network],
     *,
     imgsz: int,
     batch: int = 1,
@@ -74,19 +72,19 @@ def measure_throughput(
     device: torch.device | str = "cpu",
     config: EvaluateConfig | None = None,
     memory_format: torch.memory_format = torch.channels_last,
-) -> dict[str, Throughput]:
+) -> dict[KeyT, Throughput]:
     """Times several detectors turn by turn, so that drift of the machine hits all alike.
 
     The images are random and lie on the device already.
 
     Args:
-        detectors: by name, in evaluation mode where they have modes, on `device`.
+        detectors: by name or other key, in evaluation mode where they have modes, on `device`.
         imgsz: side of the square input in pixels.
         batch: images in one run.
         warmup: runs of each detector that are not counted.
         runs: runs of each detector that are.
-        device: where they run; a GPU is waited for before and after network and suppression.
-        config: include decoding and suppression with these settings; the network alone if None.
+        device: where they run; a GPU is waited for before and after network and NMS.
+        config: include decoding and NMS with these settings; the network alone if None.
         memory_format: of the images; it should be that of the detectors' weights.
     """
     generator = torch.Generator().manual_seed(0)
@@ -94,8 +92,8 @@ def measure_throughput(
         0, 256, (batch, 3, imgsz, imgsz), dtype=torch.uint8, generator=generator
     ).to(device, memory_format=memory_format)
     placements = [Letterbox(1.0, 1.0, 0, 0, imgsz, imgsz)] * batch
-    whole_ms: dict[str, list[float]] = {name: [] for name in detectors}
-    network_ms: dict[str, list[float]] = {name: [] for name in detectors}
+    whole_ms: dict[KeyT, list[float]] = {name: [] for name in detectors}
+    network_ms: dict[KeyT, list[float]] = {name: [] for name in detectors}
     for run in range(warmup + runs):
         for name, detector in detectors.items():
             started = _now(device)
@@ -132,6 +130,16 @@ def _timing(times_ms: list[float], batch: int) -> Timing:
     )
 
 
+Backend: TypeAlias = tuple[
+    Literal["torch", "onnxruntime", "openvino"], Literal["fp32", "bf16", "int8"]
+]
+"""A runtime and the precision in which it computes."""
+BACKENDS: Mapping[Any, Sequence[Any]] = {
+    "torch": ("fp32", "bf16"),
+    "onnxruntime": ("fp32",),
+    "openvino": ("fp32", "bf16", "int8"),
+}
+"""The precisions that can be timed of each runtime."""
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
@@ -147,8 +155,8 @@ class Protocol:
     """Runs of each model that are not counted."""
     runs: int = TIMED_RUNS
     device: str = "cpu"
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Of weights and features."""
+    precision: Literal["fp32", "bf16", "int8"] = "fp32"
+    """Of weights and features; int8 with OpenVINO alone."""
     threads: int | None = None
     """Of PyTorch on the CPU; its own choice if None."""
     memory_format: Literal["channels_last", "contiguous"] = "channels_last"
@@ -156,28 +164,51 @@ class Protocol:
     form: Literal["deployed", "training"] = "deployed"
     runtime: Literal["torch", "onnxruntime", "openvino"] = "torch"
 
-    def in_words(self) -> str:
-        return (
-            f"{self.form} form, batch {self.batch}, {self.imgsz} x {self.imgsz} px, "
-            f"{self.warmup} runs to warm up and {self.runs} timed, {self.precision}, "
-            f"{self.memory_format}, {self.runtime} on {self.device}"
-        )
+
+def backends_here(*, calibrated: bool) -> list[Backend]:
+    """Returns every way to run a detector on this CPU; int8 only if it can be calibrated."""
+    return [
+        (runtime, precision)
+        for runtime, precisions in BACKENDS.items()
+        for precision in precisions
+        if can_run(runtime) and (precision != "int8" or (calibrated and is_installed("nncf")))
+    ]
 
 
-def bench_detectors(detectors: Mapping[str, Detector], protocol: Protocol) -> list[dict[str, Any]]:
-    """Returns a row of flat keys for each detector, all of them timed turn by turn.
+def bench_detectors(
+    detectors: Mapping[str, Detector],
+    protocol: Protocol,
+    *,
+    backends: Sequence[Backend] | None = None,
+    calibration: DatasetIndex | None = None,
+    scored_on: DatasetIndex | None = None,
+    on_images: Callable[[int, int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Returns a row of flat keys for each detector in each backend, all of them timed turn by turn.
 
-    Keys ending in `_network` are of the network alone, the others include decoding and
-    suppression as in evaluation (confidence 0.001, IoU 0.6). `mean_ms`, `median_ms` and `p95_ms`
-    are of a batch. The rest says what was timed where; `tf32_convolutions` is whether a GPU took
-    10 bits of mantissa for the convolutions of fp32, as it does by PyTorch's default.
+    Keys ending in `_network` are of the network alone, the others include decoding and NMS as in
+    evaluation (confidence 0.001, IoU 0.6). `mean_ms`, `median_ms` and `p95_ms` are of a batch. The
+    rest says what was timed where; `tf32_convolutions` is whether a GPU took 10 bits of mantissa
+    for the convolutions of fp32, as it does by PyTorch's default.
 
     Args:
         detectors: by name, in the training form; they stay as they are.
         protocol: how.
+        backends: pairs of runtime and precision; those of the protocol if None.
+        calibration: images from which the ranges of int8 are taken.
+        scored_on: a split on which every row gets its AP50-95, `ap`.
+        on_images: called with the number of images scored and their number in all.
     """
+    backends = backends or [(protocol.runtime, protocol.precision)]
+    protocols = {
+        (name, backend): replace(protocol, runtime=backend[0], precision=backend[1])
+        for name in detectors
+        for backend in backends
+    }
     with using_threads(protocol.threads):
-        prepared = {name: _prepared(detector, protocol) for name, detector in detectors.items()}
+        prepared = {
+            key: _prepared(detectors[key[0]], one, calibration) for key, one in protocols.items()
+        }
         times = measure_throughput(
             prepared,
             imgsz=protocol.imgsz,
@@ -190,11 +221,35 @@ def bench_detectors(detectors: Mapping[str, Detector], protocol: Protocol) -> li
         )
         where = {**environment(), "torchvision": torchvision.__version__}
         where |= {"hardware": hardware_name(protocol.device), "threads": torch.get_num_threads()}
-        where["tf32_convolutions"] = _rounds_to_tf32(protocol)
+        aps = {
+            key: {} if scored_on is None else {"ap": _ap(network, scored_on, protocol, on_images)}
+            for key, network in prepared.items()
+        }
     return [
-        {"model": name, "imgsz": protocol.imgsz, **_figures(time), **asdict(protocol), **where}
-        for name, time in times.items()
+        {
+            "model": key[0],
+            "imgsz": protocol.imgsz,
+            **_figures(times[key]),
+            **aps[key],
+            **asdict(one),
+            **where,
+            "tf32_convolutions": _rounds_to_tf32(one),
+        }
+        for key, one in protocols.items()
     ]
+
+
+def _ap(
+    network: Network,
+    index: DatasetIndex,
+    protocol: Protocol,
+    on_images: Callable[[int, int], None] | None,
+) -> float | None:
+    """Returns the AP50-95 on a split, as `ossa val` takes it; None without ground truth."""
+    module = network if isinstance(network, nn.Module) else RuntimeNetwork(cast(Runtime, network))
+    how: dict[str, Any] = {"imgsz": protocol.imgsz, "batch": protocol.batch}
+    how |= {"device": protocol.device, "config": EvaluateConfig(), "on_images": on_images}
+    return evaluate(module, index, **how).metrics.ap
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], folder: Path, *, command: str) -> Path:
@@ -207,8 +262,10 @@ def write_rows(rows: Sequence[Mapping[str, Any]], folder: Path, *, command: str)
         CheckpointError: the folder cannot be written.
     """
     row = rows[0]
+    runtimes = {row["runtime"] for row in rows}
     words = ("bench", *(row[key] for key in ("precision", "memory_format", "form")))
-    words += () if row["runtime"] == "torch" else (row["runtime"],)
+    words = ("bench", "runtimes", row["form"]) if len(runtimes) > 1 else words
+    words += () if "torch" in runtimes else (row["runtime"],)
     name = f"{hardware_slug(row['device'], row['threads'])}-{'-'.join(words)}"
     name += f"-batch{row['batch']}-{row['imgsz']}px"
     numbered = (folder / f"{name}-{number}.json" for number in itertools.count(2))
@@ -249,7 +306,7 @@ def _rounds_to_tf32(protocol: Protocol) -> bool:
     return on_gpu and protocol.precision == "fp32" and torch.backends.cudnn.allow_tf32
 
 
-def _prepared(detector: Detector, protocol: Protocol) -> Network:
+def _prepared(detector: Detector, protocol: Protocol, calibration: DatasetIndex | None) -> Network:
     """Returns a copy in the form, precision and memory format that the protocol asks for."""
     if protocol.runtime != "torch":
         return runtime_in_memory(
@@ -259,6 +316,7 @@ def _prepared(detector: Detector, protocol: Protocol) -> Network:
             runtime=protocol.runtime,
             precision=protocol.precision,
             threads=torch.get_num_threads(),
+            calibration=calibration if protocol.precision == "int8" else None,
         )
     in_form = fuse_detector if protocol.form == "deployed" else copy.deepcopy
     prepared = in_form(detector).eval().requires_grad_(False)
@@ -275,100 +333,3 @@ def _figures(time: Throughput) -> dict[str, float]:
         return {name + suffix: getattr(timing, name) for name in names}
 
     return {**named(time, ""), **named(time.network, "_network")}
-
-
-_PICTURES = EvaluateConfig(confidence=0.25, nms_iou=0.45)
-"""As `ossa predict` looks for objects."""
-
-
-class Taken(NamedTuple):
-    """Seconds that a turn took."""
-
-    wall: float
-    cpu: float
-    """Of the processor, in all threads."""
-
-
-Turn: TypeAlias = Callable[[Path], Taken]
-DetectorNetwork: TypeAlias = Callable[[Tensor], RawPredictions]
-"""Maps uint8 images (1, 3, H, W) RGB; a runtime is one."""
-
-
-def take_turn(network: DetectorNetwork, picture: Path, *, imgsz: int, num_classes: int) -> Taken:
-    """Returns what it took: decoding, letterbox, network, decoding of boxes and NMS."""
-    every_class = torch.ones(num_classes, dtype=torch.bool)
-    started, started_cpu = time.perf_counter(), time.process_time()
-    square, placement = letterbox(decode_image(picture), imgsz)
-    images = torch.from_numpy(square).permute(2, 0, 1)[None]
-    non_max_suppression(network(images), [placement], _PICTURES, wanted=every_class)
-    return Taken(time.perf_counter() - started, time.process_time() - started_cpu)
-
-
-@contextmanager
-def plain_pytorch(
-    detector: Detector, *, imgsz: int, num_classes: int, threads: int | None
-) -> Iterator[Turn]:
-    """Gives the turns of PyTorch as it comes, in fp32, in a process of its own.
-
-    Nothing is folded, channels are first and the allocator is untouched: in a process with
-    other runtimes its heap has grown by theirs, which makes PyTorch faster (`ossa.allocator`).
-
-    Args:
-        detector: in the training form.
-        imgsz: side of the squares in pixels.
-        num_classes: K.
-        threads: PyTorch's choice if None.
-    """
-    processes = multiprocessing.get_context("spawn")
-    ours, theirs = processes.Pipe()
-    settings = {"imgsz": imgsz, "num_classes": num_classes}
-    process = processes.Process(
-        target=_answer, args=(theirs, pickle.dumps(detector), settings, threads), daemon=True
-    )
-    process.start()
-    theirs.close()
-    try:
-        yield partial(_asked, ours)
-    finally:
-        ours.close()  # at which it ends
-        process.join()
-
-
-def _asked(connection: Connection, picture: Path) -> Taken:
-    try:
-        connection.send(picture)
-        answer = connection.recv()
-    except (EOFError, OSError):
-        raise RunFailed(
-            "the process of plain PyTorch has ended: what it printed says why; where it says "
-            "nothing, the memory did not hold it"
-        ) from None
-    if isinstance(answer, OssaError):
-        raise answer
-    return answer
-
-
-def _answer(
-    connection: Connection, pickled_detector: bytes, settings: dict[str, int], threads: int | None
-) -> None:
-    """Takes a turn with every picture asked for, until the connection is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # is for the process that asks
-    detector: Detector = pickle.loads(pickled_detector)
-    detector.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-
-    def network(images: Tensor) -> RawPredictions:
-        with torch.inference_mode():
-            return detector(images.contiguous())
-
-    with using_threads(threads):
-        while True:
-            try:
-                picture = connection.recv()
-            except EOFError:
-                return
-            try:
-                taken = take_turn(network, picture, **settings)
-            except OssaError as problem:
-                connection.send(problem)
-            else:
-                connection.send(taken)

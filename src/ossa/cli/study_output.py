@@ -1,6 +1,8 @@
-"""What `ossa study plan` and `ossa study status` print."""
+"""What `ossa study` prints: plan, progress, status and prediction."""
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -8,9 +10,12 @@ from ossa.cli.console import duration, fraction, new_table, print_table, with_un
 from ossa.escaping import print_line
 
 if TYPE_CHECKING:
+    from ossa.cli.console import Console
     from ossa.study.folder import RunState, StudyFolder
     from ossa.study.measure import Estimate
     from ossa.study.plan import DatasetSummary, Plan
+    from ossa.study.prediction import StudyPrediction
+    from ossa.study.results import StudyResults
 
 
 _LAST_BATCH_OF_ONE = (
@@ -125,6 +130,37 @@ def _print_conditions(plan: "Plan", prospect: "DatasetSummary") -> None:
         print_line(f"  declared: weights of different data ({each})")
 
 
+@contextmanager
+def live_epochs(console: "Console", study: "StudyFolder") -> Iterator[None]:
+    """Shows on the live line how many epochs of the whole study are trained."""
+    from ossa.study.runner import epochs_trained
+
+    total = sum(run.config.train.epochs for run in study.plan.runs)
+    over = threading.Event()
+    with console.progress("epochs of all runs") as on_epochs:
+
+        def show() -> None:
+            while not over.wait(1.0):
+                on_epochs(int(epochs_trained(study)), total)
+
+        thread = threading.Thread(target=show, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+def ending(state: "RunState") -> str:
+    """Returns a line on a run that has ended."""
+    result = f"{state.state}: {state.reason}" if state.reason else state.state
+    if state.state == "done" and state.record is not None:
+        seconds = sum(state.record.times.values())
+        result = f"AP {fraction(state.record.metrics['last']['ap'])}, {duration(seconds)}"
+    return f"{state.run.name}: {result}"
+
+
 def status_rows(states: "Sequence[RunState]") -> list[dict[str, Any]]:
     """Returns one flat object a run."""
     return [
@@ -182,3 +218,29 @@ def _print_ranking(study: "StudyFolder", states: "Sequence[RunState]") -> None:
     for model, found in sorted(values.items(), key=lambda item: -fmean(item[1])):
         table.add_row(model, fraction(fmean(found)), str(len(found)))
     print_table(table)
+
+
+def print_prediction(results: "StudyResults", found: "StudyPrediction", model: str | None) -> None:
+    from ossa.study.results import COMPLEXITIES, QUALITIES
+    from ossa.study.scaling import InsufficientData
+
+    prediction, quality = found.prediction, QUALITIES[found.quality]
+    size = f"{with_unit(prediction.complexity)} {COMPLEXITIES[found.complexity]}"
+    print_line(
+        f"{model + ', ' if model else ''}{size}: {quality} {prediction.expected:.3f} to expect, "
+        f"80 %: {prediction.low:.3f} to {prediction.high:.3f} (from {prediction.num_models} models)"
+    )
+    if not prediction.inside:
+        print_line("Extrapolated: no model of the study is as small, or as large.")
+    if model in results.study.models:
+        print_line(f"{model} is a model of the study: the report has what it reached.")
+    for left_out, test in found.validations.items():
+        without = "without the model itself" if left_out == "model" else "without its whole family"
+        if isinstance(test, InsufficientData):
+            print_line(f"Test {without}: none, {test.reason}.")
+            continue
+        low, high = test.coverage_interval
+        print_line(
+            f"Test {without}: mean absolute error {test.mean_absolute_error:.3f}, {test.coverage} "
+            f"intervals hold (95 %: {low:.0%} to {high:.0%})."
+        )
