@@ -12,9 +12,9 @@ import torch
 
 from ossa.errors import CheckpointError
 from ossa.export.graph import METADATA_KEY, ExportDescription, read_description
+from ossa.export.sandbox import try_to_open
 from ossa.export.screening import screen
 from ossa.export.select import open_exported
-from ossa.export.trial import try_to_open
 
 
 def changed(model: Any, folder: Path, change: Callable[[Any], object]) -> Path:

@@ -54,10 +54,10 @@ def test_the_export_is_good(
         calibration=others if precision == "int8" else None,
     )
     assert done.fault is None
-    assert done.comparison.ap_before > 0.2
+    assert done.parity.ap_before > 0.2
     if precision == "fp32":
-        assert done.comparison.largest_score_difference < 1e-4
-        assert done.comparison.largest_box_difference_px < 0.01
-        assert done.comparison.unmatched == 0
+        assert done.parity.largest_score_difference < 1e-4
+        assert done.parity.largest_box_difference_px < 0.01
+        assert done.parity.unmatched == 0
     else:
-        assert 0 < done.comparison.largest_score_difference < 0.6
+        assert 0 < done.parity.largest_score_difference < 0.6

@@ -9,7 +9,7 @@ from ossa.config import EvaluateConfig
 from ossa.errors import ConfigError
 from ossa.export.export import ExportSettings, fault_of
 from ossa.export.graph import Precision
-from ossa.export.parity import Comparison, gap_between
+from ossa.export.parity import Parity, gap_between
 from ossa.types import Detections
 
 SHOWN = EvaluateConfig(confidence=0.25, nms_iou=0.45)
@@ -92,7 +92,7 @@ def test_nothing_on_either_side_is_no_difference() -> None:
     assert (gap.score, gap.box_px, gap.unmatched) == (0.0, 0.0, 0)
 
 
-def compared(**changes: float) -> Comparison:
+def compared(**changes: float) -> Parity:
     values = {
         "images": 8,
         "largest_score_difference": 1e-5,
@@ -103,7 +103,7 @@ def compared(**changes: float) -> Comparison:
         "ap_before": 0.5,
         "ap_after": 0.495,
     }
-    return Comparison(**(values | changes))  # type: ignore[arg-type]
+    return Parity(**(values | changes))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -219,7 +219,7 @@ def _apart(
 def _print(done: "Export") -> None:
     from ossa.cli.console import fraction, with_unit
 
-    compared = done.comparison
+    compared = done.parity
     rows = {
         "file": f"{done.file} ({with_unit(done.bytes)}B)",
         "compared on": f"{compared.images} images, {compared.detections} detections by PyTorch",

@@ -1,4 +1,4 @@
-"""From a checkpoint to a file that was run and compared before it is called good."""
+"""From a checkpoint to an exported file that was run and compared with PyTorch."""
 
 import tempfile
 from collections.abc import Callable
@@ -22,7 +22,12 @@ from ossa.export.graph import (
     describe,
     usual_confidence,
 )
-from ossa.export.parity import BOX_TOLERANCE_PX, SCORE_TOLERANCE, Comparison, compare
+from ossa.export.parity import (
+    BOX_TOLERANCE_PX,
+    SCORE_TOLERANCE,
+    Parity,
+    compare_with_pytorch,
+)
 from ossa.export.select import open_exported
 from ossa.models.checkpoint import Checkpoint, detector_from
 from ossa.models.detector import Detector
@@ -37,7 +42,7 @@ _NOT_GOOD = "-not-good"
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """What is exported, and what it may lose."""
+    """Format and precision of an export, and how much accuracy it may lose."""
 
     format: Format
     precision: Precision = "fp32"
@@ -51,17 +56,17 @@ class ExportSettings:
     max_ap_drop: float = 0.01
     """AP50-95, a fraction, that the file may lose and be called good."""
     min_agreement: float = 0.95
-    """`Comparison.agreement` that a file of less than fp32 must reach to be called good."""
+    """`Parity.agreement` that a file of less than fp32 must reach to be called good."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """A file, and how it compares with PyTorch."""
+    """An exported file, and its parity with PyTorch."""
 
     file: Path
     """Named `...-not-good` where it is not."""
     description: ExportDescription
-    comparison: Comparison
+    parity: Parity
     bytes: int
     """Of all its files."""
     fault: str | None
@@ -79,7 +84,7 @@ class Export:
             "batch": about.batch,
             "any_size": about.any_size,
             "nms": None if about.nms is None else about.nms.model_dump(),
-            **self.comparison.flat(),
+            **self.parity.flat(),
         }
 
 
@@ -95,14 +100,14 @@ def export_detector(
 ) -> Export:
     """Writes a file, runs it as a reader would, and compares it with PyTorch.
 
-    A file that is not as good as it must be is kept under a name with '-not-good', so that nobody
-    takes it by mistake; a good one replaces what has its name.
+    A file that is not good enough is kept under a name with '-not-good', so that nobody takes it by
+    mistake; a good one replaces the file of its name.
 
     Args:
         checkpoint: a whole detector.
         output: the file, with the suffix of its format; OpenVINO's weights lie beside it (.bin).
-        settings: what is exported.
-        images: on which it is compared, with truths.
+        settings: of the export.
+        images: on which it is compared, with ground truth.
         calibration: images from which the ranges of int8 are taken, none of them in `images`.
         on_stage: called with what begins.
         on_images: called with the number of images compared and their total.
@@ -135,7 +140,17 @@ def export_detector(
         checkpoint.names, images, weights=checkpoint.origin["file"], data=str(images.root)
     )
     detector = detector_from(checkpoint)
-    description = _describe(checkpoint, detector, settings)
+    description = describe(
+        detector,
+        names=checkpoint.names,
+        imgsz=checkpoint.imgsz if settings.imgsz is None else settings.imgsz,
+        batch=settings.batch,
+        any_size=settings.any_size,
+        precision=settings.precision,
+        nms=settings.nms,
+        confidence=usual_confidence(checkpoint),
+        origin=checkpoint.origin,
+    )
     on_stage(f"converting to {settings.format}")
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as folder:
         file = Path(folder) / output.name
@@ -145,14 +160,14 @@ def export_detector(
         exported = open_exported(
             file, runtime="onnxruntime" if settings.format == "onnx" else "auto", is_own=True
         )
-        comparison = compare(reference, exported, images, on_images=on_images)
-        fault = fault_of(comparison, settings)
+        parity = compare_with_pytorch(reference, exported, images, on_images=on_images)
+        fault = fault_of(parity, settings)
         name = output.stem if fault is None else f"{output.stem}{_NOT_GOOD}"
         parts = sorted(Path(folder).iterdir(), key=lambda part: part.suffix == output.suffix)
         size = sum(part.stat().st_size for part in parts)
         for part in parts:  # the one that is opened comes last
             part.replace(output.with_name(f"{name}{part.suffix}"))
-    return Export(output.with_name(f"{name}{output.suffix}"), description, comparison, size, fault)
+    return Export(output.with_name(f"{name}{output.suffix}"), description, parity, size, fault)
 
 
 def paths_of(index: DatasetIndex) -> set[str]:
@@ -160,29 +175,29 @@ def paths_of(index: DatasetIndex) -> set[str]:
     return {str(index.image_path(position)) for position in range(len(index))}
 
 
-def fault_of(comparison: Comparison, settings: ExportSettings) -> str | None:
+def fault_of(parity: Parity, settings: ExportSettings) -> str | None:
     """Returns why an export is not to be called good, None where it is."""
-    if not comparison.ap_drop <= settings.max_ap_drop:  # not a number is no good
+    if not parity.ap_drop <= settings.max_ap_drop:  # not a number is no good
         return (
-            f"AP fell from {comparison.ap_before:.4f} to {comparison.ap_after:.4f}, by more than "
+            f"AP fell from {parity.ap_before:.4f} to {parity.ap_after:.4f}, by more than "
             f"{settings.max_ap_drop:g}"
         )
     if settings.precision != "fp32":
-        if comparison.agreement >= settings.min_agreement:
+        if parity.agreement >= settings.min_agreement:
             return None
         return (
-            f"its detections agree with PyTorch's by {comparison.agreement:.3f} only, less than "
-            f"{settings.min_agreement:g}: {comparison.unmatched} are reported by one only, and "
-            f"boxes differ by up to {comparison.largest_box_difference_px:.0f} px"
+            f"its detections agree with PyTorch's by {parity.agreement:.3f} only, less than "
+            f"{settings.min_agreement:g}: {parity.unmatched} are reported by one only, and "
+            f"boxes differ by up to {parity.largest_box_difference_px:.0f} px"
         )
-    if comparison.largest_score_difference > SCORE_TOLERANCE:
+    if parity.largest_score_difference > SCORE_TOLERANCE:
         return (
-            f"a score differs by {comparison.largest_score_difference:.2g}, more than the "
+            f"a score differs by {parity.largest_score_difference:.2g}, more than the "
             f"{SCORE_TOLERANCE:g} that fp32 may"
         )
-    if comparison.largest_box_difference_px > BOX_TOLERANCE_PX:
+    if parity.largest_box_difference_px > BOX_TOLERANCE_PX:
         return (
-            f"a box differs by {comparison.largest_box_difference_px:.2g} px, more than the "
+            f"a box differs by {parity.largest_box_difference_px:.2g} px, more than the "
             f"{BOX_TOLERANCE_PX:g} px that fp32 may"
         )
     return None
@@ -196,7 +211,10 @@ def check_request(checkpoint: Checkpoint, output: Path, settings: ExportSettings
             f"--format {settings.format} takes --precision {', '.join(known)}, found "
             f"{settings.precision}: ONNX Runtime has no convolutions in bf16 on the CPU"
         )
-    check_imgsz(_side(checkpoint, settings), stride=max(checkpoint.model.strides))
+    check_imgsz(
+        checkpoint.imgsz if settings.imgsz is None else settings.imgsz,
+        stride=max(checkpoint.model.strides),
+    )
     if output.suffix != suffix:
         raise ConfigError(f"expected a file named *{suffix} for --output, found {output}")
     if output.is_dir():
@@ -212,26 +230,6 @@ def check_request(checkpoint: Checkpoint, output: Path, settings: ExportSettings
         raise ConfigError(
             f"expected a folder that can be written for --output, found {output.parent}: {reason}"
         ) from error
-
-
-def _side(checkpoint: Checkpoint, settings: ExportSettings) -> int:
-    return checkpoint.imgsz if settings.imgsz is None else settings.imgsz
-
-
-def _describe(
-    checkpoint: Checkpoint, detector: Detector, settings: ExportSettings
-) -> ExportDescription:
-    return describe(
-        detector,
-        names=checkpoint.names,
-        imgsz=_side(checkpoint, settings),
-        batch=settings.batch,
-        any_size=settings.any_size,
-        precision=settings.precision,
-        nms=settings.nms,
-        confidence=usual_confidence(checkpoint),
-        origin=checkpoint.origin,
-    )
 
 
 def _write(

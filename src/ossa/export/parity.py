@@ -1,11 +1,12 @@
-"""Whether an exported file says what PyTorch says: on the same real images, detection by detection.
+"""Whether an exported file agrees with PyTorch: on the same real images, detection by detection.
 
-Dimensions: B images, N and M detections of one image, K classes.
+Dimensions: B images, N and M detections in one image, K classes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,12 +36,12 @@ _MOST_BATCH = 8
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Parity:
     """How far an exported file is from PyTorch on some images."""
 
     images: int
     largest_score_difference: float
-    """Of one object; what only one of the two reports counts as `gap_between` says."""
+    """Of one object; what only one of the two reports counts as `gap_between` defines."""
     largest_box_difference_px: float
     """Of any side of a box that both report, in pixels of the original image."""
     detections: int
@@ -48,14 +49,14 @@ class Comparison:
     unmatched: int
     """Detections that only one of the two reports."""
     agreement: float
-    """IoUs of the pairs, over their number and half of `unmatched` (panoptic quality); 1 where
-    neither reports anything."""
+    """IoUs of the pairs, over their number and half of `unmatched` (panoptic quality, Kirillov et
+    al. 2019); 1 where neither reports anything."""
     ap_before: float
     """COCO's AP50-95 of PyTorch in fp32."""
     ap_after: float
     squares: dict[str, float] | None = None
-    """How far the file, which sees squares, is from PyTorch on rectangles, which `ossa predict`
-    gives a checkpoint: images, score, box_px, unmatched, detections. None where both see the same.
+    """How far the file, which gets squares, is from PyTorch on rectangles, which `ossa predict`
+    gives a checkpoint: images, score, box_px, unmatched, detections. None where both get the same.
     """
     settings: dict[str, Any] = field(default_factory=dict)
     """At which the AP was taken, and the confidence from which detections were compared."""
@@ -68,13 +69,13 @@ class Comparison:
         return {**asdict(self), "ap_drop": self.ap_drop}
 
 
-def compare(
+def compare_with_pytorch(
     reference: TorchRuntime,
     exported: ExportedRuntime | NMSRuntime,
     index: DatasetIndex,
     *,
     on_images: Callable[[int, int], None] | None = None,
-) -> Comparison:
+) -> Parity:
     """Runs both on every image of an index and returns how they differ.
 
     Detections are those of `ossa predict` at the description's confidence, and the AP is that of
@@ -83,65 +84,73 @@ def compare(
     Args:
         reference: the network in PyTorch, fp32.
         exported: the file.
-        index: images with truths.
+        index: images with ground truth.
         on_images: called with the number of images done and their total.
 
     Raises:
-        DataError: no image has a truth.
+        DataError: no image has ground truth.
     """
-    about = exported.description
+    about, shown = exported.description, _shown_settings(exported.description)
     loader = evaluation_loader(
         LetterboxedDataset(index, imgsz=about.imgsz),
         batch=about.batch or min(_MOST_BATCH, len(index)),
         workers=0,
     )
-    exact = about.precision == "fp32"
-    rectangles = _Rectangles.of(reference, about, index)
+    rectangles = _rectangular_images(about, index)
     gaps: list[Gap] = []
+    gaps_to_rectangles: list[Gap] = []
     before: dict[int, Detections] = {}
     after: dict[int, Detections] = {}
     for batch in loader:
-        pairs = _found(reference, exported, batch, with_candidates=exact)
-        gaps += [
-            gap_between(*pair, settings=_showing(about), candidates=candidates)
-            for pair, candidates in zip(pairs.pictures, pairs.candidates, strict=True)
-        ]
-        if rectangles is not None:
-            rectangles.add(batch.image_ids, [ours for _, ours in pairs.pictures])
-        for image_id, (theirs, ours) in zip(batch.image_ids, pairs.scored, strict=True):
-            before[image_id], after[image_id] = theirs, ours
+        found = _detect_with_both(reference, exported, batch)
+        for image_id, one in zip(batch.image_ids, found, strict=True):
+            gaps.append(
+                gap_between(one.theirs, one.ours, settings=shown, candidates=one.candidates)
+            )
+            before[image_id], after[image_id] = one.theirs_scored, one.ours_scored
+            if image_id in rectangles:
+                theirs = _on_rectangle(reference, about, rectangles[image_id])
+                gaps_to_rectangles.append(gap_between(theirs, one.ours, settings=shown))
         if on_images is not None:
             on_images(len(after), len(index))
-    return Comparison(
+    squares = _difference(gaps_to_rectangles) if rectangles else None
+    total, reported = _difference(gaps), sum(gap.paired + gap.unmatched / 2 for gap in gaps)
+    return Parity(
         images=len(index),
-        largest_score_difference=max(gap.score for gap in gaps),
-        largest_box_difference_px=max(gap.box_px for gap in gaps),
-        detections=sum(gap.detections for gap in gaps),
-        unmatched=sum(gap.unmatched for gap in gaps),
-        agreement=_agreement(gaps),
+        largest_score_difference=total["score"],
+        largest_box_difference_px=total["box_px"],
+        detections=int(total["detections"]),
+        unmatched=int(total["unmatched"]),
+        agreement=sum(gap.overlap for gap in gaps) / reported if reported else 1.0,
         ap_before=_ap(index, before),
         ap_after=_ap(index, after),
-        squares=None if rectangles is None else rectangles.difference(),
+        squares=squares,
         settings={
-            **_scoring(about).model_dump(),
+            **_scored_settings(about).model_dump(),
             "compared_from_confidence": about.confidence,
             "best_class_only": about.nms is not None,
         },
     )
 
 
-def _agreement(gaps: Sequence["Gap"]) -> float:
-    """Returns the panoptic quality of one side against the other (Kirillov et al. 2019)."""
-    reported = sum(gap.paired + gap.unmatched / 2 for gap in gaps)
-    return sum(gap.overlap for gap in gaps) / reported if reported else 1.0
+def _difference(gaps: Sequence["Gap"]) -> dict[str, float]:
+    return {
+        "images": len(gaps),
+        "score": max(gap.score for gap in gaps),
+        "box_px": max(gap.box_px for gap in gaps),
+        "unmatched": sum(gap.unmatched for gap in gaps),
+        "detections": sum(gap.detections for gap in gaps),
+    }
 
 
 def _ap(index: DatasetIndex, detections: Mapping[int, Detections]) -> float:
     ap = evaluate_detections(index, detections).ap
     if ap is None:
         raise DataError(
-            f"expected objects in the images of {index.root} that are compared, found none: name "
-            "a split with annotations"
+            expected="objects in the images that are compared",
+            found="none",
+            path=index.root,
+            advice="name a split with annotations",
         )
     return ap
 
@@ -155,112 +164,83 @@ def some_images(index: DatasetIndex, count: int) -> DatasetIndex:
     return select_images(index, chosen)
 
 
-@dataclass(frozen=True)
-class _Pairs:
-    """Of each image what PyTorch found and what the export found."""
+class _Found(NamedTuple):
+    """The detections of PyTorch and of the export in one image."""
 
-    pictures: list[tuple[Detections, Detections]]
-    """As `ossa predict` shows them."""
-    scored: list[tuple[Detections, Detections]]
-    """As the AP is counted."""
-    candidates: list[Detections | None]
-    """What PyTorch's NMS chose from, where wanted."""
+    theirs: Detections
+    """By PyTorch, as `ossa predict` shows them."""
+    ours: Detections
+    """By the export, as `ossa predict` shows them."""
+    theirs_scored: Detections
+    """As the AP is computed."""
+    ours_scored: Detections
+    candidates: Detections | None
+    """What PyTorch's NMS chose from, for an export in fp32."""
 
 
-def _found(
-    reference: TorchRuntime,
-    exported: ExportedRuntime | NMSRuntime,
-    batch: Batch,
-    *,
-    with_candidates: bool,
-) -> _Pairs:
-    about = exported.description
+def _detect_with_both(
+    reference: TorchRuntime, exported: ExportedRuntime | NMSRuntime, batch: Batch
+) -> list[_Found]:
+    about, letterboxes = exported.description, batch.letterboxes
+    shown, scored = _shown_settings(about), _scored_settings(about)
     every_class = torch.ones(len(about.names), dtype=torch.bool)
-    theirs, shown = reference(batch.images), _showing(about)
+    theirs = reference(batch.images)
     check_not_nan(theirs)
-    pictures_before = non_max_suppression(theirs, batch.letterboxes, shown, wanted=every_class)
-    candidates: list[Detections | None] = [None] * len(pictures_before)
-    if with_candidates:
+    theirs_shown = non_max_suppression(theirs, letterboxes, shown, wanted=every_class)
+    candidates: list[Detections | None] = [None] * len(letterboxes)
+    if about.precision == "fp32":
         of_images = find_candidates(theirs, max(shown.confidence - _MARGIN, 0.0))
         candidates = [
             Detections(letterbox.boxes_to_image(one.boxes_xyxy), one.scores, one.labels)
-            for one, letterbox in zip(of_images, batch.letterboxes, strict=True)
+            for one, letterbox in zip(of_images, letterboxes, strict=True)
         ]
     if isinstance(exported, NMSRuntime):
-        ours = exported.detections(batch.images, batch.letterboxes, shown, wanted=every_class)
-        pairs = list(zip(pictures_before, ours, strict=True))
-        return _Pairs(pairs, pairs, candidates)
-    logits = exported(batch.images)
-    pictures_after = non_max_suppression(logits, batch.letterboxes, shown, wanted=every_class)
-    scored_before = non_max_suppression(theirs, batch.letterboxes, _scoring(about))
-    scored_after = non_max_suppression(logits, batch.letterboxes, _scoring(about))
-    return _Pairs(
-        list(zip(pictures_before, pictures_after, strict=True)),
-        list(zip(scored_before, scored_after, strict=True)),
-        candidates,
-    )
+        ours = exported.detections(batch.images, letterboxes, shown, wanted=every_class)
+        columns = (theirs_shown, ours, theirs_shown, ours, candidates)
+    else:
+        logits = exported(batch.images)
+        columns = (
+            theirs_shown,
+            non_max_suppression(logits, letterboxes, shown, wanted=every_class),
+            non_max_suppression(theirs, letterboxes, scored),
+            non_max_suppression(logits, letterboxes, scored),
+            candidates,
+        )
+    return [_Found(*row) for row in zip(*columns, strict=True)]
 
 
-class _Rectangles:
-    """PyTorch on rectangles, beside a file that sees squares."""
-
-    def __init__(
-        self, reference: TorchRuntime, about: ExportDescription, index: DatasetIndex
-    ) -> None:
-        self._reference, self._about = reference, about
-        self._paths = {
-            image_id: index.image_path(position)
-            for position, image_id in enumerate(index.image_ids.tolist())
-            if index.sizes_wh[position, 0] != index.sizes_wh[position, 1]
-        }
-        self._gaps: list[Gap] = []
-
-    @classmethod
-    def of(
-        cls, reference: TorchRuntime, about: ExportDescription, index: DatasetIndex
-    ) -> Self | None:
-        """Returns None where a checkpoint sees what the file sees."""
-        same = about.rectangular or about.only_squares
-        found = cls(reference, about, index)
-        return None if same or not found._paths else found
-
-    def add(self, image_ids: Sequence[int], ours: Sequence[Detections]) -> None:
-        about, shown = self._about, _showing(self._about)
-        every_class = torch.ones(len(about.names), dtype=torch.bool)
-        for image_id, found in zip(image_ids, ours, strict=True):
-            if image_id not in self._paths:
-                continue
-            canvas, place = letterbox_rectangular(
-                decode_image(self._paths[image_id]), about.imgsz, stride=max(about.strides)
-            )
-            pixels = torch.from_numpy(canvas).permute(2, 0, 1)[None]
-            (theirs,) = non_max_suppression(
-                self._reference(pixels), [place], shown, wanted=every_class
-            )
-            self._gaps.append(gap_between(theirs, found, settings=shown))
-
-    def difference(self) -> dict[str, float]:
-        return {
-            "images": len(self._gaps),
-            "score": max(gap.score for gap in self._gaps),
-            "box_px": max(gap.box_px for gap in self._gaps),
-            "unmatched": sum(gap.unmatched for gap in self._gaps),
-            "detections": sum(gap.detections for gap in self._gaps),
-        }
+def _rectangular_images(about: ExportDescription, index: DatasetIndex) -> dict[int, Path]:
+    """Returns the images, by id, that the file gets as squares and a checkpoint as rectangles."""
+    if about.rectangular or about.only_squares:
+        return {}
+    return {
+        image_id: index.image_path(position)
+        for position, image_id in enumerate(index.image_ids.tolist())
+        if index.sizes_wh[position, 0] != index.sizes_wh[position, 1]
+    }
 
 
-def _showing(about: ExportDescription) -> EvaluateConfig:
+def _on_rectangle(reference: TorchRuntime, about: ExportDescription, path: Path) -> Detections:
+    """Returns what PyTorch detects in an image as `ossa predict` gives it to a checkpoint."""
+    image = decode_image(path)
+    canvas, place = letterbox_rectangular(image, about.imgsz, stride=max(about.strides))
+    pixels = torch.from_numpy(canvas).permute(2, 0, 1)[None]
+    every_class = torch.ones(len(about.names), dtype=torch.bool)
+    raw = reference(pixels)
+    return non_max_suppression(raw, [place], _shown_settings(about), wanted=every_class)[0]
+
+
+def _shown_settings(about: ExportDescription) -> EvaluateConfig:
     if about.nms is not None:
         return EvaluateConfig(**about.nms.model_dump())
     return EvaluateConfig(confidence=about.confidence, nms_iou=0.45)
 
 
-def _scoring(about: ExportDescription) -> EvaluateConfig:
-    return EvaluateConfig() if about.nms is None else _showing(about)
+def _scored_settings(about: ExportDescription) -> EvaluateConfig:
+    return EvaluateConfig() if about.nms is None else _shown_settings(about)
 
 
-@dataclass(frozen=True)
-class Gap:
+class Gap(NamedTuple):
     """How far two lists of detections of one image are apart."""
 
     score: float

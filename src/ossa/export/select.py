@@ -28,8 +28,8 @@ from ossa.export.graph import (
     takes_rectangles,
     usual_confidence,
 )
+from ossa.export.sandbox import try_to_open
 from ossa.export.screening import screen
-from ossa.export.trial import try_to_open
 from ossa.models.checkpoint import (
     EXPORTED_SUFFIXES,
     Checkpoint,

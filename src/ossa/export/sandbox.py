@@ -1,8 +1,8 @@
-"""Opening a stranger's file in a process of its own, within limits of memory and time.
+"""Opens a foreign file in a process of its own, within limits of memory and time.
 
 A runtime computes constants while it opens a file, and a few bytes can ask for any number of them.
-This file is run as a script and imports nothing of ossa, so that the process is small (and with -P,
-so that `openvino` is not the module beside it).
+This file is run as a script and imports nothing of ossa, so that the process is small; -P keeps
+`import openvino` from finding the module beside it.
 """
 
 import os
