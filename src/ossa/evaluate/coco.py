@@ -239,7 +239,7 @@ def _evaluator(index: DatasetIndex, detections: Mapping[int, Detections]) -> hot
     """
     columns = detection_columns(index, detections)
     image_ranks = np.argsort(np.argsort(index.image_ids))
-    truths = _gt_for_hotcoco(index, image_ranks)
+    gt = _gt_for_hotcoco(index, image_ranks)
     rows = np.column_stack(
         (
             image_ranks[columns.images],
@@ -248,7 +248,7 @@ def _evaluator(index: DatasetIndex, detections: Mapping[int, Detections]) -> hot
             columns.labels,
         )
     )
-    return hotcoco.COCOeval(truths, truths.load_res(rows), "bbox")
+    return hotcoco.COCOeval(gt, gt.load_res(rows), "bbox")
 
 
 def _gt_for_hotcoco(index: DatasetIndex, image_ranks: NDArray[np.int64]) -> hotcoco.COCO:

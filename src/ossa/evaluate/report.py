@@ -43,7 +43,7 @@ from ossa.viz.page import (
     TextBlock,
     write_page,
 )
-from ossa.viz.plots import figure_svg, save_figure
+from ossa.viz.plots import save_figure
 
 _IN_A_ROW = 4
 
@@ -178,15 +178,17 @@ def write_report(
         CheckpointError: the disk is full or cannot be written.
         DataError: an image that is to be shown cannot be decoded.
     """
-    figures, tables = _figures(analysis), _tables(analysis)
     for name in ("figures", "tables"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    for name, figure in figures.items():
-        save_figure(figure, folder / "figures" / name)
-    for name, rows in tables.items():
+    svgs = {
+        name: save_figure(figure, folder / "figures" / name)
+        for name, figure in _figures(analysis).items()
+    }
+    for name, rows in _tables(analysis).items():
         write_json_atomically(folder / "tables" / f"{name}.json", rows)
         write_text_atomically(folder / "tables" / f"{name}.csv", _as_csv(rows))
-    page = Page(title, _sections(analysis, figures), subtitle, _footer(facts))
+    footer = " · ".join(f"{name} {value}" for name, value in facts.items())
+    page = Page(title, _sections(analysis, svgs), subtitle, footer)
     return write_page(page, folder / "index.html")
 
 
@@ -222,9 +224,9 @@ def _as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _sections(analysis: Analysis, figures: Mapping[str, Figure]) -> list[Section]:
+def _sections(analysis: Analysis, svgs: Mapping[str, str]) -> list[Section]:
     def drawn(*names: str) -> list[Block]:
-        return [FigureBlock(figure_svg(figures[name])) for name in names]
+        return [FigureBlock(svgs[name]) for name in names]
 
     metrics, error = analysis.metrics, analysis.calibration.error
     return [
@@ -324,7 +326,3 @@ def _worst_sections(analysis: Analysis) -> list[Section]:
             Section(headings[kind], [PictureBlock(encode_jpeg(picture), caption=caption)])
         )
     return sections
-
-
-def _footer(facts: Mapping[str, str]) -> str:
-    return " · ".join(f"{name} {value}" for name, value in facts.items())

@@ -143,16 +143,18 @@ def figure_png(figure: Figure, *, dpi: int = 200) -> bytes:
     return buffer.getvalue()
 
 
-def save_figure(figure: Figure, path_without_suffix: Path, *, dpi: int = 200) -> None:
-    """Writes the figure as .svg and, with `dpi` pixels an inch, as .png; never half of one.
+def save_figure(figure: Figure, path_without_suffix: Path, *, dpi: int = 200) -> str:
+    """Writes the figure as .svg and, with `dpi` pixels an inch, as .png; returns the <svg> element.
 
     Raises:
         CheckpointError: the disk is full or cannot be written.
     """
     path = Path(path_without_suffix)
     # Appended, since a name such as `yolov5n-0.5` has no suffix to be replaced.
-    write_text_atomically(path.with_name(path.name + ".svg"), figure_svg(figure))
+    svg = figure_svg(figure)
+    write_text_atomically(path.with_name(path.name + ".svg"), svg)
     write_atomically(path.with_name(path.name + ".png"), figure_png(figure, dpi=dpi))
+    return svg
 
 
 def style_axes(axes: Axes, *, x_label: str, y_label: str, title: str = "") -> None:

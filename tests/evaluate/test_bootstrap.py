@@ -1,4 +1,4 @@
-"""Average precision from stored matches: by hand, against COCO's, and against repeated images."""
+"""Average precision from stored matches: by hand, against COCO's, under many weightings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,11 +9,23 @@ from evaluation_problems import ELSEWHERE, SQUARE, a_problem, an_index, found
 from numpy.typing import NDArray
 
 from ossa.data.annotations import DatasetIndex
-from ossa.evaluate import bootstrap as precision
-from ossa.evaluate.bootstrap import average_precision
+from ossa.errors import ConfigError
+from ossa.evaluate import bootstrap
+from ossa.evaluate.bootstrap import (
+    METRICS,
+    average_precision,
+    check_metrics,
+    image_weightings,
+    needs_bins,
+    resample,
+)
 from ossa.evaluate.matching import Matches, match
 from ossa.evaluate.metrics import Metrics, evaluate_detections
+from ossa.evaluate.object_bins import bins_of
 from ossa.types import Detections
+
+# Of 20 x 20 pixels (small) and of 40 x 40 (medium), far apart.
+
 
 FAR = (30.0, 30.0, 40.0, 40.0)
 
@@ -147,7 +159,7 @@ def test_weights_of_one_give_cocos_numbers(seed: int):
 def test_weights_give_cocos_numbers_of_images_that_are_there_so_many_times(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(precision, "_VALUES_AT_ONCE", 40)  # so that there are several chunks
+    monkeypatch.setattr(bootstrap, "_VALUES_AT_ONCE", 40)  # so that there are several chunks
     index, detections = a_problem(seed)
     detections = with_distinct_scores(detections)
     weights = np.random.default_rng(seed).integers(0, 4, (5, len(index)))
@@ -164,3 +176,53 @@ def test_a_recall_of_exactly_35_hundredths_is_not_reached_as_in_coco():
     ap = average_precision(match(index, found_in_35)).ap
     np.testing.assert_allclose(ap, 35 / 101)
     assert evaluate_detections(index, found_in_35).ap == pytest.approx(35 / 101)
+
+
+SMALL, MEDIUM = (0.0, 0.0, 20.0, 20.0), (500.0, 500.0, 540.0, 540.0)
+
+
+def test_the_first_weighting_has_every_image_once_and_the_last_leave_groups_out():
+    weights = image_weightings(3, resamples=4, seed=0)
+    assert weights.shape == (1 + 4 + 3, 3)
+    assert weights[0].tolist() == [1, 1, 1]
+    assert weights[1:5].sum(axis=1).tolist() == [3, 3, 3, 3]
+    assert weights[5:].tolist() == [[0, 1, 1], [1, 0, 1], [1, 1, 0]]
+
+
+def test_a_bin_counts_its_ground_truth_and_the_false_detections_of_its_size_alone():
+    index = an_index([[(0, SMALL), (0, MEDIUM)]], names=("cat",))
+    # Before the medium one there is a false small one, which lowers AP over all and not its own.
+    lure = (200.0, 200.0, 220.0, 220.0)
+    matches = match(index, {1: found((0.9, 0, lure), (0.8, 0, MEDIUM))})
+    values = resample(
+        matches,
+        ("ap", "ap_small", "ap_medium"),
+        weights=np.ones((1, 1), np.uint8),
+        bins=bins_of(index, matches),
+    )
+    # One of two found, with precision 1/2, at 51 of the 101 recalls.
+    assert values["ap"][0] == pytest.approx(51 / 101 / 2)
+    assert values["ap_small"][0] == 0
+    assert values["ap_medium"][0] == pytest.approx(1)
+
+
+def test_a_draw_without_ground_truth_of_a_kind_has_no_value():
+    index = an_index([[(0, SMALL)], [(0, MEDIUM)]], names=("cat",))
+    matches = match(index, {1: found((0.9, 0, SMALL))})
+    weights = np.array([[2, 0], [0, 2]], np.uint8)
+    values = resample(matches, ("ap_small",), weights=weights, bins=bins_of(index, matches))
+    assert values["ap_small"][0] == pytest.approx(1)
+    assert np.isnan(values["ap_small"][1])
+
+
+def test_the_limits_of_size_are_cocos():
+    side_32 = (0.0, 0.0, 32.0, 32.0)
+    index = an_index([[(0, side_32), (0, MEDIUM)]], names=("cat",))
+    bins = bins_of(index, match(index, {}))
+    assert bins["small"].gt.tolist() == [True, False]
+
+
+def test_metrics_are_known_by_name():
+    assert [metric for metric in METRICS if needs_bins([metric])] == list(METRICS[4:])
+    with pytest.raises(ConfigError, match=r"found 'ap_smal'. Did you mean ap_small"):
+        check_metrics(["ap", "ap_smal"])
