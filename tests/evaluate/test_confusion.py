@@ -164,7 +164,7 @@ def _problem(drawn: list[tuple[list, Detections]]) -> tuple[DatasetIndex, dict[i
 
 
 @given(images, st.sampled_from([0.0, 0.25, 0.5]), st.sampled_from([0.01, 0.5, 1.0]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_rows_sum_to_the_ground_truth_and_columns_to_the_detections(
     drawn: list[tuple[list, Detections]], confidence: float, iou: float
 ) -> None:
@@ -178,7 +178,7 @@ def test_rows_sum_to_the_ground_truth_and_columns_to_the_detections(
 
 
 @given(images, st.lists(st.booleans(), min_size=20, max_size=20))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_with_ignored_ground_truth_rows_sum_to_the_others_and_columns_at_most_to_the_detections(
     drawn: list[tuple[list, Detections]], ignored: list[bool]
 ) -> None:

@@ -234,7 +234,7 @@ def _surroundings(
         others = objects[first[images[rows[box]]] + ranks_within(box)]
         pairs = _pairs(box, boxes_xyxy[rows], index.boxes_xyxy[others])
         own = rows[box] == others if are_gt else _most_overlapped(pairs)
-        pairs = _Pairs(*(column[~own] for column in pairs))
+        pairs = _Pairs._make(column[~own] for column in pairs)
         areas = _areas(boxes_xyxy[rows])
         kinds[rows], coverage[rows] = _kinds(pairs, areas), _coverage(pairs, areas)
     return Surroundings(kinds, coverage)

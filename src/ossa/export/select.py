@@ -233,7 +233,9 @@ def runtime_for_checkpoint(
         ConfigError: the runtime is not installed, or does not run this device or precision.
         UnsupportedBackbone: the runtime cannot express the network.
     """
-    names = runtimes_by_speed(device, precision) if runtime == "auto" else [runtime]
+    names: list[RuntimeName] = (
+        runtimes_by_speed(device, precision) if runtime == "auto" else [runtime]
+    )
     for name in names:
         if name == "torch":
             break
