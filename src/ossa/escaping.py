@@ -1,8 +1,8 @@
 """Text from anywhere, escaped for the place where it is written: one function for each place.
 
-Class names, file names and messages may come from a stranger's file. A terminal takes some of
-their characters for commands, a spreadsheet takes a cell that begins with `=` for a formula, a
-page takes `<` for a tag. Pages of `ossa.viz.page` escape by themselves (jinja2), other HTML by
+Class names, file names and messages may come from a stranger's file. A terminal interprets some of
+their characters as commands, a spreadsheet a cell that begins with `=` as a formula, a page `<` as
+the begin of a tag. Pages of `ossa.viz.page` escape by themselves (jinja2), other HTML by
 `html.escape`.
 """
 
@@ -11,7 +11,7 @@ import json
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Final, TextIO
 
 _UNSHOWN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
@@ -47,14 +47,7 @@ def escape_terminal(text: str) -> str:
     half = _MOST_CHARACTERS // 2
     text = text if len(text) <= 2 * half else f"{text[:half]} ... {text[-half:]}"
     text = hide_credentials(text)
-    if text.isprintable():
-        return text
-    return "".join(
-        c.encode("unicode_escape").decode()
-        if unicodedata.category(c) in _UNSHOWN and c not in _JOINERS
-        else c
-        for c in text
-    )
+    return text if text.isprintable() else _escape(text, _UNSHOWN, kept=_JOINERS)
 
 
 def hide_credentials(text: str) -> str:
@@ -129,9 +122,14 @@ def _cell(cell: object) -> object:
         return cell
     if cell.startswith(_FORMULA) and not re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", cell):
         cell = "'" + cell
+    return _escape(cell, ("Cc", "Cs"), kept="\n\t")
+
+
+def _escape(text: str, categories: Collection[str], *, kept: str) -> str:
+    """Returns `text` with the characters of some Unicode categories, but those kept, as escapes."""
     return "".join(
         c.encode("unicode_escape").decode()
-        if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t"
+        if unicodedata.category(c) in categories and c not in kept
         else c
-        for c in cell
+        for c in text
     )
