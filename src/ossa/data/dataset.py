@@ -10,7 +10,7 @@ from ossa.config import AugmentConfig
 from ossa.data.annotations import DatasetIndex, select_gt
 from ossa.data.augment import training_sample
 from ossa.data.cache import PixelCache
-from ossa.data.letterbox import Resized, on_square, read_resized
+from ossa.data.letterbox import Resized, on_canvas, read_resized
 from ossa.types import Letterbox, Sample
 
 
@@ -108,7 +108,7 @@ class LetterboxedDataset(Dataset[tuple[Sample, int, Letterbox]]):
             if self.pixels is None
             else self.pixels[position]
         )
-        square, placement = on_square(image, self.imgsz, original_wh=(width, height))
+        square, placement = on_canvas(image, (self.imgsz, self.imgsz), original_wh=(width, height))
         rows = self._gt.gt_rows(position)
         boxes = placement.boxes_to_network(self._gt.boxes_xyxy[rows].astype(np.float32))
         sample = Sample(square, boxes, self._gt.labels[rows])

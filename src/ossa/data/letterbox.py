@@ -36,14 +36,7 @@ def letterbox(image: NDArray[np.uint8], imgsz: int) -> tuple[NDArray[np.uint8], 
         ((32, 32, 3), 0.5, 4)
     """
     original_wh = (image.shape[1], image.shape[0])
-    return on_square(resize_long_side(image, imgsz), imgsz, original_wh=original_wh)
-
-
-def on_square(
-    resized: NDArray[np.uint8], imgsz: int, *, original_wh: tuple[int, int]
-) -> tuple[NDArray[np.uint8], Letterbox]:
-    """Returns a resized image centred on a grey square of `imgsz` px, and the original's place."""
-    return _centred(resized, (imgsz, imgsz), original_wh=original_wh)
+    return on_canvas(resize_long_side(image, imgsz), (imgsz, imgsz), original_wh=original_wh)
 
 
 def letterbox_rectangular(
@@ -59,10 +52,10 @@ def letterbox_rectangular(
     resized = resize_long_side(image, imgsz)
     height, width = resized.shape[:2]
     canvas_wh = (-(-width // stride) * stride, -(-height // stride) * stride)
-    return _centred(resized, canvas_wh, original_wh=(image.shape[1], image.shape[0]))
+    return on_canvas(resized, canvas_wh, original_wh=(image.shape[1], image.shape[0]))
 
 
-def _centred(
+def on_canvas(
     resized: NDArray[np.uint8], canvas_wh: tuple[int, int], *, original_wh: tuple[int, int]
 ) -> tuple[NDArray[np.uint8], Letterbox]:
     """Returns a grey canvas with the image in its middle, and the placement of the original."""

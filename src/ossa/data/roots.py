@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
@@ -34,6 +35,7 @@ def is_hidden_below(path: str, root: str | Path) -> bool:
     return any(map(is_hidden, inner.split(os.sep)))
 
 
+@dataclass(frozen=True)
 class Roots:
     """The folders in which files may be read; links count by where they lead.
 
@@ -41,32 +43,22 @@ class Roots:
     `../../../etc/passwd` among the images would be copied by `ossa data convert --copy-images`.
     """
 
-    def __init__(self, folders: Iterable[str | Path] | None) -> None:
-        """Args:
-        folders: that may be read with all that is in them; None where everything may.
-        """
-        self._folders = None if folders is None else {os.path.realpath(one) for one in folders}
-        self._real_folders: dict[str, str] = {}
+    folders: tuple[str, ...] | None = None
+    """Real paths; what is in them may be read. None: everything may."""
+    _real_folders: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def chosen(cls, folders: Iterable[str | Path], *, allow_outside: bool | None = None) -> Self:
         """Returns the bound; everything where that is allowed, by OSSA_ALLOW_OUTSIDE if None."""
         if allow_outside is None:
             allow_outside = os.environ.get(ALLOW_OUTSIDE_VARIABLE, "") not in ("", "0")
-        return cls(None if allow_outside else folders)
-
-    def __repr__(self) -> str:
-        return f"Roots({None if self._folders is None else sorted(self._folders)})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Roots) and self._folders == other._folders
-
-    def __hash__(self) -> int:
-        return hash(repr(self))
+        return cls(None if allow_outside else _real(folders))
 
     def including(self, *folders: str | Path) -> "Roots":
-        """Returns a bound that has these folders, too."""
-        return Roots(None if self._folders is None else {*self._folders, *folders})
+        """Returns a bound with more folders."""
+        if self.folders is None:
+            return self
+        return Roots(_real((*self.folders, *folders)))
 
     def check(self, path: str | Path) -> None:
         """Raises OSError, whose `strerror` says why, for a file that may not be read."""
@@ -80,7 +72,7 @@ class Roots:
         Args:
             path: absolute; what it names need not be there.
         """
-        if self._folders is None or "\0" in path:  # which names nothing
+        if self.folders is None or "\0" in path:  # which names nothing
             return None
         folder, name = os.path.split(path)
         if folder not in self._real_folders:
@@ -88,7 +80,11 @@ class Roots:
         real = os.path.join(self._real_folders[folder], name)
         if name in ("", ".", "..") or os.path.islink(path):
             real = os.path.realpath(path)
-        if any(real == root or real.startswith(os.path.join(root, "")) for root in self._folders):
+        if any(real == root or real.startswith(os.path.join(root, "")) for root in self.folders):
             return None
         where = "lies" if real == path else f"leads to {real},"
         return f"{where} outside the folders that may be read"
+
+
+def _real(folders: Iterable[str | Path]) -> tuple[str, ...]:
+    return tuple(sorted({os.path.realpath(folder) for folder in folders}))
