@@ -14,7 +14,7 @@ from ossa.data.dataset import TrainingDataset
 from ossa.data.description import read_description
 from ossa.data.loader import EpochBatches, training_loader
 from ossa.data.reading import read_index
-from ossa.data.show import augmented_batches, picture_of_batch, sample_images
+from ossa.data.show import augmented_batches, draw_batch, sample_images
 
 SMALL = ("--imgsz", "64", "--batch", "4", "--number", "3", "--batches", "1")
 
@@ -104,8 +104,8 @@ def test_the_boxes_of_a_batch_lie_on_their_images(train_index: DatasetIndex) -> 
         image_ids=batch.image_ids,
         letterboxes=(),
     )
-    with_boxes = picture_of_batch(batch, names=train_index.names)
-    without = picture_of_batch(nothing, names=train_index.names)
+    with_boxes = draw_batch(batch, names=train_index.names)
+    without = draw_batch(nothing, names=train_index.names)
     assert with_boxes.shape == without.shape == (9 + 360 + 9, 9 + 4 * (360 + 9), 3)
     assert (with_boxes != without).any()
     left_top = (batch.boxes_xyxy[batch.image_index == 0] * 360 / 64).round().int()
@@ -142,7 +142,7 @@ def test_a_damaged_image_is_named_and_left_out_as_in_training(
     html = page.read_text(encoding="utf-8")
     assert "found a damaged one" in html
     assert f"images/train/3{suffix}" in html
-    assert "Here are 5 images" in html
+    assert "5 of the images, drawn at random, are shown" in html
     assert "Batches of up to 5 images" in html
 
 
@@ -183,7 +183,7 @@ def test_boxes_of_a_sample_are_drawn_to_scale(tmp_path: Path) -> None:
     (tmp_path / "labels/1.txt").write_text("0 0.5 0.5 0.6 0.6\n")
     (tmp_path / "data.yaml").write_text("train: images\nnames: [thing]\n")
     index = read_index(read_description(tmp_path), "train").index
-    (picture,) = sample_images(index, number=1, seed=0).pictures
+    (picture,) = sample_images(index, number=1, seed=0).images
     assert picture is not None
     assert picture.shape == (180, 360, 3)
     coloured = np.argwhere((picture != 114).any(axis=-1) & (np.arange(180) > 60)[:, None])

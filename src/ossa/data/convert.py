@@ -1,4 +1,4 @@
-"""From a data set in one format to the same in another, with a sentence for all that is lost."""
+"""Converts a data set to another format, and reports what that format cannot hold."""
 
 import errno
 import os
@@ -83,13 +83,93 @@ def convert(
         for split in (description.splits if splits is None else splits)
     }
     if copy_images:
-        reports = {split: _images_alone(report) for split, report in reports.items()}
-    return write_reports(
-        reports, description, output, to=to, copy_images=copy_images, on_image=on_image
+        reports = {split: _only_images(report) for split, report in reports.items()}
+    output = Path(abspath(output))
+    if to != "coco":
+        _check_names({split: report.index for split, report in reports.items()}, to=to)
+    _claim(output)
+    notes = list(dict.fromkeys(note for report in reports.values() for note in report.notes))
+    notes.append(_NEVER_READ[description.format])
+    try:
+        notes += _write_splits(
+            reports, description, output, to=to, copy_images=copy_images, on_image=on_image
+        )
+    except OSError as error:
+        raise _write_error(error, output, copy_images=copy_images) from error
+    issues = tuple(issue for report in reports.values() for issue in report.issues)
+    return Conversion(output / "data.yaml", issues, tuple(notes))
+
+
+def _write_splits(
+    reports: Mapping[str, IndexReport],
+    description: DataDescription,
+    output: Path,
+    *,
+    to: str,
+    copy_images: bool,
+    on_image: Callable[[int, int], None] | None,
+) -> list[str]:
+    """Writes all splits and the data.yaml; returns sentences on what was lost."""
+    entries: dict[str, Any] = {}
+    losses = []
+    stems: dict[tuple[str, str], str] = {}
+    for split, report in reports.items():
+        index, changes = as_read_back(_with_readable_names(report.index, to=to), to)
+        left_out = len(report.index) - len(index)
+        place = _ImagePlacer(len(index), copy_images=copy_images, on_image=on_image)
+        if to == "coco":
+            written = write_coco(index, split, output, place_image=place if copy_images else None)
+        elif to == "voc":
+            written = write_voc(index, split, output, place_image=place, stems=stems)
+        else:
+            written = write_yolo(index, split, output, place_image=place)
+        entries[split] = written.entry
+        found = _losses(index, changes, written, source=description.format, to=to, images=left_out)
+        losses += [f"{split}: {loss}" for loss in found]
+    root = description.root if to == "coco" and not copy_images else None
+    indexes = [] if copy_images else [report.index for report in reports.values()]
+    outside = _folders_of_images(indexes, beyond=root or output)
+    first = next(iter(reports.values())).index
+    text = _yaml(first, entries, to=to, root=root, outside=outside)
+    (output / "data.yaml").write_text(text, encoding="utf-8")
+    return losses
+
+
+class _ImagePlacer:
+    """Copies or links the images of a split, and counts them."""
+
+    def __init__(
+        self, total: int, *, copy_images: bool, on_image: Callable[[int, int], None] | None
+    ) -> None:
+        self._done, self._total = 0, total
+        self._copy_images = copy_images
+        self._on_image = on_image
+
+    def __call__(self, source: str, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if self._copy_images:
+            with open_regular(source) as image, target.open("xb") as copy:
+                shutil.copyfileobj(image, copy)
+        else:
+            target.symlink_to(abspath(source))
+        self._done += 1
+        if self._on_image is not None:
+            self._on_image(self._done, self._total)
+
+
+def _write_error(error: OSError, output: Path, *, copy_images: bool) -> DataError:
+    place = error.filename2 or error.filename
+    # A link has two names; a full disk would not take copies either.
+    no_links = not copy_images and bool(error.filename2) and error.errno != errno.ENOSPC
+    return DataError(
+        f"Could not write the data set into {output}: {(error.strerror or str(error)).lower()}"
+        + (f" ({place})" if place else "")
+        + "; what is there is not whole, so remove it and try again"
+        + (", with copied images, since links cannot be made there." if no_links else ".")
     )
 
 
-def _images_alone(report: IndexReport) -> IndexReport:
+def _only_images(report: IndexReport) -> IndexReport:
     """Returns the report without files that are no images: COCO's reader opens none of them."""
     log = IssueLog()
     paths = map(str, map(report.index.image_path, range(len(report.index))))
@@ -100,93 +180,6 @@ def _images_alone(report: IndexReport) -> IndexReport:
         raise DataError(f"Expected images to copy, found none; the first: {log.issues[0]}.")
     index = select_images(report.index, good)
     return replace(report, index=index, issues=(*report.issues, *log.issues))
-
-
-def write_reports(
-    reports: Mapping[str, IndexReport],
-    description: DataDescription,
-    output: Path | str,
-    *,
-    to: str,
-    copy_images: bool = False,
-    on_image: Callable[[int, int], None] | None = None,
-) -> Conversion:
-    """Writes splits that are read already, by name; all else as `convert` has it."""
-    output = Path(abspath(output))
-    if to != "coco":
-        _check_names({split: report.index for split, report in reports.items()}, to=to)
-    _claim(output)
-    notes = list(dict.fromkeys(note for report in reports.values() for note in report.notes))
-    notes.append(_NEVER_READ[description.format])
-    entries: dict[str, Any] = {}
-    write = _Writer(output, to=to, copy_images=copy_images)
-    try:
-        for split, report in reports.items():
-            index, changes = as_read_back(_with_readable_names(report.index, to=to), to)
-            left_out = len(report.index) - len(index)
-            written = write(index, split, on_image=on_image)
-            entries[split] = written.entry
-            losses = _losses(
-                index, changes, written, source=description.format, to=to, images=left_out
-            )
-            notes += [f"{split}: {loss}" for loss in losses]
-        first = next(iter(reports.values())).index
-        root = description.root if to == "coco" and not copy_images else None
-        indexes = [] if copy_images else [report.index for report in reports.values()]
-        outside = _folders_of_images(indexes, beyond=root or output)
-        text = _yaml(first, entries, to=to, root=root, outside=outside)
-        (output / "data.yaml").write_text(text, encoding="utf-8")
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        place = error.filename2 or error.filename
-        # A link has two names; a full disk would not take copies either.
-        no_links = not copy_images and bool(error.filename2) and error.errno != errno.ENOSPC
-        raise DataError(
-            f"Could not write the data set into {output}: {reason}"
-            + (f" ({place})" if place else "")
-            + "; what is there is not whole, so remove it and try again"
-            + (", with copied images, since links cannot be made there." if no_links else ".")
-        ) from error
-    issues = tuple(issue for report in reports.values() for issue in report.issues)
-    return Conversion(output / "data.yaml", issues, tuple(notes))
-
-
-class _Writer:
-    """Writes split after split of one data set."""
-
-    def __init__(self, output: Path, *, to: str, copy_images: bool) -> None:
-        self._output = output
-        self._to = to
-        self._copy_images = copy_images
-        self._stems: dict[tuple[str, str], str] = {}
-
-    def __call__(
-        self,
-        index: DatasetIndex,
-        split: str,
-        *,
-        on_image: Callable[[int, int], None] | None,
-    ) -> WrittenSplit:
-        done = 0
-
-        def place_image(source: str, target: Path) -> None:
-            nonlocal done
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if self._copy_images:
-                with open_regular(source) as image, target.open("xb") as copy:
-                    shutil.copyfileobj(image, copy)
-            else:
-                target.symlink_to(abspath(source))
-            done += 1
-            if on_image is not None:
-                on_image(done, len(index))
-
-        if self._to == "coco":
-            place = place_image if self._copy_images else None
-            return write_coco(index, split, self._output, place_image=place)
-        if self._to == "voc":
-            return write_voc(index, split, self._output, place_image=place_image, stems=self._stems)
-        return write_yolo(index, split, self._output, place_image=place_image)
 
 
 def _claim(output: Path) -> None:
@@ -264,7 +257,7 @@ def _losses(
             "{} of at most one pixel left out, which VOC readers drop",
             "box",
         ),
-        (changes.stated_twice, f"{{}} left out, stated twice, which {title} readers drop", "box"),
+        (changes.duplicates, f"{{}} left out, stated twice, which {title} readers drop", "box"),
         (changes.clipped, "{} clipped to the image, which COCO alone does not do", "box"),
         (changes.areas, f"the area of {{}} is lost: {title} has the box's alone", "object"),
         (written.rounded, "{} rounded, by less than a billionth of a pixel", "box"),

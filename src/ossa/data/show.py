@@ -25,50 +25,45 @@ from ossa.viz.page import Column, KeyValues, Page, PictureBlock, Section, Table,
 
 _SIDE: Final = 360
 """Pixels of the longer side of an image on the page."""
-_IN_A_ROW: Final = 3
-_OF_A_BATCH_IN_A_ROW: Final = 4
-_MOST_IN_A_BATCH: Final = 16
-"""Of a larger batch the first are shown."""
+_COLUMNS: Final = 3
+_BATCH_COLUMNS: Final = 4
+_MAX_DRAWN: Final = 16
+"""Images of a batch that are drawn."""
 
-Picture = NDArray[np.uint8]
+Image = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Sampled:
+class ImageSample:
     """Images of a split that were drawn at random."""
 
     index: DatasetIndex
     positions: tuple[int, ...]
-    """In the index, in the order drawn."""
-    pictures: tuple[Picture | None, ...]
-    """With their boxes; None where an image cannot be decoded."""
-    faults: tuple[str, ...]
-    """Why not."""
+    """In the index, of the images that can be decoded."""
+    images: tuple[Image, ...]
+    """With their boxes."""
+    errors: tuple[str, ...]
+    """Why the others cannot."""
 
 
-def sample_images(index: DatasetIndex, *, number: int, seed: int) -> Sampled:
-    """Returns up to `number` images of a split, drawn at random, with all their truths."""
-    drawn = np.random.default_rng(seed).permutation(len(index))[:number].tolist()
-    pictures: list[Picture | None] = []
-    faults = []
-    for position in drawn:
+def sample_images(index: DatasetIndex, *, number: int, seed: int) -> ImageSample:
+    """Returns up to `number` images of a split, drawn at random, with all their boxes."""
+    images: dict[int, Image] = {}
+    errors = []
+    for position in np.random.default_rng(seed).permutation(len(index))[:number].tolist():
+        width, height = index.sizes_wh[position].tolist()
+        path = index.image_path(position)
         try:
-            pictures.append(_with_gt(index, position))
-        except DataError as fault:
-            pictures.append(None)
-            faults.append(str(fault))
-    return Sampled(index, tuple(drawn), tuple(pictures), tuple(faults))
-
-
-def _with_gt(index: DatasetIndex, position: int) -> Picture:
-    size_wh = index.sizes_wh[position]
-    width, height = size_wh.tolist()
-    decoded = decode_image(index.image_path(position), reduce_to=_SIDE, size_wh=(width, height))
-    image = resize_long_side(decoded, _SIDE)
-    scale_xy = np.array(image.shape[1::-1]) / size_wh
-    rows = index.gt_rows(position)
-    boxes_xyxy = index.boxes_xyxy[rows] * np.tile(scale_xy, 2)
-    return draw_boxes(image, boxes_xyxy, index.labels[rows], names=index.names)
+            decoded = decode_image(path, reduce_to=_SIDE, size_wh=(width, height))
+        except DataError as error:
+            errors.append(str(error))
+            continue
+        image = resize_long_side(decoded, _SIDE)
+        rows = index.gt_rows(position)
+        scale_xy = np.array(image.shape[1::-1]) / index.sizes_wh[position]
+        boxes_xyxy = index.boxes_xyxy[rows] * np.tile(scale_xy, 2)
+        images[position] = draw_boxes(image, boxes_xyxy, index.labels[rows], names=index.names)
+    return ImageSample(index, tuple(images), tuple(images.values()), tuple(errors))
 
 
 def augmented_batches(
@@ -101,23 +96,23 @@ def augmented_batches(
     return list(islice(training_loader(dataset, batches, workers=0), number))
 
 
-def picture_of_batch(batch: Batch, *, names: Sequence[str]) -> Picture:
-    """Returns one picture of the first 16 images of a batch with their boxes."""
-    images = batch.images[:_MOST_IN_A_BATCH].permute(0, 2, 3, 1).numpy()
+def draw_batch(batch: Batch, *, names: Sequence[str]) -> Image:
+    """Returns one image of the first 16 images of a batch with their boxes."""
+    images = batch.images[:_MAX_DRAWN].permute(0, 2, 3, 1).numpy()
     drawn = []
     for number, image in enumerate(images):
         mine = batch.image_index == number
         small = resize_long_side(image, _SIDE)
         boxes_xyxy = batch.boxes_xyxy[mine].numpy() * (len(small) / len(image))
         drawn.append(draw_boxes(small, boxes_xyxy, batch.labels[mine].numpy(), names=names))
-    return _grid(drawn, _OF_A_BATCH_IN_A_ROW)
+    return _grid(drawn, _BATCH_COLUMNS)
 
 
 def write_sample_page(
     path: Path,
     *,
     title: str,
-    samples: Mapping[str, Sampled],
+    samples: Mapping[str, ImageSample],
     batches: Mapping[int, Sequence[Batch]],
     config: RunConfig,
     facts: Mapping[str, str],
@@ -128,87 +123,71 @@ def write_sample_page(
         path: the HTML file.
         title: of the page.
         samples: by split.
-        batches: the first of epochs counted from 0; may be empty.
+        batches: the first ones of epochs counted from 0; may be empty.
         config: that made the batches.
-        facts: told at the end of the page, such as the version.
+        facts: for the footer, such as the version.
     """
-    sections = [_section_of_sample(split, sampled) for split, sampled in samples.items()]
+    sections = [_sample_section(split, sample) for split, sample in samples.items()]
+    subtitle = "Images with their boxes."
     if batches:
         names = samples["train"].index.names
-        sections += [
-            _section_of_batches(epoch, made, names=names) for epoch, made in batches.items()
-        ]
-        sections.append(_section_of_settings(config))
+        sections += [_batch_section(epoch, made, names=names) for epoch, made in batches.items()]
+        sections.append(_settings_section(config))
+        subtitle = "Images with their boxes, and the first batches of training."
     footer = ", ".join(f"{key} {value}" for key, value in facts.items())
-    subtitle = "Images with their boxes" + (
-        ", and the first batches of training" if batches else ""
-    )
-    return write_page(Page(title, sections, subtitle=f"{subtitle}.", footer=footer), path)
+    return write_page(Page(title, sections, subtitle=subtitle, footer=footer), path)
 
 
-def _section_of_sample(split: str, sampled: Sampled) -> Section:
-    index = sampled.index
-    shown = [
-        (position, picture)
-        for position, picture in zip(sampled.positions, sampled.pictures, strict=True)
-        if picture is not None
-    ]
+def _sample_section(split: str, sample: ImageSample) -> Section:
+    index = sample.index
     background = int((np.diff(index.gt_offsets) == 0).sum())
     text = (
         f"The split has {len(index):,} images with {len(index.labels):,} boxes of "
-        f"{len(index.names)} classes; {background:,} of the images have no box. Here are "
-        f"{len(shown)} images, drawn at random."
+        f"{len(index.names)} classes; {background:,} of the images have no box. "
+        f"{len(sample.images)} of the images, drawn at random, are shown."
     )
-    text = "\n\n".join([text, *sampled.faults])
-    if not shown:
-        return Section(f"Split {split}", [], text=text)
-    return Section(
-        f"Split {split}",
-        [
-            _block(_grid([picture for _, picture in shown], _IN_A_ROW), f"images of {split}"),
-            _files(index, shown),
-        ],
-        text=text,
-    )
+    blocks = []
+    if sample.images:
+        grid = encode_jpeg(_grid(sample.images, _COLUMNS))
+        blocks = [PictureBlock(grid, alt=f"images of {split}"), _file_table(sample)]
+    return Section(f"Split {split}", blocks, text="\n\n".join([text, *sample.errors]))
 
 
-def _files(index: DatasetIndex, shown: Sequence[tuple[int, Picture]]) -> Table:
+def _file_table(sample: ImageSample) -> Table:
+    index = sample.index
     columns = [
         *(Column("row", "d"), Column("column", "d"), Column("file"), Column("width", "d")),
         *(Column("height", "d"), Column("boxes", "d")),
     ]
     rows = []
-    for number, (position, _) in enumerate(shown):
-        row, column = divmod(number, _IN_A_ROW)
+    for number, position in enumerate(sample.positions):
+        row, column = divmod(number, _COLUMNS)
         width, height = index.sizes_wh[position].tolist()
-        truths = index.gt_rows(position)
+        boxes = int(np.diff(index.gt_offsets)[position])
         file = str(index.file_names[position])
-        rows.append((row + 1, column + 1, file, width, height, truths.stop - truths.start))
-    return Table(columns, rows, caption="Files of these pictures", folded=True)
+        rows.append((row + 1, column + 1, file, width, height, boxes))
+    return Table(columns, rows, caption="Files of these images", folded=True)
 
 
-def _section_of_batches(epoch: int, batches: Sequence[Batch], *, names: Sequence[str]) -> Section:
+def _batch_section(epoch: int, batches: Sequence[Batch], *, names: Sequence[str]) -> Section:
     largest = max(len(batch.images) for batch in batches)
-    most = _MOST_IN_A_BATCH
-    shown = f", of which the first {most} are shown" if largest > most else ""
-    heading = (
-        f"The first batches of epoch {epoch + 1}" if epoch else "The first batches of training"
-    )
+    shown = f", of which the first {_MAX_DRAWN} are shown" if largest > _MAX_DRAWN else ""
+    of_what = f"epoch {epoch + 1}" if epoch else "training"
     begins = "begins its last epoch" if epoch else "begins"
     text = (
         f"Batches of up to {largest} images{shown}. A training with the settings below {begins} "
         "with them, whatever its model, workers and device, as long as no other image of the "
-        "split is damaged. Boxes are clipped to the picture; crowd regions and difficult objects "
+        "split is damaged. Boxes are clipped to the image; crowd regions and difficult objects "
         "do not train, so they are not drawn."
     )
-    pictures = [
-        _block(picture_of_batch(batch, names=names), f"batch {number}")
+    images = [
+        PictureBlock(encode_jpeg(draw_batch(batch, names=names)), alt=f"batch {number}")
         for number, batch in enumerate(batches, start=1)
     ]
-    return Section(heading, pictures, text=text)
+    return Section(f"The first batches of {of_what}", images, text=text)
 
 
-def _section_of_settings(config: RunConfig) -> Section:
+def _settings_section(config: RunConfig) -> Section:
     pairs = [
         *(("recipe", config.recipe), ("seed", config.seed)),
         *((f"train.{key}", getattr(config.train, key)) for key in ("imgsz", "batch", "epochs")),
@@ -217,10 +196,5 @@ def _section_of_settings(config: RunConfig) -> Section:
     return Section("Settings", [KeyValues(pairs)])
 
 
-def _grid(pictures: Sequence[Picture], in_a_row: int) -> Picture:
-    rows = [pictures[at : at + in_a_row] for at in range(0, len(pictures), in_a_row)]
-    return picture_grid(rows)
-
-
-def _block(picture: Picture, alt: str) -> PictureBlock:
-    return PictureBlock(encode_jpeg(picture), alt=alt)
+def _grid(images: Sequence[Image], columns: int) -> Image:
+    return picture_grid([images[at : at + columns] for at in range(0, len(images), columns)])

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ossa.data.annotations import DatasetIndex, select_gt
 from ossa.data.formats.paths import label_places
+from ossa.data.statistics import duplicate_boxes
 
 PlaceImage = Callable[[str, Path], None]
 """Puts the image of the first path at the second, by a link or as a copy."""
@@ -254,7 +255,7 @@ class Changes:
     difficult: int = 0
     clipped: int = 0
     thin: int = 0
-    stated_twice: int = 0
+    duplicates: int = 0
     areas: int = 0
 
 
@@ -276,7 +277,7 @@ def as_read_back(index: DatasetIndex, to: str) -> tuple[DatasetIndex, Changes]:
     index, counts["clipped"] = _clipped(index)
     if to == "voc":
         index, counts["thin"] = _wide_enough(index)
-    index, counts["stated_twice"] = _stated_once(index)
+    index, counts["duplicates"] = _without_duplicates(index)
     if to == "yolo":
         extents = (index.boxes_xyxy[:, 2:] - index.boxes_xyxy[:, :2]).prod(axis=1)
         # Up to rounding: COCO's own product of width and height is no other area.
@@ -292,14 +293,11 @@ def _clipped(index: DatasetIndex) -> tuple[DatasetIndex, int]:
     return replace(index, boxes_xyxy=boxes_xyxy, stated_xywh=None) if changed else index, changed
 
 
-def _stated_once(index: DatasetIndex) -> tuple[DatasetIndex, int]:
-    """Returns the index without repetitions of an image's class and box, and their number."""
-    said = np.column_stack([index.gt_image_positions(), index.labels, index.boxes_xyxy + 0.0])
-    firsts = np.unique(said, axis=0, return_index=True)[1]
-    chosen = np.zeros(len(said), np.bool_)
-    chosen[firsts] = True
-    repeated = len(said) - len(firsts)
-    return (select_gt(index, chosen) if repeated else index), repeated
+def _without_duplicates(index: DatasetIndex) -> tuple[DatasetIndex, int]:
+    """Returns the index without boxes that repeat an earlier one, and how many did."""
+    duplicate = duplicate_boxes(index)
+    count = int(duplicate.sum())
+    return (select_gt(index, ~duplicate) if count else index), count
 
 
 def _wide_enough(index: DatasetIndex) -> tuple[DatasetIndex, int]:
