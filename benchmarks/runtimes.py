@@ -53,7 +53,7 @@ _PICTURES = 4
 _QUALITY = 90
 
 
-_PICTURES = EvaluateConfig(confidence=0.25, nms_iou=0.45)
+_SETTINGS = EvaluateConfig(confidence=0.25, nms_iou=0.45)
 """As `ossa predict` looks for objects."""
 
 
@@ -76,7 +76,7 @@ def take_turn(network: DetectorNetwork, picture: Path, *, imgsz: int, num_classe
     started, started_cpu = time.perf_counter(), time.process_time()
     square, placement = letterbox(decode_image(picture), imgsz)
     images = torch.from_numpy(square).permute(2, 0, 1)[None]
-    non_max_suppression(network(images), [placement], _PICTURES, wanted=every_class)
+    non_max_suppression(network(images), [placement], _SETTINGS, wanted=every_class)
     return Taken(time.perf_counter() - started, time.process_time() - started_cpu)
 
 

@@ -315,7 +315,7 @@ def _read_annotated(
 
     annotated = read_annotated(data)
     console.issues(annotated.issues)
-    images = [Path(source.address) for source in sources if source.kind == "image"]
+    images = [Path(str(source.address)) for source in sources if source.kind == "image"]
     others = [image for image in images if annotated.find(image) is None]
     if others:
         console.note(
