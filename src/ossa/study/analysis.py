@@ -120,6 +120,11 @@ def find_pareto_points(
     Args:
         points: the models.
         draws: (D,) of the same quality by model, at least of those of the points.
+
+    Example:
+        >>> points = Points.of("abc", families="xxy", complexity=[1, 2, 3], quality=[0.3, 0.2, 0.4])
+        >>> [point.model for point in find_pareto_points(points) if point.is_member]
+        ['a', 'c']
     """
     members = pareto_set(points.complexity, points.quality).tolist()
     probabilities: list[float | None] = [None] * len(points)
@@ -195,6 +200,16 @@ def rank_measures(points: Mapping[str, Points]) -> MeasureRanking | Insufficient
 
     Args:
         points: by the name of the measure, of the same quality of the same models in one order.
+
+    Example:
+        >>> flops, params = [1, 2, 3, 4, 5, 6, 7, 8], [3, 1, 2, 5, 4, 8, 6, 7]
+        >>> quality = [0.1 * cost**0.3 for cost in flops]
+        >>> points = {
+        ...     name: Points.of("abcdefgh", families="x" * 8, complexity=cost, quality=quality)
+        ...     for name, cost in {"flops": flops, "params": params}.items()
+        ... }
+        >>> list(rank_measures(points).errors)
+        ['flops', 'params']
     """
     left_out = {name: own.insufficient() for name, own in points.items()}
     usable = {name: own for name, own in points.items() if left_out[name] is None}

@@ -33,7 +33,12 @@ _VARIABLE: Mapping[str, type[Section]] = {
 
 
 class RecipeChoice(Section):
-    """A recipe, and the settings that the study changes for all runs."""
+    """A recipe, and the settings that the study changes for all runs.
+
+    Example:
+        >>> RecipeChoice(epochs=3).sections(Path())["train"]["epochs"]
+        3
+    """
 
     base: str = "yolov5-low"
     """A shipped recipe, or a YAML file in the folder of the study's file or below it."""
@@ -62,7 +67,12 @@ class RecipeChoice(Section):
 
 
 class Reported(Section):
-    """Which weights of a run are scored, and on what: the number that the study reports."""
+    """Which weights of a run are scored, and on what: the number that the study reports.
+
+    Example:
+        >>> Reported().weights, Reported(weights="best", split="test").split
+        ('last', 'test')
+    """
 
     weights: Literal["last", "best"] = "last"
     """The last average, or that of the epoch which was best on val."""
@@ -70,7 +80,12 @@ class Reported(Section):
 
 
 class ExecutorConfig(Section):
-    """Where the runs of a study are computed; no result depends on it."""
+    """Where the runs of a study are computed; no result depends on it.
+
+    Example:
+        >>> ExecutorConfig(kind="ray", address="auto", cpus=8, gpus=1).requeues
+        5
+    """
 
     kind: Literal["local", "ray", "slurm"] = "local"
     jobs: PositiveInt | None = Field(default=None, le=1024)

@@ -91,6 +91,12 @@ def make_plan(study: StudyConfig, *, data: Path, folder: Path) -> Plan:
 
     Raises:
         ConfigError: a setting that no run can have, or weights that do not fit the models.
+
+    Example:
+        >>> study = StudyConfig(name="tiny", data="scenes", models=("resnet18",), seeds=(0, 1))
+        >>> plan = make_plan(study, data=Path("scenes"), folder=Path())
+        >>> [run.name for run in plan.runs]
+        ['resnet18-seed0', 'resnet18-seed1']
     """
     for model in study.models:
         scale = PRESETS.get(model)

@@ -219,8 +219,7 @@ def _overlap(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray
     return np.any(np.all(low <= high, axis=2), axis=1)
 
 
-_MOST_NAMED_LIVE = 25
-_LIVE_GRID = 40
+_MOST_NAMED_LIVE, _LIVE_GRID = 25, 40
 _SCRIPT = """
 (() => {
   const figures = JSON.parse(document.getElementById("relations-data").textContent);
@@ -283,7 +282,8 @@ def _chart(results: StudyResults, relation: Relation) -> dict[str, Any]:
         "height": 560,
         "hovermode": "closest",
         "margin": {"l": 60, "r": 20, "t": 40, "b": 55},
-        "xaxis": _axis(COMPLEXITIES[relation.complexity]) | {"dtick": "D2", "tickformat": "~s"},
+        "xaxis": _axis(COMPLEXITIES[relation.complexity])
+        | {"dtick": "D2", "tickformat": "~s", "range": _range_with_names(relation)},
         "yaxis": _axis(QUALITIES[relation.quality]) | {"tickformat": "~g"},
         "legend": {"font": {"size": 12}, "tracegroupgap": 0, "itemsizing": "constant"},
         "hoverlabel": {"bgcolor": "#ffffff", "bordercolor": _RULE, "align": "left"},
@@ -295,6 +295,15 @@ def _chart(results: StudyResults, relation: Relation) -> dict[str, Any]:
         text = escape(reason if len(reason) <= 120 else reason[:119] + "…")
         layout["annotations"] = [{"text": text, **place, **style}]
     return {"data": traces, "layout": layout}
+
+
+def _range_with_names(relation: Relation) -> list[float] | None:
+    """Returns the ends of the x axis, as logarithms, with room for the names at the left."""
+    if not len(relation.points):
+        return None
+    logs = np.log10(relation.points.complexity)
+    span = max(float(np.ptp(logs)), 0.1)
+    return [float(logs.min() - 0.16 * span), float(logs.max() + 0.06 * span)]
 
 
 def _axis(title: str) -> dict[str, Any]:
