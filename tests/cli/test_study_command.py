@@ -119,8 +119,8 @@ def test_a_study_is_run_extended_and_told(ossa: Ossa, scenes: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("plan nothing.yaml", "expected the file of a study at nothing.yaml, found none"),
-        ("status .", "expected the folder of a study, found no study.yaml in ."),
+        ("plan nothing.yaml", "Expected the file of a study, found no such file (nothing.yaml)"),
+        ("status .", "Expected the folder of a study, found no study.yaml (.)"),
         ("run tiny.yaml", "/scenes, found none: name the folder that holds it with --data-root"),
         ("run abroad.yaml --data-root DATA", "data (--data-root): expected a path below"),
         ("run tiny.yaml --data-root DATA --executor cloud", "kind: input should be 'local'"),

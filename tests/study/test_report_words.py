@@ -7,8 +7,7 @@ from matplotlib.figure import Figure
 
 from ossa.study.analysis import RankChange
 from ossa.study.report.answers import round_limits
-from ossa.study.report.figures import model_styles
-from ossa.study.report.scatter import label_points
+from ossa.study.report.figures import label_points, model_styles
 from ossa.study.report.tables import Column, ReportTable
 from ossa.study.report.text import (
     amount,

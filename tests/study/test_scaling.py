@@ -211,7 +211,7 @@ def test_models_without_a_logarithm_are_left_out_by_name():
 
 
 def test_seeds_are_not_points():
-    with pytest.raises(DataError, match="one point a model, the mean of its seeds, found 2 of a"):
+    with pytest.raises(DataError, match="one point per model, the mean of its seeds, found 2 of a"):
         Points.of(["a", "b", "a"], families="xyx", complexity=[1, 2, 1], quality=[1, 1, 1])
 
 

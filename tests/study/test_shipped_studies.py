@@ -18,7 +18,7 @@ def test_a_shipped_study_can_be_planned(file: Path):
     assert study.name == file.stem
     assert f"ossa study run studies/{file.name}" in file.read_text()
     if study.name == "convnext-yolo":
-        with pytest.raises(ConfigError, match=r"expected a file at .*yolov5s.pt"):
+        with pytest.raises(ConfigError, match=r"Expected a file for initial_weights.*yolov5s.pt"):
             make_plan(study, data=Path(study.data), folder=Path("nowhere"))
         return
     plan = make_plan(study, data=Path(study.data), folder=file.parent)

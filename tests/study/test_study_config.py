@@ -47,7 +47,7 @@ def test_what_a_study_cannot_say_is_told_in_a_sentence(settings: dict, sentence:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (None, "expected the file of a study at"),
+        (None, "Expected the file of a study, found no such file"),
         ("a: [", "found a syntax error"),
         ("- 1", "found [1]"),
     ],

@@ -163,7 +163,7 @@ def test_the_page_needs_nothing_beside_it_and_everything_lies_there_as_files(
 def test_nothing_is_predicted_from_two_models(two: StudyResults):
     with pytest.raises(DataError, match="predicts nothing from parameters: expected 8 models"):
         predict_quality(two, 7e6)
-    with pytest.raises(ConfigError, match="expected a quality of ap, ap50"):
+    with pytest.raises(ConfigError, match="Expected a quality of ap, ap50"):
         predict_quality(two, 7e6, quality="map")
 
 

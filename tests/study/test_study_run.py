@@ -177,7 +177,7 @@ def test_a_study_that_goes_on_must_be_the_same(study: StudyFolder, scenes: Path,
 
 def test_a_folder_with_other_things_is_not_taken(scenes: Path, tmp_path: Path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="expected a new or empty folder or a study"):
+    with pytest.raises(ConfigError, match="Expected a new or empty folder or a study"):
         create_study(a_study(), tmp_path, data=scenes, weights_folder=tmp_path)
 
 
@@ -251,7 +251,7 @@ def test_metrics_that_the_detections_do_not_give_are_foreign(study: StudyFolder)
     first, second = load_study(study).states
     assert (first.state, second.state) == ("foreign", "done")
     assert first.reason is not None
-    assert "expected ap 0." in first.reason
+    assert "Expected ap 0." in first.reason
     assert "found 0.990000 recorded" in first.reason
 
 

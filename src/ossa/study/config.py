@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from ossa.config import AugmentConfig, LossConfig, TrainConfig, merge
-from ossa.errors import ConfigError, legible, suggestion
+from ossa.errors import ConfigError, legible, os_reason, suggestion
 from ossa.models.backbones.pretrained import PretrainedTag, pretrained_tags, read_backbone_weights
 from ossa.models.checkpoint import read_checkpoint
 from ossa.models.detector import CSPDARKNETS, PRESETS
@@ -188,13 +188,10 @@ def read_study(path: Path) -> StudyConfig:
     try:
         content = read_yaml(path).value
     except OSError as error:
-        raise ConfigError(
-            f"expected the file of a study at {path}, found none "
-            f"({(error.strerror or str(error)).lower()}); check the path"
-        ) from None
+        expected, found = "the file of a study", os_reason(error)
+        raise ConfigError(expected=expected, found=found, path=path) from None
     if not isinstance(content, dict):
-        found = legible(repr(content))
-        raise ConfigError(f"{path}: expected the settings of a study, found {found}")
+        raise ConfigError(expected="the settings of a study", found=repr(content), path=path)
     return check_study(content, where=str(path))
 
 

@@ -120,9 +120,9 @@ def _why_foreign(run: PlannedRun, folder: Path, record: Record) -> str | None:
     for name, digest in record.files.items():
         file = folder / name
         if not file.is_file():
-            return f"{file}, of which {RECORD_FILE} speaks, is missing"
+            return f"{file}, which {RECORD_FILE} lists, is missing"
         if sha256_of(file) != digest:
-            return f"{file} is not the file of which {RECORD_FILE} speaks: its sha256 differs"
+            return f"{file} is not the file that {RECORD_FILE} lists: its sha256 differs"
     return None
 
 
@@ -201,7 +201,8 @@ def create_study(
         _check_continues(there, plan, file)
         return there
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ConfigError(f"expected a new or empty folder or a study, found {path} in use")
+        expected = "a new or empty folder or a study"
+        raise ConfigError(expected=expected, found="one in use", path=path)
     for run in plan.runs:
         refuse_window(run.config.augment)
     (path / RUNS_FOLDER).mkdir(parents=True, exist_ok=True)
@@ -263,15 +264,15 @@ def _write(file: Path, study: StudyConfig, places: dict[str, str]) -> None:
 def _read(file: Path) -> tuple[StudyConfig, dict[str, str]]:
     if not file.is_file():
         raise ConfigError(
-            f"expected the folder of a study, found no {STUDY_FILE} in {file.parent}: "
-            "start one with 'ossa study run FILE.yaml'"
+            expected="the folder of a study",
+            found=f"no {STUDY_FILE}",
+            path=file.parent,
+            advice="start one with 'ossa study run FILE.yaml'",
         )
     try:
         content = read_yaml(file).value
         study, places = content["study"], content["places"]
         places = {"data": str(places["data"]), "weights": str(places["weights"])}
     except (OSError, ConfigError, KeyError, TypeError):
-        raise ConfigError(
-            f"{file} is damaged: it holds no study and the places of its data"
-        ) from None
+        raise ConfigError(expected="a study and the places of its data", path=file) from None
     return check_study(study, where=str(file)), places

@@ -78,7 +78,7 @@ class Plan:
         for run in self.runs:
             if run.name == name:
                 return run
-        raise ConfigError(f"expected a run of the study {self.study.name}, found {name!r}")
+        raise ConfigError(expected=f"a run of the study {self.study.name}", found=repr(name))
 
 
 def make_plan(study: StudyConfig, *, data: Path, folder: Path) -> Plan:

@@ -232,7 +232,7 @@ def predict_quality(
     _check_known("quality", quality, QUALITIES)
     _check_known("complexity", complexity, COMPLEXITIES)
     if not 0 < at < float("inf"):
-        raise ConfigError(f"expected {COMPLEXITIES[complexity]} above 0, found {at:g}")
+        raise ConfigError(expected=f"{COMPLEXITIES[complexity]} above 0", found=f"{at:g}")
     points = results.points(quality, complexity)
     prediction = predict(points, at)
     if isinstance(prediction, InsufficientData):
@@ -245,7 +245,7 @@ def predict_quality(
 
 def _check_known(what: str, name: str, known: Collection[str]) -> None:
     if name not in known:
-        raise ConfigError(f"expected a {what} of {', '.join(known)}, found {name!r}")
+        raise ConfigError(expected=f"a {what} of {', '.join(known)}", found=repr(name))
 
 
 def cost_in_study(folder: StudyFolder, model: str, *, num_classes: int) -> Cost:

@@ -150,12 +150,11 @@ def _read(folder: Path, reported: Reported) -> _ReportedContent:
     content = validated(_ReportedContent, read, where=str(file))
     found = content.model_dump(include={"weights", "split"})
     if found != reported.model_dump():
-        raise DataError(f"{file}: expected metrics of {reported.model_dump()}, found {found}")
+        expected = f"metrics of {reported.model_dump()}"
+        raise DataError(expected=expected, found=str(found), path=file)
     name = detections_file(reported)
     if sha256_of(folder / name) != content.files.get(name):
-        raise DataError(
-            f"{folder / name} is not the file that {file} speaks of: its sha256 differs"
-        )
+        raise DataError(f"{folder / name} is not the file that {file} lists: its sha256 differs")
     return content
 
 

@@ -56,7 +56,7 @@ def values_of(
     """
     stacked = np.stack([run[metric] for run in runs])
     if not np.isfinite(stacked[:, 0]).all():
-        raise DataError(f"expected objects for {metric} in the evaluation split, found none")
+        raise DataError(expected=f"objects for {metric} in the evaluation split")
     return Values.of(stacked, num_images=num_images)
 
 
@@ -265,8 +265,10 @@ def load_study(
     done = [state for state in states if state.state == "done"]
     if not done:
         raise DataError(
-            f"expected finished runs in {folder.path}, found none of {len(states)}: "
-            "train them with 'ossa study run'"
+            expected="finished runs",
+            found=f"none of {len(states)}",
+            path=folder.path,
+            advice="train them with 'ossa study run'",
         )
     index = read_split(done[0].folder, done[0].run.config.data, folder.study.reported)
     states = _of_one_data_set(states, done[0])
@@ -283,7 +285,7 @@ def load_study(
             on_run(number, len(done))
     if not runs:
         reason = next(state.reason for state in states if state.reason)
-        raise DataError(f"expected runs that can be read in {folder.path}, found none: {reason}")
+        raise DataError(expected="runs that can be read", path=folder.path, advice=reason)
     return StudyResults(folder, tuple(states), tuple(runs), index, measurements)
 
 
@@ -352,7 +354,8 @@ def _check_recomputed(
         value, found = metrics.get(name), float(samples[name][0])
         if value is not None and abs(value - found) > _ROUNDING:
             raise DataError(
-                f"{folder}: expected {name} {found:.6f}, which the detections there give, found "
-                f"{value:.6f} recorded: record, detections and {SAMPLES_FILE} do not belong "
-                "together"
+                expected=f"{name} {found:.6f}, as computed from the detections",
+                found=f"{value:.6f} recorded",
+                path=folder,
+                advice=f"record, detections and {SAMPLES_FILE} do not belong together",
             )

@@ -83,9 +83,8 @@ class Points:
         """
         twice = [f"{count} of {model}" for model, count in Counter(models).items() if count > 1]
         if twice:
-            raise DataError(
-                f"expected one point a model, the mean of its seeds, found {', '.join(twice)}"
-            )
+            expected = "one point per model, the mean of its seeds"
+            raise DataError(expected=expected, found=", ".join(twice))
         costs, values = np.asarray(complexity, np.float64), np.asarray(quality, np.float64)
         left_out: list[LeftOut] = []
         for model, family, cost, value in zip(models, families, costs, values, strict=True):

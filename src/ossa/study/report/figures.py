@@ -1,4 +1,4 @@
-"""Styles of the models, and figures of curves, matrices and predictions by matplotlib."""
+"""Styles, labels and legends, and figures of curves, matrices and predictions by matplotlib."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ossa.escaping import escape_figure
 from ossa.evaluate.confusion import ConfusionMatrix
@@ -279,3 +279,83 @@ def _draw_validation(
             linestyle="none",
         )
     axes.set(xlim=limits, ylim=limits)
+
+
+_POINT_RADIUS = 5.0
+"""Pixels around the middle of a point that no name may cover."""
+_SIDES = (
+    (1, 0, "left", "center"),
+    (0.7, 0.5, "left", "bottom"),
+    (-0.7, 0.5, "right", "bottom"),
+    (0.7, -0.5, "left", "top"),
+    (-1, 0, "right", "center"),
+    (0, 1, "center", "bottom"),
+    (0, -1, "center", "top"),
+    (-0.7, -0.5, "right", "top"),
+)
+"""Direction right and up of a name, and how it is then aligned; the best looking first."""
+_PLACES = [
+    (distance * right, distance * up, horizontal, vertical)
+    for distance, (right, up, horizontal, vertical) in product((7, 12, 18, 26), _SIDES)
+]
+"""Offsets in points of 1/72 inch."""
+_BEFORE = {"left": 0.0, "center": 0.5, "right": 1.0, "bottom": 0.0, "top": 1.0}
+"""Which part of a text lies left of, or below, the place that it is aligned to."""
+
+
+def label_points(
+    axes: Axes,
+    points: Mapping[str, tuple[float, float]],
+    *,
+    named: Sequence[str],
+    lines: ArrayLike,
+    colour: str,
+) -> list[str]:
+    """Writes names beside their points and returns those for which there was no room.
+
+    Names cover neither points nor each other, and lines only if there is no other place. The
+    layout and limits of the axes must be final.
+
+    Args:
+        axes: with logarithmic or linear scales.
+        points: x and y of all points by name.
+        named: those to write, the most important first.
+        lines: (N, 4) x0 y0 x1 y1 of upright and level lines.
+        colour: of the text.
+    """
+    centres = axes.transData.transform(np.array(list(points.values())))
+    ends = axes.transData.transform(np.reshape(lines, (-1, 2))).reshape(-1, 2, 2)
+    around_lines = np.column_stack((ends.min(axis=1) - 1, ends.max(axis=1) + 1))
+    taken = np.column_stack((centres - _POINT_RADIUS, centres + _POINT_RADIUS))
+    frame = np.array(axes.get_window_extent().extents)
+    scale = axes.get_figure(root=True).dpi / 72  # pyright: ignore[reportOptionalMemberAccess]
+    offsets = np.array([place[:2] for place in _PLACES]) * scale
+    before = np.array([(_BEFORE[place[2]], _BEFORE[place[3]]) for place in _PLACES])
+    style: dict[str, Any] = {"fontsize": 8.5 if len(named) <= 20 else 7.5, "color": colour}
+    without = []
+    for name in named:
+        centre = centres[list(points).index(name)]
+        text = axes.text(0, 0, escape_figure(name), **style)
+        size_wh = text.get_window_extent().size
+        text.remove()
+        corners = centre + offsets - before * size_wh
+        boxes = np.hstack((corners, corners + size_wh))
+        inside = (boxes[:, :2] >= frame[:2]).all(axis=1) & (boxes[:, 2:] <= frame[2:]).all(axis=1)
+        free = inside & ~_overlap(boxes, taken)
+        best = np.flatnonzero(free & ~_overlap(boxes, around_lines))
+        chosen = best if len(best) else np.flatnonzero(free)
+        if not len(chosen):
+            without.append(name)
+            continue
+        right, up, horizontal, vertical = _PLACES[chosen[0]]
+        place = {"ha": horizontal, "va": vertical, "textcoords": "offset points"}
+        axes.annotate(escape_figure(name), points[name], xytext=(right, up), **place, **style)
+        taken = np.vstack((taken, boxes[chosen[0]]))
+    return without
+
+
+def _overlap(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Returns (P,) which of the boxes (P, 4) xyxy meets one of the others (N, 4)."""
+    low = np.maximum(boxes[:, None, :2], others[:, :2])
+    high = np.minimum(boxes[:, None, 2:], others[:, 2:])
+    return np.any(np.all(low <= high, axis=2), axis=1)

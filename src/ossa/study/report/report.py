@@ -41,8 +41,9 @@ def write_study_report(
     """
     if not results.runs_by_model or not results.is_known("ap"):
         raise DataError(
-            f"expected finished runs of the recipe as it is in {results.folder.path}, on a split "
-            "with objects, found none: train them with 'ossa study run'"
+            expected="finished runs of the recipe as it is, on a split with objects",
+            path=results.folder.path,
+            advice="train them with 'ossa study run'",
         )
     files = ReportFiles(folder, on_figure)
     with _few_collections():
