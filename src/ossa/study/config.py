@@ -340,7 +340,7 @@ def _pretraining_of(tag: PretrainedTag) -> str:
 def _of_file(model: str, file: Path) -> InitialWeights:
     """Returns the weights of a file: of a whole detector for CSPDarknet, else of a backbone."""
     if not os.path.isfile(file):
-        raise ConfigError(f"initial_weights.{model}: expected a file at {file}, found none")
+        raise ConfigError(expected=f"a file for initial_weights.{model}", path=file)
     if model in PRESETS or model in CSPDARKNETS:
         origin = read_checkpoint(file).origin
         data = origin["pretraining"] or "unknown"
