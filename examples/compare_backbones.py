@@ -12,7 +12,7 @@ from ossa.evaluate.statistics import Estimate, compare_values, with_verdicts
 from ossa.study.config import ExecutorConfig, StudyConfig
 from ossa.study.executors import create_executor
 from ossa.study.folder import create_study
-from ossa.study.results import read_results
+from ossa.study.results import load_study
 from ossa.study.runner import run_study
 
 MODELS = ("cspdarknet_n", "mobilenetv3_small_050")  # any timm architectures
@@ -40,7 +40,7 @@ def main(folder: Path = Path("comparison"), *, num_scenes: int = 120, epochs: in
     executor = create_executor(ExecutorConfig(jobs=2, threads=1, device="cpu"))
     run_study(study, executor, on_run=lambda state: print(state.run.name, state.state))
 
-    results = read_results(study)
+    results = load_study(study)
     costs = results.models().set_index("model")
     values = results.values("ap")  # AP50-95 of every run, under 2,000 draws of the images
     rows = with_verdicts(compare_values("ap", [values[model] for model in MODELS]))

@@ -4,12 +4,13 @@ import csv
 import gc
 import json
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from page_structure import HOSTILE, structure
-from synthetic import load
 
 from ossa.errors import ConfigError, DataError
 from ossa.study.folder import StudyFolder, read_study_folder
@@ -22,7 +23,8 @@ from ossa.study.report.tables import ReportFiles
 from ossa.study.results import StudyResults, load_study
 from ossa.study.scaling import PowerLaw
 
-synthetic = load()
+ROOT = Path(__file__).parents[2]
+synthetic = SimpleNamespace(**runpy.run_path(str(ROOT / "benchmarks" / "synthetic_study.py")))
 FAMILIES = ("resnet18", "resnet34", "resnet50", "mobilenetv2_100", "mobilenetv3_large_100")
 NINE = (*FAMILIES, "convnext_atto", "convnext_tiny", "ghostnet_100", "densenet121")
 

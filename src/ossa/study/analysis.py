@@ -261,7 +261,7 @@ def _paired_t_test(differences: NDArray[np.float64]) -> tuple[float, Interval, f
 
 @dataclass(frozen=True)
 class PairwiseComparison:
-    """A metric of one model less that of another."""
+    """The difference of a metric between two models: the model less the reference."""
 
     metric: str
     model: str

@@ -75,7 +75,7 @@ class Reported(Section):
     """
 
     weights: Literal["last", "best"] = "last"
-    """The last average, or that of the epoch which was best on val."""
+    """The last running average, or the one of the epoch that was best on val."""
     split: Literal["val", "test"] = "val"
 
 
@@ -89,13 +89,13 @@ class ExecutorConfig(Section):
 
     kind: Literal["local", "ray", "slurm"] = "local"
     jobs: PositiveInt | None = Field(default=None, le=1024)
-    """Runs at a time, on any executor. local: one a GPU, or one on the CPU."""
+    """Runs at a time, on any executor. local: one per GPU, or one on the CPU."""
     device: str | None = None
-    """cpu, cuda or the number of a GPU; local: a comma between several. The GPUs there are."""
+    """cpu, cuda or the number of a GPU; local: several, separated by commas. Default: all GPUs."""
     workers: NonNegativeInt | None = Field(default=None, le=256)
     """Processes of each run that load images."""
     cache: Literal["auto", "disk", "none"] = "auto"
-    """Where images are kept decoded for all runs: auto in memory while they fit, disk in the user's
+    """Where decoded images are kept for all runs: auto in memory while they fit, disk in the user's
     cache folder."""
     threads: PositiveInt | None = Field(default=None, le=1024)
     """Threads of each run; the processors divided by `jobs`."""
@@ -136,7 +136,7 @@ class StudyConfig(Section):
     """A folder below the data root, or a data.yaml there."""
     models: tuple[str, ...] = Field(min_length=1)
     neck: Literal["own", "n", "s", "m", "l", "x"] = "s"
-    """The same for all; `own` lets presets bring theirs and gives s to the others."""
+    """The same for all; with `own`, presets bring theirs and the others have s."""
     context: Literal["none", "sppf"] = "none"
     strides: tuple[PositiveInt, ...] = (8, 16, 32)
     seeds: tuple[NonNegativeInt, ...] = Field(default=(0, 1, 2), min_length=1)

@@ -212,7 +212,7 @@ def create_study(
 
 
 def _check_continues(there: StudyFolder, plan: Plan, file: Path) -> None:
-    """Raises ConfigError unless all runs of a plan are among those of the study in a folder."""
+    """Raises ConfigError unless the study in a folder has all runs of a plan, unchanged."""
     known = {run.name: run.config.digest() for run in there.plan.runs}
     for run in plan.runs:
         if run.name not in known:

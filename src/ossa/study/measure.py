@@ -56,7 +56,7 @@ class Estimate:
     """Of the process on the CPU, with PyTorch itself; of the allocator on a GPU."""
 
     def run_seconds(self, config: RunConfig, *, train_images: int, val_images: int) -> float:
-        """Returns the time of a whole run of so many images an epoch."""
+        """Returns the time of a whole run with these numbers of images per epoch."""
         batch = config.train.batch
         train, val = -(-train_images // batch), -(-val_images // batch)
         return config.train.epochs * (train * self.step_seconds + val * self.evaluate_seconds)

@@ -1,7 +1,7 @@
-"""Runs as processes of this machine: one a GPU, or a few on the CPU with the threads divided.
+"""Runs as processes of this machine: one per GPU, or a few on the CPU with the threads divided.
 
-A run's process is a copy of one that has imported all that runs need, and has done nothing else
-(Python's fork server): torch and timm take 8 s of a processor to import, a minute of an hour where
+A run's process is forked from one that has imported all that runs need, and has done nothing else
+(Python's fork server): importing torch and timm takes 8 s of a processor, a minute of an hour if
 runs take some minutes.
 """
 
@@ -111,7 +111,7 @@ def _stop(processes: Sequence[ForkServerProcess]) -> None:
 
 
 def _devices(wanted: str | None) -> list[str]:
-    """Returns the devices among which runs are divided.
+    """Returns the devices that runs are assigned to in turn.
 
     Raises:
         ConfigError: this machine has no such device.

@@ -1,8 +1,8 @@
 """Runs as tasks of a Ray cluster (https://docs.ray.io): `pip install 'ossa[ray]'`.
 
 Ray finds a machine with the processors and GPUs that a run asks for; the task there starts the
-run's process and waits for it. A run whose machine is lost is given to another one, where it goes
-on behind its last checkpoint: all machines see the study's folder under the same path.
+run's process and waits for it. A run whose machine is lost is resumed on another one from its last
+checkpoint: all machines see the study's folder under the same path.
 """
 
 import os
@@ -32,7 +32,7 @@ _OBJECT_STORE_BYTES = 80 * 2**20  # runs exchange files, not objects: Ray's leas
 
 
 class RayExecutor:
-    """Gives every run to Ray, which computes as many at a time as the cluster has room for."""
+    """Submits every run to Ray, which computes as many at a time as the cluster has room for."""
 
     def __init__(self, config: "ExecutorConfig") -> None:
         require_package("ray", extra="ray")
@@ -125,14 +125,14 @@ def _connect(address: str | None) -> None:
 
 
 def _reach(address: str) -> None:
-    """Raises OSError where nothing listens at an address, which Ray tries for minutes."""
+    """Raises OSError if nothing listens at an address, which Ray would try for minutes."""
     host, colon, port = address.rpartition(":")
     if colon and port.isdecimal() and "/" not in host:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
 
 
 def check_room(config: "ExecutorConfig", nodes: Sequence[dict[str, float]]) -> None:
-    """Raises ConfigError where no node has what a run asks for, which would wait for ever."""
+    """Raises ConfigError if no node has what a run asks for: it would wait for ever."""
     for node in nodes:
         if node.get("CPU", 0) >= config.cpus and node.get("GPU", 0) >= config.gpus:
             return

@@ -1,7 +1,7 @@
 """Runs as jobs of Slurm (https://slurm.schedmd.com), by submitit: `pip install 'ossa[slurm]'`.
 
-A study is an array of jobs, a run each. A job that is pre-empted, requeued or near its time limit
-saves and goes back into the queue, and goes on behind its last checkpoint wherever it starts again:
+A study is an array of jobs, one per run. A job that is pre-empted, requeued or near its time limit
+saves and goes back into the queue, and resumes from its last checkpoint wherever it starts again:
 all machines see the study's folder under the same path. submitit's files are in its `slurm/`.
 """
 
@@ -50,7 +50,7 @@ _FOR_GOOD = ("CANCELLED", "OUT_OF_MEMORY")
 
 
 class SlurmExecutor:
-    """Submits every run, and waits until Slurm has brought all to their end."""
+    """Submits every run, and waits until all have ended."""
 
     def __init__(self, config: "ExecutorConfig") -> None:
         require_package("submitit", extra="slurm")
@@ -221,7 +221,7 @@ def _is_over(state: str | None) -> bool:
 
 
 def job_parameters(config: "ExecutorConfig") -> dict[str, Any]:
-    """Returns what submitit is to ask Slurm for."""
+    """Returns the resources that submitit asks Slurm for."""
     parameters: dict[str, Any] = {
         "job_name": "ossa",
         "time": config.minutes,
@@ -242,10 +242,7 @@ def job_parameters(config: "ExecutorConfig") -> dict[str, Any]:
 
 
 def job_states() -> Mapping[str, str] | None:
-    """Returns the state of every job of this user that Slurm remembers, by its id.
-
-    None where the controller does not answer, as while it is restarted.
-    """
+    """Returns the states of this user's jobs by id, None if the controller does not answer."""
     question = ["squeue", "--me", "--all", "--array", "--states=all", "--noheader"]
     answer = subprocess.run(
         [*question, "--format=%i %T"], capture_output=True, text=True, check=False

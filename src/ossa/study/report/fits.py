@@ -80,7 +80,8 @@ def fits_table(results: StudyResults) -> ReportTable:
             fits = {"all": relation.fit} | {
                 family: fit for family, fit in families if isinstance(fit, PowerLaw)
             }
-            axes = {"quality": title, "complexity": results.complexities[measure]}
+            title_of_cost = results.complexities[measure]
+            axes = {"quality": title, "complexity": title_of_cost, "measure": measure}
             rows += [
                 {**axes, "family": family, "models": len(relation.points), **_fit_row(fit)}
                 for family, fit in fits.items()

@@ -329,7 +329,7 @@ def _written(value: Any) -> str:
 
 
 def environments_table(results: StudyResults) -> ReportTable:
-    """Returns the environments in which runs were trained, and that of the measurements."""
+    """Returns the environments of the runs and of the measurements."""
     records = [run.state.record for run in results.runs if run.state.record]
     counts = Counter(_environment(record.environment) for record in records)
     rows = [

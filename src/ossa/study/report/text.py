@@ -148,8 +148,8 @@ def rank_change_sentence(base: str, other: str, change: RankChange) -> str:
 def fit_sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Returns the power-law fits from rows of their table, or once why there is none."""
     sentences = [
-        f"AP50-95 and {row['complexity']}: {signed(row['doubling'], decimals=1)}% where the cost "
-        f"doubles (slope {row['slope']:.3f}, {_interval(row)}; R² {row['r_squared']:.2f}; "
+        f"AP50-95 and {MEASURES[row['measure']]}: {signed(row['doubling'], decimals=1)}% where the "
+        f"cost doubles (slope {row['slope']:.3f}, {_interval(row)}; R² {row['r_squared']:.2f}; "
         f"{row['models']} models)."
         for row in rows
         if "slope" in row
