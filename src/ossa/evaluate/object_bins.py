@@ -184,13 +184,13 @@ def _score(
     counts = {"num_truths": int(wanted.sum()), "num_detections": int((true | false).sum())}
     if not wanted.any():
         return BinScore(label, ap=None, ap50=None, recall=None, **counts)
-    chosen = {"gt_bin": inside.gt, "detection_bin": inside.detections}
-    accuracy = average_precision(matches, **chosen)
+    gt, found = inside
+    accuracy = average_precision(matches, gt_bin=gt, detection_bin=found)
     means = {name: float(mean) for name, mean in accuracy.means().items()}
     low = high = None
     if weights is not None:
-        values = average_precision(matches, weights=weights, **chosen).means()["ap"]
-        low, high = np.nanpercentile(values, [2.5, 97.5]).tolist()
+        drawn = average_precision(matches, weights=weights, gt_bin=gt, detection_bin=found)
+        low, high = np.nanpercentile(drawn.means()["ap"], [2.5, 97.5]).tolist()
     recall = float(np.nanmean(accuracy.recall[AT_50]))
     return BinScore(label, means["ap"], means["ap50"], recall, **counts, ap_low=low, ap_high=high)
 

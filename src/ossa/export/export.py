@@ -132,25 +132,12 @@ def export_detector(
         '.onnx'
     """
     check_request(checkpoint, output, settings)
-    if settings.precision == "int8" and calibration is None:
-        raise ConfigError("int8 is calibrated on images: give --data with a split to train on")
-    if calibration is not None and paths_of(calibration) & paths_of(images):
-        raise ConfigError("expected other images to compare on than those that calibrate int8")
+    _check_calibration(settings, images=images, calibration=calibration)
     check_classes(
         checkpoint.names, images, weights=checkpoint.origin["file"], data=str(images.root)
     )
     detector = detector_from(checkpoint)
-    description = describe(
-        detector,
-        names=checkpoint.names,
-        imgsz=checkpoint.imgsz if settings.imgsz is None else settings.imgsz,
-        batch=settings.batch,
-        any_size=settings.any_size,
-        precision=settings.precision,
-        nms=settings.nms,
-        confidence=usual_confidence(checkpoint),
-        origin=checkpoint.origin,
-    )
+    description = _describe(checkpoint, detector, settings)
     on_stage(f"converting to {settings.format}")
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as folder:
         file = Path(folder) / output.name
@@ -168,6 +155,31 @@ def export_detector(
         for part in parts:  # the one that is opened comes last
             part.replace(output.with_name(f"{name}{part.suffix}"))
     return Export(output.with_name(f"{name}{output.suffix}"), description, parity, size, fault)
+
+
+def _check_calibration(
+    settings: ExportSettings, *, images: DatasetIndex, calibration: DatasetIndex | None
+) -> None:
+    if settings.precision == "int8" and calibration is None:
+        raise ConfigError("int8 is calibrated on images: give --data with a split to train on")
+    if calibration is not None and paths_of(calibration) & paths_of(images):
+        raise ConfigError("expected other images to compare on than those that calibrate int8")
+
+
+def _describe(
+    checkpoint: Checkpoint, detector: Detector, settings: ExportSettings
+) -> ExportDescription:
+    return describe(
+        detector,
+        names=checkpoint.names,
+        imgsz=checkpoint.imgsz if settings.imgsz is None else settings.imgsz,
+        batch=settings.batch,
+        any_size=settings.any_size,
+        precision=settings.precision,
+        nms=settings.nms,
+        confidence=usual_confidence(checkpoint),
+        origin=checkpoint.origin,
+    )
 
 
 def paths_of(index: DatasetIndex) -> set[str]:
