@@ -15,25 +15,25 @@ Boxes = TypeVar("Boxes", NDArray[Any], Tensor)
 
 
 def xyxy_to_cxcywh(boxes_xyxy: Boxes) -> Boxes:
-    """Returns centre x, centre y, width, height in the unit of the input."""
+    """Return centre x, centre y, width, height in the unit of the input."""
     x0, y0, x1, y1 = _columns(boxes_xyxy)
     return _stacked([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0])
 
 
 def cxcywh_to_xyxy(boxes_cxcywh: Boxes) -> Boxes:
-    """Returns left, top, right, bottom in the unit of the input."""
+    """Return left, top, right, bottom in the unit of the input."""
     cx, cy, w, h = _columns(boxes_cxcywh)
     return _stacked([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])
 
 
 def xyxy_to_xywh(boxes_xyxy: Boxes) -> Boxes:
-    """Returns left, top, width, height (the format of COCO's files)."""
+    """Return left, top, width, height (the format of COCO's files)."""
     x0, y0, x1, y1 = _columns(boxes_xyxy)
     return _stacked([x0, y0, x1 - x0, y1 - y0])
 
 
 def xywh_to_xyxy(boxes_xywh: Boxes) -> Boxes:
-    """Returns left, top, right, bottom from COCO's left, top, width, height."""
+    """Return left, top, right, bottom from COCO's left, top, width, height."""
     x0, y0, w, h = _columns(boxes_xywh)
     return _stacked([x0, y0, x0 + w, y0 + h])
 

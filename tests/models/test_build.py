@@ -32,16 +32,16 @@ def drop_rates(detector: Detector) -> list[float]:
 
 
 def test_drop_path_grows_from_block_to_block_up_to_the_rate():
-    rates = drop_rates(on_meta(name="convnext_atto", drop_path=0.2))
+    rates = drop_rates(on_meta(name="test_convnext", drop_path=0.2))
     assert rates == sorted(rates)
     assert rates[-1] == pytest.approx(0.2)
-    assert drop_rates(on_meta(name="convnext_atto")) == []
+    assert drop_rates(on_meta(name="test_convnext")) == []
 
 
 def test_drop_path_stands_over_the_arguments_of_the_backbone():
     given = {"backbone_args": {"drop_path_rate": 0.4}}
-    assert max(drop_rates(on_meta(name="convnext_atto", **given))) == pytest.approx(0.4)
-    rates = drop_rates(on_meta(name="convnext_atto", drop_path=0.1, **given))
+    assert max(drop_rates(on_meta(name="test_convnext", **given))) == pytest.approx(0.4)
+    rates = drop_rates(on_meta(name="test_convnext", drop_path=0.1, **given))
     assert max(rates) == pytest.approx(0.1)
 
 
@@ -60,7 +60,7 @@ def test_the_neck_is_half_as_wide_at_stride_4_as_at_8():
 
 
 @pytest.mark.parametrize(
-    ("name", "neck"), [("convnext_atto", "n"), ("cspdarknet_n", "n"), ("yolov5n", "own")]
+    ("name", "neck"), [("test_convnext", "n"), ("cspdarknet_n", "n"), ("yolov5n", "own")]
 )
 def test_four_levels_learn_from_stride_4_to_32(name: str, neck: Literal["n", "own"]):
     torch.manual_seed(0)
@@ -103,7 +103,7 @@ def test_the_objectness_of_four_levels_is_weighted_from_fine_to_coarse():
 
 
 @pytest.mark.parametrize(
-    ("name", "neck"), [("convnext_atto", "n"), ("cspdarknet_n", "n"), ("yolov5n", "own")]
+    ("name", "neck"), [("test_convnext", "n"), ("cspdarknet_n", "n"), ("yolov5n", "own")]
 )
 def test_four_levels_need_anchors(name: str, neck: str):
     with pytest.raises(ConfigError, match=r"found \[4\]: fit anchors .* --fit-anchors"):

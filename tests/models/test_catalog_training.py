@@ -1,5 +1,7 @@
 """Sixty architectures that the table calls supported, drawn by a fixed seed, each train a step.
 
+So does every family of the works that were reproduced, and each of those detects.
+
 Those of up to 60 million parameters, so that each fits in 2 GB and all in five minutes of one
 core. Nothing is downloaded: the weights are random.
 
@@ -12,12 +14,13 @@ import random
 import pytest
 import torch
 
-from ossa.config import LossConfig
+from ossa.config import EvaluateConfig, LossConfig
 from ossa.errors import UnsupportedBackbone
 from ossa.models.backbones.catalog import shipped_table
 from ossa.models.detector import Detector, create_detector
 from ossa.models.loss import DetectionLoss
-from ossa.types import Batch
+from ossa.models.postprocess import non_max_suppression
+from ossa.types import Batch, Letterbox
 
 CLASSES = 3
 DRAWN = 60
@@ -90,3 +93,39 @@ def test_of_hrnet_only_what_leads_to_the_map_at_stride_4_is_idle():
     assert {name for name in idle if not any(part in name for part in to_stride_4)} == set()
     # Three fusions of a convolution and a norm, a bottleneck of three, and its shortcut.
     assert len(idle) == 3 * (3 + 3 + 1)
+
+
+FAMILIES = (
+    *(f"cspdarknet_{scale}" for scale in "nsmlx"),
+    *("convnext_tiny", "convnext_small", "convnext_base"),
+    *("repvgg_a0", "repvgg_a1", "repvgg_a2", "repvgg_b0", "repvgg_b1"),
+    *("mobilenetv2_100", "mobilenetv3_small_100", "mobilenetv3_large_100"),
+    *("ghostnet_100", "ghostnetv2_100", "densenet121", "densenet169"),
+    *("resnet18", "resnet34", "resnet50", "inception_v4"),
+    *("convnextv2_atto", "mobilenetv4_conv_small", "mobilenetv4_hybrid_medium"),
+    *("efficientnet_b0", "tf_efficientnetv2_b0", "efficientvit_b0", "efficientvit_l1"),
+    *("hgnetv2_b0", "repvit_m0_9", "fastvit_t8", "mobileone_s0", "mambaout_femto"),
+    *("swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256"),
+    *("convnext_tiny.dinov3_lvd1689m", "vit_tiny_patch16_224", "vit_small_patch14_dinov2"),
+    *("vit_small_patch16_dinov3", "eva02_tiny_patch14_224"),
+    *("roadmap_resnet50", "roadmap_depthwise", "roadmap_kernel7", "roadmap_convnext_tiny"),
+)
+"""ConvNeXt L and XL are S and B with other numbers, and too large for a test."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_parameter_learns_and_the_detector_detects(name: str):
+    detector, idle = gradients_of(name)
+    assert idle == []
+    torch.optim.SGD(detector.parameters(), lr=1e-4).step()
+    with torch.device("meta"):
+        _, side = smallest_detector(name)
+    batch = two_images(side)
+    with torch.no_grad():
+        raw = detector.eval()(batch.images)
+    placement = Letterbox(1.0, 1.0, 0, 0, side, side)
+    config = EvaluateConfig(confidence=0.0, max_detections=10)
+    found = non_max_suppression(raw, [placement] * 2, config)
+    assert [len(image) for image in found] == [10, 10]
+    assert all(torch.from_numpy(image.scores).isfinite().all() for image in found)

@@ -10,7 +10,7 @@ from ossa.errors import CheckpointError, ConfigError
 from ossa.models.checkpoint import detector_from, read_checkpoint, save_checkpoint, start_from
 from ossa.models.detector import Detector, build_detector, create_detector
 
-MODEL = ModelConfig(name="mobilenetv2_050", neck="n")
+MODEL = ModelConfig(name="test_efficientnet", neck="n")
 NAMES = ("cat", "dog")
 
 

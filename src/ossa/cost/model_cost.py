@@ -175,7 +175,8 @@ def _create_classifier(name: str, num_classes: int, imgsz: int) -> nn.Module:
         raise ConfigError(f"timm has no classifier named {architecture!r}.{hint}")
     reason = ""
     # Transformers are built for one size of image.
-    for arguments in ({}, {"img_size": imgsz}):
+    attempts: tuple[dict[str, Any], ...] = ({}, {"img_size": imgsz})
+    for arguments in attempts:
         try:
             with torch.device("meta"), torch.no_grad():
                 shadow = timm.create_model(name, num_classes=num_classes, **arguments).eval()

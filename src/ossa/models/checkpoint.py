@@ -33,7 +33,7 @@ from ossa.models.backbones.pretrained import (
     read_header,
     read_tensors,
 )
-from ossa.models.complexity import SkipInit
+from ossa.models.backbones.timm import SkipInit
 from ossa.models.detector import Detector, build_detector
 from ossa.models.yolov5_weights import YOLOV5_STRIDES, read_yolov5
 from ossa.schema import Section, validated

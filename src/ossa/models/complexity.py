@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -172,24 +171,6 @@ def on_meta(network: NetworkT) -> NetworkT:
     for parameter in network.parameters():
         memo[id(parameter)] = nn.Parameter(memo[id(parameter)], requires_grad=False)
     return copy.deepcopy(network, memo).eval()
-
-
-class SkipInit(TorchFunctionMode):
-    """Context in which tensors on the meta device are not initialized, half the time of a build."""
-
-    _FILLING = frozenset(
-        getattr(Tensor, name)
-        for name in (
-            *("normal_", "uniform_", "erfinv_", "mul_", "add_", "clamp_", "fill_", "zero_"),
-            "__setitem__",  # MaxViT fills a table of positions number by number
-        )
-    )
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        fills = func in self._FILLING or getattr(func, "__module__", None) == "torch.nn.init"
-        if fills and args and isinstance(args[0], Tensor) and args[0].is_meta:
-            return args[0]
-        return func(*args, **(kwargs or {}))
 
 
 def _params_by_part(network: nn.Module, parts: Mapping[str, Iterable[nn.Module]]) -> dict[str, int]:

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ossa.errors import UnsupportedBackbone
 from ossa.models.backbones.catalog import TABLE_IMGSZ, TABLE_TIMM, CatalogRow, shipped_table
-from ossa.models.complexity import SkipInit
+from ossa.models.backbones.timm import SkipInit
 from ossa.models.detector import Backbone, create_backbone
 from ossa.types import Level
 

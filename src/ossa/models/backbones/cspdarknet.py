@@ -24,7 +24,7 @@ class Scale(NamedTuple):
     """Multiple of the base's channels."""
 
     def channels(self, base: int) -> int:
-        """Returns the width of a layer, rounded up to a multiple of 8 as YOLOv5 does."""
+        """Return the width of a layer, rounded up to a multiple of 8 as YOLOv5 does."""
         return -int(-base * self.width // 8) * 8
 
     def repeats(self, base: int) -> int:
@@ -41,7 +41,7 @@ SCALES = {
 
 
 class CSPDarknet(nn.Module):
-    """Maps uint8 images (B, 3, H, W) to one (B, C_l, H / s_l, W / s_l) a level.
+    """Maps uint8 images (B, 3, H, W) to one (B, C_l, H / s_l, W / s_l) per level.
 
     Without mean and deviation of the input: YOLOv5 sees pixel / 255. The layers and their names
     are the same whatever the strides are, which only choose the maps that come out.

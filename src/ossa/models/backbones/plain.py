@@ -54,12 +54,10 @@ class PlainBackbone(nn.Module):
     timm has under its name, None where it does not; `only_imgsz` is the trunk's.
     """
 
-    def __init__(
-        self, trunk: nn.Module, *, strides: Sequence[int], resampled: str | None = None
-    ) -> None:
+    def __init__(self, trunk: Any, *, strides: Sequence[int], resampled: str | None = None) -> None:
         super().__init__()
-        (level,) = trunk.levels  # type: ignore[misc] - of a backbone
-        self.trunk: Any = trunk
+        (level,) = trunk.levels
+        self.trunk = trunk
         self.pyramid = SimpleFeaturePyramid(level, strides)
         self.levels = self.pyramid.levels
         self.only_imgsz = trunk.only_imgsz

@@ -110,8 +110,12 @@ class RoadMapNet(nn.Module):
     ) -> None:
         """Build the network with random weights.
 
-        `num_classes` 0 gives the pooled features. With `drop_path_rate` training skips the last
-        block as often, those before it less, falling linearly to never (stochastic depth).
+        Args:
+            step: of the road map.
+            num_classes: 0 for the pooled features.
+            in_chans: channels of the images.
+            drop_path_rate: how often training skips the last block (stochastic depth); the rate
+                falls linearly to 0 at the first.
         """
         super().__init__()
         self.num_classes = num_classes

@@ -10,6 +10,7 @@ import torch
 from timm.layers import DropPath  # pyright: ignore[reportPrivateImportUsage]
 from torch import Tensor, nn
 from torch.nn.functional import pad
+from torch.overrides import TorchFunctionMode
 
 from ossa.errors import CheckpointError, ConfigError, UnsupportedBackbone
 from ossa.models.backbones import roadmap as _roadmap  # noqa: F401 - registers its steps with timm
@@ -96,29 +97,40 @@ def create_timm_backbone(
         check_backbone_weights(name, weights)
         build_args = weights.build_args
     arguments = {key: v for key, v in (build_args or {}).items() if key != "num_classes"}
-    declared = set(_declared_strides(name, arguments))
+    info = _feature_info(name, arguments)
     if drop_path is not None:
         arguments["drop_path_rate"] = drop_path
         if not _drops_paths(name, arguments):
             raise ConfigError(
                 f"{name} has no blocks that drop path could drop: leave model.drop_path out"
             )
-    resampled = None
-    trunk_strides = strides
-    if len(declared) == 1:
-        (patch,) = declared
-        trunk_strides = (trunk_stride(name, patch, strides),)
-        arguments["feature_cls"] = NormalizedFeatures
-        if trunk_strides != (patch,):
-            arguments["patch_size"] = trunk_strides[0]
-            resampled = f"patches of {patch} pixels resampled to {trunk_strides[0]}"
-    arguments, properties = _probe_sizes(name, trunk_strides, imgsz, arguments)
+    trunk_strides, chosen = _choose_maps(name, info, strides)
+    arguments, properties = _probe_sizes(name, trunk_strides, imgsz, {**arguments, **chosen})
     network = _build(name, {**arguments, **_source(pretrained, weights)})
-    statistics = _input_statistics(name, pretrained, weights)
-    backbone = TimmBackbone(network, **properties, **statistics)
-    if len(declared) == 1:
-        return PlainBackbone(backbone, strides=strides, resampled=resampled)
-    return backbone
+    trunk = TimmBackbone(network, **properties, **_input_statistics(name, pretrained, weights))
+    patch, stride = info.reduction()[-1], trunk_strides[0]
+    if "feature_cls" not in chosen:
+        return trunk
+    resampled = None if stride == patch else f"patches of {patch} pixels resampled to {stride}"
+    return PlainBackbone(trunk, strides=strides, resampled=resampled)
+
+
+class SkipInit(TorchFunctionMode):
+    """Context in which tensors on the meta device are not initialized, half the time of a build."""
+
+    _FILLING = frozenset(
+        getattr(Tensor, name)
+        for name in (
+            *("normal_", "uniform_", "erfinv_", "mul_", "add_", "clamp_", "fill_", "zero_"),
+            "__setitem__",  # MaxViT fills a table of positions number by number
+        )
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        fills = func in self._FILLING or getattr(func, "__module__", None) == "torch.nn.init"
+        if fills and args and isinstance(args[0], Tensor) and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def known_architectures() -> list[str]:
@@ -169,24 +181,47 @@ def _first_line(problem: Exception) -> str:
     return str(problem).splitlines()[0] if str(problem) else type(problem).__name__
 
 
-def _declared_strides(name: str, arguments: Mapping[str, Any]) -> list[int]:
-    """Return the stride of each feature map that the model declares."""
+def _feature_info(name: str, arguments: Mapping[str, Any]) -> Any:
+    """Return timm's description of all feature maps of the model."""
     try:
-        with torch.device("meta"):
-            info: Any = _build(name, arguments).feature_info
+        with torch.device("meta"), SkipInit():
+            return _build(name, arguments).feature_info
     except UnsupportedBackbone as refusal:
         if arguments and isinstance(refusal.__cause__, TypeError):
             raise ConfigError(
                 f"{name} does not take these arguments: {refusal.__cause__}"
             ) from None
         raise
-    return info.reduction()
+
+
+def _choose_maps(
+    name: str, info: Any, strides: Sequence[int]
+) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """Return the strides of timm's network, and arguments that build the deepest map of each."""
+    reductions = info.reduction()
+    deepest = {stride: position for position, stride in enumerate(reductions)}
+    chosen: dict[str, Any] = {}
+    if len(deepest) == 1:  # a plain transformer
+        stride = trunk_stride(name, reductions[-1], strides)
+        chosen = {"feature_cls": NormalizedFeatures}
+        if stride not in deepest:
+            chosen["patch_size"] = stride
+        deepest, strides = {stride: len(reductions) - 1}, (stride,)
+    absent = [stride for stride in strides if stride not in deepest]
+    if absent:
+        raise UnsupportedBackbone(
+            f"declares feature maps at strides {reductions}, "
+            f"but strides {list(strides)} were asked for: {absent} are missing",
+            model=name,
+        )
+    chosen["out_indices"] = tuple(info.out_indices[deepest[stride]] for stride in strides)
+    return tuple(strides), chosen
 
 
 def _drops_paths(name: str, arguments: Mapping[str, Any]) -> bool:
     """Return whether the model takes a drop path rate and has blocks on which it acts."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), SkipInit():
             network = timm.create_model(name, **{**arguments, "drop_path_rate": 0.5})
     except Exception:  # models that do not take it say so in many ways
         return False
@@ -194,13 +229,13 @@ def _drops_paths(name: str, arguments: Mapping[str, Any]) -> bool:
 
 
 def _probe_sizes(
-    name: str, strides: Sequence[int], imgsz: int, arguments: Mapping[str, Any]
+    name: str, strides: tuple[int, ...], imgsz: int, arguments: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return `_probe` of the model as it takes most image sizes.
+    """Return arguments that build the model for most image sizes, and properties of the backbone.
 
-    Transformers are built for one image size, which timm calls `img_size`; some take others too
-    when told so at construction (ViT by one name, Swin by the other). What knows neither is built
-    as it is or, failing that, for `imgsz` alone.
+    Transformers are built for one image size, `img_size`; some take others too if asked to at
+    construction (ViT by one argument, Swin by another). Models with neither argument are built
+    as they are or, where that fails, for `imgsz` alone.
     """
     refusals = []
     for extra in (
@@ -209,41 +244,21 @@ def _probe_sizes(
         {},
         {"img_size": imgsz},
     ):
+        sized = {**arguments, **extra}
         try:
-            return _probe(name, strides, imgsz, {**arguments, **extra})
+            with torch.device("meta"), SkipInit():
+                network: Any = _build(name, sized).eval()
+                levels = tuple(map(Level, strides, network.feature_info.channels()))
+                output_format = getattr(network, "output_fmt", None)
+                nhwc = str(getattr(output_format, "value", output_format)).upper() == "NHWC"
+                backbone = TimmBackbone(network, levels=levels, channels_last=nhwc)
+                any_size = _verify(name, backbone, imgsz)
         except UnsupportedBackbone as refusal:
             refusals.append(refusal)
+            continue
+        only_imgsz = None if any_size else imgsz
+        return sized, {"levels": levels, "channels_last": nhwc, "only_imgsz": only_imgsz}
     raise refusals[2] from None
-
-
-def _probe(
-    name: str, strides: Sequence[int], imgsz: int, arguments: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the arguments that build the levels, and those properties of `TimmBackbone`."""
-    with torch.device("meta"):
-        info: Any = _build(name, arguments).feature_info
-        reductions, channels = info.reduction(), info.channels()
-        deepest = {stride: i for i, stride in enumerate(reductions)}
-        absent = [stride for stride in strides if stride not in deepest]
-        if absent:
-            raise UnsupportedBackbone(
-                f"declares feature maps at strides {reductions}, "
-                f"but strides {list(strides)} were asked for: {absent} are missing",
-                model=name,
-            )
-        levels = tuple(Level(stride, channels[deepest[stride]]) for stride in strides)
-        indices = tuple(info.out_indices[deepest[stride]] for stride in strides)
-        arguments = {**arguments, "out_indices": indices}
-        network = _build(name, arguments).eval()
-        output_format = getattr(network, "output_fmt", None)
-        channels_last = str(getattr(output_format, "value", output_format)).upper() == "NHWC"
-        backbone = TimmBackbone(network, levels=levels, channels_last=channels_last)
-        any_size = _verify(name, backbone, imgsz)
-    return arguments, {
-        "levels": levels,
-        "channels_last": channels_last,
-        "only_imgsz": None if any_size else imgsz,
-    }
 
 
 def _verify(name: str, backbone: TimmBackbone, imgsz: int) -> bool:
@@ -323,7 +338,7 @@ def _source(pretrained: bool, weights: BackboneWeights | None) -> dict[str, Any]
 
 def _input_statistics(
     name: str, pretrained: bool, weights: BackboneWeights | None
-) -> dict[str, tuple[float, ...]]:
+) -> dict[str, Any]:
     """Return mean and standard deviation of the input in 0..1 that the weights were trained with.
 
     Without pretrained weights all backbones see pixel / 255, as YOLOv5 does.
