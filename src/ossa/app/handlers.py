@@ -90,7 +90,7 @@ def match_objects(first: Results, second: Results) -> list[tuple[int, int]]:
     the result is symmetric.
     """
     boxes = [torch.from_numpy(one.boxes_xyxy) for one in (first, second)]
-    iou = box_iou(*boxes).numpy()
+    iou = box_iou(boxes[0], boxes[1]).numpy()
     names = [np.array(one.names, object)[one.labels] for one in (first, second)]
     iou[names[0][:, None] != names[1][None]] = 0
     rows, columns = np.nonzero(iou >= SAME_IOU)
@@ -194,7 +194,8 @@ class Handlers:
         """
         session, models = self._to_write(key, settings)
         folders = _folder_names([model.title for model in models])
-        documents, rows = [], [["file", "seconds", "model", *TABLE_COLUMNS, "missed_by"]]
+        documents: list[dict[str, Any]] = []
+        rows: list[list[Any]] = [["file", "seconds", "model", *TABLE_COLUMNS, "missed_by"]]
         file = session.folder / "ossa-results.zip"
         with zipfile.ZipFile(file, "w") as archive:  # JPEGs do not get smaller
             for position, frame in _counted(session.frames, on_frame):

@@ -50,6 +50,12 @@ class Source:
     folder that the user named."""
 
     @property
+    def file(self) -> Path:
+        """The address of an image or a video file."""
+        assert isinstance(self.address, Path)
+        return self.address
+
+    @property
     def title(self) -> str:
         """The address as it is printed and written, without credentials."""
         return hide_credentials(str(self.address)) if self.kind == "live" else str(self.address)
@@ -102,9 +108,8 @@ def read_frames(
     for source in sources:
         try:
             if source.kind == "image":
-                file = Path(source.address)
-                image = decode_image(file)
-                if (count := count_pictures(file)) > 1:
+                image = decode_image(source.file)
+                if (count := count_pictures(source.file)) > 1:
                     more = " or more" if count == MOST_COUNTED else ""
                     on_warning(f"{source.title}: the first of its {count}{more} images is used")
                 yield Frame(source, image)

@@ -90,8 +90,9 @@ class VideoReader:
         Raises:
             DataError: the source cannot be opened.
         """
-        is_file = isinstance(source, str) and not _is_stream(source)
-        self._source = Path(source) if is_file else source
+        self._source = source
+        if isinstance(source, str) and not _is_stream(source):
+            self._source = Path(source)
         self._every = every
         self._timeout_seconds = timeout_seconds
         self._capture = _open_capture(self._source, timeout_seconds)
@@ -102,8 +103,8 @@ class VideoReader:
         known = isinstance(self._source, Path) and math.isfinite(stated) and stated > 0
         self.num_frames = int(stated) if known else None
         """As the file states it; None for a camera or stream."""
-        sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
-        self.size_wh = tuple(int(self._capture.get(side)) for side in sides)
+        width = int(self._capture.get(cv2.CAP_PROP_FRAME_WIDTH))
+        self.size_wh = (width, int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT)))
         """Width and height of the frames in pixels, as the source states them."""
         self._position = 0
         self._num_good = 0

@@ -19,7 +19,7 @@ from ossa.files import write_atomically
 from ossa.predict.results import TABLE_COLUMNS, Results
 from ossa.predict.sources import AnnotatedImage, AnnotatedImages, Frame, Source
 from ossa.predict.video import VideoReader, VideoWriter
-from ossa.viz.draw import encode_jpeg, encode_png, stack_above
+from ossa.viz.draw import encode_jpeg, encode_png, picture_grid
 
 COCO_FILE: Final = "predictions.json"
 TABLE_FILE: Final = "predictions.csv"
@@ -107,7 +107,8 @@ class ResultFolder:
         if self._options.drawings:
             drawing = results.draw()
             if annotated is not None:
-                drawing = stack_above([drawing], [annotated.draw(frame.image)])
+                rows = [[drawing], [annotated.draw(frame.image)]]
+                drawing = picture_grid(rows, row_titles=("predicted", "annotated"))
             self._write_drawing(frame, drawing)
         if self._options.label_files:
             text = results.to_yolo(scores=self._options.scores_in_label_files)
@@ -130,7 +131,7 @@ class ResultFolder:
     def _annotated(self, frame: Frame) -> AnnotatedImage | None:
         if self._ground_truth is None or frame.source.kind != "image":
             return None
-        return self._ground_truth.find(Path(frame.source.address))
+        return self._ground_truth.find(frame.source.file)
 
     def _write_coco(
         self, stream: TextIO, frame: Frame, results: Results, annotated: AnnotatedImage | None
@@ -168,7 +169,7 @@ class ResultFolder:
     def _write_image(self, name: str, image: NDArray[np.uint8], frame: Frame) -> None:
         suffix = ".jpg"
         if frame.source.kind == "image":
-            suffix = Path(frame.source.address).suffix.lower()
+            suffix = frame.source.file.suffix.lower()
         if suffix in (".jpg", ".jpeg"):
             self._write(f"{name}{suffix}", encode_jpeg(image))
         else:

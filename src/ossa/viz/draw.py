@@ -1,4 +1,4 @@
-"""Boxes on pictures, pictures side by side, and pictures as bytes.
+"""Boxes on images, images side by side, and images as bytes.
 
 Images are uint8 (H, W, 3) RGB throughout; boxes are xyxy in pixels of the image they lie on.
 """
@@ -8,8 +8,6 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-
-from ossa.errors import DataError
 
 # Okabe and Ito's seven hues first, then the thirteen of Paul Tol's and ColorBrewer's schemes that
 # keep farthest from all before them in CIELAB, seen normally, with deuteranopia or protanopia.
@@ -40,7 +38,7 @@ def draw_boxes(
         image: (H, W, 3).
         boxes_xyxy: (N, 4) in pixels of `image`, best first where they have scores.
         labels: (N,) positions in `names`.
-        names: class names; characters that the font lacks become question marks.
+        names: class names; characters missing in the font become question marks.
         scores: (N,) in 0..1, written after the names.
 
     Example:
@@ -54,8 +52,7 @@ def draw_boxes(
     corners = np.rint(np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)).astype(int)
     shorter_side = min(canvas.shape[:2])
     line_width = max(1, round(shorter_side / 240))
-    # Reversed, so that the best lies on top; all boxes before all labels, so that no box
-    # strikes a label through.
+    # Reversed, so that the best is on top; all boxes before all labels, so that no box covers one.
     order = range(len(corners))[::-1]
     for i in order:
         left, top, right, bottom = corners[i].tolist()
@@ -70,37 +67,18 @@ def draw_boxes(
     return canvas
 
 
-def stack_above(
-    predictions: Sequence[NDArray[np.uint8]],
-    truths: Sequence[NDArray[np.uint8]],
-    *,
-    titles: tuple[str, str] = ("predicted", "annotated"),
-) -> NDArray[np.uint8]:
-    """Returns one picture: a row of predictions above the row of truths of the same images.
-
-    Raises:
-        DataError: the rows are not equally long.
-    """
-    if len(predictions) != len(truths):
-        raise DataError(
-            f"Expected as many pictures of truths as of predictions ({len(predictions)}), "
-            f"found {len(truths)}; draw both for the same images."
-        )
-    return picture_grid([predictions, truths], row_titles=titles)
-
-
 def picture_grid(
     rows: Sequence[Sequence[NDArray[np.uint8]]],
     *,
     row_titles: Sequence[str] = (),
 ) -> NDArray[np.uint8]:
-    """Returns one picture of rows of pictures on white, each row under its title if it has one.
+    """Returns one image of rows of images on white, each row under its title, if there are titles.
 
-    Pictures keep their pixels; smaller ones are centred in their cell. All columns are as wide as
-    the widest picture, and each row is as high as its highest.
+    Images keep their size and are centred in their cells. All columns are as wide as the widest
+    image, and each row is as high as its highest.
     """
-    width = max(picture.shape[1] for row in rows for picture in row)
-    heights = [max(picture.shape[0] for picture in row) for row in rows]
+    width = max(image.shape[1] for row in rows for image in row)
+    heights = [max(image.shape[0] for image in row) for row in rows]
     columns = max(len(row) for row in rows)
     gap = max(4, width // 40)
     title_size = max(12, width // 22)
@@ -115,10 +93,10 @@ def picture_grid(
             baseline = (gap, top + int(1.3 * title_size))
             _write(sheet, text, baseline, _TITLE_GREY, title_size)
         top += title_height
-        for c, picture in enumerate(row):
-            y = top + (height - picture.shape[0]) // 2
-            x = gap + c * (width + gap) + (width - picture.shape[1]) // 2
-            sheet[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
+        for c, image in enumerate(row):
+            y = top + (height - image.shape[0]) // 2
+            x = gap + c * (width + gap) + (width - image.shape[1]) // 2
+            sheet[y : y + image.shape[0], x : x + image.shape[1]] = image
         top += height + gap
     return sheet
 
@@ -152,8 +130,8 @@ def _label(
 ) -> None:
     """Writes `text` onto the canvas in place, on a patch in the colour of class `label`.
 
-    The patch stands on the left top corner of a box, or hangs from it where there is no room,
-    and always lies inside the picture.
+    The patch is above the left top corner of a box, or below it where there is no room, and
+    always inside the image.
     """
     height, width = canvas.shape[:2]
     pad = max(2, size // 4)
