@@ -37,15 +37,19 @@ def test_every_field_may_be_left_out(error, sentence):
     assert str(error) == sentence
 
 
-@pytest.mark.parametrize(
-    "kind", ["ConfigError", "DataError", "UnsupportedBackbone", "CheckpointError", "RunFailed"]
-)
+@pytest.mark.parametrize("kind", ["ConfigError", "DataError", "CheckpointError", "RunFailed"])
 def test_errors_survive_pickling_with_their_fields(kind):
     error = getattr(errors, kind)("said", path="x", line=7, advice="do")
     copied = pickle.loads(pickle.dumps(error))
     assert isinstance(copied, OssaError)
     assert type(copied) is type(error)
     assert (str(copied), copied.line) == (str(error), 7)
+
+
+def test_a_refused_backbone_survives_pickling_with_its_model():
+    error = errors.UnsupportedBackbone("has no strides", model="x", similar=("y",))
+    copied = pickle.loads(pickle.dumps(error))
+    assert (str(copied), copied.model) == (str(error), "x")
 
 
 def test_what_a_foreign_file_says_cannot_command_a_terminal_or_fill_it():
