@@ -246,7 +246,7 @@ def _losses(
 ) -> list[str]:
     """Returns a sentence for each thing of a split that the format does not hold."""
     title = _TITLES[to]
-    told = (
+    losses = (
         (
             images,
             f"{{}} left out, whose file name {title} readers do not take for an image",
@@ -262,7 +262,9 @@ def _losses(
         (changes.areas, f"the area of {{}} is lost: {title} has the box's alone", "object"),
         (written.rounded, "{} rounded, by less than a billionth of a pixel", "box"),
     )
-    sentences = [sentence.format(_counted(count, noun)) for count, sentence, noun in told if count]
+    sentences = [
+        sentence.format(_counted(count, noun)) for count, sentence, noun in losses if count
+    ]
     if to == "yolo" and changes.crowd:
         crowds = _counted(changes.crowd, "crowd region")
         sentences.insert(0, f"{crowds} left out: YOLO txt has no crowd flag")

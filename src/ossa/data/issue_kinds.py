@@ -113,7 +113,7 @@ class IssueKind(StrEnum):
         "image-rotated",
         _WARNING,
         "images rotated by EXIF",
-        "boxes must belong to the rotated image: look at the pictures",
+        "boxes must belong to the rotated image: look at the images",
     )
     IMAGE_BACKGROUND = (
         "image-background",

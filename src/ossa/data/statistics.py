@@ -1,6 +1,6 @@
 """What the boxes of a split are like: sizes, crowding, shapes, and whether anchors fit them.
 
-Dimensions: I images, N truths.
+Dimensions: I images, N annotations.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class Statistics:
 
     num_images: int
     num_background: int
-    """Images without a truth."""
+    """Images without an annotation."""
     num_boxes: int
     """Difficult ones included."""
     num_crowd: int

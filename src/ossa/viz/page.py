@@ -1,8 +1,7 @@
-"""Pages of tables, figures and pictures: one HTML file each, that needs nothing beside it.
+"""Pages of tables, figures and images: one self-contained HTML file each.
 
-A page loads nothing from anywhere: styles, figures and pictures are inside, and its content
-security policy forbids the rest. It prints, fits a telephone, and follows the reader's choice of
-a light or dark screen.
+A page loads nothing: styles, figures and images are inside, and its content security policy
+forbids the rest. It prints, fits a phone, and follows the reader's light or dark mode.
 """
 
 import base64
@@ -62,7 +61,7 @@ class Table:
         for number, row in enumerate(self.rows, start=1):
             if len(row) != len(self.columns):
                 raise ValueError(
-                    f"expected {len(self.columns)} cells, one a column, in every row of "
+                    f"expected {len(self.columns)} cells, one per column, in every row of "
                     f"'{self.caption}', found {len(row)} in row {number}"
                 )
 
@@ -84,11 +83,11 @@ class PictureBlock:
     data: bytes
     caption: str = ""
     alt: str = ""
-    """What the picture shows, for readers who do not see it; the caption when not given."""
+    """Description for readers who do not see the image; the caption if empty."""
 
     @property
     def data_uri(self) -> str:
-        """The picture as an address that holds it."""
+        """The image as a data URI."""
         mime = "image/png" if self.data.startswith(b"\x89PNG") else "image/jpeg"
         return f"data:{mime};base64,{base64.b64encode(self.data).decode()}"
 
@@ -100,7 +99,7 @@ class TextBlock:
     kind: ClassVar[str] = "text"
     text: str
     heading: str = ""
-    """Above it, smaller than that of a section."""
+    """Above the text, smaller than a section's."""
     listed: bool = False
     """Each paragraph is a point of a list."""
 
