@@ -145,11 +145,7 @@ def check_data(
         *find_copies(indexes, states),
     ]
     for split, report in reports.items():
-        groups += _reading_issues(report, split)
-        groups += find_unlabelled(split, report, data_format=description.format)
-        groups += find_strange_boxes(report.index, split, imgsz=imgsz, description=description)
-        if states:
-            groups += find_broken_images(report.index, split, states)
+        groups += _split_issues(description, split, report, states, imgsz=imgsz)
     if "train" in statistics:
         groups += _anchor_issues(statistics["train"], description, imgsz=imgsz)
     return Check(
@@ -184,6 +180,22 @@ def _read_splits(
         issue = Issue(kind, description.file, None, _with_place(error), action)
         groups += group_issues([issue], split)
     return reports, groups
+
+
+def _split_issues(
+    description: DataDescription,
+    split: str,
+    report: IndexReport,
+    states: Mapping[str, ImageState],
+    *,
+    imgsz: int,
+) -> list[IssueGroup]:
+    return [
+        *_reading_issues(report, split),
+        *find_unlabelled(split, report, data_format=description.format),
+        *find_strange_boxes(report.index, split, imgsz=imgsz, description=description),
+        *(find_broken_images(report.index, split, states) if states else ()),
+    ]
 
 
 def _with_place(error: DataError) -> str:

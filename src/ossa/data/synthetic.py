@@ -300,17 +300,7 @@ def write_scenes(
         'data.yaml'
     """
     images = {"train": 600, "val": 120} if images is None else dict(images)
-    for split, count in images.items():
-        if split not in SPLITS:
-            raise DataError(expected=f"splits among {', '.join(SPLITS)}", found=f"'{split}'")
-        if count < 1:
-            raise DataError(expected=f"at least one image of '{split}'", found=str(count))
-    if imgsz < _MIN_IMGSZ:
-        raise DataError(
-            expected=f"scenes of at least {_MIN_IMGSZ} pixels",
-            found=f"imgsz {imgsz}",
-            advice="small objects would have too few pixels to show their shape",
-        )
+    _check_request(images, imgsz)
     identity = {"version": VERSION, "images": images, "imgsz": imgsz, "seed": seed}
     folder = Path(folder)
     if _already_written(folder, identity):
@@ -331,6 +321,20 @@ def write_scenes(
         (root / "scenes.json").write_text(json.dumps(identity, indent=2) + "\n")
         os.replace(root, folder)
     return folder / "data.yaml"
+
+
+def _check_request(images: Mapping[str, int], imgsz: int) -> None:
+    for split, count in images.items():
+        if split not in SPLITS:
+            raise DataError(expected=f"splits among {', '.join(SPLITS)}", found=f"'{split}'")
+        if count < 1:
+            raise DataError(expected=f"at least one image of '{split}'", found=str(count))
+    if imgsz < _MIN_IMGSZ:
+        raise DataError(
+            expected=f"scenes of at least {_MIN_IMGSZ} pixels",
+            found=f"imgsz {imgsz}",
+            advice="small objects would have too few pixels to show their shape",
+        )
 
 
 def _already_written(folder: Path, identity: dict[str, object]) -> bool:
