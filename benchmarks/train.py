@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,11 +36,11 @@ from ossa.data.loader import EpochBatches, training_loader
 from ossa.models.detector import PRESETS
 from ossa.recipes import load_recipe
 from ossa.train.callbacks import Callback
-from ossa.train.distributed import SINGLE_PROCESS
-from ossa.train.optim import EMA, build_optimizer
+from ossa.train.loop import forward
+from ossa.train.optim import EMA, build_optimizer, optimizer_step
 from ossa.train.run_folder import environment
-from ossa.train.setup import Parts, prepare
-from ossa.train.step import Step
+from ossa.train.setup import init_run
+from ossa.train.state import TrainState
 from ossa.types import Batch
 
 _WARMUP_BATCHES = 3
@@ -80,40 +81,36 @@ def matrix_gflops(device: torch.device, repeats: int = 5) -> float:
 class Option:
     """One way to compute the same step, with a detector, optimiser and average of its own."""
 
-    def __init__(self, parts: Parts, config: RunConfig, device: torch.device, **settings: Any):
+    def __init__(self, state: TrainState, config: RunConfig, device: torch.device, **settings: Any):
         self.memory_format = settings.pop("memory_format", torch.channels_last)
-        train = config.train.model_copy(update=settings)
-        detector = copy.deepcopy(parts.detector).to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        self.train = train = config.train.model_copy(update=settings)
+        self.detector = copy.deepcopy(state.detector).to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        self.detector.train()
         self.watch = Stopwatch(device)
-        self.step = Step(
-            detector.train(),
-            loss=parts.loss,
-            optimizer=build_optimizer(detector, train),
-            average=EMA(detector, decay=0.9999, ramp=2000.0),
-            config=train,
-            device=device,
-            processes=SINGLE_PROCESS,
-        )
-        update = self.step.average.update
+        self.network: Any = torch.compile(self.detector) if train.compile else self.detector
+        self.losses: Any = torch.compile(state.loss) if train.compile else state.loss
+        self.optimizer = build_optimizer(self.detector, train)
+        self.ema = EMA(self.detector, decay=0.9999, ramp=2000.0)
+        update = self.ema.update
 
         def timed_update(network: Any) -> None:
             with self.watch.part("average"):
                 update(network)
 
-        self.step.average.update = timed_update
+        self.ema.update = timed_update
 
     def run(self, batch: Batch) -> None:
         """Does one batch and one step; every part of it is timed."""
         images = batch.images.contiguous(memory_format=self.memory_format)
         with self.watch.part("batch"):
             with self.watch.part("forward"):
-                raw = self.step.predict(images)
+                raw = forward(self.network, images, self.train)
             with self.watch.part("loss"):
-                loss = self.step.losses(raw, batch).total() * len(batch.image_ids)
+                loss = self.losses(raw, batch).total() * len(batch.image_ids)
             with self.watch.part("backward"):
                 loss.backward()
             with self.watch.part("update"):
-                self.step.update()
+                optimizer_step(self.detector, self.optimizer, self.ema, self.train)
 
     def report(self, plain_ms: float | None) -> dict[str, Any]:
         """Returns median milliseconds a batch, the ratio to `plain` and the share of each part."""
@@ -126,17 +123,17 @@ class Option:
 
 
 def build_options(
-    parts: Parts, config: RunConfig, device: torch.device, *, compiled: bool
+    state: TrainState, config: RunConfig, device: torch.device, *, compiled: bool
 ) -> dict[str, Option]:
     options = {
-        "plain": Option(parts, config, device, memory_format=torch.contiguous_format),
-        "channels_last": Option(parts, config, device),
-        "channels_last_bf16": Option(parts, config, device, precision="bf16"),
+        "plain": Option(state, config, device, memory_format=torch.contiguous_format),
+        "channels_last": Option(state, config, device),
+        "channels_last_bf16": Option(state, config, device, precision="bf16"),
     }
     if compiled:
-        options["channels_last_compile"] = Option(parts, config, device, compile=True)
+        options["channels_last_compile"] = Option(state, config, device, compile=True)
         options["channels_last_bf16_compile"] = Option(
-            parts, config, device, precision="bf16", compile=True
+            state, config, device, precision="bf16", compile=True
         )
     return options
 
@@ -170,8 +167,7 @@ def measure_training(
             batch = next(loader)
             watch.seconds.setdefault("data", []).append(time.perf_counter() - started)
             batch = batch.to(device)
-            option.step.backward(batch, images=len(batch.image_ids))
-            option.step.update()
+            option.run(batch)
             images += len(batch.image_ids)
     seconds = sum(watch.seconds["all"])
     return images / seconds, sum(watch.seconds["data"]) / seconds
@@ -184,16 +180,16 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     settings = {"model": {"name": arguments.model, "neck": neck}, "data": arguments.data}
     config = build_config(merge(merge(load_recipe("yolov5-low"), {"train": train}), settings))
     before = matrix_gflops(device)
-    parts = prepare(config, device=device, callback=Callback())
+    state = init_run(config, Path("run"), device=device, callback=Callback())
     dataset = TrainingDataset(
-        parts.train_index, imgsz=arguments.imgsz, augment=config.augment, seed=0
+        state.train.index, imgsz=arguments.imgsz, augment=config.augment, seed=0
     )
     sampler = EpochBatches(len(dataset), batch=arguments.batch, seed=0, epochs=1000)
     loader = iter(training_loader(dataset, sampler, workers=0))
     full = (batch for batch in loader if len(batch.image_ids) == arguments.batch)
     fixed = [batch.to(device) for batch in islice(full, _FIXED_BATCHES)]
-    options = build_options(parts, config, device, compiled=arguments.compile)
-    untold_ms = milliseconds_of(Option(parts, config, device), fixed, arguments.batches)
+    options = build_options(state, config, device, compiled=arguments.compile)
+    untold_ms = milliseconds_of(Option(state, config, device), fixed, arguments.batches)
     keep_freed_memory()
     compared = compare_options(options, fixed, arguments.batches)
     chosen = "channels_last_bf16" if arguments.precision == "bf16" else "channels_last"

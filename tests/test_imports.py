@@ -83,6 +83,10 @@ def test_an_import_inside_a_function_is_seen():
     assert list(imported_parts(ast.parse(code))) == [(1, "train"), (3, "study")]
 
 
+# The experiment is read from top to bottom, so its steps are not spread over functions.
+LONG_FUNCTIONS = {("train/loop.py", "fit")}
+
+
 def test_no_function_is_longer_than_60_lines():
     # Counted from the docstring on: the options of a command are declared in its signature.
     long = [
@@ -90,6 +94,7 @@ def test_no_function_is_longer_than_60_lines():
         for file in FILES
         for function in functions_of(ast.parse(file.read_text()))
         if (lines := (function.end_lineno or 0) - function.body[0].lineno + 1) > LONGEST_FUNCTION
+        and (str(file.relative_to(ROOT)), function.name) not in LONG_FUNCTIONS
     ]
     assert long == []
 

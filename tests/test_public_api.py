@@ -15,8 +15,8 @@ import ossa
 from ossa.data.synthetic import write_scenes
 from ossa.errors import ConfigError, DataError
 from ossa.evaluate.evaluator import evaluate_detector
-from ossa.train.api import run_config
 from ossa.train.run_folder import read_record
+from ossa.train.setup import run_config
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples" / "predict.py"

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from ossa.predict.video import VideoReader, VideoWriter
     from ossa.study.config import StudyConfig, read_study
     from ossa.study.results import StudyResults, load_study
-    from ossa.train.api import train_detector
     from ossa.train.callbacks import Callback
+    from ossa.train.loop import train_detector
     from ossa.train.optim import EMA
     from ossa.train.run_folder import read_record
     from ossa.types import Batch, Detections, Letterbox, Level, RawPredictions, Record, Sample
@@ -70,7 +70,7 @@ _NAMES = {
     "ossa.predict.video": "VideoReader VideoWriter",
     "ossa.study.config": "StudyConfig read_study",
     "ossa.study.results": "StudyResults load_study",
-    "ossa.train.api": "train_detector",
+    "ossa.train.loop": "train_detector",
     "ossa.train.callbacks": "Callback",
     "ossa.train.optim": "EMA",
     "ossa.train.run_folder": "read_record",

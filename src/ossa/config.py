@@ -283,6 +283,15 @@ def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested settings by their dotted names, such as 'train.lr'."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        nested = isinstance(value, Mapping)
+        flat |= flattened(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return flat
+
+
 def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
     """Returns nested sections from `train.lr=0.005` and the like.
 

@@ -19,8 +19,8 @@ from ossa.cli.console import KEYS
 from ossa.config import RunConfig
 from ossa.data.decode import decode_image
 from ossa.errors import RunFailed
+from ossa.models.loss import DetectionLoss
 from ossa.train.run_folder import read_record
-from ossa.train.step import Step
 
 Configured = Callable[..., RunConfig]
 
@@ -237,14 +237,14 @@ def test_a_batch_for_the_processor_is_not_looked_for(ossa: Ossa, scenes: Path) -
 def test_a_run_that_failed_goes_on_from_its_last_checkpoint(
     ossa: Ossa, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = Step.terms, []
+    real, trained = DetectionLoss.__call__, []
 
-    def broken_at_the_fourth(self: Step, batch: Any) -> Any:
-        calls.append(batch)
-        terms = real(self, batch)
-        return terms._replace(box=terms.box * float("nan")) if len(calls) == 4 else terms
+    def broken_at_the_fourth(self: DetectionLoss, raw: Any, batch: Any) -> Any:
+        terms = real(self, raw, batch)
+        trained.extend([batch] if raw.logits[0].requires_grad else [])
+        return terms._replace(box=terms.box * float("nan")) if len(trained) == 4 else terms
 
-    monkeypatch.setattr(Step, "terms", broken_at_the_fourth)
+    monkeypatch.setattr(DetectionLoss, "__call__", broken_at_the_fourth)
     common = ("--data", scenes, "--model", "yolov5n", "--epochs", 2, "--no-figures")
     failed = ossa("train", *common, *TINY)
     assert failed.exit_code == 1

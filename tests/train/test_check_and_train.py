@@ -15,7 +15,7 @@ from ossa.data.description import read_description
 from ossa.data.issue_kinds import Severity
 from ossa.errors import OssaError
 from ossa.train.callbacks import Callback
-from ossa.train.setup import read_training_data
+from ossa.train.splits import read_training_data
 
 IMGSZ = 96
 GOOD = "0 0.5 0.5 0.4 0.6\n"

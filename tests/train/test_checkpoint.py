@@ -24,7 +24,7 @@ def parts(optimizer: str = "sgd") -> dict[str, Any]:
         "optimizer": torch.optim.SGD(layer.parameters(), momentum=0.9, **settings)
         if optimizer == "sgd"
         else torch.optim.AdamW(layer.parameters(), **settings),
-        "average": EMA(layer, decay=0.9, ramp=1),
+        "ema": EMA(layer, decay=0.9, ramp=1),
     }
 
 

@@ -14,7 +14,7 @@ from ossa.errors import ConfigError
 from ossa.train.callbacks import Callback
 from ossa.train.distributed import SINGLE_PROCESS, DistributedContext, device_of_process
 from ossa.train.run_folder import read_log, read_record
-from ossa.train.setup import prepare
+from ossa.train.setup import init_run
 
 HERE = Path(__file__).parent
 
@@ -63,24 +63,27 @@ def test_a_training_of_two_processes_writes_one_run_and_scores_every_image_once(
     assert alone == shared
 
 
-def test_fewer_images_than_processes_are_refused(scenes: Path):  # noqa: F811
-    with pytest.raises(ConfigError, match="an image at least for each of 25 processes, found 24"):
-        prepare(
-            config_of(scenes),
+@pytest.mark.parametrize(
+    ("world_size", "sync_batchnorm", "message"),
+    [
+        (25, False, "an image at least for each of 25 processes, found 24"),
+        (2, True, "needs several processes with a GPU each"),
+    ],
+)
+def test_settings_that_these_processes_cannot_have_are_refused(
+    scenes: Path,  # noqa: F811
+    tmp_path: Path,
+    world_size: int,
+    sync_batchnorm: bool,
+    message: str,
+):
+    with pytest.raises(ConfigError, match=message):
+        init_run(
+            config_of(scenes, sync_batchnorm=sync_batchnorm),
+            tmp_path,
             device=torch.device("cpu"),
             callback=Callback(),
-            processes=DistributedContext(0, 25),
-        )
-
-
-def test_synchronous_batch_norms_need_gpus(scenes: Path):  # noqa: F811
-    config = config_of(scenes, sync_batchnorm=True)
-    with pytest.raises(ConfigError, match="needs several processes with a GPU each"):
-        prepare(
-            config,
-            device=torch.device("cpu"),
-            callback=Callback(),
-            processes=DistributedContext(0, 2),
+            distributed=DistributedContext(0, world_size),
         )
 
 

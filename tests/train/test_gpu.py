@@ -9,14 +9,18 @@ from typing import Any
 import pytest
 import torch
 from test_loop import CtrlC, assert_same_weights, config_of, log_without_times, scenes  # noqa: F401
-from test_step import batch_of, step_of
+from test_step import batch_of
 
+from ossa.config import LossConfig, TrainConfig
 from ossa.errors import RunFailed
 from ossa.models.detector import create_detector
+from ossa.models.loss import DetectionLoss
 from ossa.train.autobatch import largest_batch
-from ossa.train.loop import train
+from ossa.train.distributed import AsyncMetricReader
+from ossa.train.loop import forward, train
+from ossa.train.optim import EMA, build_optimizer, optimizer_step
 from ossa.train.run_folder import read_log
-from ossa.train.step import AsyncMetricReader, StepResult
+from ossa.types import Batch
 
 pytestmark = [
     pytest.mark.gpu,
@@ -56,25 +60,27 @@ def test_a_deterministic_run_resumes_to_the_same_bits(scenes: Path, tmp_path: Pa
 
 
 def test_values_are_read_one_batch_late():
-    def outcome(numbers: list[float]) -> StepResult:
-        return StepResult(int(numbers[0]), 2, (0, 1), 0.01, (0.0, 0.0, 0.0), 0.0, False, 0.0)
-
-    reader = AsyncMetricReader(torch.device(GPU))
-    assert reader.put(torch.tensor([1.0], device=GPU), outcome) == []
-    assert [known.number for known in reader.put(torch.tensor([2.0], device=GPU), outcome)] == [1]
-    assert [known.number for known in reader.rest()] == [2]
+    reader = AsyncMetricReader[str](torch.device(GPU))
+    assert reader.put("first", torch.tensor([1.0], device=GPU)) == []
+    assert reader.put("second", torch.tensor([2.0], device=GPU)) == [("first", [1.0])]
+    assert reader.rest() == [("second", [2.0])]
 
 
 def test_a_step_never_waits_for_the_device():
     detector = create_detector("yolov5n", num_classes=2, imgsz=64).train().to(GPU)
-    step = step_of(detector, device=torch.device(GPU))
+    loss = DetectionLoss(LossConfig(), num_classes=2, num_levels=3, imgsz=64)
+    config = TrainConfig(imgsz=64)
+    optimizer, ema = build_optimizer(detector, config), EMA(detector, decay=0.5, ramp=1.0)
+
+    def step(batch: Batch) -> None:
+        (2 * loss(forward(detector, batch.images, config), batch).total()).backward()
+        optimizer_step(detector, optimizer, ema, config)
+
     batch = batch_of(2).to(GPU)
-    step.backward(batch, images=2)
-    step.update()
+    step(batch)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        step.backward(batch, images=2)
-        step.update()
+        step(batch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

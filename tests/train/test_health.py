@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from test_step import batch_of, step_of
+from test_step import batch_of, losses_of
 from torch import Tensor
 
 from ossa.models.detector import Detector, create_detector
-from ossa.train.diagnostics import FirstBatch, LevelHealth, first_bad_layer
+from ossa.train.diagnostics import LevelHealth, first_bad_layer, reporting_levels
 
 
 @pytest.fixture
@@ -18,10 +18,10 @@ def detector() -> Detector:
 
 
 def levels_of(detector: Detector) -> list[LevelHealth]:
-    batch, first = batch_of(2), FirstBatch()
-    with first.watching(detector):
-        step_of(detector).backward(batch, images=2)
-    return first.levels(batch, ratio=4.0)
+    batch, levels = batch_of(2), list[LevelHealth]()
+    with reporting_levels(detector, batch, ratio=4.0, report=levels.append):
+        (2 * losses_of(detector, batch).total()).backward()
+    return levels
 
 
 def test_every_level_has_its_scale_its_gradient_and_its_positives(detector: Detector):
@@ -56,8 +56,7 @@ def test_the_layer_whose_activations_went_bad_first_is_named(detector: Detector)
     name = convolutions[7]
     with torch.no_grad():
         detector.get_parameter(f"{name}.weight")[0] = float("inf")
-    step, batch = step_of(detector), batch_of(2)
-    told = first_bad_layer(detector, lambda: step.terms(batch).total())
+    told = first_bad_layer(detector, lambda: losses_of(detector, batch_of(2)).total())
     assert told == f"the activations of {name} went bad first"
 
 
@@ -75,13 +74,11 @@ def test_the_parameter_whose_gradient_went_bad_first_is_named(detector: Detector
     convolutions = [n for n, m in detector.named_modules() if isinstance(m, torch.nn.Conv2d)]
     name = convolutions[2]
     detector.get_submodule(name).register_forward_hook(lambda *call: _BadBackward.apply(call[-1]))
-    step, batch = step_of(detector), batch_of(2)
-    told = first_bad_layer(detector, lambda: step.terms(batch).total())
+    told = first_bad_layer(detector, lambda: losses_of(detector, batch_of(2)).total())
     assert told == f"the gradient of {name}.weight went bad first"
     assert all(parameter.grad is None for parameter in detector.parameters())
 
 
 def test_a_batch_that_is_good_the_second_time_is_called_so(detector: Detector):
-    step, batch = step_of(detector), batch_of(2)
-    told = first_bad_layer(detector, lambda: step.terms(batch).total())
+    told = first_bad_layer(detector, lambda: losses_of(detector, batch_of(2)).total())
     assert told == "done again, the batch gives finite losses and gradients"

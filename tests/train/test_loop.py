@@ -5,7 +5,7 @@ import math
 import re
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ import torch
 import yaml
 from goldens.make_first_losses import GOLDEN, first_losses
 from safetensors.torch import load_file
+from torch import nn
+from torch.optim import Optimizer
 from yolov5_schedule import Turn, yolov5_turns
 
 from ossa.config import (
@@ -27,26 +29,25 @@ from ossa.config import (
 )
 from ossa.data.synthetic import write_scenes
 from ossa.errors import CheckpointError, ConfigError, DataError, RunFailed
-from ossa.evaluate.evaluator import Evaluation
+from ossa.evaluate.evaluator import Evaluation, evaluate
 from ossa.files import sha256_of
-from ossa.models import loss as loss_module
 from ossa.models.checkpoint import read_checkpoint
-from ossa.models.loss import LossTerms
-from ossa.train import loop as loop_module
+from ossa.models.loss import DetectionLoss
+from ossa.train import optim
 from ossa.train.callbacks import Callback
 from ossa.train.checkpoint import STATE_FILE
-from ossa.train.finished import FinishedRun, check_seeds
 from ossa.train.loop import train
 from ossa.train.run_folder import (
     CONFIG_FILE,
     RECORD_FILE,
     RECORD_SCHEMA,
+    FinishedRun,
+    check_seeds,
     read_config,
     read_log,
     read_record,
 )
-from ossa.train.setup import prepare
-from ossa.train.step import Step
+from ossa.train.splits import training_index
 
 CPU = torch.device("cpu")
 EPOCHS, BATCHES = 2, 3
@@ -114,6 +115,22 @@ class CtrlC(Callback):
         self.batches += 1
         if self.batches in self.after:
             signal.raise_signal(signal.SIGINT)
+
+
+def break_losses(
+    monkeypatch: pytest.MonkeyPatch, breaks: Callable[[int], bool], value: float
+) -> None:
+    """Multiplies the box loss of those training batches, counted from 1, by a value."""
+    real, trained = DetectionLoss.__call__, []
+
+    def broken(self: DetectionLoss, raw: Any, batch: Any) -> Any:
+        terms = real(self, raw, batch)
+        if not raw.logits[0].requires_grad:  # validation
+            return terms
+        trained.append(batch)
+        return terms._replace(box=terms.box * value) if breaks(len(trained)) else terms
+
+    monkeypatch.setattr(DetectionLoss, "__call__", broken)
 
 
 def test_the_first_losses_are_the_golden_ones(tmp_path: Path):
@@ -275,15 +292,7 @@ def test_a_damaged_state_is_refused(scenes: Path, tmp_path: Path):
 def test_a_loss_that_is_not_finite_fails_the_run_and_leaves_the_last_good_state(
     uninterrupted: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    real, calls = loss_module.DetectionLoss.__call__, []
-
-    def broken_at_the_sixth(self: Any, raw: Any, batch: Any) -> Any:
-        calls.append(batch)
-        terms = real(self, raw, batch)
-        # 3 batches and 1 of validation, then 3 more: the fifth batch of the run.
-        return terms._replace(box=terms.box * float("nan")) if len(calls) == 6 else terms
-
-    monkeypatch.setattr(loss_module.DetectionLoss, "__call__", broken_at_the_sixth)
+    break_losses(monkeypatch, lambda batch: batch == 5, math.nan)
     with pytest.raises(RunFailed, match=r"not finite at batch 4 \(box, objectness, classes: \[nan"):
         train(config_of(scenes), tmp_path)
     state = torch.load(tmp_path / STATE_FILE, weights_only=True)
@@ -304,14 +313,7 @@ def test_a_loss_that_is_not_finite_fails_the_run_and_leaves_the_last_good_state(
 def test_a_batch_that_is_not_finite_is_skipped_on_request(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    real, calls = Step.terms, []
-
-    def broken_at_the_second(self: Step, batch: Any) -> Any:
-        calls.append(batch)
-        terms = real(self, batch)
-        return terms._replace(box=terms.box * float("inf")) if len(calls) == 2 else terms
-
-    monkeypatch.setattr(Step, "terms", broken_at_the_second)
+    break_losses(monkeypatch, lambda batch: batch == 2, math.inf)
     config = config_of(scenes, epochs=1, on_nan="skip")
     callback = Notes()
     record = train(config, tmp_path, callback=callback)
@@ -327,13 +329,12 @@ def test_a_batch_that_is_not_finite_is_skipped_on_request(
 def test_a_run_that_skips_too_much_gives_up(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(loop_module, "_MOST_SKIPPED", 1)
-    real = Step.terms
-    monkeypatch.setattr(
-        Step, "terms", lambda self, batch: LossTerms(*(t * math.nan for t in real(self, batch)))
-    )
-    with pytest.raises(RunFailed, match="2 batches had losses or gradients not finite at batch 1"):
-        train(config_of(scenes, epochs=1, on_nan="skip"), tmp_path)
+    break_losses(monkeypatch, lambda batch: True, math.nan)
+    settings = {"epochs": 7, "on_nan": "skip"}
+    with pytest.raises(
+        RunFailed, match="21 batches had losses or gradients not finite at batch 20"
+    ):
+        train(config_of(scenes, **settings), tmp_path)
 
 
 def test_the_first_batch_tells_how_every_level_fares(scenes: Path, tmp_path: Path):
@@ -376,11 +377,10 @@ def test_a_state_younger_than_a_minute_is_not_written_again_at_an_epochs_end(
 
 
 def test_a_fraction_of_the_images_is_the_same_for_every_seed(scenes: Path, tmp_path: Path):
-    prepared = [
-        prepare(config_of(scenes, seed=seed, fraction=0.5), device=CPU, callback=Callback())
+    first, second = (
+        training_index(config_of(scenes, seed=seed, fraction=0.5), callback=Callback(), strict=True)
         for seed in (0, 1)
-    ]
-    first, second = (parts.train_index for parts in prepared)
+    )
     assert len(first) == 12
     assert first.fingerprint() == second.fingerprint()
 
@@ -423,26 +423,21 @@ def test_from_the_first_batch_to_the_last_a_training_is_that_of_yolov5(
     """Learning rates, momenta, and which batches' gradients each step sums up."""
     found: list[Turn] = []
 
-    def backward(step: Step, batch: Any, *, images: int) -> torch.Tensor:
-        first = next(step.detector.parameters())
-        first.grad = torch.ones_like(first) if first.grad is None else first.grad + 1
-        groups = {group["name"]: group for group in step.optimizer.param_groups}
-        lr, bias_lr = (groups[name]["lr"] for name in ("weights", "biases"))
-        found.append(Turn(lr, bias_lr, groups["weights"]["momentum"], False, int(first.grad.max())))
-        return torch.ones(3)
+    def set_hyperparameters(optimizer: Optimizer, settings: Any) -> None:
+        optim.set_hyperparameters(optimizer, settings)
+        groups = {group["name"]: group for group in optimizer.param_groups}
+        weights, bias_lr = groups["weights"], groups["biases"]["lr"]
+        waits = weights["params"][0].grad is not None
+        waiting = found[-1].waiting + 1 if waits else 1
+        found.append(Turn(weights["lr"], bias_lr, weights["momentum"], False, waiting))
 
-    def update(step: Step) -> torch.Tensor:
+    def no_step(_: nn.Module, optimizer: Optimizer, *others: Any) -> torch.Tensor:
         found[-1] = found[-1]._replace(steps=True, waiting=0)
-        step.optimizer.zero_grad(set_to_none=True)
-        return torch.ones(())
+        optimizer.zero_grad(set_to_none=True)
+        return torch.zeros(())
 
-    monkeypatch.setattr(Step, "backward", backward)
-    monkeypatch.setattr(Step, "update", update)
-    monkeypatch.setattr(
-        loop_module,
-        "_first_batch",
-        lambda run, batch, images: backward(run.step, batch, images=images),
-    )
+    monkeypatch.setattr("ossa.train.loop.set_hyperparameters", set_hyperparameters)
+    monkeypatch.setattr("ossa.train.loop.optimizer_step", no_step)
     settings = {"lr": 0.01, "warmup_epochs": 1.5, "warmup_bias_lr": 0.1, "warmup_limit": None}
     config = config_of(scenes, epochs=4, batch=4, schedule_lag=True, **settings)
     train(config, tmp_path)
@@ -459,14 +454,13 @@ def test_the_best_epoch_is_that_of_a_tenth_of_ap50_and_nine_tenths_of_ap(
 ):
     # 0.50, 0.501 and 0.499: neither the best AP nor the best AP50 alone decides.
     scores = iter([(0.50, 0.50), (0.45, 0.96), (0.51, 0.40)])
-    real = loop_module.evaluate
 
     def scored(*args: Any, **settings: Any) -> Evaluation:
-        evaluation = real(*args, **settings)
+        evaluation = evaluate(*args, **settings)
         ap, ap50 = next(scores)
         return replace(evaluation, metrics=replace(evaluation.metrics, ap=ap, ap50=ap50))
 
-    monkeypatch.setattr(loop_module, "evaluate", scored)
+    monkeypatch.setattr("ossa.train.loop.evaluate", scored)
     record = train(config_of(scenes, epochs=3, batch=24), tmp_path)
     assert (record.metrics["best"]["epoch"], record.metrics["last"]["epoch"]) == (1, 2)
 

@@ -19,7 +19,9 @@ from ossa.train.callbacks import Callback
 from ossa.train.diagnostics import check_single_values
 from ossa.train.loop import train
 from ossa.train.run_folder import read_log
-from ossa.train.setup import Parts, prepare, with_fitted_anchors
+from ossa.train.setup import init_run
+from ossa.train.splits import with_fitted_anchors
+from ossa.train.state import TrainState
 
 CPU = torch.device("cpu")
 
@@ -40,9 +42,9 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_scenes(folder, images={"train": 2, "val": 2}, imgsz=128)
 
 
-def prepared(model: ModelConfig, data: Path, callback: Notes | None = None) -> Parts:
+def prepared(model: ModelConfig, data: Path, callback: Notes | None = None) -> TrainState:
     config = RunConfig(model=model, data=str(data), train=TrainConfig(imgsz=64))
-    return prepare(config, device=CPU, callback=callback or Notes())
+    return init_run(config, Path("run"), device=CPU, callback=callback or Notes())
 
 
 def saved_detector(file: Path, *, num_classes: int) -> Path:
@@ -67,16 +69,16 @@ def test_a_checkpoint_of_other_classes_starts_the_head_anew_and_says_so(
 ):
     file = saved_detector(tmp_path / "old.safetensors", num_classes=7)
     callback = Notes()
-    parts = prepared(ModelConfig(name="yolov5n", neck="own", weights=str(file)), scenes, callback)
+    state = prepared(ModelConfig(name="yolov5n", neck="own", weights=str(file)), scenes, callback)
     assert callback.notes[1].endswith("(other classes: the head starts anew)")
-    assert parts.initial_weights == {
+    assert state.initial_weights == {
         "file": str(file),
         "sha256": sha256_of(file),
         "pretraining": "coco",
         "licence": "AGPL-3.0",
     }
     # Trained with these anchors, the weights keep them.
-    anchors_wh = parts.detector.head.get_buffer("anchors_wh")
+    anchors_wh = state.detector.head.get_buffer("anchors_wh")
     assert anchors_wh[0].tolist() == [[11, 14], [17, 31], [34, 24]]
 
 
@@ -84,8 +86,8 @@ def test_anchors_that_are_asked_for_win_over_those_of_the_checkpoint(scenes: Pat
     file = saved_detector(tmp_path / "old.safetensors", num_classes=4)
     anchors_wh = (((4.0, 5.0),) * 3, ((8.0, 9.0),) * 3, ((16.0, 17.0),) * 3)
     model = ModelConfig(name="yolov5n", neck="own", weights=str(file), anchors_wh=anchors_wh)
-    parts = prepared(model, scenes)
-    for network in (parts.detector, parts.average.network):
+    state = prepared(model, scenes)
+    for network in (state.detector, state.ema.network):
         assert torch.equal(network.head.get_buffer("anchors_wh"), torch.tensor(anchors_wh))
 
 
@@ -99,21 +101,21 @@ def test_the_weights_of_a_backbone_are_recorded_with_their_origin(scenes: Path, 
     }
     save_file(timm.create_model("mobilenetv2_050").state_dict(), file, metadata)
     model = ModelConfig(name="mobilenetv2_050", neck="n", backbone_weights=str(file))
-    parts = prepared(model, scenes)
-    assert parts.initial_weights == {
+    state = prepared(model, scenes)
+    assert state.initial_weights == {
         "file": str(file),
         "sha256": sha256_of(file),
         "pretraining": "imagenet-1k",
         "licence": "apache-2.0",
     }
-    assert parts.cost["params"] == sum(p.numel() for p in parts.detector.parameters())
+    assert state.cost["params"] == sum(p.numel() for p in state.detector.parameters())
 
 
 def test_the_data_are_known_by_both_splits(scenes: Path):
-    parts = prepared(ModelConfig(name="yolov5n", neck="own"), scenes)
-    train, val = parts.train_index.fingerprint(), parts.val_index.fingerprint()
+    state = prepared(ModelConfig(name="yolov5n", neck="own"), scenes)
+    train, val = state.train.index.fingerprint(), state.val.index.fingerprint()
     assert train != val
-    assert parts.data_fingerprint == f"{train}-{val}"
+    assert state.identity["data"] == f"{train}-{val}"
 
 
 @pytest.mark.parametrize(
@@ -156,7 +158,7 @@ def test_anchors_are_fitted_to_the_images_that_train_and_to_no_others(tmp_path: 
     model = ModelConfig(name="yolov5n", neck="own")
     settings = TrainConfig(imgsz=64, fraction=0.5)
     config = RunConfig(model=model, data=str(data), train=settings)
-    trained = prepare(config, device=CPU, callback=Notes()).train_index
+    trained = init_run(config, Path("run"), device=CPU, callback=Notes()).train.index
     assert len(trained) == 4  # half of 7, rounded to even
     expected = fit_anchors(trained, num_levels=3, imgsz=64, seed=config.seed)
     fitted = with_fitted_anchors(config).model.anchors_wh
@@ -164,11 +166,11 @@ def test_anchors_are_fitted_to_the_images_that_train_and_to_no_others(tmp_path: 
 
 
 def test_the_position_embedding_of_a_transformer_does_not_decay(scenes: Path):
-    parts = prepared(ModelConfig(name="test_vit", neck="n"), scenes)
-    embedding = parts.detector.get_parameter("backbone.trunk.network.model.pos_embed")
+    state = prepared(ModelConfig(name="test_vit", neck="n"), scenes)
+    embedding = state.detector.get_parameter("backbone.trunk.network.model.pos_embed")
     (group,) = (
         group
-        for group in parts.optimizer.param_groups
+        for group in state.optimizer.param_groups
         if any(parameter is embedding for parameter in group["params"])
     )
     assert (group["name"], group["weight_decay"]) == ("norms", 0)
@@ -182,9 +184,9 @@ def test_a_transformer_trained_at_another_image_size_starts_with_its_positions_r
     names = tuple("abcd")
     save_checkpoint(file, detector, model=model, names=names, imgsz=96, details={})
     callback = Notes()
-    parts = prepared(model.model_copy(update={"weights": str(file)}), scenes, callback)
+    state = prepared(model.model_copy(update={"weights": str(file)}), scenes, callback)
     assert "position embedding resampled from images of 96 px to those of 64 px" in callback.notes
-    embedding = parts.detector.get_parameter("backbone.trunk.network.model.pos_embed")
+    embedding = state.detector.get_parameter("backbone.trunk.network.model.pos_embed")
     assert embedding.shape[1] == 1 + 4 * 4  # a class token, patches of 16 px
 
 
@@ -198,13 +200,13 @@ def test_a_training_that_never_leaves_its_warm_up_says_so(scenes: Path):
         data=str(scenes),
         train=TrainConfig(imgsz=64, epochs=50, warmup_limit=None),
     )
-    prepare(config, device=CPU, callback=callback)  # two images: a batch an epoch
+    init_run(config, Path("run"), device=CPU, callback=callback)  # two images: a batch an epoch
     (note,) = (note for note in callback.notes if "warm-up" in note)
     assert note.startswith("the learning rate never leaves the warm-up, which takes 100 batches of")
     assert "50:" in note
     limited = config.model_copy(update={"train": TrainConfig(imgsz=64, epochs=50)})
     callback = Notes()
-    prepare(limited, device=CPU, callback=callback)
+    init_run(limited, Path("run"), device=CPU, callback=callback)
     assert not any("warm-up" in note for note in callback.notes)
 
 

@@ -15,9 +15,9 @@ from ossa.data.loader import EpochBatches
 from ossa.models.detector import create_detector
 from ossa.models.loss import DetectionLoss
 from ossa.train.distributed import DistributedContext, joined_processes
-from ossa.train.optim import EMA, build_optimizer, set_hyperparameters
+from ossa.train.loop import forward, no_losses
+from ossa.train.optim import EMA, build_optimizer, optimizer_step, set_hyperparameters
 from ossa.train.schedule import hyperparameters_at
-from ossa.train.step import Step
 from ossa.types import Batch
 
 IMAGES, BATCH, STEPS, IMGSZ = 11, 5, 20, 64
@@ -55,27 +55,23 @@ def train(backbone: str, processes: DistributedContext) -> dict[str, torch.Tenso
     )
     optimizer = build_optimizer(detector, config)
     loss = DetectionLoss(LossConfig(), num_classes=2, num_levels=3, imgsz=IMGSZ)
-    step = Step(
-        detector,
-        loss=loss.with_all_reduce(processes.sum),
-        optimizer=optimizer,
-        average=EMA(detector, decay=0.9, ramp=10.0),
-        config=config,
-        device=torch.device("cpu"),
-        processes=processes,
-    )
-    batches = EpochBatches(
-        IMAGES, batch=BATCH, seed=0, epochs=100, share=(processes.rank, processes.world_size)
-    )
+    loss = loss.with_all_reduce(processes.sum)
+    ema = EMA(detector, decay=0.9, ramp=10.0)
+    batches = EpochBatches(IMAGES, batch=BATCH, seed=0, epochs=100, share=processes.share)
     losses, norms = [], []
     for number, draws in enumerate(batches):
         set_hyperparameters(
             optimizer, hyperparameters_at(config, number, batches.batches_per_epoch)
         )
         batch = share_of([draw.position for draw in draws])
-        losses.append(processes.sum(step.backward(batch, images=batches.images_of(number))))
+        if batch.image_ids:
+            terms = loss(forward(detector, batch.images, config), batch)
+            (terms.total() * batches.images_of(number)).backward()
+        else:
+            terms = no_losses(loss, torch.device("cpu"))
+        losses.append(processes.sum(torch.stack(terms).detach()))
         if number % 2:
-            norms.append(step.update())
+            norms.append(optimizer_step(detector, optimizer, ema, config, processes))
         if len(norms) == STEPS:
             break
     return {

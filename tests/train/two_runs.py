@@ -50,12 +50,12 @@ def main(scenes: Path, folder: Path) -> None:
         for run in (whole, resumed):
             run.mkdir(exist_ok=True)
         config = config_of(scenes)
-        train(config, whole, processes=processes)
+        train(config, whole, distributed=processes)
         # Steps come behind the batches 0, 2 and 4: after the fourth, gradients wait.
-        stopped = train(config, resumed, processes=processes, callback=StopsBoth(3))
+        stopped = train(config, resumed, distributed=processes, callback=StopsBoth(3))
         assert stopped.status == "stopped"
         assert stopped.metrics["last"]["epoch"] == 0
-        train(config, resumed, processes=processes, resume=True)
+        train(config, resumed, distributed=processes, resume=True)
 
         trained = read_checkpoint(whole / "last.safetensors")
         index = read_index(read_description(scenes), "val").index
@@ -67,7 +67,7 @@ def main(scenes: Path, folder: Path) -> None:
                 imgsz=trained.imgsz,
                 config=config.evaluate,
                 batch=2,
-                share=(sharing.rank, sharing.world_size),
+                share=sharing.share,
                 gather=sharing.gather,
             )
             scores.append(found.metrics.flat())

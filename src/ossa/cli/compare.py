@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ossa.data.annotations import DatasetIndex
     from ossa.evaluate.matching import Matches
     from ossa.evaluate.statistics import Comparison, Interval
-    from ossa.train.finished import FinishedRun
+    from ossa.train.run_folder import FinishedRun
 
 
 @command()
@@ -96,7 +96,7 @@ def compare(
 
 def _read_sources(model: str) -> "list[FinishedRun | Path]":
     """Returns the runs, and the paths of results files, of one argument."""
-    from ossa.train.finished import FinishedRun, check_seeds, read_finished_run
+    from ossa.train.run_folder import FinishedRun, check_seeds, read_finished_run
 
     sources: list[FinishedRun | Path] = []
     for part in map(str.strip, model.split(",")):
@@ -125,7 +125,7 @@ def _read_index(
     """Returns the images and objects that all models were scored on."""
     from ossa.data.description import read_description
     from ossa.data.reading import read_index
-    from ossa.train.finished import FinishedRun, same_images
+    from ossa.train.run_folder import FinishedRun, same_images
 
     everything = [source for model in sources for source in model]
     runs = [source for source in everything if isinstance(source, FinishedRun)]

@@ -289,7 +289,7 @@ def _first_batches(
     """Returns the first batches of the training split, by epoch; none without that split."""
     from ossa.data.show import augmented_batches
     from ossa.train.callbacks import Callback
-    from ossa.train.setup import training_index
+    from ossa.train.splits import training_index
 
     if report is None or not number:
         return {}

@@ -125,7 +125,7 @@ def run(
     from ossa.study.executors import create_executor
     from ossa.study.measure import is_measured, measure_models
     from ossa.study.runner import run_study
-    from ossa.train.setup import read_trainable
+    from ossa.train.splits import read_trainable
 
     roots = {"data_root": data_root, "weights_root": weights_root}
     opened = _open(study, **roots, output=output, begin=True)

@@ -186,7 +186,7 @@ def configuration(
     from ossa.models.checkpoint import read_checkpoint
     from ossa.models.detector import PRESETS
     from ossa.recipes import load_recipe
-    from ossa.train.setup import with_fitted_anchors
+    from ossa.train.splits import with_fitted_anchors
 
     if "data" not in settings:
         raise ConfigError("expected --data with a data.yaml or its folder, found none")
@@ -257,7 +257,7 @@ def _start(
             strict="strict" in given,
             allow_unlabeled="allow_unlabeled" in given,
             callback=callback,
-            processes=processes,
+            distributed=processes,
             **_machine(given),
         )
     return record, folder
@@ -267,9 +267,8 @@ def _resume(
     given: Mapping[str, Any], call: typer.Context, processes: "DistributedContext"
 ) -> tuple["Record", Path]:
     """Goes on in the folder of a run; returns the record and the folder."""
-    from ossa.train.finished import what_is_missing, why_not_of
     from ossa.train.loop import train as run_training
-    from ossa.train.run_folder import RECORD_FILE, read_config, read_record
+    from ossa.train.run_folder import RECORD_FILE, read_config, read_record, why_not_of
 
     options_given = {one.name: one.opts[0] for one in call.command.params if one.name in given}
     others = [option for name, option in options_given.items() if name not in _WITH_RESUME]
@@ -284,14 +283,14 @@ def _resume(
     with _callback(folder, given, trackers, processes) as callback:
         if (folder / RECORD_FILE).is_file():
             record = read_record(folder)
-            if why := what_is_missing(record) or why_not_of(record, config):
+            if why := why_not_of(record, config):
                 raise DataError(f"{folder / RECORD_FILE} {why}: remove it to go on with the run")
             if record.status == "done":
                 callback.note(f"the run in {folder} is already done")
                 return record, folder
             callback.note(f"going on behind the last checkpoint; {record.reason}")
         record = run_training(
-            config, folder, resume=True, callback=callback, processes=processes, **_machine(given)
+            config, folder, resume=True, callback=callback, distributed=processes, **_machine(given)
         )
     return record, folder
 

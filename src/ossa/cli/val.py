@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ossa.data.annotations import DatasetIndex
     from ossa.data.cache import CachePlace
     from ossa.evaluate.metrics import Metrics
-    from ossa.train.setup import Split
+    from ossa.train.splits import Split
     from ossa.types import Detections
 
 _USUAL_IMGSZ = 640  # assumed by a report of predictions, whose network is unknown
@@ -306,7 +306,7 @@ def _read_split(
     from ossa.data.cache import open_pixels
     from ossa.data.description import read_description
     from ossa.data.reading import drop_corrupt_images, read_index
-    from ossa.train.setup import Split
+    from ossa.train.splits import Split
 
     description = read_description(data)
     report = read_index(description, split)

@@ -32,8 +32,13 @@ from ossa.study.executors import RUNS_FOLDER
 from ossa.study.plan import Plan, PlannedRun, make_plan
 from ossa.study.reported import is_reported
 from ossa.train.checkpoint import STATE_FILE
-from ossa.train.finished import what_is_missing, why_not_of
-from ossa.train.run_folder import LOG_FILE, RECORD_FILE, read_log, read_record
+from ossa.train.run_folder import (
+    LOG_FILE,
+    RECORD_FILE,
+    read_log,
+    read_record,
+    why_not_of,
+)
 from ossa.types import Record
 
 STUDY_FILE = "study.yaml"
@@ -115,7 +120,7 @@ def _recorded(run: PlannedRun, folder: Path, reported: Reported, epochs: int) ->
 
 def _why_foreign(run: PlannedRun, folder: Path, record: Record) -> str | None:
     """Returns why a record is not of this run, None if it is."""
-    if why := why_not_of(record, run.config) or what_is_missing(record):
+    if why := why_not_of(record, run.config):
         return f"{folder / RECORD_FILE} {why}"
     for name, digest in record.files.items():
         file = folder / name

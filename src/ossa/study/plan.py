@@ -16,7 +16,7 @@ from ossa.errors import ConfigError
 from ossa.models.detector import PRESETS, with_weights_settings
 from ossa.study.config import InitialWeights, StudyConfig, initial_weights
 from ossa.train.callbacks import Callback
-from ossa.train.setup import read_training_data
+from ossa.train.splits import read_training_data
 
 _BACKBONE_SETTINGS = frozenset(
     "model." + name

@@ -42,7 +42,7 @@ from ossa.train.run_folder import (
     Numbers,
     read_record,
 )
-from ossa.train.setup import read_split as read_split_of_run
+from ossa.train.splits import read_split as read_split_of_run
 
 REPORTED_FILE = "reported.json"
 SAMPLES_FILE = "resampled.npz"

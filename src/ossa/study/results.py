@@ -25,8 +25,7 @@ from ossa.study.reported import (
     samples_of,
 )
 from ossa.study.scaling import Points, fit_power_law, inverse_normalised_loss
-from ossa.train.finished import same_images
-from ossa.train.run_folder import read_log
+from ossa.train.run_folder import read_log, same_images
 
 QUALITIES: Final[Mapping[str, str]] = {
     **{name: METRIC_TITLES[name] for name in ("ap", "ap50", "ap_small", "ap_crowded", "recall")},

@@ -57,6 +57,20 @@ class Progress:
     rows: list[LogRow] = field(default_factory=list)
     """Of `log.jsonl`, one per epoch that is done; empty in states of before they were kept here."""
 
+    def close_epoch(self, row: dict[str, Any], metrics: dict[str, Any]) -> None:
+        """Adds an epoch: its row of the log, and the flat metrics of its evaluation."""
+        epoch = row["epoch"]
+        fitness = 0.1 * (metrics["ap50"] or 0.0) + 0.9 * (metrics["ap"] or 0.0)
+        self.rows.append(row)
+        self.metrics["last"] = {"epoch": epoch, **metrics}
+        if fitness > self.best_fitness:
+            self.best_fitness, self.best_epoch = fitness, epoch
+            self.metrics["best"] = self.metrics["last"]
+        self.train_seconds += row["train_seconds"]
+        self.evaluate_seconds += row["evaluate_seconds"]
+        self.epoch_seconds, self.images_seen = 0.0, 0
+        self.loss_sums = dict.fromkeys(LossTerms._fields, 0.0)
+
 
 def save_state(
     folder: Path,
@@ -64,23 +78,22 @@ def save_state(
     progress: Progress,
     detector: nn.Module,
     optimizer: Optimizer,
-    average: EMA[Any],
+    ema: EMA[Any],
     identity: dict[str, str],
-    processes: DistributedContext = SINGLE_PROCESS,
+    distributed: DistributedContext = SINGLE_PROCESS,
 ) -> None:
     """Writes the training state whole; gradients still waiting for a step are part of it.
 
     Args:
         folder: of the run.
         identity: what must be the same when the run is resumed (hashes of settings and data).
-        processes: of which the first writes the state of all; none of them may be left out, and
-            none goes on before it is written.
+        distributed: the main process writes the state of all ranks; none goes on before that.
 
     Raises:
         OssaError: in every process, where the state could not be written.
     """
     own = {name: p.grad for name, p in detector.named_parameters() if p.grad is not None}
-    gradients = processes.gather(own)
+    gradients = distributed.gather(own)
 
     def write() -> None:
         state = {
@@ -89,12 +102,12 @@ def save_state(
             "detector": detector.state_dict(),
             "gradients": gradients,
             "optimizer": optimizer.state_dict(),
-            "average": average.network.state_dict(),
-            "average_updates": average.updates,
+            "average": ema.network.state_dict(),
+            "average_updates": ema.updates,
         }
         write_atomically(folder / STATE_FILE, lambda file: torch.save(state, file))
 
-    processes.on_main(write)
+    distributed.on_main(write)
 
 
 def load_state(
@@ -102,11 +115,11 @@ def load_state(
     *,
     detector: nn.Module,
     optimizer: Optimizer,
-    average: EMA[Any],
+    ema: EMA[Any],
     identity: dict[str, str],
-    processes: DistributedContext = SINGLE_PROCESS,
+    distributed: DistributedContext = SINGLE_PROCESS,
 ) -> Progress:
-    """Brings detector, optimiser and average to where they were, and returns the progress.
+    """Brings detector, optimiser and EMA to where they were, and returns the progress.
 
     Raises:
         CheckpointError: no state, a damaged one, or one of other settings or data.
@@ -136,19 +149,19 @@ def load_state(
                 "resume with what the run started with, or start a new run"
             )
     try:
-        progress = _checked(state, detector, optimizer, average)
+        progress = _checked(state, detector, optimizer, ema)
     except _UnfitError as fault:
         raise CheckpointError(
             f"{file} is damaged or of another version and cannot be resumed from: {fault}; {advice}"
         ) from None
     detector.load_state_dict(state["detector"])
-    gradients = _own_gradients(state["gradients"], processes)
+    gradients = _own_gradients(state["gradients"], distributed)
     for name, parameter in detector.named_parameters():
         gradient = gradients.get(name)
         parameter.grad = None if gradient is None else gradient.to(parameter.device)
     _load_optimizer(optimizer, state["optimizer"]["state"])
-    average.network.load_state_dict(state["average"])
-    average.updates = state["average_updates"]
+    ema.network.load_state_dict(state["average"])
+    ema.updates = state["average_updates"]
     return progress
 
 
@@ -156,7 +169,7 @@ class _UnfitError(Exception):
     """A state is not one of this training; the message says what was expected and found."""
 
 
-def _checked(state: Any, detector: nn.Module, optimizer: Optimizer, average: EMA[Any]) -> Progress:
+def _checked(state: Any, detector: nn.Module, optimizer: Optimizer, ema: EMA[Any]) -> Progress:
     """Returns the progress of a state that has the structure of the training's own.
 
     Raises:
@@ -168,8 +181,8 @@ def _checked(state: Any, detector: nn.Module, optimizer: Optimizer, average: EMA
         "detector": detector.state_dict(),
         "gradients": list,
         "optimizer": {"state": dict, "param_groups": list},
-        "average": average.network.state_dict(),
-        "average_updates": average.updates,
+        "average": ema.network.state_dict(),
+        "average_updates": ema.updates,
     }
     _check_alike(own, state, "the state")
     parameters = {name: parameter.detach() for name, parameter in detector.named_parameters()}
@@ -278,15 +291,15 @@ def _check_plain(value: Any) -> None:
 
 
 def _own_gradients(
-    saved: list[dict[str, Tensor]], processes: DistributedContext
+    saved: list[dict[str, Tensor]], distributed: DistributedContext
 ) -> dict[str, Tensor]:
     """Returns this process's gradients, of which each process saved its own.
 
-    Where there are more or fewer processes now, the sum lies with the first.
+    With another number of processes the main one gets the sum.
     """
-    if len(saved) == processes.world_size:
-        return saved[processes.rank]
-    if not processes.is_main:
+    if len(saved) == distributed.world_size:
+        return saved[distributed.rank]
+    if not distributed.is_main:
         return {}
     names = {name for gradients in saved for name in gradients}
     return {name: sum(g[name] for g in saved if name in g) for name in names}  # type: ignore[misc]

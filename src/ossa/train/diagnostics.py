@@ -1,9 +1,9 @@
-"""Whether a training is well: a look at its batches, at the first one, and at a bad one."""
+"""The health of a training: a first and a bad batch, single values, failures from outside."""
 
 import errno
 import multiprocessing
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -14,10 +14,6 @@ from ossa.errors import ConfigError, RunFailed
 from ossa.models.assign import assign
 from ossa.models.detector import Detector
 from ossa.models.norms import single_value_norms
-from ossa.train.callbacks import Callback
-from ossa.train.distributed import DistributedContext
-from ossa.train.optim import FrozenPart
-from ossa.train.schedule import warmup_note
 from ossa.types import Batch, RawPredictions
 
 _DEAD_SCALE = 1e-6
@@ -28,17 +24,17 @@ class LevelHealth(NamedTuple):
 
     stride: int
     feature_scale: float
-    """Standard deviation over the backbone's map."""
+    """Standard deviation over the backbone's feature map."""
     gradient_norm: float | None
     """Of the mean loss of an image, with respect to that map; None for a frozen backbone."""
     positives: int
-    """Cells and anchors that answer for a truth."""
+    """Cells and anchors that are matched to a ground-truth box."""
 
     def __str__(self) -> str:
         gradient = "frozen" if self.gradient_norm is None else f"{self.gradient_norm:.2g}"
         return (
             f"stride {self.stride}: features {self.feature_scale:.2g}, gradient {gradient}, "
-            f"{self.positives} positives"
+            f"{self.positives} positives{'; this level is dead' if self.dead else ''}"
         )
 
     @property
@@ -48,56 +44,44 @@ class LevelHealth(NamedTuple):
         return not (alive and (self.gradient_norm is None or self.gradient_norm > 0))
 
 
-class FirstBatch:
-    """Watches a detector while it does the forward and backward pass of one batch."""
+@contextmanager
+def reporting_levels(
+    detector: Detector, batch: Batch, *, ratio: float, report: Callable[[LevelHealth], object]
+) -> Iterator[None]:
+    """Reports every level after the forward and backward pass of a batch that is done within.
 
-    def __init__(self) -> None:
-        self._maps: tuple[Tensor, ...] = ()
-        self._raw: RawPredictions | None = None
+    Args:
+        detector: that does the pass.
+        batch: of which nothing is reported where it is a share without images.
+        ratio: as in `assign`.
+        report: called with each level, fine to coarse.
+    """
+    maps: list[Tensor] = []
+    raws: list[RawPredictions] = []
 
-    def levels(self, batch: Batch, *, ratio: float) -> list[LevelHealth]:
-        """Returns what was seen; `ratio` as in `assign`. Empty for a share without images."""
-        if self._raw is None:
-            return []
-        assignment = assign(batch, self._raw, ratio=ratio)
-        return [
-            LevelHealth(
-                stride,
-                feature_scale=float(features.detach().float().std()),
-                gradient_norm=None
-                if features.grad is None
-                else float(features.grad.float().norm()) / len(batch.image_ids),
-                positives=int(level.positive.sum()),
-            )
-            for stride, features, level in zip(
-                self._raw.strides, self._maps, assignment, strict=True
-            )
-        ]
+    def keep_maps(_: nn.Module, __: Any, features: tuple[Tensor, ...]) -> None:
+        for level in features:
+            if level.requires_grad:
+                level.retain_grad()
+        maps.extend(features)
 
-    @contextmanager
-    def watching(self, detector: Detector) -> Iterator[None]:
-        """Keeps the maps and predictions of a forward pass done within."""
+    def keep_raw(_: nn.Module, __: Any, raw: RawPredictions) -> None:
+        logits = tuple(level.detach() for level in raw.logits)
+        raws.append(RawPredictions(logits, raw.anchors_wh, raw.strides))
 
-        def keep_maps(_: nn.Module, __: Any, maps: tuple[Tensor, ...]) -> None:
-            for features in maps:
-                if features.requires_grad:
-                    features.retain_grad()
-            self._maps = maps
-
-        def keep_raw(_: nn.Module, __: Any, raw: RawPredictions) -> None:
-            self._raw = RawPredictions(
-                tuple(logits.detach() for logits in raw.logits), raw.anchors_wh, raw.strides
-            )
-
-        hooks = [
-            detector.get_submodule("backbone").register_forward_hook(keep_maps),
-            detector.register_forward_hook(keep_raw),
-        ]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+    with (
+        detector.get_submodule("backbone").register_forward_hook(keep_maps),
+        detector.register_forward_hook(keep_raw),
+    ):
+        yield
+    for raw in raws:
+        assignment = assign(batch, raw, ratio=ratio)
+        for stride, level, matched in zip(raw.strides, maps, assignment, strict=True):
+            scale, positives = float(level.detach().float().std()), int(matched.positive.sum())
+            norm = None
+            if level.grad is not None:
+                norm = float(level.grad.float().norm()) / len(batch.image_ids)
+            report(LevelHealth(stride, scale, norm, positives))
 
 
 def check_single_values(
@@ -167,80 +151,33 @@ def first_bad_layer(detector: nn.Module, run: Callable[[], Tensor]) -> str:
         detector: its gradients are lost.
         run: does the forward pass and returns the loss.
     """
-    found: list[str] = []
-    hooks = [
-        module.register_forward_hook(_look_at_output(name, found))
-        for name, module in detector.named_modules()
-        if not list(module.children())
-    ]
-    try:
+    bad: list[str] = []
+
+    def check(name: str, value: Any) -> None:
+        tensors = value if isinstance(value, tuple | list) else (value,)
+        if any(isinstance(t, Tensor) and not t.isfinite().all() for t in tensors):
+            bad.append(name)
+
+    with ExitStack() as hooks:
+        for name, module in detector.named_modules():
+            if not list(module.children()):
+                hook = module.register_forward_hook(lambda *call, name=name: check(name, call[-1]))
+                hooks.enter_context(hook)
         loss = run()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if found:
-        return f"the activations of {found[0]} went bad first"
+    if bad:
+        return f"the activations of {bad[0]} went bad first"
     if not loss.isfinite():
         return "all activations are finite, the losses are not"
-    return _first_bad_gradient(detector, loss)
-
-
-def _look_at_output(name: str, found: list[str]) -> Callable[[nn.Module, Any, Any], None]:
-    def look(_: nn.Module, __: Any, output: Any) -> None:
-        tensors = output if isinstance(output, tuple | list) else (output,)
-        for tensor in tensors:
-            if isinstance(tensor, Tensor) and not tensor.isfinite().all():
-                found.append(name)
-
-    return look
-
-
-def _first_bad_gradient(detector: nn.Module, loss: Tensor) -> str:
-    """Returns the parameter whose gradient the backward pass found not finite before all others."""
-    found: list[str] = []
-
-    def look_at(name: str) -> Callable[[Tensor], None]:
-        def look(gradient: Tensor) -> None:
-            if not gradient.isfinite().all():
-                found.append(name)
-
-        return look
-
-    hooks = [
-        parameter.register_hook(look_at(name))
-        for name, parameter in detector.named_parameters()
-        if parameter.requires_grad
-    ]
-    try:
+    with ExitStack() as hooks:
+        for name, parameter in detector.named_parameters():
+            if parameter.requires_grad:
+                hook = parameter.register_hook(lambda gradient, name=name: check(name, gradient))
+                hooks.enter_context(hook)
         loss.backward()
-    finally:
-        for hook in hooks:
-            hook.remove()
-        detector.zero_grad(set_to_none=True)
-    if found:
-        return f"the gradient of {found[0]} went bad first"
+    detector.zero_grad(set_to_none=True)
+    if bad:
+        return f"the gradient of {bad[0]} went bad first"
     return "done again, the batch gives finite losses and gradients"
-
-
-def tell_batches(
-    detector: Detector,
-    config: RunConfig,
-    images: int,
-    frozen: FrozenPart,
-    *,
-    callback: Callback,
-    processes: DistributedContext,
-) -> None:
-    """Tells what so many images in batches come to; raises ConfigError where they train nothing."""
-    single_values = check_single_values(
-        detector,
-        config,
-        images=images,
-        frozen=frozen.tensor_names,
-        processes=processes.world_size,
-    )
-    for note in filter(None, (warmup_note(config.train, images=images), single_values)):
-        callback.note(note)
 
 
 _TOO_MANY_FILES = (
@@ -252,7 +189,7 @@ _AFTERWARDS = "the last checkpoint is untouched: go on with --resume"
 
 @contextmanager
 def wrap_errors(*, batch: int, fitting_batch: Callable[[], int | None]) -> Iterator[None]:
-    """Turns errors of memory, worker processes and vanished data into ours.
+    """Turns failures of memory and of worker processes into `RunFailed`.
 
     Args:
         batch: images of this process in a batch.
@@ -265,7 +202,8 @@ def wrap_errors(*, batch: int, fitting_batch: Callable[[], int | None]) -> Itera
     try:
         yield
     except torch.OutOfMemoryError:
-        fitting = _after_release(fitting_batch)
+        torch.cuda.empty_cache()
+        fitting = fitting_batch()
         advice = "not even a batch of 1 fits" if fitting is None else f"--batch {fitting} fits"
         raise RunFailed(
             f"the GPU has no memory for a batch of {batch} images: {advice}; {_AFTERWARDS}"
@@ -301,11 +239,6 @@ def ended_if_not_all_start() -> Iterator[None]:
         for process in set(multiprocessing.active_children()) - before:
             process.kill()
         raise
-
-
-def _after_release(fitting_batch: Callable[[], int | None]) -> int | None:
-    torch.cuda.empty_cache()
-    return fitting_batch()
 
 
 def _no_memory(batch: int) -> str:

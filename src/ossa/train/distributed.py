@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -25,20 +25,25 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """Which of how many processes this one is. Alone, every method returns what it is given."""
+    """Rank and world size of this process. With one process, every method returns its input."""
 
     rank: int = 0
-    """0 for the one that writes and speaks."""
+    """0 for the main process, which writes the files and calls the callbacks."""
     world_size: int = 1
     _learning: list[str] = field(default_factory=list, compare=False)
-    """The parameters that have gradients, as was found at the first sum."""
+    """Names of the parameters that have gradients, as found at the first sum."""
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
 
+    @property
+    def share(self) -> tuple[int, int]:
+        """Rank and world size, as samplers and evaluation take them."""
+        return self.rank, self.world_size
+
     def sum(self, values: Tensor) -> Tensor:
-        """Returns the sum of the tensor over all processes."""
+        """Returns the sum of the tensor over all ranks."""
         if self.world_size == 1:
             return values
         total = values.detach().clone()
@@ -54,10 +59,10 @@ class DistributedContext:
         return values  # type: ignore[return-value]
 
     def on_main(self, make: Callable[[], Value]) -> Value:
-        """Returns to all what the first process makes.
+        """Calls a function in the main process, and returns its result in all of them.
 
         Raises:
-            OssaError: in every process, where making it raised one in the first.
+            OssaError: in every process, where the call raised one in the main process.
         """
         if self.world_size == 1:
             return make()
@@ -73,13 +78,13 @@ class DistributedContext:
         return made[0]  # type: ignore[return-value]
 
     def broadcast(self, tensors: Sequence[Tensor]) -> None:
-        """Overwrites the tensors with those of the first process."""
+        """Overwrites the tensors with those of the main process."""
         if self.world_size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
     def sum_gradients(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Replaces the gradients by their sums over all processes.
+        """Replaces the gradients by their sums over all ranks.
 
         A process without images in its share has none and adds nothing. Parameters that have no
         gradient in any process (of a part of the network that is not used) get none.
@@ -87,30 +92,19 @@ class DistributedContext:
         if self.world_size == 1:
             return
         if not self._learning:
-            self._learning.extend(self._names_with_gradient(parameters))
-        for name, total in self._summed(parameters, self._learning).items():
-            parameters[name].grad = total
-
-    def _names_with_gradient(self, parameters: Mapping[str, nn.Parameter]) -> list[str]:
-        own = [name for name, parameter in parameters.items() if parameter.grad is not None]
-        anywhere = {name for names in self.gather(own) for name in names}
-        return [name for name in parameters if name in anywhere]
-
-    def _summed(
-        self, parameters: Mapping[str, nn.Parameter], names: Sequence[str]
-    ) -> dict[str, Tensor]:
-        if not names:
-            return {}
-        learning = [parameters[name] for name in names]
-        own = [torch.zeros_like(p) if p.grad is None else p.grad for p in learning]
-        flat = torch.cat([gradient.flatten() for gradient in own])
+            own = [name for name, parameter in parameters.items() if parameter.grad is not None]
+            anywhere = {name for names in self.gather(own) for name in names}
+            self._learning.extend(name for name in parameters if name in anywhere)
+        learning = [parameters[name] for name in self._learning]
+        if not learning:
+            return
+        own_gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in learning]
+        flat = torch.cat([gradient.flatten() for gradient in own_gradients])
         dist.all_reduce(flat)
-        parts = flat.split([parameter.numel() for parameter in learning])
-        return {
+        totals = flat.split([parameter.numel() for parameter in learning])
+        for parameter, total in zip(learning, totals, strict=True):
             # In the parameter's own memory format, which fused optimisers insist on.
-            name: torch.empty_like(parameter).copy_(part.view_as(parameter))
-            for name, parameter, part in zip(names, learning, parts, strict=True)
-        }
+            parameter.grad = torch.empty_like(parameter).copy_(total.view_as(parameter))
 
 
 SINGLE_PROCESS = DistributedContext()
@@ -118,13 +112,12 @@ SINGLE_PROCESS = DistributedContext()
 
 @contextmanager
 def joined_processes(device: str) -> Iterator[DistributedContext]:
-    """Yields the processes that torchrun started, or this one alone where it did not.
+    """Yields the context of the processes that torchrun started, or of this one alone.
 
     Args:
         device: 'cpu' (gloo) or a GPU (nccl).
     """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size == 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield SINGLE_PROCESS
         return
     own = device_of_process(device)
@@ -141,15 +134,16 @@ def device_of_process(device: str) -> str:
     """Returns the GPU of this process where torchrun started several, else `device`.
 
     Raises:
-        ConfigError: one GPU was named for several processes, or there are fewer than processes.
+        ConfigError: there are fewer GPUs than processes.
     """
     if device == "cpu" or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return device
     local_rank, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if local_rank >= gpus:
         raise ConfigError(
-            f"expected a GPU for each process, found {gpus} and a process of number {local_rank}: "
-            f"start torchrun with --nproc-per-node {gpus}"
+            expected="a GPU for each process",
+            found=f"{gpus} and a process of number {local_rank}",
+            advice=f"start torchrun with --nproc-per-node {gpus}",
         )
     return f"cuda:{local_rank}"
 
@@ -176,3 +170,38 @@ class StopRequest:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
+
+
+class AsyncMetricReader(Generic[Value]):
+    """Reads values of a device one batch late, so that it always has the next batch to work on.
+
+    On the CPU, which computes synchronously, nothing is late.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._late = device.type == "cuda"
+        self._waiting: list[tuple[Value, Tensor, torch.cuda.Event | None]] = []
+
+    def put(self, item: Value, values: Tensor) -> list[tuple[Value, list[float]]]:
+        """Takes an item and its values (n,), and returns the items whose values are now known."""
+        event = None
+        if self._late:
+            pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            values = pinned.copy_(values, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        self._waiting.append((item, values, event))
+        return self._read(keep=1 if self._late else 0)
+
+    def rest(self) -> list[tuple[Value, list[float]]]:
+        """Returns the items that are still waiting."""
+        return self._read(keep=0)
+
+    def _read(self, *, keep: int) -> list[tuple[Value, list[float]]]:
+        known = []
+        while len(self._waiting) > keep:
+            item, values, event = self._waiting.pop(0)
+            if event is not None:
+                event.synchronize()
+            known.append((item, values.tolist()))
+        return known

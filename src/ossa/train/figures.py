@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from ossa.config import RunConfig
 from ossa.data.annotations import DatasetIndex
-from ossa.data.dataset import TrainingDataset
 from ossa.data.letterbox import resize_long_side
 from ossa.data.loader import EpochBatches
 from ossa.evaluate.coco import read_coco_results
@@ -25,6 +24,7 @@ from ossa.evaluate.report_figures import precision_recall_figure, save_confusion
 from ossa.files import TEMPORARY_FILES, write_atomically
 from ossa.train.callbacks import Callback, RunStart
 from ossa.train.run_folder import DETECTIONS_FILE, FIGURES_FOLDER, read_log
+from ossa.train.splits import training_dataset
 from ossa.types import Detections, Record
 from ossa.viz.draw import draw_boxes, encode_png, picture_grid
 from ossa.viz.plots import Line, Panel, panel_figure, save_figure
@@ -164,14 +164,7 @@ def curves_figure(log: Sequence[Mapping[str, Any]]) -> Figure:
 
 def first_batch_picture(config: RunConfig, index: DatasetIndex) -> NDArray[np.uint8]:
     """Returns one picture of the first images of epoch 1 with their boxes, augmented."""
-    plain = config.augment.plain_epochs
-    dataset = TrainingDataset(
-        index,
-        imgsz=config.train.imgsz,
-        augment=config.augment,
-        seed=config.seed,
-        plain_from_epoch=config.train.epochs - plain if plain else None,
-    )
+    dataset = training_dataset(config, index)
     batches = EpochBatches(len(index), batch=config.train.batch, seed=config.seed, epochs=1)
     samples = [dataset[draw][0] for draw in next(iter(batches))[:_IMAGES]]
     scale = _SIDE / config.train.imgsz

@@ -1,43 +1,114 @@
-"""The training loop: what happens to a batch, an epoch, a run, from top to bottom."""
+"""The training loop: `fit` is the whole experiment, from the first batch to the last."""
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ossa.allocator import keep_freed_memory
-from ossa.config import RunConfig
+from ossa.config import RunConfig, TrainConfig
 from ossa.data.cache import CachePlace
-from ossa.data.dataset import TrainingDataset
 from ossa.data.loader import training_loader
-from ossa.errors import OssaError, RunFailed
+from ossa.errors import ConfigError, RunFailed
 from ossa.evaluate.evaluator import Evaluation, evaluate
 from ossa.files import held
 from ossa.models.detector import with_weights_settings
+from ossa.models.loss import DetectionLoss, LossTerms
+from ossa.models.norms import PreciseNorms
 from ossa.train.autobatch import largest_batch
 from ossa.train.callbacks import Callback
-from ossa.train.checkpoint import Progress
 from ossa.train.diagnostics import (
-    FirstBatch,
     ended_if_not_all_start,
     first_bad_layer,
+    reporting_levels,
     wrap_errors,
 )
-from ossa.train.distributed import SINGLE_PROCESS, DistributedContext, StopRequest
-from ossa.train.optim import set_hyperparameters, set_training
-from ossa.train.run import Run, begin
+from ossa.train.distributed import (
+    SINGLE_PROCESS,
+    AsyncMetricReader,
+    DistributedContext,
+    StopRequest,
+)
+from ossa.train.optim import optimizer_step, set_hyperparameters, set_training
 from ossa.train.schedule import hyperparameters_at
-from ossa.train.setup import prepare
-from ossa.train.step import StepResult
-from ossa.types import Batch, Record
+from ossa.train.setup import init_run, resume_run, run_config
+from ossa.train.splits import training_dataset
+from ossa.train.state import TrainState
+from ossa.types import Batch, RawPredictions, Record
 
 _MOST_SKIPPED = 20
 """Batches that a run leaves out with `on_nan: skip` before it gives up."""
+_SAVE_SECONDS = 60.0
+"""What a killed run may lose at most, beside an epoch, for not writing the state more often."""
+
+
+Network: TypeAlias = Callable[[Tensor], RawPredictions]
+Criterion: TypeAlias = Callable[[RawPredictions, Batch], LossTerms]
+
+
+class _BatchInfo(NamedTuple):
+    """A batch whose losses are not read yet."""
+
+    number: int
+    """Counted over the whole training."""
+    images: int
+    """In the shares of all ranks."""
+    batch: Batch
+    """This rank's share."""
+    lr: float
+
+
+def train_detector(
+    *,
+    data: Path | str,
+    model: str,
+    folder: Path | str,
+    recipe: str = "yolov5-low",
+    settings: Mapping[str, Any] | None = None,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    cache: CachePlace = "auto",
+    callback: Callback | None = None,
+) -> Record:
+    """Trains a detector and returns its record; its weights are `best.safetensors` in `folder`.
+
+    Args:
+        data: a data.yaml, or the folder that holds one.
+        model: a preset (`yolov5n` to `yolov5x`), or any backbone.
+        folder: of the run; a new or an empty one.
+        recipe: a shipped recipe, or the path of a YAML file.
+        settings: laid over the recipe, such as {'train': {'epochs': 50}, 'seed': 1}.
+        device: 'cpu', 'cuda', 'cuda:1', ...
+        workers: processes that load images; they change the speed, never the result.
+        cache: where images are kept decoded, 'auto' (in memory, while they fit), 'disk' or 'none';
+            changes the speed, never the result.
+        callback: its hooks are called while the training runs.
+
+    Raises:
+        ConfigError: settings that are misspelt or out of range, or a folder that holds something.
+        OssaError: other bad input, or a run that could not go on.
+
+    Example:
+        >>> import ossa
+        >>> settings = {"train": {"epochs": 1, "imgsz": 64, "batch": 2}}
+        >>> record = ossa.train_detector(
+        ...     data="scenes", model="yolov5n", recipe="quick", folder="run", settings=settings
+        ... )
+        >>> record.status
+        'done'
+    """
+    config = run_config(data=data, model=model, recipe=recipe, settings=settings)
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"expected a new or empty folder for the run, found {folder} in use")
+    folder.mkdir(parents=True, exist_ok=True)
+    return train(config, folder, device=device, workers=workers, cache=cache, callback=callback)
 
 
 def train(
@@ -52,284 +123,252 @@ def train(
     allow_unlabeled: bool = False,
     callback: Callback | None = None,
     save_minutes: float = 15.0,
-    processes: DistributedContext = SINGLE_PROCESS,
+    distributed: DistributedContext = SINGLE_PROCESS,
 ) -> Record:
     """Trains a detector and returns the record that it also writes.
 
     Args:
         config: everything that decides what is computed.
-        folder: of the run; must exist, and be empty unless `resume`. It is this training's alone
-            until it ends: a second one in it is refused.
-        device: 'cpu', 'cuda', 'cuda:1', ...
-        workers: processes that load images; they change the speed, never the result.
-        cache: where images are kept decoded, 'auto' (in memory, while they fit), 'disk' or 'none';
-            changes the speed, never the result.
+        folder: of the run; must exist, and be empty unless `resume`. It is locked for this
+            training until it ends.
+        device, workers, cache: as for `train_detector`.
         resume: go on from the state in `folder`.
-        strict: stop at the first fault of the data instead of leaving it out.
-        allow_unlabeled: train where more than half of the training images have no label, too; a run
-            that is resumed has been allowed to.
-        callback: is told how it goes; of several processes, that of the first.
-        save_minutes: the state is saved within an epoch so often, and at the end of an epoch
-            that is over a minute after the last time.
-        processes: that share every batch.
+        strict: stop at the first problem of the data instead of leaving it out.
+        allow_unlabeled: train also where more than half of the training images have no label, as
+            a run that is resumed does.
+        callback: its hooks are called in the main process.
+        save_minutes: how often the state is saved within an epoch. It is also saved at the end of
+            an epoch, unless that was done in the minute before.
+        distributed: rank and world size; all ranks share every batch.
 
     Raises:
         OssaError: bad input, or a run that could not go on.
     """
     keep_freed_memory()
-    callback = (callback or Callback()) if processes.is_main else Callback()
     device = torch.device(device)
     config = config.model_copy(update={"model": with_weights_settings(config.model)})
     with ExitStack() as owned:
-        processes.on_main(lambda: owned.enter_context(held(folder)))
-        parts = prepare(
+        distributed.on_main(lambda: owned.enter_context(held(folder)))
+        state = init_run(
             config,
+            folder,
             device=device,
-            callback=callback,
+            callback=(callback if distributed.is_main else None) or Callback(),
             strict=strict,
             allow_unlabeled=allow_unlabeled or resume,
             cache=cache,
-            processes=processes,
+            distributed=distributed,
         )
-
-        def fitting_batch() -> int | None:
-            return largest_batch(config, num_classes=len(parts.train_index.names), device=device)
-
-        with (
-            wrap_errors(batch=config.train.batch, fitting_batch=fitting_batch),
-            _deterministic(config.train.deterministic),
-        ):
-            run = begin(
-                config,
-                parts,
-                folder,
-                device=device,
-                resume=resume,
-                callback=callback,
-                processes=processes,
-                save_minutes=save_minutes,
-            )
-            with _failure_recorded(run):
-                return _train_and_finish(run, workers=workers)
-
-
-@contextmanager
-def _failure_recorded(run: Run) -> Iterator[None]:
-    """Writes the record of a run that fails."""
-    try:
-        yield
-    except OssaError as failure:
-        with suppress(OssaError):  # the disk may be what is full
-            record = run.record(status="failed", reason=str(failure))
-            run.callback.on_end(run.files.fail(record))
-        raise
-
-
-@contextmanager
-def _deterministic(wanted: bool) -> Iterator[None]:
-    """Has torch choose kernels that always give the same bits, where there are any."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(wanted or before, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-
-
-def _train_and_finish(run: Run, *, workers: int) -> Record:
-    """Trains to the end or to a stop, and writes what a run leaves behind."""
-    config = run.config
-    plain = config.augment.plain_epochs
-    dataset = TrainingDataset(
-        run.parts.train_index,
-        imgsz=config.train.imgsz,
-        augment=config.augment,
-        seed=config.seed,
-        plain_from_epoch=config.train.epochs - plain if plain else None,
-        pixels=run.parts.train_pixels,
-    )
-    # The workers start here, before Ctrl-C and the like get another meaning.
-    with ended_if_not_all_start():
-        loader = iter(
-            training_loader(
-                dataset, run.batches, workers=workers, pin_memory=run.device.type == "cuda"
+        num_classes = len(state.train.index.names)
+        owned.enter_context(
+            wrap_errors(
+                batch=config.train.batch,
+                fitting_batch=lambda: largest_batch(config, num_classes=num_classes, device=device),
             )
         )
+        owned.enter_context(_deterministic(config.train.deterministic))
+        if resume:
+            resume_run(state)
+        state.start()
+        owned.enter_context(state.failure_recorded())
+        return fit(state, workers=workers, save_seconds=60.0 * save_minutes)
+
+
+def fit(state: TrainState, *, workers: int = 0, save_seconds: float = 900.0) -> Record:
+    """Trains to the last epoch or until a stop is requested, and returns the record it writes.
+
+    Args:
+        state: of a new or a resumed run; changed.
+        workers: processes that load images.
+        save_seconds: how often the state is saved within an epoch.
+    """
+    config, train = state.config, state.config.train
+    progress, callback = state.progress, state.callback
+    detector, optimizer, ema, ranks = state.detector, state.optimizer, state.ema, state.distributed
+    network: Network = torch.compile(detector) if train.compile else detector
+    loss = state.loss.with_all_reduce(ranks.sum)
+    criterion: Criterion = torch.compile(loss) if train.compile else loss
+    per_epoch, skip_nan = state.batches.batches_per_epoch, train.on_nan == "skip"
+    reader = AsyncMetricReader[_BatchInfo](state.device)
+    loader = _open_loader(state, workers=workers)
     evaluation: Evaluation | None = None
+
     with StopRequest() as request:
-        while not run.over and not run.stop:
-            evaluation = _train_epoch(run, loader, request)
-    if not run.over:
-        record = run.record(status="stopped")
+        while not state.over and not state.stop:
+            epoch = state.epochs_done
+            set_training(detector, state.frozen)
+            for number in range(progress.batch_number, (epoch + 1) * per_epoch):
+                started = time.perf_counter()
+                batch = next(loader).to(state.device)  # this rank's share
+                images = state.batches.images_of(number)  # in the shares of all ranks
+                hyperparameters = hyperparameters_at(train, number, per_epoch)
+                set_hyperparameters(optimizer, hyperparameters)
+                _seed_step(config.seed, number, ranks.rank)
+
+                statistics = [buffer.clone() for buffer in detector.buffers()] if skip_nan else []
+                with _first_batch_reported(state, batch) if number == 0 else nullcontext():
+                    if batch.image_ids:
+                        terms = criterion(forward(network, batch.images, train), batch)
+                    else:
+                        terms = no_losses(loss, state.device)
+                    # One sum over all ranks: the losses, a stop request, the age of the state.
+                    age = time.monotonic() - state.saved_at if ranks.is_main else 0.0
+                    flags = terms.box.new_tensor((float(request.requested), age))
+                    totals = ranks.sum(torch.cat((torch.stack(terms).detach(), flags)))
+                    if skip_nan and not totals[:3].isfinite().all():
+                        torch._foreach_copy_(list(detector.buffers()), statistics)  # pyright: ignore[reportPrivateImportUsage]
+                    elif batch.image_ids:
+                        (terms.total() * images).backward()
+
+                gradient_norm = totals.new_zeros(())
+                if number - progress.last_step_batch >= hyperparameters.accumulate:
+                    gradient_norm = optimizer_step(detector, optimizer, ema, train, ranks)
+                    progress.last_step_batch = number
+                progress.batch_number = number + 1
+                at_end = progress.batch_number % per_epoch == 0
+                if at_end:  # gradients that wait for more batches are dropped, as YOLOv5 does
+                    optimizer.zero_grad(set_to_none=True)
+
+                info = _BatchInfo(number, images, batch, hyperparameters.lr)
+                known = reader.put(info, torch.cat((totals, gradient_norm[None])))
+                for result in known + (reader.rest() if at_end else []):
+                    _account(state, *result)
+                progress.epoch_seconds += time.perf_counter() - started
+                if progress.images_seen:
+                    mean = sum(progress.loss_sums.values()) / progress.images_seen
+                    callback.on_batch_end(epoch=epoch, batch=number % per_epoch + 1, loss=mean)
+                if at_end or state.stop:
+                    break
+                if state.state_age > save_seconds:
+                    _account_rest(state, reader)
+                    state.save()
+            _account_rest(state, reader)
+            if progress.batch_number % per_epoch:  # stopped within the epoch
+                state.save()
+                break
+
+            evaluation = _evaluate(state, epoch)
+            row = state.close_epoch(evaluation)
+            # The state may be far larger than the weights, so it is not saved after every epoch.
+            is_old = epoch == 0 or state.state_age > min(save_seconds, _SAVE_SECONDS)
+            if is_old or state.stop or state.over:
+                state.save()
+            callback.on_epoch_end(row, evaluation)
+            if state.over and epoch + 1 < train.epochs:
+                callback.note(
+                    f"no better epoch than {progress.best_epoch + 1} for {train.patience}"
+                )
+
+    if not state.over:
+        record = state.record(status="stopped")
     else:
-        if evaluation is None:  # resumed when all epochs were done
-            epochs_done = run.progress.batch_number // run.batches.batches_per_epoch
-            evaluation = _evaluate(run, epoch=epochs_done - 1)
-        record = run.files.finish(
-            run.record(status="done"), run.parts.val_index, evaluation.detections
+        evaluation = evaluation or _evaluate(state, state.epochs_done - 1)  # resumed at the end
+        record = state.files.finish(
+            state.record(status="done"), state.val.index, evaluation.detections
         )
-    run.callback.on_end(record)
+    callback.on_end(record)
     return record
 
 
-def _train_epoch(run: Run, loader: Iterator[Batch], request: StopRequest) -> Evaluation | None:
-    """Trains to the epoch's end, evaluates and saves; None where it was stopped before the end."""
-    epoch = run.progress.batch_number // run.batches.batches_per_epoch
-    _train_to_epoch_end(run, loader, request)
-    if run.progress.batch_number % run.batches.batches_per_epoch:  # stopped within the epoch
-        run.save()
-        return None
-    evaluation = _evaluate(run, epoch=epoch)
-    row = _close_epoch(run, evaluation, epoch=epoch)
-    run.progress.rows.append(row)
-    run.files.log(run.progress.rows)
-    run.files.save_weights(
-        run.parts.average.network,
-        metrics=run.progress.metrics["last"],
-        initial_weights=run.parts.initial_weights,
-        best=run.progress.best_epoch == epoch,
-    )
-    run.save_at_epoch_end()
-    run.callback.on_epoch_end(row, evaluation)
-    if run.over and epoch + 1 < run.config.train.epochs:
-        patience = run.config.train.patience
-        run.callback.note(f"no better epoch than {run.progress.best_epoch + 1} for {patience}")
-    return evaluation
+def forward(network: Network, images: Tensor, config: TrainConfig) -> RawPredictions:
+    """Runs a network on images (B, 3, H, W) in the precision of the training."""
+    # Compiled norms are kernels of the compiler's own.
+    norms = nullcontext() if config.compile else PreciseNorms()
+    bf16 = config.precision == "bf16"
+    with norms, torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+        return network(images)
 
 
-def _train_to_epoch_end(run: Run, loader: Iterator[Batch], request: StopRequest) -> None:
-    """Trains batch by batch, one at least, until the epoch ends or a stop is requested."""
-    progress, per_epoch = run.progress, run.batches.batches_per_epoch
-    set_training(run.parts.detector, run.parts.frozen)
-    while True:
-        started = time.perf_counter()
-        batch = next(loader).to(run.device)
-        known = _train_batch(run, batch, request)
-        progress.batch_number += 1
-        at_end = progress.batch_number % per_epoch == 0
-        if at_end:
-            # Gradients that wait for more batches are dropped at an epoch's end, as YOLOv5 does.
-            run.parts.optimizer.zero_grad(set_to_none=True)
-            known += run.reader.rest()
-        for outcome in known:
-            _account(run, outcome, batch)
-        progress.epoch_seconds += time.perf_counter() - started
-        if progress.images_seen:
-            run.callback.on_batch_end(
-                epoch=(progress.batch_number - 1) // per_epoch,
-                batch=progress.batch_number % per_epoch or per_epoch,
-                loss=sum(progress.loss_sums.values()) / progress.images_seen,
-            )
-        if at_end or run.stop:
-            break
-        if run.state_age > run.save_seconds:
-            _account_rest(run, batch)
-            run.save()
-    _account_rest(run, batch)
+def no_losses(loss: DetectionLoss, device: torch.device) -> LossTerms:
+    """Returns the losses of a share without images, as a small last batch of an epoch leaves it."""
+    zero = torch.zeros((), device=device)
+    loss.all_reduce(zero.new_zeros(1 + len(loss.balance)))
+    return LossTerms(zero, zero, zero)
 
 
-def _train_batch(run: Run, batch: Batch, request: StopRequest) -> list[StepResult]:
-    """Does forward, backward and, when due, a step; returns what is now known of batches."""
-    config, number, processes = run.config, run.progress.batch_number, run.processes
-    settings = hyperparameters_at(config.train, number, run.batches.batches_per_epoch)
-    set_hyperparameters(run.parts.optimizer, settings)
-    # Dropout and drop path depend on (seed, step, process) alone, so that a resumed run draws
-    # the same.
-    entropy = (config.seed, number, *([processes.rank] if processes.rank else []))
+def _seed_step(seed: int, batch_number: int, rank: int) -> None:
+    """Seeds dropout and drop path by (seed, step, rank), so that a resumed run draws the same."""
+    entropy = (seed, batch_number, *([rank] if rank else []))
     torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
-    images = run.batches.images_of(number)
-    share = (
-        _first_batch(run, batch, images) if number == 0 else run.step.backward(batch, images=images)
+
+
+def _first_batch_reported(state: TrainState, batch: Batch) -> AbstractContextManager[None]:
+    return reporting_levels(
+        state.detector,
+        batch,
+        ratio=state.config.loss.anchor_ratio,
+        report=lambda level: state.callback.note(f"first batch, {level}"),
     )
-    norm = share.new_zeros(())
-    if number - run.progress.last_step_batch >= settings.accumulate:
-        norm = run.step.update()
-        run.progress.last_step_batch = number
-    state_age = time.monotonic() - run.saved_at if processes.is_main else 0.0
-    asked = share.new_tensor((float(request.requested), state_age))
-    values = torch.cat((processes.sum(torch.cat((share, asked))), norm[None]))
-
-    def outcome(numbers: list[float]) -> StepResult:
-        box, objectness, classes, stop, age, gradient_norm = numbers
-        losses = (box, objectness, classes)
-        return StepResult(
-            number, images, batch.image_ids, settings.lr, losses, gradient_norm, stop > 0, age
-        )
-
-    return run.reader.put(values, outcome)
 
 
-def _first_batch(run: Run, batch: Batch, images: int) -> torch.Tensor:
-    """Does the first forward and backward pass, and tells how the levels fare in it."""
-    first = FirstBatch()
-    with first.watching(run.parts.detector):
-        share = run.step.backward(batch, images=images)
-    for level in first.levels(batch, ratio=run.config.loss.anchor_ratio):
-        dead = "; this level is dead" if level.dead else ""
-        run.callback.note(f"first batch, {level}{dead}")
-    return share
+def _account_rest(state: TrainState, reader: AsyncMetricReader[_BatchInfo]) -> None:
+    for info, values in reader.rest():
+        _account(state, info, values)
 
 
-def _account_rest(run: Run, batch: Batch) -> None:
-    for outcome in run.reader.rest():
-        _account(run, outcome, batch)
-
-
-def _account(run: Run, outcome: StepResult, batch: Batch) -> None:
+def _account(state: TrainState, info: _BatchInfo, values: Sequence[float]) -> None:
     """Adds a batch to the epoch's losses, or else skips it or fails.
+
+    Args:
+        info: of the batch.
+        values: box, objectness and class loss, stop, age of the state, gradient norm.
 
     Raises:
         RunFailed: losses or gradients that are not finite, with the layer where it began.
     """
-    progress = run.progress
-    run.stop, run.state_age = run.stop or outcome.stop, outcome.state_age
-    if outcome.finite:
-        for name, value in zip(progress.loss_sums, outcome.losses, strict=True):
-            progress.loss_sums[name] += value * outcome.images
-        progress.images_seen += outcome.images
+    progress, losses, (stop, state.state_age, norm) = state.progress, values[:3], values[3:]
+    state.stop = state.stop or stop > 0
+    if all(map(math.isfinite, (*losses, norm))):
+        for name, value in zip(progress.loss_sums, losses, strict=True):
+            progress.loss_sums[name] += value * info.images
+        progress.images_seen += info.images
         return
     what = (
-        f"not finite at batch {outcome.number} (box, objectness, classes: "
-        f"{list(outcome.losses)}, gradient norm {outcome.gradient_norm:.3g}, lr {outcome.lr:.2g}, "
-        f"images {list(outcome.image_ids)})"
+        f"losses or gradients not finite at batch {info.number} (box, objectness, classes: "
+        f"{list(losses)}, gradient norm {norm:.3g}, lr {info.lr:.2g}, images "
+        f"{list(info.batch.image_ids)})"
     )
-    if run.config.train.on_nan == "skip":
+    if state.config.train.on_nan == "skip":
         progress.skipped += 1
-        run.callback.note(f"skipped, losses or gradients {what}")
+        state.callback.note(f"skipped, {what}")
         if progress.skipped > _MOST_SKIPPED:
-            raise RunFailed(f"{progress.skipped} batches had losses or gradients {what}")
+            raise RunFailed(f"{progress.skipped} batches had {what}")
         return
-    layer = (
-        first_bad_layer(run.parts.detector, lambda: run.step.terms(batch).total())
-        if run.processes.world_size == 1
-        else "run it in one process to see the layer"
-    )
+    layer = "run it in one process to see the layer"
+    if state.distributed.world_size == 1:
+
+        def loss() -> Tensor:
+            raw = forward(state.detector, info.batch.images, state.config.train)
+            return state.loss(raw, info.batch).total()
+
+        layer = first_bad_layer(state.detector, loss)
     raise RunFailed(
-        f"losses or gradients {what}; {layer}: lower train.lr, or go on with --on-nan skip; the "
-        "last good checkpoint is untouched"
+        f"{what}; {layer}: lower train.lr, or go on with --on-nan skip; the last good checkpoint "
+        "is untouched"
     )
 
 
-def _evaluate(run: Run, *, epoch: int) -> Evaluation:
-    """Scores the average on the val split, with the validation losses."""
-    train, network, processes = run.config.train, run.parts.average.network, run.processes
-    # The statistics of batch norms are each process's own.
-    processes.broadcast(list(network.buffers()))
+def _evaluate(state: TrainState, epoch: int) -> Evaluation:
+    """Evaluates the EMA on the val split, with the validation losses."""
+    train, network, ranks = state.config.train, state.ema.network, state.distributed
+    ranks.broadcast(list(network.buffers()))  # each rank has batch norm statistics of its own
     evaluation = evaluate(
         network,
-        run.parts.val_index,
-        pixels=run.parts.val_pixels,
+        state.val.index,
+        pixels=state.val.pixels,
         imgsz=train.imgsz,
-        config=run.config.evaluate,
+        config=state.config.evaluate,
         batch=train.batch,
-        device=run.device,
-        loss=run.parts.loss,
-        on_images=lambda done, total: run.callback.on_evaluate(epoch=epoch, done=done, total=total),
-        share=(processes.rank, processes.world_size),
-        gather=processes.gather,
+        device=state.device,
+        loss=state.loss,
+        on_images=lambda done, total: state.callback.on_evaluate(
+            epoch=epoch, done=done, total=total
+        ),
+        share=ranks.share,
+        gather=ranks.gather,
     )
     losses = evaluation.losses or {}
-    if not all(np.isfinite(value) for value in losses.values()):
+    if not all(map(math.isfinite, losses.values())):
         raise RunFailed(
             f"the validation losses are not finite after epoch {epoch + 1} ({losses}): lower "
             "train.lr; the last good checkpoint is untouched"
@@ -337,32 +376,21 @@ def _evaluate(run: Run, *, epoch: int) -> Evaluation:
     return evaluation
 
 
-def _close_epoch(run: Run, evaluation: Evaluation, *, epoch: int) -> dict[str, Any]:
-    """Returns the log line of an epoch, and sets the progress up for the next."""
-    progress, batches_per_epoch = run.progress, run.batches.batches_per_epoch
-    metrics = evaluation.metrics.flat()
-    last_batch = (epoch + 1) * batches_per_epoch - 1
-    seen = progress.images_seen or math.nan  # all skipped
-    train_losses = {name: total / seen for name, total in progress.loss_sums.items()}
-    row = {
-        "epoch": epoch,
-        **{f"train_{name}": value for name, value in train_losses.items()},
-        **{f"val_{name}": value for name, value in (evaluation.losses or {}).items()},
-        **{key: metrics[key] for key in ("ap", "ap50", "ap75", "precision", "recall")},
-        "lr": hyperparameters_at(run.config.train, last_batch, batches_per_epoch).lr,
-        "images": progress.images_seen,
-        "skipped": progress.skipped,
-        "train_seconds": progress.epoch_seconds,
-        "evaluate_seconds": evaluation.seconds,
-    }
-    fitness = 0.1 * (metrics["ap50"] or 0.0) + 0.9 * (metrics["ap"] or 0.0)
-    progress.metrics["last"] = {"epoch": epoch, **metrics}
-    if fitness > progress.best_fitness:
-        progress.best_fitness, progress.best_epoch = fitness, epoch
-        progress.metrics["best"] = progress.metrics["last"]
-    progress.train_seconds += progress.epoch_seconds
-    progress.evaluate_seconds += evaluation.seconds
-    fresh = Progress()
-    progress.epoch_seconds, progress.images_seen = 0.0, 0
-    progress.loss_sums = fresh.loss_sums
-    return row
+def _open_loader(state: TrainState, *, workers: int) -> Iterator[Batch]:
+    """Returns the batches of the rest of the training; the worker processes start here."""
+    dataset = training_dataset(state.config, state.train.index, state.train.pixels)
+    pin_memory = state.device.type == "cuda"
+    with ended_if_not_all_start():
+        loader = training_loader(dataset, state.batches, workers=workers, pin_memory=pin_memory)
+        return iter(loader)
+
+
+@contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    """Makes torch choose kernels that always give the same bits, where there are any."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(wanted or before, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

@@ -1,4 +1,4 @@
-"""The running average of weights and buffers, which evaluation uses."""
+"""The optimiser and what belongs to it: parameter groups, the step, freezing and the EMA."""
 
 import copy
 import math
@@ -10,23 +10,24 @@ from typing import Any, Generic, TypeVar
 import timm
 import torch
 from timm.models import group_parameters
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from ossa.config import ModelConfig, RunConfig, TrainConfig
 from ossa.errors import ConfigError, suggestion
 from ossa.models.backbones.timm import TimmBackbone
-from ossa.models.detector import Detector
-from ossa.train.callbacks import Callback
+from ossa.train.distributed import SINGLE_PROCESS, DistributedContext
 from ossa.train.schedule import Hyperparameters, full_accumulation
 
 Network = TypeVar("Network", bound=nn.Module)
+_ADAM_BETA2 = 0.999
 
 
 class EMA(Generic[Network]):
-    """An exponential moving average of a network, counted in optimiser steps.
+    """An exponential moving average of a network's weights and buffers, which evaluation uses.
 
-    The decay grows as decay x (1 - exp(-updates / ramp)), so that early averages follow quickly.
+    It is counted in optimiser steps. The decay grows as decay x (1 - exp(-updates / ramp)), so that
+    early averages follow quickly.
 
     Example:
         >>> import ossa, torch
@@ -44,7 +45,7 @@ class EMA(Generic[Network]):
     def __init__(
         self, network: Network, *, decay: float, ramp: float, frozen: Collection[str] = ()
     ) -> None:
-        """`frozen`: keys of the state dict of what never changes, and is not touched."""
+        """`frozen`: keys of the state dict that never change and are not touched."""
         self.network: Network = copy.deepcopy(network).eval().requires_grad_(False)
         self.decay = decay
         self.ramp = ramp
@@ -67,9 +68,6 @@ class EMA(Generic[Network]):
             else:
                 average.copy_(current[name])
         torch._foreach_lerp_(averages, values, 1.0 - decay)  # pyright: ignore[reportPrivateImportUsage]
-
-
-_ADAM_BETA2 = 0.999
 
 
 def build_optimizer(
@@ -105,10 +103,9 @@ def build_optimizer(
         for lr_scale in sorted({1.0, *lr_scales.values()})
         for kind in ("weights", "norms", "biases")
     }
-    for name, parameter in detector.named_parameters():
-        if parameter.requires_grad:
-            kind = _kind(name, parameter, undecayed)
-            groups[kind, lr_scales.get(name, 1.0)]["params"].append(parameter)
+    for name, parameter in learning_parameters(detector):
+        kind = _kind(name, parameter, undecayed)
+        groups[kind, lr_scales.get(name, 1.0)]["params"].append(parameter)
     if config.optimizer == "adamw":
         betas = (config.momentum, _ADAM_BETA2)
         return AdamW(list(groups.values()), lr=config.lr, betas=betas, fused=True)
@@ -137,7 +134,7 @@ def learning_rate_scales(detector: nn.Module, config: RunConfig) -> dict[str, fl
     if train.backbone_lr_scale == 1 and train.layer_decay == 1:
         return {}
     prefix, network = backbone_network(detector)
-    learning = [n for n, parameter in network.named_parameters() if parameter.requires_grad]
+    learning = [name for name, _ in learning_parameters(network)]
     if not learning:
         raise ConfigError(
             "train.backbone_lr_scale and train.layer_decay act on the backbone, which is frozen: "
@@ -173,6 +170,11 @@ def undecayed_parameters(detector: nn.Module, model: ModelConfig) -> frozenset[s
     return frozenset(f"{prefix}.{name}" for name in named if name is not None)
 
 
+def learning_parameters(detector: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Returns the parameters that take a gradient, by name."""
+    return [(name, p) for name, p in detector.named_parameters() if p.requires_grad]
+
+
 def backbone_network(detector: nn.Module) -> tuple[str, nn.Module]:
     """Returns timm's network in the backbone, or else the whole backbone, and its name."""
     for name, module in detector.named_modules():
@@ -190,6 +192,30 @@ def set_hyperparameters(optimizer: Optimizer, settings: Hyperparameters) -> None
             group["betas"] = (settings.momentum, group["betas"][1])
         else:
             group["momentum"] = settings.momentum
+
+
+def optimizer_step(
+    detector: nn.Module,
+    optimizer: Optimizer,
+    ema: EMA[Any],
+    config: TrainConfig,
+    distributed: DistributedContext = SINGLE_PROCESS,
+) -> Tensor:
+    """Takes a step with the gradients of all ranks, and returns their norm before clipping.
+
+    Where the norm is not finite the weights stay as they are. Nothing waits for the device, except
+    with `on_nan: skip`.
+    """
+    parameters = dict(learning_parameters(detector))
+    distributed.sum_gradients(parameters)
+    norm = nn.utils.clip_grad_norm_(parameters.values(), config.clip_norm)
+    # torch's fused optimisers read this flag on the device, and leave the step out.
+    optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+    if config.on_nan == "stop" or norm.isfinite():
+        optimizer.step()
+        ema.update(detector)
+    optimizer.zero_grad(set_to_none=True)
+    return norm
 
 
 def _kind(name: str, parameter: nn.Parameter, undecayed: Collection[str]) -> str:
@@ -266,7 +292,8 @@ def freeze(detector: nn.Module, module_names: Sequence[str]) -> FrozenPart:
     known = [name for name, module in detector.named_modules() if name and module.state_dict()]
     for name in module_names:
         if name not in known:
-            hint = suggestion(name, known) or f" There are {', '.join(_children(detector))}."
+            children = [child for child, module in detector.named_children() if module.state_dict()]
+            hint = suggestion(name, known) or f" There are {', '.join(children)}."
             raise ConfigError(f"train.freeze: there is no module named {name!r}.{hint}")
     modules = tuple(detector.get_submodule(name) for name in module_names)
     for module in modules:
@@ -293,25 +320,21 @@ def set_training(detector: nn.Module, frozen: FrozenPart) -> None:
         module.eval()
 
 
-def _children(detector: nn.Module) -> list[str]:
-    return [name for name, module in detector.named_children() if module.state_dict()]
-
-
-def tell_frozen(detector: Detector, config: RunConfig, *, callback: Callback) -> None:
-    """Tells how much is frozen, and of that what no weights were loaded into."""
+def frozen_notes(detector: nn.Module, config: RunConfig) -> list[str]:
+    """Returns how many parameters are frozen, and how many of these have no loaded weights."""
     if not config.train.freeze:
-        return
-    parameters = dict(detector.named_parameters())
-    frozen = {name: value.numel() for name, value in parameters.items() if not value.requires_grad}
-    total = sum(value.numel() for value in parameters.values())
-    callback.note(f"frozen: {sum(frozen.values()):,} of {total:,} parameters")
-    if config.model.weights is not None:
-        return
-    pretrained = config.model.pretrained or config.model.backbone_weights is not None
+        return []
+    sizes = {name: value.numel() for name, value in detector.named_parameters()}
+    learning = {name for name, _ in learning_parameters(detector)}
+    frozen = {name: size for name, size in sizes.items() if name not in learning}
+    notes = [f"frozen: {sum(frozen.values()):,} of {sum(sizes.values()):,} parameters"]
+    model = config.model
+    if model.weights is not None:
+        return notes
+    pretrained = model.pretrained or model.backbone_weights is not None
     network, _ = backbone_network(detector)
     random = [name for name in frozen if not (pretrained and name.startswith(network + "."))]
     if random:
-        callback.note(
-            f"{sum(frozen[name] for name in random):,} of them stay as they were drawn at random, "
-            f"such as {random[0]}"
-        )
+        count = sum(frozen[name] for name in random)
+        notes.append(f"{count:,} of them stay as they were drawn at random, such as {random[0]}")
+    return notes

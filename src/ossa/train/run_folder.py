@@ -1,4 +1,4 @@
-"""Writing and reading the record of a run."""
+"""The folder of a run: its configuration, log, weights, detections and record, written and read."""
 
 import gzip
 import json
@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -16,10 +16,10 @@ import torch
 import yaml
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
-from ossa.config import RunConfig, build_config, merge, settings_digest
+from ossa.config import RunConfig, build_config, flattened, merge, settings_digest
 from ossa.data.annotations import DatasetIndex
 from ossa.errors import ConfigError, DataError, legible
-from ossa.evaluate.coco import detections_as_coco_results
+from ossa.evaluate.coco import detections_as_coco_results, read_coco_results
 from ossa.files import (
     TEMPORARY_FILES,
     read_json_object,
@@ -35,17 +35,29 @@ from ossa.safe_yaml import read_yaml
 from ossa.schema import Section, first_problem
 from ossa.types import Detections, Record
 
-RECORD_SCHEMA = 3
+CONFIG_FILE = "config.yaml"
 RECORD_FILE = "record.json"
+LOG_FILE = "log.jsonl"
+LAST_WEIGHTS = "last.safetensors"
+BEST_WEIGHTS = "best.safetensors"
+DETECTIONS_FILE = "val-detections.json.gz"
+FIGURES_FOLDER = "figures"
+RECORD_SCHEMA = 3
+_KEPT_METRICS = ("ap", "ap50", "precision", "recall", "best_confidence")
+"""In the weights: what they reached on val, and the confidence that predictions start at."""
+_NUMBERS = ("epoch", "train_box", "train_objectness", "train_classes")
+"""Keys that every row of a log has."""
+_MAY_DIFFER = {"data", "seed"}
+"""Settings in which the runs of one model may differ."""
 SETTINGS_BEFORE = {"train": {"schedule_lag": False, "warmup_limit": None}}
-"""What settings that are younger than some runs were for these, whatever is the default today.
-
-Before schema 3 there was neither the lag of the learning rate nor a limit of the warm-up.
-"""
+"""Of runs before schema 3, which had neither a lag of the learning rate nor a warm-up limit."""
 _Count: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
 Numbers: TypeAlias = dict[str, Annotated[int | float, Field(ge=-(2**63), le=2**63)] | None]
 """What a record says in numbers. JSON has integers that no float can hold."""
 _FileName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[\w-][\w.-]*$")]
+LogRow: TypeAlias = dict[str, Annotated[int, Field(ge=-(2**63), lt=2**63)] | float | None]
+"""An epoch of a log; a loss is NaN where all batches were left out."""
+_ROW = TypeAdapter(LogRow)
 
 
 class _RecordContent(Section, strict=True):
@@ -102,13 +114,10 @@ def read_record(folder: Path) -> Record:
     except ValidationError as problems:
         raise DataError(f"{file} is damaged: {first_problem(problems, _RecordContent)}") from None
     record = Record(schema=RECORD_SCHEMA, **content)
-    return record if schema == RECORD_SCHEMA else _from_earlier_schema(record)
-
-
-def _from_earlier_schema(record: Record) -> Record:
-    """Returns a record with the settings that its run could not choose yet."""
+    if schema == RECORD_SCHEMA:
+        return record
     config = merge(SETTINGS_BEFORE, record.config)
-    # A hash that was not that of the settings must not become it.
+    # A hash that was wrong before must not become right.
     honest = record.config_hash == settings_digest(record.config)
     config_hash = settings_digest(config) if honest else record.config_hash
     return replace(record, config=config, config_hash=config_hash)
@@ -118,7 +127,6 @@ def environment() -> dict[str, str]:
     """Returns what a result depends on beside the configuration: hardware and versions."""
     from ossa import __version__
 
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {
         "ossa": __version__,
         "python": platform.python_version(),
@@ -128,34 +136,16 @@ def environment() -> dict[str, str]:
         "cpu": _cpu_name(),
         "cpu_count": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
-        "gpu": gpu,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }
 
 
 def _cpu_name() -> str:
-    try:
+    with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    except OSError:
-        pass
     return platform.processor() or platform.machine()
-
-
-CONFIG_FILE = "config.yaml"
-LOG_FILE = "log.jsonl"
-LAST_WEIGHTS = "last.safetensors"
-BEST_WEIGHTS = "best.safetensors"
-DETECTIONS_FILE = "val-detections.json.gz"
-_KEPT_METRICS = ("ap", "ap50", "precision", "recall", "best_confidence")
-"""In the weights: what they reached on val, and the confidence that predictions start at."""
-FIGURES_FOLDER = "figures"
-"""In the folder of a run: the pictures of it."""
-LogRow: TypeAlias = dict[str, Annotated[int, Field(ge=-(2**63), lt=2**63)] | float | None]
-"""An epoch of a log; a loss is NaN where all batches were left out."""
-_ROW = TypeAdapter(LogRow)
-_NUMBERS = ("epoch", "train_box", "train_objectness", "train_classes")
-"""That every row of a log has."""
 
 
 class RunFolder:
@@ -171,11 +161,7 @@ class RunFolder:
         self.names = names
 
     def start(self, rows: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Writes the resolved configuration, and the log of the epochs that are done.
-
-        What a process that was killed left half-written is taken away, and the record of a run
-        that failed and now goes on.
-        """
+        """Writes the configuration and the log so far, and removes leftovers of a killed run."""
         if not self.writes:
             return
         for leftover in (*self.folder.glob(TEMPORARY_FILES), self.folder / RECORD_FILE):
@@ -198,14 +184,7 @@ class RunFolder:
         initial_weights: Mapping[str, Any],
         best: bool,
     ) -> None:
-        """Writes `last.safetensors`, and `best.safetensors` where this is the best epoch.
-
-        Args:
-            detector: of the epoch.
-            metrics: flat, with the epoch.
-            initial_weights: what the run started from, as in its record.
-            best: whether no epoch was better so far.
-        """
+        """Writes `last.safetensors`, and `best.safetensors` where this is the best epoch."""
         if not self.writes:
             return
         for name in (LAST_WEIGHTS, BEST_WEIGHTS) if best else (LAST_WEIGHTS,):
@@ -300,3 +279,121 @@ def _row(line: str) -> dict[str, Any]:
     if any(row.get(name) is None for name in _NUMBERS):
         raise ValueError
     return row
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that ended as planned."""
+
+    folder: Path
+    config: RunConfig
+    record: Record
+
+    @property
+    def val_fingerprint(self) -> str:
+        """The fingerprint of the split that its detections are of."""
+        return self.record.data_fingerprint.rpartition("-")[2]
+
+    @property
+    def val_images(self) -> str | None:
+        """The fingerprint of what its image files held; None where the record does not say it."""
+        images = self.record.image_fingerprint
+        return None if images is None else images.rpartition("-")[2]
+
+    def val_detections(self, index: DatasetIndex) -> dict[int, Detections]:
+        """Returns what the last weights found, by image id.
+
+        Args:
+            index: the val split, of the fingerprint of the run.
+
+        Raises:
+            DataError: the detections are missing or not those that the record speaks of.
+        """
+        file = self.folder / DETECTIONS_FILE
+        if not file.is_file():
+            raise DataError(f"expected the detections of a run at {file}, found none")
+        if sha256_of(file) != self.record.files.get(DETECTIONS_FILE):
+            raise DataError(
+                f"{file} is not the file that {RECORD_FILE} beside it speaks of: its sha256 differs"
+            )
+        return read_coco_results(file, index)
+
+
+def read_finished_run(folder: Path) -> FinishedRun:
+    """Returns the run of a folder.
+
+    Raises:
+        DataError: the folder has no record, or one of a run that failed.
+        ConfigError: its configuration is damaged.
+    """
+    if (folder / CONFIG_FILE).is_file() and not (folder / RECORD_FILE).is_file():
+        raise DataError(
+            f"expected a finished run in {folder}, found no {RECORD_FILE}: "
+            f"finish it with 'ossa train --resume {folder}'"
+        )
+    record = read_record(folder)
+    if record.status != "done":
+        raise DataError(
+            f"expected a finished run in {folder}, found one that {record.status}"
+            + (f" ({record.reason})" if record.reason else "")
+            + f": finish it with 'ossa train --resume {folder}'"
+        )
+    config = read_config(folder)
+    if why := why_not_of(record, config):
+        raise DataError(f"{folder / RECORD_FILE} {why}: is it that of the run in {folder}?")
+    return FinishedRun(folder, config, record)
+
+
+def why_not_of(record: Record, config: RunConfig) -> str | None:
+    """Returns why a record is not a complete one of a run with this configuration, or None.
+
+    Raises:
+        ConfigError: its settings are not a configuration.
+    """
+    if record.config_hash != settings_digest(record.config):
+        return "was changed: its settings are not those of its hash"
+    # By the schema of today: a record of an earlier one has what was added since by default.
+    if build_config(record.config).digest() != config.digest():
+        return "is of a run with other settings"
+    if (record.model, record.seed) != (config.model.name, config.seed):
+        return "was changed: its model or seed is not that of its settings"
+    parts = {
+        **{f"cost.{key}": record.cost for key in ("params", "flops", "macs")},
+        **{f"times.{key}": record.times for key in ("train", "evaluate")},
+        **{
+            f"metrics.{which}.{key}": record.metrics.get(which, {})
+            for which in ("last", "best")
+            for key in ("epoch", "ap", "ap50")
+        },
+    }
+    missing = [name for name, part in parts.items() if name.rpartition(".")[2] not in part]
+    return f"lacks {missing[0]}" if missing and record.status == "done" else None
+
+
+def same_images(fingerprint: str | None, other: str | None) -> bool:
+    """Returns whether images held the same for two runs, as far as is known of both."""
+    return fingerprint is None or other is None or fingerprint == other
+
+
+def check_seeds(runs: Sequence[FinishedRun]) -> None:
+    """Raises ConfigError unless runs differ in their seeds, all of them, and in nothing else."""
+    first, *others = runs
+    seeds = {first.config.seed: first.folder}
+    for run in others:
+        settings, other = (
+            flattened(one.config.model_dump(mode="json", exclude=_MAY_DIFFER))
+            for one in (first, run)
+        )
+        for key in settings.keys() | other.keys():
+            if settings.get(key) != other.get(key):
+                raise ConfigError(
+                    f"expected runs of one model that differ in their seeds alone, found {key} "
+                    f"{settings.get(key)} in {first.folder} and {other.get(key)} in {run.folder}: "
+                    "compare them as two models"
+                )
+        earlier = seeds.setdefault(run.config.seed, run.folder)
+        if earlier is not run.folder:
+            raise ConfigError(
+                f"expected runs of different seeds, found seed {run.config.seed} in both "
+                f"{earlier} and {run.folder}: they are the same run twice"
+            )

@@ -1,33 +1,30 @@
 """From a configuration to everything that a training needs before its first batch."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import timm
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
-from ossa.config import ModelConfig, RunConfig, refuse_window
-from ossa.data.anchors import best_possible_recall, fit_anchors
-from ossa.data.annotations import DatasetIndex, IndexReport, select_images
-from ossa.data.cache import CachePlace, PixelCache, open_pixels
+from ossa.config import ModelConfig, RunConfig, build_config, merge, refuse_window
+from ossa.data.anchors import best_possible_recall
+from ossa.data.annotations import DatasetIndex
+from ossa.data.cache import CachePlace
 from ossa.data.cache_files import content_fingerprint
-from ossa.data.description import read_description
-from ossa.data.issue_kinds import IssueKind
-from ossa.data.reading import drop_corrupt_images, labels_sentence, read_index, training_faults
-from ossa.errors import CheckpointError, ConfigError, DataError
+from ossa.data.loader import EpochBatches
+from ossa.errors import CheckpointError, ConfigError, legible
 from ossa.files import sha256_of
 from ossa.models.backbones.pretrained import read_backbone_weights
 from ossa.models.checkpoint import read_checkpoint, start_from
 from ossa.models.complexity import count_cost
-from ossa.models.detector import Detector, build_detector
+from ossa.models.detector import PRESETS, Detector, build_detector
 from ossa.models.loss import DetectionLoss
+from ossa.recipes import load_recipe
 from ossa.train.callbacks import Callback
-from ossa.train.diagnostics import tell_batches
+from ossa.train.checkpoint import STATE_FILE, load_state
+from ossa.train.diagnostics import check_single_values
 from ossa.train.distributed import SINGLE_PROCESS, DistributedContext
 from ossa.train.optim import (
     EMA,
@@ -35,49 +32,55 @@ from ossa.train.optim import (
     backbone_network,
     build_optimizer,
     freeze,
+    frozen_notes,
     learning_rate_scales,
-    tell_frozen,
     undecayed_parameters,
 )
+from ossa.train.run_folder import LOG_FILE, RunFolder, recovered_rows
+from ossa.train.schedule import warmup_note
+from ossa.train.splits import read_training_data
+from ossa.train.state import TrainState
 
-_ISSUES_SHOWN = 5
 _LOW_RECALL = 0.98
 """YOLOv5 fits anchors of its own below it."""
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What the loop turns. The detector, optimiser and average change as it runs."""
+def run_config(
+    *,
+    data: Path | str,
+    model: str,
+    recipe: str = "yolov5-low",
+    settings: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """Returns the checked configuration of a run.
 
-    train_index: DatasetIndex
-    val_index: DatasetIndex
-    train_pixels: PixelCache | None
-    """Of the images of the index; None where they are decoded whenever they are needed."""
-    val_pixels: PixelCache | None
-    detector: Detector
-    frozen: FrozenPart
-    average: EMA[Detector]
-    optimizer: Optimizer
-    loss: DetectionLoss
-    initial_weights: dict[str, Any]
-    cost: dict[str, int]
-    data_fingerprint: str
-    image_fingerprint: str
+    Args:
+        data: a data.yaml, or the folder that holds one.
+        model: a preset (`yolov5n` to `yolov5x`), which brings its own neck, or any backbone,
+            which gets YOLOv5's neck of scale s unless the settings name another.
+        recipe: a shipped recipe, or the path of a YAML file.
+        settings: laid over the recipe, such as {'train': {'epochs': 50}, 'seed': 1}.
+
+    Raises:
+        ConfigError: no such recipe, or a setting that is misspelt or out of range.
+    """
+    neck = "own" if model in PRESETS else "s"
+    basis = {"data": str(data), "recipe": recipe, "model": {"name": model, "neck": neck}}
+    return build_config(merge(merge(load_recipe(recipe), basis), settings or {}))
 
 
-def prepare(
+def init_run(
     config: RunConfig,
+    folder: Path,
     *,
     device: torch.device,
     callback: Callback,
     strict: bool = False,
     allow_unlabeled: bool = False,
     cache: CachePlace = "none",
-    processes: DistributedContext = SINGLE_PROCESS,
-) -> Parts:
-    """Reads the data, builds the detector and loads its initial weights.
-
-    `allow_unlabeled`: more than half of the training images may be without a label.
+    distributed: DistributedContext = SINGLE_PROCESS,
+) -> TrainState:
+    """Reads the data, builds the detector and loads its initial weights; writes nothing.
 
     Raises:
         ConfigError, DataError, UnsupportedBackbone, CheckpointError: naming what does not fit.
@@ -86,28 +89,31 @@ def prepare(
     train, val = read_training_data(
         config, callback=callback, strict=strict, allow_unlabeled=allow_unlabeled, cache=cache
     )
-    train_index, val_index = train.index, val.index
-    _refuse_what_the_data_ignore(config, train_index, processes)
+    _check_data_settings(config, train.index, distributed)
+    num_classes, imgsz = len(train.index.names), config.train.imgsz
     torch.manual_seed(config.seed)
     detector, initial_weights = _initial_detector(
-        config, num_classes=len(train_index.names), callback=callback
+        config, num_classes=num_classes, callback=callback
     )
-    cost = count_cost(detector, config.train.imgsz).flat(("params", "flops", "macs"))
+    cost = count_cost(detector, imgsz).flat(("params", "flops", "macs"))
     detector.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.train.sync_batchnorm:
         nn.SyncBatchNorm.convert_sync_batchnorm(detector)  # in place
     frozen = freeze(detector, config.train.freeze)
-    tell_batches(detector, config, len(train_index), frozen, callback=callback, processes=processes)
-    tell_frozen(detector, config, callback=callback)
-    _tell_recall(detector, train_index, config, callback=callback)
-    return Parts(
-        train_index=train_index,
-        val_index=val_index,
-        train_pixels=train.pixels,
-        val_pixels=val.pixels,
+    for note in _notes(detector, train.index, config, frozen, distributed):
+        callback.note(note)
+    return TrainState(
+        config=config,
+        device=device,
+        distributed=distributed,
+        callback=callback,
+        files=RunFolder(folder, config=config, names=train.index.names, writes=distributed.is_main),
+        train=train,
+        val=val,
+        batches=_batches(config, len(train.index), distributed),
         detector=detector,
         frozen=frozen,
-        average=EMA(
+        ema=EMA(
             detector,
             decay=config.train.ema_decay,
             ramp=config.train.ema_ramp,
@@ -120,186 +126,100 @@ def prepare(
             undecayed=undecayed_parameters(detector, config.model),
         ),
         loss=DetectionLoss(
-            config.loss,
-            num_classes=len(train_index.names),
-            num_levels=len(config.model.strides),
-            imgsz=config.train.imgsz,
+            config.loss, num_classes=num_classes, num_levels=len(config.model.strides), imgsz=imgsz
         ),
         initial_weights=initial_weights,
         cost=cost,
-        data_fingerprint=f"{train_index.fingerprint()}-{val_index.fingerprint()}",
-        image_fingerprint=processes.on_main(
-            lambda: f"{content_fingerprint(train_index)}-{content_fingerprint(val_index)}"
-        ),
+        identity={
+            "settings": config.digest(),
+            "data": f"{train.index.fingerprint()}-{val.index.fingerprint()}",
+            "images": distributed.on_main(
+                lambda: f"{content_fingerprint(train.index)}-{content_fingerprint(val.index)}"
+            ),
+        },
     )
 
 
-def read_training_data(
-    config: RunConfig,
-    *,
-    callback: Callback,
-    strict: bool = False,
-    allow_unlabeled: bool = False,
-    cache: CachePlace = "none",
-) -> tuple["Split", "Split"]:
-    """Returns train and val, of which every image can be decoded; tells what they lack.
+def resume_run(state: TrainState) -> None:
+    """Brings a run to where its folder's state was saved.
 
     Raises:
-        ConfigError, DataError: as `read_trainable`, or too little of the data can be decoded.
+        CheckpointError: no state, a damaged one, or one of other settings or data.
     """
-    reports = read_trainable(config, strict=strict, allow_unlabeled=allow_unlabeled)
-    callback.note(labels_sentence(reports))
-    train, val = (
-        read_split(config, split, callback=callback, strict=strict, cache=cache, report=report)
-        for split, report in reports.items()
+    folder, config = state.files.folder, state.config
+    state.progress = progress = load_state(
+        folder,
+        detector=state.detector,
+        optimizer=state.optimizer,
+        ema=state.ema,
+        identity=state.identity,
+        distributed=state.distributed,
     )
-    # Without the images that cannot be decoded there may be no box left.
-    left = {"train": train.report, "val": val.report}
-    _refuse_untrainable(config, left, allow_unlabeled=True)
-    return train, val
+    state.batches = _batches(
+        config, len(state.train.index), state.distributed, start_batch=progress.batch_number
+    )
+    done, epochs = state.epochs_done, config.train.epochs
+    known = [progress.metrics.get(name, {}) for name in ("last", "best")]
+    complete = all(
+        {"epoch", "ap", "ap50"} <= metrics.keys() and metrics["epoch"] is not None
+        for metrics in known
+    )
+    if done > epochs or (done and not complete):
+        raise CheckpointError(
+            f"{folder / STATE_FILE} is damaged and cannot be resumed from: expected metrics of at "
+            f"most {epochs} epochs, found {done} epochs and metrics of "
+            f"{legible(', '.join(progress.metrics)) or 'none'}; start a new run"
+        )
+    if done and not progress.rows:  # a state of an earlier version, which left them to the log
+        progress.rows = recovered_rows(folder, done)
+        if len(progress.rows) < done:
+            state.callback.note(
+                f"{folder / LOG_FILE} lacks {done - len(progress.rows)} of {done} epochs, which a "
+                "state of this age does not hold: they stay out of it"
+            )
 
 
-def read_trainable(
-    config: RunConfig, *, strict: bool = False, allow_unlabeled: bool = False
-) -> dict[str, IndexReport]:
-    """Returns what was read of 'train' and 'val', of which no image is decoded yet.
-
-    Raises:
-        ConfigError, DataError: files that are missing, or that `training_faults` has an objection.
-    """
-    _refuse_untrainable(config, {}, allow_unlabeled=allow_unlabeled)
-    description = read_description(config.data)
-    reports = {split: read_index(description, split, strict=strict) for split in ("train", "val")}
-    _refuse_untrainable(config, reports, allow_unlabeled=allow_unlabeled)
-    return reports
+def _batches(
+    config: RunConfig, images: int, distributed: DistributedContext, *, start_batch: int = 0
+) -> EpochBatches:
+    return EpochBatches(
+        images,
+        batch=config.train.batch,
+        seed=config.seed,
+        epochs=config.train.epochs,
+        start_batch=start_batch,
+        share=distributed.share,
+    )
 
 
-def _refuse_untrainable(
-    config: RunConfig, reports: Mapping[str, IndexReport], *, allow_unlabeled: bool
+def _check_data_settings(
+    config: RunConfig, index: DatasetIndex, distributed: DistributedContext
 ) -> None:
-    """Raises DataError of the first of the `training_faults` that is not allowed."""
-    description = read_description(config.data)
-    for fault in training_faults(description, reports, imgsz=config.train.imgsz):
-        if not (allow_unlabeled and fault.kind is IssueKind.TRAINING_UNLABELLED):
-            raise DataError(f"{fault.location()}: {fault.detail}.")
-
-
-def _fraction(index: DatasetIndex, fraction: float) -> DatasetIndex:
-    """Returns the index of so many of the images, the same for every model and seed."""
-    if fraction == 1:
-        return index
-    chosen = np.zeros(len(index), dtype=np.bool_)
-    count = max(round(fraction * len(index)), 1)
-    chosen[np.random.default_rng(0).permutation(len(index))[:count]] = True
-    return select_images(index, chosen)
-
-
-def _refuse_what_the_data_ignore(
-    config: RunConfig, index: DatasetIndex, processes: DistributedContext
-) -> None:
-    """Raises ConfigError for settings that these data or processes give nothing to act on."""
+    """Raises ConfigError for settings that have no effect with these data or processes."""
     if config.loss.label_smoothing and len(index.names) == 1:
         raise ConfigError(
             f"loss.label_smoothing acts on the class loss, and {config.data} has one class, which "
             "needs none: leave it out"
         )
-    if len(index) < processes.world_size:
+    ranks = distributed.world_size
+    if len(index) < ranks:
         raise ConfigError(
-            f"expected an image at least for each of {processes.world_size} processes, found "
-            f"{len(index)} in the training split of {config.data}"
+            f"expected an image at least for each of {ranks} processes, found {len(index)} in the "
+            f"training split of {config.data}"
         )
     if not config.train.sync_batchnorm:
         return
-    if processes.world_size == 1 or not torch.cuda.is_available():
+    if ranks == 1 or not torch.cuda.is_available():
         raise ConfigError(
             "train.sync_batchnorm needs several processes with a GPU each: start with torchrun, or "
             "leave it out"
         )
     last = len(index) % config.train.batch
-    if 0 < last < processes.world_size:
+    if 0 < last < ranks:
         raise ConfigError(
             f"train.sync_batchnorm: the last batch of an epoch has {last} of {len(index)} images, "
-            f"fewer than the {processes.world_size} processes: take another batch size"
+            f"fewer than the {ranks} processes: take another batch size"
         )
-
-
-def with_fitted_anchors(config: RunConfig) -> RunConfig:
-    """Returns the configuration with anchors fitted to its training split at its image size.
-
-    Whoever resumes the run or uses its weights finds them there, three for each stride. The
-    training reads and decodes the same images again, and tells what is wrong with them.
-
-    Raises:
-        ConfigError, DataError: no training split, or too few boxes of different sizes.
-    """
-    index = training_index(config, callback=Callback(), strict=False)
-    anchors_wh = fit_anchors(
-        index, num_levels=len(config.model.strides), imgsz=config.train.imgsz, seed=config.seed
-    )
-    # By the schema, so that the configuration is the same as when it is read from a file.
-    model = ModelConfig.model_validate(
-        {**config.model.model_dump(), "anchors_wh": anchors_wh.tolist()}
-    )
-    return config.model_copy(update={"model": model})
-
-
-def training_index(config: RunConfig, *, callback: Callback, strict: bool) -> DatasetIndex:
-    """Returns the images that train: those that can be decoded, and of these the fraction."""
-    return read_split(config, "train", callback=callback, strict=strict).index
-
-
-@dataclass(frozen=True)
-class Split:
-    """Images with their truths, and their pixels where these are kept."""
-
-    report: IndexReport
-    pixels: PixelCache | None
-
-    @property
-    def index(self) -> DatasetIndex:
-        return self.report.index
-
-
-def read_split(
-    config: RunConfig,
-    split: str,
-    *,
-    callback: Callback,
-    strict: bool = False,
-    cache: CachePlace = "none",
-    report: IndexReport | None = None,
-) -> Split:
-    """Returns the images of a split that can be decoded; of 'train' the fraction that trains.
-
-    A cache has all images of the split, whatever the fraction. `report`: the split as
-    `read_trainable` returns it, which is then not read again.
-    """
-    description = read_description(config.data)
-    report = report or read_index(description, split, strict=strict)
-    pixels = open_pixels(
-        report.index,
-        cache,
-        description=description,
-        split=split,
-        imgsz=config.train.imgsz,
-        reduced=split == "train",
-        listener=callback,
-        strict=strict,
-    )
-    known = None if pixels is None else pixels.faults()
-    report = drop_corrupt_images(report, strict=strict, known=known)
-    # What is told of the data.yaml comes with each split.
-    for note in report.notes[0 if split == "train" else len(description.notes) :]:
-        callback.note(note)
-    for issue in report.issues[:_ISSUES_SHOWN]:
-        callback.note(str(issue))
-    if len(report.issues) > _ISSUES_SHOWN:
-        callback.note(
-            f"{len(report.issues) - _ISSUES_SHOWN} more issues in the {split} split: "
-            "--strict stops at the first"
-        )
-    index = _fraction(report.index, config.train.fraction) if split == "train" else report.index
-    return Split(replace(report, index=index), None if pixels is None else pixels.of(index))
 
 
 def _initial_detector(
@@ -379,10 +299,27 @@ def _backbone_origin(model: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _tell_recall(
-    detector: Detector, index: DatasetIndex, config: RunConfig, *, callback: Callback
-) -> None:
-    """Tells how many of the training boxes the anchors can answer for, and whether that is few."""
+def _notes(
+    detector: Detector,
+    index: DatasetIndex,
+    config: RunConfig,
+    frozen: FrozenPart,
+    distributed: DistributedContext,
+) -> Iterator[str]:
+    """Yields what a user should know before the first batch.
+
+    Raises:
+        ConfigError: as `check_single_values`.
+    """
+    single_values = check_single_values(
+        detector,
+        config,
+        images=len(index),
+        frozen=frozen.tensor_names,
+        processes=distributed.world_size,
+    )
+    yield from filter(None, (warmup_note(config.train, images=len(index)), single_values))
+    yield from frozen_notes(detector, config)
     recall = best_possible_recall(
         index,
         detector.head.get_buffer("anchors_wh").cpu().numpy(),
@@ -390,4 +327,4 @@ def _tell_recall(
         ratio=config.loss.anchor_ratio,
     )
     few = f"; under {_LOW_RECALL} --fit-anchors may help" if recall < _LOW_RECALL else ""
-    callback.note(f"best possible recall of the anchors: {recall:.4f}{few}")
+    yield f"best possible recall of the anchors: {recall:.4f}{few}"

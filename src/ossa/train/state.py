@@ -1,0 +1,153 @@
+"""The state of a training: everything that the loop needs and changes."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from ossa.config import RunConfig
+from ossa.data.loader import EpochBatches
+from ossa.errors import OssaError
+from ossa.evaluate.evaluator import Evaluation
+from ossa.models.detector import Detector
+from ossa.models.loss import DetectionLoss
+from ossa.train.callbacks import Callback, RunStart
+from ossa.train.checkpoint import Progress, save_state
+from ossa.train.distributed import DistributedContext
+from ossa.train.optim import EMA, FrozenPart
+from ossa.train.run_folder import RECORD_SCHEMA, RunFolder, environment
+from ossa.train.schedule import hyperparameters_at
+from ossa.train.splits import Split
+from ossa.types import Record
+
+
+@dataclass
+class TrainState:
+    """Everything that a training needs, and what changes as it goes on."""
+
+    config: RunConfig
+    device: torch.device
+    distributed: DistributedContext
+    callback: Callback
+    files: RunFolder
+    train: Split
+    val: Split
+    batches: EpochBatches
+    detector: Detector
+    frozen: FrozenPart
+    ema: EMA[Detector]
+    optimizer: Optimizer
+    loss: DetectionLoss
+    initial_weights: dict[str, Any]
+    """What the record says of them."""
+    cost: dict[str, int]
+    identity: dict[str, str]
+    """Hashes of settings, data and images, which must be the same when the run is resumed."""
+    progress: Progress = field(default_factory=Progress)
+    saved_at: float = field(default_factory=time.monotonic)
+    state_age: float = 0.0
+    """Seconds since the state was saved, as all ranks know it: they save together or not."""
+    stop: bool = False
+    """Whether any rank was asked to stop, as all of them know it."""
+
+    @property
+    def epochs_done(self) -> int:
+        return self.progress.batch_number // self.batches.batches_per_epoch
+
+    @property
+    def over(self) -> bool:
+        """Whether all epochs are done, or patience has ended the run."""
+        train, done = self.config.train, self.epochs_done
+        if done == 0 or self.progress.batch_number % self.batches.batches_per_epoch:
+            return False
+        return done == train.epochs or done - 1 - self.progress.best_epoch >= train.patience
+
+    def save(self) -> None:
+        """Writes the state from which the run can go on."""
+        save_state(
+            self.files.folder,
+            progress=self.progress,
+            detector=self.detector,
+            optimizer=self.optimizer,
+            ema=self.ema,
+            identity=self.identity,
+            distributed=self.distributed,
+        )
+        self.saved_at, self.state_age = time.monotonic(), 0.0
+
+    def record(self, *, status: str, reason: str | None = None) -> Record:
+        """Returns the record of the run as it stands."""
+        config, progress = self.config, self.progress
+        return Record(
+            schema=RECORD_SCHEMA,
+            model=config.model.name,
+            status=status,
+            reason=reason,
+            config=config.model_dump(mode="json"),
+            config_hash=config.digest(),
+            seed=config.seed,
+            initial_weights=self.initial_weights,
+            cost=dict(self.cost),
+            metrics=asdict(progress)["metrics"],
+            times={"train": progress.train_seconds, "evaluate": progress.evaluate_seconds},
+            environment=environment(),
+            data_fingerprint=self.identity["data"],
+            image_fingerprint=self.identity["images"],
+        )
+
+    def start(self) -> None:
+        """Writes the configuration and the log so far, and calls the callbacks."""
+        self.files.start(self.progress.rows)
+        self.callback.on_start(
+            RunStart(
+                config=self.config,
+                folder=self.files.folder,
+                train_index=self.train.index,
+                val_index=self.val.index,
+                batches_per_epoch=self.batches.batches_per_epoch,
+                epochs_done=self.epochs_done,
+                cost=self.cost,
+            )
+        )
+
+    def close_epoch(self, evaluation: Evaluation) -> dict[str, Any]:
+        """Adds an epoch to the progress, writes log and weights, and returns its row of the log."""
+        progress, per_epoch = self.progress, self.batches.batches_per_epoch
+        epoch, metrics = self.epochs_done - 1, evaluation.metrics.flat()
+        seen = progress.images_seen or math.nan  # all skipped
+        row = {
+            "epoch": epoch,
+            **{f"train_{name}": total / seen for name, total in progress.loss_sums.items()},
+            **{f"val_{name}": value for name, value in (evaluation.losses or {}).items()},
+            **{key: metrics[key] for key in ("ap", "ap50", "ap75", "precision", "recall")},
+            "lr": hyperparameters_at(self.config.train, progress.batch_number - 1, per_epoch).lr,
+            "images": progress.images_seen,
+            "skipped": progress.skipped,
+            "train_seconds": progress.epoch_seconds,
+            "evaluate_seconds": evaluation.seconds,
+        }
+        progress.close_epoch(row, metrics)
+        self.files.log(progress.rows)
+        self.files.save_weights(
+            self.ema.network,
+            metrics=progress.metrics["last"],
+            initial_weights=self.initial_weights,
+            best=progress.best_epoch == epoch,
+        )
+        return row
+
+    @contextmanager
+    def failure_recorded(self) -> Iterator[None]:
+        """Writes the record of a run that fails."""
+        try:
+            yield
+        except OssaError as failure:
+            with suppress(OssaError):  # the disk may be what is full
+                record = self.record(status="failed", reason=str(failure))
+                self.callback.on_end(self.files.fail(record))
+            raise
