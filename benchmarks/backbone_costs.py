@@ -133,7 +133,7 @@ def time_missing(results: Results, arguments: argparse.Namespace) -> None:
         protocol = Protocol(
             imgsz=arguments.imgsz, warmup=arguments.warmup, runs=runs, device=arguments.device
         )
-        _say(f"timing {', '.join(models)}: {protocol.in_words()}")
+        _say(f"timing {', '.join(models)}: {protocol}")
         for model, figures in time_together(models, results.settings, protocol).items():
             results.add(model, figures)
         results.write()

@@ -121,7 +121,7 @@ class RunFigures(Callback):
             self._gallery = open_gallery(self._run.val_index, most=_IMAGES, side=_SIDE)
         write_atomically(path, encode_png(predictions_above_gt(self._gallery, detections)))
 
-    def _attempt(self, name: str, draw: Callable[[Path], None]) -> None:
+    def _attempt(self, name: str, draw: Callable[[Path], object]) -> None:
         """Calls `draw` with the place of a figure; the first failure of each is told."""
         path = self._run.folder / FIGURES_FOLDER / name
         try:
