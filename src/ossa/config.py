@@ -226,8 +226,12 @@ class AugmentConfig(Section):
         return settings
 
 
+PREDICTION_NMS_IOU = 0.45
+"""IoU threshold of NMS in prediction and exported graphs, as YOLOv5 predicts."""
+
+
 class EvaluateConfig(Section):
-    """How raw predictions become detections."""
+    """How raw predictions become detections; prediction has another `nms_iou` by default."""
 
     confidence: float = Field(default=0.001, ge=0, lt=1, description="Lowest confidence kept.")
     nms_iou: float = Field(default=0.6, gt=0, le=1, description="IoU threshold of NMS.")

@@ -1,4 +1,4 @@
-"""The nouns that carry everything through the package, with their shapes and units.
+"""Data types shared by the whole package, with their shapes and units.
 
 Dimensions: B images, N boxes, K classes, L levels, A anchors, H W pixels or cells.
 Boxes are xyxy in absolute pixels everywhere; each field says of which image.
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class Level(NamedTuple):
-    """What one feature map promises.
+    """Stride and channels of a feature map.
 
     Example:
         >>> from ossa import Level
@@ -62,7 +62,7 @@ class Letterbox(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with the ground truth that trains; ignored boxes (crowd, difficult) are not in it.
+    """One image with the ground truth used in training, without crowd and difficult boxes.
 
     Example:
         >>> import numpy as np
@@ -185,16 +185,16 @@ class Detections:
 
     @property
     def boxes_xywh(self) -> NDArray[np.float64]:
-        """(N, 4) left, top, width, height: as stated, since (x + w) - x is not always w."""
+        """(N, 4) left, top, width, height; as in the results file, to avoid rounding."""
         if self.stated_xywh is not None:
             return self.stated_xywh
         starts, ends = np.split(self.boxes_xyxy.astype(np.float64), 2, axis=1)
         return np.concatenate((starts, ends - starts), axis=1)
 
     def above(self, confidence: float) -> Self:
-        """Return the detections whose score is at least `confidence`, both rounded to float32.
+        """Return the detections whose score is at least `confidence`.
 
-        So a score of 0.7 is at least 0.7 before and after it was saved.
+        Both are compared in float32, so that saving to a file and reading it changes nothing.
         """
         keep = self.scores.astype(np.float32) >= np.float32(confidence)
         return replace(
@@ -210,8 +210,8 @@ class Detections:
 class Record:
     """One finished or failed run: everything that a comparison needs.
 
-    Written once, last, as JSON; `schema` counts the versions of this layout and a reader exists
-    for each (`ossa.train.run_folder`).
+    Written once as JSON, when the run is done or has failed. `schema` is the version of the
+    layout; `ossa.train.run_folder` reads every older one.
 
     Example:
         >>> import ossa
@@ -224,7 +224,7 @@ class Record:
     schema: int
     model: str
     status: str
-    """'done', 'stopped' (Ctrl-C) or 'failed'."""
+    """'done', 'failed', or 'stopped' (Ctrl-C), which is returned but not written."""
     reason: str | None
     """Why it failed, in one sentence; None otherwise."""
     config: dict[str, Any]
@@ -244,4 +244,4 @@ class Record:
     files: dict[str, str] = field(default_factory=dict)
     """sha256 of what lies beside the record: the epoch log, the compressed detections on val."""
     image_fingerprint: str | None = None
-    """sha256 of what the image files of both splits held; None in records of before schema 3."""
+    """sha256 over the image files of each split, joined by '-'; None in records before schema 3."""

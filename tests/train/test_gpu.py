@@ -63,7 +63,7 @@ def test_values_are_read_one_batch_late():
     reader = AsyncMetricReader[str](torch.device(GPU))
     assert reader.put("first", torch.tensor([1.0], device=GPU)) == []
     assert reader.put("second", torch.tensor([2.0], device=GPU)) == [("first", [1.0])]
-    assert reader.rest() == [("second", [2.0])]
+    assert reader.drain() == [("second", [2.0])]
 
 
 def test_a_step_never_waits_for_the_device():

@@ -414,7 +414,7 @@ def test_patience_ends_a_run_that_gets_no_better(scenes: Path, tmp_path: Path):
     record = train(config, tmp_path, callback=callback)
     assert [row["epoch"] for row in read_log(tmp_path)] == [0, 1]
     assert record.status == "done"
-    assert callback.told[-1] == "no better epoch than 1 for 1"
+    assert callback.told[-1] == "stopped early: no better epoch than 1"
 
 
 def test_from_the_first_batch_to_the_last_a_training_is_that_of_yolov5(

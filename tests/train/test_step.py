@@ -104,4 +104,4 @@ def test_bf16_runs_the_network_in_bf16_and_keeps_losses_and_weights_in_fp32():
 def test_on_the_cpu_nothing_is_read_late():
     reader = AsyncMetricReader[str](CPU)
     assert reader.put("a batch", Tensor([3.0])) == [("a batch", [3.0])]
-    assert reader.rest() == []
+    assert reader.drain() == []

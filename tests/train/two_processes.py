@@ -15,7 +15,7 @@ from ossa.data.loader import EpochBatches
 from ossa.models.detector import create_detector
 from ossa.models.loss import DetectionLoss
 from ossa.train.distributed import DistributedContext, joined_processes
-from ossa.train.loop import forward, no_losses
+from ossa.train.loop import forward, zero_losses
 from ossa.train.optim import EMA, build_optimizer, optimizer_step, set_hyperparameters
 from ossa.train.schedule import hyperparameters_at
 from ossa.types import Batch
@@ -68,7 +68,7 @@ def train(backbone: str, processes: DistributedContext) -> dict[str, torch.Tenso
             terms = loss(forward(detector, batch.images, config), batch)
             (terms.total() * batches.images_of(number)).backward()
         else:
-            terms = no_losses(loss, torch.device("cpu"))
+            terms = zero_losses(loss, torch.device("cpu"))
         losses.append(processes.sum(torch.stack(terms).detach()))
         if number % 2:
             norms.append(optimizer_step(detector, optimizer, ema, config, processes))

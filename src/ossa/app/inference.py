@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ossa.config import EvaluateConfig
+from ossa.config import PREDICTION_NMS_IOU, EvaluateConfig
 from ossa.errors import ConfigError
 from ossa.export.backends import NMSRuntime
 from ossa.export.select import RuntimeName, is_exported
 from ossa.models.postprocess import Candidates, check_not_nan, find_candidates, run_nms
-from ossa.predict.predictor import MAX_DETECTIONS, NMS_IOU, Predictor, load
+from ossa.predict.predictor import MAX_DETECTIONS, Predictor, load
 from ossa.types import Detections, Letterbox
 
 LOWEST_CONFIDENCE: Final = 0.01
@@ -35,7 +35,7 @@ class Settings:
     models: tuple[str, ...]
     """Titles."""
     confidence: float
-    nms_iou: float = NMS_IOU
+    nms_iou: float = PREDICTION_NMS_IOU
     classes: tuple[str, ...] = ()
     """Names of the only classes to show; empty for all."""
     frame: int = 1
@@ -48,7 +48,7 @@ class Settings:
         return cls(
             tuple(models),
             confidence=min(max(float(confidence or 0), LOWEST_CONFIDENCE), 0.99),
-            nms_iou=min(max(float(nms_iou or NMS_IOU), 0.01), 1.0),
+            nms_iou=min(max(float(nms_iou or PREDICTION_NMS_IOU), 0.01), 1.0),
             classes=tuple(classes),
             frame=int(frame or 1),
         )

@@ -13,8 +13,8 @@ from gradio.themes.utils import fonts
 from ossa.app.handlers import WELCOME, Handlers, View, render_message
 from ossa.app.inference import LOWEST_CONFIDENCE, PageModel, Settings, class_names
 from ossa.app.uploads import Limits, Sessions
+from ossa.config import PREDICTION_NMS_IOU
 from ossa.errors import OssaError
-from ossa.predict.predictor import NMS_IOU
 
 _FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "DejaVu Sans")
 _MONO_FONTS = ("ui-monospace", "Menlo", "Consolas", "DejaVu Sans Mono")
@@ -132,7 +132,7 @@ def _lay_out(models: Sequence[PageModel], limits: Limits) -> _Parts:
             iou_slider = gr.Slider(
                 0.05,
                 1,
-                NMS_IOU,
+                PREDICTION_NMS_IOU,
                 step=0.05,
                 label="NMS IoU",
                 info="Of boxes of a class that overlap more, one stays",

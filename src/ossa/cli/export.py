@@ -7,7 +7,7 @@ import typer
 
 from ossa.cli import options
 from ossa.cli.command import command
-from ossa.config import EvaluateConfig
+from ossa.config import PREDICTION_NMS_IOU, EvaluateConfig
 from ossa.errors import ConfigError
 from ossa.escaping import print_line
 
@@ -23,7 +23,9 @@ _NMS_PANEL = "NMS in the graph"
 
 @command(
     *options.nms_settings(
-        confidence="that of the best F1 in training, else 0.25", iou="0.45", panel=_NMS_PANEL
+        confidence="that of the best F1 in training, else 0.25",
+        iou=str(PREDICTION_NMS_IOU),
+        panel=_NMS_PANEL,
     ),
     schema=EvaluateConfig,
     panels={

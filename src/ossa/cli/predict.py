@@ -11,7 +11,7 @@ import typer
 
 from ossa.cli import options
 from ossa.cli.command import command
-from ossa.config import EvaluateConfig
+from ossa.config import PREDICTION_NMS_IOU, EvaluateConfig
 from ossa.errors import ConfigError, RunFailed
 from ossa.escaping import hide_credentials, print_line
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 @command(
     *options.nms_settings(
-        confidence="that of the best F1 in training; 0.25 where the file has none", iou="0.45"
+        confidence="that of the best F1 in training; 0.25 where the file has none",
+        iou=str(PREDICTION_NMS_IOU),
     ),
     schema=EvaluateConfig,
     panels={

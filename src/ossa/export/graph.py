@@ -21,6 +21,7 @@ from pydantic import AliasChoices, Field, ValidationError
 from torch import Tensor, nn
 
 from ossa import __version__
+from ossa.config import PREDICTION_NMS_IOU
 from ossa.data.letterbox import FILL
 from ossa.errors import CheckpointError, ConfigError, UnsupportedBackbone, legible
 from ossa.models.checkpoint import Checkpoint
@@ -140,7 +141,7 @@ class NMSSettings(Section):
     """Settings of the NMS inside a graph; without it, NMS is left to the reader of the file."""
 
     confidence: float = Field(default=0.25, ge=0, lt=1)
-    nms_iou: float = Field(default=0.45, gt=0, le=1)
+    nms_iou: float = Field(default=PREDICTION_NMS_IOU, gt=0, le=1)
     max_detections: int = Field(default=300, ge=1, le=100_000)
 
 

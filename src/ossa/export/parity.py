@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torchvision.ops import box_iou
 
-from ossa.config import EvaluateConfig
+from ossa.config import PREDICTION_NMS_IOU, EvaluateConfig
 from ossa.data.annotations import DatasetIndex, select_images
 from ossa.data.dataset import LetterboxedDataset
 from ossa.data.decode import decode_image
@@ -233,7 +233,7 @@ def _on_rectangle(reference: TorchRuntime, about: ExportDescription, path: Path)
 def _shown_settings(about: ExportDescription) -> EvaluateConfig:
     if about.nms is not None:
         return EvaluateConfig(**about.nms.model_dump())
-    return EvaluateConfig(confidence=about.confidence, nms_iou=0.45)
+    return EvaluateConfig(confidence=about.confidence, nms_iou=PREDICTION_NMS_IOU)
 
 
 def _scored_settings(about: ExportDescription) -> EvaluateConfig:

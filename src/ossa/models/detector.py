@@ -26,7 +26,7 @@ _NECK_REPEATS = 3
 
 
 class Backbone(Protocol):
-    """The interface of a backbone: any `nn.Module` with these two will do.
+    """The interface of a backbone: any `nn.Module` with `levels` and this `forward`.
 
     Example:
         >>> import ossa
@@ -124,7 +124,7 @@ def create_backbone(
         architecture = name.split(".")[0]
         row = shipped_table().get(architecture)
         works_by_the_table = row is not None and row.supported  # with another size, say
-        if works_by_the_table or tuple(strides) != DEFAULT_STRIDES:  # of which it says nothing
+        if works_by_the_table or tuple(strides) != DEFAULT_STRIDES:  # the table is for these only
             raise
         similar = similar_supported(architecture)
         raise UnsupportedBackbone(refusal.args[0], model=refusal.model, similar=similar) from None
@@ -213,10 +213,10 @@ def neck_widths(scale: str, strides: Sequence[int]) -> tuple[int, ...]:
 
 
 def with_weights_settings(config: ModelConfig) -> ModelConfig:
-    """Return the configuration with what the backbone's weights file says of itself filled in.
+    """Return the configuration with the settings that the backbone's weights file holds.
 
-    So the same detector can be built later without the file: mean, standard deviation and
-    arguments are part of the model.
+    These are mean, standard deviation and arguments of the model, so that the same detector can be
+    built later without the file.
     """
     weights = _read_weights(config)
     if weights is None:

@@ -16,8 +16,10 @@ YOLOV5_ANCHORS_WH = {
 }
 """Width and height in pixels of the network input, by stride. YOLOv5's authors fitted them to COCO.
 """
-_PRIOR_OBJECTS = 8
-"""Objects expected in an image of 640 px, from which the objectness bias starts."""
+_PRIOR_OBJECTS, _PRIOR_IMGSZ = 8, 640
+"""Objects expected in an image of that side in pixels: the prior of the objectness bias."""
+_PRIOR_CLASS_SUM = 0.6
+"""Sum of the class probabilities at the start, as in YOLOv5."""
 
 
 def default_anchors_wh(strides: Sequence[int]) -> Tensor:
@@ -36,7 +38,7 @@ def default_anchors_wh(strides: Sequence[int]) -> Tensor:
 
 
 class AnchorHead(nn.Module):
-    """Predicts, for each anchor of each cell, a box, an objectness and K classes.
+    """Predicts, for each anchor of each cell, a box, an objectness score and K class scores.
 
     Maps L features (B, C_l, H_l, W_l) to `RawPredictions`.
 
@@ -73,13 +75,13 @@ class AnchorHead(nn.Module):
 
     @torch.no_grad()
     def _start_from_priors(self) -> None:
-        """Shift the biases so that the first predictions are as rare as objects are."""
+        """Initialise the biases to prior probabilities, as RetinaNet and YOLOv5 do."""
         for conv, stride in zip(self.predict, self.strides, strict=True):
             assert isinstance(conv, nn.Conv2d)
             assert conv.bias is not None
             bias = conv.bias.view(self.num_anchors, -1)
-            bias[:, 4] += math.log(_PRIOR_OBJECTS / (640 / stride) ** 2)
-            bias[:, 5:] += math.log(0.6 / (self.num_classes - 0.99999))
+            bias[:, 4] += math.log(_PRIOR_OBJECTS / (_PRIOR_IMGSZ / stride) ** 2)
+            bias[:, 5:] += math.log(_PRIOR_CLASS_SUM / (self.num_classes - 0.99999))
 
     def forward(self, features: Sequence[Tensor]) -> RawPredictions:
         logits = []

@@ -45,7 +45,7 @@ class DetectionLoss:
     """Compares raw predictions with the ground truth of a batch.
 
     Source: the losses of YOLOv5 v6/v7 with one difference: where two positives meet in a cell,
-    the objectness target is the larger CIoU, which does not depend on the order of writing.
+    the objectness target is the larger CIoU, where YOLOv5 keeps the last one written.
     """
 
     def __init__(
@@ -89,14 +89,16 @@ class DetectionLoss:
             predictions = logits[
                 level.image_index, level.anchor_index, level.rows, level.columns
             ].float()  # (C, 5 + K)
-            overlap = _ciou(predictions[:, :4], level)
+            ciou = _ciou(predictions[:, :4], level)
             count = count.clamp(min=1)
-            box = box + (level.positive * (1.0 - overlap)).sum() / count
-            targets = _objectness_targets(logits, level, overlap)
-            cells = binary_cross_entropy_with_logits(
+            box = box + (level.positive * (1.0 - ciou)).sum() / count
+            targets = _objectness_targets(logits, level, ciou)
+            objectness_bce = binary_cross_entropy_with_logits(
                 logits[..., 4].float(), targets, reduction="sum"
             )
-            objectness = objectness + weight * cells / (all_images * logits[0, ..., 4].numel())
+            objectness = objectness + weight * objectness_bce / (
+                all_images * logits[0, ..., 4].numel()
+            )
             if self.num_classes > 1:
                 classes = classes + self._class_loss(predictions[:, 5:], level) / count
         return LossTerms(
@@ -107,8 +109,8 @@ class DetectionLoss:
 
     def _class_loss(self, logits: Tensor, level: LevelAssignment) -> Tensor:
         """Return the sum over positives of the mean over classes, for logits (C, K)."""
-        certain = one_hot(level.labels, self.num_classes).to(logits.dtype)
-        targets = certain * (1.0 - self.smoothing) + 0.5 * self.smoothing
+        one_hot_labels = one_hot(level.labels, self.num_classes).to(logits.dtype)
+        targets = one_hot_labels * (1.0 - self.smoothing) + 0.5 * self.smoothing
         losses = binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1)
         return (level.positive * losses).sum()
 
@@ -137,14 +139,14 @@ def _ciou(box_logits: Tensor, level: LevelAssignment) -> Tensor:
     return 1.0 - complete_box_iou_loss(pair[0], pair[1], reduction="none")
 
 
-def _objectness_targets(logits: Tensor, level: LevelAssignment, overlap: Tensor) -> Tensor:
+def _objectness_targets(logits: Tensor, level: LevelAssignment, ciou: Tensor) -> Tensor:
     """Return float32 (B, A, H, W): the CIoU of the positive at that cell, 0 elsewhere."""
     batch, anchors, height, width, _ = logits.shape
     flat_index = (
         (level.image_index * anchors + level.anchor_index) * height + level.rows
     ) * width + level.columns
-    # Candidates that are not positives leave the 0.
-    values = overlap.detach().clamp(min=0) * level.positive
+    # Candidates that are not positives write 0.
+    values = ciou.detach().clamp(min=0) * level.positive
     targets = torch.zeros(batch * anchors * height * width, device=logits.device)
     targets.scatter_reduce_(0, flat_index, values, reduce="amax")
     return targets.view(batch, anchors, height, width)

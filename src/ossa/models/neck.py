@@ -16,8 +16,8 @@ class PAFPN(nn.Module):
     r"""Fuses feature maps from coarse to fine and back; returns one map per level at `widths`.
 
     Every level first passes its lateral: a 1x1 convolution with norm that brings the backbone's
-    channels to the neck's width, or nothing where they agree already. From there on the neck is
-    the same whatever the backbone is.
+    channels to the neck's width, or nothing where they are equal. After the laterals the neck is
+    the same for every backbone.
 
         backbone  lateral   top-down                bottom-up
         P5 ──────── ○ ──── reduce ─┬───────────── concat, C3 ──> N5
@@ -47,7 +47,7 @@ class PAFPN(nn.Module):
             backbone_levels: what the backbone returns, fine to coarse, each stride twice the last.
             widths: channels of each level inside the neck and of its outputs.
             depth: bottlenecks in each C3.
-            context: put an SPPF behind the coarsest lateral.
+            context: apply an SPPF after the coarsest lateral.
 
         Raises:
             ConfigError: widths and levels differ in number, or strides do not double.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from ossa.config import EvaluateConfig, check_imgsz
+from ossa.config import PREDICTION_NMS_IOU, EvaluateConfig, check_imgsz
 from ossa.data.letterbox import letterbox, letterbox_rectangular
 from ossa.errors import ConfigError, suggestion
 from ossa.export.backends import (
@@ -38,8 +38,6 @@ from ossa.predict.results import Image, Results, pixels_of
 from ossa.predict.sources import Frame
 from ossa.types import Detections, Letterbox
 
-NMS_IOU = 0.45
-"""As YOLOv5 predicts; evaluation uses 0.6."""
 MAX_DETECTIONS = 300
 
 Images: TypeAlias = (
@@ -168,7 +166,7 @@ class Predictor:
         self.origin = dict(origin or {})
         self.confidence = confidence
         inside = getattr(detector, "nms", None)
-        self.nms_iou: float = NMS_IOU if inside is None else inside.nms_iou
+        self.nms_iou: float = PREDICTION_NMS_IOU if inside is None else inside.nms_iou
 
     @property
     def detector(self) -> Detector:

@@ -193,7 +193,7 @@ class AsyncMetricReader(Generic[Value]):
         self._waiting.append((item, values, event))
         return self._read(keep=1 if self._late else 0)
 
-    def rest(self) -> list[tuple[Value, list[float]]]:
+    def drain(self) -> list[tuple[Value, list[float]]]:
         """Returns the items that are still waiting."""
         return self._read(keep=0)
 

@@ -1,4 +1,4 @@
-"""The training loop: `fit` is the whole experiment, from the first batch to the last."""
+"""The training loop: `fit` has every step of a training, from the first batch to the last."""
 
 import math
 import time
@@ -42,11 +42,10 @@ from ossa.train.splits import training_dataset
 from ossa.train.state import TrainState
 from ossa.types import Batch, RawPredictions, Record
 
-_MOST_SKIPPED = 20
-"""Batches that a run leaves out with `on_nan: skip` before it gives up."""
+_MAX_SKIPPED = 20
+"""Batches that may be skipped with `on_nan: skip` before the run fails."""
 _SAVE_SECONDS = 60.0
-"""What a killed run may lose at most, beside an epoch, for not writing the state more often."""
-
+"""Minimum time between two saves of the state at epoch ends."""
 
 Network: TypeAlias = Callable[[Tensor], RawPredictions]
 Criterion: TypeAlias = Callable[[RawPredictions, Batch], LossTerms]
@@ -125,7 +124,7 @@ def train(
     save_minutes: float = 15.0,
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> Record:
-    """Trains a detector and returns the record that it also writes.
+    """Trains a detector and returns its record, which is written if the run is done or has failed.
 
     Args:
         config: everything that decides what is computed.
@@ -175,7 +174,7 @@ def train(
 
 
 def fit(state: TrainState, *, workers: int = 0, save_seconds: float = 900.0) -> Record:
-    """Trains to the last epoch or until a stop is requested, and returns the record it writes.
+    """Trains to the last epoch or until a stop is requested, and returns the record.
 
     Args:
         state: of a new or a resumed run; changed.
@@ -184,9 +183,14 @@ def fit(state: TrainState, *, workers: int = 0, save_seconds: float = 900.0) -> 
     """
     config, train = state.config, state.config.train
     progress, callback = state.progress, state.callback
-    detector, optimizer, ema, ranks = state.detector, state.optimizer, state.ema, state.distributed
+    detector, optimizer, ema, distributed = (
+        state.detector,
+        state.optimizer,
+        state.ema,
+        state.distributed,
+    )
     network: Network = torch.compile(detector) if train.compile else detector
-    loss = state.loss.with_all_reduce(ranks.sum)
+    loss = state.loss.with_all_reduce(distributed.sum)
     criterion: Criterion = torch.compile(loss) if train.compile else loss
     per_epoch, skip_nan = state.batches.batches_per_epoch, train.on_nan == "skip"
     reader = AsyncMetricReader[_BatchInfo](state.device)
@@ -194,7 +198,7 @@ def fit(state: TrainState, *, workers: int = 0, save_seconds: float = 900.0) -> 
     evaluation: Evaluation | None = None
 
     with StopRequest() as request:
-        while not state.over and not state.stop:
+        while not state.finished and not state.stop:
             epoch = state.epochs_done
             set_training(detector, state.frozen)
             for number in range(progress.batch_number, (epoch + 1) * per_epoch):
@@ -203,26 +207,28 @@ def fit(state: TrainState, *, workers: int = 0, save_seconds: float = 900.0) -> 
                 images = state.batches.images_of(number)  # in the shares of all ranks
                 hyperparameters = hyperparameters_at(train, number, per_epoch)
                 set_hyperparameters(optimizer, hyperparameters)
-                _seed_step(config.seed, number, ranks.rank)
+                _seed_step(config.seed, number, distributed.rank)
 
-                statistics = [buffer.clone() for buffer in detector.buffers()] if skip_nan else []
+                saved_buffers = (
+                    [buffer.clone() for buffer in detector.buffers()] if skip_nan else []
+                )
                 with _first_batch_reported(state, batch) if number == 0 else nullcontext():
                     if batch.image_ids:
                         terms = criterion(forward(network, batch.images, train), batch)
                     else:
-                        terms = no_losses(loss, state.device)
+                        terms = zero_losses(loss, state.device)
                     # One sum over all ranks: the losses, a stop request, the age of the state.
-                    age = time.monotonic() - state.saved_at if ranks.is_main else 0.0
+                    age = time.monotonic() - state.saved_at if distributed.is_main else 0.0
                     flags = terms.box.new_tensor((float(request.requested), age))
-                    totals = ranks.sum(torch.cat((torch.stack(terms).detach(), flags)))
+                    totals = distributed.sum(torch.cat((torch.stack(terms).detach(), flags)))
                     if skip_nan and not totals[:3].isfinite().all():
-                        torch._foreach_copy_(list(detector.buffers()), statistics)  # pyright: ignore[reportPrivateImportUsage]
+                        torch._foreach_copy_(list(detector.buffers()), saved_buffers)  # pyright: ignore[reportPrivateImportUsage]
                     elif batch.image_ids:
                         (terms.total() * images).backward()
 
                 gradient_norm = totals.new_zeros(())
                 if number - progress.last_step_batch >= hyperparameters.accumulate:
-                    gradient_norm = optimizer_step(detector, optimizer, ema, train, ranks)
+                    gradient_norm = optimizer_step(detector, optimizer, ema, train, distributed)
                     progress.last_step_batch = number
                 progress.batch_number = number + 1
                 at_end = progress.batch_number % per_epoch == 0
@@ -230,9 +236,9 @@ def fit(state: TrainState, *, workers: int = 0, save_seconds: float = 900.0) -> 
                     optimizer.zero_grad(set_to_none=True)
 
                 info = _BatchInfo(number, images, batch, hyperparameters.lr)
-                known = reader.put(info, torch.cat((totals, gradient_norm[None])))
-                for result in known + (reader.rest() if at_end else []):
-                    _account(state, *result)
+                ready = reader.put(info, torch.cat((totals, gradient_norm[None])))
+                for result in ready + (reader.drain() if at_end else []):
+                    _add_losses(state, *result)
                 progress.epoch_seconds += time.perf_counter() - started
                 if progress.images_seen:
                     mean = sum(progress.loss_sums.values()) / progress.images_seen
@@ -240,9 +246,9 @@ def fit(state: TrainState, *, workers: int = 0, save_seconds: float = 900.0) -> 
                 if at_end or state.stop:
                     break
                 if state.state_age > save_seconds:
-                    _account_rest(state, reader)
+                    _add_remaining_losses(state, reader)
                     state.save()
-            _account_rest(state, reader)
+            _add_remaining_losses(state, reader)
             if progress.batch_number % per_epoch:  # stopped within the epoch
                 state.save()
                 break
@@ -251,15 +257,13 @@ def fit(state: TrainState, *, workers: int = 0, save_seconds: float = 900.0) -> 
             row = state.close_epoch(evaluation)
             # The state may be far larger than the weights, so it is not saved after every epoch.
             is_old = epoch == 0 or state.state_age > min(save_seconds, _SAVE_SECONDS)
-            if is_old or state.stop or state.over:
+            if is_old or state.stop or state.finished:
                 state.save()
             callback.on_epoch_end(row, evaluation)
-            if state.over and epoch + 1 < train.epochs:
-                callback.note(
-                    f"no better epoch than {progress.best_epoch + 1} for {train.patience}"
-                )
+            if state.finished and epoch + 1 < train.epochs:
+                callback.note(f"stopped early: no better epoch than {progress.best_epoch + 1}")
 
-    if not state.over:
+    if not state.finished:
         record = state.record(status="stopped")
     else:
         evaluation = evaluation or _evaluate(state, state.epochs_done - 1)  # resumed at the end
@@ -272,15 +276,15 @@ def fit(state: TrainState, *, workers: int = 0, save_seconds: float = 900.0) -> 
 
 def forward(network: Network, images: Tensor, config: TrainConfig) -> RawPredictions:
     """Runs a network on images (B, 3, H, W) in the precision of the training."""
-    # Compiled norms are kernels of the compiler's own.
+    # torch.compile generates its own norm kernels.
     norms = nullcontext() if config.compile else PreciseNorms()
     bf16 = config.precision == "bf16"
     with norms, torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
         return network(images)
 
 
-def no_losses(loss: DetectionLoss, device: torch.device) -> LossTerms:
-    """Returns the losses of a share without images, as a small last batch of an epoch leaves it."""
+def zero_losses(loss: DetectionLoss, device: torch.device) -> LossTerms:
+    """Returns zero losses for a rank without images, which still joins the all-reduce."""
     zero = torch.zeros((), device=device)
     loss.all_reduce(zero.new_zeros(1 + len(loss.balance)))
     return LossTerms(zero, zero, zero)
@@ -301,12 +305,12 @@ def _first_batch_reported(state: TrainState, batch: Batch) -> AbstractContextMan
     )
 
 
-def _account_rest(state: TrainState, reader: AsyncMetricReader[_BatchInfo]) -> None:
-    for info, values in reader.rest():
-        _account(state, info, values)
+def _add_remaining_losses(state: TrainState, reader: AsyncMetricReader[_BatchInfo]) -> None:
+    for info, values in reader.drain():
+        _add_losses(state, info, values)
 
 
-def _account(state: TrainState, info: _BatchInfo, values: Sequence[float]) -> None:
+def _add_losses(state: TrainState, info: _BatchInfo, values: Sequence[float]) -> None:
     """Adds a batch to the epoch's losses, or else skips it or fails.
 
     Args:
@@ -331,7 +335,7 @@ def _account(state: TrainState, info: _BatchInfo, values: Sequence[float]) -> No
     if state.config.train.on_nan == "skip":
         progress.skipped += 1
         state.callback.note(f"skipped, {what}")
-        if progress.skipped > _MOST_SKIPPED:
+        if progress.skipped > _MAX_SKIPPED:
             raise RunFailed(f"{progress.skipped} batches had {what}")
         return
     layer = "run it in one process to see the layer"
@@ -350,8 +354,8 @@ def _account(state: TrainState, info: _BatchInfo, values: Sequence[float]) -> No
 
 def _evaluate(state: TrainState, epoch: int) -> Evaluation:
     """Evaluates the EMA on the val split, with the validation losses."""
-    train, network, ranks = state.config.train, state.ema.network, state.distributed
-    ranks.broadcast(list(network.buffers()))  # each rank has batch norm statistics of its own
+    train, network, distributed = state.config.train, state.ema.network, state.distributed
+    distributed.broadcast(list(network.buffers()))  # each rank has batch norm statistics of its own
     evaluation = evaluate(
         network,
         state.val.index,
@@ -364,8 +368,8 @@ def _evaluate(state: TrainState, epoch: int) -> Evaluation:
         on_images=lambda done, total: state.callback.on_evaluate(
             epoch=epoch, done=done, total=total
         ),
-        share=ranks.share,
-        gather=ranks.gather,
+        share=distributed.share,
+        gather=distributed.gather,
     )
     losses = evaluation.losses or {}
     if not all(map(math.isfinite, losses.values())):

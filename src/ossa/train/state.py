@@ -60,7 +60,7 @@ class TrainState:
         return self.progress.batch_number // self.batches.batches_per_epoch
 
     @property
-    def over(self) -> bool:
+    def finished(self) -> bool:
         """Whether all epochs are done, or patience has ended the run."""
         train, done = self.config.train, self.epochs_done
         if done == 0 or self.progress.batch_number % self.batches.batches_per_epoch:
