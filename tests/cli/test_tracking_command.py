@@ -1,4 +1,4 @@
-"""`ossa train --track`: a real run with trackers, what it leaves where, and refusals."""
+"""`ossa train --track`: a real run with loggers, what it leaves where, and refusals."""
 
 import json
 import os
@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from running import TINY, Ossa, start_ossa
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ossa.data.synthetic import write_scenes
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,9 @@ class TrackedTraining:
 
 
 @pytest.fixture(scope="module")
-def tracked(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackedTraining]:
+def tracked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackedTraining]:
     home, elsewhere = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("elsewhere")
+    data = write_scenes(elsewhere / "scenes", images={"train": 2, "val": 1}, imgsz=128)
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name.startswith("COMET_"):
@@ -36,7 +39,7 @@ def tracked(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         patch.setenv("HOME", str(home))
         patch.delenv("MPLCONFIGDIR", raising=False)
         process = start_ossa(
-            *("train", "--data", scenes, "--model", "yolov5n", "--epochs", 1, *TINY, "--json"),
+            *("train", "--data", data, "--model", "yolov5n", "--epochs", 1, *TINY, "--json"),
             *("--project", elsewhere, "--track", "comet,tensorboard", "--track-weights"),
         )
         stdout, stderr = process.communicate()
@@ -48,7 +51,7 @@ def test_a_tracked_run_leaves_nothing_at_home(tracked: TrackedTraining) -> None:
     assert list(tracked.home.iterdir()) == []
 
 
-def test_each_tracker_says_in_one_line_where_the_run_is(tracked: TrackedTraining) -> None:
+def test_each_logger_reports_in_one_line_where_the_run_is(tracked: TrackedTraining) -> None:
     lines = [line for line in tracked.stderr.splitlines() if "comet" in line.lower()]
     assert len(lines) == 1
     assert lines[0].startswith("comet: there is no COMET_API_KEY, so the run is packed into")
@@ -58,7 +61,7 @@ def test_each_tracker_says_in_one_line_where_the_run_is(tracked: TrackedTraining
     )
 
 
-def test_the_trackers_hold_what_the_command_printed(tracked: TrackedTraining) -> None:
+def test_the_loggers_hold_what_the_command_printed(tracked: TrackedTraining) -> None:
     folder, row = tracked.folder, tracked.row
     (file,) = folder.glob("*.zip")
     with zipfile.ZipFile(file) as archive:
@@ -82,16 +85,16 @@ def test_the_trackers_hold_what_the_command_printed(tracked: TrackedTraining) ->
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("--track commet", "no tracker named 'commet'. Did you mean comet?"),
-        ("--track comet,tensorbord", "no tracker named 'tensorbord'. Did you mean tensorboard?"),
-        ("--track-weights", "with the names of trackers beside --track-weights, found none"),
-        ("--track-project bones", "with the names of trackers beside --track-project, found none"),
+        ("--track commet", "no logger named 'commet'. Did you mean comet?"),
+        ("--track comet,tensorbord", "no logger named 'tensorbord'. Did you mean tensorboard?"),
+        ("--track-weights", "with the names of loggers beside --track-weights, found none"),
+        ("--track-project bones", "with the names of loggers beside --track-project, found none"),
     ],
 )
-def test_bad_tracking_is_told_in_a_sentence_and_leaves_nothing_behind(
-    ossa: Ossa, scenes: Path, tmp_path: Path, arguments: str, sentence: str
+def test_bad_tracking_options_are_refused_and_leave_nothing_behind(
+    ossa: Ossa, tmp_path: Path, arguments: str, sentence: str
 ) -> None:
-    result = ossa("train", "--data", scenes, "--model", "yolov5n", *arguments.split())
+    result = ossa("train", "--data", "scenes", "--model", "yolov5n", *arguments.split())
     assert (result.exit_code, result.stdout) == (2, "")
     assert sentence in result.stderr
     assert list(tmp_path.iterdir()) == []

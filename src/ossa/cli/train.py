@@ -17,7 +17,7 @@ from ossa.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from ossa.train.callbacks import Callback
     from ossa.train.distributed import DistributedContext
-    from ossa.train.trackers import Tracker
+    from ossa.train.loggers import Logger
     from ossa.types import Record
 
 _MODEL, HOW_PANEL = "What is trained", "How it is trained"
@@ -242,14 +242,14 @@ def _start(
     """Trains in a new folder; returns the record and the folder."""
     from ossa.train.loop import train as run_training
 
-    trackers = _trackers(given) if processes.is_main else []
+    loggers = _loggers(given) if processes.is_main else []
     # What the first process chose holds for all: a batch that fits, a folder that is free.
     more = {key: given[key] for key in ("set_", "fit_anchors", "device") if key in given}
     config = processes.on_main(lambda: configuration(settings, **more))
     wanted = given.get("project", Path("runs")) / given.get("name", config.model.name)
     with (
         _run_folder(wanted, processes) as folder,
-        _callback(folder, given, trackers, processes) as callback,
+        _callback(folder, given, loggers, processes) as callback,
     ):
         record = run_training(
             config,
@@ -277,10 +277,10 @@ def _resume(
             "--resume goes on with the settings that the run started with, found also "
             f"{', '.join(others)}: leave them out, or start a new run without --resume"
         )
-    trackers = _trackers(given) if processes.is_main else []
+    loggers = _loggers(given) if processes.is_main else []
     folder: Path = given["resume"]
     config = read_config(folder)
-    with _callback(folder, given, trackers, processes) as callback:
+    with _callback(folder, given, loggers, processes) as callback:
         if (folder / RECORD_FILE).is_file():
             record = read_record(folder)
             if why := why_not_of(record, config):
@@ -299,23 +299,23 @@ def _resume(
 def _callback(
     folder: Path,
     given: Mapping[str, Any],
-    trackers: "list[Tracker]",
+    loggers: "list[Logger]",
     processes: "DistributedContext",
 ) -> "Iterator[Callback]":
-    """Yields the console, figures and trackers of a run; of several processes the first's."""
+    """Yields the console, figures and loggers of a run; of several processes the first's."""
     from ossa.cli.console import Console
     from ossa.train.callbacks import Callback, CallbackList
     from ossa.train.figures import RunFigures
-    from ossa.train.trackers import tracked
+    from ossa.train.loggers import LoggerCallback
 
     if not processes.is_main:
         yield Callback()
         return
     with Console(f"in {folder} on {_machine(given)['device']}") as console:
         figures = [] if "no_figures" in given else [RunFigures(console.note)]
-        callbacks = CallbackList([console, *figures])
-        with tracked(trackers, callbacks, weights="track_weights" in given) as callback:
-            yield callback
+        log_weights = "track_weights" in given
+        with LoggerCallback(loggers, console.note, log_weights=log_weights) as logging:
+            yield CallbackList([console, *figures, logging])  # figures are drawn, then logged
 
 
 def _machine(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -328,16 +328,16 @@ def _machine(given: Mapping[str, Any]) -> dict[str, Any]:
     return {"device": device, "workers": workers, "cache": "auto", **more}
 
 
-def _trackers(given: Mapping[str, Any]) -> "list[Tracker]":
-    """Returns the trackers of --track, which change nothing of what is computed."""
-    from ossa.train.trackers import create_trackers
+def _loggers(given: Mapping[str, Any]) -> "list[Logger]":
+    """Returns the loggers of --track, which change nothing of what is computed."""
+    from ossa.train.loggers import create_loggers
 
     for key in ("track_weights", "track_project"):
         if key in given and "track" not in given:
             option = "--" + key.replace("_", "-")
-            raise ConfigError(f"expected --track with the names of trackers beside {option}")
+            raise ConfigError(expected=f"--track with the names of loggers beside {option}")
     names = [name for names in given.get("track", []) for name in names.split(",")]
-    return create_trackers(names, project=given.get("track_project"))
+    return create_loggers(names, project=given.get("track_project"))
 
 
 @contextmanager

@@ -1,8 +1,9 @@
-"""Experiment trackers: what they are told, what lies in their files, and what a dead network costs.
+"""Experiment loggers: what they log, what lies in their files, and what a dead network costs.
 
 Nothing leaves this machine: servers listen on the loopback, and home is an empty folder.
 """
 
+import doctest
 import importlib.util
 import json
 import os
@@ -23,20 +24,22 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from ossa.config import EvaluateConfig, ModelConfig, RunConfig, TrainConfig
 from ossa.data.synthetic import write_scenes
 from ossa.errors import ConfigError
-from ossa.train.callbacks import Callback, RunStart
+from ossa.train import loggers
+from ossa.train.callbacks import RunStart
+from ossa.train.comet import CometLogger
+from ossa.train.loggers import (
+    Logger,
+    LoggerCallback,
+    TensorBoardLogger,
+    WandbLogger,
+    create_loggers,
+    is_reachable,
+    numeric_values,
+    settings_and_cost,
+    tracking_key,
+)
 from ossa.train.loop import train
 from ossa.train.run_folder import read_log
-from ossa.train.trackers import (
-    CometTracker,
-    TensorBoardTracker,
-    Tracker,
-    TrackerCallback,
-    WandbTracker,
-    create_trackers,
-    tracked,
-)
-from ossa.train.trackers.callback import numbers, settings_and_cost, tracking_key
-from ossa.train.trackers.network import answers
 from ossa.types import Record
 
 KEY = "not-a-key-of-anyone-0123456789"
@@ -47,7 +50,7 @@ NAMES = ["disc", "square", "background"]
 
 @pytest.fixture(scope="module", autouse=True)
 def nobody_at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """An empty home and working directory, no setting of a tracker and no proxy."""
+    """An empty home and working directory, no setting of a logger and no proxy."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
@@ -59,16 +62,8 @@ def nobody_at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-class Notes(Callback):
-    def __init__(self) -> None:
-        self.sentences: list[str] = []
-
-    def note(self, sentence: str) -> None:
-        self.sentences.append(sentence)
-
-
-class Recorder:
-    """A tracker that remembers its calls, and fails in the method that is named."""
+class Recorder(Logger):
+    """A logger that remembers its calls, and fails in the method that is named."""
 
     name = "recorder"
 
@@ -81,26 +76,26 @@ class Recorder:
         if method == self.failing:
             raise ConnectionError("the server\nis gone")
 
-    def begin(self, start: RunStart) -> str:
-        self._called("begin", start.folder)
+    def start(self, run: RunStart) -> str:
+        self._called("start", run.folder)
         return "in memory"
 
-    def epoch(self, row: Mapping[str, Any]) -> None:
-        self._called("epoch", dict(row))
+    def log_metrics(self, row: Mapping[str, Any]) -> None:
+        self._called("log_metrics", dict(row))
 
-    def figure(self, name: str, path: Path, *, epoch: int) -> None:
-        self._called("figure", name, path, epoch)
+    def log_figure(self, name: str, path: Path, *, epoch: int) -> None:
+        self._called("log_figure", name, path, epoch)
 
-    def confusion(
+    def log_confusion_matrix(
         self, names: Sequence[str], counts: Sequence[Sequence[int]], *, epoch: int
     ) -> None:
-        self._called("confusion", names, counts, epoch)
+        self._called("log_confusion_matrix", names, counts, epoch)
 
-    def weights(self, path: Path) -> None:
-        self._called("weights", path)
+    def log_weights(self, path: Path) -> None:
+        self._called("log_weights", path)
 
-    def end(self, record: Record | None) -> None:
-        self._called("end", record and record.status)
+    def finish(self, record: Record | None) -> None:
+        self._called("finish", record and record.status)
 
     def methods(self) -> list[str]:
         return [call[0] for call in self.calls]
@@ -148,24 +143,24 @@ def draw_figures(run: Path, *names: str) -> None:
     (folder / "confusion.json").write_text(json.dumps({"names": NAMES, "matrix": COUNTS}))
 
 
-def drive(tracker: Tracker, folder: Path, *, weights: bool = False) -> list[str]:
-    """Tells a tracker of a run of one epoch with a figure; returns the notes."""
-    notes = Notes()
-    with tracked([tracker], notes, weights=weights) as callback:
+def drive(logger: Logger, folder: Path, *, log_weights: bool = False) -> list[str]:
+    """Logs a run of one epoch with a figure; returns what was reported."""
+    notes: list[str] = []
+    with LoggerCallback([logger], notes.append, log_weights=log_weights) as callback:
         callback.on_start(start_in(folder))
         draw_figures(folder, "curves")
         (folder / "best.safetensors").write_bytes(b"weights")
         callback.on_epoch_end(ROW, cast(Any, None))
         callback.on_end(a_record())
-    return notes.sentences
+    return notes
 
 
-# A real run, with several trackers at once
+# A real run, with several loggers at once
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recorder, list[str]]:
-    """A training of two epochs: its folder, a tracker's memory, and what was noted."""
+    """A training of two epochs: its folder, a logger's memory, and what was reported."""
     data = write_scenes(
         tmp_path_factory.mktemp("data") / "scenes", images={"train": 8, "val": 4}, imgsz=128
     )
@@ -176,24 +171,24 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recorder, list[
         train=TrainConfig(**settings),
         evaluate=EvaluateConfig(max_detections=20),
     )
-    folder, notes, recorder = tmp_path_factory.mktemp("run"), Notes(), Recorder()
-    trackers = [Recorder(failing="epoch"), recorder, TensorBoardTracker()]
-    with tracked(trackers, notes) as callback:
+    folder, recorder, notes = tmp_path_factory.mktemp("run"), Recorder(), list[str]()
+    used = [Recorder(failing="log_metrics"), recorder, TensorBoardLogger()]
+    with LoggerCallback(used, notes.append) as callback:
         assert train(config, folder, callback=callback).status == "done"
-    return folder, recorder, notes.sentences
+    return folder, recorder, notes
 
 
-def test_a_tracker_is_told_what_the_log_is_told(run: tuple[Path, Recorder, list[str]]):
+def test_a_logger_receives_every_row_of_the_log(run: tuple[Path, Recorder, list[str]]):
     folder, recorder, _ = run
-    assert recorder.methods() == ["begin", "epoch", "epoch", "end"]
-    assert [row for method, row in recorder.calls if method == "epoch"] == read_log(folder)
-    assert recorder.calls[-1] == ("end", "done")
+    assert recorder.methods() == ["start", "log_metrics", "log_metrics", "finish"]
+    assert [row for method, row in recorder.calls if method == "log_metrics"] == read_log(folder)
+    assert recorder.calls[-1] == ("finish", "done")
 
 
 def test_the_event_file_holds_every_number_of_every_row(run: tuple[Path, Recorder, list[str]]):
     folder, _, _ = run
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
-    rows = [numbers(row) for row in read_log(folder)]
+    rows = [numeric_values(row) for row in read_log(folder)]
     assert set(events.Tags()["scalars"]) == set(rows[0]) | set(rows[1])
     assert {"ap", "val_box", "lr", "train_seconds"} <= set(rows[0])
     for key in rows[0]:
@@ -201,32 +196,32 @@ def test_the_event_file_holds_every_number_of_every_row(run: tuple[Path, Recorde
         assert found == pytest.approx({0: rows[0][key], 1: rows[1][key]}, rel=1e-6)
 
 
-def test_a_run_goes_on_without_a_tracker_that_fails(run: tuple[Path, Recorder, list[str]]):
+def test_a_run_goes_on_without_a_logger_that_fails(run: tuple[Path, Recorder, list[str]]):
     _, _, notes = run
-    told = [sentence for sentence in notes if "recorder is told no more" in sentence]
-    assert told == [
-        "recorder is told no more of this run, which goes on: ConnectionError: the server is gone"
+    assert [note for note in notes if "logging stopped" in note] == [
+        "recorder: logging stopped, the run goes on (ConnectionError: the server is gone)"
     ]
 
 
-# What the callback tells, and when
+# What the callback logs, and when
 
 
-@pytest.mark.parametrize(
-    "failing", ["begin", "epoch", "figure", "confusion", "weights", "end"], ids=str
-)
-def test_a_tracker_that_fails_is_not_called_again(tmp_path: Path, failing: str):
+METHODS = ["start", "log_metrics", "log_figure", "log_confusion_matrix", "log_weights", "finish"]
+
+
+@pytest.mark.parametrize("failing", METHODS)
+def test_a_logger_that_fails_is_not_called_again(tmp_path: Path, failing: str):
     whole, broken = Recorder(), Recorder(failing=failing)
-    drive(whole, tmp_path / "a", weights=True)
-    assert whole.methods() == ["begin", "epoch", "figure", "confusion", "weights", "end"]
-    notes = drive(broken, tmp_path / "b", weights=True)
-    assert broken.methods() == whole.methods()[: whole.methods().index(failing) + 1]
+    drive(whole, tmp_path / "a", log_weights=True)
+    assert whole.methods() == METHODS
+    notes = drive(broken, tmp_path / "b", log_weights=True)
+    assert broken.methods() == METHODS[: METHODS.index(failing) + 1]
     assert len([note for note in notes if "ConnectionError: the server is gone" in note]) == 1
 
 
 def test_figures_are_sent_every_tenth_epoch_and_at_the_end_where_they_have_changed(tmp_path: Path):
-    tracker = Recorder()
-    callback = TrackerCallback(tracker, print)
+    logger = Recorder()
+    callback = LoggerCallback([logger])
     callback.on_start(start_in(tmp_path))
     for epoch in range(25):
         if epoch in (0, 15):
@@ -235,56 +230,56 @@ def test_figures_are_sent_every_tenth_epoch_and_at_the_end_where_they_have_chang
             draw_figures(tmp_path, "mosaic")
         callback.on_epoch_end({"epoch": epoch}, cast(Any, None))
     callback.on_end(a_record())
-    sent = [(call[1], call[-1]) for call in tracker.calls if call[0] == "figure"]
+    sent = [(call[1], call[-1]) for call in logger.calls if call[0] == "log_figure"]
     assert sent == [("curves", 0), ("mosaic", 10), ("curves", 20)]
-    confusions = [call[1:] for call in tracker.calls if call[0] == "confusion"]
+    confusions = [call[1:] for call in logger.calls if call[0] == "log_confusion_matrix"]
     assert confusions == [(NAMES, COUNTS, epoch) for epoch in (0, 10, 20)]
 
 
 def test_pictures_drawn_after_the_last_epoch_are_sent_when_the_run_is_over(tmp_path: Path):
-    tracker = Recorder()
-    callback = TrackerCallback(tracker, print)
+    logger = Recorder()
+    callback = LoggerCallback([logger])
     callback.on_start(start_in(tmp_path))
     callback.on_epoch_end({"epoch": 0}, cast(Any, None))
     draw_figures(tmp_path, "predictions")
     callback.on_end(a_record())
-    assert tracker.methods() == ["begin", "epoch", "figure", "confusion", "end"]
+    assert logger.methods() == [method for method in METHODS if method != "log_weights"]
 
 
 def test_weights_are_sent_only_where_they_are_wanted(tmp_path: Path):
     asked, not_asked = Recorder(), Recorder()
     drive(not_asked, tmp_path / "a")
-    drive(asked, tmp_path / "b", weights=True)
-    assert "weights" not in not_asked.methods()
-    assert ("weights", tmp_path / "b" / "best.safetensors") in asked.calls
+    drive(asked, tmp_path / "b", log_weights=True)
+    assert "log_weights" not in not_asked.methods()
+    assert ("log_weights", tmp_path / "b" / "best.safetensors") in asked.calls
 
 
-def test_a_run_that_is_interrupted_is_ended_without_a_record(tmp_path: Path):
-    tracker = Recorder()
+def test_a_run_that_is_interrupted_is_finished_without_a_record(tmp_path: Path):
+    logger = Recorder()
 
     def interrupted() -> None:
-        with tracked([tracker]) as callback:
+        with LoggerCallback([logger]) as callback:
             callback.on_start(start_in(tmp_path))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert tracker.calls[1:] == [("end", None)]
+    assert logger.calls[1:] == [("finish", None)]
 
 
-def test_a_tracker_that_never_began_is_not_ended():
-    tracker = Recorder()
-    with tracked([tracker]):
+def test_a_logger_that_was_never_started_is_not_finished():
+    logger = Recorder()
+    with LoggerCallback([logger]):
         pass
-    assert tracker.calls == []
+    assert logger.calls == []
 
 
-def test_settings_are_told_flat_with_the_cost(tmp_path: Path):
-    told = settings_and_cost(start_in(tmp_path))
-    assert (told["model.name"], told["train.lr"], told["seed"]) == ("yolov5n", 0.01, 7)
-    assert told["cost.params"] == 1_872_157
-    assert (told["model.strides"], told["model.weights"]) == ("[8, 16, 32]", "null")
-    assert {type(value) for value in told.values()} <= {str, int, float, bool}
+def test_settings_are_flat_and_have_the_cost(tmp_path: Path):
+    settings = settings_and_cost(start_in(tmp_path))
+    assert (settings["model.name"], settings["train.lr"], settings["seed"]) == ("yolov5n", 0.01, 7)
+    assert settings["cost.params"] == 1_872_157
+    assert (settings["model.strides"], settings["model.weights"]) == ("[8, 16, 32]", "null")
+    assert {type(value) for value in settings.values()} <= {str, int, float, bool}
 
 
 def test_a_run_keeps_its_key_when_it_is_resumed(tmp_path: Path):
@@ -295,9 +290,9 @@ def test_a_run_keeps_its_key_when_it_is_resumed(tmp_path: Path):
     assert tracking_key(tmp_path / "other") != key
 
 
-def test_a_resumed_run_goes_on_where_it_was_tracked_before(tmp_path: Path):
+def test_a_resumed_run_goes_on_where_it_was_logged_before(tmp_path: Path):
     for epoch, status in enumerate(("stopped", "done")):
-        with tracked([TensorBoardTracker(), CometTracker()]) as callback:
+        with LoggerCallback([TensorBoardLogger(), CometLogger()]) as callback:
             callback.on_start(start_in(tmp_path, epochs_done=epoch))
             callback.on_epoch_end({"epoch": epoch, "ap": 0.25 * epoch}, cast(Any, None))
             callback.on_end(a_record(status))
@@ -308,32 +303,49 @@ def test_a_resumed_run_goes_on_where_it_was_tracked_before(tmp_path: Path):
     assert {file.name.partition("-")[0] for file in files} == {tracking_key(tmp_path)}
 
 
+def test_the_examples_of_the_protocol_and_the_callback_run():
+    assert doctest.testmod(loggers) == (0, 3)
+
+
 # Names
 
 
-def test_trackers_are_created_by_their_names_each_once():
-    trackers = create_trackers(["tensorboard", "comet", "tensorboard"])
-    assert [tracker.name for tracker in trackers] == ["tensorboard", "comet"]
+def test_loggers_are_created_by_their_names_each_once():
+    created = create_loggers(["tensorboard", "comet", "tensorboard"])
+    assert [logger.name for logger in created] == ["tensorboard", "comet"]
 
 
-def test_a_misspelt_tracker_gets_the_nearest_name():
-    with pytest.raises(ConfigError, match=r"no tracker named 'tensorbord'. Did you mean tensorb"):
-        create_trackers(["tensorbord"])
+def test_a_misspelt_logger_gets_the_nearest_name():
+    with pytest.raises(ConfigError, match=r"no logger named 'tensorbord'. Did you mean tensorb"):
+        create_loggers(["tensorbord"])
     with pytest.raises(ConfigError, match=r"There are comet, tensorboard, wandb\."):
-        create_trackers(["xyz"])
+        create_loggers(["xyz"])
 
 
-def test_wandb_without_its_package_is_a_sentence(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"needs the package .*: pip install 'ossa\[wandb\]'$"):
-        create_trackers(["wandb"])
+@pytest.mark.parametrize(
+    ("name", "package", "install"),
+    [
+        ("comet", "comet_ml", "comet-ml"),
+        ("tensorboard", "tensorboard", "tensorboard"),
+        ("wandb", "wandb", "'ossa[wandb]'"),
+    ],
+)
+def test_a_missing_package_is_reported_with_its_pip_line(
+    monkeypatch: pytest.MonkeyPatch, name: str, package: str, install: str
+):
+    monkeypatch.setattr("ossa.train.loggers.find_spec", lambda package: None)
+    with pytest.raises(ConfigError) as caught:
+        create_loggers([name])
+    assert str(caught.value) == (
+        f"the logger {name} needs the package {package}, found none: pip install {install}"
+    )
 
 
 # TensorBoard
 
 
 def test_figures_and_tables_are_in_the_event_file(tmp_path: Path):
-    notes = drive(TensorBoardTracker(), tmp_path)
+    notes = drive(TensorBoardLogger(), tmp_path)
     assert notes == [f"tensorboard: tensorboard --logdir {tmp_path / 'tensorboard'}"]
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     (picture,) = events.Images("curves")
@@ -342,9 +354,9 @@ def test_figures_and_tables_are_in_the_event_file(tmp_path: Path):
     assert pixels.shape == (3, 4, 3)
     assert (pixels == (0, 0, 255)).all()  # red, in OpenCV's order
     text = {tag: events.Tensors(f"{tag}/text_summary")[0] for tag in ("settings", "confusion")}
-    told = {tag: event.tensor_proto.string_val[0].decode() for tag, event in text.items()}
-    assert "|train.lr|0.01|" in told["settings"].splitlines()
-    assert "|square|0|5|3|" in told["confusion"].splitlines()
+    tables = {tag: event.tensor_proto.string_val[0].decode() for tag, event in text.items()}
+    assert "|train.lr|0.01|" in tables["settings"].splitlines()
+    assert "|square|0|5|3|" in tables["confusion"].splitlines()
 
 
 # Comet, offline
@@ -363,9 +375,9 @@ def payloads(messages: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """The folder of a run that Comet was told of without a key, and the notes."""
+    """The folder of a run that Comet logged without a key, and what was reported."""
     folder = tmp_path_factory.mktemp("packed") / "run"
-    return folder, drive(CometTracker(project="bones"), folder, weights=True)
+    return folder, drive(CometLogger(project="bones"), folder, log_weights=True)
 
 
 def test_comet_without_a_key_packs_the_run_into_its_folder(packed: tuple[Path, list[str]]):
@@ -386,8 +398,8 @@ def test_comet_gets_the_settings_and_the_numbers_of_the_row(packed: tuple[Path, 
         payload["param"]["paramName"]: payload["param"]["paramValue"]
         for payload in payloads(messages, "parameter_msg")
     }
-    told = settings_and_cost(start_in(packed[0]))
-    assert {key: parameters[key] for key in told} == told
+    settings = settings_and_cost(start_in(packed[0]))
+    assert {key: parameters[key] for key in settings} == settings
     metrics = {
         payload["metric"]["metricName"]: (
             payload["metric"]["epoch"],
@@ -395,7 +407,7 @@ def test_comet_gets_the_settings_and_the_numbers_of_the_row(packed: tuple[Path, 
         )
         for payload in payloads(messages, "metric_msg")
     }
-    assert {key: metrics[key] for key in numbers(ROW)} == {
+    assert {key: metrics[key] for key in numeric_values(ROW)} == {
         "epoch": (0, 0),
         "train_box": (0, 0.25),
         "ap": (0, 0.5),
@@ -459,21 +471,21 @@ def test_a_key_without_a_network_costs_seconds_and_the_run_is_packed(
 ):
     with_a_key(f"http://127.0.0.1:{closed_port()}")
     started = time.monotonic()
-    notes = drive(CometTracker(), tmp_path)
+    notes = drive(CometLogger(), tmp_path)
     assert time.monotonic() - started < 10
     assert len(notes) == 1
     assert "/clientlib/ does not answer, so the run is packed into" in notes[0]
     assert payloads(offline_messages(tmp_path), "metric_msg")
 
 
-def test_a_key_that_is_refused_is_told_without_the_key(
+def test_a_refused_key_is_not_in_the_report(
     tmp_path: Path, with_a_key: Callable[[str], None], server: "StandIn"
 ):
     server.status, server.answer = 400, {"sdk_error_code": 90212, "msg": "no such key"}
     with_a_key(server.address)
-    notes = drive(CometTracker(), tmp_path)
+    notes = drive(CometLogger(), tmp_path)
     assert len(notes) == 1
-    assert notes[0].startswith("comet: Comet took no run (InvalidAPIKey: ")
+    assert notes[0].startswith("comet: Comet refused the run (InvalidAPIKey: ")
     assert KEY not in notes[0]
     assert payloads(offline_messages(tmp_path), "metric_msg")
 
@@ -488,7 +500,7 @@ def test_with_a_key_and_a_server_the_run_is_sent_there(
         "version": "5.0.0",
     }
     with_a_key(server.address)
-    notes = drive(CometTracker(project="bones"), tmp_path)
+    notes = drive(CometLogger(project="bones"), tmp_path)
     assert notes == [f"comet: https://see/{tracking_key(tmp_path)}"]
     assert list(tmp_path.glob("*.zip")) == []
     (opened, *_) = server.received("/clientlib/logger/add/run")
@@ -554,20 +566,20 @@ def server() -> Iterator[StandIn]:
 def test_a_server_answers_whatever_it_says_unless_a_proxy_says_it_cannot(server: StandIn):
     for status, expected in [(200, True), (404, True), (401, True), (502, False)]:
         server.status = status
-        assert answers(server.address) is expected
+        assert is_reachable(server.address) is expected
 
 
 def test_where_nobody_listens_nothing_answers():
-    assert not answers(f"http://127.0.0.1:{closed_port()}")
-    assert not answers("not an address")
+    assert not is_reachable(f"http://127.0.0.1:{closed_port()}")
+    assert not is_reachable("not an address")
 
 
-def test_a_server_that_says_nothing_is_waited_for_as_long_as_told():
+def test_a_silent_server_is_waited_for_as_long_as_the_limit_says():
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         started = time.monotonic()
-        assert not answers(f"http://127.0.0.1:{silent.getsockname()[1]}", seconds=0.3)
+        assert not is_reachable(f"http://127.0.0.1:{silent.getsockname()[1]}", seconds=0.3)
         assert 0.2 < time.monotonic() - started < 2
 
 
@@ -578,7 +590,7 @@ def test_a_server_that_says_nothing_is_waited_for_as_long_as_told():
     importlib.util.find_spec("wandb") is None, reason="wandb is an extra and not installed"
 )
 def test_wandb_without_a_key_keeps_the_run_in_its_folder(tmp_path: Path):
-    notes = drive(WandbTracker(project="bones"), tmp_path, weights=True)
+    notes = drive(WandbLogger(project="bones"), tmp_path, log_weights=True)
     assert len(notes) == 1
     assert "there is no WANDB_API_KEY, so the run is kept in" in notes[0]
     assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
