@@ -18,7 +18,7 @@ from synthetic_study import supported_models, write_study
 
 from ossa.study.folder import read_study_folder
 from ossa.study.report.report import write_study_report
-from ossa.study.reported import SAMPLES_FILE
+from ossa.study.reported import RESAMPLED_FILE
 from ossa.study.results import load_study
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ def main() -> None:
                 images=options.images,
                 false_per_image=options.false_per_image,
             )
-        for file in study.glob(f"runs/*/{SAMPLES_FILE}"):
+        for file in study.glob(f"runs/*/{RESAMPLED_FILE}"):
             file.unlink()
         print("| step | seconds | of processor |\n|---|---:|---:|")
         opened = read_study_folder(study)

@@ -125,7 +125,7 @@ def test_a_study_is_run_extended_and_told(ossa: Ossa, scenes: Path, tmp_path: Pa
         ("run abroad.yaml --data-root DATA", "data (--data-root): expected a path below"),
         ("run tiny.yaml --data-root DATA --executor cloud", "kind: input should be 'local'"),
         ("report . --output tiny.yaml/page", "a folder that can be written for --output, found"),
-        ("add .", "expected --model or --seed of what to add, found neither"),
+        ("add .", "expected --model or --seed, found neither"),
     ],
 )
 def test_bad_input_is_told_in_a_sentence(

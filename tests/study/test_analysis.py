@@ -15,8 +15,8 @@ from scipy import stats
 
 from ossa.study.analysis import (
     MeasureRanking,
-    find_pareto_points,
     joint_draws,
+    pareto_membership,
     pareto_set,
     rank_measures,
 )
@@ -31,7 +31,7 @@ def points_of(complexity: Sequence[float], quality: Sequence[float]) -> Points:
 
 
 def members_of(complexity: list[float], quality: list[float]) -> str:
-    found = find_pareto_points(points_of(complexity, quality))
+    found = pareto_membership(points_of(complexity, quality))
     return "".join(point.model for point in found if point.is_member)
 
 
@@ -96,7 +96,7 @@ def test_the_probability_is_the_share_of_draws_in_which_a_model_belongs():
         "b": np.array([0.4, 0.4, 0.2, 0.5]),
         "a": np.array([0.3, 0.3, 0.3, 0.3]),
     }
-    found = find_pareto_points(points_of([1, 2, 3], [0.3, 0.2, 0.5]), draws)
+    found = pareto_membership(points_of([1, 2, 3], [0.3, 0.2, 0.5]), draws)
     assert [(point.model, point.is_member, point.probability) for point in found] == [
         ("a", True, 1.0),
         ("b", False, 0.75),
@@ -105,7 +105,7 @@ def test_the_probability_is_the_share_of_draws_in_which_a_model_belongs():
 
 
 def test_without_draws_there_is_a_pareto_set_and_no_probability():
-    found = find_pareto_points(points_of([1, 2], [0.3, 0.0]))
+    found = pareto_membership(points_of([1, 2], [0.3, 0.0]))
     assert [(point.model, point.probability) for point in found] == [("a", None)]
 
 
@@ -139,7 +139,7 @@ def test_draws_come_from_the_seed():
 def test_models_of_other_resamples_are_refused():
     draws = joint_draws({"a": np.ones((2, 5)), "b": np.ones((2, 6))})
     with pytest.raises(ValueError, match="same shape"):
-        find_pareto_points(points_of([1, 2], [0.1, 0.2]), draws)
+        pareto_membership(points_of([1, 2], [0.1, 0.2]), draws)
 
 
 def test_a_probability_over_all_picks_of_seeds_is_counted_by_hand():
@@ -148,7 +148,7 @@ def test_a_probability_over_all_picks_of_seeds_is_counted_by_hand():
     picks = itertools.product([0.3, 0.6], repeat=2)
     share = sum(sum(pick) / 2 > 0.4 for pick in picks) / 4
     assert share == 0.75
-    a, b = find_pareto_points(points_of([1, 2], [0.4, 0.45]), joint_draws(runs))
+    a, b = pareto_membership(points_of([1, 2], [0.4, 0.45]), joint_draws(runs))
     assert (a.probability, b.probability) == (
         1.0,
         pytest.approx(share, abs=4 * math.sqrt(0.19 / 4000)),

@@ -30,9 +30,13 @@ def test_runs_differ_in_backbone_and_seed_alone():
     assert plan.conditions["train.imgsz"] == 64
 
 
-def test_the_recipe_hash_is_of_the_conditions():
-    assert a_plan(seeds=[5]).recipe_hash == a_plan(models=["resnet18"]).recipe_hash
-    assert a_plan(recipe={**TINY, "epochs": 3}).recipe_hash != a_plan().recipe_hash
+def test_the_hash_of_the_shared_settings_depends_on_them_alone():
+    assert (
+        a_plan(seeds=[5]).shared_settings_hash == a_plan(models=["resnet18"]).shared_settings_hash
+    )
+    assert (
+        a_plan(recipe={**TINY, "epochs": 3}).shared_settings_hash != a_plan().shared_settings_hash
+    )
 
 
 def test_a_neck_of_ones_own_is_declared_and_shown():
@@ -69,8 +73,8 @@ def test_a_source_resolves_every_model_to_an_explicit_tag():
 
 def test_pretraining_sources_are_distinguished():
     tags = {
-        policy: a_plan(models=["convnext_tiny"], initial_weights=policy).runs[0].weights.source
-        for policy in ("imagenet-1k", "imagenet-12k", "imagenet-22k")
+        source: a_plan(models=["convnext_tiny"], initial_weights=source).runs[0].weights.source
+        for source in ("imagenet-1k", "imagenet-12k", "imagenet-22k")
     }
     assert tags == {
         "imagenet-1k": "convnext_tiny.fb_in1k",

@@ -103,7 +103,7 @@ def test_sentences_are_rows_of_the_tables():
         "distinguishable."
     )
     assert rank_change_sentence("lr 0.01", "lr 0.03", RankChange(3, 1, 0)) == (
-        "With lr 0.03 in place of lr 0.01: 1 of 3 pairs of models in another order, 0 of them "
+        "With lr 0.03 in place of lr 0.01: 1 of 3 pairs of models change their order, 0 of them "
         "distinguishable under both settings."
     )
 

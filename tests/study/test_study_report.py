@@ -18,7 +18,7 @@ from ossa.study.prediction import cost_in_study, predict_quality
 from ossa.study.report.answers import answers_section, pairs_section
 from ossa.study.report.fits import prediction_section
 from ossa.study.report.report import write_study_report
-from ossa.study.report.sections import absences, models_table
+from ossa.study.report.sections import missing_notes, models_table
 from ossa.study.report.tables import ReportFiles
 from ossa.study.results import StudyResults, load_study
 from ossa.study.scaling import PowerLaw
@@ -82,9 +82,9 @@ def test_what_was_not_measured_has_no_column_and_a_sentence(two: StudyResults):
     keys = [column.key for column in models_table(two).columns]
     assert "ms_per_image" not in keys
     assert keys[:4] == ["model", "family", "runs", "ap"]
-    sentences = absences(two)
-    assert "Milliseconds and memory of an image were not measured." in sentences
-    large = "The split has no large objects, so there is no AP of them."
+    sentences = missing_notes(two)
+    assert "Latency and memory per image were not measured." in sentences
+    large = "The split has no large objects: AP is undefined."
     assert (large in sentences) == ("ap_large" not in keys)
 
 
@@ -143,7 +143,7 @@ def test_the_page_needs_nothing_beside_it_and_everything_lies_there_as_files(
         assert f'{attribute}"http' not in re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL)
     assert "default-src 'none'" in html  # nor does a script load anything
     assert html.count("plotly.js v") == 1
-    for heading in ("Answers", "Who beats whom", "What they see", "Conditions"):
+    for heading in ("Answers", "All-pairs matrix", "Example detections", "Conditions"):
         assert f">{heading}</h2>" in html
     svgs = {path.stem for path in (tmp_path / "report" / "figures").glob("*.svg")}
     assert svgs == {path.stem for path in (tmp_path / "report" / "figures").glob("*.png")}
@@ -163,7 +163,7 @@ def test_the_page_needs_nothing_beside_it_and_everything_lies_there_as_files(
 
 
 def test_nothing_is_predicted_from_two_models(two: StudyResults):
-    with pytest.raises(DataError, match="predicts nothing from parameters: expected 8 models"):
+    with pytest.raises(DataError, match="allows no prediction from parameters: expected 8 models"):
         predict_quality(two, 7e6)
     with pytest.raises(ConfigError, match="Expected a quality of ap, ap50"):
         predict_quality(two, 7e6, quality="map")

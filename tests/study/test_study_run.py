@@ -26,7 +26,7 @@ from ossa.study.folder import (
     read_progress,
     read_study_folder,
 )
-from ossa.study.reported import SAMPLES_FILE, samples_of
+from ossa.study.reported import RESAMPLED_FILE, ensure_resampled
 from ossa.study.results import load_study
 from ossa.study.runner import epochs_trained, run_study, seconds_left
 from ossa.train.run_folder import DETECTIONS_FILE, read_log, read_record, write_record
@@ -52,7 +52,7 @@ def test_every_run_is_done_with_a_record_and_samples(finished: StudyFolder):
     for state in finished.states():
         assert state.record is not None
         assert state.record.config_hash == state.run.config.digest()
-        assert (state.folder / SAMPLES_FILE).is_file()
+        assert (state.folder / RESAMPLED_FILE).is_file()
         assert state.epochs_done == 2
     assert epochs_trained(finished) == 4
     assert seconds_left(finished.states()) == 0
@@ -159,7 +159,7 @@ def test_a_process_that_dies_without_a_word_has_failed(study: StudyFolder):
     first, second = run_study(study, Dying(), on_run=ignore)
     assert (first.state, second.state) == ("failed", "failed")
     assert "its process ended with exit code 1; worker.log" in str(first.reason)
-    assert "ended by signal 9, as a machine does that is short of memory" in str(second.reason)
+    assert "ended by signal 9, often for lack of memory" in str(second.reason)
 
 
 def test_a_study_that_goes_on_must_be_the_same(study: StudyFolder, scenes: Path, tmp_path: Path):
@@ -257,18 +257,18 @@ def test_metrics_that_the_detections_do_not_give_are_foreign(study: StudyFolder)
 
 def test_samples_that_were_edited_are_made_anew(study: StudyFolder):
     state = study.states()[0]
-    file = state.folder / SAMPLES_FILE
+    file = state.folder / RESAMPLED_FILE
     index = read_data(state.run.config.data, "val").index
     detections = state.folder / DETECTIONS_FILE
-    before = samples_of(detections, index)
+    before = ensure_resampled(detections, index)
     with np.load(file) as content:
         edited = dict(content)
     edited["ap"] = edited["ap"] + 0.1
     np.savez_compressed(file, **edited)
-    assert np.array_equal(samples_of(detections, index)["ap"], before["ap"])
+    assert np.array_equal(ensure_resampled(detections, index)["ap"], before["ap"])
     for damage in (b"", b"PK", file.read_bytes()[:200]):
         file.write_bytes(damage)
-        assert np.array_equal(samples_of(detections, index)["ap"], before["ap"])
+        assert np.array_equal(ensure_resampled(detections, index)["ap"], before["ap"])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`ossa study`: many backbones under identical conditions, from the plan to the report."""
+"""`ossa study`: train and compare many backbones under identical conditions."""
 
 import os
 import shlex
@@ -22,25 +22,23 @@ if TYPE_CHECKING:
     from ossa.study.results import StudyResults
 
 Study: TypeAlias = Annotated[
-    Path, typer.Argument(metavar="STUDY"), "The file of a study, or the folder of one begun before."
+    Path, typer.Argument(metavar="STUDY"), "The file of a study, or the folder of a started study."
 ]
 StudyFolderArgument: TypeAlias = Annotated[
-    Study, "The folder of a study, or its file where the folder is runs/NAME."
+    Study, "The folder of a study, or its file if the folder is runs/NAME."
 ]
 _Root: TypeAlias = Annotated[options.Folder | None, options.shown("the folder of the file")]
 DataRoot = Annotated[
-    _Root, typer.Option(envvar="OSSA_DATA_ROOT"), "Folder of the data sets which studies name."
+    _Root, typer.Option(envvar="OSSA_DATA_ROOT"), "Folder of the data sets of studies."
 ]
-WeightsRoot = Annotated[_Root, "Folder of the weights and recipes which the study names."]
+WeightsRoot = Annotated[_Root, "Folder of the weights and recipes of the study."]
 Output = Annotated[
     options.Folder | None, options.shown("runs/NAME"), "Folder of the runs, records and report."
 ]
 _MACHINE = typer.Option(rich_help_panel=options.MACHINE_PANEL)
-Executor = Annotated[options.Name | None, _MACHINE, "local, ray or slurm, over what the file says."]
-Jobs = Annotated[options.Count | None, _MACHINE, "Runs at a time. One per GPU, or one on the CPU."]
-AllowUnlabeled = Annotated[
-    bool, "Go on also where more than half of the training images have no label."
-]
+Executor = Annotated[options.Name | None, _MACHINE, "local, ray or slurm; overrides the file."]
+Jobs = Annotated[options.Count | None, _MACHINE, "Concurrent runs; one per GPU or one on the CPU."]
+AllowUnlabeled = Annotated[bool, "Allow more than half of the training images to have no label."]
 
 
 @command()
@@ -48,7 +46,7 @@ def plan(
     study: Study,
     data_root: DataRoot = None,
     weights_root: WeightsRoot = None,
-    no_measure: Annotated[bool, "Train no steps to measure seconds and memory."] = False,
+    no_measure: Annotated[bool, "Do not measure seconds and memory."] = False,
     allow_unlabeled: AllowUnlabeled = False,
     executor: Executor = None,
     jobs: Jobs = None,
@@ -56,9 +54,9 @@ def plan(
     allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Show every run of a study, what it costs, and that all are trained alike.
+    """Show every run of a study, its cost, and the settings that all runs share.
 
-    Seconds and memory are those of a few steps of each model on this machine. Nothing is written.
+    Seconds and memory are estimated from a few steps of each model here. Nothing is written.
 
     [bold]Example[/bold]
 
@@ -104,14 +102,14 @@ def run(
     device: options.Device = None,
     workers: options.Workers = None,
     cache: options.Cache = None,
-    retry_failed: Annotated[bool, "Train those again that failed."] = False,
+    retry_failed: Annotated[bool, "Train failed runs again."] = False,
     allow_unlabeled: AllowUnlabeled = False,
     allow_outside: options.AllowOutside = False,
 ) -> None:
     """Train every run of a study that is not finished.
 
-    Interrupted at any point and started again, it goes on where it was. A run that fails stays in
-    the tables with its reason and does not stop the others.
+    The command can be interrupted at any point and started again to resume the study. A run that
+    fails is listed with its reason and does not stop the others.
 
     [bold]Examples[/bold]
 
@@ -137,7 +135,7 @@ def run(
         done = sum(state.state == "done" for state in before)
         console.note(f"{opened.path}: {done} of {len(before)} runs are done")
         if done < len(before):
-            config = max((state.run.config for state in before), key=lambda one: one.train.imgsz)
+            config = max((state.run.config for state in before), key=lambda c: c.train.imgsz)
             console.note(labels_sentence(read_trainable(config, allow_unlabeled=allow_unlabeled)))
         try:
             kept = _images_kept(opened, chosen, before, callback=console)
@@ -152,7 +150,7 @@ def run(
             console.note(f"stopped; go on with: ossa study run {folder}")
             raise typer.Exit(1) from None
         if not is_measured(opened, states):
-            with console.progress("timing all models turn by turn"):
+            with console.progress("timing all models in turn"):
                 measure_models(opened, states, device=options.choose_device(device))
     unfinished = [state for state in states if state.state != "done"]
     console.note(f"{len(states) - len(unfinished)} of {len(states)} runs are done")
@@ -163,7 +161,7 @@ def run(
 
 @command()
 def status(study: Study, output: Output = None, as_json: options.AsJson = False) -> None:
-    """Show how far the runs of a study are, the time left and the ranking so far.
+    """Show the progress of a study, the time left and the ranking so far.
 
     [bold]Example[/bold]
 
@@ -182,15 +180,13 @@ def status(study: Study, output: Output = None, as_json: options.AsJson = False)
 
 @command()
 def add(
-    study: Annotated[Study, "The folder of a study that was begun."],
-    model: Annotated[
-        list[str] | None, typer.Option(metavar="NAME"), "A model to train beside the others."
-    ] = None,
+    study: Annotated[Study, "The folder of a study that was started."],
+    model: Annotated[list[str] | None, typer.Option(metavar="NAME"), "A model to add."] = None,
     seed: Annotated[
-        list[int] | None, typer.Option(min=0, metavar="N"), "A seed to train all models with."
+        list[int] | None, typer.Option(min=0, metavar="N"), "A seed to add, for all models."
     ] = None,
 ) -> None:
-    """Add models and seeds to a study; 'ossa study run' then trains what is missing.
+    """Add models and seeds to a study; 'ossa study run' then trains the new runs.
 
     [bold]Example[/bold]
 
@@ -200,7 +196,7 @@ def add(
     from ossa.study.folder import extend_study
 
     if not model and not seed:
-        raise ConfigError("expected --model or --seed of what to add, found neither")
+        raise ConfigError("expected --model or --seed, found neither")
     extended = extend_study(study, models=model or [], seeds=seed or [])
     waiting = sum(state.state == "waiting" for state in extended.states())
     console = Console()
@@ -218,10 +214,10 @@ def report(
     ] = None,
     allow_outside: options.AllowOutside = False,
 ) -> None:
-    """Write the page of a study: tables, curves, laws, frontier, pictures, answers, conditions.
+    """Write the report: tables, curves, power-law fits, Pareto set, detections, conditions.
 
-    One HTML file that needs nothing beside it. Every figure is also written as SVG and PNG, every
-    table as CSV, Markdown and LaTeX. Runs that are missing or failed are listed, never filled in.
+    The page is one self-contained HTML file. Every figure is also written as SVG and PNG, and every
+    table as CSV, Markdown and LaTeX. Missing and failed runs are listed, without imputation.
 
     [bold]Examples[/bold]
 
@@ -246,10 +242,10 @@ def report(
 def predict(
     study: StudyFolderArgument,
     model: Annotated[
-        options.Name | None, "A backbone that was not trained; its cost is counted."
+        options.Name | None, "A backbone that was not trained; its cost is computed."
     ] = None,
     flops: Annotated[
-        float | None, typer.Option(metavar="X"), "FLOPs of one image, such as 4.5e9."
+        float | None, typer.Option(metavar="X"), "FLOPs per image, such as 4.5e9."
     ] = None,
     params: Annotated[
         float | None, typer.Option(metavar="X"), "Parameters of the detector, such as 7.2e6."
@@ -260,14 +256,14 @@ def predict(
     complexity: Annotated[
         Literal["params", "flops", "macs"] | None,
         typer.Option(metavar="NAME", show_default="params"),
-        "With --model: params, flops or macs, from which it is predicted.",
+        "With --model: the measure to predict from, params, flops or macs.",
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Tell the quality to expect of a model that was not trained, with an interval of 80 %.
+    """Predict the quality of a model that was not trained, with an 80% interval.
 
-    From the law of the study's models, eight at least, and jackknife+; with the test of such
-    predictions, in which models and families of the study are left out.
+    From the power-law fit (at least 8 models), with a jackknife+ interval. The output includes a
+    test of such predictions, in which models and families of the study are left out.
 
     [bold]Examples[/bold]
 
@@ -283,7 +279,7 @@ def predict(
     if len(given) != 1:
         raise ConfigError(f"expected one of --model, --flops and --params, found {len(given)}")
     if complexity is not None and model is None:
-        raise ConfigError("--complexity goes with --model: --flops and --params say what they are")
+        raise ConfigError("--complexity needs --model: --flops and --params set the measure")
     folder = _folder_of(study)
     with Console() as console:
         results = _read(folder, console)
@@ -293,15 +289,15 @@ def predict(
             at = float(getattr(cost, measure))
         else:
             measure, at = ("flops", flops) if flops is not None else ("params", params)
-        found = predict_quality(results, at or 0.0, quality=quality, complexity=measure)
+        predicted = predict_quality(results, at or 0.0, quality=quality, complexity=measure)
     if as_json:
-        print_json({"study": results.study.name, "model": model, **found.flat()})
+        print_json({"study": results.study.name, "model": model, **predicted.flat()})
     else:
-        print_prediction(results, found, model)
+        print_prediction(results, predicted, model)
 
 
 def _executor_config(study: "StudyConfig", kind: str | None, **machine: Any) -> "ExecutorConfig":
-    """Returns where the study runs: what its file says under what the options say."""
+    """Returns the executor settings of the study, overridden by the options."""
     from ossa.schema import validated
     from ossa.study.config import ExecutorConfig
 
@@ -319,11 +315,11 @@ def _images_kept(
     *,
     callback: "Console",
 ) -> "AbstractContextManager[None]":
-    """Has the images of all unfinished runs decoded before the first, where that is wanted."""
+    """Caches the decoded images of all unfinished runs, if they are trained on this machine."""
     from ossa.study.runner import images_kept
 
     runs = [state.run for state in states if not state.finished]
-    # On machines of a cluster the first run there decodes what all need.
+    # On a cluster, the first run on a machine decodes the images for all.
     if executor.kind != "local":
         return nullcontext()
     splits = ("train", "val", study.study.reported.split)
@@ -332,7 +328,7 @@ def _images_kept(
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Has SIGTERM do what Ctrl-C does, and Ctrl-C also where a shell's background ignores it."""
+    """Treats SIGTERM like Ctrl-C, and handles Ctrl-C even if the shell ignores it (background)."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     former = [signal.signal(number, signal.default_int_handler) for number in numbers]
     try:
@@ -345,7 +341,7 @@ def _stoppable() -> Iterator[None]:
 def _open(
     study: Path, *, output: Path | None = None, begin: bool = False, **roots: Path | None
 ) -> "StudyFolder":
-    """Returns the study of a folder, or of a file, whose folder is made where it is to begin."""
+    """Returns the study of a folder or file; `begin` creates the folder of a file if needed."""
     from ossa.study.config import read_study
     from ossa.study.folder import create_study, read_study_folder
 
@@ -354,7 +350,7 @@ def _open(
             if value is not None:
                 option = "--" + name.replace("_", "-")
                 raise ConfigError(
-                    f"{study} knows where its data and weights are: leave {option} out"
+                    f"{study} already has the paths of its data and weights: remove {option}"
                 )
         return read_study_folder(study)
     config = read_study(study)
@@ -367,10 +363,10 @@ def _open(
 
 
 def _data_of(study: "StudyConfig", file: Path, root: Path | None) -> Path:
-    """Returns the data set of a study, which lies below the data root.
+    """Returns the data set of a study, which must be below the data root.
 
     Raises:
-        ConfigError: it does not, or is not there.
+        ConfigError: it is missing, or outside the data root.
     """
     from ossa.recipes import file_below
 
@@ -384,7 +380,7 @@ def _data_of(study: "StudyConfig", file: Path, root: Path | None) -> Path:
 
 
 def _folder_of(study: Path) -> Path:
-    """Returns the folder of a study, named by itself or by its file."""
+    """Returns the folder of a study, given its folder or its file."""
     from ossa.study.config import read_study
 
     return Path("runs") / read_study(study).name if study.is_file() else study

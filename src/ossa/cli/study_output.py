@@ -1,4 +1,4 @@
-"""What `ossa study` prints: plan, progress, status and prediction."""
+"""Output of `ossa study`: plan, progress, status and prediction."""
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ _LAST_BATCH_OF_ONE = (
 def plan_rows(
     plan: "Plan", prospect: "DatasetSummary", estimates: "Mapping[str, Estimate | str]"
 ) -> list[dict[str, Any]]:
-    """Returns one flat object a planned run; null where nothing was measured."""
+    """Returns one flat object per planned run; null for values that were not measured."""
     rows = []
     for run in plan.runs:
         estimate = estimates.get(run.model)
@@ -60,11 +60,11 @@ def plan_rows(
 def print_plan(
     plan: "Plan", prospect: "DatasetSummary", rows: Sequence[Mapping[str, Any]], *, jobs: int
 ) -> None:
-    """Prints a line a model, the time of all, and what the runs share."""
+    """Prints one line per model, the total time, and the shared settings."""
     table = new_table(
         "model",
         *("family", "neck", "initial weights", "parameters", "FLOPs", "MACs"),
-        *("a run takes", "memory"),
+        *("time per run", "memory"),
     )
     models = {row["model"]: row for row in reversed(rows)}
     for model in plan.study.models:
@@ -95,13 +95,13 @@ def _time_of_all(rows: Sequence[Mapping[str, Any]], jobs: int) -> str:
     known = [value for value in seconds if value is not None]
     if not known:
         return ""
-    rest = f", {len(seconds) - len(known)} runs apart" if len(known) < len(seconds) else ""
+    rest = f", without {len(seconds) - len(known)} runs" if len(known) < len(seconds) else ""
     at_once = f", {jobs} at a time" if jobs > 1 else ", one after the other"
     return f"; about {duration(sum(known) / jobs)}{at_once}{rest} (without reading images)"
 
 
 def _print_conditions(plan: "Plan", prospect: "DatasetSummary") -> None:
-    """Prints what is the same for all runs, and what is not."""
+    """Prints the settings that all runs share, and the differences."""
     study, conditions = plan.study, plan.conditions
     sources = {run.model: run.weights.pretraining for run in plan.runs}
     common = next(iter(sources.values())) if len(set(sources.values())) == 1 else None
@@ -109,7 +109,8 @@ def _print_conditions(plan: "Plan", prospect: "DatasetSummary") -> None:
     print_line()
     print_line(f"the same for all runs ({len(conditions)} settings):")
     for name, value in (
-        ("recipe", f"{study.recipe.base}, hash {plan.recipe_hash[:16]}"),
+        ("recipe", study.recipe.base),
+        ("shared settings", f"hash {plan.shared_settings_hash[:16]}"),
         ("epochs, batch", f"{conditions['train.epochs']}, {conditions['train.batch']}"),
         ("last batch", _LAST_BATCH_OF_ONE if last_is_one else None),
         ("image side", f"{conditions['train.imgsz']} px"),
@@ -132,7 +133,7 @@ def _print_conditions(plan: "Plan", prospect: "DatasetSummary") -> None:
 
 @contextmanager
 def live_epochs(console: "Console", study: "StudyFolder") -> Iterator[None]:
-    """Shows on the live line how many epochs of the whole study are trained."""
+    """Shows the number of epochs trained in the whole study on the progress line."""
     from ossa.study.runner import epochs_trained
 
     total = sum(run.config.train.epochs for run in study.plan.runs)
@@ -153,7 +154,7 @@ def live_epochs(console: "Console", study: "StudyFolder") -> Iterator[None]:
 
 
 def ending(state: "RunState") -> str:
-    """Returns a line on a run that has ended."""
+    """Returns a line on the result of a run that has ended."""
     result = f"{state.state}: {state.reason}" if state.reason else state.state
     if state.state == "done" and state.record is not None:
         seconds = sum(state.record.times.values())
@@ -162,7 +163,7 @@ def ending(state: "RunState") -> str:
 
 
 def status_rows(states: "Sequence[RunState]") -> list[dict[str, Any]]:
-    """Returns one flat object a run."""
+    """Returns one flat object per run."""
     return [
         {
             "run": state.run.name,
@@ -183,7 +184,7 @@ def status_rows(states: "Sequence[RunState]") -> list[dict[str, Any]]:
 
 
 def print_status(study: "StudyFolder", states: "Sequence[RunState]") -> None:
-    """Prints how many runs are in which state, the time left, what failed, and the ranking."""
+    """Prints the number of runs by state, the time left, failures, and the ranking."""
     from ossa.study.runner import seconds_left
 
     counts = {state.state: 0 for state in states}
@@ -199,7 +200,7 @@ def print_status(study: "StudyFolder", states: "Sequence[RunState]") -> None:
     left = seconds_left(states)
     if left:
         print_line(
-            f"{duration(left)} of training are left, on one machine as that of the finished runs"
+            f"{duration(left)} of training are left, on one machine like that of the finished runs"
         )
     _print_ranking(study, states)
 
@@ -215,26 +216,30 @@ def _print_ranking(study: "StudyFolder", states: "Sequence[RunState]") -> None:
     if not values:
         return
     table = new_table("ranking so far, last weights on val", "AP50-95", "runs")
-    for model, found in sorted(values.items(), key=lambda item: -fmean(item[1])):
-        table.add_row(model, fraction(fmean(found)), str(len(found)))
+    for model, scores in sorted(values.items(), key=lambda item: -fmean(item[1])):
+        table.add_row(model, fraction(fmean(scores)), str(len(scores)))
     print_table(table)
 
 
-def print_prediction(results: "StudyResults", found: "StudyPrediction", model: str | None) -> None:
+def print_prediction(
+    results: "StudyResults", predicted: "StudyPrediction", model: str | None
+) -> None:
+    """Prints a prediction with its interval and the test of such predictions."""
     from ossa.study.results import COMPLEXITIES, QUALITIES
     from ossa.study.scaling import InsufficientData
 
-    prediction, quality = found.prediction, QUALITIES[found.quality]
-    size = f"{with_unit(prediction.complexity)} {COMPLEXITIES[found.complexity]}"
+    prediction, quality = predicted.prediction, QUALITIES[predicted.quality]
+    size = f"{with_unit(prediction.complexity)} {COMPLEXITIES[predicted.complexity]}"
     print_line(
-        f"{model + ', ' if model else ''}{size}: {quality} {prediction.expected:.3f} to expect, "
-        f"80 %: {prediction.low:.3f} to {prediction.high:.3f} (from {prediction.num_models} models)"
+        f"{model + ', ' if model else ''}{size}: predicted {quality} {prediction.expected:.3f}, "
+        f"80% interval {prediction.low:.3f} to {prediction.high:.3f} "
+        f"(from {prediction.num_models} models)"
     )
     if not prediction.inside:
-        print_line("Extrapolated: no model of the study is as small, or as large.")
+        print_line("Extrapolated: outside the range of the models of the study.")
     if model in results.study.models:
-        print_line(f"{model} is a model of the study: the report has what it reached.")
-    for left_out, test in found.validations.items():
+        print_line(f"{model} is a model of the study: its measured quality is in the report.")
+    for left_out, test in predicted.validations.items():
         without = "without the model itself" if left_out == "model" else "without its whole family"
         if isinstance(test, InsufficientData):
             print_line(f"Test {without}: none, {test.reason}.")
@@ -242,5 +247,6 @@ def print_prediction(results: "StudyResults", found: "StudyPrediction", model: s
         low, high = test.coverage_interval
         print_line(
             f"Test {without}: mean absolute error {test.mean_absolute_error:.3f}, {test.coverage} "
-            f"intervals hold (95 %: {low:.0%} to {high:.0%})."
+            f"prediction intervals (80%) contain the measured value "
+            f"(95% CI {low:.0%} to {high:.0%})."
         )

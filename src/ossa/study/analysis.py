@@ -1,15 +1,15 @@
-"""Analyses of a study: Pareto sets, which cost predicts quality best, and differences of pairs.
+"""Pareto sets, the ranking of cost measures as predictors of quality, and pairwise comparisons.
 
 A model is in the Pareto set if no other is at least as good and cheaper, or better and at most as
-expensive. It is a set of models that were trained, not a curve: a power-law fit is the middle of
-the models, and half of them lie above it.
+expensive. It is a set of trained models, not a curve; a power-law fit is the fitted mean trend in
+log-log.
 
-How sure membership is: other images and other seeds could have been drawn. Each draw is a resample
-of the images, the same one for all models, so what is hard for all of them changes nothing; and for
-each model its own seeds, drawn with replacement and averaged (Owen, "The pigeonhole bootstrap",
-2007: both factors of a crossed design are resampled). The probability is the share of the draws in
-which a model is a member. Complexity is taken as exact. The bootstrap variance over S seeds is
-(S - 1) / S of what it should be: two thirds of it with three, none with one.
+Probability of membership: other images and other seeds could have been drawn. Each draw resamples
+the images, in the same way for all models, so that images that are hard for all models cancel out,
+and resamples the seeds of each model with replacement and averages them (Owen, "The pigeonhole
+bootstrap", 2007: both factors of a crossed design are resampled). The probability is the share of
+the draws in which a model is a member. Complexity is taken as exact. The bootstrap variance over S
+seeds is too small by the factor (S - 1) / S: two thirds with three seeds, zero with one.
 
 Dimensions: M models, D draws, S seeds of a model.
 """
@@ -47,35 +47,35 @@ class ParetoPoint:
     quality: float
     """Mean over seeds."""
     is_member: bool
-    """By the qualities as measured."""
+    """Whether the measured qualities put it in the Pareto set."""
     probability: float | None
-    """Share of the draws in which it is a member; None without draws."""
+    """Share of the draws in which the model is a member; None without draws."""
 
 
 @dataclass(frozen=True)
 class Relation:
-    """One quality against one complexity, over all models of a study."""
+    """One measure of quality against one of complexity, over all models of a study."""
 
     quality: str
     complexity: str
     points: Points
     fit: PowerLaw | InsufficientData
     pareto: tuple[ParetoPoint, ...]
-    """All models, by complexity."""
+    """All models in order of complexity."""
 
     @property
     def members(self) -> list[ParetoPoint]:
-        """The Pareto set, by complexity."""
+        """The Pareto set in order of complexity."""
         return [point for point in self.pareto if point.is_member]
 
 
 def pareto_set(
     complexity: NDArray[np.floating], quality: NDArray[np.floating]
 ) -> NDArray[np.bool_]:
-    """Returns (..., M) which models no other one dominates.
+    """Returns a mask (..., M) of the models that no other model dominates.
 
-    Models equal in both numbers do not dominate each other. A quality of 0 or NaN is never a
-    member: it can be had for nothing.
+    Models equal in both numbers do not dominate each other. A model with a quality of 0 or NaN is
+    never a member: a trivial detector reaches it.
 
     Args:
         complexity: (M,).
@@ -85,24 +85,25 @@ def pareto_set(
         >>> pareto_set(np.array([1.0, 2.0, 3.0]), np.array([0.3, 0.2, 0.4])).tolist()
         [True, False, True]
     """
-    belongs = quality > 0
+    is_member = quality > 0
     for model, cost in enumerate(complexity):
-        own = quality[..., [model]]
-        as_good_for_less = (quality[..., complexity < cost] >= own).any(axis=-1)
-        better_for_no_more = (quality[..., complexity <= cost] > own).any(axis=-1)
-        belongs[..., model] &= ~(as_good_for_less | better_for_no_more)
-    return belongs
+        reached = quality[..., [model]]
+        dominated_by_cheaper = (quality[..., complexity < cost] >= reached).any(axis=-1)
+        dominated_by_better = (quality[..., complexity <= cost] > reached).any(axis=-1)
+        is_member[..., model] &= ~(dominated_by_cheaper | dominated_by_better)
+    return is_member
 
 
 def joint_draws(
     runs: Mapping[str, NDArray[np.floating]], *, seed: int = 0
 ) -> dict[str, NDArray[np.float64]]:
-    """Returns (D,) by model: its quality with seeds drawn anew for every resample of the images.
+    """Returns the quality (D,) of each model, with seeds drawn for every resample of the images.
 
     Args:
-        runs: (S, D) by model: a quality of its S runs on D resamples of the images, which are the
-            same for all models. Of a quality that images have no part in, each run's value D times.
-        seed: of the draws of seeds.
+        runs: by model, the quality (S, D) of its S runs on D resamples of the images, which are
+            the same for all models. For metrics not computed per image, repeat each run's value D
+            times.
+        seed: the seed of the random numbers that select the runs.
     """
     rng = np.random.default_rng(seed)
     draws = {}
@@ -112,18 +113,18 @@ def joint_draws(
     return draws
 
 
-def find_pareto_points(
+def pareto_membership(
     points: Points, draws: Mapping[str, NDArray[np.float64]] | None = None
 ) -> tuple[ParetoPoint, ...]:
-    """Returns every model with its membership, cheapest first and of equal cost the best first.
+    """Returns every model with its membership, ordered by cost and then by quality, best first.
 
     Args:
         points: the models.
-        draws: (D,) of the same quality by model, at least of those of the points.
+        draws: by model, (D,) draws of the same quality; models without a point are ignored.
 
     Example:
         >>> points = Points.of("abc", families="xxy", complexity=[1, 2, 3], quality=[0.3, 0.2, 0.4])
-        >>> [point.model for point in find_pareto_points(points) if point.is_member]
+        >>> [point.model for point in pareto_membership(points) if point.is_member]
         ['a', 'c']
     """
     members = pareto_set(points.complexity, points.quality).tolist()
@@ -135,12 +136,12 @@ def find_pareto_points(
     rows = zip(
         points.models, points.families, costs, qualities, members, probabilities, strict=True
     )
-    found = (ParetoPoint(*row) for row in rows)
-    return tuple(sorted(found, key=lambda point: (point.complexity, -point.quality)))
+    pareto_points = (ParetoPoint(*row) for row in rows)
+    return tuple(sorted(pareto_points, key=lambda point: (point.complexity, -point.quality)))
 
 
 _NO_DIFFERENCE = 1e-9
-"""Of two errors, in log quality: FLOPs that are twice the MACs predict the same up to rounding."""
+"""Differences below this are rounding, as between FLOPs and MACs, which are half of them."""
 
 
 @dataclass(frozen=True)
@@ -150,16 +151,16 @@ class MeasurePair:
     first: str
     second: str
     difference: float
-    """Mean error of the first less that of the second, in log quality: under 0, it is better."""
+    """Mean error of the first minus the second, in log quality: negative if the first is better."""
     interval: Interval
     """95% confidence interval of the difference."""
     p: float
     p_adjusted: float
-    """By Holm over all pairs."""
+    """Holm-adjusted over all pairs."""
 
     @property
     def verdict(self) -> Verdict:
-        """Of the first: whether `p_adjusted` is under 0.05, and on which side."""
+        """The verdict on the first measure, significant if `p_adjusted` is below 0.05."""
         if self.p_adjusted >= 1 - LEVEL:
             return "not distinguishable"
         return "better" if self.difference < 0 else "worse"
@@ -167,14 +168,14 @@ class MeasurePair:
 
 @dataclass(frozen=True)
 class MeasureRanking:
-    """Measures of complexity by how well each predicts a quality."""
+    """Measures of complexity, ordered by how well each predicts a quality."""
 
     errors: Mapping[str, float]
-    """Mean |ln measured - ln predicted| of models left out, the least first."""
+    """Mean |ln measured - ln predicted| of the models left out, smallest first."""
     pairs: tuple[MeasurePair, ...]
-    """Each pair once, the one with the lesser error first."""
+    """Each pair once; `first` is the measure with the smaller error."""
     models: tuple[str, ...]
-    """Those on which all measures were compared."""
+    """The models on which all measures were compared."""
     models_left_out: Mapping[str, str]
     """The reason for each."""
     measures_left_out: Mapping[str, str]
@@ -182,24 +183,25 @@ class MeasureRanking:
 
     @property
     def best(self) -> tuple[str, ...]:
-        """The measure with the least error, and those that are not distinguishable from it."""
-        least = next(iter(self.errors))
+        """The measure with the smallest error, and those that are not distinguishable from it."""
+        smallest = next(iter(self.errors))
         equals = [
             pair.second
             for pair in self.pairs
-            if pair.first == least and pair.verdict == "not distinguishable"
+            if pair.first == smallest and pair.verdict == "not distinguishable"
         ]
-        return (least, *equals)
+        return (smallest, *equals)
 
 
 def rank_measures(points: Mapping[str, Points]) -> MeasureRanking | InsufficientData:
-    """Returns the measures compared on the models that have all of them.
+    """Returns the ranking of the measures on the models for which all of them are known.
 
-    A measure that fewer than eight models have is left out, so that it does not cost the others
-    their models.
+    A measure that is known for fewer than eight models is left out; otherwise the other measures
+    would be compared on those few models only.
 
     Args:
-        points: by the name of the measure, of the same quality of the same models in one order.
+        points: by the name of the measure; all have the same quality and the same models in the
+            same order.
 
     Example:
         >>> flops, params = [1, 2, 3, 4, 5, 6, 7, 8], [3, 1, 2, 5, 4, 8, 6, 7]
@@ -211,38 +213,38 @@ def rank_measures(points: Mapping[str, Points]) -> MeasureRanking | Insufficient
         >>> list(rank_measures(points).errors)
         ['flops', 'params']
     """
-    left_out = {name: own.insufficient() for name, own in points.items()}
-    usable = {name: own for name, own in points.items() if left_out[name] is None}
-    lacking = {
+    unusable = {name: known.insufficient() for name, known in points.items()}
+    usable = {name: known for name, known in points.items() if unusable[name] is None}
+    models_left_out = {
         model.model: f"{name}: {model.reason}"
-        for name, own in usable.items()
-        for model in own.left_out
+        for name, known in usable.items()
+        for model in known.left_out
     }
     common = {
-        name: own.where([model not in lacking for model in own.models])
-        for name, own in usable.items()
+        name: known.where([model not in models_left_out for model in known.models])
+        for name, known in usable.items()
     }
-    left_out |= {name: own.insufficient() for name, own in common.items()}
-    reasons = {name: found.reason for name, found in left_out.items() if found is not None}
+    unusable |= {name: known.insufficient() for name, known in common.items()}
+    reasons = {name: lack.reason for name, lack in unusable.items() if lack is not None}
     errors = {
-        name: np.abs(leave_one_out(own).residuals)
-        for name, own in common.items()
+        name: np.abs(leave_one_out(known).residuals)
+        for name, known in common.items()
         if name not in reasons
     }
     if not errors:
         return InsufficientData("; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
     errors = dict(sorted(errors.items(), key=lambda item: item[1].mean()))
     return MeasureRanking(
-        errors={name: float(own.mean()) for name, own in errors.items()},
+        errors={name: float(values.mean()) for name, values in errors.items()},
         pairs=_measure_pairs(errors),
         models=common[next(iter(errors))].models,
-        models_left_out=lacking,
+        models_left_out=models_left_out,
         measures_left_out=reasons,
     )
 
 
 def _measure_pairs(errors: Mapping[str, NDArray[np.float64]]) -> tuple[MeasurePair, ...]:
-    """Returns all pairs from the errors (M,) of each measure."""
+    """Returns the comparisons of all pairs of measures from the errors (M,) of each."""
     pairs = list(combinations(errors, 2))
     tests = [_paired_t_test(errors[first] - errors[second]) for first, second in pairs]
     adjusted = multipletests([p for _, _, p in tests], method="holm")[1] if tests else []
@@ -251,35 +253,35 @@ def _measure_pairs(errors: Mapping[str, NDArray[np.float64]]) -> tuple[MeasurePa
 
 
 def _paired_t_test(differences: NDArray[np.float64]) -> tuple[float, Interval, float]:
-    """Returns mean, 95% confidence interval and two-sided p of a mean of 0."""
+    """Returns the mean, its 95% confidence interval and the two-sided p-value for a mean of 0."""
     if np.abs(differences).max() < _NO_DIFFERENCE:
         return 0.0, Interval(0.0, 0.0), 1.0
-    found: Any = stats.ttest_1samp(differences, 0.0)
-    low, high = found.confidence_interval(LEVEL)
-    return float(differences.mean()), Interval(float(low), float(high)), float(found.pvalue)
+    test: Any = stats.ttest_1samp(differences, 0.0)
+    low, high = test.confidence_interval(LEVEL)
+    return float(differences.mean()), Interval(float(low), float(high)), float(test.pvalue)
 
 
 @dataclass(frozen=True)
 class PairwiseComparison:
-    """The difference of a metric between two models: the model less the reference."""
+    """The difference in a metric between two models: the model minus the reference."""
 
     metric: str
     model: str
     reference: str
     estimate: Estimate
     p_adjusted: float
-    """By Holm over all comparisons of the call."""
+    """Holm-adjusted over all comparisons of the call."""
     verdict: Verdict
-    """Of the model."""
+    """The verdict on the model."""
 
     @property
     def interval(self) -> Interval:
-        """95% confidence interval: over seeds, too, if both models have three runs; else images."""
+        """95% confidence interval over images, and over seeds if both models have three runs."""
         return self.estimate.seeds or self.estimate.images
 
     @property
     def over(self) -> str:
-        """What the interval is about: 'seeds and images' or 'images alone'."""
+        """What the interval covers: 'seeds and images' or 'images alone'."""
         return "images alone" if self.estimate.seeds is None else "seeds and images"
 
 
@@ -289,30 +291,30 @@ def compare_pairs(
     *,
     metrics: Sequence[str] = ("ap",),
 ) -> list[PairwiseComparison]:
-    """Returns the differences of pairs of models, corrected by Holm for all that are returned.
+    """Returns the differences of pairs of models, Holm-adjusted over all that are returned.
 
     Args:
-        pairs: model and reference.
-        values: by metric and model.
-        metrics: names of `values`; the result is ordered by them first, then by the pairs.
+        pairs: model and reference of each pair.
+        values: the values by metric and model.
+        metrics: keys of `values`; the result is ordered by metric, then by pair.
     """
     rows = []
     for metric in metrics:
-        own = values[metric]
+        by_model = values[metric]
         for reference, group in groupby(pairs, key=itemgetter(1)):
-            models = [own[reference], *(own[model] for model, _ in group)]
+            models = [by_model[reference], *(by_model[model] for model, _ in group)]
             rows += compare_values(metric, models)[1:]
-    found = []
+    comparisons = []
     for row, (model, reference) in zip(with_verdicts(rows), [*pairs] * len(metrics), strict=True):
         assert row.difference is not None
         assert row.p_adjusted is not None
         assert row.verdict is not None
-        found.append(
+        comparisons.append(
             PairwiseComparison(
                 row.metric, model, reference, row.difference, row.p_adjusted, row.verdict
             )
         )
-    return found
+    return comparisons
 
 
 class RankChange(NamedTuple):
@@ -320,13 +322,15 @@ class RankChange(NamedTuple):
 
     num_pairs: int
     swapped: int
-    """Pairs of models in another order."""
+    """Pairs of models whose order is reversed."""
     distinguishable: int
     """Swapped pairs that are distinguishable under both settings."""
 
 
 def rank_change(first: Mapping[str, Values], second: Mapping[str, Values]) -> RankChange:
-    """Returns how the order of the models that both have differs, by AP50-95.
+    """Returns how the AP50-95 order of the models differs between two settings.
+
+    Only models with values under both settings are compared.
 
     Args:
         first: values by model under one setting.

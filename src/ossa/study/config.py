@@ -1,4 +1,4 @@
-"""The configuration of a study: what is compared, under which conditions, and where it runs."""
+"""The configuration of a study: models, shared settings, varied settings, and executor."""
 
 import math
 import os
@@ -23,17 +23,17 @@ from ossa.schema import Section, validated
 NO_WEIGHTS = "none"
 _MOST_RUNS = 10_000
 _FAMILY = re.compile(r"(?:(?:tf|ese|legacy|dm|nf|test)_)?([a-z]+?(?:\d[a-z]{2,})?)(?=v\d|[^a-z]|$)")
-"""The first word of a name, without who made the weights and without a version."""
+"""Matches the first word of a model name, without the prefix of the weights and the version."""
 _VARIABLE: Mapping[str, type[Section]] = {
     "train": TrainConfig,
     "loss": LossConfig,
     "augment": AugmentConfig,
 }
-"""Sections whose settings a study may vary."""
+"""Sections with settings that a study may vary."""
 
 
 class RecipeChoice(Section):
-    """A recipe, and the settings that the study changes for all runs.
+    """A recipe, and the settings that the study overrides for all runs.
 
     Example:
         >>> RecipeChoice(epochs=3).sections(Path())["train"]["epochs"]
@@ -41,9 +41,9 @@ class RecipeChoice(Section):
     """
 
     base: str = "yolov5-low"
-    """A shipped recipe, or a YAML file in the folder of the study's file or below it."""
+    """A shipped recipe, or a YAML file in or below the folder of the study's file."""
     epochs: PositiveInt | None = None
-    """Like `imgsz` and `batch`, short for the setting of `train`."""
+    """`epochs`, `imgsz` and `batch` are short for the settings in `train`."""
     imgsz: PositiveInt | None = None
     batch: PositiveInt | None = None
     train: dict[str, Any] = Field(default_factory=dict)
@@ -52,11 +52,13 @@ class RecipeChoice(Section):
     evaluate: dict[str, Any] = Field(default_factory=dict)
 
     def sections(self, folder: Path) -> dict[str, Any]:
-        """Returns the sections of `RunConfig`; `folder` is that of the study's file."""
+        """Returns the sections of `RunConfig`; `folder` is the folder of the study's file."""
         short = {"epochs": self.epochs, "imgsz": self.imgsz, "batch": self.batch}
         train = {key: value for key, value in short.items() if value is not None}
         for key in train.keys() & self.train.keys():
-            raise ConfigError(f"recipe.{key} and recipe.train.{key} say the same: leave one out")
+            raise ConfigError(
+                f"recipe.{key} and recipe.train.{key} are the same setting: remove one"
+            )
         sections = {
             "train": {**train, **self.train},
             "loss": self.loss,
@@ -67,7 +69,7 @@ class RecipeChoice(Section):
 
 
 class Reported(Section):
-    """Which weights of a run are scored, and on what: the number that the study reports.
+    """The weights and the split whose metrics the study reports.
 
     Example:
         >>> Reported().weights, Reported(weights="best", split="test").split
@@ -75,12 +77,12 @@ class Reported(Section):
     """
 
     weights: Literal["last", "best"] = "last"
-    """The last running average, or the one of the epoch that was best on val."""
+    """The last EMA weights, or those of the best epoch on val."""
     split: Literal["val", "test"] = "val"
 
 
 class ExecutorConfig(Section):
-    """Where the runs of a study are computed; no result depends on it.
+    """Where the runs of a study are computed; the results do not depend on it.
 
     Example:
         >>> ExecutorConfig(kind="ray", address="auto", cpus=8, gpus=1).requeues
@@ -89,39 +91,39 @@ class ExecutorConfig(Section):
 
     kind: Literal["local", "ray", "slurm"] = "local"
     jobs: PositiveInt | None = Field(default=None, le=1024)
-    """Runs at a time, on any executor. local: one per GPU, or one on the CPU."""
+    """Number of concurrent runs. Default for local: one per GPU, or one on the CPU."""
     device: str | None = None
-    """cpu, cuda or the number of a GPU; local: several, separated by commas. Default: all GPUs."""
+    """cpu, cuda or GPU numbers separated by commas (local). Default: all GPUs."""
     workers: NonNegativeInt | None = Field(default=None, le=256)
-    """Processes of each run that load images."""
+    """Number of processes per run that load images."""
     cache: Literal["auto", "disk", "none"] = "auto"
-    """Where decoded images are kept for all runs: auto in memory while they fit, disk in the user's
-    cache folder."""
+    """Where decoded images are cached for all runs: in memory if they fit (auto), or in the user's
+    cache folder (disk)."""
     threads: PositiveInt | None = Field(default=None, le=1024)
-    """Threads of each run; the processors divided by `jobs`."""
+    """Threads per run. Default: the number of processors divided by `jobs`."""
     address: str | None = None
-    """ray: of the cluster; None for one on this machine."""
+    """ray: address of the cluster; None starts Ray on this machine."""
     cpus: PositiveInt = 1
-    """ray, slurm: processors a run asks for."""
+    """ray, slurm: processors requested per run."""
     gpus: NonNegativeInt = 0
-    """ray, slurm: GPUs a run asks for."""
+    """ray, slurm: GPUs requested per run."""
     partition: str | None = None
-    """slurm."""
+    """slurm: the partition."""
     minutes: PositiveInt = 24 * 60
-    """slurm: the time limit of a job; a run that needs longer is resumed in another."""
+    """slurm: the time limit of a job; a longer run is resumed in another job."""
     requeues: NonNegativeInt = 5
-    """ray, slurm: how often a run that lost its machine is resumed elsewhere."""
+    """ray, slurm: how often a run is resumed after its machine was lost."""
 
     @field_validator("cache", mode="before")
     @classmethod
     def _of_earlier_versions(cls, value: Any) -> Any:
         if value == "ram":
-            raise ValueError("expected auto, disk or none; what was ram is auto")
+            raise ValueError("expected auto, disk or none; use auto in place of ram")
         return "auto" if value is None else value
 
 
 class StudyConfig(Section):
-    """Many models, a few seeds, one recipe.
+    """The configuration of a study: many models, a few seeds, one recipe.
 
     Example:
         >>> import ossa
@@ -133,23 +135,23 @@ class StudyConfig(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     description: str = ""
     data: str
-    """A folder below the data root, or a data.yaml there."""
+    """A folder below the data root, or a data.yaml in it."""
     models: tuple[str, ...] = Field(min_length=1)
     neck: Literal["own", "n", "s", "m", "l", "x"] = "s"
-    """The same for all; with `own`, presets bring theirs and the others have s."""
+    """The scale of the neck of all models; with `own`, presets keep theirs and others have s."""
     context: Literal["none", "sppf"] = "none"
     strides: tuple[PositiveInt, ...] = (8, 16, 32)
     seeds: tuple[NonNegativeInt, ...] = Field(default=(0, 1, 2), min_length=1)
     initial_weights: str | dict[str, str] = NO_WEIGHTS
-    """A pretraining source for all, or for each model `none`, a source, a tag of timm or a file."""
+    """A pretraining source for all models, or by model: `none`, a source, a timm tag or a file."""
     mixed_initial_weights: bool = False
-    """Whether models may start from weights of different data, which every table then shows."""
+    """Whether models may start from weights pretrained on different data; tables then show it."""
     recipe: RecipeChoice = RecipeChoice()
     vary: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
-    """Settings such as train.lr and the values that every model is trained with."""
+    """Settings such as train.lr, with the values that every model is trained with."""
     reported: Reported = Reported()
     families: dict[str, str] = Field(default_factory=dict)
-    """Of models whose family is not the first word of their names."""
+    """Families of models whose family is not the first word of their name."""
     executor: ExecutorConfig = ExecutorConfig()
 
     @field_validator("executor", mode="before")
@@ -158,7 +160,7 @@ class StudyConfig(Section):
         return {"kind": value} if isinstance(value, str) else value
 
     def family(self, model: str) -> str:
-        """Returns the family of a model: mobilenet of mobilenetv3_large_100."""
+        """Returns the family of a model, such as mobilenet for mobilenetv3_large_100."""
         if model in self.families:
             return self.families[model]
         if model in PRESETS or model in CSPDARKNETS:
@@ -167,7 +169,7 @@ class StudyConfig(Section):
         return word[1] if word else model
 
     def neck_of(self, model: str) -> str:
-        """Returns the scale of a model's neck, or `own` for a preset that brings its own."""
+        """Returns the scale of a model's neck, or `own` for a preset that keeps its neck."""
         if self.neck == "own" and model not in PRESETS:
             return "s"
         return self.neck
@@ -177,7 +179,7 @@ def read_study(path: Path) -> StudyConfig:
     """Returns the study of a YAML file.
 
     Raises:
-        ConfigError: no such file, not YAML, a key that is misspelt or a value out of range.
+        ConfigError: the file is missing or not YAML, a key is unknown, or a value is out of range.
 
     Example:
         >>> from pathlib import Path
@@ -199,7 +201,7 @@ def check_study(content: Mapping[str, Any], *, where: str) -> StudyConfig:
     """Returns the checked study.
 
     Raises:
-        ConfigError: naming the first key that is misspelt, or twice the same model or seed.
+        ConfigError: a key is unknown, a value is invalid, or a model or seed is repeated.
     """
     study = validated(StudyConfig, content, where=where)
     for key in ("models", "seeds"):
@@ -217,8 +219,8 @@ def check_study(content: Mapping[str, Any], *, where: str) -> StudyConfig:
             raise ConfigError(f"{where}: {key} names {found}, which is not among the models")
     if study.reported.weights == "best" and study.reported.split == "val":
         raise ConfigError(
-            f"{where}: the best epoch is chosen on val, so reporting it there flatters every run: "
-            "report the last weights, or the best ones on another split (split: test)"
+            f"{where}: the best epoch is chosen on val, so its score there is biased upwards: "
+            "report the last weights, or the best weights on another split (split: test)"
         )
     _check_varied(study, where)
     values = math.prod(len(values) for values in study.vary.values())
@@ -228,7 +230,7 @@ def check_study(content: Mapping[str, Any], *, where: str) -> StudyConfig:
 
 
 def _check_varied(study: StudyConfig, where: str) -> None:
-    """Raises ConfigError for a varied setting that there is not, or that has one value."""
+    """Raises ConfigError for an unknown varied setting, or one with fewer than two values."""
     known = {
         f"{section}.{name}" for section, schema in _VARIABLE.items() for name in schema.model_fields
     }
@@ -239,7 +241,7 @@ def _check_varied(study: StudyConfig, where: str) -> None:
                 f"{', '.join(_VARIABLE)} such as train.lr.{suggestion(key, known)}"
             )
         if len(set(map(str, values))) < 2:
-            raise ConfigError(f"{where}: vary.{key} needs two different values at least")
+            raise ConfigError(f"{where}: vary.{key} needs at least two different values")
 
 
 PRETRAINING_SOURCES: Mapping[str, tuple[str, ...]] = {
@@ -247,33 +249,33 @@ PRETRAINING_SOURCES: Mapping[str, tuple[str, ...]] = {
     "imagenet-12k": ("in12k",),
     "imagenet-22k": ("in22k", "in21k", "inw21k"),
 }
-"""The first data that weights were trained on; fine-tuning on ImageNet-1k may follow."""
+"""First training data of weights by source; they may be fine-tuned on ImageNet-1k afterwards."""
 
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """The weights that one model starts from."""
+    """The initial weights of one model."""
 
     pretraining: str
-    """`none`, a pretraining source, `coco`; the first word of the tag where no source has it."""
+    """`none`, a pretraining source or `coco`; for other data, the first word of the tag."""
     source: str
     """`none`, timm's full name with the tag, or a file."""
     licence: str | None
     model_settings: Mapping[str, Any]
-    """For `ModelConfig`."""
+    """Settings for `ModelConfig`."""
 
 
 def initial_weights(study: StudyConfig, *, folder: Path) -> dict[str, InitialWeights]:
-    """Returns the weights that every model starts from.
+    """Returns the initial weights of every model.
 
     Args:
-        study: names a pretraining source for all, or weights for each.
-        folder: of the study's file; the weights that it names lie in it or below.
+        study: has a pretraining source for all models, or weights for each.
+        folder: the folder of the study's file; its weights are in it or below it.
 
     Raises:
-        ConfigError: an unknown source or tag, a model without weights of the source, or different
-            sources that the study does not declare.
-        CheckpointError: a file that does not say what it is.
+        ConfigError: a source or tag is unknown, a model has no weights of the source, or sources
+            differ without being declared.
+        CheckpointError: a file has no description of its weights.
     """
     asked = study.initial_weights
     if isinstance(asked, str) and asked not in (NO_WEIGHTS, *PRETRAINING_SOURCES):
@@ -282,22 +284,22 @@ def initial_weights(study: StudyConfig, *, folder: Path) -> dict[str, InitialWei
             f"a tag or file for each model, found {asked!r}"
         )
     names = asked if isinstance(asked, dict) else dict.fromkeys(study.models, asked)
-    found = {
+    weights = {
         model: _weights_of(model, names.get(model, NO_WEIGHTS), folder) for model in study.models
     }
-    sources = {weights.pretraining for weights in found.values()}
+    sources = {initial.pretraining for initial in weights.values()}
     if len(sources) > 1 and not study.mixed_initial_weights:
-        each = ", ".join(f"{model} {weights.pretraining}" for model, weights in found.items())
+        each = ", ".join(f"{model} {initial.pretraining}" for model, initial in weights.items())
         raise ConfigError(
             f"initial_weights: the models start from weights of different data ({each}), so a "
-            "difference between them is not that of the backbones: choose the same for all, "
+            "difference between them is not due to the backbones alone: choose the same for all, "
             "or declare it with 'mixed_initial_weights: true'"
         )
-    return found
+    return weights
 
 
 def _weights_of(model: str, name: str, folder: Path) -> InitialWeights:
-    """Returns what a model starts from by the name of its weights in the study."""
+    """Returns the initial weights of a model from their name in the study."""
     if name == NO_WEIGHTS:
         return InitialWeights(NO_WEIGHTS, NO_WEIGHTS, None, {})
     if name.endswith((".safetensors", ".pt")):
@@ -314,7 +316,7 @@ def _weights_of(model: str, name: str, folder: Path) -> InitialWeights:
                 f"initial_weights: {model} has no weights pretrained on {name}{has}: leave the "
                 "model out, or choose another source"
             )
-        # Weights that saw no other data after the source come first.
+        # Prefer weights that were not fine-tuned on other data.
         return _of_tag(architecture, min(usable, key=lambda tag: len(tag.data)))
     tag = tags.get(name.removeprefix(f"{architecture}."))
     if tag is None:
@@ -338,7 +340,7 @@ def _pretraining_of(tag: PretrainedTag) -> str:
 
 
 def _of_file(model: str, file: Path) -> InitialWeights:
-    """Returns the weights of a file: of a whole detector for CSPDarknet, else of a backbone."""
+    """Returns the weights in a file: a whole detector for CSPDarknet, else a backbone."""
     if not os.path.isfile(file):
         raise ConfigError(expected=f"a file for initial_weights.{model}", path=file)
     if model in PRESETS or model in CSPDARKNETS:

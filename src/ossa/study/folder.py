@@ -1,10 +1,10 @@
-"""The folder of a study: its file, its runs, and the state of each.
+"""The folder of a study: its configuration, its runs, and the state of each run.
 
 study.yaml          the study with the models and seeds that were added later
-runs/NAME/          one folder per run, as `ossa train` writes it, and
+runs/NAME/          one folder per run, as written by `ossa train`, with
     worker.log      the output of its process
     failure.json    why it failed, if it has no record
-measurements.json   milliseconds per image, measured when all was trained
+measurements.json   latency and memory per image, measured after the last run
 """
 
 import math
@@ -57,9 +57,9 @@ class RunState:
     folder: Path
     state: State
     record: Record | None = None
-    """If the run is done, or failed after it had begun."""
+    """Present if the run is done, or failed after its start."""
     reason: str | None = None
-    """Why it failed, or why its record is not of this run."""
+    """Why the run failed, or why its record does not belong to it."""
     epochs_done: int = 0
 
     @property
@@ -69,7 +69,7 @@ class RunState:
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """A study on the disk."""
+    """A study on disk."""
 
     path: Path
     plan: Plan
@@ -119,7 +119,7 @@ def _recorded(run: PlannedRun, folder: Path, reported: Reported, epochs: int) ->
 
 
 def _why_foreign(run: PlannedRun, folder: Path, record: Record) -> str | None:
-    """Returns why a record is not of this run, None if it is."""
+    """Returns why a record does not belong to this run, None if it does."""
     if why := why_not_of(record, run.config):
         return f"{folder / RECORD_FILE} {why}"
     for name, digest in record.files.items():
@@ -133,17 +133,17 @@ def _why_foreign(run: PlannedRun, folder: Path, record: Record) -> str | None:
 
 def write_failure(folder: Path, reason: str) -> None:
     """Records why a run without a record failed."""
-    folder.mkdir(parents=True, exist_ok=True)  # its process may not have come so far
+    folder.mkdir(parents=True, exist_ok=True)  # if its process did not create it
     write_json_atomically(folder / FAILURE_FILE, {"reason": reason})
 
 
 def write_progress(folder: Path, epochs: float) -> None:
-    """Records how many epochs of a run are trained."""
+    """Records the number of epochs that a run has trained."""
     write_json_atomically(folder / _PROGRESS_FILE, {"epochs": epochs})
 
 
 def read_progress(folder: Path) -> float:
-    """Returns how many epochs are trained, with the fraction of the current one."""
+    """Returns the number of epochs trained, including the fraction of the current one."""
     try:
         content = read_json_object(folder / _PROGRESS_FILE, what="the progress of a run")
         epochs = float(content["epochs"])
@@ -164,10 +164,10 @@ class _Measurements(Section, extra="ignore"):
 
 
 def read_measurements(folder: Path) -> dict[str, Any]:
-    """Returns `measurements.json` of a study's folder; nothing where there is none.
+    """Returns the content of `measurements.json`, empty if there is no such file.
 
     Raises:
-        DataError: it is damaged.
+        DataError: the file is damaged.
     """
     file = folder / MEASUREMENTS_FILE
     if not file.exists():
@@ -194,10 +194,10 @@ def _failure(folder: Path) -> str | None:
 def create_study(
     study: StudyConfig, path: Path, *, data: Path, weights_folder: Path
 ) -> StudyFolder:
-    """Writes the study into its folder, or checks that the study there is the same.
+    """Writes the study into its folder, or checks that the study in the folder is the same.
 
     Raises:
-        ConfigError: another study is there, or the plan cannot be made.
+        ConfigError: the folder has another study, or the plan is invalid.
     """
     plan = make_plan(study, data=data, folder=weights_folder)
     file = path / STUDY_FILE
@@ -217,18 +217,18 @@ def create_study(
 
 
 def _check_continues(there: StudyFolder, plan: Plan, file: Path) -> None:
-    """Raises ConfigError unless the study in a folder has all runs of a plan, unchanged."""
+    """Raises ConfigError unless the existing study has all runs of the plan, unchanged."""
     known = {run.name: run.config.digest() for run in there.plan.runs}
     for run in plan.runs:
         if run.name not in known:
             raise ConfigError(
                 f"{file} has no run {run.name}: add its model or seed with 'ossa study add', or "
-                "name another folder"
+                "use another folder"
             )
         if known[run.name] != run.config.digest():
             raise ConfigError(
                 f"{file} has another recipe, neck or weights for {run.name}: results under "
-                "different conditions do not belong together; name another folder"
+                "different conditions are not comparable; use another folder"
             )
 
 
@@ -236,7 +236,7 @@ def read_study_folder(path: Path) -> StudyFolder:
     """Returns the study of a folder.
 
     Raises:
-        ConfigError: the folder holds none, or one that was changed into nonsense.
+        ConfigError: the folder has no study, or an invalid one.
     """
     study, places = _read(path / STUDY_FILE)
     plan = make_plan(study, data=Path(places["data"]), folder=Path(places["weights"]))
@@ -244,10 +244,10 @@ def read_study_folder(path: Path) -> StudyFolder:
 
 
 def extend_study(path: Path, *, models: list[str], seeds: list[int]) -> StudyFolder:
-    """Adds models and seeds to the study of a folder and returns it.
+    """Adds models and seeds to the study of a folder and returns the study.
 
     Raises:
-        ConfigError: one that is there already, or that the study cannot have.
+        ConfigError: a model or seed is already in the study, or is invalid.
     """
     study, places = _read(path / STUDY_FILE)
     content = study.model_dump(mode="json")

@@ -1,7 +1,7 @@
-"""What a study costs on this machine: training, estimated before it; inference, measured after it.
+"""Estimates the cost of training before a study, and measures inference after it.
 
-Each model is estimated in a process of its own, so that the memory of one is not that of another:
-`python -m ossa.study.measure` reads a configuration from its standard input.
+Each model is estimated in a separate process, so that its peak memory is its own:
+`python -m ossa.study.measure` reads a configuration from standard input.
 """
 
 import argparse
@@ -35,28 +35,28 @@ from ossa.train.run_folder import LAST_WEIGHTS, environment
 from ossa.types import Letterbox
 
 _STEPS = 3
-"""Measured, after one that is not."""
+"""Number of timed steps, after one warm-up step."""
 _WARMUP_RUNS, _TIMED_RUNS = 10, 50
 _MODELS_AT_ONCE = 16
-"""Timed turn by turn, and held in memory."""
+"""Number of models that are in memory together and timed in turn."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one run of a model takes."""
+    """The estimated cost of one run of a model."""
 
     params: int
     flops: int
     macs: int
     step_seconds: float
-    """Of a batch: forward, losses, backward. Decoding and the optimiser come on top."""
+    """Seconds per batch: forward, losses and backward, without image decoding and optimizer."""
     evaluate_seconds: float
-    """Of a batch: forward, decoding of the predictions and NMS."""
+    """Seconds per batch: forward, decoding of the predictions and NMS."""
     peak_bytes: int
-    """Of the process on the CPU, with PyTorch itself; of the allocator on a GPU."""
+    """Peak memory: of the process, including PyTorch, on the CPU; of the allocator on a GPU."""
 
     def run_seconds(self, config: RunConfig, *, train_images: int, val_images: int) -> float:
-        """Returns the time of a whole run with these numbers of images per epoch."""
+        """Returns the seconds of a whole run with these numbers of images per epoch."""
         batch = config.train.batch
         train, val = -(-train_images // batch), -(-val_images // batch)
         return config.train.epochs * (train * self.step_seconds + val * self.evaluate_seconds)
@@ -70,26 +70,26 @@ def estimate_models(
     threads: int,
     on_model: Callable[[int, int], None] | None = None,
 ) -> dict[str, Estimate | str]:
-    """Returns what a run of each model takes, or the reason why it cannot be trained.
+    """Returns the estimated cost of each model, or the reason why it cannot be trained.
 
     Args:
-        plan: of the study.
-        num_classes: K.
-        device: that will train.
-        threads: of each run.
+        plan: the plan of the study.
+        num_classes: number of classes.
+        device: the device that will train.
+        threads: number of threads per run.
         on_model: called with the number of models measured and their total.
     """
     first: dict[str, PlannedRun] = {}
     for run in plan.base_runs():
         first.setdefault(run.model, run)
-    found: dict[str, Estimate | str] = {}
+    estimates: dict[str, Estimate | str] = {}
     for model, run in first.items():
-        found[model] = _estimate_in_process(
+        estimates[model] = _estimate_in_process(
             run.config, num_classes=num_classes, device=device, threads=threads
         )
         if on_model is not None:
-            on_model(len(found), len(first))
-    return found
+            on_model(len(estimates), len(first))
+    return estimates
 
 
 def _estimate_in_process(
@@ -111,7 +111,7 @@ def _estimate_in_process(
 
 
 def estimate(config: RunConfig, *, num_classes: int, device: torch.device) -> Estimate:
-    """Returns what a run takes, from a few steps in this process."""
+    """Returns the estimated cost of a run, from a few steps in this process."""
     detector = build_detector(config.model, num_classes=num_classes, imgsz=config.train.imgsz)
     cost = count_cost(detector, config.train.imgsz).total
     check_single_values(detector, config, images=2 * config.train.batch)
@@ -151,15 +151,15 @@ def _evaluate(detector: Detector, config: RunConfig, device: torch.device) -> No
 def measure_models(
     folder: StudyFolder, states: Sequence[RunState], *, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Writes `measurements.json` and returns it: milliseconds and memory of an image by model.
+    """Measures latency and memory per image by model; writes and returns `measurements.json`.
 
-    Each model is timed at batch 1 from the image on the device to the detections, in the form that
-    is deployed, with the weights of its first finished run.
+    Each model is fused and timed at batch 1, from the image on the device to the detections, with
+    the weights of its first finished run.
 
     Args:
-        folder: of the study.
-        states: of its runs.
-        device: that is timed.
+        folder: the study.
+        states: the states of its runs.
+        device: the device to measure on.
     """
     first: dict[str, RunState] = {}
     for state in states:
@@ -196,9 +196,9 @@ def _measure(states: Sequence[RunState], device: str) -> dict[str, dict[str, flo
     memory: dict[str, int] = {}
     for state in states:
         detector = detector_from(read_checkpoint(state.folder / LAST_WEIGHTS))
-        used = fuse_detector(detector).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        detectors[state.run.model] = used
-        memory[state.run.model] = count_cost(used, imgsz).total.peak_bytes
+        fused = fuse_detector(detector).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        detectors[state.run.model] = fused
+        memory[state.run.model] = count_cost(fused, imgsz).total.peak_bytes
     times = measure_throughput(
         detectors,
         imgsz=imgsz,
@@ -219,19 +219,19 @@ def _measure(states: Sequence[RunState], device: str) -> dict[str, dict[str, flo
 
 def main() -> int:
     """Estimates the configuration on standard input and prints one JSON object."""
-    parser = argparse.ArgumentParser(description="What a run takes, as one JSON object.")
+    parser = argparse.ArgumentParser(description="Prints the estimated cost of a run as JSON.")
     parser.add_argument("num_classes", type=int)
     parser.add_argument("device")
     options = parser.parse_args()
     config = build_config(json.load(sys.stdin))
     try:
-        found = estimate(
+        result = estimate(
             config, num_classes=options.num_classes, device=torch.device(options.device)
         )
     except (OssaError, torch.OutOfMemoryError) as problem:
         print_line(" ".join(str(problem).split()), to=sys.stderr)
         return 1
-    print(json.dumps(asdict(found)))  # noqa: T201 - JSON
+    print(json.dumps(asdict(result)))  # noqa: T201 - JSON
     return 0
 
 

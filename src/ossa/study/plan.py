@@ -1,6 +1,6 @@
-"""The plan of a study: every run with its configuration, and the proof that they are alike.
+"""The plan of a study: the configuration of every run, and a check that they differ as declared.
 
-A plan needs no data and no measurement; `ossa.study.measure` estimates its time.
+A plan needs neither data nor measurements; `ossa.study.measure` estimates its time.
 """
 
 import hashlib
@@ -34,46 +34,46 @@ class PlannedRun:
     """One training of a study."""
 
     name: str
-    """Of its folder; `convnext_tiny-seed0`, or `convnext_tiny-lr0.005-seed0` of a varied study."""
+    """Name of its folder: `convnext_tiny-seed0`, or `convnext_tiny-lr0.005-seed0` if varied."""
     model: str
-    """By its name in the study."""
+    """Name of the model in the study."""
     family: str
     seed: int
     varied: Mapping[str, Any]
-    """Values of the settings that the study varies, by their dotted names."""
+    """Values of the varied settings, by their dotted names."""
     weights: InitialWeights
     config: RunConfig
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All runs of a study, in the order in which they are trained, and what they share."""
+    """All runs of a study in the order of training, and the settings that they share."""
 
     study: StudyConfig
     runs: tuple[PlannedRun, ...]
-    """Seed by seed, so that a study that is not finished compares all models."""
+    """Ordered by seed, so that an unfinished study can compare all models."""
     conditions: Mapping[str, Any]
-    """Every setting that is the same for all runs, by its dotted name."""
+    """The shared settings, which are the same for all runs, by their dotted names."""
     exceptions: Mapping[str, Mapping[str, Any]]
-    """Other settings that differ, with their values by model: a declared neck of its own."""
+    """Other settings that differ as declared, such as the neck, with their values by model."""
     base: Mapping[str, Any]
-    """Of the varied settings the values of the recipe, or the first ones if it has others."""
+    """For each varied setting, the value of the base recipe if it is listed, else the first one."""
 
     @property
-    def recipe_hash(self) -> str:
-        """The sha256 of the canonical JSON of the conditions."""
+    def shared_settings_hash(self) -> str:
+        """The sha256 of the canonical JSON of the shared settings."""
         canonical = json.dumps(self.conditions, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def base_runs(self) -> list[PlannedRun]:
-        """Returns the runs in which nothing is varied."""
+        """Returns the runs with the base values of the varied settings."""
         return [run for run in self.runs if run.varied == self.base]
 
     def run(self, name: str) -> PlannedRun:
-        """Returns the run of that name.
+        """Returns the run with this name.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: there is no such run.
         """
         for run in self.runs:
             if run.name == name:
@@ -85,12 +85,12 @@ def make_plan(study: StudyConfig, *, data: Path, folder: Path) -> Plan:
     """Returns the plan of a study.
 
     Args:
-        study: what is compared.
-        data: a data.yaml or the folder that holds one.
-        folder: of the study's file; the weights and the recipe that it names lie in it or below.
+        study: the configuration of the study.
+        data: a data.yaml, or the folder that contains one.
+        folder: the folder of the study's file; its weights and recipes are in it or below it.
 
     Raises:
-        ConfigError: a setting that no run can have, or weights that do not fit the models.
+        ConfigError: a setting is invalid, or weights do not fit the models.
 
     Example:
         >>> study = StudyConfig(name="tiny", data="scenes", models=("resnet18",), seeds=(0, 1))
@@ -121,14 +121,15 @@ def make_plan(study: StudyConfig, *, data: Path, folder: Path) -> Plan:
 def _base_values(study: StudyConfig, sections: Mapping[str, Any]) -> dict[str, Any]:
     if not study.vary:
         return {}
-    own = flat_settings(build_config({**sections, "model": {"name": "any"}, "data": ""}))
+    recipe = flat_settings(build_config({**sections, "model": {"name": "any"}, "data": ""}))
     return {
-        key: own[key] if own[key] in values else values[0] for key, values in study.vary.items()
+        key: recipe[key] if recipe[key] in values else values[0]
+        for key, values in study.vary.items()
     }
 
 
 def _variations(study: StudyConfig) -> Iterator[dict[str, Any]]:
-    """Yields every combination of the varied values; one that is empty where nothing is varied."""
+    """Yields every combination of the varied values; a single empty one if nothing is varied."""
     for values in itertools.product(*study.vary.values()):
         yield dict(zip(study.vary, values, strict=True))
 
@@ -172,7 +173,7 @@ def _compare_settings(
     """Returns the settings that are the same in all runs, and the others by model.
 
     Raises:
-        ConfigError: a setting differs that the study does not declare to differ.
+        ConfigError: a setting differs that the study does not declare.
     """
     may_differ = _BACKBONE_SETTINGS | _PLACES | set(study.vary)
     settings = [flat_settings(run.config) for run in runs]
@@ -200,7 +201,7 @@ def flat_settings(config: RunConfig) -> dict[str, Any]:
 
     def flat(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
         for key, value in settings.items():
-            # `backbone_args` is one setting, whatever it holds.
+            # `backbone_args` is a single setting.
             if isinstance(value, dict) and key != "backbone_args":
                 yield from flat(value, f"{prefix}{key}.")
             else:
@@ -211,23 +212,23 @@ def flat_settings(config: RunConfig) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """The data of a study."""
+    """The size and fingerprint of the data of a study."""
 
     train_images: int
     val_images: int
     num_classes: int
     data_fingerprint: str
-    """As the records of the runs will have it."""
+    """The same value as in the records of the runs."""
 
     def last_batch(self, plan: Plan) -> int:
-        """Returns the images in the last batch of an epoch."""
+        """Returns the number of images in the last batch of an epoch."""
         batch = plan.conditions.get("train.batch", plan.runs[0].config.train.batch)
         return self.train_images % batch or min(batch, self.train_images)
 
     def flat(self, plan: Plan) -> dict[str, Any]:
-        """Returns the conditions that all runs share, and what differs, ready for JSON."""
+        """Returns the shared settings and the differences as values ready for JSON."""
         return {
-            "recipe_hash": plan.recipe_hash,
+            "recipe_hash": plan.shared_settings_hash,
             "data_fingerprint": self.data_fingerprint,
             "train_images": self.train_images,
             "val_images": self.val_images,
@@ -242,15 +243,15 @@ class DatasetSummary:
 def summarize_data(
     plan: Plan, *, allow_unlabeled: bool = False, callback: Callback | None = None
 ) -> DatasetSummary:
-    """Returns what the runs of a plan will be trained on: images that can be decoded.
+    """Returns a summary of the decodable images that the runs of a plan will be trained on.
 
     Args:
-        plan: of a study.
-        allow_unlabeled: more than half of the training images may be without a label.
-        callback: notified of what the data lack.
+        plan: the plan of a study.
+        allow_unlabeled: allow more than half of the training images to have no label.
+        callback: receives notes on missing or damaged data.
 
     Raises:
-        ConfigError, DataError: as `ossa train`.
+        ConfigError, DataError: as for `ossa train`.
     """
     config = plan.runs[0].config
     read = read_training_data(

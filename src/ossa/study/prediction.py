@@ -1,20 +1,20 @@
-"""The quality to expect of a model that was not trained, and whether such predictions hold.
+"""Predicted quality of models that were not trained, and validation of such predictions.
 
-The prediction is the power-law fit at the complexity of the model. Its interval is jackknife+
-(Barber, Candès, Ramdas and Tibshirani, "Predictive inference with the jackknife+", Annals of
-Statistics 49, 2021) of the logarithms: with the lines f_-i fitted without each of the n models, and
-the absolute residuals R_i of those models from them,
+The prediction is the power-law fit at the complexity of the model. Its interval is the jackknife+
+interval (Barber, Candès, Ramdas and Tibshirani, "Predictive inference with the jackknife+", Annals
+of Statistics 49, 2021) of the logarithms: with the lines f_-i fitted without each of the n models,
+and the absolute residuals R_i of those models from them,
 
     from the k-th smallest of f_-i(x) - R_i to the k-th largest of f_-i(x) + R_i, k = floor(a(n+1)),
 
-with a = 0.2. It assumes no shape of the scatter: for exchangeable models its coverage is 60% at
-least (their theorem 1), and about 80% wherever no single model turns the line.
+with a = 0.2. It makes no assumption on the distribution of the residuals: for exchangeable models
+its coverage is at least 60% (their theorem 1), and about 80% if no single model dominates the fit.
 
-The validation: models are left out, predicted from the others alone, and compared with what was
-measured. A model that is left out alone still has its family among the others; models of a
-**family** left out together do not, as is the case for a family that nobody trained.
+For the validation, models are left out, predicted from the others alone, and compared with their
+measured quality. With one model left out at a time, other members of its family remain; with a
+whole **family** left out at a time, none do, as for a family that was never trained.
 
-A power law has no ceiling: far out, an interval may pass an AP of 1.
+A power law has no upper bound: far from the trained models, an interval may exceed an AP of 1.
 """
 
 from collections.abc import Collection, Mapping
@@ -34,35 +34,35 @@ from ossa.study.results import COMPLEXITIES, QUALITIES, StudyResults
 from ossa.study.scaling import InsufficientData, Points, leave_one_out
 
 _OUTSIDE = 5
-"""One prediction in so many may lie outside its interval, of 80%."""
+"""One in so many predictions may lie outside the 80% interval."""
 FEWEST_OTHERS = 5
-"""Models from which one that is left out is predicted: of four a line leaves two degrees of freedom
-to the scatter, and jackknife+ at 80% is finite from four on."""
+"""Smallest number of remaining models from which a left-out model is predicted. The jackknife+
+interval at 80% is finite from four models on, but a line leaves them two degrees of freedom."""
 
 Group: TypeAlias = Literal["model", "family"]
-"""What is left out at a time."""
+"""The unit that is left out at a time."""
 GROUPS: tuple[Group, ...] = ("model", "family")
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The quality to expect at a complexity."""
+    """The predicted quality at a complexity."""
 
     complexity: float
     expected: float
-    """By the fit: the median."""
+    """The median by the power-law fit."""
     low: float
     high: float
-    """Ends of the 80% prediction interval."""
+    """Bounds of the 80% prediction interval."""
     num_models: int
-    """From which it was made."""
+    """Number of models that were fitted."""
     inside: bool
-    """Whether the complexity is among those of the models; outside, the fit is extrapolated."""
+    """Whether the complexity is within the range of the models; otherwise the fit extrapolates."""
 
 
 @dataclass(frozen=True)
 class LeftOutPrediction:
-    """A model that was left out, predicted and measured."""
+    """The prediction and the measured quality of a model that was left out."""
 
     model: str
     family: str
@@ -71,7 +71,7 @@ class LeftOutPrediction:
 
     @property
     def error(self) -> float:
-        """Measured less predicted, in the unit of the quality."""
+        """Measured minus predicted, in the unit of the quality."""
         return self.measured - self.prediction.expected
 
     @property
@@ -81,22 +81,22 @@ class LeftOutPrediction:
 
     @property
     def covered(self) -> bool:
-        """Whether the measured quality lies in the interval."""
+        """Whether the prediction interval contains the measured quality."""
         return self.prediction.low <= self.measured <= self.prediction.high
 
 
 @dataclass(frozen=True)
 class Validation:
-    """How predictions of models that were left out compare with what was measured."""
+    """Predictions of left-out models compared with their measured quality."""
 
     predictions: tuple[LeftOutPrediction, ...]
-    """In the order of the points; one at least."""
+    """At least one, in the order of the points."""
     untested: Mapping[str, str]
-    """Models or families without which no line can be fitted, and why."""
+    """Models or families without which no line can be fitted, with the reasons."""
 
     @property
     def mean_absolute_error(self) -> float:
-        """In the unit of the quality."""
+        """Mean of |measured - predicted|, in the unit of the quality."""
         return float(np.mean([abs(row.error) for row in self.predictions]))
 
     @property
@@ -106,20 +106,20 @@ class Validation:
 
     @property
     def num_covered(self) -> int:
-        """Models whose measured quality lies in the interval."""
+        """Number of intervals that contain the measured quality."""
         return sum(row.covered for row in self.predictions)
 
     @property
     def coverage(self) -> str:
-        """Such as '8 of 10'."""
+        """The number of covered predictions as text, such as '8 of 10'."""
         return f"{self.num_covered} of {len(self.predictions)}"
 
     @property
     def coverage_interval(self) -> Interval:
-        """95% confidence interval of the share that is covered (Clopper and Pearson, 1934).
+        """95% confidence interval of the coverage (Clopper and Pearson, 1934).
 
-        It takes the models to be independent; members of a family are not, so with families left
-        out it is too narrow.
+        The interval assumes independent models. Members of a family are not independent, so it is
+        too narrow when families are left out.
         """
         test = stats.binomtest(self.num_covered, len(self.predictions))
         low, high = test.proportion_ci(confidence_level=LEVEL, method="exact")
@@ -127,7 +127,7 @@ class Validation:
 
 
 def predict(points: Points, complexity: float) -> Prediction | InsufficientData:
-    """Returns the quality to expect of a model of this complexity, or why there is none.
+    """Returns the predicted quality of a model of this complexity, or why there is none.
 
     Example:
         >>> cost = [1, 2, 4, 8, 16, 32, 64, 128]
@@ -140,10 +140,10 @@ def predict(points: Points, complexity: float) -> Prediction | InsufficientData:
 
 
 def validate_predictions(points: Points, *, leave_out: Group) -> Validation | InsufficientData:
-    """Returns predictions of every model, left out once alone or with its whole family.
+    """Returns a prediction for every model, left out alone or with its whole family.
 
-    What is left out has no part in the prediction, nor in its interval. Where fewer than five
-    models remain, it stays untested.
+    Models that are left out affect neither the prediction nor its interval. If fewer than five
+    models remain, the model or family is not tested.
     """
     if lacking := points.insufficient():
         return lacking
@@ -165,12 +165,12 @@ def validate_predictions(points: Points, *, leave_out: Group) -> Validation | In
 
 
 def validate(points: Points) -> dict[str, Validation | InsufficientData]:
-    """Returns both validations, by what is left out."""
+    """Returns the validation for each unit that is left out, model and family."""
     return {group: validate_predictions(points, leave_out=group) for group in GROUPS}
 
 
 def _jackknife_plus(points: Points, complexity: float) -> Prediction:
-    """Returns the prediction from four models at least, of three complexities at least."""
+    """Returns the prediction from at least four models with at least three complexities."""
     lines = leave_one_out(points)
     expected, residuals = lines.at(complexity), np.abs(lines.residuals)
     rank = (len(points) + 1) // _OUTSIDE
@@ -187,13 +187,13 @@ def _jackknife_plus(points: Points, complexity: float) -> Prediction:
 
 @dataclass(frozen=True)
 class StudyPrediction:
-    """The quality to expect at one complexity, and how well such predictions held in the study."""
+    """The predicted quality at one complexity, with the validation of such predictions."""
 
     quality: str
     complexity: str
     prediction: Prediction
     validations: Mapping[str, Validation | InsufficientData]
-    """By what was left out, 'model' or 'family'."""
+    """By the unit that was left out, 'model' or 'family'."""
 
     def flat(self) -> dict[str, Any]:
         """Returns plain values, ready for JSON."""
@@ -207,27 +207,27 @@ class StudyPrediction:
             "models": self.prediction.num_models,
             "inside": self.prediction.inside,
         }
-        for group, found in self.validations.items():
-            known = isinstance(found, Validation)
-            row[f"error_without_{group}"] = found.mean_absolute_error if known else None
-            row[f"coverage_without_{group}"] = found.coverage if known else None
+        for group, validation in self.validations.items():
+            known = isinstance(validation, Validation)
+            row[f"error_without_{group}"] = validation.mean_absolute_error if known else None
+            row[f"coverage_without_{group}"] = validation.coverage if known else None
         return row
 
 
 def predict_quality(
     results: StudyResults, at: float, *, quality: str = "ap", complexity: str = "params"
 ) -> StudyPrediction:
-    """Returns the quality to expect at a complexity, with an 80% prediction interval.
+    """Returns the predicted quality at a complexity, with an 80% prediction interval.
 
     Args:
-        results: of the study.
+        results: the results of the study.
         at: the complexity, in the unit of `COMPLEXITIES`.
         quality: a key of `QUALITIES`.
         complexity: a key of `COMPLEXITIES`.
 
     Raises:
         ConfigError: an unknown quality or complexity, or one that is not positive.
-        DataError: the study allows no fit of these: under eight models, or nothing was measured.
+        DataError: no fit is possible: fewer than eight models, or nothing was measured.
     """
     _check_known("quality", quality, QUALITIES)
     _check_known("complexity", complexity, COMPLEXITIES)
@@ -237,7 +237,7 @@ def predict_quality(
     prediction = predict(points, at)
     if isinstance(prediction, InsufficientData):
         raise DataError(
-            f"the study {results.study.name} predicts nothing from {COMPLEXITIES[complexity]}: "
+            f"the study {results.study.name} allows no prediction from {COMPLEXITIES[complexity]}: "
             f"{prediction.reason}"
         )
     return StudyPrediction(quality, complexity, prediction, validate(points))
@@ -249,15 +249,15 @@ def _check_known(what: str, name: str, known: Collection[str]) -> None:
 
 
 def cost_in_study(folder: StudyFolder, model: str, *, num_classes: int) -> Cost:
-    """Returns what a detector of the study would cost with another backbone.
+    """Returns the cost of a detector of the study with another backbone.
 
     Args:
-        folder: of the study, which sets the neck and the image size.
+        folder: the study, which sets the neck and the image size.
         model: a backbone, or a preset.
-        num_classes: K.
+        num_classes: number of classes.
 
     Raises:
-        ConfigError, UnsupportedBackbone: no such model, or none that can be a backbone here.
+        ConfigError, UnsupportedBackbone: the model is unknown or cannot be a backbone.
     """
     study = folder.study.model_copy(
         update={"models": (model,), "initial_weights": "none", "families": {}}

@@ -1,10 +1,10 @@
-"""The metrics that a study reports of a run, as they are and under resampled images.
+"""The metrics that a study reports for a run, as measured and under resampled images.
 
-The record of a run has the metrics of the last weights on val. Where a study reports another split,
-the weights it names are scored there once the run is done, and the result is written beside the
-record. So are the metrics under resampled images: the resamples are the same for every run on a
-split, so that what was stored months apart is comparable, and a report over hundreds of runs
-matches and resamples nothing.
+The record of a run has the metrics of the last weights on val. If a study reports another split,
+the chosen weights are evaluated there when the run has finished, and the result is written beside
+the record. The metrics under resampled images are stored there, too. The resamples are the same for
+every run on a split, so that values stored months apart are comparable, and a report over hundreds
+of runs does not have to match or resample anything.
 """
 
 import gzip
@@ -45,13 +45,13 @@ from ossa.train.run_folder import (
 from ossa.train.splits import read_split as read_split_of_run
 
 REPORTED_FILE = "reported.json"
-SAMPLES_FILE = "resampled.npz"
+RESAMPLED_FILE = "resampled.npz"
 _SEED = 0
 _LARGEST = 64 * 2**20
 
 
 class _ReportedContent(Reported, strict=True):
-    """What `reported.json` holds."""
+    """The content of `reported.json`."""
 
     metrics: Numbers
     fingerprint: str
@@ -59,7 +59,7 @@ class _ReportedContent(Reported, strict=True):
 
 
 def is_reported(folder: Path, reported: Reported) -> bool:
-    """Returns whether a finished run has the number that the study reports."""
+    """Returns whether a finished run has the metrics that the study reports."""
     return reported.split == "val" or (folder / REPORTED_FILE).is_file()
 
 
@@ -71,10 +71,10 @@ def write_reported(
     workers: int,
     cache: CachePlace = "none",
 ) -> None:
-    """Scores the weights of a finished run on the split and writes metrics and detections.
+    """Evaluates the weights of a finished run on the split; writes metrics and detections.
 
     Raises:
-        OssaError: no such split, or weights that are gone.
+        OssaError: there is no such split, or the weights are missing.
     """
     config = build_config(read_record(folder).config)
     weights = folder / (LAST_WEIGHTS if reported.weights == "last" else BEST_WEIGHTS)
@@ -105,10 +105,10 @@ def write_reported(
 
 
 def read_reported(folder: Path, reported: Reported) -> dict[str, Any]:
-    """Returns the flat metrics that the study reports of a finished run.
+    """Returns the flat metrics that the study reports for a finished run.
 
     Raises:
-        DataError: they are missing or of other weights or another split.
+        DataError: they are missing, or belong to other weights or another split.
     """
     if reported.split == "val":
         return read_record(folder).metrics["last"]
@@ -127,10 +127,10 @@ def reported_fingerprint(folder: Path, reported: Reported) -> str:
 
 
 def read_split(folder: Path, data: str, reported: Reported) -> DatasetIndex:
-    """Returns the split that a study reports on, which must be as it was for the run of a folder.
+    """Returns the split that a study reports on, checked against a run that was scored on it.
 
     Raises:
-        DataError: it is another one now.
+        DataError: the split has changed since.
     """
     fingerprint = reported_fingerprint(folder, reported)
     index = read_index(read_description(data), reported.split).index
@@ -139,7 +139,7 @@ def read_split(folder: Path, data: str, reported: Reported) -> DatasetIndex:
     if index.fingerprint() != fingerprint:
         raise DataError(
             f"the {reported.split} split of {data} is not the one that the run in {folder} was "
-            "scored on: give the data as they were"
+            "scored on: restore the data"
         )
     return index
 
@@ -148,10 +148,10 @@ def _read(folder: Path, reported: Reported) -> _ReportedContent:
     file = folder / REPORTED_FILE
     read = read_json_object(file, what="the reported metrics")
     content = validated(_ReportedContent, read, where=str(file))
-    found = content.model_dump(include={"weights", "split"})
-    if found != reported.model_dump():
+    scored = content.model_dump(include={"weights", "split"})
+    if scored != reported.model_dump():
         expected = f"metrics of {reported.model_dump()}"
-        raise DataError(expected=expected, found=str(found), path=file)
+        raise DataError(expected=expected, found=str(scored), path=file)
     name = detections_file(reported)
     if sha256_of(folder / name) != content.files.get(name):
         raise DataError(f"{folder / name} is not the file that {file} lists: its sha256 differs")
@@ -163,24 +163,25 @@ def detections_file(reported: Reported) -> str:
     return DETECTIONS_FILE if reported.split == "val" else f"{reported.split}-detections.json.gz"
 
 
-def samples_of(
+def ensure_resampled(
     detections: Path, index: DatasetIndex, *, resamples: int = RESAMPLES
 ) -> dict[str, NDArray[np.float64]]:
-    """Returns (W,) every metric of a run under the weightings of its images.
+    """Returns every metric (W,) of a run under the weightings of its images.
 
-    They are read from the file beside the detections, or computed and written there.
+    The values are read from the file beside the detections; if it is missing or outdated, they are
+    computed and written there.
 
     Args:
         detections: COCO results of a run on the split.
         index: the split.
-        resamples: how often the images are drawn.
+        resamples: number of bootstrap resamples of the images.
 
     Raises:
-        DataError: detections that do not fit the split.
+        DataError: the detections do not belong to the split.
     """
     origin = f"{sha256_of(detections)} {index.fingerprint()} {resamples} {_SEED}"
-    file = detections.parent / SAMPLES_FILE
-    kept = _read_samples(file, origin)
+    file = detections.parent / RESAMPLED_FILE
+    kept = _read_resampled(file, origin)
     if kept is not None:
         return kept
     matches = match(index, read_coco_results(detections, index))
@@ -193,8 +194,8 @@ def samples_of(
     return values
 
 
-def _read_samples(file: Path, origin: str) -> dict[str, NDArray[np.float64]] | None:
-    """Returns what a file holds, None where it is missing, changed or of other detections."""
+def _read_resampled(file: Path, origin: str) -> dict[str, NDArray[np.float64]] | None:
+    """Returns the stored metrics, None if they are missing, changed or of other detections."""
     try:
         with ZipFile(file) as archive, np.load(file, allow_pickle=False) as content:
             size = sum(member.file_size for member in archive.infolist())
@@ -202,7 +203,7 @@ def _read_samples(file: Path, origin: str) -> dict[str, NDArray[np.float64]] | N
                 return None
             values = {name: content[name] for name in METRICS}
             return values if str(content["digest"]) == _digest(values) else None
-    except Exception:  # of the many kinds that damaged archives raise: it is made anew
+    except Exception:  # damaged archives raise many kinds: the file is written again
         return None
 
 

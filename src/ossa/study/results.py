@@ -1,4 +1,4 @@
-"""The results of a study: a row for every finished run, means over seeds, quality against cost."""
+"""The results of a study: one row per finished run, means over seeds, quality against cost."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -14,15 +14,15 @@ from ossa.data.annotations import DatasetIndex
 from ossa.errors import DataError, OssaError
 from ossa.evaluate.metrics import METRIC_TITLES, Metrics
 from ossa.evaluate.statistics import Values
-from ossa.study.analysis import Relation, find_pareto_points, joint_draws
+from ossa.study.analysis import Relation, joint_draws, pareto_membership
 from ossa.study.config import StudyConfig
 from ossa.study.folder import RunState, StudyFolder, read_measurements, read_study_folder
 from ossa.study.reported import (
-    SAMPLES_FILE,
+    RESAMPLED_FILE,
     detections_file,
+    ensure_resampled,
     read_reported,
     read_split,
-    samples_of,
 )
 from ossa.study.scaling import Points, fit_power_law, inverse_normalised_loss
 from ossa.train.run_folder import read_log, same_images
@@ -35,12 +35,12 @@ COMPLEXITIES: Final[Mapping[str, str]] = {
     "params": "parameters",
     "flops": "FLOPs",
     "macs": "MACs",
-    "ms_per_image": "ms an image",
-    "train_seconds": "training s",
+    "ms_per_image": "ms per image",
+    "train_seconds": "training, s",
     "peak_bytes": "memory, bytes",
 }
 _OTHER_NUMBERS = ("ap75", "ap_medium", "ap_large", "ar_100", "precision", "f1", "evaluate_seconds")
-_TEXTS = ("model", "family", "policy", "weights", "licence", "neck")
+_TEXTS = ("model", "family", "pretraining", "weights", "licence", "neck")
 _ROUNDING = 1e-6
 _LOSSES = ("train_box", "train_objectness", "train_classes")
 
@@ -48,7 +48,7 @@ _LOSSES = ("train_box", "train_objectness", "train_classes")
 def values_of(
     runs: Sequence[Mapping[str, NDArray[np.float64]]], metric: str, *, num_images: int
 ) -> Values:
-    """Returns one metric of the runs of a model.
+    """Returns the values of one metric over the runs of a model.
 
     Raises:
         DataError: the split has no object of the kind that the metric is about.
@@ -66,15 +66,15 @@ class StudyRun:
     state: RunState
     log: tuple[Mapping[str, Any], ...]
     """One entry per epoch."""
-    samples: Mapping[str, NDArray[Any]]
-    """(W,) of every metric under the weightings of the images."""
+    resampled_metrics: Mapping[str, NDArray[Any]]
+    """Values (W,) of every metric under the weightings of the images."""
     row: Mapping[str, Any]
-    """Flat: model, family, seed, what is varied, metrics, costs, seconds."""
+    """Flat row: model, family, seed, varied settings, metrics, costs, seconds."""
 
 
 @dataclass(frozen=True)
 class StudyResults:
-    """A study as far as it is done, with one finished run at least.
+    """The results of a study so far, with at least one finished run.
 
     Example:
         >>> import ossa
@@ -85,13 +85,13 @@ class StudyResults:
 
     folder: StudyFolder
     states: tuple[RunState, ...]
-    """Of all runs that were planned."""
+    """The states of all planned runs."""
     runs: tuple[StudyRun, ...]
-    """Those that are done and were trained on the same data."""
+    """The finished runs that were trained on the same data."""
     index: DatasetIndex
     """The split that the study reports on."""
     measurements: Mapping[str, Any]
-    """`measurements.json`; empty where nothing was measured."""
+    """The content of `measurements.json`; empty if nothing was measured."""
 
     @property
     def study(self) -> StudyConfig:
@@ -100,7 +100,7 @@ class StudyResults:
 
     @cached_property
     def runs_by_model(self) -> dict[str, list[StudyRun]]:
-        """Finished runs of the recipe as it is, or with the first of the varied values."""
+        """Finished runs of the base recipe, or with the first of the varied values."""
         base = self.folder.plan.base
         runs: dict[str, list[StudyRun]] = {}
         for run in self.runs:
@@ -109,20 +109,21 @@ class StudyResults:
         return {model: runs[model] for model in self.study.models if model in runs}
 
     def table(self) -> pd.DataFrame:
-        """Returns one row per finished run, those with varied settings included."""
+        """Returns one row per finished run, including those with varied settings."""
         return pd.DataFrame([run.row for run in self.runs])
 
     def models(self) -> pd.DataFrame:
-        """Returns one row per model in the order of the study: `runs` and means over its seeds.
+        """Returns one row per model in the order of the study: number of runs and means over seeds.
 
-        Columns of numbers have a deviation over seeds beside them, `ap_std`: NaN of one run.
+        Each numeric column has one for its standard deviation over seeds, such as `ap_std`, which
+        is NaN for a single run.
         """
         return self._models
 
     @cached_property
     def _models(self) -> pd.DataFrame:
         rows = [[run.row for run in runs] for runs in self.runs_by_model.values()]
-        return pd.DataFrame([_mean_row(own) for own in rows])
+        return pd.DataFrame([_mean_row(model_rows) for model_rows in rows])
 
     @property
     def names(self) -> list[str]:
@@ -131,16 +132,16 @@ class StudyResults:
 
     @property
     def pretraining_sources(self) -> list[str]:
-        """The data that the initial weights were trained on, each once."""
-        return self._models["policy"].unique().tolist()
+        """The pretraining data of the initial weights, without duplicates."""
+        return self._models["pretraining"].unique().tolist()
 
     @property
     def best_first(self) -> list[str]:
-        """The models by their mean AP50-95."""
+        """The models in descending order of their mean AP50-95."""
         return self._models.sort_values("ap", ascending=False, kind="stable")["model"].tolist()
 
     def number(self, model: str, column: str) -> float:
-        """Returns a number of `models()`, NaN where it is unknown."""
+        """Returns a number from `models()`, NaN if it is unknown."""
         return float(self._by_model.at[model, column])
 
     @cached_property
@@ -148,17 +149,17 @@ class StudyResults:
         return self._models.set_index("model")
 
     def is_known(self, column: str) -> bool:
-        """Returns whether a column of `models()` has a number for one model at least."""
+        """Returns whether a column of `models()` has a number for at least one model."""
         return column in self._models and bool(self._models[column].notna().any())
 
     @property
     def qualities(self) -> dict[str, str]:
-        """Titles of the `QUALITIES` that are known."""
+        """The `QUALITIES` that are known, with their titles."""
         return {key: title for key, title in QUALITIES.items() if self.is_known(key)}
 
     @property
     def complexities(self) -> dict[str, str]:
-        """Titles of the `COMPLEXITIES` that are known."""
+        """The `COMPLEXITIES` that are known, with their titles."""
         return {key: title for key, title in COMPLEXITIES.items() if self.is_known(key)}
 
     def values(self, metric: str) -> dict[str, Values]:
@@ -168,29 +169,34 @@ class StudyResults:
             DataError: the split has no object of the kind that the metric is about.
         """
         return {
-            model: values_of([run.samples for run in runs], metric, num_images=len(self.index))
+            model: values_of(
+                [run.resampled_metrics for run in runs], metric, num_images=len(self.index)
+            )
             for model, runs in self.runs_by_model.items()
         }
 
     def variations(self) -> dict[str, dict[str, Values]]:
-        """Returns AP50-95 by combination of the varied settings and by model, the recipe's first.
+        """Returns AP50-95 by combination of varied settings and by model, the base recipe first.
 
-        Names are such as 'train.lr 0.03'; there is one of '' where nothing is varied.
+        Combinations have names such as 'train.lr 0.03'; if nothing is varied, the only name is ''.
         """
         runs: dict[str, dict[str, list[Mapping[str, NDArray[Any]]]]] = {}
         for varied in (self.folder.plan.base, *(run.state.run.varied for run in self.runs)):
             runs.setdefault(_variation(varied), {})
         for run in self.runs:
-            own = runs[_variation(run.state.run.varied)]
-            own.setdefault(run.state.run.model, []).append(run.samples)
+            by_model = runs[_variation(run.state.run.varied)]
+            by_model.setdefault(run.state.run.model, []).append(run.resampled_metrics)
         return {
-            name: {m: values_of(own, "ap", num_images=len(self.index)) for m, own in models.items()}
+            name: {
+                model: values_of(samples, "ap", num_images=len(self.index))
+                for model, samples in models.items()
+            }
             for name, models in runs.items()
             if models
         }
 
     def points(self, quality: str, complexity: str) -> Points:
-        """Returns one point per model with both numbers."""
+        """Returns one point for each model that has both numbers."""
         models = self._models
         return Points.of(
             self.names,
@@ -200,7 +206,7 @@ class StudyResults:
         )
 
     def relation(self, quality: str, complexity: str) -> Relation:
-        """Returns one quality against one complexity: power-law fit and Pareto set."""
+        """Returns the relation of a quality to a complexity: power-law fit and Pareto set."""
         return self._relations[quality, complexity]
 
     @cached_property
@@ -210,21 +216,22 @@ class StudyResults:
             draws = self._draws(quality)
             for complexity in self.complexities:
                 points = self.points(quality, complexity)
-                pareto = find_pareto_points(points, draws)
+                pareto = pareto_membership(points, draws)
                 fit = fit_power_law(points)
                 relations[quality, complexity] = Relation(quality, complexity, points, fit, pareto)
         return relations
 
     def _draws(self, quality: str) -> dict[str, NDArray[np.float64]] | None:
-        """Returns joint draws of a quality, None where neither images nor seeds vary it."""
-        if quality in self.runs[0].samples:
-            return joint_draws({m: own.resampled for m, own in self.values(quality).items()})
+        """Returns joint draws of a quality, None if neither images nor seeds vary it."""
+        if quality in self.runs[0].resampled_metrics:
+            by_model = self.values(quality)
+            return joint_draws({model: values.resampled for model, values in by_model.items()})
         resamples = next(iter(self.values("ap").values())).resampled.shape[1]
-        seeds = {
+        repeated = {
             model: np.array([[run.row[quality]] * resamples for run in runs], float)
             for model, runs in self.runs_by_model.items()
         }
-        return joint_draws(seeds) if min(map(len, seeds.values())) > 1 else None
+        return joint_draws(repeated) if min(map(len, repeated.values())) > 1 else None
 
 
 def _variation(varied: Mapping[str, Any]) -> str:
@@ -232,7 +239,7 @@ def _variation(varied: Mapping[str, Any]) -> str:
 
 
 def _mean_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns what the runs of a model have in common, and their means and deviations."""
+    """Returns what the runs of a model have in common, with means and standard deviations."""
     row: dict[str, Any] = {"runs": len(rows), **{key: rows[0][key] for key in _TEXTS}}
     for name in (*QUALITIES, *COMPLEXITIES, *_OTHER_NUMBERS):
         values = np.array([run[name] for run in rows], float)  # None becomes NaN
@@ -251,7 +258,7 @@ def load_study(
         on_run: called with the number of finished runs read and their total.
 
     Raises:
-        DataError: no run is done, or the data are no longer those that were trained on.
+        DataError: no run is finished, or the data have changed since the training.
 
     Example:
         >>> import ossa
@@ -289,7 +296,7 @@ def load_study(
 
 
 def _of_one_data_set(states: Sequence[RunState], first: RunState) -> list[RunState]:
-    """Returns the states, those of runs on other data than the first as foreign."""
+    """Returns the states, with runs on other data than the first one marked as foreign."""
     kept = []
     for state in states:
         record = state.record
@@ -313,11 +320,11 @@ def _read_run(
     reported, run, record = folder.study.reported, state.run, state.record
     assert record is not None
     log = read_log(state.folder)
-    samples = samples_of(state.folder / detections_file(reported), index)
+    resampled = ensure_resampled(state.folder / detections_file(reported), index)
     recorded = read_reported(state.folder, reported)
     metrics = {field.name: recorded.get(field.name) for field in fields(Metrics)}
     del metrics["per_class"]
-    _check_recomputed(metrics, samples, state.folder)
+    _check_recomputed(metrics, resampled, state.folder)
     precision, recall = metrics.get("precision"), metrics.get("recall")
     measured = measurements.get("models", {}).get(run.model, {})
     row = {
@@ -326,14 +333,14 @@ def _read_run(
         "family": run.family,
         "seed": run.seed,
         **run.varied,
-        "policy": run.weights.pretraining,
+        "pretraining": run.weights.pretraining,
         "weights": run.weights.source,
         "licence": run.weights.licence,
         "neck": run.config.model.neck,
         "imgsz": run.config.train.imgsz,
         **metrics,
         "f1": 2 * precision * recall / (precision + recall) if precision and recall else None,
-        "ap_crowded": float(samples["ap_crowded"][0]),
+        "ap_crowded": float(resampled["ap_crowded"][0]),
         "inverse_loss": inverse_normalised_loss([sum(e[key] for key in _LOSSES) for e in log]),
         **{key: record.cost[key] for key in ("params", "flops", "macs")},
         "ms_per_image": measured.get("ms_per_image"),
@@ -342,19 +349,19 @@ def _read_run(
         "train_seconds": record.times["train"],
         "evaluate_seconds": record.times["evaluate"],
     }
-    return StudyRun(state, tuple(log), samples, row)
+    return StudyRun(state, tuple(log), resampled, row)
 
 
 def _check_recomputed(
-    metrics: Mapping[str, Any], samples: Mapping[str, NDArray[Any]], folder: Path
+    metrics: Mapping[str, Any], resampled: Mapping[str, NDArray[Any]], folder: Path
 ) -> None:
-    """Raises DataError where the metrics of a run are not those of its detections."""
+    """Raises DataError if the recorded metrics differ from those of the detections."""
     for name in ("ap", "ap50", "ap75"):
-        value, found = metrics.get(name), float(samples[name][0])
-        if value is not None and abs(value - found) > _ROUNDING:
+        value, computed = metrics.get(name), float(resampled[name][0])
+        if value is not None and abs(value - computed) > _ROUNDING:
             raise DataError(
-                expected=f"{name} {found:.6f}, as computed from the detections",
+                expected=f"{name} {computed:.6f}, as computed from the detections",
                 found=f"{value:.6f} recorded",
                 path=folder,
-                advice=f"record, detections and {SAMPLES_FILE} do not belong together",
+                advice=f"record, detections and {RESAMPLED_FILE} do not belong together",
             )

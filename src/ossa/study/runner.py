@@ -1,4 +1,4 @@
-"""Running a study: every run that is not finished is given to the executor."""
+"""Runs a study: the executor trains every run that is not finished."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ from ossa.train.run_folder import RECORD_FILE
 def images_kept(
     runs: Iterable[PlannedRun], place: CachePlace, *, splits: Iterable[str], callback: Callback
 ) -> Iterator[None]:
-    """Decodes the images of runs once on this machine; a cache in memory lasts as long as the body.
+    """Decodes the images of the runs once on this machine and keeps them during the context.
 
     Raises:
         ConfigError, DataError, RunFailed: as `read_index` and `open_pixels`.
@@ -54,23 +54,23 @@ def run_study(
     retry_failed: bool = False,
     on_run: Callable[[RunState], None],
 ) -> list[RunState]:
-    """Trains every run that is not finished and returns all of them as they then stand.
+    """Trains every run that is not finished and returns the final states of all runs.
 
     Args:
-        study: the folder with what was done before.
-        executor: computes the runs.
-        retry_failed: train those again that failed.
-        on_run: called with each run that has ended.
+        study: the study, with the results of earlier calls.
+        executor: trains the runs.
+        retry_failed: also train failed runs again.
+        on_run: called with the state of each run that has ended.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C, once every run has saved where it is.
+        KeyboardInterrupt: after Ctrl-C, once every run has saved its state.
     """
     wanted = [
         state
         for state in study.states()
         if not state.finished or (retry_failed and state.state == "failed")
     ]
-    # A process of an earlier call may still train: its run is taken up last.
+    # A process of an earlier call may still train its run, which is therefore taken last.
     wanted.sort(key=lambda state: state.state == "running")
 
     def on_end(name: str, exit_code: int) -> None:
@@ -78,7 +78,7 @@ def run_study(
         folder = study.run_folder(run)
         state = run_state(run, folder, study.study.reported)
         if exit_code not in (DONE, STOPPED) and not state.finished:
-            write_failure(folder, _reason(exit_code))  # its process could not
+            write_failure(folder, _reason(exit_code))  # as its process could not
         on_run(run_state(run, folder, study.study.reported))
 
     jobs = [Job(study.path.resolve(), state.run.name) for state in wanted]
@@ -88,13 +88,13 @@ def run_study(
 
 def _reason(exit_code: int) -> str:
     if exit_code >= 0:
-        return f"its process ended with exit code {exit_code}; worker.log has its last words"
-    memory = ", as a machine does that is short of memory" if exit_code == -9 else ""
-    return f"its process was ended by signal {-exit_code}{memory}; worker.log has its last words"
+        return f"its process ended with exit code {exit_code}; worker.log has its last output"
+    memory = ", often for lack of memory" if exit_code == -9 else ""
+    return f"its process was ended by signal {-exit_code}{memory}; worker.log has its last output"
 
 
 def epochs_trained(study: StudyFolder) -> float:
-    """Returns how many epochs of all runs are trained; cheap, since nothing is verified."""
+    """Returns the number of epochs trained in all runs; fast, since nothing is verified."""
     return sum(
         float(run.config.train.epochs)
         if (study.run_folder(run) / RECORD_FILE).exists()
@@ -104,9 +104,9 @@ def epochs_trained(study: StudyFolder) -> float:
 
 
 def seconds_left(states: Sequence[RunState]) -> float | None:
-    """Returns the training time that unfinished runs still need, None while no run has finished.
+    """Returns the estimated training time of unfinished runs, None if no run has finished.
 
-    A model without a finished run is taken to be as slow as the others on average.
+    A model without a finished run is assumed to need the average time of the others.
     """
     spent: dict[str, list[float]] = {}
     for state in states:
@@ -115,10 +115,11 @@ def seconds_left(states: Sequence[RunState]) -> float | None:
             spent.setdefault(state.run.model, []).append(seconds)
     if not spent:
         return None
-    an_epoch = {model: fmean(seconds) for model, seconds in spent.items()}
-    usual = fmean(an_epoch.values())
+    per_epoch = {model: fmean(seconds) for model, seconds in spent.items()}
+    average = fmean(per_epoch.values())
     return sum(
-        (state.run.config.train.epochs - state.epochs_done) * an_epoch.get(state.run.model, usual)
+        (state.run.config.train.epochs - state.epochs_done)
+        * per_epoch.get(state.run.model, average)
         for state in states
         if not state.finished
     )

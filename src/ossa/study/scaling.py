@@ -19,11 +19,11 @@ from ossa.errors import DataError
 from ossa.evaluate.statistics import LEVEL, Interval
 
 FEWEST_MODELS = 8
-"""For a fit, and for whatever rests on one."""
+"""Smallest number of models for a fit."""
 _FEWEST_COMPLEXITIES = 3
-"""Different ones: with two, a line may hang on a single model, and without it there is none."""
+"""Number of distinct values; with two, the slope may be undefined if one model is left out."""
 _SAME = 1e-6
-"""Complexities within one in a million are the same."""
+"""Complexities whose logarithms differ by less are counted as one."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class InsufficientData:
     """Returned in place of a fit, a ranking or a prediction that the data do not allow."""
 
     reason: str
-    """One clause: what is needed, what was found."""
+    """One clause with what was expected and what was found."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Points:
     models: tuple[str, ...]
     families: tuple[str, ...]
     complexity: NDArray[np.float64]
-    """(M,) in the unit it came in."""
+    """(M,) in its original unit."""
     quality: NDArray[np.float64]
-    """(M,) means over seeds, in the unit they came in."""
+    """(M,) means over seeds, in the original unit."""
     left_out: tuple[LeftOut, ...] = ()
     """Models whose numbers are missing, 0 or not finite."""
 
@@ -65,13 +65,13 @@ class Points:
         complexity: ArrayLike | Sequence[float | None],
         quality: ArrayLike | Sequence[float | None],
     ) -> "Points":
-        """Returns the points of the models that have both numbers; `left_out` names the others.
+        """Returns the points of the models that have both numbers; `left_out` lists the others.
 
         Args:
             models: (N,) names.
-            families: (N,) of the models.
-            complexity: (N,) None or NaN where it was not measured.
-            quality: (N,) mean over the seeds of each.
+            families: (N,) families of the models.
+            complexity: (N,) None or NaN if it was not measured.
+            quality: (N,) mean over the seeds of each model.
 
         Raises:
             DataError: a model is listed twice.
@@ -104,19 +104,19 @@ class Points:
         return len(self.models)
 
     def where(self, kept: ArrayLike) -> "Points":
-        """Returns the points where `kept`, (M,) bool, is true, without anything left out."""
+        """Returns the points where `kept`, (M,) bool, is true; `left_out` is empty."""
         mask = np.asarray(kept, bool)
         models, families = (tuple(compress(n, mask)) for n in (self.models, self.families))
         return Points(models, families, self.complexity[mask], self.quality[mask])
 
     def family(self, name: str) -> "Points":
-        """Returns the points of one family, with what was left out of it."""
-        own = self.where([family == name for family in self.families])
+        """Returns the points of one family; `left_out` has only its models."""
+        members = self.where([family == name for family in self.families])
         left_out = tuple(model for model in self.left_out if model.family == name)
-        return replace(own, left_out=left_out)
+        return replace(members, left_out=left_out)
 
     def insufficient(self, *, fewest: int = FEWEST_MODELS) -> InsufficientData | None:
-        """Returns why no line can be fitted to the points, None where one can."""
+        """Returns why no line can be fitted to the points, or None if one can be."""
         if len(self) < fewest:
             without = "; ".join(f"{model.model}: {model.reason}" for model in self.left_out)
             return InsufficientData(
@@ -133,12 +133,12 @@ class Points:
 
 
 def inverse_normalised_loss(losses: Sequence[float]) -> float:
-    """Returns the largest loss over the last one, 1 and up: a quality of a training.
+    """Returns the largest loss divided by the last one, at least 1: a measure of training quality.
 
-    NaN without epochs, for a loss that is not finite, and for a last loss of 0.
+    The result is NaN without epochs, for a loss that is not finite, and for a last loss of 0.
 
     Args:
-        losses: mean weighted total training loss of every epoch.
+        losses: the mean weighted total training loss of every epoch.
     """
     series = np.asarray(losses, np.float64)
     if not series.size or not np.isfinite(series).all() or series[-1] <= 0:
@@ -163,11 +163,11 @@ class PowerLaw:
     intercept: float
     """Natural logarithm of the quality at a complexity of 1, in the unit of the points."""
     r_squared: float
-    """Of the logarithms; NaN where all models are equally good."""
+    """R² of the logarithms; NaN if all models have the same quality."""
     slope_error_hc3: float
-    """Standard error that does not take the scatter to be the same everywhere."""
+    """Heteroscedasticity-consistent (HC3) standard error of the slope."""
     covariance: NDArray[np.float64]
-    """(2, 2) of intercept and slope, if the scatter is the same everywhere."""
+    """(2, 2) covariance of intercept and slope, assuming homoscedastic residuals."""
 
     @property
     def slope_error(self) -> float:
@@ -181,7 +181,7 @@ class PowerLaw:
         return Interval(self.slope - half, self.slope + half)
 
     def expected(self, complexity: ArrayLike) -> NDArray[np.float64]:
-        """Returns the quality (Q,) at complexities (Q,): the median, since it is fitted in logs."""
+        """Returns the fitted quality (Q,), the median, at complexities (Q,)."""
         return np.exp(self.intercept + self.slope * np.log(complexity))
 
     def ratios(self) -> NDArray[np.float64]:
@@ -191,8 +191,8 @@ class PowerLaw:
     def band(self, complexity: ArrayLike) -> Band:
         """Returns the fit at complexities (Q,) with its confidence band.
 
-        The band is about the middle of all such models, not about one more of them, which scatters
-        around it (`ossa.study.prediction`).
+        The band covers the mean trend. A single model scatters around it; see
+        `ossa.study.prediction` for prediction intervals.
         """
         at = np.asarray(complexity, np.float64)
         design = np.column_stack((np.ones(len(at)), np.log(at)))
@@ -230,36 +230,36 @@ def fit_power_law(points: Points) -> PowerLaw | InsufficientData:
 
 
 def fit_families(points: Points) -> dict[str, PowerLaw | InsufficientData]:
-    """Returns the fit of every family alone, by name in the order of the points."""
+    """Returns a separate fit for each family, by name, in the order of the points."""
     names = (*points.families, *(model.family for model in points.left_out))
     return {name: fit_power_law(points.family(name)) for name in dict.fromkeys(names)}
 
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """The line through the logarithms of M models, and M more, each fitted without one of them."""
+    """A line fitted to the logarithms of M models, and M lines that leave out one model each."""
 
     line: NDArray[np.floating]
-    """(2,) intercept and slope of the line through all."""
+    """(2,) intercept and slope of the line fitted to all models."""
     coefficients: NDArray[np.float64]
-    """(M, 2) of the others."""
+    """(M, 2) intercept and slope of the lines without each model."""
     residuals: NDArray[np.float64]
-    """(M,) ln quality of each model, less that of the line without it."""
+    """(M,) ln quality of each model minus that of the line without it."""
 
     def at(self, complexity: float) -> NDArray[np.float64]:
-        """Returns ln quality (M,) of the lines without each model at one complexity."""
+        """Returns ln quality (M,) at one complexity on the lines without each model."""
         return self.coefficients @ np.array([1.0, np.log(complexity)])
 
 
 def leave_one_out(points: Points) -> LeaveOneOut:
-    """Returns the lines with and without each of the points, from a single fit.
+    """Returns the line through all points and those without each point, from a single fit.
 
     A point with leverage h and residual e is e / (1 - h) off the line without it, and its removal
     lowers the coefficients by (X'X)^-1 x e / (1 - h) (DFBETA of Belsley, Kuh and Welsch,
     "Regression Diagnostics", 1980).
 
     Args:
-        points: with three different complexities at least, or a line without one is undefined.
+        points: at least three different complexities, so that every line is defined.
     """
     log_quality = np.log(points.quality)
     design = np.column_stack((np.ones(len(points)), np.log(points.complexity)))

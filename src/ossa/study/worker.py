@@ -1,8 +1,8 @@
-"""The process of one run: `python -m ossa.study.worker STUDY_FOLDER RUN`.
+"""The process that trains one run of a study: `python -m ossa.study.worker STUDY_FOLDER RUN`.
 
-Executors start it, and may start it again: a run that is done is left as it is, and one that was
-interrupted is resumed from its last checkpoint. Exit codes: 0 done, 1 failed, 3 stopped
-by Ctrl-C or SIGTERM with everything saved.
+Executors may start it more than once: a finished run is left unchanged, and an interrupted run is
+resumed from its last checkpoint. Exit codes: 0 for done, 1 for failed, and 3 for stopped by Ctrl-C
+or SIGTERM with everything saved.
 """
 
 import argparse
@@ -25,8 +25,13 @@ from ossa.study.config import Reported
 from ossa.study.executors import DONE, FAILED, STOPPED
 from ossa.study.folder import FAILURE_FILE, read_study_folder, write_failure, write_progress
 from ossa.study.plan import PlannedRun
-from ossa.study.reported import detections_file, is_reported, read_split, write_reported
-from ossa.study.results import samples_of
+from ossa.study.reported import (
+    detections_file,
+    ensure_resampled,
+    is_reported,
+    read_split,
+    write_reported,
+)
 from ossa.train.callbacks import Callback, RunStart
 from ossa.train.checkpoint import STATE_FILE
 from ossa.train.loop import train
@@ -47,7 +52,7 @@ def train_run(
     workers: int,
     cache: CachePlace = "auto",
 ) -> int:
-    """Trains a run from where it is to its end and returns the exit code of its process."""
+    """Trains a run from its last checkpoint to its end; returns the exit code of its process."""
     folder.mkdir(parents=True, exist_ok=True)
     with held(folder, on_wait=lambda owner: print_line(f"waiting for {owner}")):
         (folder / FAILURE_FILE).unlink(missing_ok=True)
@@ -59,7 +64,7 @@ def train_run(
                 workers=workers,
                 cache=cache,
                 resume=(folder / STATE_FILE).exists(),
-                allow_unlabeled=True,  # or the study would not have begun
+                allow_unlabeled=True,  # checked when the study was started
                 callback=_Log(folder),
                 save_minutes=_SAVE_MINUTES,
             )
@@ -67,7 +72,7 @@ def train_run(
                 return STOPPED
             if not is_reported(folder, reported):
                 write_reported(folder, reported, device=device, workers=workers, cache=cache)
-            samples_of(
+            ensure_resampled(
                 folder / detections_file(reported), read_split(folder, run.config.data, reported)
             )
         except KeyboardInterrupt:
@@ -119,7 +124,7 @@ class _Log(Callback):
 
 
 def _stop_without_parent(parent: int) -> None:
-    """Asks this process to stop once the one that started it is gone, as after a SIGKILL."""
+    """Stops this process by SIGTERM when its parent is gone, for example after a SIGKILL."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -130,7 +135,7 @@ def _stop_without_parent(parent: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Trains the run that the command line names, or these arguments; returns the exit code."""
+    """Trains the run named by the arguments, by default the command line; returns the exit code."""
     parser = argparse.ArgumentParser(description="The process of one run of a study.")
     parser.add_argument("study", type=Path)
     parser.add_argument("run")

@@ -1,7 +1,7 @@
-"""Where the runs of a study are computed: on this machine, on a Ray cluster or by Slurm.
+"""Executors of the runs of a study: on this machine, on a Ray cluster or by Slurm.
 
-Nothing here, in `ray` or in `slurm` imports torch: only the process of a run does, so that what
-waits for it on the machines of a cluster stays small.
+This module, `ray` and `slurm` do not import torch, so that the processes that wait for a run on the
+machines of a cluster stay small. Only the process of the run imports it.
 """
 
 import os
@@ -23,33 +23,33 @@ if TYPE_CHECKING:
 
 RUNS_FOLDER, WORKER_LOG = "runs", "worker.log"
 DONE, FAILED, STOPPED = 0, 1, 3
-"""Exit codes of a run's process; STOPPED has saved everything."""
+"""Exit codes of a run's process; a STOPPED run has saved everything."""
 LOST = -signal.SIGKILL
-"""Exit code of a run whose machine was never heard of again."""
+"""Exit code of a run whose machine was lost."""
 BROKEN = os.EX_SOFTWARE
 """Exit code of a run whose process could not be started."""
 _ENDED_FROM_OUTSIDE = (STOPPED, -signal.SIGTERM, LOST)
 _WORKERS_ON_GPU = 4
 
 OnEnd = Callable[[str, int], None]
-"""Called with the name of a run and the exit code of its process; below 0 it is a signal."""
+"""Called with the name of a run and the exit code of its process; negative for a signal."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """The process of one run, which trains on from wherever the run stands."""
+    """A job that trains one run, resuming it from its last checkpoint."""
 
     study: Path
-    """Folder of the study, which every machine sees under this path."""
+    """Folder of the study, under the same path on every machine."""
     run: str
     device: str = "cpu"
     workers: int = 0
-    """Processes that load images."""
+    """Number of processes that load images."""
     threads: int = 1
     cache: str = "auto"
-    """Where decoded images are kept."""
+    """Where decoded images are cached."""
     resumes: int = 0
-    """How often the run was resumed after its process was ended from outside."""
+    """How often the run was resumed after its process was stopped from outside."""
 
     @property
     def log(self) -> Path:
@@ -57,13 +57,13 @@ class Job:
         return self.study / RUNS_FOLDER / self.run / WORKER_LOG
 
     def arguments(self, *, parent: int) -> list[str]:
-        """Returns the arguments of `ossa.study.worker`, which stops when `parent` is gone."""
+        """Returns the arguments of `ossa.study.worker`, which stops when `parent` has ended."""
         options = {"device": self.device, "workers": self.workers, "cache": self.cache}
         flags = [text for key, value in options.items() for text in (f"--{key}", str(value))]
         return [str(self.study), self.run, *flags, "--parent", str(parent)]
 
     def start(self) -> "subprocess.Popen[bytes]":
-        """Starts the process, which stops when this process is gone."""
+        """Starts the process, which stops when this process has ended."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         threads = {"OMP_NUM_THREADS": str(self.threads)}
         with open_to_append(self.log) as log:
@@ -73,7 +73,7 @@ class Job:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **threads},
-                # Ctrl-C at the terminal is for the study, which stops its runs one by one.
+                # Ctrl-C in the terminal must reach only the study, which stops its runs.
                 start_new_session=True,
             )
 
@@ -95,14 +95,14 @@ class Job:
 
 
 class Executor(Protocol):
-    """Brings runs to their end."""
+    """Trains runs until they have ended."""
 
     def execute(self, jobs: Sequence[Job], *, on_end: OnEnd) -> None:
-        """Returns when all runs have ended, well or badly.
+        """Returns when all runs have ended, successfully or not.
 
         Args:
-            jobs: in the order in which they should begin; the executor chooses the device.
-            on_end: called for every run as soon as its process has ended for good.
+            jobs: jobs in the order of their start; the executor chooses the device.
+            on_end: called for every run when its process has ended and will not be restarted.
 
         Raises:
             KeyboardInterrupt: after Ctrl-C, once every run has saved its state.
@@ -121,14 +121,14 @@ def create_executor(config: "ExecutorConfig") -> Executor:
     """Returns the executor of the configured kind.
 
     Raises:
-        ConfigError: its package or its machines are missing.
+        ConfigError: the package or the cluster is missing.
     """
     module, name = _EXECUTORS[config.kind]
     return getattr(import_module(module), name)(config)
 
 
 def require_package(package: str, *, extra: str, find: Callable[[str], object] = find_spec) -> None:
-    """Raises ConfigError, with the line that installs it, if a package is missing."""
+    """Raises ConfigError with the installation command if a package is missing."""
     if find(package) is None:
         raise ConfigError(
             f"executor {extra} needs the package {package}, found none: pip install 'ossa[{extra}]'"
@@ -136,20 +136,20 @@ def require_package(package: str, *, extra: str, find: Callable[[str], object] =
 
 
 def check_device(config: "ExecutorConfig") -> None:
-    """Raises ConfigError if a device is named, which on a cluster the scheduler chooses."""
+    """Raises ConfigError if a device is set, as the scheduler of a cluster chooses it."""
     if config.device not in (None, "cpu") or (config.device == "cpu" and config.gpus):
         raise ConfigError(
-            f"executor.device: expected none with {config.kind}, found {config.device!r}: say with "
-            f"executor.gpus how many GPUs a run asks for (here {config.gpus})"
+            f"executor.device: expected none with {config.kind}, found {config.device!r}: set "
+            f"executor.gpus to the number of GPUs per run (here {config.gpus})"
         )
 
 
 def cluster_job(job: Job, config: "ExecutorConfig") -> Job:
-    """Returns the job with what a cluster gives it: some processors and GPUs of one machine."""
+    """Returns the job with the resources that the cluster assigns to it."""
     workers = _WORKERS_ON_GPU if config.gpus else 0
     return replace(
         job,
-        # A cluster shows a run no GPUs but its own, and they are numbered from 0.
+        # Only the assigned GPUs are visible to a run, numbered from 0.
         device="cuda:0" if config.gpus else "cpu",
         workers=config.workers if config.workers is not None else workers,
         threads=config.threads or config.cpus,

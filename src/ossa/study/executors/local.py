@@ -1,8 +1,7 @@
-"""Runs as processes of this machine: one per GPU, or a few on the CPU with the threads divided.
+"""Executor for this machine: one process per GPU, or a few on the CPU that share its threads.
 
-A run's process is forked from one that has imported all that runs need, and has done nothing else
-(Python's fork server): importing torch and timm takes 8 s of a processor, a minute of an hour if
-runs take some minutes.
+Every run is forked from a fork server that has already imported the libraries, since importing
+torch and timm takes 8 s, a noticeable part of runs that take a few minutes.
 """
 
 import multiprocessing
@@ -29,7 +28,7 @@ _POLL_SECONDS = 0.2
 
 
 class LocalExecutor:
-    """Starts a process for each run; the next begins when one has ended."""
+    """Starts one process per run, at most `jobs` at a time."""
 
     def __init__(self, config: ExecutorConfig) -> None:
         devices = _devices(config.device)
@@ -38,7 +37,7 @@ class LocalExecutor:
         processors = len(os.sched_getaffinity(0))
         self._threads = config.threads or max(1, processors // jobs)
         on_gpu = devices[0] != "cpu"
-        # On the CPU the network itself leaves no processor idle.
+        # On the CPU, the network already keeps all processors busy.
         self._workers = config.workers if config.workers is not None else (4 if on_gpu else 0)
         self._cache = config.cache
 
@@ -58,7 +57,8 @@ class LocalExecutor:
                     process = processes.Process(target=_train, args=(job,))
                     process.start()
                     running[process] = job
-                for process in [one for one in running if one.exitcode is not None]:
+                ended = [process for process in running if process.exitcode is not None]
+                for process in ended:
                     job = running.pop(process)
                     free.append(job.device)
                     on_end(job.run, process.exitcode or 0)
@@ -70,7 +70,7 @@ class LocalExecutor:
 
 @contextmanager
 def _threads_of_new_processes(threads: int) -> Iterator[None]:
-    """Sets the number of threads for libraries that read it when they are loaded."""
+    """Sets the number of threads for libraries that read it at import."""
     name = "OMP_NUM_THREADS"
     before = os.environ.get(name)
     os.environ[name] = str(threads)
@@ -83,20 +83,20 @@ def _threads_of_new_processes(threads: int) -> Iterator[None]:
 
 
 def _train(job: Job) -> None:
-    """Trains a run in a process of its own, which stops once the fork server is gone."""
-    # Ctrl-C at the terminal is for the study, which stops its runs one by one.
+    """Trains a run in this process, which stops when the fork server has ended."""
+    # Ctrl-C in the terminal must reach only the study, which stops its runs.
     os.setsid()
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with open_to_append(job.log) as file:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(file.fileno(), stream.fileno())
-    # The server may be of an earlier study in this process.
+    # The fork server may have been started by an earlier study with other settings.
     torch.set_num_threads(job.threads)
     sys.exit(train_named_run(job.arguments(parent=os.getppid())))
 
 
 def _stop(processes: Sequence[ForkServerProcess]) -> None:
-    """Asks all processes to save and stop, and waits; a second Ctrl-C ends them at once."""
+    """Asks all processes to save and stop, and waits; a second Ctrl-C kills them."""
     for process in processes:
         if process.pid is not None and process.exitcode is None:
             with suppress(ProcessLookupError):
@@ -114,7 +114,7 @@ def _devices(wanted: str | None) -> list[str]:
     """Returns the devices that runs are assigned to in turn.
 
     Raises:
-        ConfigError: this machine has no such device.
+        ConfigError: there is no such device on this machine.
     """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted is None:

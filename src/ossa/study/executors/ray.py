@@ -1,8 +1,8 @@
-"""Runs as tasks of a Ray cluster (https://docs.ray.io): `pip install 'ossa[ray]'`.
+"""Executor for a Ray cluster (https://docs.ray.io): `pip install 'ossa[ray]'`.
 
-Ray finds a machine with the processors and GPUs that a run asks for; the task there starts the
-run's process and waits for it. A run whose machine is lost is resumed on another one from its last
-checkpoint: all machines see the study's folder under the same path.
+Ray schedules each run on a machine with the requested processors and GPUs, where a task starts the
+process of the run and waits for it. A run whose machine is lost is resumed on another one from its
+last checkpoint, as all machines have the study's folder under the same path.
 """
 
 import os
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS, _WATCH_SECONDS = 0.2, 0.5
 _REACH_SECONDS = 10.0
-_OBJECT_STORE_BYTES = 80 * 2**20  # runs exchange files, not objects: Ray's least
+_OBJECT_STORE_BYTES = 80 * 2**20  # Ray's minimum; runs exchange files, not objects
 
 
 class RayExecutor:
-    """Submits every run to Ray, which computes as many at a time as the cluster has room for."""
+    """Submits every run to Ray, which runs as many at a time as fit on the cluster."""
 
     def __init__(self, config: "ExecutorConfig") -> None:
         require_package("ray", extra="ray")
@@ -55,7 +55,7 @@ class RayExecutor:
         import ray
 
         config = self._config
-        # Ray's own retries would not be recorded in a run's log.
+        # Ray's own retries would not appear in the log of a run.
         options = ray.remote(num_cpus=config.cpus, num_gpus=config.gpus, max_retries=0)
         remote_job = options(run_job)
         at_once = config.jobs or len(waiting)
@@ -80,9 +80,9 @@ class RayExecutor:
 
 
 def run_job(job: Job) -> int:
-    """Brings a run to its end on a machine of the cluster and returns its exit code.
+    """Trains a run on a machine of the cluster and returns the exit code of its process.
 
-    Ray turns the cancellation of a task into KeyboardInterrupt: the process saves and stops.
+    Ray raises KeyboardInterrupt when a task is cancelled; the process then saves and stops.
     """
     process = job.start()
     try:
@@ -95,10 +95,10 @@ def run_job(job: Job) -> int:
 
 
 def _connect(address: str | None) -> None:
-    """Connects to a cluster, or starts one that lives as long as this process.
+    """Connects to a cluster, or starts a local one for the lifetime of this process.
 
     Raises:
-        ConfigError: there is no cluster, or one of another version of Ray or Python.
+        ConfigError: there is no cluster, or it has another version of Ray or Python.
     """
     import ray
 
@@ -119,20 +119,20 @@ def _connect(address: str | None) -> None:
     except (OSError, RuntimeError, ValueError) as problem:
         reason = " ".join(str(problem).split())
         raise ConfigError(
-            f"executor.address: expected a Ray cluster at {address}, found none to work with "
-            f"({reason}); start one with 'ray start', or leave it out for one on this machine"
+            f"executor.address: expected a Ray cluster at {address}, found none that is usable "
+            f"({reason}); start one with 'ray start', or remove it to start Ray on this machine"
         ) from None
 
 
 def _reach(address: str) -> None:
-    """Raises OSError if nothing listens at an address, which Ray would try for minutes."""
+    """Raises OSError if nothing listens at an address, as Ray would retry for minutes."""
     host, colon, port = address.rpartition(":")
     if colon and port.isdecimal() and "/" not in host:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
 
 
 def check_room(config: "ExecutorConfig", nodes: Sequence[dict[str, float]]) -> None:
-    """Raises ConfigError if no node has what a run asks for: it would wait for ever."""
+    """Raises ConfigError if no node has the resources of a run, as it would wait forever."""
     for node in nodes:
         if node.get("CPU", 0) >= config.cpus and node.get("GPU", 0) >= config.gpus:
             return
@@ -152,12 +152,12 @@ def _exit_code(reference: Any, job: Job) -> int:
     except RayTaskError as failure:
         job.write_log(f"the machine could not start the run: {failure}")
         return BROKEN
-    except RayError:  # its process, its node or the way to it is gone
+    except RayError:  # the process or the node was lost, or is unreachable
         return LOST
 
 
 def _stop(references: list[Any]) -> None:
-    """Asks all runs to save and stop, and waits; a second Ctrl-C ends them at once."""
+    """Asks all runs to save and stop, and waits; a second Ctrl-C ends the wait."""
     import ray
 
     for reference in references:

@@ -1,8 +1,8 @@
-"""Runs as jobs of Slurm (https://slurm.schedmd.com), by submitit: `pip install 'ossa[slurm]'`.
+"""Executor for Slurm (https://slurm.schedmd.com), by submitit: `pip install 'ossa[slurm]'`.
 
-A study is an array of jobs, one per run. A job that is pre-empted, requeued or near its time limit
-saves and goes back into the queue, and resumes from its last checkpoint wherever it starts again:
-all machines see the study's folder under the same path. submitit's files are in its `slurm/`.
+A study is a job array with one job per run. A job that is pre-empted, requeued or near its time
+limit saves, returns to the queue and resumes from its last checkpoint on any machine, as all
+machines have the study's folder under the same path. submitit's files are in its `slurm/`.
 """
 
 import os
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 SLURM_FOLDER = "slurm"
 _COMMANDS = ("sbatch", "squeue", "scancel", "scontrol")
-_POLL_SECONDS = 5.0  # every question is one to the controller of the whole cluster
+_POLL_SECONDS = 5.0  # every poll is a request to the controller of the whole cluster
 _STOP_POLL_SECONDS, _WATCH_SECONDS = 1.0, 0.5
 _SAVING_SECONDS = 90  # between the warning and the time limit
-_LATE_POLLS = 3  # a shared file system shows a file some seconds after it was written
-_TIME_LIMITS = 1000  # a run takes as many jobs as it needs
+_LATE_POLLS = 3  # a file may take seconds to appear on a shared file system
+_TIME_LIMITS = 1000  # a run may use as many jobs as it needs
 _OVER = frozenset(
     {
         *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"),
@@ -50,7 +50,7 @@ _FOR_GOOD = ("CANCELLED", "OUT_OF_MEMORY")
 
 
 class SlurmExecutor:
-    """Submits every run, and waits until all have ended."""
+    """Submits every run and waits until all have ended."""
 
     def __init__(self, config: "ExecutorConfig") -> None:
         require_package("submitit", extra="slurm")
@@ -88,7 +88,7 @@ class SlurmExecutor:
 
 
 class SlurmTask:
-    """What a job of Slurm computes: submitit pickles it, calls it, and asks it to save."""
+    """The callable of a Slurm job, which submitit pickles, calls and asks to checkpoint."""
 
     def __init__(self, job: Job, stop_file: Path) -> None:
         self._job = job
@@ -96,15 +96,16 @@ class SlurmTask:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> int:
-        """Brings a run to its end and returns the exit code of its process.
+        """Trains a run and returns the exit code of its process.
 
-        A file asks it to stop: a signal of Slurm's would go to the processes that load images, too.
+        A stop file asks it to stop, as a Slurm signal would also reach the processes that load
+        images.
         """
         if self._stop_file.exists():
             return -signal.SIGTERM
         _remove_earlier_result()
-        # Slurm's warning goes to all processes of a job and is for this one. A signal that is
-        # blocked here stays so in the process that is started.
+        # Slurm sends its warning to all processes of a job, but only this one may handle it. The
+        # started process inherits the blocked signal.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
         process = self._process = self._job.start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
@@ -117,11 +118,11 @@ class SlurmTask:
         return process.returncode
 
     def checkpoint(self) -> "DelayedSubmission":
-        """Lets the run save, and returns what is computed when the job starts again."""
+        """Lets the run save, and returns the task for the next start of the job."""
         from submitit.helpers import DelayedSubmission
 
         if self._process is not None:
-            # submitit calls this within a signal handler, and Popen may hold its lock.
+            # submitit calls this in a signal handler, where Popen may hold its lock.
             with suppress(ProcessLookupError, ChildProcessError):
                 os.kill(self._process.pid, signal.SIGTERM)
                 os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
@@ -129,28 +130,28 @@ class SlurmTask:
 
 
 def _remove_earlier_result() -> None:
-    """Removes the result of a job that was requeued, or its loss would go unnoticed."""
+    """Removes the result of a requeued job, so that a lost job is noticed."""
     from submitit import JobEnvironment
 
     JobEnvironment().paths.result_pickle.unlink(missing_ok=True)
 
 
 class Queue:
-    """The jobs of a study that are not over."""
+    """The unfinished Slurm jobs of a study."""
 
     def __init__(self, submitter: Any, stop_file: Path, *, requeues: int) -> None:
         self._submitter = submitter
         self._stop_file = stop_file
         self._requeues = requeues
         self.jobs: dict[str, tuple[Any, Job]] = {}
-        """submitit's job and ours, by the id that Slurm gave it."""
+        """submitit's job and ours by Slurm job id."""
         self._late: dict[str, int] = {}
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Submits an array of jobs.
 
         Raises:
-            ConfigError: Slurm refuses it.
+            ConfigError: Slurm rejects it.
         """
         from submitit.core.utils import FailedJobError
 
@@ -159,15 +160,16 @@ class Queue:
             submitted = self._submitter.submit_array(tasks)
         except (FailedJobError, subprocess.CalledProcessError) as refused:
             reason = " ".join(str(refused).split())
-            raise ConfigError(f"executor: Slurm refuses the jobs of the study: {reason}") from None
-        self.jobs |= {own.job_id: (own, job) for own, job in zip(submitted, jobs, strict=True)}
+            raise ConfigError(f"executor: Slurm rejected the jobs of the study: {reason}") from None
+        pairs = zip(submitted, jobs, strict=True)
+        self.jobs |= {submission.job_id: (submission, job) for submission, job in pairs}
 
     def ended(self) -> list[tuple[str, int]]:
-        """Returns run and exit code of those that have ended for good; resumes the others."""
+        """Returns names and exit codes of runs that have ended; resubmits runs to be resumed."""
         states = job_states()
         if states is None:
             return []
-        found: list[tuple[str, int]] = []
+        ended: list[tuple[str, int]] = []
         for job_id, (submitted, job) in list(self.jobs.items()):
             state = states.get(job_id)
             if not _is_over(state):
@@ -181,13 +183,13 @@ class Queue:
             if following is not None:
                 self.submit([following])
             elif state == "CANCELLED" and exit_code < 0:
-                found.append((job.run, STOPPED))  # it did not fail
+                ended.append((job.run, STOPPED))  # cancelled, not failed
             else:
-                found.append((job.run, exit_code))
-        return found
+                ended.append((job.run, exit_code))
+        return ended
 
     def _exit_code(self, submitted: Any, job: Job) -> int | None:
-        """Returns the exit code of a run whose job is over, None while it may yet appear."""
+        """Returns the exit code of a run whose job has ended, None if it may still appear."""
         from submitit.core.utils import UncompletedJobError
 
         if not submitted.paths.result_pickle.exists():
@@ -200,7 +202,7 @@ class Queue:
             return BROKEN
 
     def stop(self) -> None:
-        """Asks all runs to save and stop, and waits; a second Ctrl-C cancels their jobs at once."""
+        """Asks all runs to save and stop, and waits; a second Ctrl-C cancels their jobs."""
         self._stop_file.touch()
         ids = list(self.jobs)
         if not ids:
@@ -216,12 +218,12 @@ class Queue:
 
 
 def _is_over(state: str | None) -> bool:
-    # Slurm forgets a job some minutes after its end.
+    # Slurm removes a job from its list some minutes after its end.
     return state is None or state in _OVER
 
 
 def job_parameters(config: "ExecutorConfig") -> dict[str, Any]:
-    """Returns the resources that submitit asks Slurm for."""
+    """Returns the parameters of submitit for the requested resources."""
     parameters: dict[str, Any] = {
         "job_name": "ossa",
         "time": config.minutes,
@@ -242,7 +244,7 @@ def job_parameters(config: "ExecutorConfig") -> dict[str, Any]:
 
 
 def job_states() -> Mapping[str, str] | None:
-    """Returns the states of this user's jobs by id, None if the controller does not answer."""
+    """Returns the states of the user's jobs by id, None if the controller does not answer."""
     question = ["squeue", "--me", "--all", "--array", "--states=all", "--noheader"]
     answer = subprocess.run(
         [*question, "--format=%i %T"], capture_output=True, text=True, check=False

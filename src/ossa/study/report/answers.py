@@ -1,4 +1,4 @@
-"""Which model to take: under a budget, against its rivals, and with another recipe."""
+"""The best model per budget, pairwise comparisons, and the ranking under varied settings."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -31,7 +31,7 @@ from ossa.viz.page import Block, Section
 
 _BUDGETS_IN = ("params", "flops", "ms_per_image", "train_seconds")
 _MOST_BUDGETS = 5
-"""Per measure."""
+"""Number of budgets per measure of complexity."""
 _MINUTE, _HOUR = 60.0, 3600.0
 _ROUND_TIMES = (
     *(1, 2, 5, 10, 30),
@@ -39,54 +39,54 @@ _ROUND_TIMES = (
     *(hours * _HOUR for hours in (1, 2, 5, 10, 24, 48, 120, 240)),
 )
 _ALL_PAIRS = 4
-"""Models of which every pair is in the answers."""
+"""Up to this many models, all pairs are in the answers."""
 _MOST_RIVALS = 5
-"""Of the best model, where there are more."""
+"""With more models, the number of models that the best one is compared with."""
 _MOST_PAIRED = 120
-"""Models that are compared all with all."""
+"""Up to this many models, compare all pairs."""
 _DISTINGUISHABLE = (
-    "Intervals are 95% confidence intervals, each for itself; the verdicts are corrected by Holm "
-    "for all comparisons of a question. 'Not distinguishable' means that no difference was found, "
-    "not that there is none."
+    "Intervals are 95% confidence intervals, unadjusted; the verdicts are Holm-adjusted over all "
+    "comparisons of a list. 'Not distinguishable' means that no difference was found, not that "
+    "there is none."
 )
 
 
 def answers_section(results: StudyResults, files: ReportFiles) -> Section:
-    """Returns the answers in sentences, with the tables that they are made from."""
+    """Returns the main results as sentences, with the tables from which they are derived."""
     budgets = budgets_table(results)
     blocks: list[Block] = [
-        bullets("What should I take?", map(budget_sentence, budgets.rows)),
+        bullets("Best model per budget", map(budget_sentence, budgets.rows)),
         files.table(budgets, folded=True),
     ]
     rivals = rivals_table(results)
     if rivals.rows:
         overall = [row for row in rivals.rows if row["objects"] == "all"]
         blocks += [
-            bullets("Which one beats which?", map(comparison_sentence, overall)),
+            bullets("Pairwise comparisons", map(comparison_sentence, overall)),
             files.table(rivals, folded=True),
         ]
     if results.study.vary:
         variations = results.variations()
         (base, values), *others = variations.items()
         changes = [
-            rank_change_sentence(base, name, rank_change(values, own)) for name, own in others
+            rank_change_sentence(base, name, rank_change(values, varied)) for name, varied in others
         ]
         blocks += [
             bullets("Does the ranking change with the recipe?", changes),
             files.table(tuning_table(variations)),
         ]
     fewest = min(len(runs) for runs in results.runs_by_model.values())
-    over = "They are about other images and other seeds."
+    covers = "The intervals cover other images and other seeds."
     if fewest < FEWEST_RUNS:
-        over = (
-            f"Where a model has fewer than {FEWEST_RUNS} finished runs (the fewest: {fewest}), "
-            "they are about these weights on other images, not about training again."
+        covers = (
+            f"If a model has fewer than {FEWEST_RUNS} finished runs (the fewest: {fewest}), the "
+            "intervals cover these weights on other images, not other trainings."
         )
-    return Section("Answers", blocks, text=f"{_DISTINGUISHABLE} {over}")
+    return Section("Answers", blocks, text=f"{_DISTINGUISHABLE} {covers}")
 
 
 def budgets_table(results: StudyResults) -> ReportTable:
-    """Returns the best model under round budgets of every measure, the smallest first."""
+    """Returns the best model under round budgets of every measure, smallest budgets first."""
     values = {"ap": results.values("ap")}
     rows: list[Mapping[str, Any]] = []
     for measure in (name for name in _BUDGETS_IN if name in results.complexities):
@@ -111,14 +111,14 @@ def budgets_table(results: StudyResults) -> ReportTable:
         Column("budget", "up to"),
         Column("best"),
         Column("ap", "AP50-95", decimals=3),
-        Column("models", write=str),
-        Column("alternatives", "not distinguishable from it"),
+        Column("models", "models compared", write=str),
+        Column("alternatives", "not distinguishable from the best"),
     ]
     return ReportTable("budgets", columns, rows, caption="The best model under each budget")
 
 
 def round_limits(measure: str, costs: Sequence[float]) -> list[float]:
-    """Returns up to five round limits, each of which admits more models than the one before."""
+    """Returns up to five round limits, each of which admits more models than the previous one."""
     series: Sequence[float] = _ROUND_TIMES
     if measure != "train_seconds":
         series = [float(f"{digit}e{power}") for power in range(-3, 15) for digit in (1, 2, 5)]
@@ -134,9 +134,10 @@ def round_limits(measure: str, costs: Sequence[float]) -> list[float]:
 
 
 def rivals_table(results: StudyResults) -> ReportTable:
-    """Returns all pairs of few models, of many the best against the next ones, by kind of object.
+    """Returns pairwise comparisons of AP50-95, over all objects and by kind of object.
 
-    Over all objects they are corrected by Holm among themselves, and so are the kinds.
+    All pairs if at most 4 models, else the best against the next five. Comparisons over all objects
+    are Holm-adjusted among themselves, and so are those by kind of object.
     """
     ranking = results.best_first
     pairs = list(combinations(ranking, 2))
@@ -151,16 +152,16 @@ def rivals_table(results: StudyResults) -> ReportTable:
         for row in (first, *kinds[number :: len(pairs)])
     ]
     columns = [
-        *(Column("model"), Column("reference", "less"), Column("objects")),
+        *(Column("model"), Column("reference"), Column("objects")),
         *DIFFERENCE_COLUMNS,
     ]
-    return ReportTable("contests", columns, rows, caption="Pairs of models, by kind of objects")
+    return ReportTable("contests", columns, rows, caption="Pairwise comparisons by kind of object")
 
 
 def known_values(results: StudyResults) -> dict[str, dict[str, Values]]:
-    """Returns the values of the metrics of which the split has objects, by metric and model."""
-    samples = results.runs[0].samples
-    known = [metric for metric in METRICS if np.isfinite(samples[metric][0])]
+    """Returns values by metric and model, for the metrics of objects that the split has."""
+    resampled = results.runs[0].resampled_metrics
+    known = [metric for metric in METRICS if np.isfinite(resampled[metric][0])]
     return {metric: results.values(metric) for metric in known}
 
 
@@ -178,14 +179,14 @@ def _difference_row(row: PairwiseComparison) -> dict[str, Any]:
 
 
 def tuning_table(variations: Mapping[str, Mapping[str, Values]]) -> ReportTable:
-    """Returns AP50-95 and rank of every model under every combination of the varied settings."""
-    models = list(dict.fromkeys(model for own in variations.values() for model in own))
+    """Returns AP50-95 and rank of every model for every combination of the varied settings."""
+    models = list(dict.fromkeys(model for by_model in variations.values() for model in by_model))
     rows: dict[str, dict[str, Any]] = {model: {"model": model} for model in models}
     columns = [Column("model")]
-    for name, own in variations.items():
-        means = pd.Series({model: float(values.plain.mean()) for model, values in own.items()})
+    for name, by_model in variations.items():
+        means = pd.Series({model: float(values.plain.mean()) for model, values in by_model.items()})
         ranks = means.rank(ascending=False, method="min")
-        for model, values in own.items():
+        for model, values in by_model.items():
             deviation = values.plain.std(ddof=1) if len(values.plain) > 1 else None
             rows[model] |= {
                 name: means[model],
@@ -194,24 +195,28 @@ def tuning_table(variations: Mapping[str, Mapping[str, Values]]) -> ReportTable:
             }
         columns.append(Column(name, decimals=3, best="highest"))
         columns.append(Column(f"{name} rank", "rank", write=lambda rank: f"{rank:.0f}"))
-    return ReportTable("tuning", columns, list(rows.values()), caption="AP50-95 by what is varied")
+    return ReportTable("tuning", columns, list(rows.values()), caption="AP50-95 by varied settings")
 
 
 def pairs_section(results: StudyResults, files: ReportFiles) -> Section | None:
-    """Returns the verdicts of all pairs in AP50-95, None for a single model."""
+    """Returns the verdicts on AP50-95 for all pairs, None for a single model."""
     models = results.best_first[:_MOST_PAIRED]
     if len(models) < 2:
         return None
-    # The better one is the model, so that what is read first is a gain.
+    # The better model of a pair comes first, so that differences are positive.
     pairs = [(model, models[at]) for at in range(len(models)) for model in models[:at]]
     comparisons = compare_pairs(pairs, {"ap": results.values("ap")})
     rows = [_difference_row(row) for row in comparisons]
-    columns = [Column("model"), Column("reference", "less"), *DIFFERENCE_COLUMNS]
+    columns = [Column("model"), Column("reference"), *DIFFERENCE_COLUMNS]
     files.table(ReportTable("pairs", columns, rows, caption="All pairs of models"))
-    less = f" Of the {_MOST_PAIRED} best models." if len(results.names) > _MOST_PAIRED else ""
+    limit = (
+        f" Only the {_MOST_PAIRED} best models are shown."
+        if len(results.names) > _MOST_PAIRED
+        else ""
+    )
     return Section(
-        "Who beats whom",
+        "All-pairs matrix",
         [files.figure("pairs", pairs_figure(models, comparisons))],
         text="Blue: the model of the row has the higher AP50-95; orange: the lower; grey: not "
-        f"distinguishable (Holm over {counted(len(rows), 'comparison')}).{less}",
+        f"distinguishable (Holm over {counted(len(rows), 'comparison')}).{limit}",
     )

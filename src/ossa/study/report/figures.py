@@ -1,4 +1,4 @@
-"""Styles, labels and legends, and figures of curves, matrices and predictions by matplotlib."""
+"""Matplotlib figures of curves, matrices and predictions, with their styles and legends."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -32,40 +32,40 @@ _MARKERS = {
     "P": "cross",
     "X": "x",
 }
-"""Names of matplotlib's markers in plotly."""
+"""Matplotlib markers and their names in plotly."""
 _MOST_IN_LEGEND = 16
-"""Families."""
+"""Number of families in a legend."""
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 2, 1.5, 2)), (0, (9, 3)))
 
 
 @dataclass(frozen=True)
 class ModelStyle:
-    """How a model is drawn: colour and marker of its family, dashes of its own."""
+    """The style of a model: colour and marker by family, dashes by model."""
 
     family: str
     colour: str
     marker: str
-    """Of matplotlib."""
+    """Marker in matplotlib."""
     symbol: str
-    """The same, of plotly."""
+    """The same marker in plotly."""
     dashes: Any
 
 
 def model_styles(families: Mapping[str, str]) -> dict[str, ModelStyle]:
     """Returns the style of every model from its family.
 
-    Families get colours by their size, so that the largest differ most; beyond the eighth they
-    share colours and differ in their markers.
+    Colours are assigned by the size of the family, so that the largest families differ most; from
+    the ninth on, families share colours and differ in their markers.
     """
     order = [family for family, _ in Counter(families.values()).most_common()]
     styles: dict[str, ModelStyle] = {}
-    of_colour: Counter[str] = Counter()
+    num_with_colour: Counter[str] = Counter()
     for model, family in families.items():
         repeat, number = divmod(order.index(family), len(LINE_COLOURS))
         marker, symbol = list(_MARKERS.items())[repeat % len(_MARKERS)]
         colour = LINE_COLOURS[number]
-        dashes = _DASHES[of_colour[colour] % len(_DASHES)]
-        of_colour[colour] += 1
+        dashes = _DASHES[num_with_colour[colour] % len(_DASHES)]
+        num_with_colour[colour] += 1
         styles[model] = ModelStyle(family, colour, marker, symbol, dashes)
     return styles
 
@@ -77,11 +77,11 @@ def styles_of(results: StudyResults) -> dict[str, ModelStyle]:
 
 
 def family_entries(styles: Mapping[str, ModelStyle], **line: Any) -> list[Line2D]:
-    """Returns the entries of a legend, one per family; beyond 16 families the rest is counted.
+    """Returns legend entries, one per family; after 16 families, the others are counted.
 
     Args:
-        styles: of the models.
-        line: more properties of the entries; with `marker=True`, the marker of the family.
+        styles: styles by model.
+        line: properties of the entries; `marker=True` adds the marker of the family.
     """
     with_marker = line.pop("marker", False)
     families: dict[str, ModelStyle] = {}
@@ -100,7 +100,7 @@ def family_entries(styles: Mapping[str, ModelStyle], **line: Any) -> list[Line2D
 
 _COLUMNS = 3
 _MOST_CURVES = 30
-"""With a style of their own."""
+"""Up to this many models, each has its own line style."""
 
 
 def curves_figure(
@@ -108,7 +108,7 @@ def curves_figure(
     curves: Mapping[str, Mapping[str, NDArray[np.float64]]],
     titles: Mapping[str, str],
 ) -> Figure:
-    """Returns a panel per curve with all models, one legend below them all."""
+    """Returns a figure with one panel per curve, each with all models, and a common legend."""
     styles = styles_of(results)
     many = len(styles) > _MOST_CURVES
     rows = -(-len(curves) // _COLUMNS)
@@ -151,13 +151,13 @@ def _set_title(axes: Axes, title: str, *, pad: float) -> None:
 _SHARES = LinearSegmentedColormap.from_list("shares", ["#ffffff", "#e0edf5", LINE_COLOURS[0]])
 _SIGNS = LinearSegmentedColormap.from_list("signs", ["#e8b48f", "#f2f3f4", "#9cc6e2"])
 _MOST_NUMBERED = 10
-"""Rows of a confusion matrix whose cells hold numbers."""
+"""Up to this many rows, the cells of a confusion matrix have numbers."""
 _MOST_DIFFERENCES = 14
 _LONGEST_NAME = 14
 
 
 def _square_axes(axes: Axes, rows: Sequence[str], columns: Sequence[str], *, font: float) -> None:
-    """Turns axes into a matrix with named rows and columns."""
+    """Formats axes as a matrix with named rows and columns."""
     side = len(columns)
     axes.set(xlim=(0, side), ylim=(side, 0), aspect="equal")
     axes.set_xticks(np.arange(side) + 0.5, columns, rotation=90)
@@ -171,7 +171,7 @@ def _write_cell(axes: Axes, row: int, column: int, text: str, **style: Any) -> N
 
 
 def confusions_figure(matrices: Mapping[str, ConfusionMatrix]) -> Figure:
-    """Returns the confusion matrices as shares of their rows, three in a line."""
+    """Returns the row-normalized confusion matrices, three per row."""
     side = len(next(iter(matrices.values())).names)
     columns = min(3, len(matrices))
     rows = -(-len(matrices) // columns)
@@ -191,17 +191,17 @@ def confusions_figure(matrices: Mapping[str, ConfusionMatrix]) -> Figure:
             share = shares[row, column]
             colour = "white" if share > 0.7 else INK
             _write_cell(axes, row, column, f"{share:.2f}", color=colour)
-    figure.draw_without_rendering()  # square cells fit at the second try
+    figure.draw_without_rendering()  # the layout of square cells needs two passes
     fix_layout(figure)
     return figure
 
 
 def pairs_figure(models: Sequence[str], comparisons: Sequence[PairwiseComparison]) -> Figure:
-    """Returns the matrix of verdicts: blue where the row is better than the column, orange worse.
+    """Returns the matrix of verdicts: blue if the row is better than the column, orange if worse.
 
     Args:
-        models: best first.
-        comparisons: of every pair.
+        models: the models, best first.
+        comparisons: the comparison of every pair.
     """
     side = len(models)
     cell = min(0.62, max(8.5 / side, 0.105))
@@ -209,14 +209,14 @@ def pairs_figure(models: Sequence[str], comparisons: Sequence[PairwiseComparison
     figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.1)
     axes = figure.add_subplot()
     signs = np.ma.masked_where(np.eye(side, dtype=bool), np.zeros((side, side)))
-    for one in comparisons:
-        row, column = models.index(one.model), models.index(one.reference)
-        sign = {"better": 1, "worse": -1}.get(one.verdict, 0)
+    for comparison in comparisons:
+        row, column = models.index(comparison.model), models.index(comparison.reference)
+        sign = {"better": 1, "worse": -1}.get(comparison.verdict, 0)
         signs[row, column], signs[column, row] = sign, -sign
         if side <= _MOST_DIFFERENCES:
             style = {"fontweight": "bold", "color": INK} if sign else {"color": MUTED}
-            _write_cell(axes, row, column, signed(one.estimate.value), **style)
-            _write_cell(axes, column, row, signed(-one.estimate.value), **style)
+            _write_cell(axes, row, column, signed(comparison.estimate.value), **style)
+            _write_cell(axes, column, row, signed(-comparison.estimate.value), **style)
     axes.pcolormesh(signs, cmap=_SIGNS, vmin=-1, vmax=1, edgecolors="white", linewidth=0.6)
     _square_axes(axes, models, models, font=min(9.5, 62 * cell))
     axes.tick_params(colors=INK)
@@ -229,11 +229,11 @@ def validation_figure(
     results: StudyResults,
     validations: Mapping[str, Mapping[str, Validation | InsufficientData]],
 ) -> Figure:
-    """Returns measured against predicted AP50-95: a column per measure, a row per group left out.
+    """Returns predicted against measured AP50-95: columns by measure, rows by unit left out.
 
     Args:
-        results: of the study.
-        validations: by measure of complexity and by what is left out.
+        results: the results of the study.
+        validations: by measure of complexity and by the unit that is left out.
     """
     measures = list(validations)[:3]
     groups = list(validations[measures[0]])
@@ -256,8 +256,7 @@ def _draw_validation(
         axes.set(xticks=[], yticks=[])
         write_in_the_middle(axes, "no test")
         return
-    held = f"predicted, 80%: {validation.coverage} hold"
-    style_axes(axes, x_label="measured AP50-95", y_label=held)
+    style_axes(axes, x_label="measured AP50-95", y_label="predicted AP50-95 (80% interval)")
     rows = validation.predictions
     values = np.array([(row.measured, row.prediction.expected) for row in rows])
     low, high = values.min(), values.max()
@@ -282,7 +281,7 @@ def _draw_validation(
 
 
 _POINT_RADIUS = 5.0
-"""Pixels around the middle of a point that no name may cover."""
+"""Radius in pixels around the centre of a point that no name may cover."""
 _SIDES = (
     (1, 0, "left", "center"),
     (0.7, 0.5, "left", "bottom"),
@@ -293,14 +292,14 @@ _SIDES = (
     (0, -1, "center", "top"),
     (-0.7, -0.5, "right", "top"),
 )
-"""Direction right and up of a name, and how it is then aligned; the best looking first."""
+"""Direction (right, up) and alignment of a name; preferred positions first."""
 _PLACES = [
     (distance * right, distance * up, horizontal, vertical)
     for distance, (right, up, horizontal, vertical) in product((7, 12, 18, 26), _SIDES)
 ]
 """Offsets in points of 1/72 inch."""
 _BEFORE = {"left": 0.0, "center": 0.5, "right": 1.0, "bottom": 0.0, "top": 1.0}
-"""Which part of a text lies left of, or below, the place that it is aligned to."""
+"""Fraction of a text that lies left of, or below, the position that it is aligned to."""
 
 
 def label_points(
@@ -311,17 +310,17 @@ def label_points(
     lines: ArrayLike,
     colour: str,
 ) -> list[str]:
-    """Writes names beside their points and returns those for which there was no room.
+    """Writes names beside their points and returns the names for which there was no room.
 
-    Names cover neither points nor each other, and lines only if there is no other place. The
-    layout and limits of the axes must be final.
+    Names cover neither points nor each other, and cover lines only if no other position is free.
+    The layout and limits of the axes must be final.
 
     Args:
-        axes: with logarithmic or linear scales.
+        axes: axes with logarithmic or linear scales.
         points: x and y of all points by name.
-        named: those to write, the most important first.
-        lines: (N, 4) x0 y0 x1 y1 of upright and level lines.
-        colour: of the text.
+        named: the names to write, the most important first.
+        lines: (N, 4) x0 y0 x1 y1 of vertical and horizontal lines.
+        colour: colour of the text.
     """
     centres = axes.transData.transform(np.array(list(points.values())))
     ends = axes.transData.transform(np.reshape(lines, (-1, 2))).reshape(-1, 2, 2)
@@ -355,7 +354,7 @@ def label_points(
 
 
 def _overlap(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Returns (P,) which of the boxes (P, 4) xyxy meets one of the others (N, 4)."""
+    """Returns a mask (P,) of the boxes (P, 4) xyxy that overlap any of the others (N, 4)."""
     low = np.maximum(boxes[:, None, :2], others[:, :2])
     high = np.minimum(boxes[:, None, 2:], others[:, 2:])
     return np.any(np.all(low <= high, axis=2), axis=1)

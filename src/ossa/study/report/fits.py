@@ -1,4 +1,4 @@
-"""Quality against cost: power-law fits, Pareto sets, and predictions put to the test."""
+"""Quality against complexity: power-law fits, Pareto sets, and the validation of predictions."""
 
 from collections.abc import Mapping
 from typing import Any, TypeAlias
@@ -21,9 +21,9 @@ from ossa.study.scaling import InsufficientData, PowerLaw, fit_families
 from ossa.viz.page import Block, Section
 
 FITTED = ("params", "flops", "ms_per_image", "train_seconds", "peak_bytes")
-"""MACs are half the FLOPs: they have the same fit."""
+"""MACs are left out: they are half the FLOPs and have the same fit."""
 Validations: TypeAlias = Mapping[str, Mapping[str, Validation | InsufficientData]]
-"""By measure of complexity and by what is left out at a time."""
+"""By measure of complexity and by the unit that is left out at a time."""
 
 
 def measures_of(results: StudyResults) -> list[str]:
@@ -46,14 +46,14 @@ def relations_section(results: StudyResults, files: ReportFiles) -> Section:
             relations_block(results),
             bullets("Power-law fits", fit_sentences(overall)),
             bullets("Pareto sets", (pareto_sentence(results.relation("ap", m)) for m in measures)),
-            bullets("What predicts quality best?", _ranking_sentences(results)),
+            bullets("Best predictor of quality", _ranking_sentences(results)),
             files.table(pareto_table(results), wide=True),
             files.table(fits, folded=True),
         ],
-        text="A model is one point, at the mean of its seeds. The power-law fit is the middle of "
-        "the models, the Pareto set their edge: nothing that was trained is better and as cheap. "
-        "In brackets is the probability that a model belongs to it, over other images and, where "
-        "a model has several runs, other seeds.",
+        text="A model is one point, at the mean of its seeds. The power-law fit is the fitted mean "
+        "trend in log-log. A model is in the Pareto set if no trained model dominates it. In "
+        "brackets is the probability of membership, over other images and, if a model has several "
+        "runs, other seeds.",
     )
 
 
@@ -71,7 +71,7 @@ def _ranking_sentences(results: StudyResults) -> list[str]:
 
 
 def fits_table(results: StudyResults) -> ReportTable:
-    """Returns the fit of every pair of axes, and of families of eight models and more."""
+    """Returns the fit of every pair of axes, for all models and families of at least eight."""
     rows: list[Mapping[str, Any]] = []
     for quality, title in results.qualities.items():
         for measure in measures_of(results):
@@ -80,19 +80,22 @@ def fits_table(results: StudyResults) -> ReportTable:
             fits = {"all": relation.fit} | {
                 family: fit for family, fit in families if isinstance(fit, PowerLaw)
             }
-            title_of_cost = results.complexities[measure]
-            axes = {"quality": title, "complexity": title_of_cost, "measure": measure}
+            axes = {
+                "quality": title,
+                "complexity": results.complexities[measure],
+                "measure": measure,
+            }
             rows += [
                 {**axes, "family": family, "models": len(relation.points), **_fit_row(fit)}
                 for family, fit in fits.items()
             ]
     columns = [
-        *(Column("quality"), Column("complexity"), Column("family", "models")),
-        Column("models", "number", write=str),
+        *(Column("quality"), Column("complexity"), Column("family")),
+        Column("models", write=str),
         Column("slope", write=signed),
         *interval_columns(write=signed),
-        Column("doubling", "% at twice the cost", write=_percent),
-        *(Column("error", decimals=3), Column("error_hc3", "error, HC3", decimals=3)),
+        Column("doubling", "% when the cost doubles", write=_percent),
+        *(Column("error", "SE", decimals=3), Column("error_hc3", "SE (HC3)", decimals=3)),
         Column("r_squared", "R²", decimals=2),
     ]
     caption = "Power-law fits: quality = a x complexity ^ slope"
@@ -119,9 +122,9 @@ def _fit_row(fit: PowerLaw | InsufficientData) -> dict[str, Any]:
 
 
 def pareto_table(results: StudyResults) -> ReportTable:
-    """Returns the Pareto sets of AP50-95 and the residuals of the fits, one row per model."""
+    """Returns membership in the Pareto sets of AP50-95 and the residuals of the fits, by model."""
     rows: dict[str, dict[str, Any]] = {
-        row["model"]: {key: row[key] for key in ("model", "family", "policy")}
+        row["model"]: {key: row[key] for key in ("model", "family", "pretraining")}
         for row in results.models().to_dict("records")
     }
     columns = [Column("model"), Column("family"), *pretraining_columns(results)]
@@ -139,7 +142,7 @@ def pareto_table(results: StudyResults) -> ReportTable:
             ratios = relation.fit.ratios().tolist()
             for model, ratio in zip(relation.points.models, ratios, strict=True):
                 rows[model][f"{measure}_residual"] = 100 * (ratio - 1)
-            note = f"measured AP50-95 over that of the fit to {title}"
+            note = f"measured AP50-95 relative to the power-law fit to {title}"
             column = Column(f"{measure}_residual", "% above fit", write=_percent, note=note)
             columns.append(column)
     caption = "Pareto sets and residuals, AP50-95"
@@ -147,17 +150,17 @@ def pareto_table(results: StudyResults) -> ReportTable:
 
 
 def pretraining_columns(results: StudyResults) -> list[Column]:
-    """Returns the column that declares initial weights where the models' differ, else none."""
-    return [Column("policy", "starts from")] if len(results.pretraining_sources) > 1 else []
+    """Returns the column of the pretraining data if it differs between models, else no column."""
+    return [Column("pretraining")] if len(results.pretraining_sources) > 1 else []
 
 
 def prediction_section(results: StudyResults, files: ReportFiles) -> Section:
-    """Returns how predictions of models that were left out compare with what was measured."""
+    """Returns the comparison of predictions with the measured quality of left-out models."""
     validations: Validations = {
         measure: validate(results.points("ap", measure)) for measure in measures_of(results)
     }
-    found = [validation_sentence(measure, own) for measure, own in validations.items()]
-    sentences = [sentence for sentence in found if sentence is not None]
+    candidates = [validation_sentence(measure, tests) for measure, tests in validations.items()]
+    sentences = [sentence for sentence in candidates if sentence is not None]
     summary = files.table(validation_table(results, validations))
     predictions = predictions_table(results, validations)
     left_out = files.table(predictions, folded=True)
@@ -166,17 +169,18 @@ def prediction_section(results: StudyResults, files: ReportFiles) -> Section:
         blocks: list[Block] = [bullets("", sentences), summary, figure, left_out]
     else:
         reasons = [
-            found.reason
-            for own in validations.values()
-            for found in own.values()
-            if isinstance(found, InsufficientData)
+            test.reason
+            for tests in validations.values()
+            for test in tests.values()
+            if isinstance(test, InsufficientData)
         ]
         blocks = [bullets("", [f"No test of predictions: {reasons[0]}."])]
     return Section(
-        "Do its predictions hold?",
+        "Prediction test",
         blocks,
-        text="'ossa study predict' gives the quality to expect of a model that was not trained. "
-        "Here models that were trained are left out, predicted from the others, and compared.",
+        text="'ossa study predict' predicts the quality of a model that was not trained. Here, "
+        "trained models are left out, predicted from the others, and compared with their measured "
+        "AP50-95.",
     )
 
 
@@ -184,17 +188,17 @@ def validation_table(results: StudyResults, validations: Validations) -> ReportT
     """Returns errors and coverage, one row per measure of complexity and group left out."""
     rows: list[Mapping[str, Any]] = []
     for measure, groups in validations.items():
-        for group, found in groups.items():
+        for group, test in groups.items():
             row: dict[str, Any] = {
                 "complexity": results.complexities[measure],
                 "left_out": group,
             }
-            if isinstance(found, Validation):
-                low, high = found.coverage_interval
+            if isinstance(test, Validation):
+                low, high = test.coverage_interval
                 row |= {
-                    "error": found.mean_absolute_error,
-                    "log_error": 100 * found.mean_absolute_log_error,
-                    "coverage": found.coverage,
+                    "error": test.mean_absolute_error,
+                    "log_error": 100 * test.mean_absolute_log_error,
+                    "coverage": test.coverage,
                     "low": low,
                     "high": high,
                 }
@@ -203,8 +207,8 @@ def validation_table(results: StudyResults, validations: Validations) -> ReportT
         Column("complexity", "predicted from"),
         Column("left_out", "left out at a time"),
         Column("error", "mean absolute error of AP50-95", decimals=3),
-        Column("log_error", "in %", decimals=1),
-        Column("coverage", "80% intervals that held"),
+        Column("log_error", "mean absolute log error, %", decimals=1),
+        Column("coverage", "coverage of the 80% interval"),
         *interval_columns(decimals=2),
     ]
     return ReportTable(
@@ -212,13 +216,13 @@ def validation_table(results: StudyResults, validations: Validations) -> ReportT
         columns,
         rows,
         caption="Predicted against measured",
-        note="The interval of the coverage is Clopper and Pearson's. It takes the models to be "
-        "independent, which the members of a family are not.",
+        note="The confidence interval of the coverage is by Clopper and Pearson. It assumes "
+        "independent models, which the members of a family are not.",
     )
 
 
 def predictions_table(results: StudyResults, validations: Validations) -> ReportTable:
-    """Returns one row per model that was left out, measure and group."""
+    """Returns one row per left-out model, measure of complexity and unit left out."""
     rows: list[Mapping[str, Any]] = [
         {
             "complexity": results.complexities[measure],
@@ -233,16 +237,16 @@ def predictions_table(results: StudyResults, validations: Validations) -> Report
             "inside": "yes" if row.prediction.inside else "no, extrapolated",
         }
         for measure, groups in validations.items()
-        for group, found in groups.items()
-        if isinstance(found, Validation)
-        for row in found.predictions
+        for group, test in groups.items()
+        if isinstance(test, Validation)
+        for row in test.predictions
     ]
     columns = [
         *(Column("complexity", "predicted from"), Column("left_out", "left out")),
         *(Column("model"), Column("family"), Column("measured", decimals=3)),
         Column("expected", "predicted", decimals=3),
-        *interval_columns("80%", decimals=3),
-        Column("covered", "held"),
-        Column("inside", "within the models' range"),
+        *interval_columns("80% interval", decimals=3),
+        Column("covered"),
+        Column("inside", "within the fitted range"),
     ]
-    return ReportTable("held-out", columns, rows, caption="Every model that was left out")
+    return ReportTable("held-out", columns, rows, caption="Predictions of left-out models")

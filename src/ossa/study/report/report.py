@@ -1,4 +1,4 @@
-"""The report of a study: one page that needs nothing beside it, its figures and its tables."""
+"""The report of a study: one self-contained page, with its figures and tables as files."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -30,23 +30,23 @@ def write_study_report(
     """Writes index.html, figures/*.svg and *.png, tables/*.csv, *.md and *.tex; returns the page.
 
     Args:
-        results: of a study with a finished run at least.
-        folder: made if it is missing; files of the same names are replaced.
-        on_figure: called with the number of figures drawn.
+        results: the results of a study with at least one finished run.
+        folder: created if it is missing; files of the same names are replaced.
+        on_figure: called with the number of figures drawn so far.
 
     Raises:
-        DataError: no run of the recipe as it is, detections that are gone, or an image that cannot
+        DataError: no finished run of the base recipe, missing detections, or an image that cannot
             be decoded.
         CheckpointError: the disk is full or cannot be written.
     """
     if not results.runs_by_model or not results.is_known("ap"):
         raise DataError(
-            expected="finished runs of the recipe as it is, on a split with objects",
+            expected="finished runs of the base recipe, on a split with objects",
             path=results.folder.path,
             advice="train them with 'ossa study run'",
         )
     files = ReportFiles(folder, on_figure)
-    with _few_collections():
+    with _frozen_garbage_collector():
         sections = [
             answers_section(results, files),
             models_section(results, files),
@@ -69,18 +69,19 @@ def write_study_report(
         title=study.name,
         subtitle=subtitle,
         sections=[section for section in sections if section],
-        footer=f"Ossa {version} · conditions {results.folder.plan.recipe_hash[:16]} · figures "
-        "as SVG and PNG and tables as CSV, Markdown and LaTeX lie beside this page",
+        footer=f"Ossa {version} · hash of the shared settings "
+        f"{results.folder.plan.shared_settings_hash[:16]} · figures as SVG and PNG and tables as "
+        "CSV, Markdown and LaTeX are in the folder of this page",
         scripts=scripts(),
     )
     return write_page(page, folder / "index.html")
 
 
 @contextmanager
-def _few_collections() -> Iterator[None]:
-    """Keeps all present objects from Python's garbage collector.
+def _frozen_garbage_collector() -> Iterator[None]:
+    """Excludes all existing objects from garbage collection.
 
-    statsmodels collects garbage at every correction by Holm: 0.7 s each, with PyTorch in memory.
+    statsmodels collects garbage at every Holm adjustment, which takes 0.7 s with PyTorch in memory.
     """
     gc.freeze()
     try:

@@ -1,4 +1,4 @@
-"""Quality against complexity: by plotly for the page, by matplotlib for files."""
+"""Scatter plots of quality against complexity: plotly on the page, matplotlib in files."""
 
 from collections.abc import Mapping
 from html import escape
@@ -23,20 +23,20 @@ from ossa.viz.plots import INK, MUTED, style_axes, write_in_the_middle
 
 _FIT, _RULE = "#8a8a8a", "#e4e4e4"
 _MOST_NAMED = 40
-"""Points; of more, only the Pareto set has names."""
+"""With more points, only those in the Pareto set are labelled."""
 
 
 def relation_figure(results: StudyResults, relation: Relation) -> Figure:
-    """Returns quality against complexity on logarithmic axes, with fit and Pareto set."""
+    """Returns a figure of quality against complexity in log-log, with fit and Pareto set."""
     figure = Figure(figsize=(8.2, 5.0), facecolor="white")
-    # By hand: a layout engine takes longer than the drawing, and there are dozens of these.
+    # Fixed, as a layout engine takes longer than the drawing, and there are dozens of figures.
     axes = figure.add_axes((0.075, 0.125, 0.655, 0.70))
     quality, complexity = QUALITIES[relation.quality], COMPLEXITIES[relation.complexity]
     labels = {"x_label": f"{complexity}, logarithmic", "y_label": f"{quality}, logarithmic"}
     style_axes(axes, title=f"{quality} and {complexity}", **labels)
     if not len(relation.points):
         axes.set(xticks=[], yticks=[])
-        write_in_the_middle(axes, "no models with both numbers")
+        write_in_the_middle(axes, "no model has both values")
         return figure
     styles = styles_of(results)
     axes.set(xscale="log", yscale="log")
@@ -67,13 +67,13 @@ def relation_figure(results: StudyResults, relation: Relation) -> Figure:
 
 
 def fit_grid(relation: Relation, *, count: int = 60) -> NDArray[np.float64]:
-    """Returns complexities (count,) from a little below the least to a little over the largest."""
+    """Returns complexities (count,) from just below the smallest to just above the largest."""
     complexity = relation.points.complexity
     return np.geomspace(complexity.min() / 1.08, complexity.max() * 1.08, count)
 
 
 def pareto_steps(relation: Relation) -> tuple[list[float], list[float]]:
-    """Returns x and y of the stairs of the Pareto set, up to the largest of all models."""
+    """Returns x and y of the steps of the Pareto set, up to the largest of all models."""
     x = [member.complexity for member in relation.members]
     y = [member.quality for member in relation.members]
     if x:
@@ -83,18 +83,18 @@ def pareto_steps(relation: Relation) -> tuple[list[float], list[float]]:
 
 
 def _deviation_lines(results: StudyResults, relation: Relation) -> NDArray[np.float64]:
-    """Returns (M, 4) x0 y0 x1 y1 from one deviation below every point to one above."""
+    """Returns lines (M, 4) x0 y0 x1 y1 of ± one standard deviation through every point."""
     lines = []
     for point in relation.pareto:
         x, y = point.complexity, point.quality
         deviation = np.nan_to_num(results.number(point.model, f"{relation.quality}_std"))
-        # The logarithm of nothing has no place on the axis.
+        # Keep the lower end positive on the log axis.
         lines.append((x, max(y - deviation, y / 2), x, y + deviation))
     return np.array(lines)
 
 
 def _set_limits(axes: Axes, deviations: NDArray[np.float64]) -> None:
-    """Leaves room around all points; ticks are round numbers, few enough to be read."""
+    """Sets limits with a margin around all points, and a few ticks at round numbers."""
     x, y = deviations[:, 0], deviations[:, [1, 3]]
     wide, high = max(x.max() / x.min(), 1.5), max(y.max() / y.min(), 1.1)
     axes.set_xlim(x.min() / wide**0.06, x.max() * wide**0.1)
@@ -112,11 +112,11 @@ def _set_limits(axes: Axes, deviations: NDArray[np.float64]) -> None:
 
 
 def _add_legend(axes: Axes, relation: Relation, styles: Mapping[str, ModelStyle]) -> None:
-    own = {model: styles[model] for model in relation.points.models}
-    handles = family_entries(own, marker=True, linestyle="none", markersize=7)
+    shown = {model: styles[model] for model in relation.points.models}
+    handles = family_entries(shown, marker=True, linestyle="none", markersize=7)
     handles.append(Line2D([], [], color=INK, linewidth=1.1, label="Pareto set (filled)"))
     if isinstance(relation.fit, PowerLaw):
-        label = f"fit: slope {relation.fit.slope:.3f}, 95%"
+        label = f"fit, 95% band: slope {relation.fit.slope:.3f}"
         handles.append(Line2D([], [], color=_FIT, linewidth=5, alpha=0.5, label=label))
     place = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
     axes.legend(handles=handles, frameon=False, fontsize=9, labelcolor=INK, **place)
@@ -154,16 +154,16 @@ _SCRIPT = """
   draw();
 })();
 """
-"""Draws the chosen figure from the numbers on the page."""
+"""Draws the chosen figure from the data on the page."""
 
 
 def scripts() -> tuple[str, ...]:
-    """Returns what the page runs: plotly, then the drawing of the figure."""
+    """Returns the scripts of the page: plotly, and the code that draws the figure."""
     return get_plotlyjs(), _SCRIPT
 
 
 def relations_block(results: StudyResults) -> LiveBlock:
-    """Returns the figure of the page in which both axes can be chosen."""
+    """Returns the interactive figure, in which both axes can be chosen."""
     choices = {"quality": results.qualities, "complexity": results.complexities}
     charts = {
         f"{quality}/{complexity}": _chart(results, results.relation(quality, complexity))
@@ -180,14 +180,14 @@ def relations_block(results: StudyResults) -> LiveBlock:
         f'<div class="controls" id="relations-controls">{controls}</div>'
         '<div class="sheet"><div class="plot" id="relations-plot"></div></div>'
         f'<script type="application/json" id="relations-data">{script_json(charts)}</script>',
-        caption="Both axes are logarithmic. Filled: in the Pareto set, which the steps join; grey: "
-        "the power-law fit with its 95% band; lines through the points: one standard deviation "
-        "over seeds. A click on a family hides it, a double click shows it alone.",
+        caption="Both axes are logarithmic. Filled points and the steps: the Pareto set; grey: the "
+        "power-law fit with its 95% band; error bars: one standard deviation over seeds. Click a "
+        "family to hide it, double-click to show it alone.",
     )
 
 
 def _chart(results: StudyResults, relation: Relation) -> dict[str, Any]:
-    """Returns traces and layout of plotly; its texts are escaped, since it takes some tags."""
+    """Returns traces and layout for plotly; texts are escaped, as plotly renders some tags."""
     fit = relation.fit
     traces = _fit_traces(relation, fit) if isinstance(fit, PowerLaw) else []
     x, y = pareto_steps(relation)
@@ -217,7 +217,7 @@ def _chart(results: StudyResults, relation: Relation) -> dict[str, Any]:
 
 
 def _range_with_names(relation: Relation) -> list[float] | None:
-    """Returns the ends of the x axis, as logarithms, with room for the names at the left."""
+    """Returns the log10 range of the x axis, with room for the names on the left."""
     if not len(relation.points):
         return None
     logs = np.log10(relation.points.complexity)
@@ -242,13 +242,13 @@ def _fit_traces(relation: Relation, fit: PowerLaw) -> list[dict[str, Any]]:
     fill = {"fill": "toself", "fillcolor": "rgba(138,138,138,0.16)", "line": {"width": 0}}
     group = {"legendgroup": "fit", "legendrank": 2000}
     return [
-        _lines(*around, name="power-law fit, 95%", **fill, **group),
+        _lines(*around, name="power-law fit, 95% band", **fill, **group),
         _lines(grid, band.expected, line={"color": _FIT, "width": 2}, showlegend=False, **group),
     ]
 
 
 def _family_traces(results: StudyResults, relation: Relation) -> list[dict[str, Any]]:
-    """Returns the points of every family, and its entry of the legend, which is always filled."""
+    """Returns the points and the legend entry, with a filled marker, of every family."""
     ratios = {}
     if isinstance(relation.fit, PowerLaw):
         ratios = dict(zip(relation.points.models, relation.fit.ratios().tolist(), strict=True))
@@ -297,7 +297,7 @@ def _hover_text(
         amount(relation.complexity, point.complexity),
     ]
     if ratio is not None:
-        lines.append(f"{signed(100 * (ratio - 1), decimals=1)}% from the fit")
+        lines.append(f"{signed(100 * (ratio - 1), decimals=1)}% relative to the fit")
     if point.probability is not None:
         lines.append(f"in the Pareto set with probability {point.probability:.2f}")
     return "<br>".join(lines)
@@ -309,7 +309,10 @@ def _names_trace(relation: Relation) -> dict[str, Any]:
         "y": _digits([point.quality for point in relation.pareto]),
         "text": [escape(point.model) for point in relation.pareto],
         "mode": "markers+text",
-        "marker": {"size": 12, "color": "rgba(0,0,0,0)"},  # unseen, keeps the names off the points
+        "marker": {
+            "size": 12,
+            "color": "rgba(0,0,0,0)",
+        },  # invisible; keeps the names off the points
         "cliponaxis": False,
         "hoverinfo": "skip",
         "showlegend": False,
@@ -319,6 +322,6 @@ def _names_trace(relation: Relation) -> dict[str, Any]:
 
 
 def _digits(values: ArrayLike) -> list[float | None]:
-    """Returns five digits of every number, which keep the page small."""
+    """Returns numbers rounded to five significant digits, to keep the page small."""
     numbers = np.asarray(values, float).tolist()
     return [float(f"{number:.5g}") if np.isfinite(number) else None for number in numbers]

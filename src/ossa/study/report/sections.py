@@ -1,4 +1,4 @@
-"""Sections of the report on the models, their training, what they detect, and the conditions."""
+"""Sections of the report: models, training curves, detections and conditions."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from ossa.viz.page import Block, KeyValues, PictureBlock, Section
 
 _QUALITY = {"decimals": 3, "best": "highest"}
 _COLUMNS = (
-    *(Column("model"), Column("family"), Column("runs", "seeds", write=str)),
+    *(Column("model"), Column("family"), Column("runs", write=str)),
     Column("ap", "AP50-95", **_QUALITY),
     Column("ap50", "AP50", **_QUALITY),
     Column("ap_small", "AP small", **_QUALITY),
@@ -30,70 +30,70 @@ _COLUMNS = (
     Column("ap_large", "AP large", **_QUALITY),
     Column(
         *("ap_crowded", "AP crowded"),
-        note="of objects that a neighbour of any class overlaps much",
+        note="AP of objects with IoU > 0.2, or three close neighbours, of any class",
         **_QUALITY,
     ),
-    Column("recall", note="at the confidence of the best mean F1, IoU 0.5", **_QUALITY),
+    Column("recall", note="at IoU 0.5 and the confidence with the best mean F1", **_QUALITY),
     Column("params", "parameters", write=compact, best="lowest"),
-    Column("flops", "FLOPs", write=compact, best="lowest", note="of one image"),
-    Column("macs", "MACs", write=compact, best="lowest", note="multiply-adds of one image"),
+    Column("flops", "FLOPs", write=compact, best="lowest", note="per image"),
+    Column("macs", "MACs", write=compact, best="lowest", note="multiply-adds per image"),
     Column(
         *("ms_per_image", "ms per image"),
         write=lambda milliseconds: f"{milliseconds:.1f}",
         best="lowest",
-        note="batch 1, with decoding of the predictions and NMS",
+        note="batch 1, including decoding of the predictions and NMS",
     ),
     Column(
-        *("train_seconds", "training"),
+        *("train_seconds", "training time"),
         write=duration,
         best="lowest",
-        note="of one run, without evaluation",
+        note="per run, without evaluation",
     ),
-    Column("policy", "starts from"),
+    Column("pretraining"),
     Column("weights", "initial weights"),
-    Column("licence", "their licence"),
+    Column("licence", "licence of the weights"),
 )
-_ALWAYS = ("model", "family", "runs", "policy", "weights", "licence")
+_ALWAYS = ("model", "family", "runs", "pretraining", "weights", "licence")
 
 
 def models_section(results: StudyResults, files: ReportFiles) -> Section:
-    """Returns the main table and what it lacks."""
+    """Returns the main table, with notes on missing metrics."""
     table = files.table(models_table(results), wide=True)
-    return Section("What each model buys and costs", [table], text=" ".join(absences(results)))
+    return Section("Metrics and cost", [table], text=" ".join(missing_notes(results)))
 
 
 def models_table(results: StudyResults) -> ReportTable:
-    """Returns one row per model; columns of what was not measured are left out."""
+    """Returns one row per model; metrics that were not measured have no column."""
     models = results.models()
     rows = [{str(key): value for key, value in row.items()} for row in models.to_dict("records")]
     reported = results.study.reported
-    weights = "the last weights (their running average)"
+    weights = "the last weights (EMA)"
     if reported.weights == "best":
-        weights = "the weights of the epoch that was best on val"
+        weights = "the weights of the best epoch on val"
     several = any(len(runs) > 1 for runs in results.runs_by_model.values())
     deviation = "± is the standard deviation over seeds. " if several else ""
     note = (
         f"{deviation}Metrics are those of {weights} on the {reported.split} split. "
-        "A click on a heading sorts; the best is in bold."
+        "Click a heading to sort; the best value is in bold."
     )
     columns = [c for c in _COLUMNS if c.key in _ALWAYS or results.is_known(c.key)]
     return ReportTable("models", columns, rows, note=note)
 
 
-def absences(results: StudyResults) -> list[str]:
-    """Returns what the main table lacks, in sentences."""
+def missing_notes(results: StudyResults) -> list[str]:
+    """Returns sentences on the metrics that the main table lacks."""
     kinds = ("crowded", "small", "medium", "large")
     lacking = [kind for kind in kinds if not results.is_known(f"ap_{kind}")]
-    sentences = [f"The split has no {kind} objects, so there is no AP of them." for kind in lacking]
+    sentences = [f"The split has no {kind} objects: AP is undefined." for kind in lacking]
     models = results.models()
     if not results.is_known("ms_per_image"):
-        sentences.append("Milliseconds and memory of an image were not measured.")
+        sentences.append("Latency and memory per image were not measured.")
     elif unmeasured := models[models["ms_per_image"].isna()]["model"].tolist():
-        sentences.append(f"Milliseconds were not measured of {', '.join(unmeasured)}.")
+        sentences.append(f"Latency was not measured for {', '.join(unmeasured)}.")
     if len(results.pretraining_sources) > 1:
         sentences.append(
-            "The models start from weights of different data: a difference between them is not "
-            "that of the backbones alone."
+            "The models start from weights pretrained on different data: a difference between "
+            "them is not due to the backbones alone."
         )
     return sentences
 
@@ -108,16 +108,16 @@ CURVES: Mapping[str, str] = {
     "ap": "AP50-95, validation",
     "ap50": "AP50, validation",
     "recall": "Recall, validation",
-    "train_seconds": "Seconds of training",
+    "train_seconds": "Training time, s",
     "train_total": "Total loss, training",
     "val_total": "Total loss, validation",
 }
-"""What is drawn, by its name in the log; the totals are sums of the three losses."""
+"""Titles of the curves by their names in the log; the totals are sums of the three losses."""
 _LOSSES = ("box", "objectness", "classes")
 
 
 def curves_section(results: StudyResults, files: ReportFiles) -> Section:
-    """Returns the curves over the epochs."""
+    """Returns the training curves."""
     curves = mean_curves(results)
     rows = [
         {"model": model, "epoch": epoch + 1}
@@ -128,16 +128,16 @@ def curves_section(results: StudyResults, files: ReportFiles) -> Section:
     columns = [Column("model"), Column("epoch", write=str)]
     for key, title in CURVES.items():
         columns.append(Column(key, title, decimals=1 if key.endswith("seconds") else 4))
-    files.table(ReportTable("curves", columns, rows, caption="Every epoch, means over seeds"))
+    files.table(ReportTable("curves", columns, rows, caption="Means over seeds, by epoch"))
     figure = files.figure("curves", curves_figure(results, curves, CURVES))
-    text = "Over the epochs, each model at the mean of its seeds."
-    return Section("How they learned", [figure], text=text)
+    text = "Each curve is the mean over the seeds of a model, by epoch."
+    return Section("Training curves", [figure], text=text)
 
 
 def mean_curves(results: StudyResults) -> dict[str, dict[str, NDArray[np.float64]]]:
-    """Returns (epochs,) the mean over the seeds of a model, by curve and model.
+    """Returns the mean over seeds, (epochs,), by curve and model.
 
-    Where seeds stopped at different epochs the mean ends with the shortest.
+    If the runs of a model have different lengths, the mean ends with the shortest.
     """
     curves: dict[str, dict[str, NDArray[np.float64]]] = {key: {} for key in CURVES}
     for model, runs in results.runs_by_model.items():
@@ -155,18 +155,18 @@ def _logged(row: Mapping[str, Any], key: str) -> float:
 
 
 _MOST_MODELS, _MOST_MATRICES = 24, 12
-"""Models with pictures, and with a drawn confusion matrix."""
+"""Number of models with example images, and with a confusion matrix in the figure."""
 _IMAGES, _SIDE = 4, 420
-"""Pictures in a row, and pixels of the longer side of each."""
+"""Images per row, and the longer side of each in pixels."""
 _IN_A_GRID = 6
-"""Models above one row of ground truth."""
+"""Models per grid, above one row of ground truth."""
 
 
 def detection_sections(results: StudyResults, files: ReportFiles) -> list[Section]:
-    """Returns confusion matrices, and the same images through every model.
+    """Returns the confusion matrices, and the detections of every model on the same images.
 
     Raises:
-        DataError: detections that are gone, or an image that cannot be decoded.
+        DataError: detections are missing, or an image cannot be decoded.
     """
     name = detections_file(results.study.reported)
     index = results.index
@@ -174,28 +174,28 @@ def detection_sections(results: StudyResults, files: ReportFiles) -> list[Sectio
         model: read_coco_results(results.runs_by_model[model][0].state.folder / name, index)
         for model in chosen_models(results, most=_MOST_MODELS)
     }
-    matrices = {model: confusion_matrix(index, found) for model, found in detections.items()}
+    matrices = {model: confusion_matrix(index, boxes) for model, boxes in detections.items()}
     files.table(confusions_table(matrices))
     drawn = chosen_models(results, most=_MOST_MATRICES)
     figure = files.figure("confusions", confusions_figure({m: matrices[m] for m in drawn}))
     return [
         Section(
-            "What is taken for what",
+            "Confusion matrices",
             [figure],
-            text="Rows are ground truth, columns predictions, numbers shares of their row. "
+            text="Rows are ground truth, columns are predictions, normalized by row. "
             f"{_of_which(results, len(drawn))}",
         ),
         Section(
-            "What they see",
+            "Example detections",
             _picture_blocks(results, detections),
-            text="The same images through every model, above the ground truth. "
+            text="Detections of every model on the same images, above the ground truth. "
             f"{_of_which(results, len(detections))}",
         ),
     ]
 
 
 def chosen_models(results: StudyResults, *, most: int) -> list[str]:
-    """Returns all models, or the Pareto set of AP50-95 and parameters and the best others."""
+    """Returns all models, or, if there are too many, the Pareto set and the best others."""
     names = results.names
     if len(names) > most:
         members = [point.model for point in results.relation("ap", "params").members]
@@ -204,20 +204,20 @@ def chosen_models(results: StudyResults, *, most: int) -> list[str]:
 
 
 def _of_which(results: StudyResults, number: int) -> str:
-    """Returns of which runs and models the matrices and pictures are."""
+    """Returns a sentence on the runs and models whose detections are shown."""
     several = any(len(runs) > 1 for runs in results.runs_by_model.values())
-    which = "Of the first finished run of each model; d" if several else "D"
-    text = f"{which}etections with a confidence of {CONFIDENCE:g} or more."
+    which = " of the first finished run of each model" if several else ""
+    text = f"Detections{which} with a confidence of at least {CONFIDENCE:g} are shown."
     if number < len(results.names):
         text += (
-            f" {number} of {len(results.names)} models: the Pareto set of AP50-95 and parameters "
-            "and the best others."
+            f" {number} of {len(results.names)} models are included: the Pareto set of AP50-95 and "
+            "parameters, and the best others."
         )
     return text
 
 
 def confusions_table(matrices: Mapping[str, ConfusionMatrix]) -> ReportTable:
-    """Returns one row per model, ground truth and prediction that was counted."""
+    """Returns one row per model and nonzero cell of its confusion matrix."""
     rows = [
         {
             "model": model,
@@ -234,7 +234,7 @@ def confusions_table(matrices: Mapping[str, ConfusionMatrix]) -> ReportTable:
         Column("count", write=lambda count: f"{count:,d}"),
         Column("share", "share of the row", decimals=3),
     ]
-    return ReportTable("confusions", columns, rows, caption="Confusions")
+    return ReportTable("confusions", columns, rows, caption="Confusion matrices")
 
 
 def _picture_blocks(
@@ -263,12 +263,12 @@ _SETTINGS = (
     "schedule",
     "precision",
 )
-"""Settings of `train` at a glance; the others are in the table of conditions."""
+"""Settings of `train` in the summary; the others are in the table of conditions."""
 _ENVIRONMENT = ("ossa", "torch", "timm", "opencv", "python", "cpu", "cpu_count", "threads", "gpu")
 
 
 def conditions_section(results: StudyResults, files: ReportFiles) -> Section:
-    """Returns what was equal, what failed, and the hashes to check them by."""
+    """Returns the shared settings, failed runs, environments, and hashes to verify them."""
     missing = missing_table(results)
     files.table(missing)
     begun = replace(missing, rows=[row for row in missing.rows if row["state"] != "waiting"])
@@ -283,8 +283,8 @@ def conditions_section(results: StudyResults, files: ReportFiles) -> Section:
     planned = counted(len(results.states), "planned run")
     waiting = len(missing.rows) - len(begun.rows)
     text = (
-        f"{len(results.runs)} of {planned} are done, {waiting} not begun. "
-        "What is missing is left out everywhere; nothing is filled in."
+        f"{len(results.runs)} of {planned} are done, {waiting} have not started. "
+        "Missing values are left out everywhere; no imputation."
     )
     return Section("Conditions", blocks, text=text)
 
@@ -304,21 +304,21 @@ def _conditions(results: StudyResults) -> KeyValues:
         ("reported", f"{study.reported.weights} weights on {study.reported.split}"),
         ("evaluated on", f"{len(index):,} images, {len(index.labels):,} objects"),
         ("classes", listed(list(index.names), most=8)),
-        ("all training together", duration(seconds)),
-        ("conditions, sha256", plan.recipe_hash[:16]),
+        ("training and evaluation, all runs", duration(seconds)),
+        ("hash of the shared settings", plan.shared_settings_hash[:16]),
         ("data fingerprint", "-".join(part[:12] for part in fingerprint.split("-"))),
     ]
     return KeyValues(pairs)
 
 
 def conditions_table(results: StudyResults) -> ReportTable:
-    """Returns every setting that all runs share, and those that differ by declaration."""
+    """Returns every setting that all runs share, and the declared differences."""
     plan = results.folder.plan
     settings = {key: _written(value) for key, value in sorted(plan.conditions.items())}
     for key, models in plan.exceptions.items():
-        settings |= {f"{key}, of {model}": _written(value) for model, value in models.items()}
+        settings |= {f"{key} ({model})": _written(value) for model, value in models.items()}
     for key, values in results.study.vary.items():
-        settings[f"{key}, varied"] = ", ".join(map(str, values))
+        settings[f"{key} (varied)"] = ", ".join(map(str, values))
     rows = [{"setting": key, "value": value} for key, value in settings.items()]
     columns = [Column("setting"), Column("value")]
     return ReportTable("conditions", columns, rows, caption="All settings")
@@ -333,14 +333,14 @@ def environments_table(results: StudyResults) -> ReportTable:
     records = [run.state.record for run in results.runs if run.state.record]
     counts = Counter(_environment(record.environment) for record in records)
     rows = [
-        {"of": f"{count} runs" if count > 1 else "1 run", **dict(found)}
-        for found, count in counts.items()
+        {"of": f"{count} runs" if count > 1 else "1 run", **dict(environment)}
+        for environment, count in counts.items()
     ]
     measured = results.measurements
     if measured:
-        device, found = measured.get("device", ""), _environment(measured.get("environment", {}))
-        rows.append({"of": f"milliseconds, on {device}", **dict(found)})
-    columns = [Column("of"), *map(Column, _ENVIRONMENT)]
+        environment = _environment(measured.get("environment", {}))
+        rows.append({"of": f"latency, on {measured.get('device', '')}", **dict(environment)})
+    columns = [Column("of", "applies to"), *map(Column, _ENVIRONMENT)]
     return ReportTable("environments", columns, rows, caption="Environment and hardware")
 
 
@@ -349,7 +349,7 @@ def _environment(environment: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def missing_table(results: StudyResults) -> ReportTable:
-    """Returns the planned runs that have no numbers in this report, and why."""
+    """Returns the planned runs without results, with the reasons."""
     rows = [
         {
             "run": state.run.name,
@@ -362,13 +362,13 @@ def missing_table(results: StudyResults) -> ReportTable:
     ]
     columns = [
         *(Column("run"), Column("state"), Column("epochs", "epochs done", write=str)),
-        Column("reason", "why"),
+        Column("reason"),
     ]
-    return ReportTable("missing", columns, rows, caption="Runs without numbers")
+    return ReportTable("missing", columns, rows, caption="Runs without results")
 
 
 def runs_table(results: StudyResults) -> ReportTable:
-    """Returns one row per finished run: its metrics, costs, seconds and hashes."""
+    """Returns one row per finished run with its metrics, costs, times and hashes."""
     rows: list[Mapping[str, Any]] = []
     for run in results.runs:
         if run.state.record is not None:
@@ -377,12 +377,12 @@ def runs_table(results: StudyResults) -> ReportTable:
             rows.append({**run.row, "config_hash": run.state.record.config_hash, **hashes})
     hashes = dict.fromkeys(key for row in rows for key in row if key.startswith("sha256 of "))
     columns = [
-        *(Column(key) for key in ("run", "model", "family", "policy")),
+        *(Column(key) for key in ("run", "model", "family", "pretraining")),
         *(Column(key, write=str) for key in ("seed", *results.study.vary)),
         *(Column(key, title, decimals=3) for key, title in results.qualities.items()),
         Column("params", "parameters", write=compact),
         Column("flops", "FLOPs", write=compact),
-        Column("train_seconds", "training", write=duration),
+        Column("train_seconds", "training time", write=duration),
         *(Column("config_hash", "settings, sha256"), *map(Column, hashes)),
     ]
-    return ReportTable("runs", columns, rows, caption="Every finished run")
+    return ReportTable("runs", columns, rows, caption="Finished runs")

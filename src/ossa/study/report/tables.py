@@ -1,6 +1,7 @@
-"""Tables of the report for the page, a program (CSV), a README (Markdown) and a paper (LaTeX).
+"""Tables of the report: on the page, and as CSV, Markdown and LaTeX files.
 
-CSV holds every number as it is, a mean and its deviation in two columns; the others are formatted.
+CSV has unrounded numbers, with means and standard deviations in separate columns; in the other
+formats, numbers are formatted.
 """
 
 import io
@@ -19,7 +20,7 @@ from ossa.viz import page
 from ossa.viz.plots import figure_png, figure_svg
 
 DEVIATION = "_std"
-"""Ends the key of the deviation that belongs to a mean."""
+"""Suffix of a mean's standard-deviation key."""
 
 
 @dataclass(frozen=True)
@@ -27,23 +28,23 @@ class Column:
     """One column of a table."""
 
     key: str
-    """In the rows."""
+    """Key of the value in the rows."""
     heading: str = ""
-    """The key where it is not given."""
+    """The title; by default the key."""
     decimals: int | None = None
-    """Of fractions, which are written with the deviation of `key` + '_std' where a row has it."""
+    """Decimals; shown as mean ± std if present."""
     write: Callable[[Any], str] | None = None
-    """How other numbers are written; they sort by their value."""
+    """Formats other numbers; the table still sorts by their values."""
     best: Literal["highest", "lowest"] | None = None
     note: str = ""
 
     @property
     def title(self) -> str:
-        """What stands above the column."""
+        """The title of the column."""
         return self.heading or self.key
 
     def text(self, row: Mapping[str, Any]) -> str:
-        """Returns the cell of a row as it is read."""
+        """Returns the formatted cell of a row."""
         value = row.get(self.key)
         if isinstance(value, str):
             return value
@@ -58,7 +59,7 @@ class Column:
         return f"{number:,g}".replace("-", "−")
 
     def cell(self, row: Mapping[str, Any]) -> page.Cell:
-        """Returns the cell of a row on the page."""
+        """Returns the cell of a row for the page."""
         value = row.get(self.key)
         number = _number(value)
         if number is None:
@@ -66,36 +67,36 @@ class Column:
         return page.Written(number, self.text(row))
 
 
-def interval_columns(heading: str = "95%", **style: Any) -> list[Column]:
+def interval_columns(heading: str = "95% CI", **style: Any) -> list[Column]:
     """Returns the columns `low` and `high` of an interval."""
-    return [Column("low", f"{heading} from", **style), Column("high", "to", **style)]
+    return [Column("low", f"{heading} low", **style), Column("high", f"{heading} high", **style)]
 
 
 DIFFERENCE_COLUMNS = (
-    Column("difference", "difference of AP50-95", write=signed),
+    Column("difference", "difference in AP50-95", write=signed),
     *interval_columns(write=signed),
-    Column("over"),
+    Column("over", "interval covers"),
     Column("p_adjusted", "p, Holm", write=p_value),
-    Column("verdict", "verdict of the model"),
+    Column("verdict", "verdict on the model"),
 )
-"""Of a `PairwiseComparison`."""
+"""Columns of a `PairwiseComparison`."""
 
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A table under a name; None and NaN are missing."""
+    """A named table; None and NaN are missing values."""
 
     name: str
-    """Of its files, without a suffix."""
+    """Name of its files, without a suffix."""
     columns: Sequence[Column]
     rows: Sequence[Mapping[str, Any]]
-    """May hold more than the columns show."""
+    """Rows may have keys without a column."""
     caption: str = ""
     note: str = ""
-    """Small print below."""
+    """Shown in small print below the table."""
 
     def as_block(self, *, wide: bool = False, folded: bool = False) -> page.Table:
-        """Returns the table of the page, as `ossa.viz.page.Table` has it."""
+        """Returns the table as a block of the page."""
         return page.Table(
             columns=[page.Column(c.title, best=c.best, note=c.note) for c in self.columns],
             rows=[[column.cell(row) for column in self.columns] for row in self.rows],
@@ -106,7 +107,7 @@ class ReportTable:
         )
 
     def csv(self) -> str:
-        """Returns the plain numbers; what is missing is empty."""
+        """Returns unrounded numbers as CSV; missing values are empty."""
         keys = [
             key
             for column in self.columns
@@ -118,7 +119,7 @@ class ReportTable:
         return text.getvalue()
 
     def markdown(self) -> str:
-        """Returns a table of GitHub's Markdown."""
+        """Returns the table as GitHub-flavoured Markdown."""
         rows = [
             [column.title for column in self.columns],
             ["---:" if self._is_number(column) else "---" for column in self.columns],
@@ -129,7 +130,7 @@ class ReportTable:
         return "\n".join([*lines, *note, ""])
 
     def latex(self) -> str:
-        """Returns a tabular with the rules of booktabs."""
+        """Returns the table as a LaTeX tabular with booktabs rules."""
         alignment = "".join("r" if self._is_number(column) else "l" for column in self.columns)
         rows = [[column.title for column in self.columns], *self._texts()]
         head, *body = [" & ".join(map(escape_latex, row)) + r" \\" for row in rows]
@@ -156,7 +157,7 @@ class ReportTable:
 
 
 def _number(value: Any) -> float | None:
-    """Returns a number; None for text and for what is missing."""
+    """Returns a number, None for text and missing values."""
     if value is None or isinstance(value, str) or not math.isfinite(value):
         return None
     return float(value)
@@ -167,10 +168,10 @@ def _plain(value: Any) -> Any:
 
 
 class ReportFiles:
-    """Saves figures as SVG and PNG and tables in three formats; returns them as blocks."""
+    """Saves figures as SVG and PNG, and tables in three formats, and returns them as blocks."""
 
     def __init__(self, folder: Path, on_figure: Callable[[int], None] | None = None) -> None:
-        """Makes the folders `figures` and `tables`; `on_figure` gets the number of figures."""
+        """Creates the folders `figures` and `tables`; `on_figure` gets the number of figures."""
         self._figures, self._tables = folder / "figures", folder / "tables"
         for path in (self._figures, self._tables):
             path.mkdir(parents=True, exist_ok=True)
@@ -198,5 +199,5 @@ class ReportFiles:
 
 
 def bullets(heading: str, sentences: Iterable[str]) -> page.TextBlock:
-    """Returns a list of sentences under a small heading."""
+    """Returns a bulleted list of sentences under a heading."""
     return page.TextBlock("\n\n".join(sentences), heading=heading, listed=True)

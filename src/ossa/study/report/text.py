@@ -1,4 +1,4 @@
-"""Numbers and sentences of the report. Sentences are made from the rows of its tables."""
+"""Formatted numbers and sentences of the report; sentences are built from rows of its tables."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ MEASURES: Mapping[str, str] = {
     "train_seconds": "training time",
     "peak_bytes": "memory",
 }
-"""Measures of complexity as they are called in a sentence."""
+"""Names of the measures of complexity in sentences."""
 OBJECTS: Mapping[str, str] = {
     "ap_small": "small",
     "ap_medium": "medium",
@@ -28,13 +28,13 @@ OBJECTS: Mapping[str, str] = {
     "ap_touching": "touching",
     "ap_crowded": "crowded",
 }
-"""Kinds of objects by the metric that is about them."""
+"""Kinds of objects by metric."""
 _PERHAPS = 0.25
-"""Probability from which a model outside the Pareto set is named."""
+"""Smallest probability at which a model outside the measured Pareto set is mentioned."""
 
 
 def compact(number: float) -> str:
-    """Returns three significant digits with a unit: 4,076,456 is '4.08 M'."""
+    """Returns a number with three significant digits and a unit: 4,076,456 is '4.08 M'."""
     if not number:
         return "0"
     rounded = float(f"{number:.3g}")  # first, so that 999,999 becomes 1 M and not 1000 k
@@ -43,7 +43,7 @@ def compact(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Returns '12.3 s', '4 min 05 s' or '2 h 07 min'."""
+    """Returns a duration such as '12.3 s', '4 min 05 s' or '2 h 07 min'."""
     if seconds < _MINUTE - 0.05:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -77,13 +77,13 @@ def _round_duration(seconds: float) -> str:
 
 
 def signed(value: float, *, decimals: int = 3) -> str:
-    """Returns '+0.012', '−0.012' or '0.000', with a true minus."""
+    """Returns a number with its sign, such as '+0.012' or '−0.012', with a true minus sign."""
     text = f"{value:+.{decimals}f}".replace("-", "−")
     return text[1:] if float(f"{value:.{decimals}f}") == 0 else text
 
 
 def mean_and_deviation(mean: float | None, deviation: float | None, *, decimals: int = 3) -> str:
-    """Returns '0.412 ± 0.006', the mean alone where there is no deviation, a dash for neither."""
+    """Returns '0.412 ± 0.006', the mean alone without a deviation, or a dash without a mean."""
     if mean is None or not math.isfinite(mean):
         return "–"
     text = f"{mean:.{decimals}f}".replace("-", "−")
@@ -93,7 +93,7 @@ def mean_and_deviation(mean: float | None, deviation: float | None, *, decimals:
 
 
 def listed(names: Sequence[str], *, most: int = 12) -> str:
-    """Returns 'a, b and c'; beyond `most` the rest is counted."""
+    """Returns 'a, b and c'; after `most` names, the others are counted."""
     if len(names) > most:
         return ", ".join(names[:most]) + f" and {len(names) - most} more"
     if len(names) < 2:
@@ -102,14 +102,14 @@ def listed(names: Sequence[str], *, most: int = 12) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """Returns '1 model', '2 models', 'no model'."""
+    """Returns a number with its noun: '1 model', '2 models', 'no model'."""
     if number == 0:
         return f"no {noun}"
     return f"{number:,} {noun if number == 1 else noun + 's'}"
 
 
 def p_value(p: float) -> str:
-    """Returns '0.012' or '< 0.001'."""
+    """Returns a p-value as '0.012' or '< 0.001'."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
@@ -118,7 +118,7 @@ def _interval(row: Mapping[str, Any]) -> str:
 
 
 def budget_sentence(row: Mapping[str, Any]) -> str:
-    """Returns the best model under a budget, from a row of the table of budgets."""
+    """Returns a sentence on the best model under a budget, from a row of the budgets table."""
     return (
         f"Up to {row['budget']}: {row['best']}, AP50-95 "
         f"{mean_and_deviation(row['ap'], row['ap_std'])}, the best of "
@@ -128,7 +128,7 @@ def budget_sentence(row: Mapping[str, Any]) -> str:
 
 
 def comparison_sentence(row: Mapping[str, Any]) -> str:
-    """Returns how two models differ, from a row of the table of comparisons."""
+    """Returns a sentence on the difference of two models, from a row of the comparisons table."""
     return (
         f"{row['model']} − {row['reference']}: {signed(row['difference'])} AP50-95 "
         f"({_interval(row)}, over {row['over']}; p {p_value(row['p_adjusted'])}, Holm): "
@@ -137,18 +137,18 @@ def comparison_sentence(row: Mapping[str, Any]) -> str:
 
 
 def rank_change_sentence(base: str, other: str, change: RankChange) -> str:
-    """Returns how many pairs of models change their order with another setting."""
+    """Returns a sentence on the pairs of models whose order changes with another setting."""
     return (
         f"With {other} in place of {base}: {change.swapped} of "
-        f"{counted(change.num_pairs, 'pair')} of models in another order, "
+        f"{counted(change.num_pairs, 'pair')} of models change their order, "
         f"{change.distinguishable} of them distinguishable under both settings."
     )
 
 
 def fit_sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns the power-law fits from rows of their table, or once why there is none."""
+    """Returns a sentence per power-law fit; without any fit, the first reason."""
     sentences = [
-        f"AP50-95 and {MEASURES[row['measure']]}: {signed(row['doubling'], decimals=1)}% where the "
+        f"AP50-95 and {MEASURES[row['measure']]}: {signed(row['doubling'], decimals=1)}% when the "
         f"cost doubles (slope {row['slope']:.3f}, {_interval(row)}; R² {row['r_squared']:.2f}; "
         f"{row['models']} models)."
         for row in rows
@@ -159,7 +159,7 @@ def fit_sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def pareto_sentence(relation: Relation) -> str:
-    """Returns the Pareto set of a relation, with the probability of each member."""
+    """Returns a sentence on a Pareto set, with the probability of each member."""
 
     def names(points: Sequence[Any]) -> str:
         return listed(
@@ -181,22 +181,23 @@ def pareto_sentence(relation: Relation) -> str:
 
 
 def ranking_sentence(title: str, ranking: MeasureRanking) -> str:
-    """Returns which measure of complexity predicts a quality best."""
+    """Returns a sentence on the measure of complexity that predicts a quality best."""
     errors = listed([f"{name} {100 * error:.1f}%" for name, error in ranking.errors.items()])
     best = "best" if len(ranking.best) == 1 else "not distinguishable"
-    return f"{title}, mean error of a model left out: {errors}; {best}: {listed(ranking.best)}."
+    return f"{title}, mean leave-one-out error: {errors}; {best}: {listed(ranking.best)}."
 
 
 def validation_sentence(
-    measure: str, found: Mapping[str, Validation | InsufficientData]
+    measure: str, validations: Mapping[str, Validation | InsufficientData]
 ) -> str | None:
-    """Returns how well predictions from a measure held, None where none could be tested."""
+    """Returns a sentence on the accuracy of predictions, None if none could be tested."""
     parts = []
-    for group, own in found.items():
-        if isinstance(own, Validation):
-            low, high = own.coverage_interval
+    for group, validation in validations.items():
+        if isinstance(validation, Validation):
+            low, high = validation.coverage_interval
             parts.append(
-                f"without the {group}, mean absolute error {own.mean_absolute_error:.3f}, "
-                f"{own.coverage} 80% intervals hold (95% CI {low:.0%} to {high:.0%})"
+                f"without the {group}, mean absolute error {validation.mean_absolute_error:.3f}, "
+                f"{validation.coverage} prediction intervals (80%) contain the measured value "
+                f"(95% CI {low:.0%} to {high:.0%})"
             )
     return f"From {MEASURES[measure]}: {'; '.join(parts)}." if parts else None
