@@ -36,7 +36,7 @@ COMPLEXITIES: Final[Mapping[str, str]] = {
     "flops": "FLOPs",
     "macs": "MACs",
     "ms_per_image": "ms per image",
-    "train_seconds": "training, s",
+    "train_seconds": "training time, s",
     "peak_bytes": "memory, bytes",
 }
 _OTHER_NUMBERS = ("ap75", "ap_medium", "ap_large", "ar_100", "precision", "f1", "evaluate_seconds")

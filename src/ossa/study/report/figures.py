@@ -243,7 +243,7 @@ def validation_figure(
     for number, (group, measure) in enumerate(panels, start=1):
         axes = figure.add_subplot(len(groups), len(measures), number)
         _draw_validation(axes, styles_of(results), validations[measure][group])
-        _set_title(axes, f"{COMPLEXITIES[measure]}, without its {group}", pad=24)
+        _set_title(axes, f"{COMPLEXITIES[measure]}, one {group} left out", pad=24)
     fix_layout(figure)
     return figure
 

@@ -116,7 +116,7 @@ def _add_legend(axes: Axes, relation: Relation, styles: Mapping[str, ModelStyle]
     handles = family_entries(shown, marker=True, linestyle="none", markersize=7)
     handles.append(Line2D([], [], color=INK, linewidth=1.1, label="Pareto set (filled)"))
     if isinstance(relation.fit, PowerLaw):
-        label = f"fit, 95% band: slope {relation.fit.slope:.3f}"
+        label = f"fit (slope {relation.fit.slope:.3f}), 95% CI"
         handles.append(Line2D([], [], color=_FIT, linewidth=5, alpha=0.5, label=label))
     place = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
     axes.legend(handles=handles, frameon=False, fontsize=9, labelcolor=INK, **place)

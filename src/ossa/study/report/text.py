@@ -196,7 +196,7 @@ def validation_sentence(
         if isinstance(validation, Validation):
             low, high = validation.coverage_interval
             parts.append(
-                f"without the {group}, mean absolute error {validation.mean_absolute_error:.3f}, "
+                f"one {group} left out, mean absolute error {validation.mean_absolute_error:.3f}, "
                 f"{validation.coverage} prediction intervals (80%) contain the measured value "
                 f"(95% CI {low:.0%} to {high:.0%})"
             )
