@@ -39,6 +39,19 @@ def test_the_hash_of_the_shared_settings_depends_on_them_alone():
     )
 
 
+def test_the_model_section_of_a_recipe_holds_for_every_backbone():
+    models = ["convnext_atto", "test_convnext"]
+    plan = a_plan(models=models, recipe={**TINY, "base": "adamw"})
+    assert [run.config.model.drop_path for run in plan.runs] == [0.1, 0.1]
+    plan = a_plan(models=models, recipe={**TINY, "base": "adamw", "model": {"drop_path": None}})
+    assert [run.config.model.drop_path for run in plan.runs] == [None, None]
+
+
+def test_a_recipe_does_not_decide_what_the_study_decides():
+    with pytest.raises(ConfigError, match=r"model\.context of study .* own settings"):
+        a_plan(recipe={**TINY, "model": {"context": "sppf"}})
+
+
 def test_a_neck_of_ones_own_is_declared_and_shown():
     plan = a_plan(models=["yolov5n", "resnet18"], neck="own")
     assert plan.exceptions == {"model.neck": {"yolov5n": "own", "resnet18": "s"}}

@@ -255,6 +255,20 @@ def test_other_settings_are_refused(uninterrupted: Path, scenes: Path):
         train(config_of(scenes, momentum=0.9), uninterrupted, resume=True)
 
 
+def test_a_state_of_a_version_with_fewer_settings_is_resumed(scenes: Path, tmp_path: Path):
+    config = config_of(scenes)
+    train(config, tmp_path, callback=CtrlC(2))
+    settings = config.model_dump(mode="json")
+    del settings["evaluate"]["max_candidates"]  # as if this had not been a setting then
+    (tmp_path / CONFIG_FILE).write_text(yaml.safe_dump(settings))
+    state = torch.load(tmp_path / STATE_FILE, weights_only=True)
+    state["identity"]["settings"] = settings_digest(settings)
+    torch.save(state, tmp_path / STATE_FILE)
+    # Stopped once more before a state is saved by this version.
+    train(config, tmp_path, callback=CtrlC(1), resume=True, save_minutes=1e6)
+    assert train(config, tmp_path, resume=True).status == "done"
+
+
 def test_the_same_data_in_another_place_are_the_same(
     uninterrupted: Path, scenes: Path, tmp_path: Path
 ):

@@ -50,6 +50,8 @@ class RecipeChoice(Section):
     loss: dict[str, Any] = Field(default_factory=dict)
     augment: dict[str, Any] = Field(default_factory=dict)
     evaluate: dict[str, Any] = Field(default_factory=dict)
+    model: dict[str, Any] = Field(default_factory=dict)
+    """What every backbone gets, such as `{drop_path: null}`; the rest is the study's."""
 
     def sections(self, folder: Path) -> dict[str, Any]:
         """Returns the sections of `RunConfig`; `folder` is the folder of the study's file."""
@@ -64,6 +66,7 @@ class RecipeChoice(Section):
             "loss": self.loss,
             "augment": self.augment,
             "evaluate": self.evaluate,
+            "model": self.model,
         }
         return merge(load_recipe(self.base, below=folder), sections)
 

@@ -117,9 +117,13 @@ def load_state(
     optimizer: Optimizer,
     ema: EMA[Any],
     identity: dict[str, str],
+    older_settings: str | None = None,
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> Progress:
     """Brings detector, optimiser and EMA to where they were, and returns the progress.
+
+    `older_settings`: another digest of the same settings, under which a version that had fewer of
+    them may have saved the state.
 
     Raises:
         CheckpointError: no state, a damaged one, or one of other settings or data.
@@ -143,7 +147,8 @@ def load_state(
         ) from None
     for what, expected in identity.items():
         # A state of before images were hashed says nothing about them.
-        if state["identity"].get(what, expected if what == "images" else None) != expected:
+        found = state["identity"].get(what, expected if what == "images" else None)
+        if found != expected and not (what == "settings" and found == older_settings):
             raise CheckpointError(
                 f"{file} was saved with other {what} than are given now: "
                 "resume with what the run started with, or start a new run"

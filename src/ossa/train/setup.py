@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import nn
 
-from ossa.config import ModelConfig, RunConfig, build_config, merge, refuse_window
+from ossa.config import ModelConfig, RunConfig, build_config, merge, refuse_window, settings_digest
 from ossa.data.anchors import best_possible_recall
 from ossa.data.annotations import DatasetIndex
 from ossa.data.cache import CachePlace
@@ -22,6 +22,7 @@ from ossa.models.complexity import count_cost
 from ossa.models.detector import PRESETS, Detector, build_detector
 from ossa.models.loss import DetectionLoss
 from ossa.recipes import load_recipe
+from ossa.safe_yaml import read_yaml
 from ossa.train.callbacks import Callback
 from ossa.train.checkpoint import STATE_FILE, load_state
 from ossa.train.diagnostics import check_single_values
@@ -36,7 +37,7 @@ from ossa.train.optim import (
     learning_rate_scales,
     undecayed_parameters,
 )
-from ossa.train.run_folder import LOG_FILE, RunFolder, recovered_rows
+from ossa.train.run_folder import CONFIG_FILE, LOG_FILE, RunFolder, read_config, recovered_rows
 from ossa.train.schedule import warmup_note
 from ossa.train.splits import read_training_data
 from ossa.train.state import TrainState
@@ -147,12 +148,14 @@ def resume_run(state: TrainState) -> None:
         CheckpointError: no state, a damaged one, or one of other settings or data.
     """
     folder, config = state.files.folder, state.config
+    older_settings = _settings_as_written(folder, config)
     state.progress = progress = load_state(
         folder,
         detector=state.detector,
         optimizer=state.optimizer,
         ema=state.ema,
         identity=state.identity,
+        older_settings=older_settings,
         distributed=state.distributed,
     )
     state.batches = _batches(
@@ -177,6 +180,22 @@ def resume_run(state: TrainState) -> None:
                 f"{folder / LOG_FILE} lacks {done - len(progress.rows)} of {done} epochs, which a "
                 "state of this age does not hold: they stay out of it"
             )
+    if older_settings not in (None, config.digest()):
+        state.save()  # before the settings of this version replace those in the folder
+
+
+def _settings_as_written(folder: Path, config: RunConfig) -> str | None:
+    """Returns the digest of the settings in a run's folder as they stand there.
+
+    It differs from today's digest where settings were added since; None where the folder has other
+    settings, or none that can be read.
+    """
+    try:
+        if read_config(folder).digest() != config.digest():
+            return None
+        return settings_digest(read_yaml(folder / CONFIG_FILE).value)
+    except (ConfigError, OSError):
+        return None
 
 
 def _batches(
