@@ -429,7 +429,7 @@ def test_a_misspelt_key_of_the_data_is_told_with_its_line(
     (tmp_path / "data.yaml").write_text("\n".join(lines))
     result = ossa("train", "--data", tmp_path / "data.yaml", "--model", "yolov5n")
     assert result.exit_code == 2
-    assert f"'trian' at {tmp_path / 'data.yaml'}:3. Did you mean train?" in result.stderr
+    assert f"'trian' ({tmp_path / 'data.yaml'}, line 3). Did you mean train?" in result.stderr
 
 
 def test_missing_data_leaves_no_folder_of_a_run_nor_its_parents(ossa: Ossa, tmp_path: Path) -> None:
@@ -439,7 +439,7 @@ def test_missing_data_leaves_no_folder_of_a_run_nor_its_parents(ossa: Ossa, tmp_
         *("--project", "mine/deep", "--name", "a/b"),
     )
     assert result.exit_code == 2
-    assert "found none there" in result.stderr
+    assert "found none" in result.stderr
     assert [file.name for file in tmp_path.rglob("*")] == ["mine"]
 
 

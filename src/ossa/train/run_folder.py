@@ -339,13 +339,13 @@ def read_finished_run(folder: Path) -> FinishedRun:
             + f": finish it with 'ossa train --resume {folder}'"
         )
     config = read_config(folder)
-    if why := why_not_of(record, config):
+    if why := why_not_of(record, config, complete=False):
         raise DataError(f"{folder / RECORD_FILE} {why}: is it that of the run in {folder}?")
     return FinishedRun(folder, config, record)
 
 
-def why_not_of(record: Record, config: RunConfig) -> str | None:
-    """Returns why a record is not a complete one of a run with this configuration, or None.
+def why_not_of(record: Record, config: RunConfig, *, complete: bool = True) -> str | None:
+    """Returns why a record is not a (complete) one of a run with this configuration, or None.
 
     Raises:
         ConfigError: its settings are not a configuration.
@@ -367,7 +367,7 @@ def why_not_of(record: Record, config: RunConfig) -> str | None:
         },
     }
     missing = [name for name, part in parts.items() if name.rpartition(".")[2] not in part]
-    return f"lacks {missing[0]}" if missing and record.status == "done" else None
+    return f"lacks {missing[0]}" if missing and complete and record.status == "done" else None
 
 
 def same_images(fingerprint: str | None, other: str | None) -> bool:
