@@ -6,8 +6,12 @@ from torch import Tensor, nn
 from ossa.models.complexity import (
     CONVOLUTIONS_AND_LINEAR,
     UncountedOperation,
+    count_cost,
     measure_on_meta,
 )
+from ossa.models.detector import Detector, create_backbone
+from ossa.models.head import AnchorHead
+from ossa.types import Level
 
 
 def two_convolutions(*, inplace: bool) -> nn.Sequential:
@@ -84,3 +88,24 @@ def test_what_the_count_leaves_out_is_listed() -> None:
     cost = measure_on_meta(network, image(), counted=CONVOLUTIONS_AND_LINEAR)
     assert UncountedOperation("bmm", calls=1, elements=256) in cost.uncounted
     assert cost.total.activations == 16
+
+
+class OneConvolution(nn.Module):
+    """A neck of somebody else's: one map, and nothing called laterals."""
+
+    levels = (Level(8, 16),)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(64, 16, 1)
+
+    def forward(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (self.conv(features[0]),)
+
+
+def test_a_neck_need_not_have_laterals() -> None:
+    backbone, neck = create_backbone("cspdarknet_n"), OneConvolution()
+    detector = Detector(backbone, neck, AnchorHead(neck.levels, num_classes=3))
+    cost = count_cost(detector, 64).parts
+    assert cost["lateral"].flops == 0
+    assert cost["neck"].flops == 2 * 8 * 8 * 64 * 16

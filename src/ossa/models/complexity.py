@@ -102,7 +102,7 @@ def count_cost(detector: Detector, imgsz: int) -> NetworkCost:
     The detector may lie on any device; it is copied to the meta device.
     """
     shadow = on_meta(detector)
-    laterals: Any = shadow.neck.laterals
+    laterals: Any = getattr(shadow.neck, "laterals", ())  # a neck may have none
     parts = {
         "backbone": [shadow.backbone],
         "lateral": list(laterals),

@@ -58,6 +58,12 @@ class Detector(nn.Module):
     """
 
     def __init__(self, backbone: nn.Module, neck: nn.Module, head: nn.Module) -> None:
+        """Args:
+        backbone: as `Backbone` says.
+        neck: maps the backbone's features to one map per level, and has `levels`, too. If it has
+            `laterals`, their cost is counted apart.
+        head: maps the neck's features to `RawPredictions`.
+        """
         super().__init__()
         self.backbone = backbone
         self.neck = neck

@@ -1,4 +1,4 @@
-"""Recipes: YAML files with the sections train, loss and augment; one may name another as `base`."""
+"""Recipes: YAML files of settings in up to five sections; one may name another as `base`."""
 
 import os
 from collections.abc import Mapping
