@@ -12,7 +12,7 @@ from ossa.data.annotations import DatasetIndex
 from ossa.errors import ConfigError
 from ossa.evaluate import bootstrap
 from ossa.evaluate.bootstrap import (
-    METRICS,
+    RESAMPLED_METRICS,
     average_precision,
     check_metrics,
     image_weightings,
@@ -223,6 +223,8 @@ def test_the_limits_of_size_are_cocos():
 
 
 def test_metrics_are_known_by_name():
-    assert [metric for metric in METRICS if needs_bins([metric])] == list(METRICS[4:])
+    assert [metric for metric in RESAMPLED_METRICS if needs_bins([metric])] == list(
+        RESAMPLED_METRICS[4:]
+    )
     with pytest.raises(ConfigError, match=r"found 'ap_smal'. Did you mean ap_small"):
         check_metrics(["ap", "ap_smal"])

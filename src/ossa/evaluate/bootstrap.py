@@ -27,7 +27,7 @@ from ossa.errors import ConfigError, suggestion
 from ossa.evaluate.matching import AT_50, AT_75, IOU_THRESHOLDS, Matches
 from ossa.evaluate.metrics import KINDS, SIZES
 
-METRICS: Final = (
+RESAMPLED_METRICS: Final = (
     *("ap", "ap50", "ap75", "ar_100"),
     *(f"ap_{name}" for name in (*SIZES, *KINDS)),
 )
@@ -195,7 +195,7 @@ def resample(
 
     Args:
         matches: what every detection matches.
-        metrics: names of `METRICS`.
+        metrics: names of `RESAMPLED_METRICS`.
         weights: (W, I) how often each image counts.
         bins: those that the metrics name (`ossa.evaluate.object_bins.bins_of`).
     """
@@ -222,12 +222,12 @@ def _bin_of(metric: str) -> str | None:
 
 
 def check_metrics(names: Sequence[str]) -> None:
-    """Raises ConfigError for a name that is not among `METRICS`."""
+    """Raises ConfigError for a name that is not among `RESAMPLED_METRICS`."""
     for name in names:
-        if name not in METRICS:
+        if name not in RESAMPLED_METRICS:
             raise ConfigError(
-                f"expected metrics of {', '.join(METRICS)}, found {name!r}."
-                + suggestion(name, METRICS)
+                f"expected metrics of {', '.join(RESAMPLED_METRICS)}, found {name!r}."
+                + suggestion(name, RESAMPLED_METRICS)
             )
 
 

@@ -151,7 +151,7 @@ def by_coverage(
 
 
 def bins_of(index: DatasetIndex, matches: Matches) -> dict[str, Bin]:
-    """Returns the bins of `ossa.evaluate.bootstrap.METRICS` by COCO's sizes and by crowding.
+    """Returns the bins of `RESAMPLED_METRICS` by COCO's sizes and by crowding.
 
     COCO's own AP of small objects matches again among small objects alone, and so may differ from
     the AP of this bin in the third decimal.

@@ -141,7 +141,7 @@ def compare_models(
 
     Args:
         models: the runs of each, on the same images, that differ in their seeds alone.
-        metrics: names of `ossa.evaluate.bootstrap.METRICS`.
+        metrics: names of `ossa.evaluate.bootstrap.RESAMPLED_METRICS`.
         bins: of a run, for metrics of one kind of objects (`ossa.evaluate.object_bins.bins_of`).
         resamples: how often the images are drawn.
         seed: of the draws.

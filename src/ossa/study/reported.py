@@ -25,7 +25,7 @@ from ossa.data.cache import CachePlace
 from ossa.data.description import read_description
 from ossa.data.reading import read_data, read_index
 from ossa.errors import DataError
-from ossa.evaluate.bootstrap import METRICS, RESAMPLES, image_weightings, resample
+from ossa.evaluate.bootstrap import RESAMPLED_METRICS, RESAMPLES, image_weightings, resample
 from ossa.evaluate.coco import detections_as_coco_results, read_coco_results
 from ossa.evaluate.evaluator import check_classes, detector_for_evaluation, evaluate
 from ossa.evaluate.matching import match
@@ -186,7 +186,7 @@ def ensure_resampled(
         return kept
     matches = match(index, read_coco_results(detections, index))
     weights = image_weightings(len(index), resamples=resamples, seed=_SEED)
-    values = resample(matches, METRICS, weights=weights, bins=bins_of(index, matches))
+    values = resample(matches, RESAMPLED_METRICS, weights=weights, bins=bins_of(index, matches))
     content = BytesIO()
     arrays = {"origin": np.array(origin), "digest": np.array(_digest(values)), **values}
     np.savez_compressed(content, allow_pickle=False, **arrays)
@@ -201,11 +201,13 @@ def _read_resampled(file: Path, origin: str) -> dict[str, NDArray[np.float64]] |
             size = sum(member.file_size for member in archive.infolist())
             if size > _LARGEST or str(content["origin"]) != origin:
                 return None
-            values = {name: content[name] for name in METRICS}
+            values = {name: content[name] for name in RESAMPLED_METRICS}
             return values if str(content["digest"]) == _digest(values) else None
     except Exception:  # damaged archives raise many kinds: the file is written again
         return None
 
 
 def _digest(values: Mapping[str, NDArray[np.float64]]) -> str:
-    return hashlib.sha256(b"".join(values[name].tobytes() for name in METRICS)).hexdigest()
+    return hashlib.sha256(
+        b"".join(values[name].tobytes() for name in RESAMPLED_METRICS)
+    ).hexdigest()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ossa.evaluate.bootstrap import METRICS
+from ossa.evaluate.bootstrap import RESAMPLED_METRICS
 from ossa.evaluate.statistics import FEWEST_RUNS, Values
 from ossa.study.analysis import PairwiseComparison, compare_pairs, rank_change
 from ossa.study.report.figures import pairs_figure
@@ -161,7 +161,7 @@ def rivals_table(results: StudyResults) -> ReportTable:
 def known_values(results: StudyResults) -> dict[str, dict[str, Values]]:
     """Returns values by metric and model, for the metrics of objects that the split has."""
     resampled = results.runs[0].resampled_metrics
-    known = [metric for metric in METRICS if np.isfinite(resampled[metric][0])]
+    known = [metric for metric in RESAMPLED_METRICS if np.isfinite(resampled[metric][0])]
     return {metric: results.values(metric) for metric in known}
 
 
