@@ -33,7 +33,7 @@ def test_a_study_of_ten_lines_is_read(tmp_path: Path):
         ({"initial_weights": {"resnet50": "none"}}, "initial_weights names resnet50, which is not"),
         ({"reported": {"weights": "best"}}, "the best epoch is chosen on val"),
         ({"vary": {"train.lrr": [1, 2]}}, "vary has 'train.lrr'"),
-        ({"vary": {"train.lr": [0.1]}}, "vary.train.lr needs two different values"),
+        ({"vary": {"train.lr": [0.1]}}, "vary.train.lr needs at least two different values"),
         ({"executor": "cloud"}, "executor.kind: "),
         ({"name": "a/b"}, "name: "),
     ],
