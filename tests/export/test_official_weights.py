@@ -8,13 +8,18 @@ import pytest
 from ossa.data.annotations import select_images
 from ossa.data.reading import read_data
 from ossa.export.export import SUFFIXES, ExportSettings, export_detector
-from ossa.export.graph import Format, NMSSettings, Precision, is_installed
+from ossa.export.graph import Format, NMSSettings, Precision, is_installed, openvino_core
 from ossa.export.parity import some_images
 from ossa.models.checkpoint import read_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.realdata]
 IMAGES = 24
 NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
+
+
+def _processor_has_bf16() -> bool:
+    core = openvino_core(purpose="the question of what the processor can do")
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 @pytest.mark.parametrize(
@@ -37,6 +42,8 @@ def test_the_export_is_good(
     absent = [package for package in packages if not is_installed(package)]
     if absent:
         pytest.skip(f"needs {', '.join(absent)}: the extras export and openvino")
+    if precision == "bf16" and not _processor_has_bf16():
+        pytest.skip("needs a processor with bf16 arithmetic")
     everything = read_data(shared / "data" / "coco128").index
     index = some_images(everything, IMAGES)
     others = select_images(everything, ~np.isin(everything.image_ids, index.image_ids))
