@@ -1,4 +1,4 @@
-"""The `Example:` block of every public name runs, on drawn scenes and without a network."""
+"""The `Examples:` block of every public name runs, on drawn scenes and without a network."""
 
 import doctest
 import json

@@ -2,7 +2,7 @@
 
 The public names are imported when they are first used, so that `import ossa` is immediate.
 
-Example:
+Examples:
     >>> import ossa
     >>> detector = ossa.create_detector("resnet10t", num_classes=4, neck="n", imgsz=64)
 """

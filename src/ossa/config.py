@@ -244,7 +244,7 @@ class EvaluateConfig(Section):
 class RunConfig(Section):
     """Everything that decides what a run computes.
 
-    Example:
+    Examples:
         >>> from ossa.config import RunConfig
         >>> config = RunConfig(model={"name": "resnet18", "neck": "s"}, data="scenes", seed=1)
         >>> config.train.epochs, config.evaluate.nms_iou

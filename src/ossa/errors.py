@@ -23,7 +23,7 @@ class OssaError(Exception):
     may be left out. Values from foreign files may be passed as they are: what a terminal would
     take for a command is escaped, and what is too long is shortened.
 
-    Example:
+    Examples:
         >>> error = DataError(
         ...     expected="a box with positive area", found="width 0",
         ...     path="labels/7.txt", line=3, advice="correct or remove the line",
@@ -86,7 +86,7 @@ remove the line.'
 class ConfigError(OssaError):
     """A setting, recipe or option is misspelt, out of range or contradicts another.
 
-    Example:
+    Examples:
         >>> import ossa
         >>> try:
         ...     ossa.create_detector("resnet81", num_classes=4)
@@ -99,7 +99,7 @@ class ConfigError(OssaError):
 class DataError(OssaError):
     """A data set, image or annotation is missing or cannot be used as it is.
 
-    Example:
+    Examples:
         >>> import ossa
         >>> error = ossa.DataError(expected="an image", found="no such file", path="a.jpg")
         >>> error.path, str(error)
@@ -110,7 +110,7 @@ class DataError(OssaError):
 class UnsupportedBackbone(OssaError):  # noqa: N818 - the name users know from the design
     """A model cannot be a backbone, or not with the strides or image size asked for.
 
-    Example:
+    Examples:
         >>> str(UnsupportedBackbone("has no feature maps", model="a", similar=("b", "c")))
         'a has no feature maps. Similar backbones that work: b, c'
     """
@@ -136,7 +136,7 @@ class UnsupportedBackbone(OssaError):  # noqa: N818 - the name users know from t
 class CheckpointError(OssaError):
     """A weights file is missing, damaged, of another model, or tries to run code.
 
-    Example:
+    Examples:
         >>> import ossa
         >>> try:
         ...     ossa.load("absent.safetensors")
@@ -149,7 +149,7 @@ class CheckpointError(OssaError):
 class RunFailed(OssaError):  # noqa: N818 - says what happened to the run
     """A run that was in order when it started could not go on (exit code 1 instead of 2).
 
-    Example:
+    Examples:
         >>> import ossa
         >>> issubclass(ossa.RunFailed, ossa.OssaError)
         True

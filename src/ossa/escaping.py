@@ -40,7 +40,7 @@ _LATEX: Final = {
 def escape_terminal(text: str) -> str:
     r"""Returns `text` on one line that a terminal prints as it is, without credentials.
 
-    Example:
+    Examples:
         >>> escape_terminal("cat\x1b[31m of rtsp://user:secret@camera/1?token=abc")
         'cat\\x1b[31m of rtsp://camera/1?***'
     """
@@ -53,7 +53,7 @@ def escape_terminal(text: str) -> str:
 def hide_credentials(text: str) -> str:
     """Returns `text` with the user and password of every address left out, its query as `***`.
 
-    Example:
+    Examples:
         >>> hide_credentials("rtsp://user:p@ss/word@camera:554/1?token=abc")
         'rtsp://camera:554/1?***'
     """

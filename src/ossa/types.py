@@ -16,7 +16,7 @@ from torch import Tensor
 class Level(NamedTuple):
     """Stride and channels of a feature map.
 
-    Example:
+    Examples:
         >>> from ossa import Level
         >>> Level(stride=8, channels=128)
         Level(stride=8, channels=128)
@@ -30,7 +30,7 @@ class Level(NamedTuple):
 class Letterbox(NamedTuple):
     """How an image was placed in the network's input: x_network = x_image * scale_x + pad_left.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ossa.types import Letterbox
         >>> placed = Letterbox(0.5, 0.5, pad_left=0, pad_top=80, width=1280, height=960)
@@ -64,7 +64,7 @@ class Letterbox(NamedTuple):
 class Sample:
     """One image with the ground truth used in training, without crowd and difficult boxes.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ossa.types import Sample
         >>> sample = Sample(
@@ -88,7 +88,7 @@ class Sample:
 class Batch:
     """Images of one size with their ground truth, ready for the device.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ossa.types import Batch
         >>> batch = Batch(
@@ -137,7 +137,7 @@ class Batch:
 class RawPredictions(NamedTuple):
     """What the network returns, the same in training and evaluation.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ossa import create_detector
         >>> raw = create_detector("yolov5n", num_classes=3)(torch.zeros(1, 3, 64, 64).byte())
@@ -157,7 +157,7 @@ class RawPredictions(NamedTuple):
 class Detections:
     """What was found in one image, best first.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ossa import Detections
         >>> boxes_xyxy = np.array([[10, 20, 110, 220], [0, 0, 50, 50]], np.float32)
@@ -213,7 +213,7 @@ class Record:
     Written once as JSON, when the run is done or has failed. `schema` is the version of the
     layout; `ossa.train.run_folder` reads every older one.
 
-    Example:
+    Examples:
         >>> import ossa
         >>> from pathlib import Path
         >>> record = ossa.read_record(Path("study/runs/resnet10t-seed0"))

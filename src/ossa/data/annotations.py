@@ -22,7 +22,7 @@ from ossa.errors import ConfigError, legible, suggestion
 class DatasetIndex:
     """One split of a data set.
 
-    Example:
+    Examples:
         >>> import ossa
         >>> index = ossa.read_data("scenes").index
         >>> len(index), index.names

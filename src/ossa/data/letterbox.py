@@ -29,7 +29,7 @@ def resize_long_side(image: NDArray[np.uint8], imgsz: int) -> NDArray[np.uint8]:
 def letterbox(image: NDArray[np.uint8], imgsz: int) -> tuple[NDArray[np.uint8], Letterbox]:
     """Returns the image (H, W, 3) centred on a grey square of `imgsz` px, and its placement.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> canvas, placement = letterbox(np.zeros((48, 64, 3), np.uint8), 32)
         >>> canvas.shape, placement.scale_x, placement.pad_top

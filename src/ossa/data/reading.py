@@ -281,7 +281,7 @@ def read_data(data: Path | str, split: str = "val", *, strict: bool = False) -> 
         ConfigError: a data.yaml that is malformed, or has no such split.
         DataError: files that are missing, no usable image, or the first fault where `strict`.
 
-    Example:
+    Examples:
         >>> report = read_data("scenes", "val")
         >>> len(report.index), report.issues
         (2, ())

@@ -292,7 +292,7 @@ def write_scenes(
     Raises:
         DataError: `folder` holds something else, or a split or the size is out of range.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from ossa.data.synthetic import write_scenes
         >>> folder = tempfile.mkdtemp()

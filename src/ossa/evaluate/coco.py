@@ -174,7 +174,7 @@ def read_coco_results(
     Raises:
         DataError: the file is missing, is not a COCO results file or does not fit the index.
 
-    Example:
+    Examples:
         >>> import ossa
         >>> index = ossa.read_data("scenes").index
         >>> detections = ossa.read_coco_results(Path("results.json"), index)

@@ -44,7 +44,7 @@ BACKGROUND = "background"
 class ConfusionMatrix:
     """How often objects of each class were detected as each class; K classes and background.
 
-    Example:
+    Examples:
         >>> matrix = ConfusionMatrix(("cat", "background"), np.array([[3, 1], [2, 0]]), 0.25, 0.5)
         >>> matrix.normalized()[0].tolist()  # of four cats one was missed
         [0.75, 0.25]

@@ -140,7 +140,7 @@ def evaluate_detector(
     Raises:
         CheckpointError, ConfigError, DataError, UnsupportedBackbone: naming what does not fit.
 
-    Example:
+    Examples:
         >>> import ossa
         >>> metrics = ossa.evaluate_detector("best.safetensors", "scenes")
         >>> metrics.num_images, metrics.num_detections > 0

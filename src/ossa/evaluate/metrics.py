@@ -78,7 +78,7 @@ class ClassMetrics:
 class Metrics:
     """The metrics of one detector on one data set, fractions in 0..1; None where undefined.
 
-    Example:
+    Examples:
         >>> import ossa
         >>> index = ossa.read_data("scenes").index
         >>> metrics = ossa.evaluate_detections(index, {})  # nothing was detected
@@ -192,7 +192,7 @@ def evaluate_detections(
     Raises:
         DataError: a detection of an unknown image or class, or with an impossible score or box.
 
-    Example:
+    Examples:
         >>> import ossa
         >>> from pathlib import Path
         >>> index = ossa.read_data("scenes").index

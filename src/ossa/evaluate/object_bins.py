@@ -139,10 +139,9 @@ def by_coverage(
     edges: tuple[float, ...] = COVERAGE_EDGES,
     weights: NDArray[np.integer] | None = None,
 ) -> BinScores:
-    """Returns AP by how much of an object others cover.
+    """Returns AP by how much of an object others cover; the other arguments are `by_crowding`'s.
 
     Args:
-        matches, gt, found, weights: as in `by_crowding`.
         edges: ascending from 0; a bin includes its upper edge and not its lower one.
     """
     labels = ("none", *(f"up to {edge:g}" for edge in edges[1:]), f"over {edges[-1]:g}")

@@ -150,7 +150,7 @@ def compare_models(
     Raises:
         DataError: models with other ground truth, or ground truth in fewer than two images.
 
-    Example:
+    Examples:
         >>> import ossa
         >>> from pathlib import Path
         >>> from ossa.evaluate.matching import match

@@ -118,7 +118,7 @@ def export_detector(
         UnsupportedBackbone: the format cannot express the network.
         CheckpointError: the file cannot be written.
 
-    Example:
+    Examples:
         >>> import ossa
         >>> from ossa.export.export import ExportSettings
         >>> from ossa.models.checkpoint import read_checkpoint

@@ -28,7 +28,7 @@ _NECK_REPEATS = 3
 class Backbone(Protocol):
     """The interface of a backbone: any `nn.Module` with `levels` and this `forward`.
 
-    Example:
+    Examples:
         >>> import ossa
         >>> backbone = ossa.create_backbone("resnet10t", imgsz=64)
         >>> isinstance(backbone.levels[0], ossa.Level)
@@ -46,7 +46,7 @@ class Backbone(Protocol):
 class Detector(nn.Module):
     """Maps uint8 images (B, 3, H, W) to `RawPredictions`, in training and in evaluation alike.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ossa import PAFPN, AnchorHead, Detector, create_backbone
         >>> backbone = create_backbone("cspdarknet_n")
@@ -99,7 +99,7 @@ def create_backbone(
         UnsupportedBackbone: no feature maps at these strides or this size.
         CheckpointError: weights that cannot be had or do not belong to the model.
 
-    Example:
+    Examples:
         >>> from ossa import create_backbone
         >>> create_backbone("resnet18", strides=(16, 32)).levels
         (Level(stride=16, channels=256), Level(stride=32, channels=512))
@@ -156,7 +156,7 @@ def create_detector(
     Raises:
         ConfigError, UnsupportedBackbone, CheckpointError: as `create_backbone`.
 
-    Example:
+    Examples:
         >>> from ossa import create_detector
         >>> detector = create_detector("resnet18", num_classes=3, neck="n", imgsz=64)
         >>> detector.neck.levels[0]

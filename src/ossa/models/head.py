@@ -42,7 +42,7 @@ class AnchorHead(nn.Module):
 
     Maps L features (B, C_l, H_l, W_l) to `RawPredictions`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ossa import AnchorHead, Level
         >>> head = AnchorHead((Level(8, 64), Level(16, 128)), num_classes=3)

@@ -28,7 +28,7 @@ class PAFPN(nn.Module):
 
     Source: PANet (Liu et al., 2018) as YOLOv5 builds it from C3 blocks.
 
-    Example:
+    Examples:
         >>> from ossa import PAFPN, Level
         >>> levels = (Level(8, 96), Level(16, 192), Level(32, 384))
         >>> PAFPN(levels, widths=(64, 128, 256), depth=1).levels[0]

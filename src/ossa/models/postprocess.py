@@ -77,7 +77,7 @@ def non_max_suppression(
         wanted: bool (K,) on the CPU. Where given, a box counts for its best class alone, and only
             if that is wanted: other classes do not use up the detections.
 
-    Example:
+    Examples:
         >>> import ossa
         >>> from ossa.config import EvaluateConfig
         >>> detector = ossa.create_detector("yolov5n", num_classes=4, imgsz=64).eval()

@@ -74,7 +74,7 @@ def load(
             the runtime is not installed or does not run this file.
         UnsupportedBackbone: the backbone cannot take images of `imgsz`.
 
-    Example:
+    Examples:
         >>> import ossa
         >>> predictor = ossa.load("best.safetensors")
         >>> results = predictor.predict("photo.png", confidence=0.4)
@@ -122,7 +122,7 @@ class Predictor:
     one image size, or whose windows do not divide every rectangle, get squares instead, as do
     exported files of one size: see `rectangular`.
 
-    Example:
+    Examples:
         >>> import numpy as np, ossa
         >>> detector = ossa.create_detector("yolov5n", num_classes=2, imgsz=64)
         >>> predictor = ossa.Predictor(detector, names=("cat", "dog"), imgsz=64)

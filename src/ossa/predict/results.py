@@ -31,7 +31,7 @@ class Results(Detections):
     The pixels of a file are read again when they are needed, so that the results of a long list
     of files hold no pixels; an array is referred to, not copied.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ossa.predict.results import Results
         >>> results = Results(

@@ -67,7 +67,7 @@ class VideoReader:
 
     It is a context manager, which closes the source.
 
-    Example:
+    Examples:
         >>> from ossa.predict.video import VideoReader
         >>> with VideoReader("street.webm", every=2) as video:
         ...     [frame.number for frame in video.frames()]
@@ -218,7 +218,7 @@ class VideoWriter:
     An image is repeated until the time of the next, so that rate and length stay those of the
     source even where frames of it are missing.
 
-    Example:
+    Examples:
         >>> writer = VideoWriter(Path("grey.webm"), rate=10)
         >>> writer.add(np.full((32, 64, 3), 90, np.uint8), seconds=0)
         >>> writer.close(seconds=0.5)

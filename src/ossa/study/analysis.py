@@ -81,7 +81,7 @@ def pareto_set(
         complexity: (M,).
         quality: (..., M), 0 and up.
 
-    Example:
+    Examples:
         >>> pareto_set(np.array([1.0, 2.0, 3.0]), np.array([0.3, 0.2, 0.4])).tolist()
         [True, False, True]
     """
@@ -122,7 +122,7 @@ def pareto_membership(
         points: the models.
         draws: by model, (D,) draws of the same quality; models without a point are ignored.
 
-    Example:
+    Examples:
         >>> points = Points.of("abc", families="xxy", complexity=[1, 2, 3], quality=[0.3, 0.2, 0.4])
         >>> [point.model for point in pareto_membership(points) if point.is_member]
         ['a', 'c']
@@ -203,7 +203,7 @@ def rank_measures(points: Mapping[str, Points]) -> MeasureRanking | Insufficient
         points: by the name of the measure; all have the same quality and the same models in the
             same order.
 
-    Example:
+    Examples:
         >>> flops, params = [1, 2, 3, 4, 5, 6, 7, 8], [3, 1, 2, 5, 4, 8, 6, 7]
         >>> quality = [0.1 * cost**0.3 for cost in flops]
         >>> points = {

@@ -35,7 +35,7 @@ _VARIABLE: Mapping[str, type[Section]] = {
 class RecipeChoice(Section):
     """A recipe, and the settings that the study overrides for all runs.
 
-    Example:
+    Examples:
         >>> RecipeChoice(epochs=3).sections(Path())["train"]["epochs"]
         3
     """
@@ -74,7 +74,7 @@ class RecipeChoice(Section):
 class Reported(Section):
     """The weights and the split whose metrics the study reports.
 
-    Example:
+    Examples:
         >>> Reported().weights, Reported(weights="best", split="test").split
         ('last', 'test')
     """
@@ -87,7 +87,7 @@ class Reported(Section):
 class ExecutorConfig(Section):
     """Where the runs of a study are computed; the results do not depend on it.
 
-    Example:
+    Examples:
         >>> ExecutorConfig(kind="ray", address="auto", cpus=8, gpus=1).requeues
         5
     """
@@ -128,7 +128,7 @@ class ExecutorConfig(Section):
 class StudyConfig(Section):
     """The configuration of a study: many models, a few seeds, one recipe.
 
-    Example:
+    Examples:
         >>> import ossa
         >>> study = ossa.StudyConfig(name="first", data="scenes", models=("resnet18", "yolov5n"))
         >>> study.seeds, study.family("yolov5n")
@@ -184,7 +184,7 @@ def read_study(path: Path) -> StudyConfig:
     Raises:
         ConfigError: the file is missing or not YAML, a key is unknown, or a value is out of range.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> _ = Path("study.yaml").write_text("{name: first, data: scenes, models: [resnet18]}")
         >>> read_study(Path("study.yaml")).models

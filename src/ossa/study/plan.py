@@ -92,7 +92,7 @@ def make_plan(study: StudyConfig, *, data: Path, folder: Path) -> Plan:
     Raises:
         ConfigError: a setting is invalid, or weights do not fit the models.
 
-    Example:
+    Examples:
         >>> study = StudyConfig(name="tiny", data="scenes", models=("resnet18",), seeds=(0, 1))
         >>> plan = make_plan(study, data=Path("scenes"), folder=Path())
         >>> [run.name for run in plan.runs]

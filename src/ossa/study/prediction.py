@@ -129,7 +129,7 @@ class Validation:
 def predict(points: Points, complexity: float) -> Prediction | InsufficientData:
     """Returns the predicted quality of a model of this complexity, or why there is none.
 
-    Example:
+    Examples:
         >>> cost = [1, 2, 4, 8, 16, 32, 64, 128]
         >>> quality = [0.1 * c**0.25 for c in cost]
         >>> points = Points.of("abcdefgh", families="x" * 8, complexity=cost, quality=quality)

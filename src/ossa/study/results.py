@@ -76,7 +76,7 @@ class StudyRun:
 class StudyResults:
     """The results of a study so far, with at least one finished run.
 
-    Example:
+    Examples:
         >>> import ossa
         >>> results = ossa.load_study("study")
         >>> results.table()["model"].unique().tolist()
@@ -260,7 +260,7 @@ def load_study(
     Raises:
         DataError: no run is finished, or the data have changed since the training.
 
-    Example:
+    Examples:
         >>> import ossa
         >>> results = ossa.load_study("study")
         >>> results.study.models, len(results.runs)

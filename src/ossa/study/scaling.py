@@ -76,7 +76,7 @@ class Points:
         Raises:
             DataError: a model is listed twice.
 
-        Example:
+        Examples:
             >>> points = Points.of("ab", families="xx", complexity=[1e6, 2e6], quality=[0.3, None])
             >>> points.models, points.left_out[0].reason
             (('a',), 'expected a positive quality, found nan')
@@ -207,7 +207,7 @@ class PowerLaw:
 def fit_power_law(points: Points) -> PowerLaw | InsufficientData:
     """Returns the power-law fit of the points, or why there are too few of them.
 
-    Example:
+    Examples:
         >>> cost = [1, 2, 4, 8, 16, 32, 64, 128]
         >>> quality = [0.1 * c**0.25 for c in cost]
         >>> points = Points.of("abcdefgh", families="x" * 8, complexity=cost, quality=quality)

@@ -33,7 +33,7 @@ class RunStart:
 class Callback:
     """The hooks of a training, which do nothing here: override those that you need.
 
-    Example:
+    Examples:
         >>> class PrintLoss(Callback):
         ...     def on_batch_end(self, *, epoch, batch, loss):
         ...         print(f"epoch {epoch + 1}, batch {batch}: {loss:.3f}")

@@ -39,7 +39,7 @@ class Logger(Protocol):
 
     An exception of a method ends the logging of the run by this logger, and never the run.
 
-    Example:
+    Examples:
         >>> class APLogger(Logger):
         ...     name = "ap"
         ...     def log_metrics(self, row):
@@ -79,7 +79,7 @@ class LoggerCallback(Callback):
     Use it as a context manager, so that the loggers are closed when a run is interrupted. A logger
     that fails is reported once and not called again; the run goes on.
 
-    Example:
+    Examples:
         >>> with LoggerCallback([TensorBoardLogger()]) as callback:
         ...     isinstance(callback, Callback)  # pass it to ossa.train_detector(callback=...)
         True

@@ -93,7 +93,7 @@ def train_detector(
         ConfigError: settings that are misspelt or out of range, or a folder that holds something.
         OssaError: other bad input, or a run that could not go on.
 
-    Example:
+    Examples:
         >>> import ossa
         >>> settings = {"train": {"epochs": 1, "imgsz": 64, "batch": 2}}
         >>> record = ossa.train_detector(

@@ -29,7 +29,7 @@ class EMA(Generic[Network]):
     It is counted in optimiser steps. The decay grows as decay x (1 - exp(-updates / ramp)), so that
     early averages follow quickly.
 
-    Example:
+    Examples:
         >>> import ossa, torch
         >>> network = torch.nn.Linear(1, 1, bias=False)
         >>> ema = ossa.EMA(network, decay=0.5, ramp=1e-9)

@@ -93,7 +93,7 @@ def read_record(folder: Path) -> Record:
     Raises:
         DataError: there is none, or it is not a record of a known schema.
 
-    Example:
+    Examples:
         >>> import ossa
         >>> record = ossa.read_record(Path("study/runs/resnet10t-seed0"))
         >>> record.model, record.status

@@ -41,7 +41,7 @@ def draw_boxes(
         names: class names; characters missing in the font become question marks.
         scores: (N,) in 0..1, written after the names.
 
-    Example:
+    Examples:
         >>> import numpy as np, ossa
         >>> image, boxes_xyxy = np.zeros((48, 64, 3), np.uint8), np.array([[8.0, 20.0, 40.0, 40.0]])
         >>> drawn = ossa.draw_boxes(image, boxes_xyxy, np.array([0]), names=("cat",))
