@@ -285,4 +285,4 @@ def test_maxvit_of_large_images_is_refused_in_time(tmp_path: Path):
     start = time.process_time()
     with pytest.raises(CheckpointError, match="does not fit this detector: 725 missing"):
         read_checkpoint(file)
-    assert time.process_time() - start < 5
+    assert time.process_time() - start < 15
