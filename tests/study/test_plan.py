@@ -47,9 +47,13 @@ def test_the_model_section_of_a_recipe_holds_for_every_backbone():
     assert [run.config.model.drop_path for run in plan.runs] == [None, None]
 
 
-def test_a_recipe_does_not_decide_what_the_study_decides():
-    with pytest.raises(ConfigError, match=r"model\.context of study .* own settings"):
-        a_plan(recipe={**TINY, "model": {"context": "sppf"}})
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("context", "sppf"), ("name", "x"), ("pretrained", True), ("weights", "/tmp/a.pt"), ("x", 1)],
+)
+def test_a_recipe_does_not_decide_what_the_study_decides(key: str, value: object):
+    with pytest.raises(ConfigError, match=f"drop_path and anchors_wh .* found {key}"):
+        a_plan(recipe={**TINY, "model": {key: value}})
 
 
 def test_a_neck_of_ones_own_is_declared_and_shown():

@@ -32,6 +32,9 @@ _VARIABLE: Mapping[str, type[Section]] = {
 """Sections with settings that a study may vary."""
 
 
+_MODEL_KEYS_OF_A_RECIPE = {"drop_path", "anchors_wh"}
+
+
 class RecipeChoice(Section):
     """A recipe, and the settings that the study overrides for all runs.
 
@@ -51,7 +54,7 @@ class RecipeChoice(Section):
     augment: dict[str, Any] = Field(default_factory=dict)
     evaluate: dict[str, Any] = Field(default_factory=dict)
     model: dict[str, Any] = Field(default_factory=dict)
-    """What every backbone gets, such as `{drop_path: null}`; the rest is the study's."""
+    """`drop_path` and `anchors_wh` of every detector; the study decides the rest of the model."""
 
     def sections(self, folder: Path) -> dict[str, Any]:
         """Returns the sections of `RunConfig`; `folder` is the folder of the study's file."""
@@ -68,7 +71,14 @@ class RecipeChoice(Section):
             "evaluate": self.evaluate,
             "model": self.model,
         }
-        return merge(load_recipe(self.base, below=folder), sections)
+        sections = merge(load_recipe(self.base, below=folder), sections)
+        for key in sections["model"].keys() - _MODEL_KEYS_OF_A_RECIPE:
+            raise ConfigError(
+                expected="only drop_path and anchors_wh in the model section of a study's recipe",
+                found=str(key),
+                advice="the study's own settings decide the rest",
+            )
+        return sections
 
 
 class Reported(Section):

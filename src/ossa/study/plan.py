@@ -153,12 +153,6 @@ def _planned(
         "strides": study.strides,
         **weights.model_settings,
     }
-    decided = sorted(detector.keys() & sections.get("model", {}).keys())
-    if decided:
-        raise ConfigError(
-            expected=f"model.{decided[0]} of study {study.name} in the study's own settings",
-            found="it in the recipe",
-        )
     settings = {
         **sections,
         "model": {**sections.get("model", {}), **detector},
