@@ -100,13 +100,25 @@ def _in_this_process(
     dataset: TrainingDataset, batches: EpochBatches, *, pin_memory: bool
 ) -> Iterator[Batch]:
     for draws in batches:
-        made = [dataset[draw] for draw in draws]
-        images = torch.zeros((len(made), dataset.imgsz, dataset.imgsz, 3), dtype=torch.uint8)
-        for pixels, (sample, _) in zip(images.numpy(), made, strict=True):
-            pixels[...] = sample.image
-        samples, image_ids = [sample for sample, _ in made], [image_id for _, image_id in made]
-        batch = _batch(images, samples, image_ids)
+        images = torch.zeros((len(draws), dataset.imgsz, dataset.imgsz, 3), dtype=torch.uint8)
+        batch = _batch(images, *_fill(images, dataset, draws))
         yield batch.pin_memory() if pin_memory else batch
+
+
+def _fill(
+    images: Tensor, dataset: TrainingDataset, draws: Sequence[Draw]
+) -> tuple[list[Sample], list[int]]:
+    """Writes the drawn images into the first of `images` (B, H, W, 3).
+
+    Returns their samples, without the pixels, and their image ids.
+    """
+    samples, image_ids = [], []
+    for pixels, draw in zip(images.numpy(), draws, strict=False):
+        sample, image_id = dataset[draw]
+        pixels[...] = sample.image
+        samples.append(replace(sample, image=_NO_PIXELS))
+        image_ids.append(image_id)
+    return samples, image_ids
 
 
 class _Made(NamedTuple):
@@ -137,25 +149,17 @@ class _SharedImages(Dataset[_Made]):
 
     def __getitems__(self, numbered: tuple[int, list[Draw]]) -> _Made | OssaError:
         slot, draws = numbered
-        samples, image_ids = [], []
-        for pixels, draw in zip(self._slots[slot].numpy(), draws, strict=False):
-            try:
-                sample, image_id = self.dataset[draw]
-            except OssaError as error:
-                return error
-            pixels[...] = sample.image
-            samples.append(replace(sample, image=_NO_PIXELS))
-            image_ids.append(image_id)
-        return _Made(slot, samples, image_ids)
+        try:
+            return _Made(slot, *_fill(self._slots[slot], self.dataset, draws))
+        except OssaError as error:
+            return error
 
     def copied(self, made: Iterator[_Made | OssaError], *, pin_memory: bool) -> Iterator[Batch]:
         """Yields the batches with their images in memory of their own."""
         for slot, samples, image_ids in map(_raised, made):
             images = self._slots[slot, : len(samples)]
-            if pin_memory:
-                yield _batch(images, samples, image_ids).pin_memory()
-            else:
-                yield _batch(images.clone(), samples, image_ids)
+            batch = _batch(images if pin_memory else images.clone(), samples, image_ids)
+            yield batch.pin_memory() if pin_memory else batch
 
 
 def evaluation_loader(
