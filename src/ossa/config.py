@@ -26,7 +26,8 @@ class ModelConfig(Section):
     name: str = Field(
         max_length=200,
         pattern=r"^\w[\w.+-]*$",
-        description="yolov5n to yolov5x, cspdarknet_n to cspdarknet_x, or any timm architecture.",
+        description="yolov5n to yolov5x, cspdarknet_n to cspdarknet_x (or "
+        "cspdarknet-w0.375-d0.33), or any timm architecture.",
     )
     neck: Literal["own", "n", "s", "m", "l", "x"] = Field(
         default="s", description="Scale of YOLOv5's neck; presets bring their own."

@@ -78,6 +78,8 @@ def test_our_own_are_told_from_timms(ossa: Ossa) -> None:
     assert len(roadmap) == 16
     assert {(row["source"], row["supported"]) for row in roadmap} == {("ossa", True)}
     assert "yes, ossa's own" in ossa("backbones", "cspdarknet_n").stdout
+    (row,) = json.loads(ossa("backbones", "cspdarknet-w0.375-d0.33", "--json").stdout)
+    assert (row["source"], row["channels"]) == ("ossa", [96, 192, 384])
 
 
 def test_filters_leave_what_is_small_enough_and_supported(ossa: Ossa) -> None:

@@ -6,6 +6,7 @@ import timm
 import torch
 
 from ossa.errors import ConfigError, UnsupportedBackbone
+from ossa.models.backbones.cspdarknet import cspdarknet_scale
 from ossa.models.backbones.timm import TimmBackbone, create_timm_backbone
 from ossa.models.detector import create_backbone
 from ossa.types import Level
@@ -31,6 +32,7 @@ def map_sizes(network: torch.nn.Module, height: int, width: int) -> list[tuple[i
         ("mobilenetv2_050", (16, 48, 160)),
         ("convnext_atto", (80, 160, 320)),
         ("cspdarknet_n", (64, 128, 256)),
+        ("cspdarknet-w0.3-d0.1", (80, 160, 312)),  # of 76.8, 153.6 and 307.2: multiples of 8
     ],
 )
 def test_levels_are_chosen_by_stride_and_tell_the_real_maps(name: str, channels: tuple[int, ...]):
@@ -246,3 +248,25 @@ def test_the_maps_are_those_of_timm():
         for ours, expected in zip(backbone(images), theirs(images / 255)[2:], strict=True):
             # x / 255 and x times 1 / 255 differ in the last bit, which twenty layers enlarge.
             torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_another_scale_of_cspdarknet_rounds_as_yolov5_does():
+    scale = cspdarknet_scale("cspdarknet-w0.375-d0.67")
+    assert scale is not None
+    assert [scale.channels(base) for base in (64, 128, 1024)] == [24, 48, 384]
+    assert [scale.repeats(base) for base in (3, 6, 9, 3)] == [2, 4, 6, 2]  # 2.01, 4.02, 6.03
+    assert cspdarknet_scale("cspdarknet-w0.5-d0.33") == cspdarknet_scale("cspdarknet_s")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("cspdarknet-w9-d0.33", "cspdarknet-w0.5-d0", "cspdarknet-w0.05-d1"),
+        *("cspdarknet-w0.50-d0.33", "cspdarknet-w0.5-d0.3333", "cspdarknet-w0.5", "cspdarknet-w"),
+        *("cspdarknet-w-1-d1", "cspdarknet-w1e9-d1", "cspdarknet-w٠.5-d1", "cspdarknet-w.5-d1"),
+        *("cspdarknet-w0.5-d0.33/../..", "cspdarknet-w0.5-d0.33\n", "cspdarknet-wnan-dinf"),
+    ],
+)
+def test_a_scale_of_cspdarknet_that_cannot_be_is_refused(name: str):
+    with pytest.raises(ConfigError, match=r"factors of 0.1 to 2 .* such as cspdarknet-w0.375-d0.3"):
+        create_backbone(name)

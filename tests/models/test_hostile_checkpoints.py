@@ -76,6 +76,23 @@ def test_a_claim_of_a_billion_parameters_is_refused_before_anything_is_built(
 
 
 @pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("cspdarknet-w2-d2", "does not fit this detector"),
+        ("cspdarknet-w9-d9", "describes no detector: Expected cspdarknet-wWIDTH-dDEPTH"),
+        ("cspdarknet-w0.5-d99999", "describes no detector: Expected cspdarknet-wWIDTH-dDEPTH"),
+    ],
+)
+def test_a_scale_of_cspdarknet_that_a_file_claims_is_refused_in_time(
+    name: str, reason: str, tmp_path: Path
+):
+    start = time.process_time()
+    with pytest.raises(CheckpointError, match=reason):
+        read_checkpoint(claiming(tmp_path / "x.safetensors", {"name": name}))
+    assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize(
     ("arguments", "key"),
     [
         ({"pretrained_cfg_overlay": {"url": "data:,x"}, "pad_type": "same"}, "pretrained_cfg_ov"),

@@ -75,6 +75,7 @@ def test_one_word_chooses_the_executor():
     [
         ("cspdarknet_n", "cspdarknet"),
         ("yolov5s", "cspdarknet"),
+        ("cspdarknet-w0.375-d0.33", "cspdarknet"),
         ("mobilenetv3_large_100", "mobilenet"),
         ("resnet18", "resnet"),
         ("repvgg_a0", "repvgg"),

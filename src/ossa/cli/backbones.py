@@ -120,8 +120,11 @@ def _matching(pattern: str | None) -> list[str]:
     from fnmatch import fnmatchcase
 
     from ossa.errors import suggestion
+    from ossa.models.backbones.cspdarknet import cspdarknet_scale
     from ossa.models.detector import known_backbones
 
+    if pattern is not None and cspdarknet_scale(pattern) is not None:
+        return [pattern]
     known = sorted(known_backbones())
     if pattern is None:
         return known
@@ -202,11 +205,11 @@ def _as_json(row: "CatalogRow", imgsz: int, tags: "list[PretrainedTag]") -> dict
 
 def _source(model: str) -> str:
     """Returns whose implementation it is; that of both is under Apache-2.0."""
+    from ossa.models.backbones.cspdarknet import cspdarknet_scale
     from ossa.models.backbones.roadmap import ROADMAP
-    from ossa.models.detector import CSPDARKNETS
 
-    ours = {*CSPDARKNETS, *(step.name for step in ROADMAP)}
-    return "ossa" if model in ours else "timm"
+    is_own = cspdarknet_scale(model) is not None or model in {step.name for step in ROADMAP}
+    return "ossa" if is_own else "timm"
 
 
 def _rows_table(rows: "list[CatalogRow]", imgsz: int) -> "Table":

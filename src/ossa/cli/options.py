@@ -53,7 +53,8 @@ RuntimeName: TypeAlias = Literal["auto", "torch", "onnxruntime", "openvino"]
 
 ModelArgument = typer.Argument(
     metavar="MODEL",
-    help="yolov5n to yolov5x, cspdarknet_n to cspdarknet_x, or any timm architecture.",
+    help="yolov5n to yolov5x, cspdarknet_n to cspdarknet_x (or cspdarknet-w0.375-d0.33), or any "
+    "timm architecture.",
 )
 DataPath: TypeAlias = Annotated[
     str, typer.Option(metavar="PATH"), "A data.yaml, or the folder that holds one."

@@ -9,7 +9,12 @@ from torch import Tensor, nn
 from ossa.config import ModelConfig
 from ossa.errors import ConfigError, UnsupportedBackbone, suggestion
 from ossa.models.backbones.catalog import shipped_table, similar_supported
-from ossa.models.backbones.cspdarknet import SCALES, CSPDarknet
+from ossa.models.backbones.cspdarknet import (
+    CSPDARKNETS,
+    SCALES,
+    CSPDarknet,
+    cspdarknet_scale,
+)
 from ossa.models.backbones.pretrained import BackboneWeights, read_backbone_weights
 from ossa.models.backbones.timm import create_timm_backbone, known_architectures
 from ossa.models.head import AnchorHead
@@ -18,7 +23,6 @@ from ossa.types import Level, RawPredictions
 
 PRESETS = {f"yolov5{scale}": scale for scale in SCALES}
 """Name of each original detector, and its scale: n, s, m, l or x."""
-CSPDARKNETS = {f"cspdarknet_{name}": scale for name, scale in SCALES.items()}
 DEFAULT_STRIDES = (8, 16, 32)
 _NECK_CHANNELS = {4: 128, 8: 256, 16: 512, 32: 1024}
 """By stride, at width 1. Stride 4 is half of 8, as 8 is of 16."""
@@ -86,7 +90,8 @@ def create_backbone(
     """Return a backbone with one feature map at each of `strides`, fine to coarse.
 
     Args:
-        name: `cspdarknet_n` to `cspdarknet_x`, or any timm architecture.
+        name: `cspdarknet_n` to `cspdarknet_x`, another scale such as `cspdarknet-w0.375-d0.33`,
+            or any timm architecture.
         strides: input pixels per cell.
         imgsz: side of the input at which the real map sizes are verified, in pixels.
         pretrained: take timm's weights (from the hub or its local cache).
@@ -104,7 +109,8 @@ def create_backbone(
         >>> create_backbone("resnet18", strides=(16, 32)).levels
         (Level(stride=16, channels=256), Level(stride=32, channels=512))
     """
-    if name in CSPDARKNETS:
+    scale = cspdarknet_scale(name)
+    if scale is not None:
         if drop_path is not None:
             raise ConfigError(
                 f"{name} has no blocks that drop path could drop: leave model.drop_path out"
@@ -114,7 +120,7 @@ def create_backbone(
                 f"{name} has no pretrained backbone weights: start from a whole detector with "
                 "--weights"
             )
-        return CSPDarknet(CSPDARKNETS[name], strides=strides)
+        return CSPDarknet(scale, strides=strides)
     _check_name(name)
     try:
         return create_timm_backbone(

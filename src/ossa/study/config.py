@@ -13,9 +13,10 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from ossa.config import AugmentConfig, LossConfig, TrainConfig, merge
 from ossa.errors import ConfigError, legible, os_reason, suggestion
+from ossa.models.backbones.cspdarknet import cspdarknet_scale
 from ossa.models.backbones.pretrained import PretrainedTag, pretrained_tags, read_backbone_weights
 from ossa.models.checkpoint import read_checkpoint
-from ossa.models.detector import CSPDARKNETS, PRESETS
+from ossa.models.detector import PRESETS
 from ossa.recipes import file_below, load_recipe
 from ossa.safe_yaml import read_yaml
 from ossa.schema import Section, validated
@@ -176,7 +177,7 @@ class StudyConfig(Section):
         """Returns the family of a model, such as mobilenet for mobilenetv3_large_100."""
         if model in self.families:
             return self.families[model]
-        if model in PRESETS or model in CSPDARKNETS:
+        if model in PRESETS:
             return "cspdarknet"
         word = _FAMILY.match(model)
         return word[1] if word else model
@@ -356,7 +357,7 @@ def _of_file(model: str, file: Path) -> InitialWeights:
     """Returns the weights in a file: a whole detector for CSPDarknet, else a backbone."""
     if not os.path.isfile(file):
         raise ConfigError(expected=f"a file for initial_weights.{model}", path=file)
-    if model in PRESETS or model in CSPDARKNETS:
+    if model in PRESETS or cspdarknet_scale(model) is not None:
         origin = read_checkpoint(file).origin
         data = origin["pretraining"] or "unknown"
         return InitialWeights(data, str(file), origin["licence"], {"weights": str(file)})

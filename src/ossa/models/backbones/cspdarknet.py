@@ -1,11 +1,12 @@
-"""CSPDarknet, the backbone of YOLOv5 v6/v7, in its five scales."""
+"""CSPDarknet, the backbone of YOLOv5 v6/v7, in its five scales and in others by name."""
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from ossa.errors import UnsupportedBackbone
+from ossa.errors import ConfigError, UnsupportedBackbone, legible
 from ossa.models.blocks import C3, SPPF, ConvNormAct, InputNormalization
 from ossa.types import Level
 
@@ -38,6 +39,43 @@ SCALES = {
     "l": Scale(depth=1.00, width=1.00),
     "x": Scale(depth=1.33, width=1.25),
 }
+CSPDARKNETS = {f"cspdarknet_{name}": scale for name, scale in SCALES.items()}
+_OTHER_SCALE = "cspdarknet-w"
+_SMALLEST_FACTOR, _LARGEST_FACTOR = 0.1, 2.0
+
+
+def cspdarknet_scale(name: str) -> Scale | None:
+    """Return the scale of a CSPDarknet by its name, None for another architecture.
+
+    Args:
+        name: `cspdarknet_n` to `cspdarknet_x`, or width and depth as multiples of the base, such as
+            `cspdarknet-w0.375-d0.33`. Both are rounded as in YOLOv5: channels up to a multiple of
+            8, repeats to a whole number above 0.
+
+    Raises:
+        ConfigError: a width or depth that is not between 0.1 and 2, or has more than three
+            decimals or a needless zero: one network has one name.
+
+    Examples:
+        >>> cspdarknet_scale("cspdarknet-w0.375-d0.33").channels(64)
+        24
+    """
+    if not name.startswith(_OTHER_SCALE):
+        return CSPDARKNETS.get(name)
+    number = r"([0-9](?:\.[0-9]{1,3})?)"
+    factors = re.fullmatch(f"{_OTHER_SCALE}{number}-d{number}", name)
+    if factors is not None:
+        width, depth = float(factors[1]), float(factors[2])
+        is_canonical = name == f"{_OTHER_SCALE}{width:g}-d{depth:g}"
+        if is_canonical and all(
+            _SMALLEST_FACTOR <= factor <= _LARGEST_FACTOR for factor in (width, depth)
+        ):
+            return Scale(depth=depth, width=width)
+    raise ConfigError(
+        expected="cspdarknet-wWIDTH-dDEPTH with factors of 0.1 to 2 and at most three decimals, "
+        "such as cspdarknet-w0.375-d0.33",
+        found=legible(name),
+    )
 
 
 class CSPDarknet(nn.Module):
