@@ -213,6 +213,7 @@ OTHER_VALUES: dict[str, Any] = {
     "model.backbone_args": {"pad_type": "same"},
     "model.drop_path": 0.1,
     "model.weights": "file",
+    "model.equal_conditions": True,
     "recipe": "quick",
     "train.precision": "bf16",
     "train.compile": True,

@@ -75,6 +75,11 @@ class ModelConfig(Section):
         default=None,
         description="Start from a whole detector: a checkpoint, or an official yolov5*.pt.",
     )
+    equal_conditions: bool = Field(
+        default=False,
+        description="Set by the plan of a study: a lateral at every level, no SPPF in CSPDarknet, "
+        "and the same initial neck and head for every backbone of a seed.",
+    )
 
 
 class TrainConfig(Section):

@@ -58,7 +58,10 @@ def test_a_recipe_does_not_decide_what_the_study_decides(key: str, value: object
 
 def test_a_neck_of_ones_own_is_declared_and_shown():
     plan = a_plan(models=["yolov5n", "resnet18"], neck="own")
-    assert plan.exceptions == {"model.neck": {"yolov5n": "own", "resnet18": "s"}}
+    assert plan.exceptions == {
+        "model.neck": {"yolov5n": "own", "resnet18": "s"},
+        "model.equal_conditions": {"yolov5n": False, "resnet18": True},
+    }
 
 
 def test_a_preset_behind_the_neck_of_the_study_is_refused():

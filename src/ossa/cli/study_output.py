@@ -37,6 +37,7 @@ def plan_rows(
             "seed": run.seed,
             **run.varied,
             "neck": run.config.model.neck,
+            "equal_conditions": run.config.model.equal_conditions,
             "initial_weights": run.weights.source,
             "policy": run.weights.pretraining,
             "licence": run.weights.licence,
@@ -74,7 +75,9 @@ def print_plan(
         last = (duration(row["seconds"]), with_unit(row["peak_bytes"]) + "B") if measured else ()
         problem = ("cannot be trained",) if row["problem"] else ()
         weights = row["initial_weights"]
-        table.add_row(model, row["family"], row["neck"], weights, *problem, *figures, *last)
+        table.add_row(
+            plan.marked(model), row["family"], row["neck"], weights, *problem, *figures, *last
+        )
     print_table(table)
     print_line()
     for model, row in models.items():
@@ -122,6 +125,7 @@ def _print_conditions(plan: "Plan", prospect: "DatasetSummary") -> None:
     ):  # fmt: skip
         if value is not None:
             print_line(f"  {name:16} {value}")
+    print_line(plan.equality)
     print_line("what differs: the backbone, the seed" + "".join(f", {key}" for key in study.vary))
     for key, values in plan.exceptions.items():
         each = ", ".join(f"{model} {value}" for model, value in values.items())
@@ -173,6 +177,7 @@ def status_rows(states: "Sequence[RunState]") -> list[dict[str, Any]]:
             "state": state.state,
             "epochs_done": state.epochs_done,
             "epochs": state.run.config.train.epochs,
+            "equal_conditions": state.run.config.model.equal_conditions,
             "ap": state.record.metrics["last"]["ap"]
             if state.state == "done" and state.record
             else None,
@@ -217,7 +222,7 @@ def _print_ranking(study: "StudyFolder", states: "Sequence[RunState]") -> None:
         return
     table = new_table("ranking so far, last weights on val", "AP50-95", "runs")
     for model, scores in sorted(values.items(), key=lambda item: -fmean(item[1])):
-        table.add_row(model, fraction(fmean(scores)), str(len(scores)))
+        table.add_row(study.plan.marked(model), fraction(fmean(scores)), str(len(scores)))
     print_table(table)
 
 

@@ -167,23 +167,34 @@ def detector_from(checkpoint: Checkpoint) -> Detector:
     return detector.eval()
 
 
-def start_from(detector: Detector, checkpoint: Checkpoint) -> Adapted:
+def start_from(
+    detector: Detector, checkpoint: Checkpoint, *, backbone_only: bool = False
+) -> Adapted:
     """Load a checkpoint into a detector that may have other classes or another image size.
 
-    Where the number of classes differs the head's predictions stay as they were initialised. A
-    plain transformer's position embedding is resampled to the patches of its new image size.
+    Where the number of classes differs the head's predictions stay as they were initialised; with
+    `backbone_only` all of neck and head do, and a CSPDarknet without SPPF leaves it out. A plain
+    transformer's position embedding is resampled to the patches of its new image size.
 
     Raises:
         CheckpointError: backbone and neck are not those of the checkpoint.
     """
     own = detector.state_dict()
-    fitting = {
-        key: tensor
-        for key, tensor in checkpoint.tensors.items()
-        if not key.startswith("head.predict.") or own.get(key, tensor).shape == tensor.shape
-    }
-    left_out = tuple(sorted(set(checkpoint.tensors) - set(fitting)))
-    kept = {key: own[key] for key in left_out}
+    if backbone_only:
+        fitting = {
+            key: tensor
+            for key, tensor in checkpoint.tensors.items()
+            if key.startswith("backbone.") and not key.startswith("backbone.context.")
+        }
+        kept = {key: own[key] for key in own if not key.startswith("backbone.")}
+    else:
+        fitting = {
+            key: tensor
+            for key, tensor in checkpoint.tensors.items()
+            if not key.startswith("head.predict.") or own.get(key, tensor).shape == tensor.shape
+        }
+        kept = {key: own[key] for key in checkpoint.tensors.keys() - fitting.keys()}
+    left_out = tuple(sorted(checkpoint.tensors.keys() - fitting.keys()))
     resampled = _resampled_positions(detector, checkpoint.tensors)
     _load_tensors(detector, {**fitting, **kept, **resampled}, where=checkpoint.origin["file"])
     return Adapted(left_out, tuple(resampled))

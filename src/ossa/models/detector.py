@@ -1,5 +1,7 @@
 """The detector: a backbone, a neck and a head in a row; presets, and building from names."""
 
+import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -86,6 +88,7 @@ def create_backbone(
     weights: BackboneWeights | None = None,
     build_args: Mapping[str, Any] | None = None,
     drop_path: float | None = None,
+    context: bool = True,
 ) -> nn.Module:
     """Return a backbone with one feature map at each of `strides`, fine to coarse.
 
@@ -98,6 +101,7 @@ def create_backbone(
         weights: take them from a file instead (`read_backbone_weights`).
         build_args: arguments of timm's constructor; those of `weights` where there are any.
         drop_path: timm's drop_path_rate; None for the model's own.
+        context: False leaves out the SPPF that CSPDarknet ends with; no other backbone has one.
 
     Raises:
         ConfigError: no such model, or one without blocks that drop path could drop.
@@ -120,7 +124,7 @@ def create_backbone(
                 f"{name} has no pretrained backbone weights: start from a whole detector with "
                 "--weights"
             )
-        return CSPDarknet(scale, strides=strides)
+        return CSPDarknet(scale, strides=strides, context=context)
     _check_name(name)
     try:
         return create_timm_backbone(
@@ -174,8 +178,17 @@ def create_detector(
     return build_detector(config, num_classes=num_classes, imgsz=imgsz)
 
 
-def build_detector(config: ModelConfig, *, num_classes: int, imgsz: int) -> Detector:
+def build_detector(
+    config: ModelConfig, *, num_classes: int, imgsz: int, seed: int | None = None
+) -> Detector:
     """Return the detector of a configuration; `config.weights` (a whole detector) is not read.
+
+    Args:
+        config: which detector.
+        num_classes: K.
+        imgsz: side of the input in pixels at which the backbone is verified.
+        seed: under `equal_conditions`, neck and head are drawn from it: every parameter but the
+            laterals' is then the same for every backbone, bit for bit.
 
     Raises:
         ConfigError, UnsupportedBackbone, CheckpointError: as `create_backbone`.
@@ -188,6 +201,12 @@ def build_detector(config: ModelConfig, *, num_classes: int, imgsz: int) -> Dete
             if preset
             else f"{config.name} is a backbone: choose its neck with --neck n, s, m, l or x"
         )
+    equal = config.equal_conditions
+    if equal and preset:
+        raise ConfigError(
+            f"{config.name} stays the original, which equal conditions would change: take "
+            f"cspdarknet_{preset} as the backbone of a study"
+        )
     backbone = create_backbone(
         f"cspdarknet_{preset}" if preset else config.name,
         strides=config.strides,
@@ -196,6 +215,7 @@ def build_detector(config: ModelConfig, *, num_classes: int, imgsz: int) -> Dete
         weights=_read_weights(config),
         build_args=config.backbone_args,
         drop_path=config.drop_path,
+        context=not equal,
     )
     levels = backbone.levels
     assert isinstance(levels, tuple)
@@ -204,11 +224,27 @@ def build_detector(config: ModelConfig, *, num_classes: int, imgsz: int) -> Dete
         levels,
         widths=neck_widths(scale, config.strides),
         depth=SCALES[scale].repeats(_NECK_REPEATS),
-        # CSPDarknet ends with an SPPF of its own.
-        context=config.context == "sppf" and not isinstance(backbone, CSPDarknet),
+        # CSPDarknet ends with an SPPF of its own, but for equal conditions.
+        context=config.context == "sppf" and (equal or not isinstance(backbone, CSPDarknet)),
+        lateral_everywhere=equal,
     )
     head = AnchorHead(neck.levels, num_classes=num_classes, anchors_wh=_configured_anchors(config))
+    if equal and seed is not None:
+        _draw_parameters(nn.ModuleDict({"neck": neck, "head": head}), seed)
+        head.start_from_priors()
     return Detector(backbone, neck, head)
+
+
+def _draw_parameters(network: nn.Module, seed: int) -> None:
+    """Draw weights and biases as PyTorch does, each from its own generator: (seed, name)."""
+    for name, module in network.named_modules():
+        if not isinstance(module, nn.Conv2d):
+            continue  # norms start from ones and zeros
+        bound = 1 / math.sqrt(module.weight[0].numel())
+        for key, parameter in module.named_parameters():
+            digest = hashlib.sha256(f"{seed} {name}.{key}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
+            nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
 
 def neck_widths(scale: str, strides: Sequence[int]) -> tuple[int, ...]:

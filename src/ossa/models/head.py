@@ -71,11 +71,11 @@ class AnchorHead(nn.Module):
         self.predict = nn.ModuleList(
             nn.Conv2d(level.channels, outputs, kernel_size=1) for level in neck_levels
         )
-        self._start_from_priors()
+        self.start_from_priors()
 
     @torch.no_grad()
-    def _start_from_priors(self) -> None:
-        """Initialise the biases to prior probabilities, as RetinaNet and YOLOv5 do."""
+    def start_from_priors(self) -> None:
+        """Add prior probabilities to freshly drawn biases, as RetinaNet and YOLOv5 do."""
         for conv, stride in zip(self.predict, self.strides, strict=True):
             assert isinstance(conv, nn.Conv2d)
             assert conv.bias is not None

@@ -16,8 +16,8 @@ class PAFPN(nn.Module):
     r"""Fuses feature maps from coarse to fine and back; returns one map per level at `widths`.
 
     Every level first passes its lateral: a 1x1 convolution with norm that brings the backbone's
-    channels to the neck's width, or nothing where they are equal. After the laterals the neck is
-    the same for every backbone.
+    channels to the neck's width, or nothing where they are equal and `lateral_everywhere` is
+    False. After the laterals the neck is the same for every backbone.
 
         backbone  lateral   top-down                bottom-up
         P5 ──────── ○ ──── reduce ─┬───────────── concat, C3 ──> N5
@@ -42,12 +42,14 @@ class PAFPN(nn.Module):
         widths: Sequence[int],
         depth: int = 1,
         context: bool = False,
+        lateral_everywhere: bool = False,
     ) -> None:
         """Args:
             backbone_levels: what the backbone returns, fine to coarse, each stride twice the last.
             widths: channels of each level inside the neck and of its outputs.
             depth: bottlenecks in each C3.
             context: apply an SPPF after the coarsest lateral.
+            lateral_everywhere: a 1x1 convolution also where the channels fit.
 
         Raises:
             ConfigError: widths and levels differ in number, or strides do not double.
@@ -55,7 +57,9 @@ class PAFPN(nn.Module):
         super().__init__()
         _check_levels(backbone_levels, widths)
         self.laterals = nn.ModuleList(
-            nn.Identity() if level.channels == width else ConvNormAct(level.channels, width)
+            nn.Identity()
+            if level.channels == width and not lateral_everywhere
+            else ConvNormAct(level.channels, width)
             for level, width in zip(backbone_levels, widths, strict=True)
         )
         self.context = SPPF(widths[-1]) if context else nn.Identity()

@@ -17,7 +17,7 @@ import yaml
 from pydantic import Field
 
 from ossa.config import merge, refuse_window
-from ossa.errors import ConfigError, DataError, OssaError
+from ossa.errors import ConfigError, DataError, OssaError, legible
 from ossa.files import (
     is_held,
     read_json_object,
@@ -29,7 +29,7 @@ from ossa.safe_yaml import read_yaml
 from ossa.schema import Section, validated
 from ossa.study.config import Reported, StudyConfig, check_study
 from ossa.study.executors import RUNS_FOLDER
-from ossa.study.plan import Plan, PlannedRun, make_plan
+from ossa.study.plan import CONDITIONS_VERSION, Plan, PlannedRun, make_plan
 from ossa.study.reported import is_reported
 from ossa.train.checkpoint import STATE_FILE
 from ossa.train.run_folder import (
@@ -238,35 +238,51 @@ def read_study_folder(path: Path) -> StudyFolder:
     Raises:
         ConfigError: the folder has no study, or an invalid one.
     """
-    study, places = _read(path / STUDY_FILE)
-    plan = make_plan(study, data=Path(places["data"]), folder=Path(places["weights"]))
-    return StudyFolder(path, plan)
+    study, places, version = _read(path / STUDY_FILE)
+    return StudyFolder(path, _plan_of(study, places, version))
+
+
+def _plan_of(study: StudyConfig, places: dict[str, str], version: int) -> Plan:
+    data, weights = Path(places["data"]), Path(places["weights"])
+    return make_plan(study, data=data, folder=weights, conditions_version=version)
 
 
 def extend_study(path: Path, *, models: list[str], seeds: list[int]) -> StudyFolder:
     """Adds models and seeds to the study of a folder and returns the study.
 
     Raises:
-        ConfigError: a model or seed is already in the study, or is invalid.
+        ConfigError: a model or seed is already in the study, or is invalid; or the study was
+            started under earlier conditions.
     """
-    study, places = _read(path / STUDY_FILE)
+    study, places, version = _read(path / STUDY_FILE)
+    if version < CONDITIONS_VERSION:
+        raise ConfigError(
+            f"{path} was started under conditions of version {version}, and runs of this version "
+            f"of ossa, under {CONDITIONS_VERSION}, cannot be compared with its own: start a new "
+            "study"
+        )
     content = study.model_dump(mode="json")
     more = {
         "models": [*content["models"], *models],
         "seeds": [*content["seeds"], *seeds],
     }
     study = check_study(merge(content, more), where=f"{path / STUDY_FILE} with what is added")
-    plan = make_plan(study, data=Path(places["data"]), folder=Path(places["weights"]))
+    plan = _plan_of(study, places, version)
     _write(path / STUDY_FILE, study, places)
     return StudyFolder(path, plan)
 
 
 def _write(file: Path, study: StudyConfig, places: dict[str, str]) -> None:
-    content = {"study": study.model_dump(mode="json"), "places": places}
+    content = {
+        "study": study.model_dump(mode="json"),
+        "places": places,
+        "conditions_version": CONDITIONS_VERSION,
+    }
     write_text_atomically(file, yaml.safe_dump(content, sort_keys=False))
 
 
-def _read(file: Path) -> tuple[StudyConfig, dict[str, str]]:
+def _read(file: Path) -> tuple[StudyConfig, dict[str, str], int]:
+    """Returns the study, the places of data and weights, and the version of the conditions."""
     if not file.is_file():
         raise ConfigError(
             expected="the folder of a study",
@@ -278,6 +294,14 @@ def _read(file: Path) -> tuple[StudyConfig, dict[str, str]]:
         content = read_yaml(file).value
         study, places = content["study"], content["places"]
         places = {"data": str(places["data"]), "weights": str(places["weights"])}
+        version = content.get("conditions_version", 1)
     except (OSError, ConfigError, KeyError, TypeError):
         raise ConfigError(expected="a study and the places of its data", path=file) from None
-    return check_study(study, where=str(file)), places
+    if type(version) is not int or not 1 <= version <= CONDITIONS_VERSION:
+        raise ConfigError(
+            expected=f"conditions of version 1 to {CONDITIONS_VERSION}",
+            found=legible(repr(version)),
+            path=file,
+            advice="update ossa",
+        )
+    return check_study(study, where=str(file)), places, version

@@ -27,6 +27,12 @@ _BACKBONE_SETTINGS = frozenset(
 )
 """Settings that name the backbone and the weights it starts from."""
 _PLACES = frozenset({"data", "seed"})
+_OF_THE_NECK = frozenset({"model.neck", "model.equal_conditions"})
+"""Settings that a preset has otherwise where it keeps its own neck."""
+CONDITIONS_VERSION = 2
+"""Of what runs share. Version 1 had laterals only where the channels do not fit, the SPPF of
+CSPDarknet, and a neck and head that were drawn after each backbone."""
+NOT_EQUAL = "not under equal conditions"
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,36 @@ class Plan:
     """Other settings that differ as declared, such as the neck, with their values by model."""
     base: Mapping[str, Any]
     """For each varied setting, the value of the base recipe if it is listed, else the first one."""
+    conditions_version: int = CONDITIONS_VERSION
+
+    @property
+    def not_equal(self) -> tuple[str, ...]:
+        """The models that keep a neck of their own, so that more than the backbone differs."""
+        return tuple(model for model in self.study.models if self.study.neck_of(model) == "own")
+
+    @property
+    def equality(self) -> str:
+        """A sentence on what is equal by construction."""
+        if self.conditions_version < CONDITIONS_VERSION:
+            return (
+                "This study was started by an earlier version, in which more than the backbone "
+                "differs: a lateral only where the channels do not fit, the SPPF of CSPDarknet, "
+                "and initial neck and head."
+            )
+        context = "the same context block (SPPF)" if self.study.context == "sppf" else "no SPPF"
+        sentence = (
+            "Only the backbone differs: each passes a 1x1 lateral with norm at every level and "
+            f"{context}, and the initial neck and head of a seed are equal bit for bit in all but "
+            "the laterals."
+        )
+        if not self.not_equal:
+            return sentence
+        names = ", ".join(self.not_equal)
+        return f"{sentence} {NOT_EQUAL.capitalize()}, with a neck of its own: {names}."
+
+    def marked(self, model: str) -> str:
+        """Returns the name of a model for a table, marked where its conditions are not equal."""
+        return f"{model} ({NOT_EQUAL})" if model in self.not_equal else model
 
     @property
     def shared_settings_hash(self) -> str:
@@ -81,13 +117,20 @@ class Plan:
         raise ConfigError(expected=f"a run of the study {self.study.name}", found=repr(name))
 
 
-def make_plan(study: StudyConfig, *, data: Path, folder: Path) -> Plan:
+def make_plan(
+    study: StudyConfig,
+    *,
+    data: Path,
+    folder: Path,
+    conditions_version: int = CONDITIONS_VERSION,
+) -> Plan:
     """Returns the plan of a study.
 
     Args:
         study: the configuration of the study.
         data: a data.yaml, or the folder that contains one.
         folder: the folder of the study's file; its weights and recipes are in it or below it.
+        conditions_version: in which the study was started.
 
     Raises:
         ConfigError: a setting is invalid, or weights do not fit the models.
@@ -107,15 +150,24 @@ def make_plan(study: StudyConfig, *, data: Path, folder: Path) -> Plan:
             )
     weights = initial_weights(study, folder=folder)
     sections = study.recipe.sections(folder)
+    equal = conditions_version > 1
     runs = tuple(
-        _planned(study, sections, weights[model], model=model, seed=seed, varied=varied, data=data)
+        _planned(
+            study,
+            sections,
+            weights[model],
+            model=model,
+            seed=seed,
+            varied=varied,
+            data=data,
+            equal=equal and study.neck_of(model) != "own",
+        )
         for seed in study.seeds
         for varied in _variations(study)
         for model in study.models
     )
     same, different = _compare_settings(study, runs)
-    base = _base_values(study, sections)
-    return Plan(study, runs, conditions=same, exceptions=different, base=base)
+    return Plan(study, runs, same, different, _base_values(study, sections), conditions_version)
 
 
 def _base_values(study: StudyConfig, sections: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,6 +195,7 @@ def _planned(
     seed: int,
     varied: Mapping[str, Any],
     data: Path,
+    equal: bool,
 ) -> PlannedRun:
     for key, value in varied.items():
         sections = merge(sections, parse_settings([f"{key}={json.dumps(value)}"]))
@@ -151,6 +204,7 @@ def _planned(
         "neck": study.neck_of(model),
         "context": study.context,
         "strides": study.strides,
+        "equal_conditions": equal,
         **weights.model_settings,
     }
     settings = {
@@ -187,7 +241,7 @@ def _compare_settings(
             same[key] = values[0]
         else:
             different[key] = {run.model: value for run, value in zip(runs, values, strict=True)}
-    undeclared = set(different) - ({"model.neck"} if study.neck == "own" else set())
+    undeclared = set(different) - (_OF_THE_NECK if study.neck == "own" else set())
     if undeclared:
         key = min(undeclared)
         raise ConfigError(
@@ -234,6 +288,9 @@ class DatasetSummary:
             "val_images": self.val_images,
             "last_batch_images": self.last_batch(plan),
             "initial_weights": sorted({run.weights.pretraining for run in plan.runs}),
+            "conditions_version": plan.conditions_version,
+            "equality": plan.equality,
+            "not_equal": list(plan.not_equal),
             "conditions": dict(plan.conditions),
             "exceptions": {key: dict(values) for key, values in plan.exceptions.items()},
             "varied": {key: list(values) for key, values in plan.study.vary.items()},

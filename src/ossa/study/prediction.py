@@ -262,7 +262,9 @@ def cost_in_study(folder: StudyFolder, model: str, *, num_classes: int) -> Cost:
     study = folder.study.model_copy(
         update={"models": (model,), "initial_weights": "none", "families": {}}
     )
-    config = make_plan(study, data=folder.path, folder=folder.path).runs[0].config
+    version = folder.plan.conditions_version
+    plan = make_plan(study, data=folder.path, folder=folder.path, conditions_version=version)
+    config = plan.runs[0].config
     imgsz = config.train.imgsz
     detector = build_detector(config.model, num_classes=num_classes, imgsz=imgsz)
     return count_cost(detector, imgsz).total

@@ -246,17 +246,22 @@ def _initial_detector(
 ) -> tuple[Detector, dict[str, Any]]:
     """Returns the detector with its initial weights, and what the record says of these."""
     model = config.model
-    detector = build_detector(model, num_classes=num_classes, imgsz=config.train.imgsz)
+    detector = build_detector(
+        model, num_classes=num_classes, imgsz=config.train.imgsz, seed=config.seed
+    )
     if model.weights is not None:
         checkpoint = read_checkpoint(model.weights)
         anchors_wh = detector.head.get_buffer("anchors_wh").clone()
-        adapted = start_from(detector, checkpoint)
+        adapted = start_from(detector, checkpoint, backbone_only=model.equal_conditions)
         if model.anchors_wh is not None:  # asked for, so they win over those of the checkpoint
             detector.head.get_buffer("anchors_wh").copy_(anchors_wh)
         loaded = len(checkpoint.tensors) - len(adapted.left_out)
+        reason = "other classes: the head starts anew"
+        if model.equal_conditions:
+            reason = "equal conditions: of a whole detector, only the backbone is taken"
         callback.note(
             f"started from {loaded} of {len(checkpoint.tensors)} tensors of {model.weights}"
-            + (" (other classes: the head starts anew)" if adapted.left_out else "")
+            + (f" ({reason})" if adapted.left_out else "")
         )
         if adapted.resampled:
             callback.note(

@@ -90,12 +90,14 @@ class CSPDarknet(nn.Module):
         scale: Scale,
         *,
         strides: Sequence[int] = (8, 16, 32),
+        context: bool = True,
         mean: tuple[float, ...] = (0.0, 0.0, 0.0),
         std: tuple[float, ...] = (1.0, 1.0, 1.0),
     ) -> None:
         """Args:
             scale: depth and width of the network.
             strides: of the levels, fine to coarse, among 4, 8, 16 and 32, the last one 32.
+            context: end with an SPPF, as YOLOv5 does.
             mean: (3,) of the input in 0..1.
             std: (3,) of the input in 0..1.
 
@@ -114,7 +116,7 @@ class CSPDarknet(nn.Module):
             blocks = C3(width, width, depth=scale.repeats(repeats), residual=True)
             self.stages.append(nn.Sequential(downsample, blocks))
             before = width
-        self.context = SPPF(widths[-1])
+        self.context = SPPF(widths[-1]) if context else nn.Identity()
         widths_by_stride = dict(zip(_STAGE_STRIDES, widths, strict=True))
         self.levels = tuple(Level(stride, widths_by_stride[stride]) for stride in strides)
 

@@ -45,7 +45,7 @@ def write_study_report(
             path=results.folder.path,
             advice="train them with 'ossa study run'",
         )
-    files = ReportFiles(folder, on_figure)
+    files = ReportFiles(folder, on_figure, mark=results.folder.plan.marked)
     with _frozen_garbage_collector():
         sections = [
             answers_section(results, files),

@@ -269,7 +269,7 @@ _ENVIRONMENT = ("ossa", "torch", "timm", "opencv", "python", "cpu", "cpu_count",
 
 def conditions_section(results: StudyResults, files: ReportFiles) -> Section:
     """Returns the shared settings, failed runs, environments, and hashes to verify them."""
-    missing = missing_table(results)
+    missing = files.marked(missing_table(results))
     files.table(missing)
     begun = replace(missing, rows=[row for row in missing.rows if row["state"] != "waiting"])
     blocks: list[Block] = [_conditions(results)]
@@ -284,7 +284,7 @@ def conditions_section(results: StudyResults, files: ReportFiles) -> Section:
     waiting = len(missing.rows) - len(begun.rows)
     text = (
         f"{len(results.runs)} of {planned} are done, {waiting} have not started. "
-        "Missing values are left out everywhere; no imputation."
+        f"Missing values are left out everywhere; no imputation. {results.folder.plan.equality}"
     )
     return Section("Conditions", blocks, text=text)
 

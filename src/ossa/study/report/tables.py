@@ -7,7 +7,7 @@ formats, numbers are formatted.
 import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -170,18 +170,45 @@ def _plain(value: Any) -> Any:
 class ReportFiles:
     """Saves figures as SVG and PNG, and tables in three formats, and returns them as blocks."""
 
-    def __init__(self, folder: Path, on_figure: Callable[[int], None] | None = None) -> None:
-        """Creates the folders `figures` and `tables`; `on_figure` gets the number of figures."""
+    def __init__(
+        self,
+        folder: Path,
+        on_figure: Callable[[int], None] | None = None,
+        *,
+        mark: Callable[[str], str] = str,
+    ) -> None:
+        """Creates the folders `figures` and `tables`.
+
+        Args:
+            folder: of the report.
+            on_figure: called with the number of figures.
+            mark: returns the name of a model as all tables show it.
+        """
         self._figures, self._tables = folder / "figures", folder / "tables"
         for path in (self._figures, self._tables):
             path.mkdir(parents=True, exist_ok=True)
         self._on_figure = on_figure
+        self._mark = mark
         self._num_figures = 0
 
     def table(self, table: ReportTable, *, wide: bool = False, folded: bool = False) -> page.Table:
         """Writes the files of a table and returns its block."""
+        table = self.marked(table)
         table.save(self._tables)
         return table.as_block(wide=wide, folded=folded)
+
+    def marked(self, table: ReportTable) -> ReportTable:
+        """Returns a table in which the names of models are marked, alone or in a list."""
+        rows = [
+            {
+                key: ", ".join(map(self._mark, value.split(", ")))
+                if isinstance(value, str)
+                else value
+                for key, value in row.items()
+            }
+            for row in table.rows
+        ]
+        return replace(table, rows=rows)
 
     def figure(self, name: str, figure: Figure) -> page.FigureBlock:
         """Writes the files of a figure and returns its block.
