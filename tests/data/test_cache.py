@@ -19,7 +19,7 @@ from dataset_files import (
 )
 from safetensors.numpy import load_file
 
-from ossa.data import cache_files, index_cache, reading
+from ossa.data import cache_files, reading
 from ossa.data.annotations import DatasetIndex, IndexReport, LabelSearch
 from ossa.data.cache_files import SourceLog
 from ossa.data.description import read_description
@@ -224,7 +224,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_behind(
         with open("/dev/full", "wb", buffering=0) as full:
             full.write(b"x")
 
-    monkeypatch.setattr(index_cache, "write_columns", fill)
+    monkeypatch.setattr(cache_files, "write_columns", fill)
     report = read(write(tmp_path, "coco"))
     assert "no space left on device" in report.notes[0]
     assert list(folder.iterdir()) == []

@@ -14,7 +14,7 @@ from checks_data import (
 )
 from dataset_files import voc_object, write_text, write_voc
 
-from ossa.data.issue_kinds import Severity
+from ossa.data.issues import Severity
 
 FAULT, REMARK = Severity.ERROR, Severity.WARNING
 

@@ -18,7 +18,7 @@ from checks_data import (
 from dataset_files import gradient, voc_object, write_text, write_voc
 from PIL import Image
 
-from ossa.data.check_images import is_truncated
+from ossa.data.check_issues import is_truncated
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "webp"])

@@ -9,7 +9,7 @@ import pytest
 from dataset_files import write_coco, write_image, write_voc, write_yolo
 
 from ossa.data.annotations import DatasetIndex
-from ossa.data.check_annotations import find_orphaned_labels
+from ossa.data.check_issues import find_orphaned_labels
 from ossa.data.description import read_description
 from ossa.data.reading import read_index
 from ossa.errors import DataError

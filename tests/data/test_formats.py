@@ -542,10 +542,3 @@ def test_a_voc_list_may_name_paths(tmp_path: Path, entry: str) -> None:
     data_yaml = write_voc(tmp_path, {"1": [voc_object("cat", [11, 11, 20, 20])]})
     write_text(tmp_path / "ImageSets" / "Main" / "train.txt", f"{entry}\n")
     assert read(data_yaml).index.file_names.tolist() == ["JPEGImages/1.jpg"]
-
-
-def test_capitals_in_the_name_that_an_xml_file_states_are_no_other_image(tmp_path: Path) -> None:
-    cat = voc_object("cat", [11, 11, 20, 20])
-    data_yaml = write_voc(tmp_path, {"1": ["<filename>1.PNG</filename>", cat]})
-    write_image(tmp_path / "JPEGImages" / "1.png")
-    assert read(data_yaml).index.file_names.tolist() == ["JPEGImages/1.png"]

@@ -12,7 +12,7 @@ from PIL import Image
 from ossa.config import ModelConfig, RunConfig, TrainConfig
 from ossa.data.check import check_data
 from ossa.data.description import read_description
-from ossa.data.issue_kinds import Severity
+from ossa.data.issues import Severity
 from ossa.errors import OssaError
 from ossa.train.callbacks import Callback
 from ossa.train.splits import read_training_data

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import typer
 
 from ossa.cli.command import Setting
-from ossa.data.roots import ALLOW_OUTSIDE_VARIABLE
+from ossa.data.paths import ALLOW_OUTSIDE_VARIABLE
 from ossa.errors import ConfigError, suggestion
 
 MACHINE_PANEL = "Machine and output"

@@ -145,6 +145,14 @@ def _gt_columns(index: DatasetIndex, chosen: NDArray[np.bool_]) -> dict[str, Any
     return {name: getattr(index, name)[chosen] for name in columns} | {"stated_xywh": stated}
 
 
+def duplicate_boxes(index: DatasetIndex) -> NDArray[np.bool_]:
+    """Returns (N,) which objects have image, class and box of an earlier one."""
+    import pandas  # half a second, which only checks and conversions need
+
+    columns = np.column_stack((index.gt_image_positions(), index.labels, index.boxes_xyxy))
+    return pandas.DataFrame(columns).duplicated().to_numpy()
+
+
 def without_boxes(index: DatasetIndex) -> str:
     """Returns in words what an index has of which no object trains or is scored."""
     start = f"{len(index)} images and no usable box"

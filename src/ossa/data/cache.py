@@ -1,9 +1,12 @@
 """The resized images of a split, decoded once: in memory that processes share, or on disk.
 
-A cache is one file, opened by memory map. First come the pixels of all images, one after the other,
-then columns (`ossa.data.cache_files`) that say where each is, then eight bytes that say where the
-columns are. The metadata of the columns identifies images, files and decoders: a cache is only used
-for what it was made of.
+A cache is one file, opened by memory map. First come the pixels of all images, one after the
+other, then columns (`ossa.data.cache_files`) that say where each is, then eight bytes that say
+where the columns are. The metadata of the columns identifies images, files and decoders: a cache
+is only used for what it was made of.
+
+A file of `memfd_create` has no folder: its memory is free as soon as the last process has ended
+that had it open, also by SIGKILL. Other processes of the same user find it in /proc by its name.
 """
 
 import errno
@@ -13,7 +16,7 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,34 +29,23 @@ from numpy.typing import NDArray
 
 from ossa import __version__
 from ossa.data.annotations import DatasetIndex
-from ossa.data.cache_files import (
-    ALIGNMENT,
-    SourceLog,
-    cache_folder,
-    read_columns,
-    write_columns,
-)
+from ossa.data.cache_files import SourceLog, cache_folder, read_columns, write_columns
 from ossa.data.description import DataDescription
 from ossa.data.letterbox import Resized, read_resized
-from ossa.data.shared_memory import free_memory, new_memory_file, open_memory_files, seal
-from ossa.errors import DataError, RunFailed, os_reason
+from ossa.errors import CheckpointError, DataError, RunFailed, os_reason
+from ossa.files import held, open_regular
 
 CachePlace: TypeAlias = Literal["auto", "disk", "none"]
 
-_LOCK_FILE: Final = "pixels.lock"
-_UNFINISHED: Final = ".pixels-*.tmp"
-_SETTLED_SECONDS: Final = 2.0
-"""After which every change of a file shows in its stamp (`ossa.data.cache_files`)."""
 _SHARE_OF_MEMORY: Final = 0.25
 """Largest fraction of the free memory that a cache takes."""
 _MOST_IN_MEMORY: Final = 4_000_000_000
 _END_BYTES: Final = 8
-_BYTES_OF_COLUMNS: Final = 100
-"""For each image, beside its pixels."""
-_BYTES_OF_HEADER: Final = 2000
 _MOST_THREADS: Final = 8
 _AT_ONCE: Final = 64
 """Images for each thread that are decoded before they are written: as many wait in memory."""
+_PROC: Final = Path("/proc")
+_CGROUPS: Final = Path("/sys/fs/cgroup")
 
 
 class Listener(Protocol):
@@ -71,39 +63,37 @@ class PixelCache:
     sent to another process opens the same file there.
     """
 
-    def __init__(self, file: Path, *, held: BinaryIO | None = None) -> None:
-        """Opens a cache; `held` is the open file of one that has no name of its own.
+    def __init__(
+        self, file: Path, rows: NDArray[np.int64] | None = None, memory: BinaryIO | None = None
+    ) -> None:
+        """Opens a cache, or its images at these rows (n,) in this order.
+
+        `memory` is the open file of one that has no name of its own.
 
         Raises:
             OSError, ValueError, KeyError, TypeError: there is none, or it is cut short.
         """
         raw = np.memmap(file, np.uint8, mode="r")
         end = int.from_bytes(raw[-_END_BYTES:].tobytes(), "little")
-        self.about, columns = read_columns(raw[end:-_END_BYTES])
+        self.about, self.columns = read_columns(raw[end:-_END_BYTES])
         self.file = file
         self.nbytes = len(raw)
-        self.stamps = columns["stamps"]
-        self._held = held
-        self._image_ids = columns["image_ids"]
-        self._offsets = columns["offsets"]
-        self._sizes_hw = columns["sizes_hw"]
-        self._scales_yx = columns["scales_yx"]
+        self._memory = memory
         self._pixels = np.asarray(raw[:end])
-        self._rows = np.arange(len(self._image_ids))
-        """Row in the file of every position."""
+        self._rows = np.arange(len(self.columns["image_ids"])) if rows is None else rows
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, position: int) -> Resized:
-        row = int(self._rows[position])
-        height, width = (int(side) for side in self._sizes_hw[row])
-        start = int(self._offsets[row])
+        row = self._rows[position]
+        height, width = self.columns["sizes_hw"][row].tolist()
+        start = int(self.columns["offsets"][row])
         pixels = self._pixels[start : start + 3 * height * width]
-        return Resized(pixels.reshape(height, width, 3), self._scales_yx[row])
+        return Resized(pixels.reshape(height, width, 3), self.columns["scales_yx"][row])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _open_rows, (self.file, self._rows)
+        return type(self), (self.file, self._rows)
 
     def faults(self) -> list[str | None]:
         """Returns for every position why its image cannot be decoded, or None."""
@@ -112,17 +102,8 @@ class PixelCache:
 
     def of(self, index: DatasetIndex) -> Self:
         """Returns the images of an index that has a part of these, in their order."""
-        return self.at(np.flatnonzero(np.isin(self._image_ids, index.image_ids)))
-
-    def at(self, rows: NDArray[np.int64]) -> Self:
-        """Returns the images at these rows (n,) of the file, in this order."""
-        chosen = type(self)(self.file, held=self._held)
-        chosen._rows = rows
-        return chosen
-
-
-def _open_rows(file: Path, rows: NDArray[np.int64]) -> PixelCache:
-    return PixelCache(file).at(rows)
+        rows = np.flatnonzero(np.isin(self.columns["image_ids"], index.image_ids))
+        return type(self)(self.file, rows, self._memory)
 
 
 def open_pixels(
@@ -164,12 +145,13 @@ def open_pixels(
     builder = _Builder(index, imgsz, reduced, name, what, listener, strict)
     try:
         pixels = builder.on_disk() if place == "disk" else builder.in_memory()
-    except OSError as error:
+    except (OSError, CheckpointError) as error:
+        reason = os_reason(error) if isinstance(error, OSError) else error.reason
         if place == "auto":
-            listener.note(f"no cache of {what}: {os_reason(error)}")
+            listener.note(f"no cache of {what}: {reason}")
             return None
         raise RunFailed(
-            f"could not write the cache of {what}, {_size(builder.nbytes)}: {os_reason(error)}",
+            f"could not write the cache of {what}, {_size(builder.nbytes)}: {reason}",
             path=cache_folder(),
             advice="free some space, name another folder in OSSA_CACHE, or take --cache none",
         ) from error
@@ -216,23 +198,23 @@ class _Builder:
         shorter = np.ceil(self.index.sizes_wh.min(axis=1, keepdims=True) * ratios)
         # The shorter side of a reduced image may be rounded to a pixel more.
         pixels = self.imgsz * (shorter + 1).sum()
-        return int(3 * pixels) + _BYTES_OF_COLUMNS * len(self.index) + _BYTES_OF_HEADER
+        return int(3 * pixels) + 100 * len(self.index) + 2000  # columns and header
 
     def on_disk(self) -> PixelCache:
-        file = cache_folder() / f"{self.name}.bin"
+        folder = cache_folder()
+        file, unfinished = folder / f"{self.name}.bin", folder / f".{self.name}.tmp"
         pixels = self._opened(file)
         if pixels is not None:
             return pixels
-        with _lock(self.listener):
-            for leftover in cache_folder().glob(_UNFINISHED):  # of a process that was killed
+        with self._locked():
+            for leftover in folder.glob(".pixels-*.tmp"):  # of a process that was killed
                 leftover.unlink(missing_ok=True)
             pixels = self._opened(file)
             if pixels is not None:
                 return pixels
             file.unlink(missing_ok=True)  # of other images or times; its space may be needed
             if not self._sources.settled:
-                time.sleep(_SETTLED_SECONDS)
-            unfinished = file.with_name(f".{self.name}.tmp")
+                time.sleep(2)  # after which every change of a file shows in its stamp
             try:
                 with unfinished.open("xb") as stream:
                     self._write(stream, "on disk")
@@ -243,70 +225,65 @@ class _Builder:
         return PixelCache(file)
 
     def in_memory(self) -> PixelCache | None:
-        if self.nbytes > _MOST_IN_MEMORY:
-            return self._too_large(_MOST_IN_MEMORY)
         pixels = self._shared()
         if pixels is not None:
             return pixels
-        with _lock(self.listener, needed=False):
+        with self._locked():
             pixels = self._shared()
             if pixels is not None:
                 return pixels
-            room = int(_SHARE_OF_MEMORY * free_memory())
+            room = min(int(_SHARE_OF_MEMORY * free_memory()), _MOST_IN_MEMORY)
             if self.nbytes > room:
-                return self._too_large(room)
-            held = new_memory_file(f"ossa-{self.name}")
+                self.listener.note(
+                    f"no cache of {self.what}: {_size(self.nbytes)}, more than the {_size(room)} "
+                    "of memory that --cache auto takes; --cache disk keeps them"
+                )
+                return None
+            memory = new_memory_file(f"ossa-{self.name}")
             try:
-                self._write(held, "in memory")
+                self._write(memory, "in memory")
             except BaseException:
-                held.close()
+                memory.close()
                 raise
             # A later change of files as new as these might not show: nobody else may find them.
             if self._sources.settled:
-                seal(held)
-        return PixelCache(_path_of(held), held=held)
+                seal(memory)
+        return PixelCache(_path_of(memory), memory=memory)
 
     def _shared(self) -> PixelCache | None:
         """Returns the pixels that another process, or this one, has in memory."""
-        for held in open_memory_files(f"ossa-{self.name}"):
-            pixels = self._opened(_path_of(held), held=held)
+        for memory in open_memory_files(f"ossa-{self.name}"):
+            pixels = self._opened(_path_of(memory), memory=memory)
             if pixels is not None:
                 return pixels
-            held.close()
+            memory.close()
         return None
 
-    def _opened(self, file: Path, *, held: BinaryIO | None = None) -> PixelCache | None:
+    def _opened(self, file: Path, *, memory: BinaryIO | None = None) -> PixelCache | None:
         """Returns the pixels of a file, or None where it has others than those asked for."""
-        try:
-            pixels = PixelCache(file, held=held)
-            is_same = pixels.about["key"] == self._key and np.array_equal(
-                pixels.stamps, self._sources.stamps
-            )
-        except (OSError, ValueError, KeyError, TypeError):
-            return None  # none yet, or not written by this version
-        return pixels if is_same else None
+        with suppress(OSError, ValueError, KeyError, TypeError):  # none yet, or of another version
+            pixels = PixelCache(file, memory=memory)
+            if pixels.about["key"] == self._key and np.array_equal(
+                pixels.columns["stamps"], self._sources.stamps
+            ):
+                return pixels
+        return None
 
-    def _too_large(self, room: int) -> None:
-        self.listener.note(
-            f"no cache of {self.what}: {_size(self.nbytes)}, more than the {_size(room)} of memory "
-            "that --cache auto takes; --cache disk keeps them"
-        )
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Holds the cache folder, so that others who build a cache wait."""
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        with held(cache_folder(), on_wait=lambda owner: self.listener.note(f"waiting for {owner}")):
+            yield
 
     def _write(self, stream: BinaryIO, where: str) -> None:
-        """Decodes all images and writes the file; reserves the room for it first.
-
-        Raises:
-            DataError: an image cannot be decoded and `strict`.
-            OSError: as of no space.
-        """
+        """Decodes all images and writes the file; reserves the room for it first."""
         _allocate(stream, self.nbytes)
         self.listener.note(f"decoding {self.what} once, {_size(self.nbytes)} {where}")
-        count = len(self.index)
-        sizes_hw = np.zeros((count, 2), np.int32)
-        scales_yx = np.zeros((count, 2))
+        count, at = len(self.index), 0
+        sizes_hw, scales_yx = np.zeros((count, 2), np.int32), np.zeros((count, 2))
         offsets = np.zeros(count, np.int64)
         faults: list[tuple[int, str]] = []
-        at = 0
         for position, read in enumerate(self._read()):
             offsets[position] = at
             if isinstance(read, Resized):
@@ -317,7 +294,7 @@ class _Builder:
             else:
                 faults.append((position, read.reason))
             self.listener.on_prepare("decoding for the cache", done=position + 1, total=count)
-        at += stream.write(bytes(-at % ALIGNMENT))
+        at += stream.write(bytes(-at % _END_BYTES))  # so that the columns are aligned
         columns = {
             "image_ids": self.index.image_ids,
             "offsets": offsets,
@@ -359,33 +336,62 @@ def _allocate(stream: BinaryIO, nbytes: int) -> None:
             raise
 
 
-def _path_of(held: BinaryIO) -> Path:
+def new_memory_file(name: str) -> BinaryIO:
+    """Returns an empty file in memory that is open for writing; OSError on other systems."""
+    if not hasattr(os, "memfd_create"):
+        raise OSError(errno.ENOSYS, "only Linux has files in memory that processes share")
+    return os.fdopen(os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "wb")
+
+
+def seal(file: BinaryIO) -> None:
+    """Makes a file in memory what it is for good: only then do others find it."""
+    file.flush()
+    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, seals)
+
+
+def open_memory_files(name: str) -> Iterator[BinaryIO]:
+    """Yields the sealed files of a name that any process of this user has, opened for reading."""
+    for process in _PROC.glob("[0-9]*/fd"):
+        with suppress(OSError):  # ended meanwhile, or of somebody else
+            for link in process.iterdir():
+                with suppress(OSError):
+                    if os.readlink(link) != f"/memfd:{name} (deleted)":
+                        continue
+                    file = open_regular(link)
+                    # Root sees those of everybody, who may have written anything.
+                    is_own = os.fstat(file.fileno()).st_uid == os.geteuid()
+                    if is_own and fcntl.fcntl(file, fcntl.F_GET_SEALS) & fcntl.F_SEAL_WRITE:
+                        yield file
+                    else:
+                        file.close()
+
+
+def _path_of(memory: BinaryIO) -> Path:
     # By which the processes that this one starts find it, too.
-    return Path(f"/proc/{os.getpid()}/fd/{held.fileno()}")
+    return Path(f"/proc/{os.getpid()}/fd/{memory.fileno()}")
 
 
-@contextmanager
-def _lock(listener: Listener, *, needed: bool = True) -> Iterator[None]:
-    """Holds the lock of all who build caches; others wait here as long.
+def free_memory() -> int:
+    """Returns the bytes of memory that this process may still take, of the machine or its cgroup.
 
-    Raises:
-        OSError: the cache folder cannot be written, and the lock is `needed`.
+    What the system keeps of files, and would give up, counts as free.
     """
-    try:
-        cache_folder().mkdir(parents=True, exist_ok=True)
-        stream = (cache_folder() / _LOCK_FILE).open("ab")
-    except OSError:
-        if needed:
-            raise
-        yield
-        return
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            listener.note("waiting for another process that builds a cache")
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+    meminfo = (_PROC / "meminfo").read_text().splitlines()
+    available = next(line for line in meminfo if line.startswith("MemAvailable:"))
+    free = [1024 * int(available.split()[1])]
+    with suppress(OSError):
+        own = (_PROC / "self" / "cgroup").read_text().rpartition("0::")[2].strip().strip("/")
+        folder = _CGROUPS / own
+        # In a container the group's own files may lie at the top.
+        for group in (folder, *folder.parents):
+            with suppress(OSError, ValueError, KeyError):  # no limit is called max
+                limit = int((group / "memory.max").read_text())
+                used = int((group / "memory.current").read_text())
+                stat = dict(line.split() for line in (group / "memory.stat").open())
+                cached = int(stat["inactive_file"]) + int(stat["active_file"])
+                free.append(limit - used + cached)
+    return min(free)
 
 
 def _size(nbytes: int) -> str:

@@ -1,41 +1,49 @@
-"""Files of the cache folder: arrays in the layout of safetensors, and stamps of their sources."""
+"""Files of the cache folder: arrays as safetensors, stamps of their sources, and split indexes."""
 
 import hashlib
 import json
-import math
 import os
 import time
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import asdict, astuple, fields, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import numpy as np
+import safetensors.numpy
 from numpy.typing import NDArray
 
-from ossa.data.annotations import DatasetIndex
-from ossa.errors import CheckpointError, DataError
+from ossa import __version__
+from ossa.data.annotations import DatasetIndex, IndexReport, LabelSearch
+from ossa.data.issues import ImageBoxes, Issue, IssueKind
+from ossa.errors import CheckpointError, DataError, os_reason
 from ossa.files import sha256_of, write_atomically
 
-ALIGNMENT: Final = 64
-"""The offset of columns in their file is a multiple of so many bytes."""
+if TYPE_CHECKING:
+    from ossa.data.description import DataDescription
+
 Stamp = tuple[int, int, int]
 """Size, modification time and inode change time of a file in nanoseconds."""
 
-_NAMES_OF_TYPES: Final[Mapping[str, str]] = {
-    "float64": "F64",
-    "int64": "I64",
-    "int32": "I32",
-    "uint8": "U8",
-    "bool": "BOOL",
+_TYPES: Final[Mapping[str, type[np.generic]]] = {
+    "F64": np.float64,
+    "I64": np.int64,
+    "I32": np.int32,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
 }
-_TYPES: Final[Mapping[str, str]] = {short: name for name, short in _NAMES_OF_TYPES.items()}
 _SETTLED_NS: Final = 2_000_000_000
 """A file changed twice within one tick of its file system's clock (2 s for FAT) keeps its time."""
 _ABSENT: Final = (-1, -1, -1)
+_READERS_VERSION: Final = 8
+"""To be raised where a reader makes another index than before of the same files."""
+_COLUMNS: Final = tuple(
+    field.name for field in fields(DatasetIndex) if field.name not in ("root", "names")
+)
 
 
 def cache_folder() -> Path:
@@ -72,35 +80,26 @@ class SourceLog:
         return np.frombuffer(self._stamps, np.int64).reshape(-1, 3)
 
 
-def unchanged(paths: Iterable[str], stamps: NDArray[np.int64]) -> bool:
-    """Returns whether all files still have their stamps."""
-    return all(
-        _stamp_of(path) == tuple(stamp) for path, stamp in zip(paths, stamps.tolist(), strict=True)
-    )
+def _stamp_of(path: str) -> Stamp:
+    # The time of inode change, too: unlike that of modification, no tool sets it back.
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):  # ValueError: no path can have such characters
+        return _ABSENT
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _is_settled(stamp: Iterable[int]) -> bool:
+    """Returns whether a file is so old that a later change of it must show in its stamp."""
+    _, *times = stamp
+    return max(times) < time.time_ns() - _SETTLED_NS
 
 
 def write_columns(
     stream: BinaryIO, columns: Mapping[str, NDArray[Any]], about: Mapping[str, Any]
 ) -> None:
     """Writes arrays as a safetensors file, with JSON metadata."""
-    header: dict[str, Any] = {"__metadata__": {"ossa": json.dumps(about)}}
-    offset = 0
-    # The widest numbers first: so all begin at a multiple of their width.
-    ordered = sorted(columns.items(), key=lambda item: -item[1].dtype.itemsize)
-    for name, column in ordered:
-        header[name] = {
-            "dtype": _NAMES_OF_TYPES[column.dtype.name],
-            "shape": list(column.shape),
-            "data_offsets": [offset, offset + column.nbytes],
-        }
-        offset += column.nbytes
-    text = json.dumps(header).encode()
-    text += b" " * (-(len(text) + 8) % ALIGNMENT)
-    stream.write(len(text).to_bytes(8, "little"))
-    stream.write(text)
-    for _, column in ordered:
-        # Little-endian, as on every machine that PyTorch runs on.
-        stream.write(np.ascontiguousarray(column).reshape(-1).view(np.uint8).data)
+    stream.write(safetensors.numpy.save(dict(columns), {"ossa": json.dumps(about)}))
 
 
 def read_columns(raw: NDArray[np.uint8]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -111,25 +110,103 @@ def read_columns(raw: NDArray[np.uint8]) -> tuple[dict[str, Any], dict[str, NDAr
     """
     start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
     header = json.loads(raw[8:start].tobytes())
-    about = json.loads(header["__metadata__"]["ossa"])
-    return about, dict(_views(header, np.asarray(raw[start:])))
-
-
-def _views(
-    header: Mapping[str, Any], data: NDArray[np.uint8]
-) -> Iterator[tuple[str, NDArray[Any]]]:
-    end = 0
+    about = json.loads(header.pop("__metadata__")["ossa"])
+    data, columns = np.asarray(raw[start:]), {}
     for name, entry in header.items():
-        if name == "__metadata__":
-            continue
         first, last = entry["data_offsets"]
-        dtype, shape = np.dtype(_TYPES[entry["dtype"]]), entry["shape"]
-        if last - first != math.prod(shape) * dtype.itemsize:
-            raise ValueError(f"column {name} is not as long as its shape")
-        yield name, data[first:last].view(dtype).reshape(shape)
-        end = max(end, last)
-    if end != len(data):
-        raise ValueError("cut short")
+        columns[name] = data[first:last].view(_TYPES[entry["dtype"]]).reshape(entry["shape"])
+    return about, columns
+
+
+def load_index(description: "DataDescription", split: str) -> IndexReport | None:
+    """Returns what `store_index` kept, or None where there is nothing or a source has changed.
+
+    The columns are read-only views of the mapped file: nothing of them is in memory before it is
+    used, and processes share what is.
+    """
+    try:
+        about, columns = read_columns(np.memmap(_index_file(description, split), np.uint8, "r"))
+        paths = json.loads(columns["source_paths"].tobytes())
+        stamps = [list(_stamp_of(path)) for path in paths]
+        if about["key"] != _key(description, split) or stamps != columns["source_stamps"].tolist():
+            return None
+        width = about["characters_of_file_name"]
+        columns["file_names"] = columns["file_names"].view(f"<U{width}").reshape(-1)
+        index = DatasetIndex(
+            root=description.root,
+            names=tuple(about["names"]),
+            **{name: columns.get(name) for name in _COLUMNS},  # type: ignore[arg-type]
+        )
+        num_images, *places = about["labels"]
+        labels = LabelSearch(num_images, *map(tuple, places))
+        issues = tuple(map(_issue, about["issues"]))
+        return IndexReport(index, issues, tuple(about["notes"]), labels)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # none yet, or not written by this version: read anew and written over
+
+
+def store_index(
+    report: IndexReport, description: "DataDescription", split: str, *, sources: SourceLog
+) -> IndexReport:
+    """Keeps a report for the next time; returns it, with a note where it could not be kept.
+
+    It is not kept where a source is so new that a later change might not show in its stamp.
+    """
+    if not sources.settled:
+        return report
+    file, index = _index_file(description, split), report.index
+    width = max(1, index.file_names.dtype.itemsize // 4)
+    names = index.file_names.astype(f"<U{width}")
+    about = {
+        "key": _key(description, split),
+        "names": index.names,
+        "characters_of_file_name": width,
+        "issues": [asdict(issue) | {"path": str(issue.path)} for issue in report.issues],
+        "notes": report.notes,
+        "labels": astuple(report.labels),
+    }
+    columns = {name: getattr(index, name) for name in _COLUMNS}
+    columns = {name: column for name, column in columns.items() if column is not None} | {
+        "file_names": names.view(np.uint8).reshape(len(names), -1),
+        "source_paths": np.frombuffer(json.dumps(sources.paths).encode(), np.uint8),
+        "source_stamps": sources.stamps,
+    }
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, lambda stream: write_columns(stream, columns, about))
+    except (OSError, CheckpointError) as error:
+        reason = error.reason if isinstance(error, CheckpointError) else os_reason(error)
+        note = (
+            f"could not keep the index of split '{split}' in {file} ({reason}), so it is read anew "
+            "each time: free some space, or name another folder in OSSA_CACHE"
+        )
+        return replace(report, notes=(*report.notes, note))
+    return report
+
+
+def _index_file(description: "DataDescription", split: str) -> Path:
+    digest = hashlib.sha256(f"{description.file}\0{split}".encode()).hexdigest()
+    return cache_folder() / f"index-{digest[:24]}.safetensors"
+
+
+def _key(description: "DataDescription", split: str) -> str:
+    """Returns a digest of everything but the files that decides what an index is."""
+    said = (
+        *(__version__, _READERS_VERSION, split, description.format, str(description.root)),
+        *(description.names, description.category_ids, description.splits[split]),
+        None if description.classes is None else list(description.classes.items()),
+        (description.roots, description.keypoint_columns),
+    )
+    return hashlib.sha256(repr(said).encode()).hexdigest()
+
+
+def _issue(stored: Mapping[str, Any]) -> Issue:
+    """Returns the issue that `asdict` and JSON made this of."""
+    images = tuple(
+        ImageBoxes(one["image"], tuple(map(tuple, one["boxes_xyxy"]))) for one in stored["images"]
+    )
+    kind, path = IssueKind(stored["kind"]), Path(stored["path"])
+    return Issue(**{**stored, "kind": kind, "path": path, "images": images})
 
 
 def content_fingerprint(index: DatasetIndex) -> str:
@@ -142,62 +219,31 @@ def content_fingerprint(index: DatasetIndex) -> str:
         DataError: an image cannot be read.
     """
     digest = hashlib.sha256(os.fsencode(index.root.absolute())).hexdigest()
-    file = cache_folder() / f"contents-{digest[:24]}.safetensors"
-    known = _read_hashes(file)
+    file = cache_folder() / f"contents-{digest[:24]}.json"
+    try:
+        known = {
+            n: list(item) for n, item in json.loads(file.read_bytes()).items() if len(item) == 4
+        }
+    except (OSError, ValueError, TypeError, AttributeError):
+        known = {}  # none yet, or damaged: hashed anew and written over
     names: list[str] = index.file_names.tolist()
     # Before a file is read, so that a change during the reading shows the next time.
-    stamps = {name: _stamp_of(os.path.join(index.root, name)) for name in names}
-    new = [name for name in stamps if name not in known or known[name][0] != stamps[name]]
+    stamps = {name: list(_stamp_of(os.path.join(index.root, name))) for name in names}
+    new = [name for name in stamps if known.get(name, [])[:-1] != stamps[name]]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing frees the interpreter
-        found = pool.map(lambda name: _hash_of(index.root / name), new)
-        known |= {name: (stamps[name], content) for name, content in zip(new, found, strict=True)}
+        hashes = pool.map(lambda name: _hash_of(index.root / name), new)
+        known |= {name: [*stamps[name], content] for name, content in zip(new, hashes, strict=True)}
     if any(_is_settled(stamps[name]) for name in new):
-        _write_hashes(file, {name: item for name, item in known.items() if _is_settled(item[0])})
-    return hashlib.sha256(b"".join(known[name][1] for name in names)).hexdigest()
+        kept = {name: item for name, item in known.items() if _is_settled(item[:-1])}
+        with suppress(OSError, CheckpointError):  # then they are hashed anew each time
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, json.dumps(kept).encode())
+    return hashlib.sha256(b"".join(bytes.fromhex(known[name][-1]) for name in names)).hexdigest()
 
 
-def _hash_of(file: Path) -> bytes:
+def _hash_of(file: Path) -> str:
     try:
-        return bytes.fromhex(sha256_of(file))
+        return sha256_of(file)
     except CheckpointError as error:
         advice = "it was there when the data set was read"
         raise DataError(error.reason, path=error.path, advice=advice) from None
-
-
-def _read_hashes(file: Path) -> dict[str, tuple[Stamp, bytes]]:
-    try:
-        _, columns = read_columns(np.fromfile(file, np.uint8))
-        names = json.loads(columns["names"].tobytes())
-        stamps, digests = columns["stamps"].tolist(), columns["digests"]
-        return {
-            name: (tuple(stamp), content.tobytes())
-            for name, stamp, content in zip(names, stamps, digests, strict=True)
-        }
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}  # none yet, or damaged: hashed anew and written over
-
-
-def _write_hashes(file: Path, known: Mapping[str, tuple[Stamp, bytes]]) -> None:
-    stamps, digests = zip(*known.values(), strict=True)
-    columns = {
-        "names": np.frombuffer(json.dumps(list(known)).encode(), np.uint8),
-        "stamps": np.array(stamps, np.int64),
-        "digests": np.frombuffer(b"".join(digests), np.uint8).reshape(len(known), -1),
-    }
-    with suppress(OSError, CheckpointError):  # then they are hashed anew each time
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, lambda stream: write_columns(stream, columns, {}))
-
-
-def _is_settled(stamp: Stamp) -> bool:
-    """Returns whether a file is so old that a later change of it must show in its stamp."""
-    return max(stamp[1:]) < time.time_ns() - _SETTLED_NS
-
-
-def _stamp_of(path: str) -> Stamp:
-    # The time of inode change, too: unlike that of modification, no tool sets it back.
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):  # ValueError: no path can have such characters
-        return _ABSENT
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -1,39 +1,68 @@
-"""`ossa data check`: what is wrong, strange and notable in a data set."""
+"""`ossa data check`: what is wrong, strange and notable in a data set, and what it is like.
+
+Dimensions: I images, N annotations.
+"""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ossa.data.anchors import best_possible_recall, sizes_at_input_wh
 from ossa.data.annotations import DatasetIndex, IndexReport
-from ossa.data.check_annotations import (
+from ossa.data.check_issues import (
     ClassCounts,
+    ImageState,
     count_classes,
+    find_broken_images,
+    find_copies,
     find_orphaned_labels,
     find_strange_boxes,
     find_strange_classes,
     find_unlabelled,
-)
-from ossa.data.check_images import (
-    ImageState,
-    find_broken_images,
-    find_copies,
     paths_of,
     read_images,
 )
 from ossa.data.description import DataDescription
-from ossa.data.issue_kinds import IssueKind, Severity
-from ossa.data.issues import Issue, IssueGroup, group_issues, merge_groups
+from ossa.data.issues import Issue, IssueGroup, IssueKind, Severity, group_issues, merge_groups
 from ossa.data.reading import drop_corrupt_images, read_index, training_faults
-from ossa.data.statistics import Statistics, describe
 from ossa.errors import DataError
 
 LOW_RECALL: Final = 0.98
 """Best possible recall below which anchors are reported; YOLOv5 fits its own below it."""
+SIZE_LIMITS: Final = (32.0, 96.0)
+"""Sides of squares in pixels: COCO's small ends at the first, its large begins at the second."""
+SIZE_NAMES: Final = ("small", "medium", "large")
+_QUANTILES: Final = {"min": 0.0, "p5": 0.05, "median": 0.5, "p95": 0.95, "max": 1.0}
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What the boxes of a split are like; crowd regions are counted in `num_crowd` alone."""
+
+    num_images: int
+    num_background: int
+    """Images without an annotation."""
+    num_boxes: int
+    """Difficult ones included."""
+    num_crowd: int
+    num_difficult: int
+    sizes: Mapping[str, int]
+    """Boxes that COCO calls small, medium and large at the network's input: by their own area
+    where they state one, as COCO counts it."""
+    sizes_in_files: Mapping[str, int]
+    """The same in pixels of the original images, which is how COCO's AP counts them."""
+    boxes_per_image: Mapping[str, float]
+    """Mean and quantiles, over all images."""
+    crowding: Mapping[str, int]
+    """Boxes by how they stand; empty where nobody counts them."""
+    aspect_ratios: Mapping[str, float]
+    """Quantiles of width over height."""
+    best_possible_recall: float | None
+    """Fraction 0..1 of the boxes that train that some anchor answers for; None without any."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +81,7 @@ class Check:
     statistics: Mapping[str, Statistics]
     """By split."""
     classes: ClassCounts
-    images: Mapping[str, ImageState] = field(default_factory=lambda: MappingProxyType({}))
+    images: Mapping[str, ImageState] = field(default_factory=dict)
     """By path; empty if no image was read."""
 
     @property
@@ -88,7 +117,7 @@ class Check:
             "num_stops": self.num_stops,
             "num_remarks": self.num_warnings,
             "findings": [group.as_dict() for group in self.issues],
-            "splits": {split: one.as_dict() for split, one in self.statistics.items()},
+            "splits": {split: asdict(one) for split, one in self.statistics.items()},
             "classes": [{"name": name, **counts} for name, counts in self.classes.items()],
         }
 
@@ -102,7 +131,7 @@ def check_data(
     images: bool = False,
     threads: int = 2,
     crowding_of: Callable[[DatasetIndex], Mapping[str, int]] = lambda _: {},
-    on_image: Callable[[int, int], None] | None = None,
+    on_image: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Check:
     """Returns what is wrong, strange and notable in a data set; nothing is written.
 
@@ -119,33 +148,33 @@ def check_data(
     Raises:
         DataError: a split cannot be read at all, other than 'test', which no training needs.
     """
-    reports, unread = _read_splits(description)
+    reports, groups = _read_splits(description)
     indexes = {split: report.index for split, report in reports.items()}
-    states = {}
+    states: dict[str, ImageState] = {}
     if images or description.format == "coco":  # whose reader alone does not look at images
         states = read_images(
             indexes.values(), threads=threads, headers_only=not images, on_image=on_image
         )
     statistics = {
-        split: describe(
-            index,
-            imgsz=imgsz,
-            anchors_wh=anchors_wh,
-            anchor_ratio=anchor_ratio,
-            crowding=crowding_of(index),
+        split: _describe(
+            index, imgsz, anchors_wh, anchor_ratio=anchor_ratio, crowding=crowding_of(index)
         )
         for split, index in indexes.items()
     }
     classes = count_classes(indexes)
-    groups = [
-        *unread,
+    groups += [
         *_training_issues(description, reports, states, imgsz=imgsz),
         *find_orphaned_labels(description, indexes),
         *find_strange_classes(classes, description.file),
         *find_copies(indexes, states),
     ]
     for split, report in reports.items():
-        groups += _split_issues(description, split, report, states, imgsz=imgsz)
+        groups += [
+            *_reading_issues(report, split),
+            *find_unlabelled(split, report, data_format=description.format),
+            *find_strange_boxes(report.index, split, imgsz=imgsz, description=description),
+            *(find_broken_images(report.index, split, states) if states else ()),
+        ]
     if "train" in statistics:
         groups += _anchor_issues(statistics["train"], description, imgsz=imgsz)
     return Check(
@@ -159,6 +188,63 @@ def check_data(
         classes,
         images=states if images else {},
     )
+
+
+def _describe(
+    index: DatasetIndex,
+    imgsz: int,
+    anchors_wh: NDArray[np.floating],
+    *,
+    anchor_ratio: float,
+    crowding: Mapping[str, int],
+) -> Statistics:
+    objects = ~index.crowd
+    per_image = boxes_per_image(index)
+    recall = None
+    if (index.trains & (sizes_at_input_wh(index, imgsz) > 0).all(axis=1)).any():
+        recall = best_possible_recall(index, anchors_wh, imgsz=imgsz, ratio=anchor_ratio)
+    return Statistics(
+        num_images=len(index),
+        num_background=int((np.diff(index.gt_offsets) == 0).sum()),
+        num_boxes=int(objects.sum()),
+        num_crowd=int(index.crowd.sum()),
+        num_difficult=int(index.difficult.sum()),
+        sizes=_sizes(box_sides(index, imgsz)[objects]),
+        sizes_in_files=_sizes(np.sqrt(index.areas)[objects]),
+        boxes_per_image={"mean": round(float(per_image.mean()), 4), **_quantiles(per_image)},
+        crowding=crowding,
+        aspect_ratios=_quantiles(aspect_ratios(index)),
+        best_possible_recall=recall,
+    )
+
+
+def boxes_per_image(index: DatasetIndex) -> NDArray[np.int64]:
+    """Returns (I,) the boxes of every image, crowd regions left out."""
+    return np.bincount(index.gt_image_positions()[~index.crowd], minlength=len(index))
+
+
+def box_sides(index: DatasetIndex, imgsz: int) -> NDArray[np.float64]:
+    """Returns (N,) the square roots of the areas, in pixels of the network input."""
+    scales = imgsz / index.sizes_wh.max(axis=1)[index.gt_image_positions()]
+    return np.sqrt(index.areas) * scales
+
+
+def aspect_ratios(index: DatasetIndex) -> NDArray[np.float64]:
+    """Returns the width over the height of every box that is no crowd region."""
+    sizes_wh = (index.boxes_xyxy[:, 2:] - index.boxes_xyxy[:, :2])[~index.crowd]
+    return sizes_wh[:, 0] / sizes_wh[:, 1]
+
+
+def _sizes(sides: NDArray[np.float64]) -> dict[str, int]:
+    counts = np.bincount(np.searchsorted(SIZE_LIMITS, sides, side="right"), minlength=3)
+    return dict(zip(SIZE_NAMES, counts.tolist(), strict=True))
+
+
+def _quantiles(values: NDArray[Any]) -> dict[str, float]:
+    if not len(values):
+        return {}
+    found = np.quantile(values, list(_QUANTILES.values())).tolist()
+    return {name: round(value, 4) for name, value in zip(_QUANTILES, found, strict=True)}
 
 
 def _read_splits(
@@ -182,22 +268,6 @@ def _read_splits(
     return reports, groups
 
 
-def _split_issues(
-    description: DataDescription,
-    split: str,
-    report: IndexReport,
-    states: Mapping[str, ImageState],
-    *,
-    imgsz: int,
-) -> list[IssueGroup]:
-    return [
-        *_reading_issues(report, split),
-        *find_unlabelled(split, report, data_format=description.format),
-        *find_strange_boxes(report.index, split, imgsz=imgsz, description=description),
-        *(find_broken_images(report.index, split, states) if states else ()),
-    ]
-
-
 def _with_place(error: DataError) -> str:
     return f"{error.reason} ({error.place})" if error.place else error.reason
 
@@ -212,8 +282,8 @@ def _training_issues(
     """Returns why `ossa train` would stop, which leaves out images that it cannot decode."""
     issues, usable = [], {}
     for split, report in reports.items():
-        found = [states.get(path) for path in paths_of(report.index)]
-        reasons = [None if one is None or one.kind is None else one.detail for one in found]
+        found = [states.get(path, ImageState()) for path in paths_of(report.index)]
+        reasons = [None if one.kind is None else one.detail for one in found]
         try:
             usable[split] = drop_corrupt_images(report, known=reasons)
         except DataError as error:

@@ -1,20 +1,27 @@
-"""The HTML page of a check: its issues with examples, and what the data set is like."""
+"""The HTML page of a check: its issues with images that show them, and what the data set is like.
+
+Images are uint8 (H, W, 3) RGB.
+"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from ossa.data.check import Check
-from ossa.data.check_figures import check_figures, example_grid
-from ossa.data.check_images import with_boxes
-from ossa.data.issue_kinds import IssueKind, Severity
-from ossa.data.issues import Issue, IssueGroup
-from ossa.data.statistics import SIZE_NAMES, boxes_per_image
+from ossa.data.check import SIZE_NAMES, Check, boxes_per_image
+from ossa.data.check_figures import check_figures
+from ossa.data.check_issues import with_boxes
+from ossa.data.decode import decode_image
+from ossa.data.issues import Box, ImageBoxes, IssueGroup, Severity
+from ossa.data.letterbox import FILL
+from ossa.errors import DataError
 from ossa.files import write_text_atomically
-from ossa.viz.draw import encode_jpeg
+from ossa.viz.draw import encode_jpeg, picture_grid
 from ossa.viz.page import (
     Block,
     Cell,
@@ -36,6 +43,18 @@ _HEADINGS: Final = {
     Severity.WARNING: "Warnings",
     Severity.INFO: "Information",
 }
+_SIDE: Final = 300
+"""Pixels of the longer side of an image on the page; outside the image it is grey."""
+_COLUMNS: Final = 4
+_INK: Final = (213, 94, 0)
+_HALO: Final = (255, 255, 255)
+_SMALL: Final = 0.05
+"""Boxes whose longer side is a smaller fraction of the image's are enlarged."""
+_CONTEXT: Final = 8
+"""Sides of such a box that the enlarged part measures."""
+_MIN_WINDOW: Final = 48
+_MAX_BEYOND: Final = 0.5
+"""How far around the image boxes outside are shown, in longer sides of the image."""
 
 
 def write_check_page(check: Check, folder: Path, *, title: str, facts: Mapping[str, str]) -> Path:
@@ -62,7 +81,7 @@ def write_check_page(check: Check, folder: Path, *, title: str, facts: Mapping[s
 def _sections(check: Check) -> list[Section]:
     figures = {name: FigureBlock(figure_svg(one)) for name, one in check_figures(check).items()}
     crowding: list[Block] = [figures["boxes-per-image"], _crowding_table(check)]
-    crowded = example_grid(_most_crowded(check), most=_MAX_CROWDED)
+    crowded = example_grid([(image,) for image in _most_crowded(check)])
     if crowded is not None:
         caption = "The images with the most boxes."
         crowding.append(PictureBlock(encode_jpeg(crowded.image), caption=caption))
@@ -109,7 +128,7 @@ def _issue_blocks(group: IssueGroup, root: Path) -> list[Block]:
     heading = f"{group.title[0].upper()}{group.title[1:]}: {group.count:,}{where}"
     advice = f"{group.kind.advice[0].upper()}{group.kind.advice[1:]}."
     blocks: list[Block] = [TextBlock(advice, heading=heading)]
-    grid = example_grid(group.examples, most=_MAX_DRAWN)
+    grid = example_grid([issue.images for issue in group.examples[:_MAX_DRAWN]])
     if grid is not None:
         blocks.append(PictureBlock(encode_jpeg(grid.image), caption=grid.caption, alt=group.title))
     rows: list[list[Cell]] = [
@@ -187,16 +206,98 @@ def _shape_table(check: Check) -> Table:
     return Table(columns, rows, caption="Width over height, and best possible recall of anchors")
 
 
-def _most_crowded(check: Check) -> list[Issue]:
+def _most_crowded(check: Check) -> list[ImageBoxes]:
     """Returns the images with the most boxes of all splits, each once."""
     candidates = {}
     for index in check.indexes.values():
         counts = boxes_per_image(index)
         for position in np.argsort(-counts, kind="stable")[:_MAX_CROWDED].tolist():
             if counts[position]:
-                candidates[index.image_path(position)] = int(counts[position]), index, position
-    ordered = sorted(candidates.items(), key=lambda item: -item[1][0])
-    return [
-        Issue(IssueKind.IMAGE_BACKGROUND, path, None, "", images=(with_boxes(index, position),))
-        for path, (_, index, position) in ordered
+                candidates[index.image_path(position)] = with_boxes(index, position)
+    crowded = sorted(candidates.values(), key=lambda image: -len(image.boxes_xyxy))
+    return crowded[:_MAX_CROWDED]
+
+
+@dataclass(frozen=True)
+class ExampleGrid:
+    """One image of several issues."""
+
+    image: NDArray[np.uint8]
+    numbers: tuple[int, ...]
+    """The issues it shows, counted from 1, row by row."""
+
+    @property
+    def caption(self) -> str:
+        *others, last = map(str, self.numbers)
+        rows = f"Rows {', '.join(others)} and {last}" if others else f"Row {last}"
+        return f"{rows} of the table."
+
+
+def example_grid(examples: Sequence[Sequence[ImageBoxes]]) -> ExampleGrid | None:
+    """Returns one image of issues, each of which has images that show it, or None without any.
+
+    There are four in a row; two images of an issue stand above one another. An issue is left out
+    if one of its images cannot be decoded.
+    """
+    drawn: dict[int, list[NDArray[np.uint8]]] = {}
+    for number, shown in enumerate(examples, start=1):
+        images = [image for image in map(_draw, shown) if image is not None]
+        if images and len(images) == len(shown):
+            drawn[number] = images
+    if not drawn:
+        return None
+    columns = list(drawn.values())
+    blank = np.full((1, 1, 3), 255, np.uint8)
+    rows = [
+        [one[line] if line < len(one) else blank for one in columns[start : start + _COLUMNS]]
+        for start in range(0, len(columns), _COLUMNS)
+        for line in range(max(map(len, columns[start : start + _COLUMNS])))
     ]
+    return ExampleGrid(picture_grid(rows), tuple(drawn))
+
+
+def _draw(shown: ImageBoxes) -> NDArray[np.uint8] | None:
+    """Returns an image with boxes, its longer side `_SIDE`; None if it cannot be decoded."""
+    try:
+        image = decode_image(Path(shown.image))
+    except DataError:
+        return None
+    height, width = image.shape[:2]
+    left, top, right, bottom = _window(shown.boxes_xyxy, (width, height))
+    scale = _SIDE / max(right - left, bottom - top)
+    size_wh = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
+    method = cv2.INTER_NEAREST if scale > 2 else cv2.INTER_LINEAR
+    if scale < 0.5:  # warping would leave pixels out
+        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    zoom_xy = scale * width / image.shape[1], scale * height / image.shape[0]
+    matrix = np.array([[zoom_xy[0], 0, -scale * left], [0, zoom_xy[1], -scale * top]])
+    canvas = cv2.warpAffine(image, matrix, size_wh, flags=method, borderValue=(FILL, FILL, FILL))
+    far = 4 * _SIDE  # OpenCV draws no line to a point that is very far away
+    for box_xyxy in shown.boxes_xyxy:
+        corners = (np.array(box_xyxy).reshape(2, 2) - (left, top)) * scale
+        low, high = np.rint(np.clip(corners, -far, far)).astype(int).tolist()
+        for colour, thickness in ((_HALO, 4), (_INK, 2)):
+            cv2.rectangle(canvas, low, high, colour, thickness, cv2.LINE_AA)
+    return np.asarray(canvas, np.uint8)
+
+
+def _window(boxes_xyxy: Sequence[Box], size_wh: tuple[int, int]) -> Box:
+    """Returns the part of the plane to show: all boxes, and the image if they are large."""
+    width, height = size_wh
+    if not boxes_xyxy:
+        return 0.0, 0.0, float(width), float(height)
+    corners = np.array(boxes_xyxy)
+    x0, y0 = corners[:, :2].min(axis=0).tolist()
+    x1, y1 = corners[:, 2:].max(axis=0).tolist()
+    longest = max(x1 - x0, y1 - y0)
+    if longest < _SMALL * max(size_wh):
+        reach = max(_CONTEXT * longest, _MIN_WINDOW) / 2
+        x, y = (x0 + x1) / 2, (y0 + y1) / 2
+        return x - reach, y - reach, x + reach, y + reach
+    beyond = _MAX_BEYOND * max(size_wh)
+    return (
+        max(min(x0, 0.0), -beyond),
+        max(min(y0, 0.0), -beyond),
+        min(max(x1, float(width)), width + beyond),
+        min(max(y1, float(height)), height + beyond),
+    )

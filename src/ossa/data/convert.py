@@ -13,9 +13,8 @@ import numpy as np
 import yaml
 
 from ossa.data.annotations import DatasetIndex, IndexReport, select_images
-from ossa.data.description import DataDescription
+from ossa.data.description import FORMATS, DataDescription
 from ossa.data.formats.common import ids_from_stems, size_or_report
-from ossa.data.formats.paths import is_image
 from ossa.data.formats.write import (
     Changes,
     WrittenSplit,
@@ -25,11 +24,11 @@ from ossa.data.formats.write import (
     write_yolo,
 )
 from ossa.data.issues import Issue, IssueLog
+from ossa.data.paths import is_image
 from ossa.data.reading import read_index
 from ossa.errors import ConfigError, DataError
 from ossa.files import open_regular
 
-FORMATS: Final = ("coco", "voc", "yolo")
 _NEVER_READ: Final = {
     "coco": "boxes and areas are carried over; outlines and keypoints, if there are any, are not",
     "voc": "boxes are carried over; pose, truncation and parts, if there are any, are not",

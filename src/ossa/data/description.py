@@ -35,17 +35,44 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from os.path import abspath
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from ossa.data.data_yaml import SPLITS, DataYaml, read_data_yaml
-from ossa.data.formats.paths import has_xml_alone, listed_lines
-from ossa.data.roots import Roots
-from ossa.errors import ConfigError, DataError, legible, suggestion
+from pydantic import Field, TypeAdapter, ValidationError
+
+from ossa.data.paths import Roots, has_xml_alone, listed_lines
+from ossa.errors import ConfigError, DataError, legible, os_reason, suggestion
+from ossa.safe_yaml import read_yaml
 from ossa.schema import shown
 
-_FORMATS: Final = ("coco", "voc", "yolo")
+SPLITS: Final = ("train", "val", "test")
+FORMATS: Final = ("coco", "voc", "yolo")
+
+_Text = Annotated[str, Field(min_length=1)]
+_Texts = Annotated[list[str], Field(min_length=1)]
+_Paths = _Text | Annotated[list[_Text], Field(min_length=1)]
+_Names = _Text | Annotated[list[str | int], Field(min_length=1)] | dict[int, str | int]
+_Ids = list[Annotated[int, Field(ge=-(2**63), lt=2**63)]]
+_Classes = _Texts | Annotated[dict[str, str | _Texts], Field(min_length=1)]
+_Shape = Annotated[list[Annotated[int, Field(ge=0, lt=10_000)]], Field(min_length=2, max_length=2)]
+_QUOTED: Final = "(quote words such as 'yes')"
+_VALUES: Final[Mapping[str, tuple[Any, str]]] = {
+    "format": (str, "coco, voc or yolo"),
+    "path": (str, "a folder"),
+    **dict.fromkeys(SPLITS, (_Paths | dict[str, Any], "a path or a list of paths")),
+    "names": (_Names, f"a list of class names {_QUOTED}"),
+    "nc": (int | float, "a number of classes"),
+    "category_ids": (_Ids, "different whole numbers, one per name,"),
+    "classes": (_Classes, f"a list of class names or {{new name: [names]}} {_QUOTED}"),
+    "images": (_Text, "a folder"),
+    "outside": (_Paths, "a path or a list of paths"),
+    "kpt_shape": (_Shape, "number and size of the keypoints, such as [17, 3],"),
+}
+"""Type and description of the value of every key that is read."""
+_TYPES: Final = {key: TypeAdapter(kind) for key, (kind, _) in _VALUES.items()}
+_KEYS: Final = (*_VALUES, "download", "roboflow")
 
 
 @dataclass(frozen=True)
@@ -77,7 +104,6 @@ class DataDescription:
     classes: Mapping[str, tuple[str, ...]] | None = None
     """Names of the files by the new name that they get; None: all as they are."""
     classes_line: int | None = None
-    """Line of key `classes` in the file."""
     keypoint_columns: int = 0
     """Columns of keypoints behind the box on a line of YOLO labels, which are ignored."""
     annotations_only: bool = False
@@ -105,17 +131,15 @@ def read_description(
         DataError: the file, or a folder or file that it names, does not exist.
     """
     file = Path(abspath(path))
-    if file.is_dir():
-        file = file / "data.yaml"
-    content = read_data_yaml(file)
+    content = _DataYaml(file / "data.yaml" if file.is_dir() else file)
     data_format = _format(content)
     splits, missing = _splits(content, data_format, annotations_only=annotations_only)
-    roots = Roots.chosen(set(_named_folders(content, splits)), allow_outside=allow_outside)
+    roots = Roots.chosen(_named_folders(content, splits), allow_outside=allow_outside)
     names = _names(content, roots, required=data_format != "coco")
     keypoints = content.get("kpt_shape") or (0, 0)
     missing_notes = (f"split 'test' is left out: {error}" for error in missing.values())
     return DataDescription(
-        file,
+        content.file,
         content.root,
         data_format,
         names,
@@ -131,13 +155,108 @@ def read_description(
     )
 
 
-def _format(content: DataYaml) -> str:
-    entries = [content.get(split) for split in SPLITS if content.get(split) is not None]
+class _DataYaml:
+    """The keys of a data.yaml, whose values have the types of `_VALUES`, with their lines."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        try:
+            document = read_yaml(file)
+        except OSError as error:
+            is_missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+            raise DataError(
+                expected="the description of a data set",
+                found="none" if is_missing else os_reason(error),
+                path=file,
+                advice="give a data.yaml or a folder that holds one",
+            ) from error
+        if not isinstance(document.value, dict):
+            raise ConfigError(expected="keys such as train, val and names", path=file)
+        self._values, self.lines = document.value, document.key_lines
+        self._check_keys()
+        self.root = file.parent
+        self.root = self.existing("path", self.get("path") or ".")
+        if not self.root.is_dir():
+            raise self.error("path", "a folder", str(self.root), missing=True)
+
+    def _check_keys(self) -> None:
+        others = [key for key in self.lines if key not in _KEYS]
+        for key in others:
+            # At most three characters more or less: num_classes is not classes misspelt.
+            near = [
+                known
+                for known in _KEYS
+                if known not in self.lines
+                and abs(len(key) - len(known)) <= 3
+                and SequenceMatcher(None, key, known).ratio() >= 0.7
+            ]
+            if near:
+                raise ConfigError(
+                    expected="a key of a data.yaml",
+                    found=f"'{legible(key)}'",
+                    path=self.file,
+                    line=self.lines[key],
+                    advice=suggestion(key, near),
+                )
+        note = f"{self.file}: keys of other tools are passed over: {legible(', '.join(others))}"
+        self.notes = (note,) if others else ()
+        for key, (_, expected) in _VALUES.items():
+            value = self.get(key)
+            try:
+                if value is not None:
+                    _TYPES[key].validate_python(value, strict=True)
+            except ValidationError:
+                raise self.error(key, expected, shown(value)) from None
+
+    def get(self, key: str) -> Any:
+        """Returns a value; None where it is empty or missing."""
+        value = self._values.get(key)
+        # An empty text is no split, as for YOLOv5; as a path it would be the root with all images.
+        return None if key in SPLITS and value == "" else value
+
+    def error(
+        self,
+        key: str,
+        expected: str,
+        found: str,
+        *,
+        advice: str | None = None,
+        missing: bool = False,
+    ) -> ConfigError | DataError:
+        """Returns the error of a value, or of a missing file that it names."""
+        kind = DataError if missing else ConfigError
+        expected, line = f"{expected} as key '{key}'", self.lines.get(key)
+        return kind(expected=expected, found=found, path=self.file, line=line, advice=advice)
+
+    def existing(self, key: str, entry: str) -> Path:
+        """Returns the absolute file or folder that an entry names; DataError where there is none."""
+        candidates = [entry]
+        if "\\" in entry:  # of Windows
+            candidates.append(entry.replace("\\", "/"))
+        if entry.startswith("../"):  # exports of Roboflow mean '../train/images' from the root
+            candidates.append(entry[3:])
+        paths = [Path(abspath(self.root / candidate)) for candidate in candidates]
+        reason = "none"
+        for path in paths:
+            try:
+                path.stat()
+                return path
+            except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null byte
+                pass
+            except OSError as error:
+                reason = os_reason(error)
+                break
+        place = legible(str(paths[0]))
+        raise self.error(key, f"a folder or file at {place}", reason, missing=True)
+
+
+def _format(content: _DataYaml) -> str:
+    entries = [entry for split in SPLITS if (entry := content.get(split)) is not None]
     if not entries:
         raise ConfigError(expected="a key train, val or test", path=content.file)
     stated = (content.get("format") or "").lower()
-    if stated and stated not in _FORMATS:
-        advice = suggestion(stated, _FORMATS)
+    if stated and stated not in FORMATS:
+        advice = suggestion(stated, FORMATS)
         raise content.error("format", "coco, voc or yolo", f"'{stated}'", advice=advice)
     data_format = stated or _format_of(entries, content.root)
     if content.get("images") is not None and data_format != "coco":
@@ -150,14 +269,16 @@ def _format_of(entries: Iterable[Any], root: Path) -> str:
     paths = [part for part in flat if isinstance(part, str)]
     if len(paths) < len(flat) or any(path.lower().endswith(".json") for path in paths):
         return "coco"
-    has_voc_folders = (root / "Annotations").is_dir() and (root / "JPEGImages").is_dir()
-    if has_voc_folders or any("ImageSets" in Path(path).parts for path in paths):
-        return "voc"
-    return "voc" if any(has_xml_alone(root / path) for path in paths) else "yolo"
+    is_voc = (
+        all((root / name).is_dir() for name in ("Annotations", "JPEGImages"))
+        or any("ImageSets" in Path(path).parts for path in paths)
+        or any(has_xml_alone(root / path) for path in paths)
+    )
+    return "voc" if is_voc else "yolo"
 
 
 def _splits(
-    content: DataYaml, data_format: str, *, annotations_only: bool
+    content: _DataYaml, data_format: str, *, annotations_only: bool
 ) -> tuple[dict[str, SplitSource], dict[str, DataError]]:
     """Returns the sources of the splits, and why 'test' has none, where it leads to nothing."""
     splits: dict[str, SplitSource] = {}
@@ -182,7 +303,7 @@ def _splits(
     return splits, missing
 
 
-def _coco_source(content: DataYaml, split: str, *, annotations_only: bool) -> SplitSource:
+def _coco_source(content: _DataYaml, split: str, *, annotations_only: bool) -> SplitSource:
     entry = content.get(split)
     fields = entry if isinstance(entry, dict) else {"annotations": entry}
     for key in fields:
@@ -191,11 +312,10 @@ def _coco_source(content: DataYaml, split: str, *, annotations_only: bool) -> Sp
             raise content.error(split, "images and annotations", f"'{key}'", advice=near)
     file, images, images_key = fields.get("annotations"), fields.get("images"), split
     if not isinstance(file, str) or not file:
-        found = "none" if file is None else shown(file)
-        raise content.error(split, "annotations: <JSON file>", found)
+        raise content.error(split, "annotations: <JSON file>", shown(file) if file else "none")
     if images is None:
         images, images_key = content.get("images"), "images"
-    if images is not None and (not isinstance(images, str) or not images):
+    if images is not None and not (isinstance(images, str) and images):
         raise content.error(images_key, "a folder of images", shown(images))
     annotations = content.existing(split, file)
     if annotations_only and images is not None and not annotations.is_dir():
@@ -207,7 +327,7 @@ def _coco_source(content: DataYaml, split: str, *, annotations_only: bool) -> Sp
     return SplitSource((annotations,), images=folder)
 
 
-def _named_folders(content: DataYaml, splits: Mapping[str, SplitSource]) -> Iterator[Path]:
+def _named_folders(content: _DataYaml, splits: Mapping[str, SplitSource]) -> Iterator[Path]:
     """Yields the folders that a data.yaml names, and those that its root links to.
 
     With all that is in them they may be read.
@@ -224,7 +344,7 @@ def _named_folders(content: DataYaml, splits: Mapping[str, SplitSource]) -> Iter
         yield content.existing("outside", entry)
 
 
-def _names(content: DataYaml, roots: Roots, *, required: bool) -> tuple[str, ...] | None:
+def _names(content: _DataYaml, roots: Roots, *, required: bool) -> tuple[str, ...] | None:
     value = content.get("names")
     if value is None:
         if required or content.get("nc") is not None:
@@ -249,30 +369,27 @@ def _names(content: DataYaml, roots: Roots, *, required: bool) -> tuple[str, ...
     return names
 
 
-def _refuse_repeated(content: DataYaml, key: str, names: Iterable[str]) -> None:
-    counts = Counter(names)
-    repeated = next((name for name, count in counts.items() if count > 1), None)
-    if repeated is not None:
-        raise content.error(key, "every class once", f"'{legible(repeated)}' twice")
+def _refuse_repeated(content: _DataYaml, key: str, names: Iterable[str]) -> None:
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise content.error(key, "every class once", f"'{legible(name)}' twice")
 
 
 def _category_ids(
-    content: DataYaml, names: tuple[str, ...] | None, data_format: str
+    content: _DataYaml, names: tuple[str, ...] | None, data_format: str
 ) -> tuple[int, ...] | None:
-    ids = content.get("category_ids")
+    ids, count = content.get("category_ids"), len(names or ())
     if ids is None:
         return None
+    expected, advice = f"{count} different whole numbers, one per name,", None
     if data_format == "coco":
-        advice = "COCO files have ids of their own"
-        raise content.error("category_ids", "no ids", shown(ids), advice=advice)
-    count = len(names or ())
-    if len(ids) != count or len(set(ids)) < count:
-        expected = f"{count} different whole numbers, one per name,"
-        raise content.error("category_ids", expected, shown(ids))
-    return tuple(ids)
+        expected, advice = "no ids", "COCO files have ids of their own"
+    elif len(ids) == len(set(ids)) == count:
+        return tuple(ids)
+    raise content.error("category_ids", expected, shown(ids), advice=advice)
 
 
-def _classes(content: DataYaml) -> dict[str, tuple[str, ...]] | None:
+def _classes(content: _DataYaml) -> dict[str, tuple[str, ...]] | None:
     value = content.get("classes")
     if value is None:
         return None

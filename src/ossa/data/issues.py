@@ -3,15 +3,20 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from enum import Enum, StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Self
 
-from ossa.data.issue_kinds import IssueKind, Severity
-from ossa.data.roots import LEFT_OUTSIDE, Roots
+from ossa.data.paths import Roots
 from ossa.errors import DataError, legible
 
 MAX_EXAMPLES: Final = 20
 """Issues of a group that are kept; all are counted."""
+_LEFT_OUTSIDE: Final = (
+    "left out; to read it say --allow-outside, or name its folder under key 'outside' of the "
+    "data.yaml"
+)
 _MAX_PATH_LENGTH: Final = 500
 """Characters of a path that a message shows."""
 _MAX_WITHOUT_IMAGES: Final = 10_000
@@ -20,6 +25,183 @@ _MAX_ISSUES: Final = 500_000
 
 Box = tuple[float, float, float, float]
 """xyxy in pixels of the original image."""
+
+
+class Severity(Enum):
+    """How severe an issue is."""
+
+    ERROR = "error"
+    """The data are wrong, or less of them is used than the files say."""
+    WARNING = "warning"
+    """Possibly a mistake, possibly intended."""
+    INFO = "info"
+    """Worth knowing; nothing has to be done."""
+
+
+class _Kind(NamedTuple):
+    severity: Severity
+    value: str
+    summary: str
+    advice: str
+    stops_training: bool = False
+
+
+_error, _warning = partial(_Kind, Severity.ERROR), partial(_Kind, Severity.WARNING)
+_info, _stop = partial(_Kind, Severity.INFO), partial(_Kind, Severity.ERROR, stops_training=True)
+_REPLACE: Final = "replace or remove the files; training leaves the images out"
+_DROPPED: Final = "correct them; training drops them"
+_INTENDED: Final = "check that this is intended"
+
+
+class IssueKind(StrEnum):
+    """Every kind of issue, in the order of a report, with what all issues of the kind share."""
+
+    severity: Severity
+    summary: str
+    """In the plural, such as 'unreadable images'."""
+    advice: str
+    stops_training: bool
+
+    def __new__(
+        cls, severity: Severity, value: str, summary: str, advice: str, stops_training: bool
+    ) -> Self:
+        kind = str.__new__(cls, value)
+        kind._value_ = value
+        kind.severity, kind.summary = severity, summary
+        kind.advice, kind.stops_training = advice, stops_training
+        return kind
+
+    VAL_MISSING = _stop("val-missing", "no split to evaluate on while training", "name one as val")
+    CLASSES_DIFFER = _stop(
+        "classes-differ",
+        "splits with other classes than train",
+        "give both the same categories, or choose those in common by key 'classes'",
+    )
+    TRAINING_WITHOUT_BOXES = _stop(
+        "training-without-boxes",
+        "no box that trains",
+        "check that the labels lie where the data.yaml says, that iscrowd and difficult are 0 for "
+        "single objects, and that --imgsz is large enough",
+    )
+    TRAINING_UNLABELLED = _stop(
+        "training-unlabelled",
+        "most training images have no label",
+        "bring the labels there, or train with --allow-unlabeled",
+    )
+    IMAGES_UNUSABLE = _stop(
+        "images-unusable", "splits without an image that can be decoded", _REPLACE
+    )
+    IMAGE_MISSING = _error("image-missing", "missing images", _REPLACE)
+    IMAGE_UNREADABLE = _error("image-unreadable", "unreadable images", _REPLACE)
+    IMAGE_TRUNCATED = _error("image-truncated", "truncated images", _REPLACE)
+    IMAGE_OTHER_SIZE = _error(
+        "image-other-size",
+        "images of another size than their annotation states",
+        "correct the size and check whether the boxes belong to the image",
+    )
+    IMAGE_LEAKED = _error(
+        "image-leaked",
+        "images of val or test that are also in train",
+        "remove them from one of the two splits",
+    )
+    IMAGE_SHARED = _warning("image-shared", "images of test that are also in val", _INTENDED)
+    IMAGE_DUPLICATED = _warning(
+        "image-duplicated", "exact copies of another image of the split", "keep one of each"
+    )
+    TRAIN_MISSING = _warning("train-missing", "no training split", _INTENDED, True)
+    IMAGE_LISTED_TWICE = _info("image-listed-twice", "images listed twice", "they are read once")
+    IMAGE_ROTATED = _warning(
+        "image-rotated",
+        "images rotated by EXIF",
+        "boxes must belong to the rotated image: look at the images",
+    )
+    IMAGE_BACKGROUND = _warning(
+        "image-background",
+        "images without labels",
+        "they train as background: check that no label is lost",
+    )
+    IMAGE_WITHOUT_LABELS = _error(
+        "image-without-labels",
+        "images without an annotation file",
+        "annotate them or remove them from the list",
+    )
+    LABELS_UNREADABLE = _error(
+        "labels-unreadable", "unreadable label files", "correct them; their images are left out"
+    )
+    LABELS_WITHOUT_IMAGE = _error(
+        "labels-without-image",
+        "labels without an image",
+        "bring the images back or remove the labels",
+    )
+    LABELS_AT_TWO_PLACES = _error(
+        "labels-at-two-places",
+        "images with different labels in two places",
+        "remove the wrong ones",
+    )
+    LABELS_SHARED = _error(
+        "labels-shared",
+        "images with the same stem, which share their labels",
+        "rename one of each",
+    )
+    ENTRY_UNUSABLE = _error(
+        "entry-unusable",
+        "entries of lists or JSON files that cannot be used",
+        "correct or remove them",
+    )
+    SPLIT_WITHOUT_BOXES = _error(
+        "split-without-boxes",
+        "evaluation splits without a box",
+        "check that the labels lie where the data.yaml says",
+    )
+    BOX_EMPTY = _error("box-empty", "boxes of no area", _DROPPED)
+    BOX_OUTSIDE = _error("box-outside", "boxes outside their image", _DROPPED)
+    BOX_MALFORMED = _error("box-malformed", "boxes that are not numbers", _DROPPED)
+    BOX_DUPLICATED = _error(
+        "box-duplicated", "duplicate boxes", "remove one of each; training keeps the first"
+    )
+    BOX_OVERHANGING = _warning(
+        "box-overhanging",
+        "boxes that reach out of their image by more than a pixel",
+        "training clips them",
+    )
+    BOX_TINY = _warning(
+        "box-tiny",
+        "tiny boxes",
+        "train on larger images or tiles, or check that they are objects",
+    )
+    BOX_COVERING = _warning(
+        "box-covering",
+        "boxes that cover their whole image",
+        "check that they are intended and not a default",
+    )
+    CLASS_UNKNOWN = _error(
+        "class-unknown",
+        "boxes of an unknown class",
+        "add the class to the names or correct the boxes",
+    )
+    CLASS_UNTRAINED = _error(
+        "class-untrained",
+        "classes in val or test but not in train",
+        "no detector learns them: split anew or leave them out by key 'classes'",
+    )
+    CLASS_UNEVALUATED = _warning(
+        "class-unevaluated",
+        "classes in train but not in val",
+        "how well they are learned is not measured",
+    )
+    CLASS_UNUSED = _info(
+        "class-unused", "classes without a box in any split", "leave them out by key 'classes'"
+    )
+    CLASS_IMBALANCE = _warning(
+        "class-imbalance",
+        "classes that are rare beside the most frequent one",
+        "expect a low AP for them; more images of them help most",
+    )
+    ANCHORS_MISFIT = _warning(
+        "anchors-misfit",
+        "boxes that no anchor matches",
+        "train with --fit-anchors, or at another --imgsz",
+    )
 
 
 @dataclass(frozen=True)
@@ -48,20 +230,14 @@ class Issue:
     """Images that show it, if any do."""
 
     @property
-    def severity(self) -> Severity:
-        return self.kind.severity
-
-    @property
     def message(self) -> str:
         """Detail and action."""
         return f"{self.detail} ({self.action})" if self.action else self.detail
 
     def location(self, root: Path | None = None) -> str:
         """Returns path and line for a terminal, the path relative to `root` if it is inside."""
-        shown = self.path
-        if root is not None and shown.is_relative_to(root):
-            shown = shown.relative_to(root)
-        path = legible(str(shown), _MAX_PATH_LENGTH)
+        inside = root is not None and self.path.is_relative_to(root)
+        path = legible(str(self.path.relative_to(root) if inside else self.path), _MAX_PATH_LENGTH)
         return path if self.line is None else f"{path}:{self.line}"
 
     def __str__(self) -> str:
@@ -129,18 +305,13 @@ def merge_groups(groups: Iterable[IssueGroup]) -> tuple[IssueGroup, ...]:
     merged: dict[tuple[IssueKind, str | None], IssueGroup] = {}
     for group in groups:
         key = group.kind, group.split
-        before = merged.get(key)
-        if before is not None:
+        if key in merged:
+            before = merged[key]
             examples = (*before.examples, *group.examples)[:MAX_EXAMPLES]
             group = replace(before, count=before.count + group.count, examples=examples)
         merged[key] = group
-    kinds = list(IssueKind)
-    return tuple(
-        sorted(
-            merged.values(),
-            key=lambda group: (group.kind.severity is not Severity.ERROR, kinds.index(group.kind)),
-        )
-    )
+    order = {kind: (kind.severity is not Severity.ERROR, n) for n, kind in enumerate(IssueKind)}
+    return tuple(sorted(merged.values(), key=lambda group: order[group.kind]))
 
 
 class IssueLog:
@@ -177,8 +348,7 @@ class IssueLog:
             box_xyxy: the box, as stated; not kept if it is not finite.
 
         Raises:
-            DataError: the log is strict, or there are so many issues that the file must be
-                something else than it is taken for.
+            DataError: as `add`.
         """
         images: tuple[ImageBoxes, ...] = ()
         if image is not None and box_xyxy is not None and all(map(math.isfinite, box_xyxy)):
@@ -188,25 +358,24 @@ class IssueLog:
     def may_be_read(
         self, path: str, *, listed: tuple[Path, int] | None = None, name: str | None = None
     ) -> bool:
-        """Returns whether a file or folder lies within the roots; reports one that does not.
+        """Returns whether an absolute path lies within the roots; reports one that does not.
 
-        Args:
-            path: absolute.
-            listed: file and line that name it.
-            name: by which they do.
-
-        Raises:
-            DataError: the log is strict.
+        `listed` are file and line that name it, and `name` how they do. Raises as `add`.
         """
         why = self.roots.why_not(path)
         if why is not None:
             place = (Path(path), None) if listed is None else listed
             detail = f"'{legible(path if name is None else name, 80)}' {why}"
-            self.report(*place, detail, action=LEFT_OUTSIDE, kind=IssueKind.ENTRY_UNUSABLE)
+            self.report(*place, detail, action=_LEFT_OUTSIDE, kind=IssueKind.ENTRY_UNUSABLE)
         return why is None
 
     def add(self, issue: Issue) -> None:
-        """Appends an issue; raises as `report` does."""
+        """Appends an issue.
+
+        Raises:
+            DataError: the log is strict, or there are so many issues that the file must be
+                something else than it is taken for.
+        """
         if self._strict:
             raise DataError(f"{issue.location()}: {issue.detail}; mend it, or read without strict.")
         self._issues.append(issue)

@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 
@@ -13,37 +12,23 @@ from ossa.data.anchors import sizes_at_input_wh
 from ossa.data.annotations import (
     DatasetIndex,
     IndexReport,
-    LabelSearch,
     select_classes,
     select_images,
     without_boxes,
 )
-from ossa.data.cache_files import SourceLog
+from ossa.data.cache_files import SourceLog, load_index, store_index
 from ossa.data.decode import decode_image
 from ossa.data.description import DataDescription, read_description
 from ossa.data.formats import coco, voc, yolo
-from ossa.data.formats.paths import annotation_places, label_places
-from ossa.data.index_cache import load_index, store_index
-from ossa.data.issue_kinds import IssueKind
-from ossa.data.issues import Issue, IssueLog
-from ossa.data.roots import Roots
+from ossa.data.issues import Issue, IssueKind, IssueLog
+from ossa.data.paths import Roots, annotation_places, label_places
 from ossa.errors import ConfigError, DataError, legible
 
-
-class _Reader(Protocol):
-    def __call__(
-        self, description: DataDescription, split: str, *, log: IssueLog, sources: SourceLog
-    ) -> tuple[DatasetIndex, LabelSearch]: ...
-
-
-_READERS: Final[Mapping[str, _Reader]] = MappingProxyType(
-    {"coco": coco.read, "voc": voc.read, "yolo": yolo.read}
-)
+_READERS: Final = {"coco": coco.read, "voc": voc.read, "yolo": yolo.read}
 _WORTH_KEEPING: Final = 5000
 """Images from which on an index is kept in the cache: fewer are read in a second or two."""
-_SMALLEST_DECODE: Final = 64
-"""JPEGs are decoded for the check as small as the decoder allows: it reads every byte anyway."""
-
+SMALLEST_DECODE: Final = 64
+"""JPEGs are decoded for a check as small as the decoder allows: it reads every byte anyway."""
 TINY_SIDE: Final = 2.0
 """Pixels of the network input: augmentation drops boxes of which a side is not longer."""
 _PLACES_SHOWN: Final = 3
@@ -61,7 +46,7 @@ def read_index(description: DataDescription, split: str, *, strict: bool = False
     out by more than one pixel reported. COCO's boxes are never clipped, nor dropped as stated
     twice, since pycocotools evaluates them as they are.
 
-    The index of a large split is kept in the user's cache (`ossa.data.index_cache`), with its
+    The index of a large split is kept in the user's cache (`ossa.data.cache_files`), with its
     faults, and opened from there as long as no file that it was read from has changed.
 
     Args:
@@ -79,19 +64,16 @@ def read_index(description: DataDescription, split: str, *, strict: bool = False
     if split not in description.splits:
         found = ", ".join(description.splits)
         raise ConfigError(expected=f"a key '{split}'", found=found, path=description.file)
+    sources = SourceLog()
     if description.annotations_only:
-        return _read(description, split, strict=strict, sources=SourceLog())
+        return _read(description, split, strict=strict, sources=sources)
     report = load_index(description, split)
-    if report is not None:
-        log = IssueLog(strict=strict)
-        log.num_images = len(report.index)
-        for issue in report.issues:
-            log.add(issue)
-    else:
-        sources = SourceLog()
+    if report is None:
         report = _read(description, split, strict=strict, sources=sources)
         if len(report.index) >= _WORTH_KEEPING:
             report = store_index(report, description, split, sources=sources)
+    elif strict and report.issues:
+        IssueLog(strict=True).add(report.issues[0])
     return replace(report, notes=(*description.notes, *report.notes))
 
 
@@ -102,9 +84,10 @@ def _read(
     index, labels = _READERS[description.format](description, split, log=log, sources=sources)
     if not len(index):
         places = " and ".join(map(str, description.splits[split].sources))
+        first = f"; the first of {len(log.issues)} issues: {log.issues[0]}" if log.issues else ""
         raise DataError(
             expected=f"images for split '{split}' in {places}",
-            found=f"none that can be used{_first_of(log.issues)}",
+            found=f"none that can be used{first}",
             path=description.file,
         )
     notes: tuple[str, ...] = ()
@@ -119,21 +102,18 @@ def _read(
     return IndexReport(index, log.issues, notes, labels)
 
 
-def _first_of(issues: tuple[Issue, ...]) -> str:
-    return f"; the first of {len(issues)} issues: {issues[0]}" if issues else ""
-
-
 def _roots(description: DataDescription, split: str) -> Roots:
     """Returns the roots of a data set with the label folders that belong to them."""
     sources = description.splits[split].sources
     with_labels = (description.root, *sources, *(source.parent for source in sources))
-    labels = [Path(label_places(str(folder / "_"))[0]).parent for folder in with_labels]
-    voc_roots = [p.parent for source in sources for p in source.parents if p.name == "ImageSets"]
-    of_voc = [root / name for root in voc_roots for name in ("JPEGImages", "Annotations")]
-    if description.format == "voc":
-        places = [place for one in sources for place in annotation_places(str(one / "_"))]
-        of_voc += [Path(place).parent for place in places]
-    return description.roots.including(*labels, *of_voc)
+    places = [label_places(str(folder / "_"))[0] for folder in with_labels]
+    for source in sources:
+        root = voc.voc_root(source)
+        if root is not None:
+            places += [str(root / name / "_") for name in ("JPEGImages", "Annotations")]
+        if description.format == "voc":
+            places += annotation_places(str(source / "_"))
+    return description.roots.including(*(Path(place).parent for place in places))
 
 
 def training_faults(
@@ -216,9 +196,9 @@ def drop_corrupt_images(
     strict: bool = False,
     threads: int = 2,
     known: Iterable[str | None] | None = None,
-    on_image: Callable[[int, int], None] | None = None,
+    on_image: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> IndexReport:
-    """Returns the report without the images whose files cannot be decoded, which become problems.
+    """Returns the report without the images whose files cannot be decoded, which become issues.
 
     Args:
         report: of a split.
@@ -231,22 +211,27 @@ def drop_corrupt_images(
         DataError: an image cannot be decoded and `strict`, or none is left.
     """
     index = report.index
+
+    def fault_of(position: int) -> str | None:
+        width, height = index.sizes_wh[position].tolist()
+        path = index.image_path(position)
+        try:
+            decode_image(path, reduce_to=SMALLEST_DECODE, size_wh=(width, height))
+        except DataError as error:
+            return error.reason
+        return None
+
     log = IssueLog(strict=strict)
     good = np.ones(len(index), dtype=np.bool_)
     pool = ThreadPoolExecutor(threads)
     try:
-        faults = (
-            pool.map(lambda position: _fault(index, position), range(len(index)))
-            if known is None
-            else known
-        )
+        faults = pool.map(fault_of, range(len(index))) if known is None else known
         for position, fault in enumerate(faults):
             if fault is not None:
                 good[position] = False
                 path, kind = index.image_path(position), IssueKind.IMAGE_UNREADABLE
                 log.report(path, None, fault, action="image left out", kind=kind)
-            if on_image is not None:
-                on_image(position + 1, len(index))
+            on_image(position + 1, len(index))
     finally:
         pool.shutdown(cancel_futures=True)  # the first fault or Ctrl-C waits for no other image
     if not good.any():
@@ -254,17 +239,6 @@ def drop_corrupt_images(
         raise DataError(expected="images that can be decoded", found=found, path=index.root)
     kept = index if good.all() else select_images(index, good)
     return replace(report, index=kept, issues=(*report.issues, *log.issues))
-
-
-def _fault(index: DatasetIndex, position: int) -> str | None:
-    """Returns why the image cannot be decoded, or None."""
-    width, height = (int(side) for side in index.sizes_wh[position])
-    path = index.image_path(position)
-    try:
-        decode_image(path, reduce_to=_SMALLEST_DECODE, size_wh=(width, height))
-    except DataError as error:
-        return error.reason
-    return None
 
 
 def read_data(data: Path | str, split: str = "val", *, strict: bool = False) -> IndexReport:
@@ -286,6 +260,5 @@ def read_data(data: Path | str, split: str = "val", *, strict: bool = False) -> 
         >>> len(report.index), report.issues
         (2, ())
     """
-    return drop_corrupt_images(
-        read_index(read_description(data), split, strict=strict), strict=strict
-    )
+    report = read_index(read_description(data), split, strict=strict)
+    return drop_corrupt_images(report, strict=strict)

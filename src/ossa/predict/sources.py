@@ -19,10 +19,17 @@ from numpy.typing import NDArray
 from ossa.data.annotations import DatasetIndex
 from ossa.data.decode import MOST_COUNTED, count_pictures, decode_image
 from ossa.data.description import read_description
-from ossa.data.formats.paths import IMAGE_SUFFIXES, absolute, folders_under, is_image, listed_lines
 from ossa.data.issues import Issue
+from ossa.data.paths import (
+    IMAGE_SUFFIXES,
+    Roots,
+    absolute,
+    folders_under,
+    is_hidden,
+    is_image,
+    listed_lines,
+)
 from ossa.data.reading import read_index
-from ossa.data.roots import Roots, is_hidden
 from ossa.errors import DataError, legible
 from ossa.escaping import hide_credentials
 from ossa.predict.video import STREAM_SCHEMES, VideoReader

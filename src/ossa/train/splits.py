@@ -11,7 +11,7 @@ from ossa.data.annotations import DatasetIndex, IndexReport, select_images
 from ossa.data.cache import CachePlace, PixelCache, open_pixels
 from ossa.data.dataset import TrainingDataset
 from ossa.data.description import read_description
-from ossa.data.issue_kinds import IssueKind
+from ossa.data.issues import IssueKind
 from ossa.data.reading import (
     drop_corrupt_images,
     labels_sentence,

@@ -26,10 +26,8 @@ from ossa.data.cache_files import SourceLog
 from ossa.data.description import DataDescription
 from ossa.data.formats.common import Fault, fault_of_box, overhang, size_or_report, suspicious
 from ossa.data.formats.json_stream import stream_lists
-from ossa.data.formats.paths import FileListing, absolute, relative_to
-from ossa.data.issue_kinds import IssueKind
-from ossa.data.issues import Box, IssueLog
-from ossa.data.roots import is_hidden_below
+from ossa.data.issues import Box, IssueKind, IssueLog
+from ossa.data.paths import FileListing, absolute, is_hidden_below, relative_to
 from ossa.errors import DataError, legible
 
 _IDS: Final = ("id", "image_id", "category_id")

@@ -1,4 +1,4 @@
-"""What the readers of all formats share: columns and rules for boxes.
+"""What the readers of all formats share: columns, rules for boxes, and the finding of images.
 
 Dimensions: I images, N ground-truth objects, K classes.
 """
@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ossa.data.annotations import DatasetIndex
+from ossa.data.cache_files import SourceLog
 from ossa.data.decode import read_header
-from ossa.data.formats.paths import relative_to
-from ossa.data.issue_kinds import IssueKind
-from ossa.data.issues import Box, IssueLog
+from ossa.data.issues import Box, IssueKind, IssueLog
+from ossa.data.paths import FileListing, folders_under, is_image, numbered_lines, relative_to
 from ossa.errors import DataError, legible
 
 Fault = tuple[IssueKind, str]
@@ -195,3 +195,43 @@ def size_or_report(
         what, kind = f"unreadable image: {reason}", IssueKind.IMAGE_UNREADABLE
         log.report(path, None, what, action="image left out", kind=kind)
     return None
+
+
+def images_under(folder: Path, *, sources: SourceLog, log: IssueLog) -> list[str]:
+    """Returns the absolute paths of all images in a folder and its subfolders, sorted.
+
+    Linked folders that lead out of the data set are reported.
+
+    Raises:
+        DataError: one of the folders cannot be read.
+    """
+    found = []
+    for parent, names in folders_under(folder, enter=log.may_be_read):
+        sources.add(parent)
+        found += [os.path.join(parent, name) for name in names if is_image(name)]
+    return sorted(found)
+
+
+def label_file_of(
+    image: str, candidates: tuple[str, ...], present: FileListing, *, log: IssueLog
+) -> Path | None:
+    """Returns the first of the candidates that exists, or None.
+
+    Another one that exists, too, and has a different content, is reported.
+    """
+    found = [Path(file) for file in candidates if file in present][:2]
+    if len(found) > 1 and not _same_content(*found):
+        what, kind = (
+            f"{found[1]} says something else of the same image",
+            IssueKind.LABELS_AT_TWO_PLACES,
+        )
+        log.report(found[0], None, what, action="the other not read", kind=kind, image=image)
+    return found[0] if found else None
+
+
+def _same_content(one: Path, other: Path) -> bool:
+    try:
+        first, second = ([text for _, text in numbered_lines(file)] for file in (one, other))
+    except (OSError, UnicodeDecodeError):  # reported when the labels are read
+        return True
+    return first == second

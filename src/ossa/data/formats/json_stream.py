@@ -10,7 +10,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Final, NoReturn, TextIO
 
-from ossa.data.formats.paths import line_of_fault
+from ossa.data.paths import line_of_fault
 from ossa.errors import DataError, os_reason
 from ossa.files import open_regular
 

@@ -15,7 +15,7 @@ Beside VOC's own tags an object may have COCO's `iscrowd`, 0 or 1, and `area`, i
 import functools
 import math
 import os
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,20 +25,23 @@ from xml.parsers import expat
 from ossa.data.annotations import DatasetIndex, LabelSearch
 from ossa.data.cache_files import SourceLog
 from ossa.data.description import DataDescription
-from ossa.data.formats.common import Columns, size_or_report, usable_box
-from ossa.data.formats.paths import (
+from ossa.data.formats.common import (
+    Columns,
+    images_under,
+    label_file_of,
+    size_or_report,
+    usable_box,
+)
+from ossa.data.issues import Box, IssueKind, IssueLog
+from ossa.data.paths import (
     MOST_BYTES_OF_AN_IMAGE,
     FileListing,
     absolute,
     annotation_places,
-    images_under,
     is_image,
-    label_file_of,
     listed_lines,
     names_in,
 )
-from ossa.data.issue_kinds import IssueKind
-from ossa.data.issues import Box, IssueLog
 from ossa.errors import DataError, legible, suggestion
 from ossa.files import read_regular
 
@@ -57,19 +60,17 @@ def read(
         sources.add(source)
         if source.is_dir():
             for images in _by_stem(images_under(source, sources=sources, log=log)).values():
-                reader.add(images, None, listed=(source, None))
+                reader.add(images[0], images, listed=(source, None))
         else:
-            reader.add_list(source, _voc_root(source, default=description.root))
+            reader.add_list(source, voc_root(source) or description.root)
     index = reader.columns.to_index(description.root, reader.names, description.category_ids)
-    return index, reader.labels
+    num_images = len(index) + len(reader.unlabelled)
+    return index, LabelSearch(num_images, tuple(reader.unlabelled), reader.present.folders)
 
 
-def _voc_root(source: Path, *, default: Path) -> Path:
-    root = next((p.parent for p in source.parents if p.name == "ImageSets"), default)
-    for folder in ("Annotations", "JPEGImages"):
-        if not (root / folder).is_dir():
-            raise DataError(expected="the folders of PASCAL VOC", found=f"no {folder}", path=root)
-    return root
+def voc_root(source: Path) -> Path | None:
+    """Returns the folder above the folder ImageSets that a list lies in, if it does."""
+    return next((folder.parent for folder in source.parents if folder.name == "ImageSets"), None)
 
 
 def _by_stem(images: Iterable[str]) -> dict[str, list[str]]:
@@ -97,21 +98,19 @@ class _Reader:
     def __init__(self, names: tuple[str, ...], *, log: IssueLog, sources: SourceLog) -> None:
         self.names = names
         self.columns = Columns()
+        self.present = FileListing(sources)
+        self.unlabelled: list[str] = []
         self._log = log
         self._sources = sources
-        self._present = FileListing(sources)
         self._seen: set[str] = set()
-        self._unlabelled: list[str] = []
-
-    @property
-    def labels(self) -> LabelSearch:
-        num_images = len(self.columns.files) + len(self._unlabelled)
-        return LabelSearch(num_images, tuple(self._unlabelled), self._present.folders)
 
     def add_list(self, source: Path, root: Path) -> None:
         """Reads the images that a list names, by stem, by name or by path."""
-        self._sources.add(root / "JPEGImages")
+        for name in ("Annotations", "JPEGImages"):
+            if not (root / name).is_dir():
+                raise DataError(expected="the folders of PASCAL VOC", found=f"no {name}", path=root)
         folder = str(root / "JPEGImages")
+        self._sources.add(folder)
         known = _by_stem(os.path.join(folder, name) for name in names_in(folder) if is_image(name))
         stems = {os.path.basename(path): images for path, images in known.items()}
         for line, text in _entries(source, stems):
@@ -123,33 +122,25 @@ class _Reader:
                 self._log.report(source, line, what, action="image left out", kind=kind)
             else:
                 exact = os.path.join(folder, named)
-                self.add(found, exact if exact in found else None, listed=(source, line))
+                self.add(exact if exact in found else found[0], found, listed=(source, line))
 
-    def add(
-        self, images: Sequence[str], exact: str | None, *, listed: tuple[Path, int | None]
-    ) -> None:
-        """Reads one image of a stem: the one that the list or, of several, the annotation names.
+    def add(self, image: str, of_stem: list[str], *, listed: tuple[Path, int | None]) -> None:
+        """Reads an image; `of_stem` are all images that share its annotation.
 
-        Args:
-            images: absolute paths of all images of the stem, in one folder.
-            exact: which of them the list names with its suffix, if any.
-            listed: list, or folder, and line.
+        `listed` are list, or folder, and line that name it.
         """
-        wanted = images if exact is None else [exact]
-        image = wanted[0]
-        if self._seen.intersection(wanted):
-            what = f"'{Path(image).name if exact else Path(image).stem}' is listed twice"
-            kind = IssueKind.IMAGE_LISTED_TWICE
+        if image in self._seen:
+            what, kind = f"'{Path(image).name}' is listed twice", IssueKind.IMAGE_LISTED_TWICE
             self._log.report(*listed, what, action="read once", kind=kind, image=image)
             return
-        self._seen.update(wanted)
-        places = annotation_places(image)
-        file = label_file_of(image, places, self._present, log=self._log)
+        self._seen.add(image)
         left_out = partial(self._log.report, action="image left out", image=image)
+        places = annotation_places(image)
+        file = label_file_of(image, places, self.present, log=self._log)
         if file is None:
             kind = IssueKind.IMAGE_WITHOUT_LABELS
             left_out(Path(places[0]), None, "no annotation file", kind=kind)
-            self._unlabelled.append(image)
+            self.unlabelled.append(image)
             return
         self._sources.add(file)
         try:
@@ -160,35 +151,18 @@ class _Reader:
             line = getattr(error, "lineno", None)  # of a file that does not open there is none
             left_out(file, line, f"unreadable XML: {error}", kind=IssueKind.LABELS_UNREADABLE)
             return
-        chosen = image if len(images) == 1 else self._one_of(images, wanted, annotation, file)
-        if chosen is not None:
-            self._sources.add(chosen)
-            self._add(annotation, chosen, file)
-
-    def _one_of(
-        self, images: Sequence[str], wanted: Sequence[str], annotation: "_Annotation", file: Path
-    ) -> str | None:
-        """Returns the wanted image that an annotation belongs to, None where it is another one.
-
-        Images of one stem share the name of their annotation, in which <filename> says which one is
-        meant. It is looked at only then, since files are renamed more often than annotations.
-        """
-        name = annotation.filename.replace("\\", "/").rpartition("/")[2]
-        by_name = {os.path.basename(image): image for image in images}
-        by_lower = {one.lower(): image for one, image in by_name.items()}
-        named = by_name.get(name) or by_lower.get(name.lower())
-        chosen = wanted[0] if named is None else named if named in wanted else None
-        meant = "none of them" if named is None else os.path.basename(named)
-        what = f"one annotation of {', '.join(by_name)}, which names {meant}"
-        action = "image left out" if chosen is None else f"read for {os.path.basename(chosen)}"
-        kind = IssueKind.LABELS_SHARED
-        self._log.report(file, None, what, action=action, kind=kind, image=wanted[0])
-        return chosen
-
-    def _add(self, annotation: "_Annotation", image: str, file: Path) -> None:
+        if len(of_stem) > 1:
+            what, kind = f"one annotation of {len(of_stem)} images", IssueKind.LABELS_SHARED
+            action = f"read for {os.path.basename(image)}"
+            self._log.report(file, None, what, action=action, kind=kind, image=image)
+        self._sources.add(image)
         size_wh = size_or_report(image, log=self._log)
-        if size_wh is None:
-            return
+        if size_wh is not None:
+            self._add_objects(annotation, image, size_wh, file)
+
+    def _add_objects(
+        self, annotation: "_Annotation", image: str, size_wh: tuple[int, int], file: Path
+    ) -> None:
         report_at = partial(self._log.report, file, image=image)
         stated = annotation.size.get("width", "0"), annotation.size.get("height", "0")
         if stated not in (("0", "0"), tuple(map(str, size_wh))):  # some tools write 0 x 0
@@ -231,11 +205,9 @@ def _label_and_box(
         return None
     try:
         x0, y0, x1, y1 = (float(thing.fields[f"bndbox/{key}"]) for key in _CORNERS)
-    except KeyError as error:
-        dropped(f"object without {error}", kind=IssueKind.BOX_MALFORMED)
-        return None
-    except ValueError as error:
-        dropped(f"box that is not numbers: {error}", kind=IssueKind.BOX_MALFORMED)
+    except (KeyError, ValueError) as error:
+        what = "object without" if isinstance(error, KeyError) else "box that is not numbers:"
+        dropped(f"{what} {error}", kind=IssueKind.BOX_MALFORMED)
         return None
     if x1 <= x0 or y1 <= y0:
         what = f"box of no area, from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g})"
@@ -270,7 +242,6 @@ class _Object:
 @dataclass
 class _Annotation:
     objects: list[_Object] = field(default_factory=list)
-    filename: str = ""
     size: dict[str, str] = field(default_factory=dict)
     size_line: int | None = None
 
@@ -309,8 +280,6 @@ def _parse(file: Path) -> _Annotation:
             annotation.objects[-1].fields["/".join(path[2:])] = text
         elif path[1:2] == ["size"] and len(path) == 3:
             annotation.size[path[2]] = text
-        elif path[1:] == ["filename"]:
-            annotation.filename = text
         path.pop()
 
     parser.StartElementHandler = start

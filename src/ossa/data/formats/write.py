@@ -16,9 +16,8 @@ from xml.sax.saxutils import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from ossa.data.annotations import DatasetIndex, select_gt
-from ossa.data.formats.paths import label_places
-from ossa.data.statistics import duplicate_boxes
+from ossa.data.annotations import DatasetIndex, duplicate_boxes, select_gt
+from ossa.data.paths import label_places
 
 PlaceImage = Callable[[str, Path], None]
 """Puts the image of the first path at the second, by a link or as a copy."""

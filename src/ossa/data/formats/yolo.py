@@ -18,21 +18,24 @@ from pathlib import Path
 from ossa.data.annotations import DatasetIndex, LabelSearch
 from ossa.data.cache_files import SourceLog
 from ossa.data.description import DataDescription
-from ossa.data.formats.common import Columns, size_or_report, usable_box
-from ossa.data.formats.paths import (
+from ossa.data.formats.common import (
+    Columns,
+    images_under,
+    label_file_of,
+    size_or_report,
+    usable_box,
+)
+from ossa.data.issues import Box, IssueKind, IssueLog
+from ossa.data.paths import (
     FileListing,
     absolute,
-    images_under,
+    is_hidden_below,
     is_image,
-    label_file_of,
     label_places,
     line_of_fault,
     listed_lines,
     numbered_lines,
 )
-from ossa.data.issue_kinds import IssueKind
-from ossa.data.issues import Box, IssueLog
-from ossa.data.roots import is_hidden_below
 
 _OF_DARKNET = "data/"
 """Begins the entries of lists by darknet's programs and CVAT, whose folder of that name is the
@@ -120,15 +123,12 @@ def _objects(
         log.roots.check(file)
         lines = numbered_lines(file)
     except (OSError, UnicodeDecodeError) as error:
-        is_text = isinstance(error, OSError)
-        log.report(
-            file,
-            None if is_text else line_of_fault(file),
-            f"unreadable labels: {error.strerror if isinstance(error, OSError) else 'no UTF-8'}",
-            action="image left out",
-            kind=IssueKind.LABELS_UNREADABLE,
-            image=image,
-        )
+        if isinstance(error, OSError):
+            line, reason = None, error.strerror
+        else:
+            line, reason = line_of_fault(file), "no UTF-8"
+        what, kind = f"unreadable labels: {reason}", IssueKind.LABELS_UNREADABLE
+        log.report(file, line, what, action="image left out", kind=kind, image=image)
         return None
     objects: dict[tuple[int, Box], None] = {}
     for line, text in lines:
@@ -139,7 +139,7 @@ def _objects(
         try:
             label, box_xyxy = _parse(columns, size_wh, len(description.names or ()))
         except _UnusableLine as error:
-            report(error.what, action="box dropped", kind=error.kind)
+            report(str(error), action="box dropped", kind=error.kind)
             continue
         box = usable_box(box_xyxy, size_wh, report=report)
         if box is None:
@@ -156,7 +156,6 @@ class _UnusableLine(Exception):  # noqa: N818 - says what it is
 
     def __init__(self, what: str, kind: IssueKind = IssueKind.BOX_MALFORMED) -> None:
         super().__init__(what)
-        self.what = what
         self.kind = kind
 
 

@@ -1,30 +1,95 @@
-"""Where images, label files and lists lie, and the lines of their texts."""
+"""Where the files of a data set may lie: folders, links, labels of images, and lines of texts."""
 
 import codecs
+import errno
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import islice
 from os.path import abspath
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn, Self
 
-from ossa.data.cache_files import SourceLog
-from ossa.data.issue_kinds import IssueKind
-from ossa.data.issues import IssueLog
-from ossa.data.roots import is_hidden
 from ossa.errors import DataError, os_reason
 from ossa.files import open_regular, read_regular
+
+if TYPE_CHECKING:
+    from ossa.data.cache_files import SourceLog
 
 IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 MOST_BYTES_OF_AN_IMAGE: Final = 16_000_000
 """Of a file with the annotations of one image; ten thousand polygons take less."""
+ALLOW_OUTSIDE_VARIABLE: Final = "OSSA_ALLOW_OUTSIDE"
+"""Of the environment, so that all processes of a training or a study have it; 1 is yes."""
 
 _MOST_BYTES_OF_A_LIST: Final = 512_000_000
 _LINE: Final = re.compile(r"\S[^\n]*")
 _PIECE: Final = 1 << 22
 _IMAGES_ASKED: Final = 1000
 """Images of a folder by whose label files its format is recognised."""
+
+
+@dataclass(frozen=True)
+class Roots:
+    """The folders in which files may be read; links count by where they lead.
+
+    Names in lists, JSON and XML come from whoever made the data set. Without this bound
+    `../../../etc/passwd` among the images would be copied by `ossa data convert --copy-images`.
+    """
+
+    folders: tuple[str, ...] | None = None
+    """Real paths; what is in them may be read. None: everything may."""
+    _real_folders: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def chosen(cls, folders: Iterable[str | Path], *, allow_outside: bool | None = None) -> Self:
+        """Returns the bound; everything where that is allowed, by OSSA_ALLOW_OUTSIDE if None."""
+        if allow_outside is None:
+            allow_outside = os.environ.get(ALLOW_OUTSIDE_VARIABLE, "") not in ("", "0")
+        return cls(None) if allow_outside else cls(()).including(*folders)
+
+    def including(self, *folders: str | Path) -> Self:
+        """Returns a bound with more folders."""
+        if self.folders is None:
+            return self
+        return type(self)(tuple(sorted({*self.folders, *map(os.path.realpath, folders)})))
+
+    def check(self, path: str | Path) -> None:
+        """Raises OSError, whose `strerror` says why, for a file that may not be read."""
+        if (reason := self.why_not(str(path))) is not None:
+            raise PermissionError(errno.EACCES, reason, str(path))
+
+    def why_not(self, path: str) -> str | None:
+        """Returns why an absolute path, there or not, may not be read; None where it may."""
+        if self.folders is None or "\0" in path:  # which names nothing
+            return None
+        folder, name = os.path.split(path)
+        if folder not in self._real_folders:
+            self._real_folders[folder] = os.path.realpath(folder)
+        real = os.path.join(self._real_folders[folder], name)
+        if name in ("", ".", "..") or os.path.islink(path):
+            real = os.path.realpath(path)
+        if any(real == root or real.startswith(os.path.join(root, "")) for root in self.folders):
+            return None
+        where = "lies" if real == path else f"leads to {real},"
+        return f"{where} outside the folders that may be read"
+
+
+def is_hidden(name: str) -> bool:
+    """Returns whether a file or folder is one that its system or a tool keeps for itself.
+
+    These are names that begin with a dot, such as `.ipynb_checkpoints` and the `._0001.jpg` that
+    macOS leaves on foreign disks, and `__MACOSX`.
+    """
+    return name == "__MACOSX" or (name.startswith(".") and name not in (".", ".."))
+
+
+def is_hidden_below(path: str, root: str | Path) -> bool:
+    """Returns whether a file, or a folder on the way to it from the root, is hidden."""
+    prefix = os.path.join(root, "")
+    inner = path[len(prefix) :] if path.startswith(prefix) else os.path.basename(path)
+    return any(map(is_hidden, inner.split(os.sep)))
 
 
 def is_image(name: str) -> bool:
@@ -50,21 +115,6 @@ def relative_to(root: Path, file: str) -> str:
     return relative.replace(os.sep, "/")
 
 
-def images_under(folder: Path, *, sources: SourceLog, log: IssueLog) -> list[str]:
-    """Returns the absolute paths of all images in a folder and its subfolders, sorted.
-
-    Linked folders that lead out of the data set are reported.
-
-    Raises:
-        DataError: one of the folders cannot be read.
-    """
-    found = []
-    for parent, names in folders_under(folder, enter=log.may_be_read):
-        sources.add(parent)
-        found += [os.path.join(parent, name) for name in names if is_image(name)]
-    return sorted(found)
-
-
 def folders_under(
     folder: str | Path, *, enter: Callable[[str], bool] = lambda _: True
 ) -> Iterator[tuple[str, list[str]]]:
@@ -81,12 +131,8 @@ def folders_under(
     for parent, subfolders, names in os.walk(folder, onerror=_refuse_folder, followlinks=True):
         yield parent, names
         above = parents_of.pop(parent)
-        paths = {name: os.path.join(parent, name) for name in subfolders}
-        entered = {
-            name: _identity(path)
-            for name, path in paths.items()
-            if not is_hidden(name) and enter(path)
-        }
+        paths = {name: os.path.join(parent, name) for name in subfolders if not is_hidden(name)}
+        entered = {name: _identity(path) for name, path in paths.items() if enter(path)}
         subfolders[:] = [name for name, identity in entered.items() if identity not in above]
         parents_of |= {paths[name]: above | {entered[name]} for name in subfolders}
 
@@ -101,13 +147,13 @@ def _identity(folder: str | Path) -> tuple[int, int]:
 
 
 def names_in(folder: str | Path) -> list[str]:
-    """Returns the names of the files in a folder, in any order.
+    """Returns the names in a folder, in any order; none where there is no such folder.
 
     Raises:
         DataError: it cannot be read.
     """
     try:
-        return os.listdir(folder)
+        return os.listdir(folder) if os.path.isdir(folder) else []
     except OSError as error:
         _refuse_folder(error)
 
@@ -124,7 +170,7 @@ def _refuse_folder(error: OSError) -> NoReturn:
 class FileListing:
     """Which files exist, from one listing per folder instead of one system call per file."""
 
-    def __init__(self, sources: SourceLog) -> None:
+    def __init__(self, sources: "SourceLog") -> None:
         self._sources = sources
         self._names_of_folder: dict[str, frozenset[str]] = {}
 
@@ -132,8 +178,7 @@ class FileListing:
         folder, name = os.path.split(str(path))
         if folder not in self._names_of_folder:
             self._sources.add(folder)
-            listed = names_in(folder) if os.path.isdir(folder) else []
-            self._names_of_folder[folder] = frozenset(listed)
+            self._names_of_folder[folder] = frozenset(names_in(folder))
         return name in self._names_of_folder[folder]
 
     @property
@@ -158,12 +203,12 @@ def annotation_places(image: str) -> tuple[str, ...]:
     before, images, below = stem.rpartition(f"{os.sep}images{os.sep}")
     if images:  # images/train/1.jpg has annotations/train/1.xml
         tops.append((before, below))
-    places = [
+    first, *others = (
         os.path.join(top, annotations, f"{rest}.xml")
         for top, rest in tops
         for annotations in ("Annotations", "annotations")
-    ]
-    return tuple(dict.fromkeys((places[0], f"{stem}.xml", *places[1:])))
+    )
+    return tuple(dict.fromkeys((first, f"{stem}.xml", *others)))
 
 
 def has_xml_alone(folder: Path) -> bool:
@@ -180,29 +225,6 @@ def has_xml_alone(folder: Path) -> bool:
         for places_of in (label_places, annotation_places)
     )
     return has_xml and not has_labels
-
-
-def label_file_of(
-    image: str, candidates: tuple[str, ...], present: FileListing, *, log: IssueLog
-) -> Path | None:
-    """Returns the first of the candidates that exists, or None.
-
-    Another one that exists, too, and has a different content, is reported.
-    """
-    found = [file for file in candidates if file in present][:2]
-    if len(found) > 1 and not _same_content(found):
-        what = f"{found[1]} says something else of the same image"
-        kind = IssueKind.LABELS_AT_TWO_PLACES
-        log.report(Path(found[0]), None, what, action="the other not read", kind=kind, image=image)
-    return Path(found[0]) if found else None
-
-
-def _same_content(files: list[str]) -> bool:
-    try:
-        first, second = ([text for _, text in numbered_lines(Path(file))] for file in files)
-    except (OSError, UnicodeDecodeError):  # reported when the labels are read
-        return True
-    return first == second
 
 
 def numbered_lines(
