@@ -168,6 +168,9 @@ class TrainConfig(Section):
     ema_ramp: float = Field(
         default=2000.0, gt=0, description="Optimiser steps over which the EMA's decay grows."
     )
+    evaluate_every: int = Field(
+        default=1, ge=1, description="Evaluate after every so many epochs, and after the last."
+    )
     patience: int = Field(
         default=100, ge=1, description="Stop after this many epochs without a better AP."
     )

@@ -228,6 +228,34 @@ def test_a_stopped_run_resumes_as_if_it_had_never_stopped(
     assert read_record(tmp_path).metrics == read_record(uninterrupted).metrics
 
 
+def test_epochs_without_an_evaluation_change_nothing_but_the_time(
+    uninterrupted: Path, scenes: Path, tmp_path: Path
+):
+    config = config_of(scenes, evaluate_every=EPOCHS)
+    # Stopped after the first epoch, which is not evaluated, and after the batch that follows.
+    for _ in range(2):
+        train(config, tmp_path, callback=CtrlC(BATCHES), resume=(tmp_path / STATE_FILE).exists())
+    record = read_record(tmp_path)
+    first, last = log_without_times(tmp_path)
+    expected_first, expected_last = log_without_times(uninterrupted)
+    unknown = ("val_", "ap", "precision", "recall")
+    assert first == {
+        key: None if key.startswith(unknown) else value for key, value in expected_first.items()
+    }
+    assert last == expected_last
+    assert record.metrics["last"] == read_record(uninterrupted).metrics["last"]
+    assert record.metrics["best"] == record.metrics["last"]  # the only one that was evaluated
+    ours, theirs = (load_file(f / "last.safetensors") for f in (tmp_path, uninterrupted))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_patience_waits_for_the_next_evaluation(scenes: Path, tmp_path: Path):
+    steps_of_nothing = {"lr": 1e-30, "warmup_epochs": 0}
+    config = config_of(scenes, epochs=9, patience=1, evaluate_every=2, **steps_of_nothing)
+    train(config, tmp_path)
+    assert [row["ap"] is not None for row in read_log(tmp_path)] == [False, True, False, True]
+
+
 def test_what_is_dropped_at_random_is_the_same_after_a_stop(scenes: Path, tmp_path: Path):
     model = ModelConfig(name="test_convnext", neck="n", backbone_args={"drop_path_rate": 0.5})
     config = config_of(scenes, epochs=1, batch=6).model_copy(update={"model": model})

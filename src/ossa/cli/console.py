@@ -242,19 +242,15 @@ class Console(Callback):
         doing = f"epoch {epoch + 1}/{self._epochs} evaluating"
         self._show(doing, self._loss, self._ap, done=done, total=total)
 
-    def on_epoch_end(self, row: Mapping[str, Any], evaluation: "Evaluation") -> None:
-        loss, val_loss = (
-            sum(row[f"{split}_{name}"] for name in ("box", "objectness", "classes"))
-            for split in ("train", "val")
-        )
-        self._best = max(self._best, row["ap"] or 0.0)
-        self._ap = f"best AP {fraction(self._best)}"
+    def on_epoch_end(self, row: Mapping[str, Any], evaluation: "Evaluation | None") -> None:
         number = str(row["epoch"] + 1).rjust(len(str(self._epochs)))
-        self.note(
-            f"epoch {number}/{self._epochs}  loss {loss:.4f}  val loss {val_loss:.4f}  "
-            f"AP {fraction(row['ap'])}  AP50 {fraction(row['ap50'])}  "
-            f"{duration(row['train_seconds'] + row['evaluate_seconds'])}"
-        )
+        line = f"epoch {number}/{self._epochs}  loss {_total_loss(row, 'train'):.4f}  "
+        if row["val_box"] is not None:  # evaluated after this epoch
+            self._best = max(self._best, row["ap"] or 0.0)
+            self._ap = f"best AP {fraction(self._best)}"
+            line += f"val loss {_total_loss(row, 'val'):.4f}  "
+            line += f"AP {fraction(row['ap'])}  AP50 {fraction(row['ap50'])}  "
+        self.note(line + duration(row["train_seconds"] + row["evaluate_seconds"]))
 
     def on_end(self, record: "Record") -> None:
         self._close()
@@ -297,6 +293,10 @@ class Console(Callback):
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+
+def _total_loss(row: Mapping[str, Any], split: str) -> float:
+    return sum(row[f"{split}_{name}"] for name in ("box", "objectness", "classes"))
 
 
 def _settings_lines(config: "RunConfig") -> list[str]:

@@ -69,6 +69,7 @@ SETTINGS = (
     _train("optimizer"),
     _train("schedule", None, "--cos-lr", const="cosine", note="Here along a cosine."),
     _train("patience", "N"),
+    _train("evaluate_every", "N"),
     _train("freeze", "MODULE,..."),
     _train("precision"),
     _train("compile"),

@@ -59,7 +59,9 @@ class Estimate:
         """Returns the seconds of a whole run with these numbers of images per epoch."""
         batch = config.train.batch
         train, val = -(-train_images // batch), -(-val_images // batch)
-        return config.train.epochs * (train * self.step_seconds + val * self.evaluate_seconds)
+        epochs = config.train.epochs
+        evaluations = -(-epochs // config.train.evaluate_every)
+        return epochs * train * self.step_seconds + evaluations * val * self.evaluate_seconds
 
 
 def estimate_models(

@@ -116,11 +116,12 @@ class _Log(Callback):
             self._written_at = now
             write_progress(self._folder, epoch + batch / self._start.batches_per_epoch)
 
-    def on_epoch_end(self, row: Mapping[str, Any], evaluation: Evaluation) -> None:
+    def on_epoch_end(self, row: Mapping[str, Any], evaluation: Evaluation | None) -> None:
         assert self._start is not None
         epochs = self._start.config.train.epochs
         seconds = row["train_seconds"] + row["evaluate_seconds"]
-        print_line(f"epoch {row['epoch'] + 1}/{epochs}  AP {row['ap']}  {seconds:.1f} s")
+        ap = "" if evaluation is None else f"AP {row['ap']}  "
+        print_line(f"epoch {row['epoch'] + 1}/{epochs}  {ap}{seconds:.1f} s")
 
 
 def _stop_without_parent(parent: int) -> None:

@@ -59,8 +59,12 @@ class Callback:
     def on_evaluate(self, *, epoch: int, done: int, total: int) -> None:
         """Called while the val split is evaluated, with the number of images that are done."""
 
-    def on_epoch_end(self, row: Mapping[str, Any], evaluation: Evaluation) -> None:
-        """Called after an epoch, with its line of `log.jsonl` and its evaluation on val."""
+    def on_epoch_end(self, row: Mapping[str, Any], evaluation: Evaluation | None) -> None:
+        """Called after an epoch, with its line of `log.jsonl` and its evaluation on val.
+
+        `evaluation` is None, as are the metrics of the line, after epochs without one
+        (`train.evaluate_every`).
+        """
 
     def on_end(self, record: Record) -> None:
         """Called when the run is done, stopped or failed, as `record.status` says."""
@@ -91,7 +95,7 @@ class CallbackList(Callback):
         for callback in self.callbacks:
             callback.on_evaluate(epoch=epoch, done=done, total=total)
 
-    def on_epoch_end(self, row: Mapping[str, Any], evaluation: Evaluation) -> None:
+    def on_epoch_end(self, row: Mapping[str, Any], evaluation: Evaluation | None) -> None:
         for callback in self.callbacks:
             callback.on_epoch_end(row, evaluation)
 

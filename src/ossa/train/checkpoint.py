@@ -53,19 +53,20 @@ class Progress:
     images_seen: _Count = 0
     """In the epoch in progress."""
     metrics: dict[str, Numbers] = field(default_factory=dict)
-    """'last' and 'best': flat metrics."""
+    """'last' and 'best' of the epochs that were evaluated: flat metrics."""
     rows: list[LogRow] = field(default_factory=list)
     """Of `log.jsonl`, one per epoch that is done; empty in states of before they were kept here."""
 
     def close_epoch(self, row: dict[str, Any], metrics: dict[str, Any]) -> None:
-        """Adds an epoch: its row of the log, and the flat metrics of its evaluation."""
+        """Adds an epoch: its row of the log, and the flat metrics of its evaluation, if any."""
         epoch = row["epoch"]
-        fitness = 0.1 * (metrics["ap50"] or 0.0) + 0.9 * (metrics["ap"] or 0.0)
         self.rows.append(row)
-        self.metrics["last"] = {"epoch": epoch, **metrics}
-        if fitness > self.best_fitness:
-            self.best_fitness, self.best_epoch = fitness, epoch
-            self.metrics["best"] = self.metrics["last"]
+        if metrics:
+            self.metrics["last"] = {"epoch": epoch, **metrics}
+            fitness = 0.1 * (metrics["ap50"] or 0.0) + 0.9 * (metrics["ap"] or 0.0)
+            if fitness > self.best_fitness:
+                self.best_fitness, self.best_epoch = fitness, epoch
+                self.metrics["best"] = self.metrics["last"]
         self.train_seconds += row["train_seconds"]
         self.evaluate_seconds += row["evaluate_seconds"]
         self.epoch_seconds, self.images_seen = 0.0, 0

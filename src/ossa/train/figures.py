@@ -75,8 +75,8 @@ class RunFigures(Callback):
         self._attempt("mosaic.png", lambda path: _save_first_batch(start, path))
         self._draw_curves()
 
-    def on_epoch_end(self, row: Mapping[str, Any], evaluation: Evaluation) -> None:
-        self._undrawn, self._evaluated = evaluation, True
+    def on_epoch_end(self, row: Mapping[str, Any], evaluation: Evaluation | None) -> None:
+        self._undrawn, self._evaluated = evaluation or self._undrawn, True
         epochs = row["epoch"] + 1
         if epochs & (epochs - 1) == 0:
             self._draw_undrawn()
@@ -139,10 +139,14 @@ def curves_figure(log: Sequence[Mapping[str, Any]]) -> Figure:
     Args:
         log: the rows of `log.jsonl`, in any number.
     """
-    epochs = [row["epoch"] + 1 for row in log]
+    evaluated = [row for row in log if row["val_box"] is not None]
+
+    def line(key: str, name: str) -> Line:
+        rows = log if key == "lr" or key.startswith("train_") else evaluated
+        return Line(name, [row["epoch"] + 1 for row in rows], [row[key] for row in rows])
 
     def panel(title: str, y_label: str, keys: Mapping[str, str]) -> Panel:
-        lines = [Line(name, epochs, [row[key] for row in log]) for key, name in keys.items()]
+        lines = [line(key, name) for key, name in keys.items()]
         return Panel(lines, x_label="epoch", y_label=y_label, title=title, y_low=0.0)
 
     losses = {"box": "Box loss", "objectness": "Objectness loss", "classes": "Class loss"}

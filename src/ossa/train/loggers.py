@@ -117,7 +117,7 @@ class LoggerCallback(Callback):
         self._active, self._logged = list(self._loggers), {}
         self._call(lambda logger: self._start(logger, start))
 
-    def on_epoch_end(self, row: Mapping[str, Any], evaluation: Evaluation) -> None:
+    def on_epoch_end(self, row: Mapping[str, Any], evaluation: Evaluation | None) -> None:
         self._epoch = row["epoch"]
         self._call(lambda logger: logger.log_metrics(row))
         if self._epoch % 10 == 0:

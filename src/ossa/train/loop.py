@@ -253,7 +253,7 @@ def fit(state: TrainState, *, workers: int = 0, save_seconds: float = 900.0) -> 
                 state.save()
                 break
 
-            evaluation = _evaluate(state, epoch)
+            evaluation = _evaluate(state, epoch) if state.is_evaluated(epoch) else None
             row = state.close_epoch(evaluation)
             # The state may be far larger than the weights, so it is not saved after every epoch.
             is_old = epoch == 0 or state.state_age > min(save_seconds, _SAVE_SECONDS)

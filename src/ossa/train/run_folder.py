@@ -197,7 +197,7 @@ class RunFolder:
                 details={
                     "run": self.config.model_dump(mode="json"),
                     "epoch": metrics["epoch"],
-                    "metrics": {key: metrics[key] for key in _KEPT_METRICS},
+                    "metrics": {key: metrics.get(key) for key in _KEPT_METRICS},
                     "pretraining": initial_weights["pretraining"],
                     "licence": initial_weights["licence"],
                 },

@@ -167,7 +167,8 @@ def resume_run(state: TrainState) -> None:
         {"epoch", "ap", "ap50"} <= metrics.keys() and metrics["epoch"] is not None
         for metrics in known
     )
-    if done > epochs or (done and not complete):
+    evaluated = any(map(state.is_evaluated, range(min(done, epochs))))
+    if done > epochs or (evaluated and not complete):
         raise CheckpointError(
             f"{folder / STATE_FILE} is damaged and cannot be resumed from: expected metrics of at "
             f"most {epochs} epochs, found {done} epochs and metrics of "

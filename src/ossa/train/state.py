@@ -65,7 +65,15 @@ class TrainState:
         train, done = self.config.train, self.epochs_done
         if done == 0 or self.progress.batch_number % self.batches.batches_per_epoch:
             return False
-        return done == train.epochs or done - 1 - self.progress.best_epoch >= train.patience
+        if done == train.epochs:
+            return True
+        waited = done - 1 - self.progress.best_epoch
+        return self.is_evaluated(done - 1) and waited >= train.patience
+
+    def is_evaluated(self, epoch: int) -> bool:
+        """Returns whether val is evaluated after an epoch, counted from 0."""
+        train = self.config.train
+        return (epoch + 1) % train.evaluate_every == 0 or epoch + 1 == train.epochs
 
     def save(self) -> None:
         """Writes the state from which the run can go on."""
@@ -115,27 +123,32 @@ class TrainState:
             )
         )
 
-    def close_epoch(self, evaluation: Evaluation) -> dict[str, Any]:
-        """Adds an epoch to the progress, writes log and weights, and returns its row of the log."""
+    def close_epoch(self, evaluation: Evaluation | None) -> dict[str, Any]:
+        """Adds an epoch to the progress, writes log and weights, and returns its row of the log.
+
+        Without an evaluation, metrics and losses on val are None.
+        """
         progress, per_epoch = self.progress, self.batches.batches_per_epoch
-        epoch, metrics = self.epochs_done - 1, evaluation.metrics.flat()
+        epoch = self.epochs_done - 1
+        metrics = {} if evaluation is None else evaluation.metrics.flat()
+        val_losses = {} if evaluation is None else evaluation.losses or {}
         seen = progress.images_seen or math.nan  # all skipped
         row = {
             "epoch": epoch,
             **{f"train_{name}": total / seen for name, total in progress.loss_sums.items()},
-            **{f"val_{name}": value for name, value in (evaluation.losses or {}).items()},
-            **{key: metrics[key] for key in ("ap", "ap50", "ap75", "precision", "recall")},
+            **{f"val_{name}": val_losses.get(name) for name in progress.loss_sums},
+            **{key: metrics.get(key) for key in ("ap", "ap50", "ap75", "precision", "recall")},
             "lr": hyperparameters_at(self.config.train, progress.batch_number - 1, per_epoch).lr,
             "images": progress.images_seen,
             "skipped": progress.skipped,
             "train_seconds": progress.epoch_seconds,
-            "evaluate_seconds": evaluation.seconds,
+            "evaluate_seconds": 0.0 if evaluation is None else evaluation.seconds,
         }
         progress.close_epoch(row, metrics)
         self.files.log(progress.rows)
         self.files.save_weights(
             self.ema.network,
-            metrics=progress.metrics["last"],
+            metrics={"epoch": epoch, **metrics},
             initial_weights=self.initial_weights,
             best=progress.best_epoch == epoch,
         )

@@ -128,14 +128,15 @@ def curves_figure(
         axes.margins(x=0.01)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         for model, values in models.items():
+            known = np.flatnonzero(np.isfinite(values))  # others were not evaluated
             axes.plot(
-                np.arange(1, len(values) + 1),
-                values,
+                known + 1,
+                values[known],
                 color=styles[model].colour,
                 linestyle="-" if many else styles[model].dashes,
                 linewidth=0.7 if many else 1.5,
                 alpha=0.6 if many else 1.0,
-                marker="o" if len(values) == 1 else None,
+                marker="o" if len(known) == 1 else None,
             )
     place = {"loc": "outside lower center", "ncols": min(5, len(entries)), "handlelength": 3.2}
     figure.legend(handles=entries, frameon=False, fontsize=9.5, labelcolor=INK, **place)
