@@ -93,7 +93,7 @@ def test_a_file_is_scored_as_its_checkpoint_is(
     assert ours["ap50"] == pytest.approx(theirs["ap50"], abs=1e-3)
     result = ossa(*shared, "--weights", file, "--imgsz", 96)
     assert result.exit_code == 2
-    assert "exported for 64 px and takes no other size, found 96" in result.stderr
+    assert "64 px, the only size of this file, found 96" in result.stderr
 
 
 def test_a_file_with_its_own_nms_is_not_scored(
@@ -130,12 +130,15 @@ def test_a_file_that_is_not_good_says_so_in_its_name_and_ends_with_1(
     [
         (
             ("--format", "onnx", "--precision", "bf16"),
-            "--format onnx takes --precision fp32, fp16, int8, found bf16: ONNX Runtime has no",
+            "fp32, fp16, int8 with --format onnx, found bf16. ONNX Runtime has no",
         ),
         (("--format", "torchscript"), "torchscript"),
-        (("--output", "a.xml"), "expected a file named *.onnx for --output, found a.xml"),
-        (("--output", "absent/a.onnx"), "expected an existing folder for --output"),
-        (("--output", "folder.onnx"), "expected a file for --output, found the folder folder.onnx"),
+        (("--output", "a.xml"), "Expected a file named *.onnx for --output, found a.xml"),
+        (
+            ("--output", "absent/a.onnx"),
+            "a folder that can be written for --output, found no such file (absent)",
+        ),
+        (("--output", "folder.onnx"), "Expected a file for --output, found the folder folder.onnx"),
         (("--conf", 0.3), "found one of them without --nms"),
         (("--max-det", 9), "found one of them without --nms"),
         (("--imgsz", 0), "a multiple of the largest stride, 32, found 0: use 32 or 64"),
@@ -164,7 +167,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
     monkeypatch.setattr("ossa.export.export.tempfile.TemporaryDirectory", denied)
     result = ossa("export", "--weights", weights, "--output", tmp_path / "a.onnx")
     assert result.exit_code == 2
-    assert f"can be written for --output, found {tmp_path}: permission denied" in result.stderr
+    assert f"can be written for --output, found permission denied ({tmp_path})" in result.stderr
     assert "exporting" not in result.stderr
 
 

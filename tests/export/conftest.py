@@ -1,13 +1,14 @@
 """Fixtures for the tests of exports; those of a format skip where its packages are absent."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_detector import NAMES, small_detector
 
 from ossa.export import onnx as onnx_format
 from ossa.export import openvino as openvino_format
-from ossa.export.graph import ExportDescription, LogitsGraph, describe, is_installed
+from ossa.export.graph import ExportDescription, LogitsGraph, describe
 from ossa.models.detector import Detector
 
 REASON = "needs the extras export and openvino"
@@ -39,27 +40,28 @@ def description(detector: Detector) -> ExportDescription:
 
 
 @pytest.fixture(scope="session")
-def onnx_model(detector: Detector, description: ExportDescription) -> object:
+def onnx_model(detector: Detector, description: ExportDescription) -> Any:
+    """An `onnx.ModelProto` without its description."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
-        if not is_installed(package):
-            pytest.skip(f"{package} is not installed: {REASON}")
+        pytest.importorskip(package, reason=REASON)
     return onnx_format.convert(LogitsGraph(detector), description)
 
 
 @pytest.fixture(scope="session")
-def onnx_file(onnx_model: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("onnx") / "small.onnx"
-    onnx_format.save(onnx_model, file, precision="fp32")
-    return file
+def onnx_file(onnx_model: Any, description: ExportDescription, folder: Path) -> Path:
+    onnx_format.save(onnx_model, folder / "small.onnx", description)
+    return folder / "small.onnx"
 
 
 @pytest.fixture(scope="session")
-def openvino_file(
-    detector: Detector, description: ExportDescription, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    if not is_installed("openvino"):
-        pytest.skip(f"openvino is not installed: {REASON}")
-    file = tmp_path_factory.mktemp("openvino") / "small.xml"
+def openvino_file(detector: Detector, description: ExportDescription, folder: Path) -> Path:
+    pytest.importorskip("openvino", reason=REASON)
+    (folder / "openvino").mkdir()
     model = openvino_format.convert(LogitsGraph(detector), description)
-    openvino_format.save(model, file, precision="fp32")
-    return file
+    openvino_format.save(model, folder / "openvino" / "small.xml", description)
+    return folder / "openvino" / "small.xml"
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("exports")

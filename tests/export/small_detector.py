@@ -1,7 +1,5 @@
 """A detector of a few convolutions, so that a conversion takes a moment, and pictures for it."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -52,8 +50,3 @@ def noise(count: int, side_hw: tuple[int, int] = (64, 64)) -> Tensor:
 
 def picture(width: int, height: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def write_text(file: Path, text: str) -> Path:
-    file.write_text(text)
-    return file

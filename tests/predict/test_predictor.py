@@ -1,6 +1,7 @@
 """Pictures go in, detections come out in pixels of the picture."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from torchvision.ops import box_iou
 
 import ossa
 from ossa.errors import CheckpointError, ConfigError, DataError
-from ossa.models.checkpoint import detector_from, read_checkpoint, save_checkpoint
+from ossa.export.graph import usual_confidence
+from ossa.models.checkpoint import read_checkpoint
 from ossa.models.detector import create_detector
 from ossa.predict.predictor import Predictor, load
 
@@ -22,42 +24,35 @@ def grey(width: int, height: int) -> np.ndarray:
     return np.full((height, width, 3), 90, np.uint8)
 
 
-def test_boxes_of_a_landscape_picture_go_home_exactly() -> None:
-    # 128 x 64 is halved to 64 x 32, a rectangle without any padding.
-    found = known_predictor(64).predict(grey(128, 64))
-    np.testing.assert_allclose(found.boxes_xyxy, [[24, 16, 56, 32], [0, 0, 64, 64]], atol=1e-4)
+@pytest.mark.parametrize(
+    ("size_wh", "only_squares", "expected"),
+    [
+        # 128 x 64 is halved to 64 x 32, a rectangle without any padding.
+        ((128, 64), False, [[24, 16, 56, 32], [0, 0, 64, 64]]),
+        # 40 x 80 becomes 32 x 64 at a scale of 0.8: (12, 8, 28, 16) / 0.8 = (15, 10, 35, 20).
+        ((40, 80), False, [[15, 10, 35, 20], [0, 0, 40, 40]]),
+        # 64 x 40 keeps its size on a canvas of 64 x 64, with 12 grey rows above: y moves up by 12,
+        # and boxes are clipped to the image.
+        ((64, 40), False, [[12, 0, 28, 4], [0, 0, 32, 20]]),
+        # 128 x 64 is halved to 64 x 32 and stands 16 rows down on 64 x 64: (y - 16) x 2.
+        ((128, 64), True, [[24, 0, 56, 0], [0, 0, 64, 32]]),
+    ],
+)
+def test_boxes_are_in_pixels_of_the_image(
+    size_wh: tuple[int, int], only_squares: bool, expected: list[list[int]]
+) -> None:
+    predictor = known_predictor(64, only_squares=only_squares)
+    assert predictor.rectangular is not only_squares
+    found = predictor.predict(grey(*size_wh))
+    np.testing.assert_allclose(found.boxes_xyxy, expected, atol=1e-4)
     np.testing.assert_allclose(found.scores, [0.81, 0.40], atol=1e-6)
+    # As cat the dog's box has 0.54, more than the fire truck; evaluation would count it twice.
     assert found.labels.tolist() == [1, 2]
-
-
-def test_boxes_of_a_portrait_picture_go_home_exactly() -> None:
-    # 40 x 80 becomes 32 x 64 at a scale of 0.8: (12, 8, 28, 16) / 0.8 = (15, 10, 35, 20).
-    found = known_predictor(64).predict(grey(40, 80))
-    np.testing.assert_allclose(found.boxes_xyxy, [[15, 10, 35, 20], [0, 0, 40, 40]], atol=1e-4)
-
-
-def test_padding_is_taken_off_and_boxes_are_clipped_to_the_picture() -> None:
-    # 64 x 40 keeps its size on a canvas of 64 x 64, with 12 grey rows above: y moves up by 12.
-    found = known_predictor(64).predict(grey(64, 40))
-    np.testing.assert_allclose(found.boxes_xyxy, [[12, 0, 28, 4], [0, 0, 32, 20]], atol=1e-4)
-
-
-def test_a_detector_built_for_squares_gets_squares() -> None:
-    predictor = known_predictor(64, only_squares=True)
-    assert not predictor.rectangular
-    # 128 x 64 is halved to 64 x 32 and stands 16 rows down on 64 x 64: (y - 16) x 2.
-    found = predictor.predict(grey(128, 64))
-    np.testing.assert_allclose(found.boxes_xyxy, [[24, 0, 56, 0], [0, 0, 64, 32]], atol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("name", "rectangular"),
-    [
-        ("resnet10t", True),
-        ("swin_tiny_patch4_window7_224", True),
-        ("vit_tiny_patch16_224", True),
-        ("coatnet_0_rw_224", False),
-    ],
+    [("swin_tiny_patch4_window7_224", True), ("coatnet_0_rw_224", False)],
 )
 def test_timm_backbones_get_rectangles_where_they_take_them(name: str, rectangular: bool) -> None:
     with torch.device("meta"):
@@ -66,32 +61,25 @@ def test_timm_backbones_get_rectangles_where_they_take_them(name: str, rectangul
     assert predictor.rectangular is rectangular
 
 
-def test_a_box_has_only_its_best_class() -> None:
-    # As cat the box has 0.54, more than the fire truck; evaluation would count it twice.
-    assert known_predictor().predict(grey(64, 64)).labels.tolist() == [1, 2]
-
-
-def test_wanted_classes_are_given_by_name_or_number() -> None:
-    predictor = known_predictor()
-    by_name = predictor.predict(grey(64, 64), classes=["fire truck"])
-    by_number = predictor.predict(grey(64, 64), classes=[2])
-    assert by_name.labels.tolist() == by_number.labels.tolist() == [2]
-    assert len(predictor.predict(grey(64, 64), classes=["cat"])) == 0
-    for one in ("fire truck", 2):
-        assert predictor.predict(grey(64, 64), classes=one).labels.tolist() == [2]
-
-
-def test_classes_nobody_wants_do_not_use_up_the_detections() -> None:
-    predictor = known_predictor()
-    assert predictor.predict(grey(64, 64), max_detections=1).labels.tolist() == [1]
-    found = predictor.predict(grey(64, 64), max_detections=1, classes=["fire truck"])
-    assert found.labels.tolist() == [2]
-
-
-def test_detections_below_the_confidence_are_left_out() -> None:
-    predictor = known_predictor()
-    assert len(predictor.predict(grey(64, 64), confidence=0.41)) == 1
-    assert len(predictor.predict(grey(64, 64), confidence=0.82)) == 0
+@pytest.mark.parametrize(
+    ("settings", "labels"),
+    [
+        ({"classes": ["fire truck"]}, [2]),
+        ({"classes": [2]}, [2]),
+        ({"classes": "fire truck"}, [2]),
+        ({"classes": 2}, [2]),
+        ({"classes": ["cat"]}, []),
+        ({"max_detections": 1}, [1]),
+        # Other classes do not use up the detections.
+        ({"max_detections": 1, "classes": ["fire truck"]}, [2]),
+        ({"confidence": 0.41}, [1]),
+        ({"confidence": 0.82}, []),
+    ],
+)
+def test_classes_confidence_and_number_choose_the_detections(
+    settings: dict[str, Any], labels: list[int]
+) -> None:
+    assert known_predictor().predict(grey(64, 64), **settings).labels.tolist() == labels
 
 
 def test_without_a_confidence_the_predictor_s_own_counts() -> None:
@@ -111,15 +99,10 @@ def test_without_a_confidence_the_predictor_s_own_counts() -> None:
         ({}, 0.25),
     ],
 )
-def test_a_checkpoint_tells_the_confidence_of_the_best_f1(
-    weights: Path, tmp_path: Path, details: dict[str, Any], confidence: float
+def test_a_checkpoint_has_the_confidence_of_the_best_f1(
+    weights: Path, details: dict[str, Any], confidence: float
 ) -> None:
-    read = read_checkpoint(weights)
-    file = tmp_path / "best.safetensors"
-    save_checkpoint(
-        file, detector_from(read), model=read.model, names=NAMES, imgsz=64, details=details
-    )
-    assert load(file).confidence == confidence
+    assert usual_confidence(replace(read_checkpoint(weights), details=details)) == confidence
 
 
 def test_a_list_of_files_and_arrays_gives_a_list(tmp_path: Path) -> None:
@@ -174,7 +157,7 @@ def test_an_array_that_is_no_picture_is_refused(array: np.ndarray) -> None:
     ("source", "found"), [(None, "NoneType"), (7, "int"), (b"jpeg", "int"), ([None], "NoneType")]
 )
 def test_what_is_neither_a_file_nor_pixels_is_refused(source: Any, found: str) -> None:
-    with pytest.raises(DataError, match=f"expected an image as the path of a file .*found {found}"):
+    with pytest.raises(DataError, match=f"Expected an image as the path of a file .*found {found}"):
         known_predictor().predict(source)
 
 
@@ -219,7 +202,7 @@ def test_a_size_that_the_stride_does_not_divide_is_refused(weights: Path) -> Non
 
 @pytest.mark.parametrize("device", ["cuda:99", "abacus"])
 def test_a_device_that_is_not_there_is_refused(weights: Path, device: str) -> None:
-    with pytest.raises(ConfigError, match=f"the device '{device}' cannot be used here"):
+    with pytest.raises(ConfigError, match=f"The device '{device}' cannot be used here"):
         load(weights, device=device)
 
 
@@ -232,7 +215,7 @@ def test_the_folder_of_a_run_is_told_which_of_its_files_has_the_weights(
     weights: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "best.safetensors").write_bytes(weights.read_bytes())
-    with pytest.raises(CheckpointError, match=f"name the file itself, as {tmp_path}/best.safet"):
+    with pytest.raises(CheckpointError, match=f"Name the file itself, as {tmp_path}/best.safet"):
         load(tmp_path)
 
 
@@ -258,16 +241,6 @@ def test_threads_may_share_a_predictor(weights: Path) -> None:
     for expected, found in zip(one_by_one, together, strict=True):
         np.testing.assert_allclose(found.boxes_xyxy, expected.boxes_xyxy, atol=1e-3)
         np.testing.assert_array_equal(found.labels, expected.labels)
-
-
-def test_a_drawing_has_the_size_of_the_picture_and_leaves_it_as_it_was() -> None:
-    predictor, picture = known_predictor(), grey(128, 64)
-    drawn = predictor.predict(picture).draw()
-    assert drawn.shape == picture.shape
-    assert (picture == 90).all()
-    # The left edge of the dog's box, x = 24, is drawn between its corners y = 16 and 32.
-    assert (drawn[28, 24] != 90).any()
-    assert (drawn[60, 100] == 90).all()
 
 
 @pytest.mark.realdata

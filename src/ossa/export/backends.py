@@ -4,15 +4,14 @@ Dimensions: B images, L levels, A anchors, H W cells, K classes, N detections.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ossa.config import EvaluateConfig
-from ossa.errors import CheckpointError, ConfigError, legible
+from ossa.errors import CheckpointError, ConfigError
 from ossa.export.graph import ExportDescription, NMSSettings, Precision
 from ossa.models.detector import Detector
 from ossa.models.postprocess import check_not_nan, non_max_suppression
@@ -56,21 +55,28 @@ class TorchRuntime:
         """
         if precision not in ("fp32", "bf16"):
             raise ConfigError(
-                f"PyTorch runs fp32 or bf16 here, found --precision {precision}: take --runtime "
-                "openvino, or export the file first"
+                expected="a --precision of fp32 or bf16, which PyTorch runs",
+                found=precision,
+                advice="take --runtime openvino, or export the file first",
             )
-        self.detector = _on_device(detector.eval(), device)
+        try:
+            # Channels-last, as in training: the convolutions are faster so.
+            self.detector = detector.eval().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        except (RuntimeError, AssertionError) as problem:
+            raise ConfigError(
+                f"the device {str(device)!r} cannot be used here ({str(problem).splitlines()[0]})",
+                advice="try 'cpu'",
+            ) from None
         self.device = torch.device(device)
         self.precision: Precision = precision
 
     def __call__(self, images: Tensor) -> RawPredictions:
-        with torch.inference_mode(), self._autocast():
+        in_bf16 = self.precision == "bf16"
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=in_bf16),
+        ):
             return self.detector(images)
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
 
 
 class _FileRuntime:
@@ -87,7 +93,18 @@ class _FileRuntime:
 
     def _run(self, images: Tensor) -> Iterator[tuple[tuple[Tensor, ...], int]]:
         """Yields the outputs of each batch that the file takes, and how many are real images."""
-        _check_size(images, self.description)
+        side, stride = self.description.imgsz, max(self.description.strides)
+        height, width = images.shape[-2:]
+        if not self.description.any_size and (height, width) != (side, side):
+            raise ConfigError(
+                expected=f"{side} x {side} px, the only size of this file",
+                found=f"{width} x {height}",
+                advice="export with --dynamic size for any",
+            )
+        if height % stride or width % stride:
+            raise ConfigError(
+                expected=f"sides that are multiples of {stride} px", found=f"{width} x {height}"
+            )
         batch = self.description.batch or len(images)
         for chunk in images.split(max(batch, 1)):
             missing = chunk.new_zeros(batch - len(chunk), *chunk.shape[1:])
@@ -99,25 +116,16 @@ class ExportedRuntime(_FileRuntime):
 
     def __call__(self, images: Tensor) -> RawPredictions:
         chunks = [[output[:count] for output in outputs] for outputs, count in self._run(images)]
-        levels = chunks[0] if len(chunks) == 1 else map(torch.cat, zip(*chunks, strict=True))
-        levels = list(levels)
-        self._check_outputs(levels, images)
-        # (B, H, W, A, 5 + K), as post-processing walks through them.
-        logits = tuple(level.permute(0, 3, 1, 2, 4) for level in levels)
-        anchors_wh = torch.tensor(self.description.anchors_wh)
-        return RawPredictions(logits, anchors_wh, self.description.strides)
-
-    def _check_outputs(self, levels: Sequence[Tensor], images: Tensor) -> None:
-        """Raises CheckpointError for outputs that differ from the file's own description."""
+        levels = chunks[0] if len(chunks) == 1 else list(map(torch.cat, zip(*chunks, strict=True)))
         about, (count, _, height, width) = self.description, images.shape
         answers = (len(about.anchors_wh[0]), 5 + len(about.names))
         expected = [(count, height // s, width // s, *answers) for s in about.strides]
         found = [tuple(level.shape) for level in levels]
         if found != expected or any(level.dtype != torch.float32 for level in levels):
-            raise CheckpointError(
-                f"expected logits of {expected} from the graph, as its description says, found "
-                f"{legible(str(found))}: export the checkpoint again"
-            )
+            raise _wrong_outputs(f"logits of {expected}", found)
+        # (B, H, W, A, 5 + K), as post-processing walks through them.
+        logits = tuple(level.permute(0, 3, 1, 2, 4) for level in levels)
+        return RawPredictions(logits, torch.tensor(about.anchors_wh), about.strides)
 
 
 class NMSOutput(NamedTuple):
@@ -126,7 +134,6 @@ class NMSOutput(NamedTuple):
     boxes_xyxy: Tensor
     """(N, 4) in pixels of the network input."""
     scores: Tensor
-    """(N,)."""
     labels: Tensor
     """(N,) in 0..K-1."""
     image_index: Tensor
@@ -144,46 +151,19 @@ class NMSRuntime(_FileRuntime):
 
     def __call__(self, images: Tensor) -> NMSOutput:
         parts, before = [], 0
+        num_classes = len(self.description.names)
         for outputs, count in self._run(images):
-            boxes_xyxy, scores, labels, image_index = self._checked(outputs)
-            real = image_index < count  # not what fills up a fixed batch
-            columns = (boxes_xyxy, scores, labels, image_index + before)
-            parts.append([column[real] for column in columns])
+            shapes = [tuple(output.shape) for output in outputs]
+            n = shapes[0][0] if shapes and shapes[0] else 0
+            is_right = shapes == [(n, 4), (n,), (n,), (n,)]
+            if not is_right or not ((outputs[2] >= 0) & (outputs[2] < num_classes)).all():
+                columns = "boxes (N, 4), scores, labels of its classes and image_index (N,)"
+                raise _wrong_outputs(columns, shapes)
+            real = outputs[3] < count  # not what fills up a fixed batch
+            *columns, image_index = (column[real] for column in outputs)
+            parts.append((*columns, image_index + before))
             before += count
         return NMSOutput(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
-
-    def _checked(self, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Returns the outputs; raises CheckpointError where they are not those of an NMS."""
-        shapes = [tuple(output.shape) for output in outputs]
-        count = shapes[0][0] if shapes and shapes[0] else 0
-        num_classes = len(self.description.names)
-        is_right = shapes == [(count, 4), (count,), (count,), (count,)]
-        if not is_right or not ((outputs[2] >= 0) & (outputs[2] < num_classes)).all():
-            raise CheckpointError(
-                "expected boxes (N, 4), scores, labels of its classes and image_index (N,) from "
-                f"the graph, found {legible(str(shapes))}: export the checkpoint again"
-            )
-        return outputs
-
-    def detections(
-        self,
-        images: Tensor,
-        letterboxes: Sequence[Letterbox],
-        settings: EvaluateConfig,
-        *,
-        wanted: Tensor,
-    ) -> list[Detections]:
-        """Returns what `find` returns."""
-        found = self(images)
-        keep = (found.scores > settings.confidence) & wanted[found.labels]
-        boxes_xyxy, scores, labels, image_index = (column[keep].numpy() for column in found)
-        detections = []
-        for image, letterbox in enumerate(letterboxes):
-            mine = np.flatnonzero(image_index == image)
-            mine = mine[(-scores[mine]).argsort(kind="stable")][: settings.max_detections]
-            boxes = letterbox.boxes_to_image(boxes_xyxy[mine])
-            detections.append(Detections(boxes, scores[mine], labels[mine]))
-        return detections
 
 
 AnyRuntime: TypeAlias = Runtime | NMSRuntime
@@ -220,33 +200,25 @@ def find(
             own and the rest the same or stricter.
         wanted: bool (K,) on the CPU: the classes to be detected.
     """
-    if isinstance(runtime, NMSRuntime):
-        return runtime.detections(images, letterboxes, settings, wanted=wanted)
-    raw = runtime(images)
-    check_not_nan(raw)
-    return non_max_suppression(raw, letterboxes, settings, wanted=wanted)
+    if not isinstance(runtime, NMSRuntime):
+        raw = runtime(images)
+        check_not_nan(raw)
+        return non_max_suppression(raw, letterboxes, settings, wanted=wanted)
+    found = runtime(images)
+    keep = (found.scores > settings.confidence) & wanted[found.labels]
+    boxes_xyxy, scores, labels, image_index = (column[keep].numpy() for column in found)
+    detections = []
+    for image, letterbox in enumerate(letterboxes):
+        mine = np.flatnonzero(image_index == image)
+        mine = mine[(-scores[mine]).argsort(kind="stable")][: settings.max_detections]
+        boxes = letterbox.boxes_to_image(boxes_xyxy[mine])
+        detections.append(Detections(boxes, scores[mine], labels[mine]))
+    return detections
 
 
-def _check_size(images: Tensor, description: ExportDescription) -> None:
-    height, width = images.shape[-2:]
-    side, stride = description.imgsz, max(description.strides)
-    if not description.any_size and (height, width) != (side, side):
-        raise ConfigError(
-            f"this file was exported for {side} x {side} px and takes no other size, found "
-            f"{width} x {height}: export with --dynamic size for any"
-        )
-    if height % stride or width % stride:
-        raise ConfigError(
-            f"expected sides that are multiples of {stride} px, found {width} x {height}"
-        )
-
-
-def _on_device(detector: nn.Module, device: torch.device | str) -> Detector:
-    try:
-        # Channels-last, as in training: the convolutions are faster so.
-        return detector.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    except (RuntimeError, AssertionError) as problem:
-        raise ConfigError(
-            f"the device {str(device)!r} cannot be used here ({str(problem).splitlines()[0]}): "
-            "try 'cpu'"
-        ) from None
+def _wrong_outputs(expected: str, shapes: Sequence[tuple[int, ...]]) -> CheckpointError:
+    return CheckpointError(
+        expected=f"{expected} from the graph, as its description says",
+        found=str(shapes),
+        advice="export the checkpoint again",
+    )

@@ -8,15 +8,12 @@ from typing import Any
 
 from ossa.config import check_imgsz
 from ossa.data.annotations import DatasetIndex
-from ossa.errors import ConfigError
+from ossa.errors import ConfigError, os_reason
 from ossa.evaluate.evaluator import check_classes
-from ossa.export import onnx as onnx_format
-from ossa.export import openvino as openvino_format
 from ossa.export.backends import TorchRuntime
 from ossa.export.graph import (
     ExportDescription,
     Format,
-    LogitsGraph,
     NMSSettings,
     Precision,
     describe,
@@ -28,16 +25,14 @@ from ossa.export.parity import (
     Parity,
     compare_with_pytorch,
 )
-from ossa.export.select import open_exported
+from ossa.export.select import open_exported, write_export
 from ossa.models.checkpoint import Checkpoint, detector_from
-from ossa.models.detector import Detector
 
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml"}
 PRECISIONS: dict[Format, tuple[Precision, ...]] = {
     "onnx": ("fp32", "fp16", "int8"),
     "openvino": ("fp32", "fp16", "bf16", "int8"),
 }
-_NOT_GOOD = "-not-good"
 
 
 @dataclass(frozen=True)
@@ -47,7 +42,7 @@ class ExportSettings:
     format: Format
     precision: Precision = "fp32"
     imgsz: int | None = None
-    """Longer side in pixels; that of the training if None."""
+    """Longer side in pixels; as in the training if None."""
     batch: int | None = 1
     """None for any."""
     any_size: bool = False
@@ -132,44 +127,17 @@ def export_detector(
         '.onnx'
     """
     check_request(checkpoint, output, settings)
-    _check_calibration(settings, images=images, calibration=calibration)
+    if settings.precision == "int8" and calibration is None:
+        raise ConfigError(
+            "int8 is calibrated on images", advice="give --data with a split to train on"
+        )
+    if calibration is not None and paths_of(calibration) & paths_of(images):
+        raise ConfigError("expected other images to compare on than those that calibrate int8")
     check_classes(
         checkpoint.names, images, weights=checkpoint.origin["file"], data=str(images.root)
     )
     detector = detector_from(checkpoint)
-    description = _describe(checkpoint, detector, settings)
-    on_stage(f"converting to {settings.format}")
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as folder:
-        file = Path(folder) / output.name
-        _write(detector, description, settings.format, file, calibration=calibration)
-        on_stage("comparing with PyTorch")
-        reference = TorchRuntime(detector)
-        exported = open_exported(
-            file, runtime="onnxruntime" if settings.format == "onnx" else "auto", is_own=True
-        )
-        parity = compare_with_pytorch(reference, exported, images, on_images=on_images)
-        fault = fault_of(parity, settings)
-        name = output.stem if fault is None else f"{output.stem}{_NOT_GOOD}"
-        parts = sorted(Path(folder).iterdir(), key=lambda part: part.suffix == output.suffix)
-        size = sum(part.stat().st_size for part in parts)
-        for part in parts:  # the one that is opened comes last
-            part.replace(output.with_name(f"{name}{part.suffix}"))
-    return Export(output.with_name(f"{name}{output.suffix}"), description, parity, size, fault)
-
-
-def _check_calibration(
-    settings: ExportSettings, *, images: DatasetIndex, calibration: DatasetIndex | None
-) -> None:
-    if settings.precision == "int8" and calibration is None:
-        raise ConfigError("int8 is calibrated on images: give --data with a split to train on")
-    if calibration is not None and paths_of(calibration) & paths_of(images):
-        raise ConfigError("expected other images to compare on than those that calibrate int8")
-
-
-def _describe(
-    checkpoint: Checkpoint, detector: Detector, settings: ExportSettings
-) -> ExportDescription:
-    return describe(
+    description = describe(
         detector,
         names=checkpoint.names,
         imgsz=checkpoint.imgsz if settings.imgsz is None else settings.imgsz,
@@ -180,6 +148,22 @@ def _describe(
         confidence=usual_confidence(checkpoint),
         origin=checkpoint.origin,
     )
+    on_stage(f"converting to {settings.format}")
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as folder:
+        file = Path(folder) / output.name
+        write_export(detector, description, file, calibration=calibration)
+        on_stage("comparing with PyTorch")
+        runtime = "onnxruntime" if settings.format == "onnx" else "auto"
+        exported = open_exported(file, runtime=runtime, is_own=True)
+        reference = TorchRuntime(detector)
+        parity = compare_with_pytorch(reference, exported, images, on_images=on_images)
+        fault = fault_of(parity, settings)
+        name = output.stem if fault is None else f"{output.stem}-not-good"
+        parts = sorted(Path(folder).iterdir(), key=lambda part: part.suffix == output.suffix)
+        size = sum(part.stat().st_size for part in parts)
+        for part in parts:  # the one that is opened comes last
+            part.replace(output.with_name(f"{name}{part.suffix}"))
+    return Export(output.with_name(f"{name}{output.suffix}"), description, parity, size, fault)
 
 
 def paths_of(index: DatasetIndex) -> set[str]:
@@ -194,24 +178,20 @@ def fault_of(parity: Parity, settings: ExportSettings) -> str | None:
             f"AP fell from {parity.ap_before:.4f} to {parity.ap_after:.4f}, by more than "
             f"{settings.max_ap_drop:g}"
         )
-    if settings.precision != "fp32":
-        if parity.agreement >= settings.min_agreement:
-            return None
+    if settings.precision != "fp32" and not parity.agreement >= settings.min_agreement:
         return (
             f"its detections agree with PyTorch's by {parity.agreement:.3f} only, less than "
             f"{settings.min_agreement:g}: {parity.unmatched} are reported by one only, and "
             f"boxes differ by up to {parity.largest_box_difference_px:.0f} px"
         )
-    if parity.largest_score_difference > SCORE_TOLERANCE:
-        return (
-            f"a score differs by {parity.largest_score_difference:.2g}, more than the "
-            f"{SCORE_TOLERANCE:g} that fp32 may"
-        )
-    if parity.largest_box_difference_px > BOX_TOLERANCE_PX:
-        return (
-            f"a box differs by {parity.largest_box_difference_px:.2g} px, more than the "
-            f"{BOX_TOLERANCE_PX:g} px that fp32 may"
-        )
+    if settings.precision == "fp32":
+        for what, difference, most, unit in (
+            ("score", parity.largest_score_difference, SCORE_TOLERANCE, ""),
+            ("box", parity.largest_box_difference_px, BOX_TOLERANCE_PX, " px"),
+        ):
+            if difference > most:
+                found = f"a {what} differs by {difference:.2g}{unit}"
+                return f"{found}, more than the {most:g}{unit} that fp32 may"
     return None
 
 
@@ -220,45 +200,23 @@ def check_request(checkpoint: Checkpoint, output: Path, settings: ExportSettings
     known, suffix = PRECISIONS[settings.format], SUFFIXES[settings.format]
     if settings.precision not in known:
         raise ConfigError(
-            f"--format {settings.format} takes --precision {', '.join(known)}, found "
-            f"{settings.precision}: ONNX Runtime has no convolutions in bf16 on the CPU"
+            expected=f"--precision {', '.join(known)} with --format {settings.format}",
+            found=settings.precision,
+            advice="ONNX Runtime has no convolutions in bf16 on the CPU",
         )
     check_imgsz(
         checkpoint.imgsz if settings.imgsz is None else settings.imgsz,
         stride=max(checkpoint.model.strides),
     )
     if output.suffix != suffix:
-        raise ConfigError(f"expected a file named *{suffix} for --output, found {output}")
+        raise ConfigError(expected=f"a file named *{suffix} for --output", found=str(output))
     if output.is_dir():
-        raise ConfigError(f"expected a file for --output, found the folder {output}")
-    if not output.parent.is_dir():
-        raise ConfigError(
-            f"expected an existing folder for --output, found none at {output.parent}"
-        )
+        raise ConfigError(expected="a file for --output", found=f"the folder {output}")
     try:
         tempfile.TemporaryDirectory(dir=output.parent).cleanup()
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
         raise ConfigError(
-            f"expected a folder that can be written for --output, found {output.parent}: {reason}"
+            expected="a folder that can be written for --output",
+            found=os_reason(error),
+            path=output.parent,
         ) from error
-
-
-def _write(
-    detector: Detector,
-    description: ExportDescription,
-    format: Format,
-    file: Path,
-    *,
-    calibration: DatasetIndex | None,
-) -> None:
-    """Writes the files of an export; quantisation, decoding and NMS come in this order."""
-    precision = description.precision
-    of_format: Any = onnx_format if format == "onnx" else openvino_format
-    model = of_format.convert(LogitsGraph(detector), description)
-    if precision == "int8":
-        assert calibration is not None
-        model = openvino_format.quantized(model, description, calibration)
-    if description.nms is not None:
-        model = of_format.add_nms(model, description)
-    of_format.save(of_format.described(model, description), file, precision=precision)

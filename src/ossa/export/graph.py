@@ -14,10 +14,11 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from io import StringIO
-from typing import Annotated, Any, Literal, TypeAlias, cast
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeAlias, cast
 
 import torch
-from pydantic import AliasChoices, Field, ValidationError
+from pydantic import AliasChoices, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
 from ossa import __version__
@@ -28,20 +29,27 @@ from ossa.models.checkpoint import Checkpoint
 from ossa.models.detector import Backbone, Detector
 from ossa.models.fuse import fuse_detector
 from ossa.models.head import AnchorHead
-from ossa.schema import Section
+from ossa.schema import Section, validated
 
-EXTRA_OF = {
-    "onnx": "export",
-    "onnxscript": "export",
-    "onnxruntime": "export",
-    "openvino": "openvino",
-    "nncf": "openvino",
-}
-"""Extra of ossa that brings a package."""
+METADATA_KEY = "ossa"
+"""Of ONNX's metadata_props and of OpenVINO's rt_info."""
+CONFIDENCE = 0.25
+"""YOLOv5's default for images, where the checkpoint has none; evaluation starts at 0.001."""
+_EXTRA_OF = {"openvino": "openvino", "nncf": "openvino"}
+"""Extra of ossa that brings a package; all others are in 'export'."""
 _PACKAGES_OF = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime", "onnx", "onnxscript")}
-_TELEMETRY = "openvino_telemetry"
 _PLACES = ("Exception from", "Check '", "FrontEnd API failed")
-_TALKATIVE = ("torch.onnx", "torch.utils.cpp_extension", "nncf")
+_SCHEMA = 1
+_MOST_CHARACTERS = 4_000_000
+"""Of a description; that of 10,000 classes with long names has a tenth of it."""
+_LARGEST_SIDE = 16_384
+"""Pixels."""
+_ClassName: TypeAlias = Annotated[str, Field(min_length=1, max_length=500)]
+_Text: TypeAlias = Annotated[str, Field(max_length=5000)]
+_Stride: TypeAlias = Annotated[int, Field(ge=1, le=1024)]
+_Side: TypeAlias = Annotated[float, Field(gt=0, le=_LARGEST_SIDE, allow_inf_nan=False)]
+Format: TypeAlias = Literal["onnx", "openvino"]
+Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
 
 
 def is_installed(package: str) -> bool:
@@ -61,11 +69,12 @@ def require(package: str, *, purpose: str) -> Any:
     """
     if not is_installed(package):
         raise ConfigError(
-            f'{purpose} needs the package {package}: pip install "ossa[{EXTRA_OF[package]}]"'
+            f"{purpose} needs the package {package}",
+            advice=f'install it: pip install "ossa[{_EXTRA_OF.get(package, "export")}]"',
         )
     # OpenVINO and NNCF report every conversion to Google Analytics by a package that they can do
     # without; it has no other switch that leaves the user's home folder as it is.
-    sys.modules.setdefault(_TELEMETRY, None)  # type: ignore[arg-type]
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     return import_module(package)
 
 
@@ -91,7 +100,7 @@ def _only_core() -> Any:
 
 
 def first_line(problem: BaseException) -> str:
-    """Returns the most telling line of another package's error, to be shown in a message of ours.
+    """Returns the line of another package's error that says most.
 
     It is the innermost error's first line that is not a place in OpenVINO's source, unless a later
     one names an operation that cannot be converted.
@@ -104,43 +113,36 @@ def first_line(problem: BaseException) -> str:
     return (named or lines or [type(problem).__name__])[0]
 
 
+def unreadable(program: str, problem: Exception, *, path: Path | None = None) -> CheckpointError:
+    """Returns the error for a file that a runtime cannot open or run."""
+    return CheckpointError(
+        expected=f"an exported file that {program} can run",
+        found=f"a damaged or foreign one: {first_line(problem)}",
+        path=path,
+        advice="fetch or export it again",
+    )
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silences the progress bars, warnings and logs of exporters."""
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
+    """Silences the progress bars, warnings and logs of exporters; stdout is for results."""
+    names = ("torch.onnx", "torch.utils.cpp_extension", "nncf")
+    levels = {logger: logger.level for logger in map(logging.getLogger, names)}
+    for logger in levels:
         logger.setLevel(logging.ERROR)
     try:
-        # stdout is for results: NNCF draws its progress there.
         with warnings.catch_warnings(), redirect_stdout(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger, level in levels.items():
             logger.setLevel(level)
-
-
-SCHEMA = 1
-METADATA_KEY = "ossa"
-"""Of ONNX's metadata_props and of OpenVINO's rt_info."""
-_MOST_CHARACTERS = 4_000_000
-"""Of a description; that of 10,000 classes with long names has a tenth of it."""
-
-_LARGEST_SIDE = 16_384
-"""Pixels."""
-_ClassName: TypeAlias = Annotated[str, Field(min_length=1, max_length=500)]
-_Text: TypeAlias = Annotated[str, Field(max_length=5000)]
-_Stride: TypeAlias = Annotated[int, Field(ge=1, le=1024)]
-_Side: TypeAlias = Annotated[float, Field(gt=0, le=_LARGEST_SIDE, allow_inf_nan=False)]
-Format: TypeAlias = Literal["onnx", "openvino"]
-Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
 
 
 class NMSSettings(Section):
     """Settings of the NMS inside a graph; without it, NMS is left to the reader of the file."""
 
-    confidence: float = Field(default=0.25, ge=0, lt=1)
+    confidence: float = Field(default=CONFIDENCE, ge=0, lt=1)
     nms_iou: float = Field(default=PREDICTION_NMS_IOU, gt=0, le=1)
     max_detections: int = Field(default=300, ge=1, le=100_000)
 
@@ -156,7 +158,7 @@ class ExportDescription(Section):
     `max_detections` of an image.
     """
 
-    schema_number: Literal[1] = SCHEMA
+    schema_number: Literal[1] = _SCHEMA
     ossa: str = __version__
     """Version that wrote the file."""
     names: tuple[_ClassName, ...] = Field(min_length=1, max_length=50_000)
@@ -181,7 +183,7 @@ class ExportDescription(Section):
         validation_alias=AliasChoices("suppression", "nms"),
         serialization_alias="suppression",
     )
-    confidence: float = Field(default=0.25, ge=0, lt=1)
+    confidence: float = Field(default=CONFIDENCE, ge=0, lt=1)
     """From which detections are reported by default."""
     fill: int = Field(default=FILL, ge=0, le=255)
     """Grey value of the letterbox; the image is in its middle."""
@@ -192,60 +194,47 @@ class ExportDescription(Section):
     )
     """File, sha256, pretraining and licence of the weights, where known."""
 
+    @model_validator(mode="after")
+    def _check_levels(self) -> Self:
+        num_anchors = {len(level) for level in self.anchors_wh}
+        if len(self.strides) != len(self.anchors_wh):
+            raise ValueError(
+                f"{len(self.strides)} strides but anchors of {len(self.anchors_wh)} levels"
+            )
+        if len(num_anchors) != 1 or 0 in num_anchors:
+            raise ValueError("levels with different numbers of anchors, or none")
+        if self.imgsz % max(self.strides):
+            raise ValueError(f"imgsz {self.imgsz}, no multiple of stride {max(self.strides)}")
+        return self
+
     def to_json(self) -> str:
         return json.dumps(self.model_dump(mode="json", by_alias=True))
 
 
-def read_description(text: object, *, where: str) -> ExportDescription:
+def read_description(text: object, *, path: Path | str) -> ExportDescription:
     """Returns the description that a file carries, every field checked.
 
     Raises:
         CheckpointError: there is none, it is of another schema, or it contradicts itself.
     """
+    advice = "export the checkpoint again"
     if not isinstance(text, str) or not text or len(text) > _MOST_CHARACTERS:
-        raise CheckpointError(
-            f"{where} carries no description by ossa: it was written by another program; export "
-            "the checkpoint with ossa export"
-        )
-    try:
-        content = json.loads(text)
-        number = content.get("schema_number") if isinstance(content, dict) else None
-        if isinstance(number, int) and number > SCHEMA:
-            raise CheckpointError(
-                f"{where} is an export of schema {number}, this version reads {SCHEMA}: update ossa"
-            )
-        description = ExportDescription.model_validate(content)
-    except ValidationError as problems:
-        first = problems.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise CheckpointError(
-            f"{where} carries a damaged description ({legible(key)}: {legible(first['msg'])}): "
-            "export it again"
-        ) from None
-    except (ValueError, RecursionError) as problem:
-        raise CheckpointError(
-            f"{where} carries a damaged description ({legible(str(problem))}): export it again"
-        ) from None
-    _check_levels(description, where)
-    return description
-
-
-def _check_levels(description: ExportDescription, where: str) -> None:
-    levels, stride = len(description.strides), max(description.strides)
-    anchors = {len(level) for level in description.anchors_wh}
-    faults = {
-        f"{levels} strides but anchors of {len(description.anchors_wh)} levels": levels
-        != len(description.anchors_wh),
-        "levels with different numbers of anchors, or none": len(anchors) != 1 or 0 in anchors,
-        f"imgsz {description.imgsz}, no multiple of stride {stride}": description.imgsz % stride,
-    }
-    for fault, found in faults.items():
-        if found:
-            raise CheckpointError(f"{where} carries a damaged description ({fault})")
-
-
-CONFIDENCE = 0.25
-"""YOLOv5's default for pictures, where the checkpoint has none; evaluation starts at 0.001."""
+        found = "none: another program wrote it"
+    else:
+        try:
+            content = json.loads(text)
+            number = content.get("schema_number") if isinstance(content, dict) else None
+            if not isinstance(number, int) or number <= _SCHEMA:
+                return ExportDescription.model_validate(content)
+            found, advice = f"schema {number}, newer than {_SCHEMA}", "update ossa"
+        except ValidationError as problems:
+            first = problems.errors()[0]
+            key = legible(".".join(map(str, first["loc"])))
+            found = f"a damaged one ({key}: {legible(first['msg'])})"
+        except (ValueError, RecursionError) as problem:
+            found = f"a damaged one ({legible(str(problem))})"
+    expected = "a description by ossa in an exported file"
+    raise CheckpointError(expected=expected, found=found, path=path, advice=advice)
 
 
 class LogitsGraph(nn.Module):
@@ -289,13 +278,12 @@ def describe(
         ConfigError: any size is asked of a detector that takes squares of one size only.
     """
     head: Any = detector.head
-    stride = max(head.strides)
-    rectangles = takes_rectangles(detector, imgsz=imgsz, stride=stride)
+    rectangles = takes_rectangles(detector, imgsz=imgsz)
     only = getattr(detector.backbone, "only_imgsz", None)
     if any_size and (only is not None or not rectangles):
         raise ConfigError(
-            f"this backbone takes squares of {only or imgsz} px only, found --dynamic with the "
-            "size: leave the size fixed"
+            f"this backbone takes squares of {only or imgsz} px only, not --dynamic size or all",
+            advice="leave the size fixed",
         )
     about = {
         "names": tuple(names),
@@ -305,24 +293,13 @@ def describe(
         "rectangular": any_size,
         "only_squares": not rectangles,
         "strides": tuple(head.strides),
-        "anchors_wh": tuple(
-            tuple((float(width), float(height)) for width, height in level)
-            for level in head.anchors_wh.tolist()
-        ),
+        "anchors_wh": head.anchors_wh.tolist(),
         "precision": precision,
         "nms": nms,
         "confidence": nms.confidence if nms else confidence,
         "origin": dict(origin or {}),
     }
-    try:
-        return ExportDescription.model_validate(about)
-    except ValidationError as problems:
-        first = problems.errors()[0]
-        raise ConfigError(
-            "expected a checkpoint that a file can describe, found "
-            f"{legible(repr(first['input']))} as {legible('.'.join(map(str, first['loc'])))}: "
-            f"{first['msg'].lower()}"
-        ) from None
+    return validated(ExportDescription, about, where="the description of the file")
 
 
 def usual_confidence(checkpoint: Checkpoint) -> float:
@@ -334,14 +311,15 @@ def usual_confidence(checkpoint: Checkpoint) -> float:
     return CONFIDENCE if best is None or best >= 1 else best
 
 
-def takes_rectangles(detector: Detector, *, imgsz: int, stride: int) -> bool:
+def takes_rectangles(detector: Detector, *, imgsz: int) -> bool:
     """Returns whether the detector runs on images that are no square of `imgsz` pixels.
 
     Tried on the meta device with the side changed by one stride: what divides two neighbouring
     sizes divides every size, so that windows which need divisible maps fail here and not later.
     """
     shadow = copy.deepcopy(detector).eval().to("meta")
-    images = torch.zeros(1, 3, imgsz, imgsz + stride, dtype=torch.uint8, device="meta")
+    size_hw = (imgsz, imgsz + max(strides_of(detector)))
+    images = torch.zeros(1, 3, *size_hw, dtype=torch.uint8, device="meta")
     try:
         with torch.inference_mode():
             shadow(images)

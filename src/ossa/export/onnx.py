@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ossa.errors import CheckpointError, ConfigError, UnsupportedBackbone, legible
+from ossa.errors import CheckpointError, UnsupportedBackbone
 from ossa.export.backends import Engine
 from ossa.export.graph import (
     METADATA_KEY,
@@ -21,8 +21,8 @@ from ossa.export.graph import (
     Precision,
     first_line,
     quiet,
-    read_description,
     require,
+    unreadable,
 )
 from ossa.files import write_atomically
 
@@ -32,34 +32,39 @@ _MOST_BATCH, _MOST_CELLS = 1024, 256
 """Largest batch, and longest side in cells of the largest stride, that a dynamic file promises."""
 _LEAST_HALVED = 256
 """Numbers in a tensor from which half precision saves more than the cast costs."""
+_PURPOSE = "an export to ONNX"
 
 
 def convert(graph: LogitsGraph, description: ExportDescription) -> Any:
-    """Returns the `onnx.ModelProto` of a graph, with its description and its axes.
+    """Returns the `onnx.ModelProto` of a graph, with its axes.
 
     Raises:
         ConfigError: a package is not installed.
         UnsupportedBackbone: an operation that the operator set cannot express.
     """
     for package in ("onnx", "onnxscript"):
-        require(package, purpose="an export to ONNX")
-    # Sizes that are dynamic must differ from each other and from 1, or they would be taken for
-    # constants.
+        require(package, purpose=_PURPOSE)
     stride, side = max(description.strides), description.imgsz
-    height = 2 * stride if description.any_size else side
-    width = 3 * stride if description.any_size else side
-    images = torch.zeros(description.batch or 2, 3, height, width, dtype=torch.uint8)
+    size_hw, axes = (side, side), {}
+    if description.batch is None:
+        axes[0] = torch.export.Dim("batch", min=1, max=_MOST_BATCH)
+    if description.any_size:
+        # Sizes that are dynamic must differ from each other and from 1, or they would be taken for
+        # constants.
+        size_hw = (2 * stride, 3 * stride)
+        axes[2] = stride * torch.export.Dim("rows", min=1, max=_MOST_CELLS)
+        axes[3] = stride * torch.export.Dim("columns", min=1, max=_MOST_CELLS)
     try:
         with quiet(), torch.no_grad():
             program = torch.onnx.export(
                 graph,
-                (images,),
+                (torch.zeros(description.batch or 2, 3, *size_hw, dtype=torch.uint8),),
                 dynamo=True,
                 external_data=False,
                 opset_version=OPSET,
                 input_names=["images"],
                 output_names=[f"logits_{stride}" for stride in description.strides],
-                dynamic_shapes={"images": _dynamic_axes(description)},
+                dynamic_shapes={"images": axes},
                 verbose=False,
             )
     except Exception as problem:  # of whatever kind torch.export and the exporter raise
@@ -68,39 +73,22 @@ def convert(graph: LogitsGraph, description: ExportDescription) -> Any:
             f"({first_line(problem)}): try fixed sizes, or --format openvino"
         ) from None
     assert program is not None
-    return described(program.model_proto, description)
+    return program.model_proto
 
 
-def _dynamic_axes(description: ExportDescription) -> dict[int, Any]:
-    axes: dict[int, Any] = {}
-    if description.batch is None:
-        axes[0] = torch.export.Dim("batch", min=1, max=_MOST_BATCH)
-    if description.any_size:
-        stride = max(description.strides)
-        axes[2] = stride * torch.export.Dim("rows", min=1, max=_MOST_CELLS)
-        axes[3] = stride * torch.export.Dim("columns", min=1, max=_MOST_CELLS)
-    return axes
+def save(model: Any, file: Path, description: ExportDescription) -> None:
+    """Writes an .onnx whole, with its description; for fp16 with large weights in half precision.
 
-
-def described(model: Any, description: ExportDescription) -> Any:
-    """Writes the description into the model's metadata and returns it."""
-    onnx = require("onnx", purpose="an export to ONNX")
-    onnx.helper.set_model_props(model, {METADATA_KEY: description.to_json()})
-    model.producer_name = "ossa"
-    return model
-
-
-def with_half_weights(model: Any) -> Any:
-    """Returns a copy whose large weights lie in the file in half precision.
-
-    A cast behind each makes them float32 again: the computation is that of fp32 with rounded
-    weights, until an engine such as TensorRT is told to compute in fp16.
+    A cast behind each makes them float32 again: the computation is fp32 with rounded weights, until
+    an engine such as TensorRT is asked to compute in fp16.
     """
-    onnx = require("onnx", purpose="an export to ONNX")
-    half = onnx.ModelProto()
-    half.CopyFrom(model)
+    onnx = require("onnx", purpose=_PURPOSE)
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    onnx.helper.set_model_props(whole, {METADATA_KEY: description.to_json()})
+    whole.producer_name = "ossa"
     casts = []
-    for tensor in half.graph.initializer:
+    for tensor in whole.graph.initializer if description.precision == "fp16" else ():
         values = onnx.numpy_helper.to_array(tensor)
         if values.dtype != np.float32 or values.size < _LEAST_HALVED:
             continue
@@ -111,79 +99,66 @@ def with_half_weights(model: Any) -> Any:
         casts.append(
             onnx.helper.make_node("Cast", [f"{name}_half"], [name], to=onnx.TensorProto.FLOAT)
         )
-    nodes = [*casts, *half.graph.node]
-    del half.graph.node[:]
-    half.graph.node.extend(nodes)
-    return half
-
-
-def save(model: Any, file: Path, *, precision: Precision) -> None:
-    """Writes an .onnx whole, weights included; these in half precision for fp16 only."""
-    whole = with_half_weights(model) if precision == "fp16" else model
+    nodes = [*casts, *whole.graph.node]
+    del whole.graph.node[:]
+    whole.graph.node.extend(nodes)
     write_atomically(file, whole.SerializeToString())
 
 
-def open_session(content: bytes | Path, *, where: str, threads: int | None = None) -> Any:
-    """Returns an `onnxruntime.InferenceSession` on the processor.
+def read(file: Path) -> tuple[Any, str | None]:
+    """Returns the `onnxruntime.InferenceSession` of an .onnx and the description in it.
 
     Raises:
         ConfigError: ONNX Runtime is not installed.
         CheckpointError: the file is damaged, or holds an operator that it does not know.
     """
-    onnxruntime = require("onnxruntime", purpose=f"running {where}")
+    session = _session(str(file), path=file)
+    return session, session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+
+
+def _session(source: bytes | str, *, path: Path | None = None, threads: int | None = None) -> Any:
+    onnxruntime = require("onnxruntime", purpose="ONNX Runtime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what fails is raised, too
     options.intra_op_num_threads = threads or 0
     # What follows a run needs the processors that its threads would go on waiting on.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    source = content if isinstance(content, bytes) else str(content)
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as problem:  # its errors have no base of their own
-        raise CheckpointError(
-            f"{where} is damaged or no ONNX file that ONNX Runtime knows: {first_line(problem)}"
-        ) from None
+        raise unreadable("ONNX Runtime", problem, path=path) from None
 
 
-def description_in(session: Any, *, where: str) -> ExportDescription:
-    """Returns what the file of a session says of itself.
+def engine(model: Any, *, precision: Precision, threads: int | None = None) -> Engine:
+    """Returns what runs an `onnx.ModelProto`, or a session that `read` returned, in any thread.
 
-    Raises:
-        CheckpointError: nothing, or nothing of ossa's.
-    """
-    metadata = session.get_modelmeta().custom_metadata_map
-    return read_description(metadata.get(METADATA_KEY), where=where)
-
-
-def engine(session: Any) -> Engine:
-    """Returns what runs a session, which threads may share.
+    Args:
+        model: whose own precision is computed in.
+        precision: is not looked at.
+        threads: of a ModelProto, ONNX Runtime's choice if None.
 
     Raises:
-        ConfigError: the session takes no uint8 images.
+        CheckpointError: the model takes no uint8 images, or cannot be run.
     """
+    is_session = hasattr(model, "get_inputs")
+    session = model if is_session else _session(model.SerializeToString(), threads=threads)
     first = session.get_inputs()[0]
     if first.type != "tensor(uint8)":
-        raise ConfigError(f"expected an input of uint8 images, found {first.type}")
+        raise CheckpointError(expected="an input of uint8 images", found=first.type)
 
     def run(images: Tensor) -> tuple[Tensor, ...]:
         try:
             outputs = session.run(None, {first.name: np.ascontiguousarray(images.numpy())})
         except Exception as problem:  # its errors have no base of their own
-            raise CheckpointError(
-                f"ONNX Runtime cannot run this file: {legible(first_line(problem))}"
-            ) from None
-        return tuple(torch.from_numpy(output) for output in outputs)
+            raise unreadable("ONNX Runtime", problem) from None
+        return tuple(map(torch.from_numpy, outputs))
 
     return run
 
 
-NMS_OUTPUTS = ("boxes", "scores", "labels", "image_index")
-_NMS_PURPOSE = "NMS in the graph"
-
-
 def add_nms(model: Any, description: ExportDescription) -> Any:
     """Returns the `onnx.ModelProto` of logits followed by decoding and NMS."""
-    onnx = require("onnx", purpose=_NMS_PURPOSE)
+    onnx = require("onnx", purpose="NMS in the graph")
     names = [(output.name, f"nms_{output.name}") for output in model.graph.output]
     merged = onnx.compose.merge_models(model, nms_graph(description, like=model), io_map=names)
     onnx.checker.check_model(merged)
@@ -198,29 +173,24 @@ class _Nodes:
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
 
-    def constant(self, value: Any, kind: type[np.generic] = np.int64) -> str:
-        name = f"nms_constant_{len(self.constants)}"
-        array = np.asarray(value, dtype=kind)
-        self.constants.append(self._onnx.numpy_helper.from_array(array, name))
-        return name
-
-    def real(self, value: Any) -> str:
-        return self.constant(value, np.float32)
-
-    def add(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
+    def add(self, operator: str, *inputs: Any, output: str | None = None, **attributes: Any) -> str:
+        """Adds a node; an input is the name of a value, or the number or numbers themselves."""
+        names = [one if isinstance(one, str) else self._constant(one) for one in inputs]
         name = output or f"nms_{operator}_{len(self.nodes)}"
-        node = self._onnx.helper.make_node(operator, list(inputs), [name], name=name, **attributes)
+        node = self._onnx.helper.make_node(operator, names, [name], name=name, **attributes)
         self.nodes.append(node)
         return name
 
     def last(self, value: str, start: int, end: int) -> str:
         """Returns the entries start..end - 1 of the last axis."""
-        limits = (self.constant([start]), self.constant([end]), self.constant([-1]))
-        return self.add("Slice", value, *limits)
+        return self.add("Slice", value, [start], [end], [-1])
 
-    def scaled(self, value: str, factor: float, shift: float = 0.0) -> str:
-        product = self.add("Mul", value, self.real(factor))
-        return self.add("Add", product, self.real(shift)) if shift else product
+    def _constant(self, value: Any) -> str:
+        array = np.asarray(value)
+        array = array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
+        name = f"nms_constant_{len(self.constants)}"
+        self.constants.append(self._onnx.numpy_helper.from_array(array, name))
+        return name
 
 
 def nms_graph(description: ExportDescription, *, like: Any | None = None) -> Any:
@@ -235,92 +205,63 @@ def nms_graph(description: ExportDescription, *, like: Any | None = None) -> Any
         description: levels, anchors, classes and settings of the NMS.
         like: a model whose operator set it takes.
     """
-    onnx, nms = require("onnx", purpose=_NMS_PURPOSE), description.nms
+    onnx, nms = require("onnx", purpose="NMS in the graph"), description.nms
     assert nms is not None
-    write = _Nodes(onnx)
-    levels = [
-        _level(
-            write,
-            f"nms_logits_{stride}",
-            anchors_wh=anchors_wh,
-            stride=stride,
-            num_classes=len(description.names),
-        )
-        for stride, anchors_wh in zip(description.strides, description.anchors_wh, strict=True)
-    ]
-    boxes_xyxy = write.add("Concat", *(boxes for boxes, _ in levels), axis=1)
-    of_boxes = write.add("Concat", *(scores for _, scores in levels), axis=1)
-    scores = write.add("Transpose", of_boxes, perm=[0, 2, 1])  # (B, K, P)
-    limits = (
-        write.constant([nms.max_detections]),
-        write.real([nms.nms_iou]),
-        write.real([nms.confidence]),
-    )
-    # (N, 3): image, class, box.
-    chosen = write.add("NonMaxSuppression", boxes_xyxy, scores, *limits)
+    helper, proto = onnx.helper, onnx.TensorProto
+    num_classes, write = len(description.names), _Nodes(onnx)
+    inputs, all_boxes, all_scores = [], [], []
+    for stride, anchors_wh in zip(description.strides, description.anchors_wh, strict=True):
+        name = f"nms_logits_{stride}"
+        shape = [None, None, None, len(anchors_wh), 5 + num_classes]
+        inputs.append(helper.make_tensor_value_info(name, proto.FLOAT, shape))
+        fractions = write.add("Sigmoid", name)
+        boxes = _add_boxes(write, name, fractions, anchors_wh=anchors_wh, stride=stride)
+        all_boxes.append(boxes)
+        all_scores.append(_add_scores(write, fractions, num_classes))
+    boxes_xyxy = write.add("Concat", *all_boxes, axis=1)
+    scores = write.add("Transpose", write.add("Concat", *all_scores, axis=1), perm=[0, 2, 1])
+    limits = ([nms.max_detections], [nms.nms_iou], [nms.confidence])
+    chosen = write.add("NonMaxSuppression", boxes_xyxy, scores, *limits)  # (N, 3)
     image, label, box = (write.last(chosen, axis, axis + 1) for axis in range(3))
     of_image = write.add("Concat", image, box, axis=1)
-    flat = write.constant([-1])
     write.add("GatherND", boxes_xyxy, of_image, output="boxes")
     write.add("GatherND", scores, chosen, output="scores")
-    write.add("Reshape", label, flat, output="labels")
-    write.add("Reshape", image, flat, output="image_index")
-    return _nms_model(onnx, write, description, like)
-
-
-def _level(
-    write: _Nodes, logits: str, *, anchors_wh: Any, stride: int, num_classes: int
-) -> tuple[str, str]:
-    """Writes the decoding of one level; returns the names of boxes (B, P, 4) and scores (B, P, K).
-
-    Scores are 0 but for the best class of a box.
-    """
-    fractions = write.add("Sigmoid", logits)
-    shape = write.add("Shape", logits)
-    centres = []
-    for axis, place in ((2, [1, 1, -1, 1, 1]), (1, [1, -1, 1, 1, 1])):  # x along W, y along H
-        count = write.add("Gather", shape, write.constant(axis), axis=0)
-        cells = write.add("Range", write.constant(0), count, write.constant(1))
-        grid = write.add("Cast", write.add("Reshape", cells, write.constant(place)), to=1)
-        fraction = write.last(fractions, 2 - axis, 3 - axis)
-        centre = write.add("Add", write.scaled(fraction, 2.0, -0.5), grid)
-        centres.append(write.scaled(centre, float(stride)))
-    doubled = write.scaled(write.last(fractions, 2, 4), 2.0)
-    sizes = write.add("Mul", write.add("Mul", doubled, doubled), write.real(anchors_wh))
-    halves = write.scaled(sizes, 0.5)
-    centre = write.add("Concat", *centres, axis=-1)
-    corners = (write.add("Sub", centre, halves), write.add("Add", centre, halves))
-    boxes_xyxy = write.add("Concat", *corners, axis=-1)
-    objectness = write.last(fractions, 4, 5)
-    classes = write.last(fractions, 5, 5 + num_classes)
-    best = write.add("ReduceMax", classes, write.constant([-1]), keepdims=1)
-    products = write.add("Mul", classes, objectness)
-    is_best = write.add("GreaterOrEqual", classes, best)
-    scores = write.add("Where", is_best, products, write.real(0.0))
-    # 0 keeps the number of images.
-    return (
-        write.add("Reshape", boxes_xyxy, write.constant([0, -1, 4])),
-        write.add("Reshape", scores, write.constant([0, -1, num_classes])),
-    )
-
-
-def _nms_model(onnx: Any, write: _Nodes, description: ExportDescription, like: Any | None) -> Any:
-    helper, proto = onnx.helper, onnx.TensorProto
-    answers = 5 + len(description.names)
-    anchors = len(description.anchors_wh[0])
-    inputs = [
-        helper.make_tensor_value_info(
-            f"nms_logits_{stride}", proto.FLOAT, [None, None, None, anchors, answers]
-        )
-        for stride in description.strides
-    ]
-    kinds = ((proto.FLOAT, ["N", 4]), (proto.FLOAT, ["N"]), (proto.INT64, ["N"]))
+    write.add("Reshape", label, [-1], output="labels")
+    write.add("Reshape", image, [-1], output="image_index")
+    kinds = {"boxes": proto.FLOAT, "scores": proto.FLOAT}
     outputs = [
-        helper.make_tensor_value_info(name, *kind)
-        for name, kind in zip(NMS_OUTPUTS, (*kinds, kinds[-1]), strict=True)
+        helper.make_tensor_value_info(name, kinds.get(name, proto.INT64), ["N", *more])
+        for name, *more in (("boxes", 4), ("scores",), ("labels",), ("image_index",))
     ]
     graph = helper.make_graph(write.nodes, "nms", inputs, outputs, write.constants)
     opsets = [helper.make_opsetid("", OPSET)] if like is None else like.opset_import
     model = helper.make_model(graph, opset_imports=opsets)
     model.ir_version = 10 if like is None else like.ir_version
     return model
+
+
+def _add_boxes(write: _Nodes, logits: str, fractions: str, *, anchors_wh: Any, stride: int) -> str:
+    """Writes the decoding of the boxes of one level: xyxy (B, P, 4)."""
+    shape = write.add("Shape", logits)
+    centres = []
+    for axis, place in ((2, [1, 1, -1, 1, 1]), (1, [1, -1, 1, 1, 1])):  # x along W, y along H
+        cells = write.add("Range", 0, write.add("Gather", shape, axis, axis=0), 1)
+        grid = write.add("Cast", write.add("Reshape", cells, place), to=1)
+        doubled = write.add("Mul", write.last(fractions, 2 - axis, 3 - axis), 2.0)
+        in_cells = write.add("Add", write.add("Add", doubled, -0.5), grid)
+        centres.append(write.add("Mul", in_cells, float(stride)))
+    doubled = write.add("Mul", write.last(fractions, 2, 4), 2.0)
+    sizes = write.add("Mul", write.add("Mul", doubled, doubled), anchors_wh)
+    centre, halves = write.add("Concat", *centres, axis=-1), write.add("Mul", sizes, 0.5)
+    corners = (write.add("Sub", centre, halves), write.add("Add", centre, halves))
+    boxes_xyxy = write.add("Concat", *corners, axis=-1)
+    return write.add("Reshape", boxes_xyxy, [0, -1, 4])  # 0 keeps the number of images
+
+
+def _add_scores(write: _Nodes, fractions: str, num_classes: int) -> str:
+    """Writes the scores of one level: (B, P, K), 0 but for the best class of a box."""
+    classes = write.last(fractions, 5, 5 + num_classes)
+    best = write.add("ReduceMax", classes, [-1], keepdims=1)
+    products = write.add("Mul", classes, write.last(fractions, 4, 5))
+    scores = write.add("Where", write.add("GreaterOrEqual", classes, best), products, 0.0)
+    return write.add("Reshape", scores, [0, -1, num_classes])

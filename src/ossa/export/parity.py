@@ -3,9 +3,8 @@
 Dimensions: B images, N and M detections in one image, K classes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,10 +20,10 @@ from ossa.data.letterbox import letterbox_rectangular
 from ossa.data.loader import evaluation_loader
 from ossa.errors import DataError
 from ossa.evaluate.metrics import evaluate_detections
-from ossa.export.backends import ExportedRuntime, NMSRuntime, TorchRuntime
+from ossa.export.backends import ExportedRuntime, NMSRuntime, TorchRuntime, find
 from ossa.export.graph import ExportDescription
 from ossa.models.postprocess import check_not_nan, find_candidates, non_max_suppression
-from ossa.types import Batch, Detections
+from ossa.types import Detections
 
 SCORE_TOLERANCE, BOX_TOLERANCE_PX = 1e-3, 0.1
 """Of an export in fp32, whose arithmetic differs from PyTorch's in its order only."""
@@ -78,8 +77,8 @@ def compare_with_pytorch(
 ) -> Parity:
     """Runs both on every image of an index and returns how they differ.
 
-    Detections are those of `ossa predict` at the description's confidence, and the AP is that of
-    `ossa val`; with NMS in the graph both are at the graph's own settings.
+    Detections are those of `ossa predict` at the description's confidence, and the AP is computed
+    as `ossa val` does; with NMS in the graph both are at the graph's own settings.
 
     Args:
         reference: the network in PyTorch, fp32.
@@ -90,50 +89,40 @@ def compare_with_pytorch(
     Raises:
         DataError: no image has ground truth.
     """
-    about, shown = exported.description, _shown_settings(exported.description)
-    loader = evaluation_loader(
-        LetterboxedDataset(index, imgsz=about.imgsz),
-        batch=about.batch or min(_MOST_BATCH, len(index)),
-        workers=0,
-    )
-    rectangles = _rectangular_images(about, index)
-    gaps: list[Gap] = []
-    gaps_to_rectangles: list[Gap] = []
-    before: dict[int, Detections] = {}
-    after: dict[int, Detections] = {}
-    for batch in loader:
-        found = _detect_with_both(reference, exported, batch)
-        for image_id, one in zip(batch.image_ids, found, strict=True):
-            gaps.append(
-                gap_between(one.theirs, one.ours, settings=shown, candidates=one.candidates)
-            )
-            before[image_id], after[image_id] = one.theirs_scored, one.ours_scored
-            if image_id in rectangles:
-                theirs = _on_rectangle(reference, about, rectangles[image_id])
-                gaps_to_rectangles.append(gap_between(theirs, one.ours, settings=shown))
+    about = exported.description
+    shown = EvaluateConfig(confidence=about.confidence, nms_iou=PREDICTION_NMS_IOU)
+    scored = EvaluateConfig()
+    if about.nms is not None:
+        shown = scored = EvaluateConfig(**about.nms.model_dump())
+    gaps, ours = [], {}
+    before, after = {}, {}
+    for image_id, one in _detect_with_both(reference, exported, index, shown, scored):
+        gaps.append(gap_between(one.theirs, one.ours, settings=shown, candidates=one.candidates))
+        ours[image_id] = one.ours
+        before[image_id], after[image_id] = one.theirs_scored, one.ours_scored
         if on_images is not None:
             on_images(len(after), len(index))
-    squares = _difference(gaps_to_rectangles) if rectangles else None
-    total, reported = _difference(gaps), sum(gap.paired + gap.unmatched / 2 for gap in gaps)
+    rectangles = _gaps_to_rectangles(reference, about, index, shown=shown, ours=ours)
+    total, pairs = _total(gaps), sum(gap.paired + gap.unmatched / 2 for gap in gaps)
     return Parity(
         images=len(index),
         largest_score_difference=total["score"],
         largest_box_difference_px=total["box_px"],
         detections=int(total["detections"]),
         unmatched=int(total["unmatched"]),
-        agreement=sum(gap.overlap for gap in gaps) / reported if reported else 1.0,
+        agreement=sum(gap.overlap for gap in gaps) / pairs if pairs else 1.0,
         ap_before=_ap(index, before),
         ap_after=_ap(index, after),
-        squares=squares,
+        squares=_total(rectangles) if rectangles else None,
         settings={
-            **_scored_settings(about).model_dump(),
+            **scored.model_dump(),
             "compared_from_confidence": about.confidence,
             "best_class_only": about.nms is not None,
         },
     )
 
 
-def _difference(gaps: Sequence["Gap"]) -> dict[str, float]:
+def _total(gaps: Sequence["Gap"]) -> dict[str, float]:
     return {
         "images": len(gaps),
         "score": max(gap.score for gap in gaps),
@@ -148,7 +137,6 @@ def _ap(index: DatasetIndex, detections: Mapping[int, Detections]) -> float:
     if ap is None:
         raise DataError(
             expected="objects in the images that are compared",
-            found="none",
             path=index.root,
             advice="name a split with annotations",
         )
@@ -179,65 +167,68 @@ class _Found(NamedTuple):
 
 
 def _detect_with_both(
-    reference: TorchRuntime, exported: ExportedRuntime | NMSRuntime, batch: Batch
-) -> list[_Found]:
-    about, letterboxes = exported.description, batch.letterboxes
-    shown, scored = _shown_settings(about), _scored_settings(about)
+    reference: TorchRuntime,
+    exported: ExportedRuntime | NMSRuntime,
+    index: DatasetIndex,
+    shown: EvaluateConfig,
+    scored: EvaluateConfig,
+) -> Iterator[tuple[int, _Found]]:
+    """Yields the id of every image and what was found in it."""
+    about = exported.description
     every_class = torch.ones(len(about.names), dtype=torch.bool)
-    theirs = reference(batch.images)
-    check_not_nan(theirs)
-    theirs_shown = non_max_suppression(theirs, letterboxes, shown, wanted=every_class)
-    candidates: list[Detections | None] = [None] * len(letterboxes)
-    if about.precision == "fp32":
-        of_images = find_candidates(theirs, max(shown.confidence - _MARGIN, 0.0))
-        candidates = [
-            Detections(letterbox.boxes_to_image(one.boxes_xyxy), one.scores, one.labels)
-            for one, letterbox in zip(of_images, letterboxes, strict=True)
-        ]
-    if isinstance(exported, NMSRuntime):
-        ours = exported.detections(batch.images, letterboxes, shown, wanted=every_class)
-        columns = (theirs_shown, ours, theirs_shown, ours, candidates)
-    else:
-        logits = exported(batch.images)
-        columns = (
-            theirs_shown,
-            non_max_suppression(logits, letterboxes, shown, wanted=every_class),
-            non_max_suppression(theirs, letterboxes, scored),
-            non_max_suppression(logits, letterboxes, scored),
-            candidates,
-        )
-    return [_Found(*row) for row in zip(*columns, strict=True)]
+    batch = about.batch or min(_MOST_BATCH, len(index))
+    dataset = LetterboxedDataset(index, imgsz=about.imgsz)
+    for part in evaluation_loader(dataset, batch=batch, workers=0):
+        images, places = part.images, part.letterboxes
+        raw = reference(images)
+        check_not_nan(raw)
+        theirs = non_max_suppression(raw, places, shown, wanted=every_class)
+        if isinstance(exported, NMSRuntime):
+            ours = find(exported, images, places, shown, wanted=every_class)
+            columns = (theirs, ours, theirs, ours)
+        else:
+            logits = exported(images)
+            columns = (
+                theirs,
+                non_max_suppression(logits, places, shown, wanted=every_class),
+                non_max_suppression(raw, places, scored),
+                non_max_suppression(logits, places, scored),
+            )
+        candidates: list[Detections | None] = [None] * len(places)
+        if about.precision == "fp32":
+            of_images = find_candidates(raw, max(shown.confidence - _MARGIN, 0.0))
+            candidates = [
+                Detections(place.boxes_to_image(one.boxes_xyxy), one.scores, one.labels)
+                for one, place in zip(of_images, places, strict=True)
+            ]
+        rows = zip(*columns, candidates, strict=True)
+        yield from zip(part.image_ids, map(_Found._make, rows), strict=True)
 
 
-def _rectangular_images(about: ExportDescription, index: DatasetIndex) -> dict[int, Path]:
-    """Returns the images, by id, that the file gets as squares and a checkpoint as rectangles."""
+def _gaps_to_rectangles(
+    reference: TorchRuntime,
+    about: ExportDescription,
+    index: DatasetIndex,
+    *,
+    shown: EvaluateConfig,
+    ours: Mapping[int, Detections],
+) -> list["Gap"]:
+    """Returns how far `ours` are apart from what `ossa predict` finds with the checkpoint.
+
+    It gives a checkpoint rectangles where the file gets squares; empty where both get the same.
+    """
+    gaps = []
+    every_class = torch.ones(len(about.names), dtype=torch.bool)
+    is_square = index.sizes_wh[:, 0] == index.sizes_wh[:, 1]
     if about.rectangular or about.only_squares:
-        return {}
-    return {
-        image_id: index.image_path(position)
-        for position, image_id in enumerate(index.image_ids.tolist())
-        if index.sizes_wh[position, 0] != index.sizes_wh[position, 1]
-    }
-
-
-def _on_rectangle(reference: TorchRuntime, about: ExportDescription, path: Path) -> Detections:
-    """Returns what PyTorch detects in an image as `ossa predict` gives it to a checkpoint."""
-    image = decode_image(path)
-    canvas, place = letterbox_rectangular(image, about.imgsz, stride=max(about.strides))
-    pixels = torch.from_numpy(canvas).permute(2, 0, 1)[None]
-    every_class = torch.ones(len(about.names), dtype=torch.bool)
-    raw = reference(pixels)
-    return non_max_suppression(raw, [place], _shown_settings(about), wanted=every_class)[0]
-
-
-def _shown_settings(about: ExportDescription) -> EvaluateConfig:
-    if about.nms is not None:
-        return EvaluateConfig(**about.nms.model_dump())
-    return EvaluateConfig(confidence=about.confidence, nms_iou=PREDICTION_NMS_IOU)
-
-
-def _scored_settings(about: ExportDescription) -> EvaluateConfig:
-    return EvaluateConfig() if about.nms is None else _shown_settings(about)
+        is_square[:] = True
+    for position in np.flatnonzero(~is_square).tolist():
+        image = decode_image(index.image_path(position))
+        canvas, place = letterbox_rectangular(image, about.imgsz, stride=max(about.strides))
+        raw = reference(torch.from_numpy(canvas).permute(2, 0, 1)[None])
+        (theirs,) = non_max_suppression(raw, [place], shown, wanted=every_class)
+        gaps.append(gap_between(theirs, ours[int(index.image_ids[position])], settings=shown))
+    return gaps
 
 
 class Gap(NamedTuple):
@@ -307,8 +298,7 @@ def _reasons(
     if len(others) >= settings.max_detections:
         reasons = np.maximum(reasons, others.scores.min())
     if len(others):
-        overlaps = _overlaps(lone, others)
-        rivals = np.where(overlaps > settings.nms_iou, others.scores, 0.0)
+        rivals = np.where(_overlaps(lone, others) > settings.nms_iou, others.scores, 0.0)
         reasons = np.maximum(reasons, rivals.max(axis=1, initial=0.0))
     return reasons
 
@@ -324,9 +314,7 @@ def _partners(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Returns (N,) the position in `ours` of what each of `theirs` became, or -1, and their IoU.
 
-    Args:
-        theirs, ours: of one image.
-        exclusive: whether each of `ours` is the partner of one only.
+    Where `exclusive`, each of `ours` is the partner of one only.
     """
     partner, ious = np.full(len(theirs), -1), np.zeros(len(theirs), np.float32)
     for label in np.unique(theirs.labels):

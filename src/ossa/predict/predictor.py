@@ -6,25 +6,25 @@ Dimensions: H W pixels, K classes.
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias, cast, get_args, overload
+from typing import Any, TypeAlias, get_args, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from ossa.config import PREDICTION_NMS_IOU, EvaluateConfig, check_imgsz
 from ossa.data.letterbox import letterbox, letterbox_rectangular
 from ossa.errors import ConfigError, suggestion
-from ossa.export.backends import (
-    AnyRuntime,
-    ExportedRuntime,
-    NMSRuntime,
-    TorchRuntime,
-    find,
+from ossa.export.backends import AnyRuntime, NMSRuntime, TorchRuntime, find
+from ossa.export.graph import (
+    CONFIDENCE,
+    NMSSettings,
+    Precision,
+    strides_of,
+    takes_rectangles,
+    usual_confidence,
 )
-from ossa.export.graph import CONFIDENCE, NMSSettings, Precision, takes_rectangles, usual_confidence
 from ossa.export.select import (
     RuntimeName,
     input_side,
@@ -33,9 +33,10 @@ from ossa.export.select import (
     runtime_for_checkpoint,
 )
 from ossa.models.checkpoint import read_checkpoint
-from ossa.models.detector import Backbone, Detector
+from ossa.models.detector import Detector
 from ossa.predict.results import Image, Results, pixels_of
 from ossa.predict.sources import Frame
+from ossa.schema import validated
 from ossa.types import Detections, Letterbox
 
 MAX_DETECTIONS = 300
@@ -79,39 +80,33 @@ def load(
         >>> predictor = ossa.load("best.safetensors")
         >>> results = predictor.predict("photo.png", confidence=0.4)
     """
-    if runtime is not None and runtime not in get_args(RuntimeName):
-        known = get_args(RuntimeName)
+    known = get_args(RuntimeName)
+    if runtime is not None and runtime not in known:
         raise ConfigError(
-            f"expected a runtime of {', '.join(known)}, found {runtime!r}."
-            f"{suggestion(str(runtime), known)}"
+            expected=f"a runtime of {', '.join(known)}",
+            found=repr(runtime),
+            advice=suggestion(str(runtime), known).strip(),
         )
     if is_exported(path):
-        exported = open_exported(path, runtime=runtime or "auto", precision=precision)
-        about = exported.description
-        return Predictor(
-            exported,
-            names=about.names,
-            imgsz=input_side(exported, imgsz, device=device),
-            origin=about.origin,
-            confidence=about.confidence,
-        )
-    checkpoint = read_checkpoint(path)
-    imgsz = checkpoint.imgsz if imgsz is None else imgsz
-    check_imgsz(imgsz, stride=max(checkpoint.model.strides))
-    return Predictor(
-        runtime_for_checkpoint(
+        network = open_exported(path, runtime=runtime or "auto", precision=precision)
+        names, origin = network.description.names, network.description.origin
+        imgsz = input_side(network, imgsz, device=device)
+        confidence = network.description.confidence
+    else:
+        checkpoint = read_checkpoint(path)
+        names, origin = checkpoint.names, checkpoint.origin
+        imgsz = checkpoint.imgsz if imgsz is None else imgsz
+        check_imgsz(imgsz, stride=max(checkpoint.model.strides))
+        confidence = usual_confidence(checkpoint)
+        network = runtime_for_checkpoint(
             checkpoint,
             imgsz=imgsz,
             device=device,
             runtime=runtime or "torch",
             precision=precision,
             on_conversion=on_conversion,
-        ),
-        names=checkpoint.names,
-        imgsz=imgsz,
-        origin=checkpoint.origin,
-        confidence=usual_confidence(checkpoint),
-    )
+        )
+    return Predictor(network, names=names, imgsz=imgsz, origin=origin, confidence=confidence)
 
 
 class Predictor:
@@ -157,16 +152,20 @@ class Predictor:
         if isinstance(detector, nn.Module):
             detector = TorchRuntime(detector, device=device)
         self.runtime: AnyRuntime = detector
-        self.stride = _largest_stride(detector)
+        about: Any = getattr(detector, "description", None)
+        network: Any = getattr(detector, "detector", None)
+        self.stride = max(strides_of(network) if about is None else about.strides)
         check_imgsz(imgsz, stride=self.stride)
-        self.rectangular = _gets_rectangles(detector, imgsz=imgsz, stride=self.stride)
+        self.rectangular = (
+            takes_rectangles(network, imgsz=imgsz) if about is None else about.rectangular
+        )
         self.device = detector.device
         self.names = tuple(names)
         self.imgsz = imgsz
         self.origin = dict(origin or {})
         self.confidence = confidence
-        inside = getattr(detector, "nms", None)
-        self.nms_iou: float = PREDICTION_NMS_IOU if inside is None else inside.nms_iou
+        inside = isinstance(detector, NMSRuntime)
+        self.nms_iou: float = detector.nms.nms_iou if inside else PREDICTION_NMS_IOU
 
     @property
     def detector(self) -> Detector:
@@ -177,7 +176,9 @@ class Predictor:
         """
         if isinstance(self.runtime, TorchRuntime):
             return self.runtime.detector
-        raise ConfigError(f"{self.runtime.name} runs this detector, not PyTorch: load a checkpoint")
+        raise ConfigError(
+            f"{self.runtime.name} runs this detector, not PyTorch", advice="load a checkpoint"
+        )
 
     @property
     def licence(self) -> str | None:
@@ -239,11 +240,12 @@ class Predictor:
             ConfigError: a value is out of range or contradicts the NMS in the graph, or a class
                 is unknown.
         """
-        settings = _settings(
-            self.confidence if confidence is None else confidence,
-            self.nms_iou if nms_iou is None else nms_iou,
-            max_detections,
-        )
+        given = {
+            "confidence": self.confidence if confidence is None else confidence,
+            "nms_iou": self.nms_iou if nms_iou is None else nms_iou,
+            "max_detections": max_detections,
+        }
+        settings = validated(EvaluateConfig, given, where="predict")
         if isinstance(self.runtime, NMSRuntime):
             _check_within(settings, self.runtime.nms)
         wanted = torch.zeros(len(self.names), dtype=torch.bool)
@@ -251,7 +253,7 @@ class Predictor:
         if isinstance(source, str | Path | np.ndarray) or not isinstance(source, Iterable):
             return self._predict_batch([source], settings, wanted)[0]
         if batch < 1:
-            raise ConfigError(f"expected a batch of at least 1 image, found {batch}")
+            raise ConfigError(expected="a batch of at least 1 image", found=str(batch))
         images, results = iter(source), []
         while some := list(islice(images, batch)):
             results += self._predict_batch(some, settings, wanted)
@@ -265,9 +267,18 @@ class Predictor:
         """
         if classes is None:
             return list(range(len(self.names)))
-        if isinstance(classes, str | int):
-            classes = [classes]
-        return [_label_of(one, self.names) for one in classes]
+        numbers = {str(label): label for label in range(len(self.names))}
+        found = []
+        for one in [classes] if isinstance(classes, str | int) else classes:
+            label = self.names.index(one) if one in self.names else numbers.get(str(one))
+            if label is None:
+                raise ConfigError(
+                    expected=f"the name of a class or its number in 0..{len(self.names) - 1}",
+                    found=repr(one),
+                    advice=suggestion(str(one), self.names).strip(),
+                )
+            found.append(label)
+        return found
 
     def prepare(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Letterbox]:
         """Returns the network input (H, W, 3) of an image, and how the image lies in it."""
@@ -312,47 +323,16 @@ def predict_frames(
         yield from zip(some, predictor.predict(images, batch=batch, **settings), strict=True)
 
 
-def _largest_stride(runtime: AnyRuntime) -> int:
-    if isinstance(runtime, TorchRuntime):
-        return max(level.stride for level in cast(Backbone, runtime.detector.backbone).levels)
-    return max(cast(ExportedRuntime, runtime).description.strides)
-
-
-def _gets_rectangles(runtime: AnyRuntime, *, imgsz: int, stride: int) -> bool:
-    if isinstance(runtime, TorchRuntime):
-        return takes_rectangles(runtime.detector, imgsz=imgsz, stride=stride)
-    return cast(ExportedRuntime, runtime).description.rectangular
-
-
 def _check_within(settings: EvaluateConfig, inside: NMSSettings) -> None:
     """Raises ConfigError for settings that contradict the NMS in the graph."""
-    contradictions = {
-        f"leaves out scores below {inside.confidence:g}, found a confidence of "
-        f"{settings.confidence:g}": settings.confidence < inside.confidence,
-        f"suppresses at IoU {inside.nms_iou:g}, found {settings.nms_iou:g}": settings.nms_iou
-        != inside.nms_iou,
-    }
-    for text, found in contradictions.items():
-        if found:
-            raise ConfigError(f"the NMS in this file {text}: export it again with other settings")
-
-
-def _label_of(name_or_label: str | int, names: Sequence[str]) -> int:
-    if isinstance(name_or_label, str) and name_or_label in names:
-        return names.index(name_or_label)
-    if str(name_or_label).isdecimal() and int(name_or_label) < len(names):
-        return int(name_or_label)
-    raise ConfigError(
-        f"expected the name of a class or its number in 0..{len(names) - 1}, found "
-        f"{name_or_label!r}.{suggestion(str(name_or_label), names)}"
-    )
-
-
-def _settings(confidence: float, nms_iou: float, max_detections: int) -> EvaluateConfig:
-    try:
-        return EvaluateConfig(confidence=confidence, nms_iou=nms_iou, max_detections=max_detections)
-    except ValidationError as problems:
-        first = problems.errors()[0]
-        raise ConfigError(
-            f"{first['loc'][0]}: {first['msg'].lower()}, found {first['input']!r}"
-        ) from None
+    confidence, nms_iou = settings.confidence, settings.nms_iou
+    for what, wanted, found, is_right in (
+        ("confidence of at least", inside.confidence, confidence, confidence >= inside.confidence),
+        ("NMS IoU of", inside.nms_iou, nms_iou, nms_iou == inside.nms_iou),
+    ):
+        if not is_right:
+            raise ConfigError(
+                expected=f"a {what} {wanted:g}, as the NMS in this file has",
+                found=f"{found:g}",
+                advice="export it again with other settings",
+            )
