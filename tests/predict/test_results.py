@@ -83,9 +83,13 @@ def test_no_crop_is_empty_or_outside_the_picture(box: tuple[float, ...]) -> None
     assert crop.shape[1] <= 40
 
 
-def test_a_crop_is_a_copy() -> None:
+def test_a_drawing_has_boxes_and_neither_it_nor_a_crop_changes_the_image() -> None:
     image = counted(40, 30)
-    found_in(image, (0, 0, 5, 5)).crop()[0][:] = 7
+    found = found_in(image, (5, 10, 30, 25))
+    drawn = found.draw()
+    assert (drawn[20, 5] != image[20, 5]).any()
+    assert (drawn[28, 35] == image[28, 35]).all()
+    found.crop()[0][:] = 7
     assert (image == counted(40, 30)).all()
 
 
@@ -98,11 +102,13 @@ def test_coco_entries_have_the_ids_that_are_given(tmp_path: Path) -> None:
     }
     (entry,) = found_in(counted(4, 4), (0, 0, 1, 1)).to_coco()
     assert (entry["image_id"], entry["category_id"], "file_name" in entry) == (1, 1, False)
+    (entry,) = found.to_coco(location={"frame": 3})
+    assert (entry["frame"], "file_name" in entry) == (3, False)
     with pytest.raises(ConfigError, match="for each of the 3 classes, found 2"):
         found.to_coco(category_ids=[1, 2])
 
 
-def test_a_table_has_a_row_a_detection(tmp_path: Path) -> None:
+def test_a_table_has_one_row_per_detection(tmp_path: Path) -> None:
     table = found_in("a.png", (10, 5, 30, 25), (0, 0, 40, 30)).to_dataframe()
     assert list(table.columns) == ["file", *TABLE_COLUMNS]
     assert table.iloc[0].drop("score").tolist() == ["a.png", 1, "dog", 10, 5, 30, 25]
@@ -121,14 +127,6 @@ def test_yolo_text_states_centres_and_sizes_in_fractions() -> None:
     assert NOTHING.to_yolo(scores=True) == ""
 
 
-def test_coco_entries_may_state_a_location() -> None:
-    entries = FOUND.to_coco(image_id=9, category_ids=[1, 18, 44], location={"frame": 3})
-    assert entries == [
-        {"image_id": 9, "frame": 3, "category_id": 18, "bbox": [10, 5, 20, 20], "score": 0.75},
-        {"image_id": 9, "frame": 3, "category_id": 44, "bbox": [0, 0, 100, 50], "score": 0.5},
-    ]
-
-
 def test_the_results_of_an_image_are_plain_json() -> None:
     assert json.loads(json.dumps(FOUND.to_dict(file="a.mp4", frame=3))) == {
         "file": "a.mp4",
@@ -140,8 +138,3 @@ def test_the_results_of_an_image_are_plain_json() -> None:
             {"label": 2, "name": "fire truck", "score": 0.5, "box_xyxy": [0, 0, 100, 50]},
         ],
     }
-
-
-def test_a_row_has_class_score_and_edges() -> None:
-    assert FOUND.rows()[0] == (1, "dog", 0.75, 10, 5, 30, 25)
-    assert NOTHING.rows() == []

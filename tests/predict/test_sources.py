@@ -31,28 +31,18 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "pics"
 
 
-def test_one_picture_is_its_own_list(folder: Path) -> None:
-    assert find_sources(str(folder / "b.png")) == [Source("image", folder / "b.png", "b")]
-
-
-def test_a_folder_gives_its_pictures_and_those_of_its_subfolders_in_order(folder: Path) -> None:
+def test_a_folder_or_pattern_gives_its_images_in_order(folder: Path) -> None:
     assert names_of(folder) == ["a", "b", "sub/c", "sub/deep/a"]
-
-
-def test_a_pattern_gives_what_it_matches_named_from_its_first_wildcard_on(folder: Path) -> None:
     assert names_of(folder / "*.*") == ["a", "b"]
     assert names_of(folder / "**" / "a.jpg") == ["a", "sub/deep/a"]
     assert names_of(folder / "s?b" / "*") == ["sub/c"]
+    assert names_of(write_png(folder / "frame[1].png")) == ["frame[1]"]
 
 
 def test_a_relative_source_keeps_its_paths(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     assert find_sources("*.png") == find_sources("b.png") == [Source("image", Path("b.png"), "b")]
     assert find_sources(".")[0] == Source("image", Path("a.jpg"), "a")
-
-
-def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path: Path) -> None:
-    assert names_of(write_png(tmp_path / "frame[1].png")) == ["frame[1]"]
 
 
 def test_pictures_that_differ_in_their_suffix_alone_get_numbers(tmp_path: Path) -> None:
@@ -86,17 +76,12 @@ def test_an_address_is_a_stream_whose_password_is_never_told() -> None:
     assert find_sources("https://a.example/b?c=[d]*")[0].title == "https://a.example/b?***"
 
 
-def test_a_source_that_is_not_there_is_refused(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"the address of a stream, found no .*absent"):
-        find_sources(str(folder / "absent"))
-
-
-def test_a_folder_or_pattern_without_pictures_is_refused(tmp_path: Path) -> None:
+def test_a_folder_or_pattern_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"expected images \(.bmp, .*\) or videos \(.avi, .*\) in the folder"
+        DataError, match=r"Expected images \(.bmp, .*\) or videos \(.avi, .*\) in the folder"
     ):
         find_sources(str(tmp_path))
-    with pytest.raises(DataError, match=r"in what .*\*.png matches, found none"):
+    with pytest.raises(DataError, match=r"in the files that match .*\*.png, found none"):
         find_sources(str(tmp_path / "*.png"))
 
 
@@ -127,14 +112,11 @@ def test_a_data_set_knows_its_pictures_by_their_files(
     assert truth.find(Path("../images/train/9.png")) is None
 
 
-def test_a_fault_of_a_picture_in_two_splits_is_told_once(tmp_path: Path) -> None:
-    truth = read_annotated(write_data_set(tmp_path))
-    assert [issue.detail for issue in truth.issues] == ["box of no area, 0 x 0 pixels"]
-
-
-@pytest.mark.skipif(os.name != "posix", reason="symbolic links")
-def test_links_to_pictures_and_folders_lead_to_the_data_set(tmp_path: Path) -> None:
+def test_links_lead_to_the_data_set_and_a_fault_in_two_splits_is_reported_once(
+    tmp_path: Path,
+) -> None:
     truth = read_annotated(write_data_set(tmp_path / "data"))
+    assert [issue.detail for issue in truth.issues] == ["box of no area, 0 x 0 pixels"]
     (tmp_path / "one.png").symlink_to(tmp_path / "data" / "images" / "val" / "8.png")
     (tmp_path / "all").symlink_to(tmp_path / "data" / "images")
     for file in (tmp_path / "one.png", tmp_path / "all" / "val" / "8.png"):
@@ -143,7 +125,6 @@ def test_links_to_pictures_and_folders_lead_to_the_data_set(tmp_path: Path) -> N
         assert known.image_id == 8
 
 
-@pytest.mark.skipif(os.name != "posix", reason="symbolic links")
 def test_a_link_back_to_its_own_folder_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "1.png").touch()
@@ -197,8 +178,8 @@ def test_what_is_no_source_is_refused_in_a_sentence(
         source = str(tmp_path / "empty.m3u8")
     with pytest.raises(DataError) as refused:
         find_sources(source)
-    assert str(refused.value).startswith("expected")
-    assert len(str(refused.value)) < 600
+    assert str(refused.value).startswith("Expected")
+    assert len(str(refused.value)) < 700
     assert "\x1b" not in str(refused.value)
 
 
@@ -220,7 +201,9 @@ def test_a_list_names_files_in_its_folder_or_the_current_one(
     found = find_sources("lists/list.txt")
     assert [source.name for source in found] == ["lists/a/1", "b/2"]
     (tmp_path / "lists" / "list.txt").write_text("../../../etc/passwd\n")
-    with pytest.raises(DataError, match=r"list\.txt:1, found that .* outside .*--allow-outside"):
+    with pytest.raises(
+        DataError, match=r"found that .* outside .*list\.txt, line 1\).*--allow-outside"
+    ):
         find_sources("lists/list.txt")
 
 
@@ -272,7 +255,7 @@ def test_what_is_damaged_is_told_and_the_rest_is_looked_at(tmp_path: Path) -> No
     assert "1 frame cannot be decoded, the first of them number 2" in told[2]
 
 
-@pytest.mark.parametrize("suffix", ["gif", "png", "tif", "webp"])
+@pytest.mark.parametrize("suffix", ["gif", "tif"])
 def test_of_an_animation_or_pages_the_first_is_looked_at_and_it_is_told(
     tmp_path: Path, suffix: str
 ) -> None:
@@ -312,7 +295,8 @@ def test_a_stream_that_is_not_there_is_told_without_its_password(server: FileSer
     frames, told = look_at(server.address.replace("//", "//me:secret@") + "/absent")
     assert frames == []
     assert len(told) == 1
-    assert told[0].startswith(f"expected a stream at {server.address}/absent, found none that can")
+    assert told[0].startswith("Expected a stream, found none that can be read")
+    assert f"({server.address}/absent)" in told[0]
 
 
 def test_a_stream_that_never_answers_is_given_up() -> None:

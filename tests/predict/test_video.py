@@ -85,14 +85,11 @@ def test_broken_frames_end_nothing_and_the_last_good_one_stands_in(tmp_path: Pat
     assert copied(file) == [0, 1, 2, 2, 2, 5, 6, 6, 8, 9]
 
 
-def test_where_the_first_frame_is_broken_the_first_good_one_stands_in(tmp_path: Path) -> None:
-    file = break_frames(write_video(tmp_path / "a.avi", 5), [0])
-    assert copied(file) == [1, 1, 2, 3, 4]
-
-
-def test_where_the_last_frame_is_broken_the_length_stays(tmp_path: Path) -> None:
-    file = break_frames(write_video(tmp_path / "a.avi", 5), [4])
-    assert copied(file) == [0, 1, 2, 3, 3]
+@pytest.mark.parametrize(("broken", "shown"), [(0, [1, 1, 2, 3, 4]), (4, [0, 1, 2, 3, 3])])
+def test_where_the_first_or_last_frame_is_broken_the_length_stays(
+    tmp_path: Path, broken: int, shown: list[int]
+) -> None:
+    assert copied(break_frames(write_video(tmp_path / "a.avi", 5), [broken])) == shown
 
 
 def test_a_video_that_is_cut_short_gives_what_is_there_and_says_so(tmp_path: Path) -> None:
@@ -129,14 +126,14 @@ def test_pictures_of_another_size_are_brought_to_that_of_the_first(tmp_path: Pat
 
 def test_a_video_without_frames_is_refused(tmp_path: Path) -> None:
     file = write_video(tmp_path / "a.avi", 0)
-    with pytest.raises(DataError, match=f"expected a video at {file}, found one without frames"):
+    with pytest.raises(DataError, match=rf"Expected a video, found one without frames \({file}\)"):
         numbers_of(file)
 
 
 @pytest.mark.parametrize("content", [b"", b"no video", bytes(4096)])
 def test_a_file_that_is_no_video_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.mp4").write_bytes(content)
-    with pytest.raises(DataError, match=r"a\.mp4, found a file that cannot be read as one"):
+    with pytest.raises(DataError, match=r"found a file that cannot be read as one .*a\.mp4"):
         reader(tmp_path / "a.mp4")
 
 
@@ -159,7 +156,7 @@ def test_a_file_that_names_other_files_is_no_video(tmp_path: Path) -> None:
     ):
         file = tmp_path / f"{number}.mp4"
         file.write_bytes(text.encode("latin1"))
-        with pytest.raises(DataError, match="expected a video at"):
+        with pytest.raises(DataError, match="Expected a video, found"):
             numbers_of(file)
 
 
@@ -189,13 +186,15 @@ def test_a_name_with_a_colon_is_a_file(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_camera_that_is_not_there_is_refused() -> None:
-    with pytest.raises(DataError, match="expected a camera with the number 97, found none"):
+    with pytest.raises(
+        DataError, match=r"Expected a camera .*, found none that can be opened \(97\)"
+    ):
         VideoReader(97)
 
 
 def test_what_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
     writer = VideoWriter(tmp_path / "absent" / "a.webm", 10)
-    with pytest.raises(RunFailed, match=r"could not write .*a\.webm with 64x32 pixels"):
+    with pytest.raises(RunFailed, match=r"Could not write a video of 64x32 pixels \(.*a\.webm"):
         writer.add(np.zeros((32, 64, 3), np.uint8), 0)
 
 
@@ -205,7 +204,7 @@ def test_a_full_disk_is_said(tmp_path: Path) -> None:
     writer = VideoWriter(tmp_path / "a.webm", 10)
     for number in range(3):
         writer.add(frame_image(number), number / 10)
-    with pytest.raises(RunFailed, match=r"could not write all 3 frames of .*a\.webm"):
+    with pytest.raises(RunFailed, match=r"Could not write all 3 frames .*a\.webm"):
         writer.close()
 
 

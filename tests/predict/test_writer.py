@@ -169,7 +169,7 @@ def test_what_was_written_until_a_failure_can_be_read(tmp_path: Path) -> None:
 def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full = open("/dev/full", "w")  # noqa: SIM115 - the folder closes it
     monkeypatch.setattr(Path, "open", lambda *_, **options: full)
-    with pytest.raises(RunFailed, match=r"could not write .*predictions\.json: no space left"):
+    with pytest.raises(RunFailed, match=r"Could not write it: no space left .*predictions\.json"):
         ResultFolder(tmp_path, NO_DRAWINGS._replace(coco_file=True)).__exit__(None, None, None)
 
 
@@ -238,15 +238,16 @@ def test_with_the_headless_opencv_the_pip_line_is_named(display: pytest.MonkeyPa
         Window()
 
 
-@pytest.mark.parametrize(("key", "goes_on"), [(-1, True), (ord("x"), True), (ord("q"), False)])
-def test_q_ends(display: pytest.MonkeyPatch, key: int, goes_on: bool) -> None:
+@pytest.mark.parametrize(
+    ("key", "visible", "goes_on"),
+    [(-1, 1.0, True), (ord("x"), 1.0, True), (ord("q"), 1.0, False), (-1, 0.0, False)],
+)
+def test_q_or_closing_the_window_ends(
+    display: pytest.MonkeyPatch, key: int, visible: float, goes_on: bool
+) -> None:
     display.setattr(cv2, "waitKey", lambda _: key)
+    display.setattr(cv2, "getWindowProperty", lambda *_: visible)
     assert Window().show(GREY, wait=False) is goes_on
-
-
-def test_closing_the_window_ends(display: pytest.MonkeyPatch) -> None:
-    display.setattr(cv2, "getWindowProperty", lambda *_: 0.0)
-    assert not Window().show(GREY, wait=False)
 
 
 def test_a_picture_waits_for_a_key_and_a_frame_does_not(display: pytest.MonkeyPatch) -> None:

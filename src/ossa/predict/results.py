@@ -63,13 +63,8 @@ class Results(Detections):
         Raises:
             DataError: the image file can no longer be read (as `crop`, `to_yolo`, `to_dict`).
         """
-        return draw_boxes(
-            pixels_of(self.image),
-            self.boxes_xyxy,
-            self.labels,
-            names=self.names,
-            scores=self.scores,
-        )
+        image = pixels_of(self.image)
+        return draw_boxes(image, self.boxes_xyxy, self.labels, names=self.names, scores=self.scores)
 
     def crop(self) -> list[NDArray[np.uint8]]:
         """Returns the content of each box as an image (h, w, 3) RGB, best first.
@@ -118,23 +113,17 @@ class Results(Detections):
         ids = range(len(self.names)) if category_ids is None else category_ids
         if len(ids) != len(self.names):
             raise ConfigError(
-                f"expected one of category_ids for each of the {len(self.names)} classes, found "
-                f"{len(ids)}"
+                expected=f"category_ids for each of the {len(self.names)} classes",
+                found=str(len(ids)),
             )
         if location is None:
             location = {} if self.file is None else {"file_name": self.file.name}
         boxes_xywh = xyxy_to_xywh(self.boxes_xyxy.astype(np.float64)).tolist()
+        rows = zip(self.labels.tolist(), boxes_xywh, self.scores.tolist(), strict=True)
         return [
-            {
-                "image_id": image_id,
-                **location,
-                "category_id": ids[label],
-                "bbox": bbox,
-                "score": score,
-            }
-            for label, bbox, score in zip(
-                self.labels.tolist(), boxes_xywh, self.scores.tolist(), strict=True
-            )
+            {"image_id": image_id, **location, "category_id": ids[label]}
+            | {"bbox": bbox, "score": score}
+            for label, bbox, score in rows
         ]
 
     def to_dict(self, **location: Any) -> dict[str, Any]:
@@ -182,7 +171,8 @@ def pixels_of(image: Image) -> NDArray[np.uint8]:
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
         found = f"{pixels.dtype} {pixels.shape}" if pixels.ndim else type(image).__name__
         raise DataError(
-            "expected an image as the path of a file or as uint8 (height, width, 3) RGB, found "
-            f"{found}; convert it, and give several images as a list"
+            expected="an image as the path of a file or as uint8 (height, width, 3) RGB",
+            found=found,
+            advice="convert it, and give several images as a list",
         )
     return pixels

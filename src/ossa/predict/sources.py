@@ -6,12 +6,13 @@ Also the ground truth of those images that a data set lists.
 import glob
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,28 +158,24 @@ def find_sources(source: str) -> list[Source]:
     if source.split("://")[0] in STREAM_SCHEMES and "://" in source:
         return [Source("live", source, "stream")]
     if "://" in source or not glob.has_magic(source):
+        what = legible(hide_credentials(source))
         raise DataError(
-            "expected an image, a video, a folder, a pattern in quotes, the number of a camera "
-            "(0 to 99) or the address of a stream, found "
-            f"{'a device or pipe' if os.path.exists(path) else 'no'} "
-            f"{legible(hide_credentials(source))} (streams: {', '.join(STREAM_SCHEMES)})"
+            expected="an image, a video, a folder, a pattern in quotes, the number of a camera (0 "
+            "to 99) or the address of a stream",
+            found=f"a device or pipe {what}" if os.path.exists(path) else f"no {what}",
+            advice=f"streams begin with one of {', '.join(STREAM_SCHEMES)}",
         )
     matches = (match for match in glob.glob(source, recursive=True) if Path(match).is_file())
     files = sorted(match for match in matches if _is_readable(Path(match).name))
     root = next(folder for folder in path.parents if not glob.has_magic(str(folder)))
-    return _named(files, root=root, found_in=f"what {legible(source)} matches")
+    return _named(files, root=root, found_in=f"the files that match {legible(source)}")
 
 
 def _files_under(folder: Path) -> list[str]:
     roots = Roots.chosen([folder])
 
     def enter(path: str) -> bool:
-        why = roots.why_not(path)
-        if why is not None:
-            raise DataError(
-                f"expected images and videos in the folder {legible(str(folder))}, found that "
-                f"{legible(path)} {why}: say --allow-outside, or remove it"
-            )
+        _check_allowed(roots, path, at=folder)
         return True
 
     return sorted(
@@ -200,14 +197,21 @@ def _files_listed(file: Path) -> list[str]:
     for line, text in listed_lines(file):
         candidates = [absolute(text, folder) for folder in (file.parent.absolute(), Path.cwd())]
         path = next(filter(os.path.exists, candidates), candidates[0])
-        why = roots.why_not(path)
-        if why is not None:
-            raise DataError(
-                f"expected a file in the folder of the list or the current one at {file}:{line}, "
-                f"found that {legible(text)} {why}: say --allow-outside, or remove it"
-            )
+        _check_allowed(roots, path, at=file, line=line)
         files[path] = None
     return list(files)
+
+
+def _check_allowed(roots: Roots, path: str, *, at: Path, line: int | None = None) -> None:
+    why = roots.why_not(path)
+    if why is not None:
+        raise DataError(
+            expected="files in the folder that was named, or beside the list that was",
+            found=f"that {legible(path)} {why}",
+            path=at,
+            line=line,
+            advice="say --allow-outside, or remove it",
+        )
 
 
 def _is_readable(name: str) -> bool:
@@ -222,10 +226,8 @@ def _is_video(name: str) -> bool:
 def _named(files: Iterable[str], *, root: Path, found_in: str) -> list[Source]:
     paths = [Path(file) for file in files]
     if not paths:
-        raise DataError(
-            f"expected images ({', '.join(sorted(IMAGE_SUFFIXES))}) or videos "
-            f"({', '.join(sorted(VIDEO_SUFFIXES))}) in {found_in}, found none"
-        )
+        images, videos = (", ".join(sorted(one)) for one in (IMAGE_SUFFIXES, VIDEO_SUFFIXES))
+        raise DataError(expected=f"images ({images}) or videos ({videos}) in {found_in}")
     names = _result_names(paths, root)
     return [
         Source("video" if _is_video(path.name) else "image", path, names[path]) for path in paths
@@ -247,7 +249,10 @@ def _result_names(paths: Sequence[Path], root: Path) -> dict[Path, str]:
         folder = re.sub(r"^(crops|labels)(?=/|$)", r"\1-2", folder, flags=re.IGNORECASE)
         stem = os.fsdecode(os.fsencode(path.stem)[:_LONGEST_NAME])
         stem = name = (Path(folder) / stem).as_posix()
-        while (key := _case_folded(name)) in taken or _FRAME_NUMBER.sub("", key) in videos:
+        # As a disk sees it that ignores case and how accents are written.
+        while (key := normalize("NFC", name).casefold()) in taken or (
+            _FRAME_NUMBER.sub("", key) in videos
+        ):
             numbers[stem] += 1
             name = f"{stem}-{numbers[stem] + 1}"
         taken.add(key)
@@ -255,11 +260,6 @@ def _result_names(paths: Sequence[Path], root: Path) -> dict[Path, str]:
             videos.add(key)
         names[path] = name
     return names
-
-
-def _case_folded(name: str) -> str:
-    """Returns a name as a disk sees it that ignores case and how accents are written."""
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 @dataclass(frozen=True)
@@ -295,7 +295,8 @@ class AnnotatedImages:
 
     def find(self, file: Path) -> AnnotatedImage | None:
         """Returns the annotated image of a file or a link to it; None if no split lists it."""
-        return self.by_file.get(_resolved(file, {})) or self.by_file.get(file.resolve())
+        in_folder = self.by_file.get(file.parent.resolve() / file.name)
+        return in_folder or self.by_file.get(file.resolve())
 
 
 def read_annotated(data: Path | str) -> AnnotatedImages:
@@ -310,23 +311,14 @@ def read_annotated(data: Path | str) -> AnnotatedImages:
     description = read_description(data)
     by_file: dict[Path, AnnotatedImage] = {}
     issues: dict[Issue, None] = {}  # an ordered set: a shared image repeats its own
-    folders: dict[Path, Path] = {}
     names: tuple[str, ...] = ()
+    resolved = cache(Path.resolve)  # of folders alone, which are few beside the files
     for split in description.splits:
         report = read_index(description, split)
         issues.update(dict.fromkeys(report.issues))
         names = names or report.index.names
         for position in range(len(report.index)):
-            file = _resolved(report.index.image_path(position), folders)
-            by_file.setdefault(file, AnnotatedImage(report.index, position))
+            file = report.index.image_path(position)
+            annotated = AnnotatedImage(report.index, position)
+            by_file.setdefault(resolved(file.parent) / file.name, annotated)
     return AnnotatedImages(names, by_file, tuple(issues))
-
-
-def _resolved(file: Path, folders: dict[Path, Path]) -> Path:
-    """Returns the file in the resolved path of its folder, which is remembered in `folders`.
-
-    Only folders are resolved: a data set has few of them and many files.
-    """
-    if file.parent not in folders:
-        folders[file.parent] = file.parent.resolve()
-    return folders[file.parent] / file.name

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ossa.errors import DataError, RunFailed
+from ossa.errors import DataError, RunFailed, os_reason
 from ossa.escaping import hide_credentials
 from ossa.files import open_regular
 
@@ -90,21 +90,20 @@ class VideoReader:
         Raises:
             DataError: the source cannot be opened.
         """
+        if isinstance(source, str) and source.split("://")[0] not in STREAM_SCHEMES:
+            source = Path(source)
         self._source = source
-        if isinstance(source, str) and not _is_stream(source):
-            self._source = Path(source)
         self._every = every
         self._timeout_seconds = timeout_seconds
         self._capture = _open_capture(self._source, timeout_seconds)
-        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        rate, stated = map(self._capture.get, (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT))
+        sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
         self.rate = rate if 0 < rate <= _MOST_RATE else _USUAL_RATE
         """Frames per second of the source."""
-        stated = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         known = isinstance(self._source, Path) and math.isfinite(stated) and stated > 0
         self.num_frames = int(stated) if known else None
         """As the file states it; None for a camera or stream."""
-        width = int(self._capture.get(cv2.CAP_PROP_FRAME_WIDTH))
-        self.size_wh = (width, int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT)))
+        self.size_wh = tuple(int(self._capture.get(side)) for side in sides)
         """Width and height of the frames in pixels, as the source states them."""
         self._position = 0
         self._num_good = 0
@@ -121,12 +120,18 @@ class VideoReader:
 
     def frames(self) -> Iterator[VideoFrame]:
         """Yields the frames that can be decoded."""
-        before: tuple[int, float] | None = None
+        clock_before, number_before = 0.0, -1
         while self._advance():
             number = self._position - 1
             clock = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-            self._seconds = self._time_of(number, clock, before)
-            before = number, clock
+            # By the clock of the video where that makes sense.
+            passed = clock - clock_before
+            if self._num_good == 1:
+                passed = number / self.rate
+            elif not 0 < passed <= _LONGEST_GAP_SECONDS:
+                passed = (number - number_before) / self.rate
+            self._seconds += passed
+            clock_before, number_before = clock, number
             if number % self._every:
                 continue
             decoded, image = self._capture.retrieve()
@@ -150,7 +155,9 @@ class VideoReader:
         """
         title = _title(self._source)
         if not self._num_good:
-            raise DataError(f"expected a video at {title}, found one without frames; replace it")
+            raise DataError(
+                expected="a video", found="one without frames", path=title, advice="replace it"
+            )
         lost = []
         if self._num_broken:
             lost.append(
@@ -171,29 +178,17 @@ class VideoReader:
         """Seconds that may be missing at the end without a warning."""
         return max(0.5, 2 / self.rate)
 
-    def _time_of(self, number: int, clock: float, before: tuple[int, float] | None) -> float:
-        """Returns the time of a frame, by the clock of the video where that makes sense.
-
-        Args:
-            number: of the frame.
-            clock: seconds that the video states for it.
-            before: number and clock of the frame before, whose time is `_seconds`.
-        """
-        step = 1 / self.rate
-        if before is None:
-            return number * step
-        passed = clock - before[1]
-        if not 0 < passed <= _LONGEST_GAP_SECONDS:
-            passed = (number - before[0]) * step
-        return self._seconds + passed
-
     def _advance(self) -> bool:
         """Moves to the next good frame, past broken ones; returns False at the end."""
-        broken = 0
-        started = time.monotonic()
+        broken, started = 0, time.monotonic()
         while not self._capture.grab():
             broken += 1
-            if self._is_over(broken, time.monotonic() - started):
+            # OpenCV does not tell a frame that is broken from the end: only asking again does.
+            if self.num_frames is None:
+                is_over = time.monotonic() - started >= self._timeout_seconds
+            else:
+                is_over = self._position + broken >= self.num_frames
+            if is_over or broken >= _MOST_BROKEN:
                 self._is_at_end = True
                 return False
         if broken:
@@ -202,14 +197,6 @@ class VideoReader:
         self._position += broken + 1
         self._num_good += 1
         return True
-
-    def _is_over(self, broken: int, seconds: float) -> bool:
-        # OpenCV does not tell a frame that is broken from the end: only asking again does.
-        if broken >= _MOST_BROKEN:
-            return True
-        if self.num_frames is not None:
-            return self._position + broken >= self.num_frames
-        return seconds >= self._timeout_seconds
 
 
 class VideoWriter:
@@ -270,8 +257,9 @@ class VideoWriter:
         capture = cv2.VideoCapture(str(self._file.absolute()), cv2.CAP_FFMPEG)
         if capture.get(cv2.CAP_PROP_FRAME_COUNT) < self._written - 1:
             raise RunFailed(
-                f"could not write all {self._written} frames of {self._file}: free some space, or "
-                "leave it out with --no-pictures"
+                f"could not write all {self._written} frames",
+                path=self._file,
+                advice="free some space, or leave it out with --no-pictures",
             )
 
     def _repeat(self, bgr: Any, *, until: float) -> None:
@@ -279,10 +267,6 @@ class VideoWriter:
         while self._written < round(until * self._rate):
             self._writer.write(bgr)
             self._written += 1
-
-
-def _is_stream(address: str) -> bool:
-    return "://" in address and address.split("://")[0] in STREAM_SCHEMES
 
 
 def _title(source: Path | str | int) -> str:
@@ -296,29 +280,26 @@ def _open_capture(source: Path | str | int, timeout_seconds: float) -> cv2.Video
         *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, milliseconds),
         *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, milliseconds),
     ]
+    advice = None
     if isinstance(source, Path):
         container = container_of(source) or "none"
         with _capture_options(f"format_whitelist;{container}|protocol_whitelist;file"):
             # Absolute: FFmpeg takes the text before a colon for a protocol.
             capture = cv2.VideoCapture(str(source.absolute()), cv2.CAP_FFMPEG, limits)
-        problem = f"expected a video at {source}, found a file that cannot be read as one"
+        expected, found = "a video", "a file that cannot be read as one"
     elif isinstance(source, int):
         capture = cv2.VideoCapture(source)
         cameras = sorted(str(camera) for camera in Path("/dev").glob("video*"))
-        problem = (
-            f"expected a camera with the number {source}, found none that can be opened; "
-            f"this machine has {', '.join(cameras) or 'no /dev/video*'}"
-        )
+        expected, found = "a camera with this number", "none that can be opened"
+        advice = f"this machine has {', '.join(cameras) or 'no /dev/video*'}"
     else:
         # A server may answer with other addresses, as playlists do, but not with files.
         with _capture_options(f"rtsp_flags;prefer_tcp|protocol_whitelist;{_STREAM_PROTOCOLS}"):
             capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, limits)
-        problem = (
-            f"expected a stream at {_title(source)}, found none that can be read within "
-            f"{timeout_seconds:g} s; check the address"
-        )
+        expected, advice = "a stream", "check the address"
+        found = f"none that can be read within {timeout_seconds:g} s"
     if not capture.isOpened():
-        raise DataError(problem)
+        raise DataError(expected=expected, found=found, path=_title(source), advice=advice)
     return capture
 
 
@@ -335,8 +316,7 @@ def container_of(file: Path) -> str | None:
         with open_regular(file) as content:
             head = content.read(5 * _TS_PACKET)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise DataError(f"expected a video at {file}, found {reason}") from None
+        raise DataError(expected="a video", found=os_reason(error), path=file) from None
     packets = [head[at : at + 1] for at in range(0, 5 * _TS_PACKET, _TS_PACKET)]
     if all(start in (b"G", b"") for start in packets) and len(head) >= _TS_PACKET:
         return "mpegts"
@@ -363,18 +343,15 @@ def _capture_options(options: str) -> Iterator[None]:
 
 def _open_writer(file: Path, rate: float, size_wh: tuple[int, int]) -> cv2.VideoWriter:
     os.environ.setdefault(*_QUIET)
+    codec = cv2.VideoWriter.fourcc(*"VP80")
     with _stderr_closed():
-        writer = cv2.VideoWriter(
-            str(file.absolute()),
-            cv2.CAP_FFMPEG,
-            cv2.VideoWriter.fourcc(*"VP80"),
-            rate,
-            size_wh,
-        )
+        writer = cv2.VideoWriter(str(file.absolute()), cv2.CAP_FFMPEG, codec, rate, size_wh)
     if not writer.isOpened():
         raise RunFailed(
-            f"could not write {file} with {size_wh[0]}x{size_wh[1]} pixels: VP8 takes up to 16383 "
-            "on a side, and the folder must be writable; --no-pictures leaves it out"
+            f"could not write a video of {size_wh[0]}x{size_wh[1]} pixels",
+            path=file,
+            advice="VP8 takes up to 16383 on a side, and the folder must be writable; "
+            "--no-pictures leaves it out",
         )
     return writer
 

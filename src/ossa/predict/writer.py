@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ossa.errors import ConfigError, RunFailed
+from ossa.errors import ConfigError, RunFailed, os_reason
 from ossa.escaping import write_csv
 from ossa.files import write_atomically
 from ossa.predict.results import TABLE_COLUMNS, Results
@@ -73,14 +73,11 @@ class ResultFolder:
         self._every = every
         self._ground_truth = ground_truth
         self._num_frames = 0
-        self._video: _AnnotatedVideo | None = None
-        self._coco: TextIO | None = None
+        self._video: tuple[Source, VideoReader, VideoWriter] | None = None
+        self._coco = self._open(COCO_FILE) if options.coco_file else None
         self._num_entries = 0
-        self._table: TextIO | None = None
-        if options.coco_file:
-            self._coco = self._open(COCO_FILE)
-        if options.table:
-            self._table = self._open(TABLE_FILE)
+        self._table = self._open(TABLE_FILE) if options.table else None
+        if self._table is not None:
             write_csv(self._table, [("file", "frame", *TABLE_COLUMNS)])
 
     def __enter__(self) -> Self:
@@ -88,12 +85,14 @@ class ResultFolder:
 
     def __exit__(self, *_: object) -> None:
         with ExitStack() as files:  # each is completed, whatever happens to another
-            if self._video is not None:
-                files.callback(self._video.close)
-            if self._coco is not None:
-                files.callback(self._end_coco, self._coco)
+            files.callback(self._close_video)
             if self._table is not None:
-                files.callback(self._close, TABLE_FILE, self._table)
+                files.enter_context(_write_errors(self.folder / TABLE_FILE))
+                files.callback(self._table.close)
+            if self._coco is not None:
+                files.enter_context(_write_errors(self.folder / COCO_FILE))
+                files.enter_context(self._coco)
+                files.callback(self._coco.write, "\n]\n" if self._num_entries else "[]\n")
 
     def add(self, frame: Frame, results: Results) -> NDArray[np.uint8] | None:
         """Writes the results of one frame; returns its drawing, if drawings are written.
@@ -102,8 +101,9 @@ class ResultFolder:
             CheckpointError, RunFailed: the disk is full or cannot be written.
         """
         self._num_frames += 1
-        drawing = None
-        annotated = self._annotated(frame)
+        drawing, annotated = None, None
+        if self._ground_truth is not None and frame.source.kind == "image":
+            annotated = self._ground_truth.find(frame.source.file)
         if self._options.drawings:
             drawing = results.draw()
             if annotated is not None:
@@ -114,24 +114,20 @@ class ResultFolder:
             text = results.to_yolo(scores=self._options.scores_in_label_files)
             self._write(f"labels/{frame.name}.txt", text.encode())
         if self._options.crops:
-            for number, (label, crop) in enumerate(
-                zip(results.labels, results.crop(), strict=True)
-            ):
-                folder = _as_folder(results.names[label], label)
-                self._write_image(f"crops/{folder}/{frame.name}-{number}", crop, frame)
+            crops = zip(results.labels, results.crop(), strict=True)
+            for number, (label, crop) in enumerate(crops):
+                # The name of the class, with `_` for unusual characters.
+                name = re.sub(r"[^\w .+-]", "_", results.names[label]).strip(" .")
+                folder = f"crops/{name or f'class{label}'}"
+                self._write_image(f"{folder}/{frame.name}-{number}", crop, frame)
         if self._table is not None:
             rows = ((frame.source.title, frame.number, *row) for row in results.rows())
             with _write_errors(self.folder / TABLE_FILE):
                 write_csv(self._table, rows)
                 self._table.flush()
-        if self._coco is not None:
+        if self._coco is not None and (annotated is not None or self._ground_truth is None):
             self._write_coco(self._coco, frame, results, annotated)
         return drawing
-
-    def _annotated(self, frame: Frame) -> AnnotatedImage | None:
-        if self._ground_truth is None or frame.source.kind != "image":
-            return None
-        return self._ground_truth.find(frame.source.file)
 
     def _write_coco(
         self, stream: TextIO, frame: Frame, results: Results, annotated: AnnotatedImage | None
@@ -139,8 +135,6 @@ class ResultFolder:
         image_id, category_ids = self._num_frames, None
         if annotated is not None:
             image_id, category_ids = annotated.image_id, annotated.index.category_ids.tolist()
-        elif self._ground_truth is not None:
-            return
         file_name = Path(frame.source.name).parent / Path(frame.source.title).name
         location: dict[str, Any] = {"file_name": file_name.as_posix()}
         if frame.number is not None:
@@ -151,25 +145,24 @@ class ResultFolder:
                 stream.write((",\n" if self._num_entries else "[\n") + json.dumps(entry))
                 self._num_entries += 1
 
-    def _end_coco(self, stream: TextIO) -> None:
-        with _write_errors(self.folder / COCO_FILE), stream:
-            stream.write("\n]\n" if self._num_entries else "[]\n")
-
     def _write_drawing(self, frame: Frame, drawing: NDArray[np.uint8]) -> None:
         if frame.video is None:
             self._write_image(frame.name, drawing, frame)
             return
-        if self._video is None or self._video.source is not frame.source:
-            if self._video is not None:
-                self._video.close()
+        if self._video is None or self._video[0] is not frame.source:
+            self._close_video()
             file = self._with_parents(f"{frame.source.name}.webm")
-            self._video = _AnnotatedVideo(frame.source, frame.video, file, every=self._every)
-        self._video.writer.add(drawing, frame.seconds)
+            writer = VideoWriter(file, frame.video.rate / self._every)
+            self._video = frame.source, frame.video, writer
+        self._video[2].add(drawing, frame.seconds)
+
+    def _close_video(self) -> None:
+        if self._video is not None:
+            _, reader, writer = self._video
+            writer.close(reader.length_seconds)
 
     def _write_image(self, name: str, image: NDArray[np.uint8], frame: Frame) -> None:
-        suffix = ".jpg"
-        if frame.source.kind == "image":
-            suffix = frame.source.file.suffix.lower()
+        suffix = frame.source.file.suffix.lower() if frame.source.kind == "image" else ".jpg"
         if suffix in (".jpg", ".jpeg"):
             self._write(f"{name}{suffix}", encode_jpeg(image))
         else:
@@ -188,22 +181,6 @@ class ResultFolder:
         with _write_errors(self.folder / name):
             return (self.folder / name).open("x", encoding="utf-8", newline="")
 
-    def _close(self, name: str, stream: TextIO) -> None:
-        with _write_errors(self.folder / name):
-            stream.close()
-
-
-class _AnnotatedVideo:
-    """The annotated video that is being written, and the one that is read."""
-
-    def __init__(self, source: Source, reader: VideoReader, file: Path, *, every: int) -> None:
-        self.source = source
-        self.writer = VideoWriter(file, reader.rate / every)
-        self._reader = reader
-
-    def close(self) -> None:
-        self.writer.close(self._reader.length_seconds)
-
 
 class Window:
     """A live window with the drawings, until it is closed or `q` or escape is pressed."""
@@ -215,13 +192,16 @@ class Window:
         on_linux = sys.platform.startswith("linux")
         if on_linux and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise ConfigError(
-                "a live window needs a display, found neither DISPLAY nor WAYLAND_DISPLAY in the "
-                "environment: leave --show out, the results are written to files all the same"
+                expected="a display for a live window",
+                found="neither DISPLAY nor WAYLAND_DISPLAY in the environment",
+                advice="leave --show out, the results are written to files all the same",
             )
         if not cv2.currentUIFramework():
             raise ConfigError(
-                "a live window needs an OpenCV that opens windows, found the headless one: "
-                "pip uninstall -y opencv-python-headless && pip install 'opencv-python>=5.0'"
+                expected="an OpenCV that opens windows",
+                found="the headless one",
+                advice="replace it: pip uninstall -y opencv-python-headless && pip install "
+                "'opencv-python>=5.0'",
             )
 
     def show(self, image: NDArray[np.uint8], *, wait: bool) -> bool:
@@ -246,13 +226,8 @@ def _write_errors(file: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
         raise RunFailed(
-            f"could not write {file}: {reason}; free some space or choose another --output"
+            f"could not write it: {os_reason(error)}",
+            path=file,
+            advice="free some space or choose another --output",
         ) from error
-
-
-def _as_folder(name: str, label: int) -> str:
-    """Returns the name of a class as that of a folder, with `_` for unusual characters."""
-    kept = re.sub(r"[^\w .+-]", "_", name).strip(" .")
-    return kept or f"class{label}"
