@@ -27,6 +27,7 @@ from ossa.export.parity import (
 )
 from ossa.export.select import open_exported, write_export
 from ossa.models.checkpoint import Checkpoint, detector_from
+from ossa.models.detector import Detector
 
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml"}
 PRECISIONS: dict[Format, tuple[Precision, ...]] = {
@@ -137,17 +138,7 @@ def export_detector(
         checkpoint.names, images, weights=checkpoint.origin["file"], data=str(images.root)
     )
     detector = detector_from(checkpoint)
-    description = describe(
-        detector,
-        names=checkpoint.names,
-        imgsz=checkpoint.imgsz if settings.imgsz is None else settings.imgsz,
-        batch=settings.batch,
-        any_size=settings.any_size,
-        precision=settings.precision,
-        nms=settings.nms,
-        confidence=usual_confidence(checkpoint),
-        origin=checkpoint.origin,
-    )
+    description = _describe(checkpoint, detector, settings)
     on_stage(f"converting to {settings.format}")
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as folder:
         file = Path(folder) / output.name
@@ -164,6 +155,22 @@ def export_detector(
         for part in parts:  # the one that is opened comes last
             part.replace(output.with_name(f"{name}{part.suffix}"))
     return Export(output.with_name(f"{name}{output.suffix}"), description, parity, size, fault)
+
+
+def _describe(
+    checkpoint: Checkpoint, detector: Detector, settings: ExportSettings
+) -> ExportDescription:
+    return describe(
+        detector,
+        names=checkpoint.names,
+        imgsz=checkpoint.imgsz if settings.imgsz is None else settings.imgsz,
+        batch=settings.batch,
+        any_size=settings.any_size,
+        precision=settings.precision,
+        nms=settings.nms,
+        confidence=usual_confidence(checkpoint),
+        origin=checkpoint.origin,
+    )
 
 
 def paths_of(index: DatasetIndex) -> set[str]:
