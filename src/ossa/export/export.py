@@ -134,9 +134,8 @@ def export_detector(
         )
     if calibration is not None and paths_of(calibration) & paths_of(images):
         raise ConfigError("expected other images to compare on than those that calibrate int8")
-    check_classes(
-        checkpoint.names, images, weights=checkpoint.origin["file"], data=str(images.root)
-    )
+    weights, data = checkpoint.origin["file"], images.root
+    check_classes(checkpoint.names, images, weights=weights, data=data)
     detector = detector_from(checkpoint)
     description = _describe(checkpoint, detector, settings)
     on_stage(f"converting to {settings.format}")
