@@ -5,7 +5,7 @@ import io
 
 from matplotlib.figure import Figure
 
-from ossa.study.analysis import RankChange
+from ossa.study.comparisons import RankChange
 from ossa.study.report.answers import round_limits
 from ossa.study.report.figures import label_points, model_styles
 from ossa.study.report.tables import Column, ReportTable
@@ -93,18 +93,18 @@ def test_budgets_are_round_and_each_lets_more_models_in():
 def test_sentences_are_rows_of_the_tables():
     budget = {"budget": "10 M parameters", "best": "resnet18", "ap": 0.412, "ap_std": 0.006}
     assert budget_sentence({**budget, "models": 5, "alternatives": "none"}) == (
-        "Up to 10 M parameters: resnet18, AP50-95 0.412 ± 0.006, the best of 5 models; not "
-        "distinguishable from it (Holm): none."
+        "Up to 10 M parameters: resnet18, AP50-95 0.412 ± 0.006, the best of 5 models; no "
+        "difference found from it: none."
     )
     pair = {"model": "a", "reference": "b", "difference": 0.02, "low": -0.01, "high": 0.05}
-    verdict = {"over": "images alone", "p_adjusted": 0.2, "verdict": "not distinguishable"}
+    verdict = {"over": "images alone", "within": 0.05, "verdict": "not decided"}
     assert comparison_sentence({**pair, **verdict}) == (
-        "a − b: +0.020 AP50-95 (95% CI −0.010 to +0.050, over images alone; p 0.200, Holm): not "
-        "distinguishable."
+        "a − b: +0.020 AP50-95 (simultaneous 95% CI −0.010 to +0.050, over images alone): not "
+        "decided, the same within 0.050."
     )
     assert rank_change_sentence("lr 0.01", "lr 0.03", RankChange(3, 1, 0)) == (
         "With lr 0.03 in place of lr 0.01: 1 of 3 pairs of models change their order, 0 of them "
-        "distinguishable under both settings."
+        "with a difference found under both settings."
     )
 
 

@@ -1,8 +1,6 @@
 """Pareto sets by hand and by definition, and which measure of complexity predicts best."""
 
 import gc
-import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -15,7 +13,6 @@ from scipy import stats
 
 from ossa.study.analysis import (
     MeasureRanking,
-    joint_draws,
     pareto_membership,
     pareto_set,
     rank_measures,
@@ -107,52 +104,6 @@ def test_the_probability_is_the_share_of_draws_in_which_a_model_belongs():
 def test_without_draws_there_is_a_pareto_set_and_no_probability():
     found = pareto_membership(points_of([1, 2], [0.3, 0.0]))
     assert [(point.model, point.probability) for point in found] == [("a", None)]
-
-
-def test_images_are_shared_by_the_models_and_seeds_are_not():
-    # Resample d is worth d to every run; a's seeds differ by 0.5, b has one.
-    resamples = np.arange(4000.0)
-    draws = joint_draws({"a": np.stack((resamples, resamples + 0.5)), "b": resamples[None]})
-    assert (draws["b"] == resamples).all()
-    # The mean of two picks of two seeds: 0, 0.25 or 0.5 above, 1 : 2 : 1.
-    above, counts = np.unique(draws["a"] - resamples, return_counts=True)
-    assert above.tolist() == [0, 0.25, 0.5]
-    assert counts / 4000 == pytest.approx(np.array([0.25, 0.5, 0.25]), abs=0.03)
-
-
-def test_the_seeds_of_a_model_vary_by_the_bootstrap_variance_of_their_mean():
-    seeds = np.array([0.1, 0.2, 0.6])
-    draws = joint_draws({model: np.repeat(seeds[:, None], 20_000, axis=1) for model in "ab"})
-    values = np.stack([draws["a"], draws["b"]])
-    assert values.mean(axis=1) == pytest.approx([0.3, 0.3], abs=0.003)
-    assert values.var(axis=1) == pytest.approx([seeds.var() / 3] * 2, rel=0.05)
-    a, b = values - values.mean(axis=1, keepdims=True)
-    assert (a * b).mean() == pytest.approx(0, abs=0.03 * a.var())
-
-
-def test_draws_come_from_the_seed():
-    runs = {"a": np.random.default_rng(0).random((3, 50))}
-    assert (joint_draws(runs, seed=1)["a"] == joint_draws(runs, seed=1)["a"]).all()
-    assert (joint_draws(runs, seed=1)["a"] != joint_draws(runs, seed=2)["a"]).any()
-
-
-def test_models_of_other_resamples_are_refused():
-    draws = joint_draws({"a": np.ones((2, 5)), "b": np.ones((2, 6))})
-    with pytest.raises(ValueError, match="same shape"):
-        pareto_membership(points_of([1, 2], [0.1, 0.2]), draws)
-
-
-def test_a_probability_over_all_picks_of_seeds_is_counted_by_hand():
-    # a, cheaper, is 0.4. b's seeds are 0.3 and 0.6: it is beaten where both picks are 0.3.
-    runs = {"a": np.full((1, 4000), 0.4), "b": np.repeat([[0.3], [0.6]], 4000, axis=1)}
-    picks = itertools.product([0.3, 0.6], repeat=2)
-    share = sum(sum(pick) / 2 > 0.4 for pick in picks) / 4
-    assert share == 0.75
-    a, b = pareto_membership(points_of([1, 2], [0.4, 0.45]), joint_draws(runs))
-    assert (a.probability, b.probability) == (
-        1.0,
-        pytest.approx(share, abs=4 * math.sqrt(0.19 / 4000)),
-    )
 
 
 @pytest.fixture(autouse=True)

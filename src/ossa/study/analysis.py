@@ -1,39 +1,27 @@
-"""Pareto sets, the ranking of cost measures as predictors of quality, and pairwise comparisons.
+"""Pareto sets, and the ranking of cost measures as predictors of quality.
 
 A model is in the Pareto set if no other is at least as good and cheaper, or better and at most as
 expensive. It is a set of trained models, not a curve; a power-law fit is the fitted mean trend in
 log-log.
 
-Probability of membership: other images and other seeds could have been drawn. Each draw resamples
-the images, in the same way for all models, so that images that are hard for all models cancel out,
-and resamples the seeds of each model with replacement and averages them (Owen, "The pigeonhole
-bootstrap", 2007: both factors of a crossed design are resampled). The probability is the share of
-the draws in which a model is a member. Complexity is taken as exact. The bootstrap variance over S
-seeds is too small by the factor (S - 1) / S: two thirds with three seeds, zero with one.
+The probability of membership is the share of draws of the true qualities, which other images and
+other seeds would show (`ossa.study.comparisons.draw_qualities`), in which a model is a member.
+Complexity is taken as exact.
 
-Dimensions: M models, D draws, S seeds of a model.
+Dimensions: M models, D draws.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import combinations, groupby
-from operator import itemgetter
-from typing import Any, NamedTuple
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from ossa.evaluate.statistics import (
-    LEVEL,
-    Estimate,
-    Interval,
-    Values,
-    Verdict,
-    compare_values,
-    with_verdicts,
-)
+from ossa.evaluate.statistics import LEVEL, Interval, Verdict
 from ossa.study.scaling import InsufficientData, Points, PowerLaw, leave_one_out
 
 
@@ -92,25 +80,6 @@ def pareto_set(
         dominated_by_better = (quality[..., complexity <= cost] > reached).any(axis=-1)
         is_member[..., model] &= ~(dominated_by_cheaper | dominated_by_better)
     return is_member
-
-
-def joint_draws(
-    runs: Mapping[str, NDArray[np.floating]], *, seed: int = 0
-) -> dict[str, NDArray[np.float64]]:
-    """Returns the quality (D,) of each model, with seeds drawn for every resample of the images.
-
-    Args:
-        runs: by model, the quality (S, D) of its S runs on D resamples of the images, which are
-            the same for all models. For metrics not computed per image, repeat each run's value D
-            times.
-        seed: the seed of the random numbers that select the runs.
-    """
-    rng = np.random.default_rng(seed)
-    draws = {}
-    for model, values in runs.items():
-        picked = rng.integers(len(values), size=values.shape)  # (S, D): S seeds for every resample
-        draws[model] = np.take_along_axis(values, picked, axis=0).mean(axis=0)
-    return draws
 
 
 def pareto_membership(
@@ -259,92 +228,3 @@ def _paired_t_test(differences: NDArray[np.float64]) -> tuple[float, Interval, f
     test: Any = stats.ttest_1samp(differences, 0.0)
     low, high = test.confidence_interval(LEVEL)
     return float(differences.mean()), Interval(float(low), float(high)), float(test.pvalue)
-
-
-@dataclass(frozen=True)
-class PairwiseComparison:
-    """The difference in a metric between two models: the model minus the reference."""
-
-    metric: str
-    model: str
-    reference: str
-    estimate: Estimate
-    p_adjusted: float
-    """Holm-adjusted over all comparisons of the call."""
-    verdict: Verdict
-    """The verdict on the model."""
-
-    @property
-    def interval(self) -> Interval:
-        """95% confidence interval over images, and over seeds if both models have three runs."""
-        return self.estimate.seeds or self.estimate.images
-
-    @property
-    def over(self) -> str:
-        """What the interval covers: 'seeds and images' or 'images alone'."""
-        return "images alone" if self.estimate.seeds is None else "seeds and images"
-
-
-def compare_pairs(
-    pairs: Sequence[tuple[str, str]],
-    values: Mapping[str, Mapping[str, Values]],
-    *,
-    metrics: Sequence[str] = ("ap",),
-) -> list[PairwiseComparison]:
-    """Returns the differences of pairs of models, Holm-adjusted over all that are returned.
-
-    Args:
-        pairs: model and reference of each pair.
-        values: the values by metric and model.
-        metrics: keys of `values`; the result is ordered by metric, then by pair.
-    """
-    rows = []
-    for metric in metrics:
-        by_model = values[metric]
-        for reference, group in groupby(pairs, key=itemgetter(1)):
-            models = [by_model[reference], *(by_model[model] for model, _ in group)]
-            rows += compare_values(metric, models)[1:]
-    comparisons = []
-    for row, (model, reference) in zip(with_verdicts(rows), [*pairs] * len(metrics), strict=True):
-        assert row.difference is not None
-        assert row.p_adjusted is not None
-        assert row.verdict is not None
-        comparisons.append(
-            PairwiseComparison(
-                row.metric, model, reference, row.difference, row.p_adjusted, row.verdict
-            )
-        )
-    return comparisons
-
-
-class RankChange(NamedTuple):
-    """How the order of models differs between two settings."""
-
-    num_pairs: int
-    swapped: int
-    """Pairs of models whose order is reversed."""
-    distinguishable: int
-    """Swapped pairs that are distinguishable under both settings."""
-
-
-def rank_change(first: Mapping[str, Values], second: Mapping[str, Values]) -> RankChange:
-    """Returns how the AP50-95 order of the models differs between two settings.
-
-    Only models with values under both settings are compared.
-
-    Args:
-        first: values by model under one setting.
-        second: values by model under another setting.
-    """
-    pairs = list(combinations([model for model in first if model in second], 2))
-
-    def difference(values: Mapping[str, Values], pair: tuple[str, str]) -> float:
-        return float(values[pair[0]].plain.mean() - values[pair[1]].plain.mean())
-
-    swapped = [pair for pair in pairs if difference(first, pair) * difference(second, pair) < 0]
-    rows = [compare_pairs(swapped, {"ap": values}) for values in (first, second)]
-    both = sum(
-        "not distinguishable" not in (row.verdict, other.verdict)
-        for row, other in zip(*rows, strict=True)
-    )
-    return RankChange(len(pairs), len(swapped), both)

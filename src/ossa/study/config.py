@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from ossa.config import AugmentConfig, LossConfig, TrainConfig, merge
 from ossa.errors import ConfigError, legible, os_reason, suggestion
@@ -164,6 +164,8 @@ class StudyConfig(Section):
     vary: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     """Settings such as train.lr, with the values that every model is trained with."""
     reported: Reported = Reported()
+    margin: PositiveFloat = Field(default=0.02, lt=1)
+    """Models whose difference is certainly smaller are practically the same."""
     families: dict[str, str] = Field(default_factory=dict)
     """Families of models whose family is not the first word of their name."""
     executor: ExecutorConfig = ExecutorConfig()

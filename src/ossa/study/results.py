@@ -1,7 +1,7 @@
 """The results of a study: one row per finished run, means over seeds, quality against cost."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +14,8 @@ from ossa.data.annotations import DatasetIndex
 from ossa.errors import DataError, OssaError
 from ossa.evaluate.metrics import METRIC_TITLES, Metrics
 from ossa.evaluate.statistics import Values
-from ossa.study.analysis import Relation, joint_draws, pareto_membership
+from ossa.study.analysis import Relation, pareto_membership
+from ossa.study.comparisons import Comparisons, compare_all, draw_qualities
 from ossa.study.config import StudyConfig
 from ossa.study.folder import RunState, StudyFolder, read_measurements, read_study_folder
 from ossa.study.reported import (
@@ -92,6 +93,9 @@ class StudyResults:
     """The split that the study reports on."""
     measurements: Mapping[str, Any]
     """The content of `measurements.json`; empty if nothing was measured."""
+
+    _comparisons: dict[str, Comparisons] = field(default_factory=dict, repr=False, compare=False)
+    """By metric, as they are asked for."""
 
     @property
     def study(self) -> StudyConfig:
@@ -195,6 +199,16 @@ class StudyResults:
             if models
         }
 
+    def comparisons(self, metric: str = "ap") -> Comparisons:
+        """Returns the comparisons of all pairs of models in one resampled metric.
+
+        Raises:
+            DataError: the split has no object of the kind that the metric is about.
+        """
+        if metric not in self._comparisons:
+            self._comparisons[metric] = compare_all(self.values(metric), margin=self.study.margin)
+        return self._comparisons[metric]
+
     def points(self, quality: str, complexity: str) -> Points:
         """Returns one point for each model that has both numbers."""
         models = self._models
@@ -222,16 +236,18 @@ class StudyResults:
         return relations
 
     def _draws(self, quality: str) -> dict[str, NDArray[np.float64]] | None:
-        """Returns joint draws of a quality, None if neither images nor seeds vary it."""
+        """Returns draws of the true quality by model, None if neither images nor seeds vary it."""
         if quality in self.runs[0].resampled_metrics:
-            by_model = self.values(quality)
-            return joint_draws({model: values.resampled for model, values in by_model.items()})
-        resamples = next(iter(self.values("ap").values())).resampled.shape[1]
-        repeated = {
-            model: np.array([[run.row[quality]] * resamples for run in runs], float)
-            for model, runs in self.runs_by_model.items()
-        }
-        return joint_draws(repeated) if min(map(len, repeated.values())) > 1 else None
+            return draw_qualities(self.values(quality))
+        ap = next(iter(self.values("ap").values()))
+        repeated = {}
+        for model, runs in self.runs_by_model.items():
+            plain = np.array([run.row[quality] for run in runs], float)
+            images = (
+                np.repeat(plain[:, None], part.shape[1], 1) for part in (ap.resampled, ap.left_out)
+            )
+            repeated[model] = Values(plain, *images, num_images=len(self.index))
+        return draw_qualities(repeated)
 
 
 def _variation(varied: Mapping[str, Any]) -> str:

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ossa.evaluate.bootstrap import RESAMPLED_METRICS
 from ossa.evaluate.statistics import FEWEST_RUNS, Values
-from ossa.study.analysis import PairwiseComparison, compare_pairs, rank_change
+from ossa.study.comparisons import Comparisons, PairwiseComparison, compare_all, rank_change
 from ossa.study.report.figures import pairs_figure
 from ossa.study.report.tables import (
     DIFFERENCE_COLUMNS,
@@ -44,10 +43,10 @@ _MOST_RIVALS = 5
 """With more models, the number of models that the best one is compared with."""
 _MOST_PAIRED = 120
 """Up to this many models, compare all pairs."""
-_DISTINGUISHABLE = (
-    "Intervals are 95% confidence intervals, unadjusted; the verdicts are Holm-adjusted over all "
-    "comparisons of a list. 'Not distinguishable' means that no difference was found, not that "
-    "there is none."
+_INTERVALS = (
+    "Intervals are simultaneous 95% intervals over all pairs of models, and they decide: a model "
+    "is better where its interval excludes 0, and two are practically the same where it lies "
+    "within the margin of {margin:g}."
 )
 
 
@@ -69,7 +68,8 @@ def answers_section(results: StudyResults, files: ReportFiles) -> Section:
         variations = results.variations()
         (base, values), *others = variations.items()
         changes = [
-            rank_change_sentence(base, name, rank_change(values, varied)) for name, varied in others
+            rank_change_sentence(base, name, rank_change(compare_all(values), compare_all(varied)))
+            for name, varied in others
         ]
         blocks += [
             bullets("Does the ranking change with the recipe?", changes),
@@ -82,19 +82,20 @@ def answers_section(results: StudyResults, files: ReportFiles) -> Section:
             f"If a model has fewer than {FEWEST_RUNS} finished runs (the fewest: {fewest}), the "
             "intervals cover these weights on other images, not other trainings."
         )
-    return Section("Answers", blocks, text=f"{_DISTINGUISHABLE} {covers}")
+    intervals = _INTERVALS.format(margin=results.study.margin)
+    return Section("Answers", blocks, text=f"{intervals} {covers}")
 
 
 def budgets_table(results: StudyResults) -> ReportTable:
     """Returns the best model under round budgets of every measure, smallest budgets first."""
-    values = {"ap": results.values("ap")}
+    comparisons = results.comparisons()
     rows: list[Mapping[str, Any]] = []
     for measure in (name for name in _BUDGETS_IN if name in results.complexities):
         costs = {model: results.number(model, measure) for model in results.best_first}
         for limit in round_limits(measure, [cost for cost in costs.values() if cost > 0]):
             best, *others = [model for model, cost in costs.items() if 0 < cost <= limit]
-            compared = compare_pairs([(other, best) for other in others], values)
-            equals = [row for row in compared if row.verdict == "not distinguishable"]
+            compared = [comparisons.pair(other, best) for other in others]
+            equals = [row for row in compared if not row.differs]
             rows.append(
                 {
                     "budget": amount(measure, limit),
@@ -112,7 +113,7 @@ def budgets_table(results: StudyResults) -> ReportTable:
         Column("best"),
         Column("ap", "AP50-95", decimals=3),
         Column("models", "models compared", write=str),
-        Column("alternatives", "not distinguishable from the best"),
+        Column("alternatives", "no difference found"),
     ]
     return ReportTable("budgets", columns, rows, caption="The best model under each budget")
 
@@ -136,20 +137,16 @@ def round_limits(measure: str, costs: Sequence[float]) -> list[float]:
 def rivals_table(results: StudyResults) -> ReportTable:
     """Returns pairwise comparisons of AP50-95, over all objects and by kind of object.
 
-    All pairs if at most 4 models, else the best against the next five. Comparisons over all objects
-    are Holm-adjusted among themselves, and so are those by kind of object.
+    All pairs if at most 4 models, else the best against the next five.
     """
     ranking = results.best_first
     pairs = list(combinations(ranking, 2))
     if len(ranking) > _ALL_PAIRS:
         pairs = pairs[:_MOST_RIVALS]
-    values = known_values(results)
-    overall = compare_pairs(pairs, values)
-    kinds = compare_pairs(pairs, values, metrics=[metric for metric in OBJECTS if metric in values])
     rows = [
-        {**_difference_row(row), "objects": OBJECTS.get(row.metric, "all")}
-        for number, first in enumerate(overall)
-        for row in (first, *kinds[number :: len(pairs)])
+        {**_difference_row(comparisons.pair(*pair), comparisons), "objects": objects}
+        for pair in pairs
+        for objects, comparisons in known_comparisons(results).items()
     ]
     columns = [
         *(Column("model"), Column("reference"), Column("objects")),
@@ -158,24 +155,19 @@ def rivals_table(results: StudyResults) -> ReportTable:
     return ReportTable("contests", columns, rows, caption="Pairwise comparisons by kind of object")
 
 
-def known_values(results: StudyResults) -> dict[str, dict[str, Values]]:
-    """Returns values by metric and model, for the metrics of objects that the split has."""
+def known_comparisons(results: StudyResults) -> dict[str, Comparisons]:
+    """Returns the comparisons by kind of object, for the kinds that the split has; `all` first."""
     resampled = results.runs[0].resampled_metrics
-    known = [metric for metric in RESAMPLED_METRICS if np.isfinite(resampled[metric][0])]
-    return {metric: results.values(metric) for metric in known}
-
-
-def _difference_row(row: PairwiseComparison) -> dict[str, Any]:
+    kinds = {"ap": "all", **OBJECTS}
     return {
-        "model": row.model,
-        "reference": row.reference,
-        "difference": row.estimate.value,
-        "low": row.interval.low,
-        "high": row.interval.high,
-        "over": row.over,
-        "p_adjusted": row.p_adjusted,
-        "verdict": row.verdict,
+        name: results.comparisons(metric)
+        for metric, name in kinds.items()
+        if np.isfinite(resampled[metric][0])
     }
+
+
+def _difference_row(row: PairwiseComparison, comparisons: Comparisons) -> dict[str, Any]:
+    return {**row.flat(), "over": comparisons.over}
 
 
 def tuning_table(variations: Mapping[str, Mapping[str, Values]]) -> ReportTable:
@@ -205,8 +197,9 @@ def pairs_section(results: StudyResults, files: ReportFiles) -> Section | None:
         return None
     # The better model of a pair comes first, so that differences are positive.
     pairs = [(model, models[at]) for at in range(len(models)) for model in models[:at]]
-    comparisons = compare_pairs(pairs, {"ap": results.values("ap")})
-    rows = [_difference_row(row) for row in comparisons]
+    compared = results.comparisons()
+    comparisons = [compared.pair(*pair) for pair in pairs]
+    rows = [_difference_row(row, compared) for row in comparisons]
     columns = [Column("model"), Column("reference"), *DIFFERENCE_COLUMNS]
     files.table(ReportTable("pairs", columns, rows, caption="All pairs of models"))
     limit = (
@@ -217,6 +210,6 @@ def pairs_section(results: StudyResults, files: ReportFiles) -> Section | None:
     return Section(
         "All-pairs matrix",
         [files.figure("pairs", pairs_figure(models, comparisons))],
-        text="Blue: the model of the row has the higher AP50-95; orange: the lower; grey: not "
-        f"distinguishable (Holm over {counted(len(rows), 'comparison')}).{limit}",
+        text="Blue: the model of the row has the higher AP50-95; orange: the lower; grey: "
+        f"not decided, by simultaneous intervals over {counted(len(rows), 'pair')}.{limit}",
     )

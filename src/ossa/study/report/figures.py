@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ossa.escaping import escape_figure
 from ossa.evaluate.confusion import ConfusionMatrix
-from ossa.study.analysis import PairwiseComparison
+from ossa.study.comparisons import PairwiseComparison
 from ossa.study.prediction import Validation
 from ossa.study.report.text import signed
 from ossa.study.results import COMPLEXITIES, StudyResults
@@ -216,8 +216,8 @@ def pairs_figure(models: Sequence[str], comparisons: Sequence[PairwiseComparison
         signs[row, column], signs[column, row] = sign, -sign
         if side <= _MOST_DIFFERENCES:
             style = {"fontweight": "bold", "color": INK} if sign else {"color": MUTED}
-            _write_cell(axes, row, column, signed(comparison.estimate.value), **style)
-            _write_cell(axes, column, row, signed(-comparison.estimate.value), **style)
+            _write_cell(axes, row, column, signed(comparison.difference), **style)
+            _write_cell(axes, column, row, signed(-comparison.difference), **style)
     axes.pcolormesh(signs, cmap=_SIGNS, vmin=-1, vmax=1, edgecolors="white", linewidth=0.6)
     _square_axes(axes, models, models, font=min(9.5, 62 * cell))
     axes.tick_params(colors=INK)

@@ -76,7 +76,8 @@ DIFFERENCE_COLUMNS = (
     Column("difference", "difference in AP50-95", write=signed),
     *interval_columns(write=signed),
     Column("over", "interval covers"),
-    Column("p_adjusted", "p, Holm", write=p_value),
+    Column("p", "p, adjusted", write=p_value),
+    Column("within", "the same within", decimals=3),
     Column("verdict", "verdict on the model"),
 )
 """Columns of a `PairwiseComparison`."""

@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ossa.study.analysis import MeasureRanking, RankChange, Relation
+from ossa.study.analysis import MeasureRanking, Relation
+from ossa.study.comparisons import RankChange
 from ossa.study.prediction import Validation
 from ossa.study.scaling import InsufficientData
 
@@ -122,8 +123,7 @@ def budget_sentence(row: Mapping[str, Any]) -> str:
     return (
         f"Up to {row['budget']}: {row['best']}, AP50-95 "
         f"{mean_and_deviation(row['ap'], row['ap_std'])}, the best of "
-        f"{counted(row['models'], 'model')}; not distinguishable from it (Holm): "
-        f"{row['alternatives']}."
+        f"{counted(row['models'], 'model')}; no difference found from it: {row['alternatives']}."
     )
 
 
@@ -131,8 +131,8 @@ def comparison_sentence(row: Mapping[str, Any]) -> str:
     """Returns a sentence on the difference of two models, from a row of the comparisons table."""
     return (
         f"{row['model']} − {row['reference']}: {signed(row['difference'])} AP50-95 "
-        f"({_interval(row)}, over {row['over']}; p {p_value(row['p_adjusted'])}, Holm): "
-        f"{row['verdict']}."
+        f"(simultaneous {_interval(row)}, over {row['over']}): {row['verdict']}, the same within "
+        f"{row['within']:.3f}."
     )
 
 
@@ -141,7 +141,7 @@ def rank_change_sentence(base: str, other: str, change: RankChange) -> str:
     return (
         f"With {other} in place of {base}: {change.swapped} of "
         f"{counted(change.num_pairs, 'pair')} of models change their order, "
-        f"{change.distinguishable} of them distinguishable under both settings."
+        f"{change.decided} of them with a difference found under both settings."
     )
 
 
