@@ -29,13 +29,14 @@ from statsmodels.stats.multitest import multipletests
 
 from ossa.evaluate.statistics import Values
 from ossa.study.analysis import pareto_set
-from ossa.study.comparisons import Comparisons, compare_all, draw_qualities
+from ossa.study.comparisons import Comparisons, compare_all
+from ossa.study.estimates import draw_qualities
 
 _MODELS = 10
 _IMAGES, _RESAMPLES = 100, 200
 _OUR_STUDY = (0.036, 0.019, 0.052, 0.016, 0.018, 0.011, 0.002, 0.005, 0.003, 0.082)
 """Standard deviations over seeds of the study in results/bccd-160-2core-amd-epyc.md."""
-_Floats = NDArray[np.float64]
+_Floats = NDArray[np.floating]
 
 
 @dataclass(frozen=True)

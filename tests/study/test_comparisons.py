@@ -15,10 +15,9 @@ from ossa.study.comparisons import (
     PairwiseComparison,
     compare_all,
     detectable_difference,
-    draw_qualities,
-    moderated_variances,
     rank_change,
 )
+from ossa.study.estimates import draw_qualities, moderated_variances
 
 SIMULATION = Path(__file__).parents[2] / "benchmarks" / "verdicts.py"
 

@@ -229,7 +229,7 @@ class _DataYaml:
         return kind(expected=expected, found=found, path=self.file, line=line, advice=advice)
 
     def existing(self, key: str, entry: str) -> Path:
-        """Returns the absolute file or folder that an entry names; DataError where there is none."""
+        """Returns the absolute file or folder of an entry; DataError where there is none."""
         candidates = [entry]
         if "\\" in entry:  # of Windows
             candidates.append(entry.replace("\\", "/"))

@@ -1,12 +1,7 @@
 """Which models of a study differ, by how much at most, and which may be the best.
 
-The quality of a model is its mean over all seeds and images that could have been drawn. Its
-estimate varies over images, which are the same for all models, and over the seeds of each model.
+The variances of the means are those of `ossa.study.estimates`.
 
-- **Variance over seeds.** Three seeds say little about it, so the variances of all models are
-  moderated by their common distribution (Smyth, "Linear models and empirical Bayes methods", 2004).
-  Its degrees of freedom are capped, and a model that varies more than the others keeps its own
-  variance and degrees of freedom, as one failing model would otherwise pass for a stable one.
 - **Simultaneous intervals.** One critical value for all pairs (single-step max-t) over their joint
   distribution. Pairs have different degrees of freedom: their t-statistics are compared after the
   transformation to normal scores of Wallace (1959). The distribution is drawn, with the
@@ -19,174 +14,52 @@ The error rates are simulated in `benchmarks/verdicts.py`.
 Dimensions: M models, R runs of a model, B resamples, G groups of images, P pairs, D draws.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
-from typing import Any, Literal, NamedTuple, Self, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, special, stats
+from scipy import stats
 
-from ossa.evaluate.statistics import FEWEST_RUNS, LEVEL, Interval, Values
+from ossa.evaluate.statistics import LEVEL, Interval, Values
+from ossa.study.estimates import (
+    Estimates,
+    Floats,
+    SeedVariances,
+    draw_seed_variances,
+    moderated_variances,
+    root,
+    square_root,
+)
 
 Verdict: TypeAlias = Literal["better", "worse", "practically the same", "not decided"]
 MARGIN = 0.02
 """Models whose difference is certainly smaller are practically the same."""
-_MOST_PRIOR_DOF = 6.0
-_FEWEST_MODERATED = 3
-"""Smallest number of models from which a common distribution of variances is estimated."""
 _DRAWS = 8000
 _FEWEST_DRAWS, _MOST_DRAWN = 1000, 10_000_000
 """With many pairs there are fewer draws, so that draws times pairs are at most `_MOST_DRAWN`."""
 _VALUES_AT_ONCE = 2**21
 """Draws times pairs that are in memory together."""
-_ROUNDING = 1e-20
-"""A variance below this is none."""
-_Floats: TypeAlias = NDArray[np.float64]
 
 
-class SeedVariances(NamedTuple):
-    """Variances of single runs over seeds, on the same images, moderated by their distribution."""
-
-    value: _Floats
-    """(M,)."""
-    dof: _Floats
-    """(M,) degrees of freedom."""
-    prior: tuple[float, float]
-    """Variance and degrees of freedom of the common distribution; (0, 0) without one."""
-
-
-def moderated_variances(variance: _Floats, dof: _Floats) -> SeedVariances:
-    """Returns the variances (M,) moderated by their common distribution.
-
-    Args:
-        variance: (M,) sample variances.
-        dof: (M,) their degrees of freedom.
-
-    Examples:
-        >>> moderated_variances(np.array([1.0, 2.0, 3.0]), np.full(3, 2.0)).dof.tolist()
-        [8.0, 8.0, 2.0]
-    """
-    prior = _variance_prior(variance, dof)
-    return SeedVariances(*_moderate(variance, dof, prior), prior)
-
-
-def _variance_prior(variance: _Floats, dof: _Floats) -> tuple[float, float]:
-    """Returns variance and degrees of freedom of the prior, by the moments of the logarithms."""
-    positive = (variance > 0) & (dof > 0)
-    if positive.sum() < _FEWEST_MODERATED:
-        return 0.0, 0.0
-    half = dof[positive] / 2
-    logs = np.log(variance[positive]) - special.digamma(half) + np.log(half)
-    excess = float(logs.var(ddof=1) - special.polygamma(1, half).mean())
-    # Half the degrees of freedom h from trigamma(h) = excess; practically infinite at exp(12).
-    log_h = _root(lambda x: np.log(special.polygamma(1, np.exp(x)) / max(excess, 1e-5)), -12, 12)
-    prior_variance = np.exp(logs.mean() + special.digamma(np.exp(log_h)) - log_h)
-    return float(prior_variance), min(2 * float(np.exp(log_h)), _MOST_PRIOR_DOF)
-
-
-def _root(function: Callable[[float], float], low: float, high: float) -> float:
-    root: Any = optimize.brentq(function, low, high)
-    return float(root)
-
-
-def _moderate(
-    variance: _Floats, dof: _Floats, prior: tuple[float, float]
-) -> tuple[_Floats, _Floats]:
-    """Returns variances and degrees of freedom (..., M); where above the prior's, unchanged."""
-    prior_variance, prior_dof = prior
-    own = (variance > prior_variance) | (prior_dof == 0)
-    total = np.where(own, dof, dof + prior_dof)
-    weighted = prior_dof * prior_variance + dof * variance
-    return np.where(own, variance, weighted / np.maximum(total, 1e-9)), total
-
-
-@dataclass(frozen=True)
-class Estimates:
-    """The mean qualities of M models with the variances of these means."""
-
-    models: tuple[str, ...]
-    means: _Floats
-    """(M,) over the runs."""
-    runs: _Floats
-    """(M,) number of runs."""
-    over_seeds: bool
-    """Whether the variance over seeds is known: every model has three runs."""
-    seeds: SeedVariances
-    images: _Floats
-    """(M, M) covariance of the means over images; of these runs alone if not `over_seeds`."""
-    runs_over_images: _Floats
-    """(M, M) the same with what an image is to single runs, which `seeds` counts, too."""
-    image_dof: _Floats
-    """(M, M) degrees of freedom of the variance of a difference over images."""
-
-    @classmethod
-    def of(cls, values: Mapping[str, Values]) -> Self:
-        """Returns them from the values of one metric by model, on the same images."""
-        each = list(values.values())
-        runs = np.array([len(model.plain) for model in each], float)
-        over_seeds = bool(runs.min() >= FEWEST_RUNS)
-        resampled = np.stack([model.resampled.mean(axis=0) for model in each])
-        total = np.atleast_2d(np.cov(resampled))
-        images = total
-        variances = np.zeros(len(each))
-        if over_seeds:
-            shared = np.array([model.shared_variance() for model in each])
-            images = _positive_semidefinite(total - np.diag(shared))
-            variances = np.array([model.plain.var(ddof=1) for model in each])
-        return cls(
-            models=tuple(values),
-            means=np.array([model.plain.mean() for model in each]),
-            runs=runs,
-            over_seeds=over_seeds,
-            seeds=moderated_variances(variances, runs - 1),
-            images=images,
-            runs_over_images=total,
-            image_dof=_image_dof(each),
-        )
-
-    def covariance(self) -> _Floats:
-        """Returns the covariance (M, M) of the means over images, and over seeds if known."""
-        return self.images + np.diag(self.seeds.value / self.runs)
-
-
-def _positive_semidefinite(matrix: _Floats) -> _Floats:
-    values, vectors = np.linalg.eigh(matrix)
-    return (vectors * np.maximum(values, 0)) @ vectors.T
-
-
-def _image_dof(each: list[Values]) -> _Floats:
-    """Returns (M, M), by the kurtosis of the influence of the images on a difference."""
-    influences = np.stack([model.left_out.mean(axis=0) for model in each])
-    influences -= influences.mean(axis=1, keepdims=True)
-    groups, most = influences.shape[1], max(each[0].num_images - 1.0, 1.0)
-    dof = np.full((len(each), len(each)), most)
-    for row, own in enumerate(influences):
-        squares = (own - influences) ** 2
-        second, fourth = squares.mean(axis=1), (squares**2).mean(axis=1)
-        doubt = fourth - second**2
-        known = doubt > 0
-        dof[row, known] = np.minimum(2 * groups * second[known] ** 2 / doubt[known], most)
-    return dof
-
-
-def _scores(t: _Floats, dof: _Floats) -> _Floats:
+def _scores(t: Floats, dof: Floats) -> Floats:
     """Returns normal scores of t-statistics, with their signs (Wallace, 1959)."""
     factor = (8 * dof + 1) / (8 * dof + 3)
     return np.sign(t) * factor * np.sqrt(dof * np.log1p(t**2 / dof))
 
 
-def _critical_t(score: _Floats | float, dof: _Floats) -> _Floats:
+def _critical_t(score: Floats | float, dof: Floats) -> Floats:
     """Returns the t-statistics of normal scores; the inverse of `_scores`."""
     factor = (8 * dof + 1) / (8 * dof + 3)
     return np.sqrt(dof * np.expm1((score / factor) ** 2 / dof))
 
 
 def _pair_variance(
-    images: _Floats, least: _Floats, seeds: _Floats, seed_dof: _Floats, image_dof: _Floats
-) -> tuple[_Floats, _Floats]:
+    images: Floats, least: Floats, seeds: Floats, seed_dof: Floats, image_dof: Floats
+) -> tuple[Floats, Floats]:
     """Returns the variance of differences and its degrees of freedom (Welch and Satterthwaite).
 
     Args:
@@ -262,13 +135,13 @@ class Comparisons:
     """
 
     estimates: Estimates
-    standard_errors: _Floats
+    standard_errors: Floats
     """(M, M) of the differences."""
-    dof: _Floats
+    dof: Floats
     """(M, M) degrees of freedom."""
-    largest: _Floats
+    largest: Floats
     """(D,) drawn largest absolute normal scores over all pairs, sorted."""
-    largest_below: _Floats
+    largest_below: Floats
     """(D, M) drawn largest normal scores of other models minus this one, sorted."""
     alpha: float
     margin: float
@@ -284,7 +157,7 @@ class Comparisons:
         return "seeds and images" if self.estimates.over_seeds else "images alone"
 
     @cached_property
-    def half_widths(self) -> _Floats:
+    def half_widths(self) -> Floats:
         """(M, M) half the width of the simultaneous interval of every difference."""
         critical = float(np.quantile(self.largest, 1 - self.alpha))
         return _critical_t(critical, self.dof) * self.standard_errors
@@ -395,11 +268,11 @@ def _differences(
     seeds: SeedVariances,
     first: NDArray[np.intp],
     second: NDArray[np.intp],
-    image_factor: _Floats | float = 1.0,
-) -> tuple[_Floats, _Floats]:
+    image_factor: Floats | float = 1.0,
+) -> tuple[Floats, Floats]:
     """Returns variance and degrees of freedom (..., P) of the differences of pairs."""
 
-    def of_pairs(covariance: _Floats) -> _Floats:
+    def of_pairs(covariance: Floats) -> Floats:
         diagonal = np.diag(covariance)
         return np.maximum(diagonal[first] + diagonal[second] - 2 * covariance[first, second], 0.0)
 
@@ -420,10 +293,10 @@ def _draw_largest(
     first: NDArray[np.intp],
     second: NDArray[np.intp],
     rng: np.random.Generator,
-) -> tuple[_Floats, _Floats]:
+) -> tuple[Floats, Floats]:
     """Returns drawn largest scores where no models differ: (D,) of all pairs, (D, M) below each."""
     count = len(estimates.models)
-    deviations = rng.standard_normal((draws, count)) @ _square_root(estimates.images)
+    deviations = rng.standard_normal((draws, count)) @ square_root(estimates.images)
     true, redrawn = draw_seed_variances(estimates, draws, rng)
     deviations += rng.standard_normal((draws, count)) * np.sqrt(true / estimates.runs)
     dof = float(np.median(estimates.image_dof[first, second])) if len(first) else 1.0
@@ -437,90 +310,6 @@ def _draw_largest(
         np.maximum(below[j], scores[:, pair], out=below[j])
         np.maximum(below[i], -scores[:, pair], out=below[i])
     return np.abs(scores).max(axis=1, initial=0.0), np.where(np.isfinite(below), below, 0.0).T
-
-
-def _square_root(covariance: _Floats) -> _Floats:
-    values, vectors = np.linalg.eigh(covariance)
-    return (vectors * np.sqrt(np.maximum(values, 0))).T
-
-
-def draw_seed_variances(
-    estimates: Estimates, draws: int, rng: np.random.Generator
-) -> tuple[_Floats, SeedVariances]:
-    """Returns draws (D, M) of the true variances over seeds, and what new runs would estimate."""
-    value, dof, prior = estimates.seeds
-    size = (draws, len(value))
-    if not estimates.over_seeds:
-        return np.zeros(size), SeedVariances(np.zeros(size), np.ones(size), prior)
-    own = estimates.runs - 1
-    true = value * dof / rng.chisquare(dof, size=size)
-    return true, SeedVariances(
-        *_moderate(true * rng.chisquare(own, size=size) / own, own, prior), prior
-    )
-
-
-def draw_qualities(
-    values: Mapping[str, Values], *, draws: int = 4000, seed: int = 0
-) -> dict[str, _Floats] | None:
-    """Returns draws (D,) of the true quality of every model; None if nothing is known of its error.
-
-    The measured means scatter more than the true qualities, and the highest are high by luck in
-    part: the qualities are drawn from their posterior under a normal prior, whose mean and
-    deviation are estimated from the study, and drawn, too.
-
-    Args:
-        values: of one metric by model, on the same images.
-        draws: D.
-        seed: of the draws.
-    """
-    estimates = Estimates.of(values)
-    count = len(estimates.models)
-    covariance = estimates.covariance()
-    if np.diag(covariance).max() < _ROUNDING:
-        return None
-    rng = np.random.default_rng(seed)
-    deviations = _draw_prior_deviations(estimates.means, covariance, draws, rng)
-    true, _ = draw_seed_variances(estimates, draws, rng)
-    drawn = estimates.images + (true / estimates.runs)[:, :, None] * np.eye(count)
-    prior = (deviations**2)[:, None, None] * np.eye(count)
-    total = drawn + prior
-    ones = np.ones((draws, count, 1))
-    solved = np.linalg.solve(total, np.concatenate((ones, _columns(estimates.means, draws)), 2))
-    precision = solved[..., 0].sum(axis=1)
-    mean = solved[..., 1].sum(axis=1) / precision
-    mean = mean + rng.standard_normal(draws) / np.sqrt(precision)
-    # The posterior, by a draw from the prior that is corrected to the data (Matheron's rule).
-    at_random = mean[:, None] + deviations[:, None] * rng.standard_normal((draws, count))
-    noise = rng.standard_normal((draws, count)) @ _square_root(estimates.images)
-    noise += rng.standard_normal((draws, count)) * np.sqrt(true / estimates.runs)
-    gap = (estimates.means - at_random - noise)[..., None]
-    qualities = at_random + (deviations**2)[:, None] * np.linalg.solve(total, gap)[..., 0]
-    return dict(zip(estimates.models, qualities.T, strict=True))
-
-
-def _columns(row: _Floats, draws: int) -> _Floats:
-    return np.broadcast_to(row[None, :, None], (draws, len(row), 1))
-
-
-def _draw_prior_deviations(
-    means: _Floats, covariance: _Floats, draws: int, rng: np.random.Generator
-) -> _Floats:
-    """Returns draws (D,) of the deviation of the true qualities, a priori uniform."""
-    count = len(means)
-    scale = float(np.sqrt(np.diag(covariance).mean()) + means.std())
-    if count < 3:
-        return np.full(draws, 10 * scale)
-    grid = np.linspace(0.0, 4 * scale, 201)[1:]
-    logs = []
-    for deviation in grid:
-        total = covariance + deviation**2 * np.eye(count)
-        inverse = np.linalg.inv(total)
-        precision = inverse.sum()
-        residuals = means - (inverse @ means).sum() / precision
-        _, size = np.linalg.slogdet(total)
-        logs.append(-0.5 * (size + np.log(precision) + residuals @ inverse @ residuals))
-    weights = np.exp(np.array(logs) - max(logs))
-    return rng.choice(grid, size=draws, p=weights / weights.sum())
 
 
 class RankChange(NamedTuple):
@@ -581,4 +370,4 @@ def detectable_difference(
     def lacking(noncentrality: float) -> float:
         return float(stats.nct.sf(critical, dof, noncentrality)) - power
 
-    return error * _root(lacking, 0.0, critical + 20.0)
+    return error * root(lacking, 0.0, critical + 20.0)

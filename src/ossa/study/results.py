@@ -15,8 +15,9 @@ from ossa.errors import DataError, OssaError
 from ossa.evaluate.metrics import METRIC_TITLES, Metrics
 from ossa.evaluate.statistics import Values
 from ossa.study.analysis import Relation, pareto_membership
-from ossa.study.comparisons import Comparisons, compare_all, draw_qualities
+from ossa.study.comparisons import Comparisons, compare_all
 from ossa.study.config import StudyConfig
+from ossa.study.estimates import draw_qualities
 from ossa.study.folder import RunState, StudyFolder, read_measurements, read_study_folder
 from ossa.study.reported import (
     RESAMPLED_FILE,
