@@ -21,8 +21,10 @@ from ossa.evaluate.metrics import evaluate_detections
 from ossa.train.run_folder import (
     DETECTIONS_FILE,
     RECORD_SCHEMA,
-    RunFolder,
+    finish_folder,
     read_record,
+    start_folder,
+    write_log,
     write_record,
 )
 from ossa.types import Detections, Record
@@ -82,9 +84,9 @@ def write_run(scenes: Path, tmp_path: Path) -> WriteRun:
             environment={},
             data_fingerprint=f"train-{index.fingerprint()}",
         )
-        files = RunFolder(folder, config=config, names=index.names)
-        files.start()
-        files.finish(record, index, detections)
+        start_folder(folder, config)
+        write_log([], folder)
+        finish_folder(record, folder, index, detections)
         return Path(name)
 
     return write

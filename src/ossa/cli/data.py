@@ -289,7 +289,7 @@ def _first_batches(
     """Returns the first batches of the training split, by epoch; none without that split."""
     from ossa.data.show import augmented_batches
     from ossa.train.callbacks import Callback
-    from ossa.train.splits import training_index
+    from ossa.train.splits import read_split
 
     if report is None or not number:
         return {}
@@ -305,7 +305,7 @@ def _first_batches(
     if config.train.fraction == 1:
         with suppress(DataError):  # an image is damaged: training drops all such before it begins
             return batches_of(report.index)
-    return batches_of(training_index(config, callback=Callback(), strict=False))
+    return batches_of(read_split(config, "train", callback=Callback()).index)
 
 
 def _crowding(index: "DatasetIndex") -> Mapping[str, int]:

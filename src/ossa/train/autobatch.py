@@ -13,7 +13,7 @@ from ossa.types import Batch
 
 _SHARE = 0.9
 """Of the free memory that a training may take: the allocator needs some room."""
-_TRUTHS_PER_IMAGE = 60
+_GT_BOXES_PER_IMAGE = 60
 _MOST_IMAGES = 1024
 
 
@@ -86,22 +86,19 @@ class TrialStep:
         self.held = [torch.zeros_like(p) for p in self.detector.parameters() for _ in range(copies)]
 
     def __call__(self, images: int) -> None:
-        bf16 = self.train.precision == "bf16"
-        batch = self._batch(images)
-        with PreciseNorms(), torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            raw = self.detector(batch.images)
-        self.loss(raw, batch).total().backward()
-        self.detector.zero_grad(set_to_none=True)
-
-    def _batch(self, images: int) -> Batch:
         imgsz, device = self.train.imgsz, self.device
         box_xyxy = torch.tensor([[imgsz / 4, imgsz / 4, imgsz / 2, imgsz / 2]], device=device)
-        truths = images * _TRUTHS_PER_IMAGE
-        return Batch(
+        boxes = images * _GT_BOXES_PER_IMAGE
+        batch = Batch(
             images=torch.zeros(images, 3, imgsz, imgsz, dtype=torch.uint8, device=device),
-            boxes_xyxy=box_xyxy.repeat(truths, 1),
-            labels=torch.zeros(truths, dtype=torch.int64, device=device),
-            image_index=torch.arange(images, device=device).repeat_interleave(_TRUTHS_PER_IMAGE),
+            boxes_xyxy=box_xyxy.repeat(boxes, 1),
+            labels=torch.zeros(boxes, dtype=torch.int64, device=device),
+            image_index=torch.arange(images, device=device).repeat_interleave(_GT_BOXES_PER_IMAGE),
             image_ids=tuple(range(images)),
             letterboxes=(),
         )
+        bf16 = self.train.precision == "bf16"
+        with PreciseNorms(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            raw = self.detector(batch.images)
+        self.loss(raw, batch).total().backward()
+        self.detector.zero_grad(set_to_none=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,36 +73,24 @@ class Callback:
         """Called with a sentence for the user: problems of the data, weights left out, ..."""
 
 
+def _call_each(hook: str) -> Callable[..., None]:
+    def call(self: CallbackList, *args: Any, **kwargs: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, hook)(*args, **kwargs)
+
+    return call
+
+
 class CallbackList(Callback):
     """Calls several callbacks in their order."""
 
     def __init__(self, callbacks: Sequence[Callback]) -> None:
         self.callbacks = tuple(callbacks)
 
-    def on_prepare(self, doing: str, *, done: int, total: int) -> None:
-        for callback in self.callbacks:
-            callback.on_prepare(doing, done=done, total=total)
-
-    def on_start(self, start: RunStart) -> None:
-        for callback in self.callbacks:
-            callback.on_start(start)
-
-    def on_batch_end(self, *, epoch: int, batch: int, loss: float) -> None:
-        for callback in self.callbacks:
-            callback.on_batch_end(epoch=epoch, batch=batch, loss=loss)
-
-    def on_evaluate(self, *, epoch: int, done: int, total: int) -> None:
-        for callback in self.callbacks:
-            callback.on_evaluate(epoch=epoch, done=done, total=total)
-
-    def on_epoch_end(self, row: Mapping[str, Any], evaluation: Evaluation | None) -> None:
-        for callback in self.callbacks:
-            callback.on_epoch_end(row, evaluation)
-
-    def on_end(self, record: Record) -> None:
-        for callback in self.callbacks:
-            callback.on_end(record)
-
-    def note(self, sentence: str) -> None:
-        for callback in self.callbacks:
-            callback.note(sentence)
+    on_prepare = _call_each("on_prepare")
+    on_start = _call_each("on_start")
+    on_batch_end = _call_each("on_batch_end")
+    on_evaluate = _call_each("on_evaluate")
+    on_epoch_end = _call_each("on_epoch_end")
+    on_end = _call_each("on_end")
+    note = _call_each("note")

@@ -135,31 +135,27 @@ def load_state(
             f"expected the state of a run to resume at {file}, found none: it ended before its "
             "first was saved, so start a new run"
         )
-    advice = (
-        f"start a new run, with --weights {folder / 'last.safetensors'} to begin from what this "
-        "one has learnt"
-    )
     try:
         state = read_torch_file(file)
-        _check_alike({"identity": dict}, {"identity": _entry(state, "identity")}, "the state")
-    except (CheckpointError, _UnfitError) as damage:
-        raise CheckpointError(
-            f"{file} is damaged and cannot be resumed from: {damage}; {advice}"
-        ) from None
-    for what, expected in identity.items():
+        _check_alike(dict, state, "the state")
+        _check_alike(dict, state.get("identity"), "the state.identity")
         # A state of before images were hashed says nothing about them.
-        found = state["identity"].get(what, expected if what == "images" else None)
-        if found != expected and not (what == "settings" and found == older_settings):
-            raise CheckpointError(
-                f"{file} was saved with other {what} than are given now: "
-                "resume with what the run started with, or start a new run"
-            )
-    try:
-        progress = _checked(state, detector, optimizer, ema)
-    except _UnfitError as fault:
+        saved = {"images": identity.get("images"), **state["identity"]}
+        if older_settings is not None and saved.get("settings") == older_settings:
+            saved["settings"] = identity["settings"]
+        others = [what for what, expected in identity.items() if saved.get(what) != expected]
+        progress = Progress() if others else _checked(state, detector, optimizer, ema)
+    except (CheckpointError, _UnfitError) as fault:
         raise CheckpointError(
-            f"{file} is damaged or of another version and cannot be resumed from: {fault}; {advice}"
+            f"{file} is damaged or of another version and cannot be resumed from: {fault}; start "
+            f"a new run, with --weights {folder / 'last.safetensors'} to begin from what this one "
+            "has learnt"
         ) from None
+    if others:
+        raise CheckpointError(
+            f"{file} was saved with other {others[0]} than are given now: "
+            "resume with what the run started with, or start a new run"
+        )
     detector.load_state_dict(state["detector"])
     gradients = _own_gradients(state["gradients"], distributed)
     for name, parameter in detector.named_parameters():
@@ -193,16 +189,8 @@ def _checked(state: Any, detector: nn.Module, optimizer: Optimizer, ema: EMA[Any
     _check_alike(own, state, "the state")
     parameters = {name: parameter.detach() for name, parameter in detector.named_parameters()}
     for gradients in state["gradients"]:
-        _check_alike(dict, gradients, "gradients")
-        _check_alike(
-            {name: parameters[name] for name in gradients if name in parameters},
-            gradients,
-            "gradients",
-        )
-    own_state = _expected_state(optimizer)
-    for index, kept in state["optimizer"]["state"].items():
-        expected = {index: own_state[index]} if index in own_state else {}
-        _check_alike(expected, {index: kept}, "optimizer.state")
+        _check_some(parameters, gradients, "gradients")
+    _check_some(_expected_state(optimizer), state["optimizer"]["state"], "optimizer.state")
     _check_plain(state["progress"])
     try:
         progress = TypeAdapter(Progress).validate_python(state["progress"])
@@ -236,46 +224,36 @@ def _load_optimizer(optimizer: Optimizer, kept: dict[int, dict[str, Tensor]]) ->
     optimizer.load_state_dict({**optimizer.state_dict(), "state": kept})
 
 
+def _check_some(own: dict[Any, Any], saved: Any, where: str) -> None:
+    """Raises _UnfitError unless a dict has some of our own entries and no others."""
+    _check_alike(dict, saved, where)
+    _check_alike({key: own[key] for key in saved if key in own}, saved, where)
+
+
 def _check_alike(own: Any, saved: Any, where: str) -> None:
     """Raises _UnfitError unless a value has the type, keys and shapes of the training's own.
 
     A type among our own values stands for any value of it.
     """
-    if isinstance(own, Tensor):
-        if not isinstance(saved, Tensor) or (saved.shape, saved.dtype) != (own.shape, own.dtype):
-            found = (
-                f"{saved.dtype} {tuple(saved.shape)}"
-                if isinstance(saved, Tensor)
-                else _named(saved)
-            )
-            raise _UnfitError(f"{where}: expected {own.dtype} {tuple(own.shape)}, found {found}")
+    if _kind(own) != _kind(saved):
+        raise _UnfitError(f"{where}: expected {_kind(own)}, found {_kind(saved)}")
+    if not isinstance(own, dict):
         return
-    kind = own if isinstance(own, type) else _kind(own)
-    if _kind(saved) is not kind:
-        raise _UnfitError(f"{where}: expected {kind.__name__}, found {_named(saved)}")
-    if isinstance(own, type) or not isinstance(own, dict | list | tuple):
-        return
-    keys, found = (dict.fromkeys(x if isinstance(x, dict) else range(len(x))) for x in (own, saved))
-    for key in (*keys, *found):
-        if key not in keys or key not in found:
-            lack = "is missing" if key in keys else "is not known"
+    for key in (*own, *saved):
+        if key not in own or key not in saved:
+            lack = "is missing" if key in own else "is not known"
             raise _UnfitError(f"{where}: {legible(repr(key))} {lack}")
-    for key in keys:
+    for key in own:
         _check_alike(own[key], saved[key], f"{where}.{key}")
 
 
-def _kind(value: Any) -> type:
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{value.dtype} {tuple(value.shape)}"
     if isinstance(value, dict):
-        return dict
-    return float if type(value) is int else type(value)
-
-
-def _named(value: Any) -> str:
-    return type(value).__name__
-
-
-def _entry(state: Any, key: str) -> Any:
-    return state.get(key) if isinstance(state, dict) else None
+        return "dict"
+    kind = value if isinstance(value, type) else type(value)
+    return "float" if kind is int else kind.__name__
 
 
 def _check_plain(value: Any) -> None:
@@ -293,7 +271,7 @@ def _check_plain(value: Any) -> None:
             inner = value.values() if isinstance(value, dict) else value
             pending.extend((item, depth + 1) for item in inner)
         elif not isinstance(value, str | int | float | None):
-            raise _UnfitError(f"its progress holds a value of the type {_named(value)}")
+            raise _UnfitError(f"its progress holds a value of the type {type(value).__name__}")
 
 
 def _own_gradients(

@@ -16,6 +16,7 @@ from typing import Any
 
 from ossa.train.callbacks import RunStart
 from ossa.train.loggers import (
+    Counts,
     Logger,
     is_reachable,
     numeric_values,
@@ -80,9 +81,7 @@ class CometLogger(Logger):
     def log_figure(self, name: str, path: Path, *, epoch: int) -> None:
         self._experiment.log_image(str(path), name=name, step=epoch, overwrite=True)
 
-    def log_confusion_matrix(
-        self, names: Sequence[str], counts: Sequence[Sequence[int]], *, epoch: int
-    ) -> None:
+    def log_confusion_matrix(self, names: Sequence[str], counts: Counts, *, epoch: int) -> None:
         self._experiment.log_confusion_matrix(
             matrix=[list(row) for row in counts],
             labels=list(names),

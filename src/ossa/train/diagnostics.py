@@ -48,13 +48,9 @@ class LevelHealth(NamedTuple):
 def reporting_levels(
     detector: Detector, batch: Batch, *, ratio: float, report: Callable[[LevelHealth], object]
 ) -> Iterator[None]:
-    """Reports every level after the forward and backward pass of a batch that is done within.
+    """Calls `report` with each level, fine to coarse, after the passes of a batch done within.
 
-    Args:
-        detector: that does the pass.
-        batch: of which nothing is reported where it is a share without images.
-        ratio: as in `assign`.
-        report: called with each level, fine to coarse.
+    Nothing is reported of a share without images. `ratio`: as in `assign`.
     """
     maps: list[Tensor] = []
     raws: list[RawPredictions] = []
@@ -77,11 +73,11 @@ def reporting_levels(
     for raw in raws:
         assignment = assign(batch, raw, ratio=ratio)
         for stride, level, matched in zip(raw.strides, maps, assignment, strict=True):
-            scale, positives = float(level.detach().float().std()), int(matched.positive.sum())
+            scale, gradient = level.detach().float().std(), level.grad
             norm = None
-            if level.grad is not None:
-                norm = float(level.grad.float().norm()) / len(batch.image_ids)
-            report(LevelHealth(stride, scale, norm, positives))
+            if gradient is not None:
+                norm = float(gradient.float().norm()) / len(batch.image_ids)
+            report(LevelHealth(stride, float(scale), norm, int(matched.positive.sum())))
 
 
 def check_single_values(
@@ -94,8 +90,8 @@ def check_single_values(
 ) -> str | None:
     """Returns a note where an epoch's last batch leaves batch norms one value per channel.
 
-    These use their running statistics in that batch, alike whatever the backbone is. Norms that
-    had one value in every batch would have no statistics to use.
+    These use their running statistics in that batch. Norms that have one value in every batch
+    would have no statistics to use.
 
     Args:
         detector: on any device.
@@ -107,14 +103,10 @@ def check_single_values(
     Raises:
         ConfigError: norms have one value in every batch; or in the last one, which is compiled.
     """
-
-    def has_share_of_one(batch: int) -> bool:
-        return 1 in (batch // processes, -(-batch // processes))
-
     train = config.train
     full, last = min(train.batch, images), images % train.batch
-    always = has_share_of_one(full)
-    if not always and not has_share_of_one(last):
+    always, in_last = (1 in (batch // processes, -(-batch // processes)) for batch in (full, last))
+    if not always and not in_last:
         return None
     norms = single_value_norms(detector, train.imgsz)
     norms = [name for name in norms if f"{name}.running_mean" not in frozen]
@@ -122,15 +114,13 @@ def check_single_values(
         return None
     found = f"{len(norms)} batch norms of {config.model.name} (such as {norms[0]})"
     if always:
+        enough = images >= 2 * processes
+        advice = f"take --batch {2 * processes}" if enough else f"train on {2 * processes} images"
         raise ConfigError(
             "expected two images or more in each process's share of a batch, found one: "
             f"{full} over {processes} {'process' if processes == 1 else 'processes'}. At "
             f"{train.imgsz} px that leaves {found} one value per channel, which has no deviation; "
-            + (
-                f"take --batch {2 * processes} or more"
-                if images >= 2 * processes
-                else f"train on {2 * processes} images or more"
-            )
+            f"{advice} or more"
         )
     if train.compile:
         raise ConfigError(
@@ -147,9 +137,7 @@ def check_single_values(
 def first_bad_layer(detector: nn.Module, run: Callable[[], Tensor]) -> str:
     """Returns which layer's activations, or else gradients, are the first that are not finite.
 
-    Args:
-        detector: its gradients are lost.
-        run: does the forward pass and returns the loss.
+    `run` does the forward pass and returns the loss. The gradients of the detector are lost.
     """
     bad: list[str] = []
 
@@ -180,10 +168,6 @@ def first_bad_layer(detector: nn.Module, run: Callable[[], Tensor]) -> str:
     return "done again, the batch gives finite losses and gradients"
 
 
-_TOO_MANY_FILES = (
-    "the system does not let this process open more files: take fewer --workers, or allow more "
-    "with 'ulimit -n 1024'"
-)
 _AFTERWARDS = "the last checkpoint is untouched: go on with --resume"
 
 
@@ -208,21 +192,25 @@ def wrap_errors(*, batch: int, fitting_batch: Callable[[], int | None]) -> Itera
         raise RunFailed(
             f"the GPU has no memory for a batch of {batch} images: {advice}; {_AFTERWARDS}"
         ) from None
-    except MemoryError:
-        raise RunFailed(_no_memory(batch)) from None
-    except OSError as error:
-        if isinstance(error, ConnectionError):  # the loader's pipe to a worker that is gone
-            raise RunFailed(_dead_worker(error)) from None
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise RunFailed(_TOO_MANY_FILES) from None
-        raise
-    except EOFError as error:  # the loader's pipe to a worker that is gone
-        raise RunFailed(_dead_worker(error)) from None
-    except RuntimeError as error:
-        if "DefaultCPUAllocator" in str(error):
-            raise RunFailed(_no_memory(batch)) from None
-        if "DataLoader worker" in str(error):
-            raise RunFailed(_dead_worker(error)) from None
+    except (MemoryError, OSError, EOFError, RuntimeError) as error:
+        message = str(error)
+        if isinstance(error, MemoryError) or "DefaultCPUAllocator" in message:
+            raise RunFailed(
+                f"the machine has no memory for a batch of {batch} images: take a smaller --batch "
+                f"or fewer --workers; {_AFTERWARDS}"
+            ) from None
+        # The loader's pipe to a worker that is gone ends, or is reset.
+        if isinstance(error, ConnectionError | EOFError) or "DataLoader worker" in message:
+            reason = (message or type(error).__name__).splitlines()[0]
+            raise RunFailed(
+                f"a process that loads images died ({reason}): if the machine ran out of memory "
+                f"take fewer --workers; {_AFTERWARDS}"
+            ) from None
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise RunFailed(
+                "the system does not let this process open more files: take fewer --workers, or "
+                "allow more with 'ulimit -n 1024'"
+            ) from None
         raise
 
 
@@ -239,21 +227,3 @@ def ended_if_not_all_start() -> Iterator[None]:
         for process in set(multiprocessing.active_children()) - before:
             process.kill()
         raise
-
-
-def _no_memory(batch: int) -> str:
-    return (
-        f"the machine has no memory for a batch of {batch} images: take a smaller --batch or fewer "
-        f"--workers; {_AFTERWARDS}"
-    )
-
-
-def _dead_worker(error: Exception) -> str:
-    return (
-        f"a process that loads images died ({_first_line(error)}): if the machine ran out of "
-        f"memory take fewer --workers; {_AFTERWARDS}"
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -114,8 +114,7 @@ SINGLE_PROCESS = DistributedContext()
 def joined_processes(device: str) -> Iterator[DistributedContext]:
     """Yields the context of the processes that torchrun started, or of this one alone.
 
-    Args:
-        device: 'cpu' (gloo) or a GPU (nccl).
+    They talk by gloo where `device` is 'cpu', else by nccl.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield SINGLE_PROCESS

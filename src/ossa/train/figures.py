@@ -1,4 +1,4 @@
-"""The pictures in a run's folder: drawn while it is trained, complete when it ends."""
+"""The figures in a run's folder: drawn while it is trained, complete when it ends."""
 
 import gc
 import time
@@ -15,17 +15,15 @@ from ossa.config import RunConfig
 from ossa.data.annotations import DatasetIndex
 from ossa.data.letterbox import resize_long_side
 from ossa.data.loader import EpochBatches
-from ossa.evaluate.coco import read_coco_results
 from ossa.evaluate.confusion import confusion_matrix
 from ossa.evaluate.evaluator import Evaluation
-from ossa.evaluate.metrics import Metrics, evaluate_detections
 from ossa.evaluate.report import Gallery, open_gallery, predictions_above_gt
 from ossa.evaluate.report_figures import precision_recall_figure, save_confusion
 from ossa.files import TEMPORARY_FILES, write_atomically
 from ossa.train.callbacks import Callback, RunStart
-from ossa.train.run_folder import DETECTIONS_FILE, FIGURES_FOLDER, read_log
+from ossa.train.run_folder import FIGURES_FOLDER, read_log
 from ossa.train.splits import training_dataset
-from ossa.types import Detections, Record
+from ossa.types import Record
 from ossa.viz.draw import draw_boxes, encode_png, picture_grid
 from ossa.viz.plots import Line, Panel, panel_figure, save_figure
 
@@ -35,60 +33,67 @@ _SIDE = 480
 _LEAST_SECONDS = 10.0
 _LARGEST_SHARE = 0.02
 """Of the time of a run that drawing its curves may take."""
+_PANELS = (
+    ("Box loss", "mean over images", {"train_box": "train", "val_box": "val"}),
+    ("Objectness loss", "mean over images", {"train_objectness": "train", "val_objectness": "val"}),
+    ("Class loss", "mean over images", {"train_classes": "train", "val_classes": "val"}),
+    ("Average precision", "on val", {"ap": "AP50-95", "ap50": "AP50"}),
+    (
+        "Precision, recall",
+        "on val, at the confidence of the best F1",
+        {"precision": "precision", "recall": "recall"},
+    ),
+    ("Learning rate", "at the end of each epoch", {"lr": ""}),
+)
+"""Title, label of the y axis, and the columns of the log with their names in the legend."""
 
 
 class RunFigures(Callback):
-    """A callback that keeps the folder `figures` of a run current.
+    """Keeps the folder `figures` of a run current.
 
-    - curves.png, .svg: the losses, metrics and learning rate of every epoch in the log, those
-      before a run was resumed included. Drawn anew after ten seconds or more, and so seldom that
-      it takes a fiftieth of the time at most; and at the end.
+    - curves.png, .svg: losses, metrics and learning rate of every epoch in the log. Drawn anew
+      after ten seconds or more, so seldom that it takes a fiftieth of the time at most; and at the
+      end.
     - mosaic.png: the first images of the first batch, as the network sees them.
     - predictions.png, pr.png, .svg, confusion.png, .svg, .csv, .json: of the evaluations after
       the epochs 1, 2, 4, 8, ... (counted from 1) and after the last.
 
-    Files are replaced whole. What cannot be drawn is told once and does not end the run.
+    Files are replaced whole. What cannot be drawn is reported once and does not end the run.
     """
 
     _run: RunStart
-    """Set by `started`, like all below."""
+    """Set by `on_start`, like all below."""
     _gallery: Gallery | None
     _failed: set[str]
-    """Figures of which a failure was told."""
-    _evaluated: bool
-    """Whether an epoch was done since the start."""
+    """Figures of which a failure was reported."""
     _undrawn: Evaluation | None
     """The latest evaluation, unless it is drawn."""
     _curves_due: float
     """On the clock of `time.monotonic`."""
 
-    def __init__(self, tell: Callable[[str], None] = lambda sentence: None) -> None:
-        """`tell` receives a sentence for each figure that cannot be drawn."""
-        self._tell = tell
+    def __init__(self, report: Callable[[str], None] = lambda sentence: None) -> None:
+        """`report` receives a sentence for each figure that cannot be drawn."""
+        self._report = report
 
     def on_start(self, start: RunStart) -> None:
         self._run, self._failed = start, set()
-        self._gallery, self._undrawn, self._evaluated = None, None, False
+        self._gallery, self._undrawn = None, None
         for half_written in (start.folder / FIGURES_FOLDER).glob(TEMPORARY_FILES):
             with suppress(OSError):
                 half_written.unlink()
-        self._attempt("mosaic.png", lambda path: _save_first_batch(start, path))
+        self._attempt("mosaic.png", self._save_first_batch)
         self._draw_curves()
 
     def on_epoch_end(self, row: Mapping[str, Any], evaluation: Evaluation | None) -> None:
-        self._undrawn, self._evaluated = evaluation or self._undrawn, True
-        epochs = row["epoch"] + 1
-        if epochs & (epochs - 1) == 0:
-            self._draw_undrawn()
+        self._undrawn = evaluation or self._undrawn
+        if (row["epoch"] + 1).bit_count() == 1:
+            self._draw_evaluation()
         if time.monotonic() >= self._curves_due:
             self._draw_curves()
 
     def on_end(self, record: Record) -> None:
         self._draw_curves()
-        if self._evaluated:
-            self._draw_undrawn()
-        elif record.status == "done":  # all epochs were done before the run was resumed
-            self._attempt("predictions.png", lambda _: self._draw_written_detections())
+        self._draw_evaluation()
 
     def _draw_curves(self) -> None:
         started = time.monotonic()
@@ -96,33 +101,30 @@ class RunFigures(Callback):
         now = time.monotonic()
         self._curves_due = now + max(_LEAST_SECONDS, (now - started) / _LARGEST_SHARE)
 
-    def _draw_undrawn(self) -> None:
-        if self._undrawn is not None:
-            self._draw_evaluation(self._undrawn.metrics, self._undrawn.detections)
-            self._undrawn = None
-            # Figures are cycles, 7 MB here, which would wait for the next full collection.
-            gc.collect()
+    def _draw_evaluation(self) -> None:
+        if self._undrawn is None:
+            return
+        index, metrics = self._run.val_index, self._undrawn.metrics
+        detections, self._undrawn = self._undrawn.detections, None
 
-    def _draw_written_detections(self) -> None:
-        index = self._run.val_index
-        detections = read_coco_results(self._run.folder / DETECTIONS_FILE, index)
-        self._draw_evaluation(evaluate_detections(index, detections), detections)
+        def save_predictions(path: Path) -> None:
+            self._gallery = self._gallery or open_gallery(index, most=_IMAGES, side=_SIDE)
+            write_atomically(path, encode_png(predictions_above_gt(self._gallery, detections)))
 
-    def _draw_evaluation(self, metrics: Metrics, detections: Mapping[int, Detections]) -> None:
-        index = self._run.val_index
-        self._attempt("predictions.png", lambda path: self._save_predictions(detections, path))
+        self._attempt("predictions.png", save_predictions)
         self._attempt("pr", lambda path: save_figure(precision_recall_figure(metrics), path))
         self._attempt(
             "confusion", lambda path: save_confusion(confusion_matrix(index, detections), path)
         )
+        # Figures are cycles, 7 MB here, which would wait for the next full collection.
+        gc.collect()
 
-    def _save_predictions(self, detections: Mapping[int, Detections], path: Path) -> None:
-        if self._gallery is None:
-            self._gallery = open_gallery(self._run.val_index, most=_IMAGES, side=_SIDE)
-        write_atomically(path, encode_png(predictions_above_gt(self._gallery, detections)))
+    def _save_first_batch(self, path: Path) -> None:
+        picture = first_batch_picture(self._run.config, self._run.train_index)
+        write_atomically(path, encode_png(picture))
 
     def _attempt(self, name: str, draw: Callable[[Path], object]) -> None:
-        """Calls `draw` with the place of a figure; the first failure of each is told."""
+        """Calls `draw` with the path of a figure; the first failure of each is reported."""
         path = self._run.folder / FIGURES_FOLDER / name
         try:
             path.parent.mkdir(exist_ok=True)
@@ -130,40 +132,33 @@ class RunFigures(Callback):
         except Exception as problem:  # whatever it is, no picture is worth a training
             if name not in self._failed:
                 self._failed.add(name)
-                self._tell(f"the training goes on without {path}: {problem}")
+                self._report(f"the training goes on without {path}: {problem}")
 
 
 def curves_figure(log: Sequence[Mapping[str, Any]]) -> Figure:
-    """Returns the losses, metrics and learning rate of a run over its epochs.
-
-    Args:
-        log: the rows of `log.jsonl`, in any number.
-    """
+    """Returns losses, metrics and learning rate of a run over its epochs, from its log's rows."""
     evaluated = [row for row in log if row["val_box"] is not None]
 
     def line(key: str, name: str) -> Line:
         rows = log if key == "lr" or key.startswith("train_") else evaluated
         return Line(name, [row["epoch"] + 1 for row in rows], [row[key] for row in rows])
 
-    def panel(title: str, y_label: str, keys: Mapping[str, str]) -> Panel:
-        lines = [line(key, name) for key, name in keys.items()]
-        return Panel(lines, x_label="epoch", y_label=y_label, title=title, y_low=0.0)
-
-    losses = {"box": "Box loss", "objectness": "Objectness loss", "classes": "Class loss"}
     panels = [
-        *(
-            panel(title, "mean over images", {f"train_{key}": "train", f"val_{key}": "val"})
-            for key, title in losses.items()
-        ),
-        panel("Average precision", "on val", {"ap": "AP50-95", "ap50": "AP50"}),
-        panel(
-            "Precision, recall",
-            "on val, at the confidence of the best F1",
-            {"precision": "precision", "recall": "recall"},
-        ),
-        panel("Learning rate", "at the end of each epoch", {"lr": ""}),
+        Panel(
+            [line(key, name) for key, name in names.items()],
+            x_label="epoch",
+            y_label=y_label,
+            title=title,
+            y_low=0.0,
+        )
+        for title, y_label, names in _PANELS
     ]
     return panel_figure(panels, columns=3)
+
+
+def _save_curves(log: Sequence[Mapping[str, Any]], path: Path) -> None:
+    if log:  # nothing to see before the first epoch
+        save_figure(curves_figure(log), path, dpi=150)
 
 
 def first_batch_picture(config: RunConfig, index: DatasetIndex) -> NDArray[np.uint8]:
@@ -183,12 +178,3 @@ def first_batch_picture(config: RunConfig, index: DatasetIndex) -> NDArray[np.ui
     ]
     rows = [drawn[first : first + _IN_A_ROW] for first in range(0, len(drawn), _IN_A_ROW)]
     return picture_grid(rows)
-
-
-def _save_first_batch(start: RunStart, path: Path) -> None:
-    write_atomically(path, encode_png(first_batch_picture(start.config, start.train_index)))
-
-
-def _save_curves(log: Sequence[Mapping[str, Any]], path: Path) -> None:
-    if log:  # nothing to see before the first epoch
-        save_figure(curves_figure(log), path, dpi=150)

@@ -16,22 +16,27 @@ import secrets
 import shlex
 import ssl
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol, Self
-from urllib.error import HTTPError
+from typing import Any, Protocol, Self, TypeAlias
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import cv2
 
+from ossa.config import flattened
 from ossa.errors import ConfigError, suggestion
 from ossa.evaluate.evaluator import Evaluation
 from ossa.files import write_text_atomically
 from ossa.train.callbacks import Callback, RunStart
 from ossa.train.run_folder import BEST_WEIGHTS, FIGURES_FOLDER
 from ossa.types import Record
+
+Counts: TypeAlias = Sequence[Sequence[int]]
+"""A confusion matrix: a row per ground-truth class, a column per predicted one; the last is
+background."""
 
 
 class Logger(Protocol):
@@ -61,10 +66,8 @@ class Logger(Protocol):
     def log_figure(self, name: str, path: Path, *, epoch: int) -> None:
         """Log a PNG, which replaces the previous one of its name ('curves', 'predictions', ...)."""
 
-    def log_confusion_matrix(
-        self, names: Sequence[str], counts: Sequence[Sequence[int]], *, epoch: int
-    ) -> None:
-        """Log a confusion matrix with a row per ground-truth class; the last is background."""
+    def log_confusion_matrix(self, names: Sequence[str], counts: Counts, *, epoch: int) -> None:
+        """Log a confusion matrix, which replaces the previous one."""
 
     def log_weights(self, path: Path) -> None:
         """Upload the checkpoint of the best epoch. Called only where the user wants it."""
@@ -92,11 +95,8 @@ class LoggerCallback(Callback):
         *,
         log_weights: bool = False,
     ) -> None:
-        """
-        Args:
-            loggers: called in this order, from this process only, between two batches.
-            report: receives where each logger's run can be seen, and failures.
-            log_weights: whether the checkpoint of the best epoch is uploaded when the run ends.
+        """`report` receives where each logger's run can be seen, and failures; with `log_weights`
+        the checkpoint of the best epoch is uploaded when the run ends.
         """
         self._loggers = tuple(loggers)
         self._report = report
@@ -115,7 +115,12 @@ class LoggerCallback(Callback):
     def on_start(self, start: RunStart) -> None:
         self._folder, self._epoch = start.folder, max(0, start.epochs_done - 1)
         self._active, self._logged = list(self._loggers), {}
-        self._call(lambda logger: self._start(logger, start))
+
+        def open_run(logger: Logger) -> None:
+            if place := logger.start(start):
+                self._report(f"{logger.name}: {place}")
+
+        self._call(open_run)
 
     def on_epoch_end(self, row: Mapping[str, Any], evaluation: Evaluation | None) -> None:
         self._epoch = row["epoch"]
@@ -130,28 +135,24 @@ class LoggerCallback(Callback):
             self._call(lambda logger: logger.log_weights(best))
         self._finish(record)
 
-    def _start(self, logger: Logger, start: RunStart) -> None:
-        if place := logger.start(start):
-            self._report(f"{logger.name}: {place}")
-
     def _finish(self, record: Record | None) -> None:
         self._call(lambda logger: logger.finish(record))
         self._active = []
 
     def _log_figures(self) -> None:
-        folder = self._folder / FIGURES_FOLDER
+        """Logs the figures that have changed since they were logged."""
+        folder, epoch = self._folder / FIGURES_FOLDER, self._epoch
         for path in (*sorted(folder.glob("*.png")), *folder.glob("confusion.json")):
             written = path.stat().st_mtime_ns
-            if self._logged.get(path) != written:
-                self._logged[path] = written
-                self._call(lambda logger, path=path: self._log_figure(logger, path))
-
-    def _log_figure(self, logger: Logger, path: Path) -> None:
-        if path.suffix == ".png":
-            logger.log_figure(path.stem, path, epoch=self._epoch)
-        else:
-            matrix = json.loads(path.read_text())
-            logger.log_confusion_matrix(matrix["names"], matrix["matrix"], epoch=self._epoch)
+            if self._logged.get(path) == written:
+                continue
+            self._logged[path] = written
+            if path.suffix == ".png":
+                self._call(lambda it, path=path: it.log_figure(path.stem, path, epoch=epoch))
+                continue
+            found = json.loads(path.read_text())
+            names, counts = found["names"], found["matrix"]
+            self._call(lambda it, n=names, c=counts: it.log_confusion_matrix(n, c, epoch=epoch))
 
     def _call(self, method: Callable[[Logger], None]) -> None:
         for logger in tuple(self._active):
@@ -191,9 +192,7 @@ class TensorBoardLogger(Logger):
             raise OSError(f"{path} cannot be decoded")
         self._writer.add_image(name, image, epoch, dataformats="HWC")
 
-    def log_confusion_matrix(
-        self, names: Sequence[str], counts: Sequence[Sequence[int]], *, epoch: int
-    ) -> None:
+    def log_confusion_matrix(self, names: Sequence[str], counts: Counts, *, epoch: int) -> None:
         rows = [(name, *row) for name, row in zip(names, counts, strict=True)]
         self._add_table("confusion", ("ground truth \\ predicted", *names), rows, epoch=epoch)
 
@@ -259,9 +258,7 @@ class WandbLogger(Logger):
     def log_figure(self, name: str, path: Path, *, epoch: int) -> None:
         self._run.log({name: self._wandb.Image(str(path))}, step=epoch)
 
-    def log_confusion_matrix(
-        self, names: Sequence[str], counts: Sequence[Sequence[int]], *, epoch: int
-    ) -> None:
+    def log_confusion_matrix(self, names: Sequence[str], counts: Counts, *, epoch: int) -> None:
         rows = [[name, *row] for name, row in zip(names, counts, strict=True)]
         table = self._wandb.Table(columns=["ground truth", *names], data=rows)
         self._run.log({"confusion": table}, step=epoch)
@@ -282,19 +279,13 @@ def _why_wandb_is_offline() -> str | None:
         return None
     address = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
     has_key = any(map(os.environ.get, ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")))
+    with suppress(OSError, netrc.NetrcParseError):  # where `wandb login` leaves a key
+        file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+        has_key |= netrc.netrc(file).authenticators(urlsplit(address).netloc) is not None
     # Without a key W&B asks for one at the terminal, where a training would wait for the answer.
-    if not (has_key or _is_in_netrc(address)):
+    if not has_key:
         return "there is no WANDB_API_KEY"
     return None if is_reachable(address) else f"{address} does not answer"
-
-
-def _is_in_netrc(address: str) -> bool:
-    """Return whether `wandb login` has left a key for the server."""
-    file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    try:
-        return netrc.netrc(file).authenticators(urlsplit(address).netloc) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
 
 
 def create_loggers(names: Iterable[str], *, project: str | None = None) -> list[Logger]:
@@ -333,19 +324,11 @@ def settings_and_cost(run: RunStart) -> dict[str, str | int | float]:
 
     What is neither text nor number (None, anchors) becomes JSON.
     """
-    nested = {**run.config.model_dump(mode="json"), "cost": dict(run.cost)}
+    nested = {**run.config.model_dump(mode="json"), "cost": run.cost}
     return {
         key: value if isinstance(value, str | int | float) else json.dumps(value)
-        for key, value in _flatten(nested)
+        for key, value in flattened(nested).items()
     }
-
-
-def _flatten(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in section.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def numeric_values(row: Mapping[str, Any]) -> dict[str, float]:
@@ -376,20 +359,18 @@ def is_reachable(url: str, *, seconds: float = 3.0) -> bool:
     An answer of a proxy that reaches no server (502 and the like) is none.
     """
     answered = threading.Event()
+    # No secret is sent and no answer is read, so any certificate will do here: some servers have
+    # one of their own, which the logger's library is configured to trust.
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
 
     def ask() -> None:
-        # No secret is sent and no answer is read, so any certificate will do here: some servers
-        # have one of their own, which the logger's library is configured to trust.
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         try:
-            with urlopen(Request(url, method="HEAD"), timeout=seconds, context=context):
-                answered.set()
-        except HTTPError as error:
-            if error.code < 500:
-                answered.set()
-        except Exception:  # no network, no such host, not a URL: whichever, it is no answer
-            return
+            urlopen(Request(url, method="HEAD"), timeout=seconds, context=context).close()
+        except Exception as error:  # no network, no such host, not a URL: none has a status
+            if getattr(error, "code", 500) >= 500:
+                return
+        answered.set()
 
     # Looking up a name has no time limit of its own, so the whole request gets a thread.
     thread = threading.Thread(target=ask, daemon=True)

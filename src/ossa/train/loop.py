@@ -267,9 +267,7 @@ def fit(state: TrainState, *, workers: int = 0, save_seconds: float = 900.0) -> 
         record = state.record(status="stopped")
     else:
         evaluation = evaluation or _evaluate(state, state.epochs_done - 1)  # resumed at the end
-        record = state.files.finish(
-            state.record(status="done"), state.val.index, evaluation.detections
-        )
+        record = state.finish(evaluation)
     callback.on_end(record)
     return record
 

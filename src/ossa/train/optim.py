@@ -104,7 +104,8 @@ def build_optimizer(
         for kind in ("weights", "norms", "biases")
     }
     for name, parameter in learning_parameters(detector):
-        kind = _kind(name, parameter, undecayed)
+        kind = "norms" if parameter.ndim <= 1 or name in undecayed else "weights"
+        kind = "biases" if name.endswith("bias") else kind
         groups[kind, lr_scales.get(name, 1.0)]["params"].append(parameter)
     if config.optimizer == "adamw":
         betas = (config.momentum, _ADAM_BETA2)
@@ -123,9 +124,8 @@ def learning_rate_scales(detector: nn.Module, config: RunConfig) -> dict[str, fl
 
     `train.backbone_lr_scale`, times `train.layer_decay` once for each layer from the neck down to
     the parameter's own: the deepest layer of the backbone has one factor, the one before it two.
-    The layers are timm's (`group_matcher`), as its `param_groups_layer_decay` counts them where
-    the neck stands for the classifier. What stands around timm's network (the pyramid of a plain
-    transformer) has no pretrained weights, and learns like the neck.
+    The layers are timm's (`group_matcher`). What stands around timm's network (the pyramid of a
+    plain transformer) has no pretrained weights, and learns like the neck.
 
     Raises:
         ConfigError: one of the two is set and has nothing to act on.
@@ -140,9 +140,9 @@ def learning_rate_scales(detector: nn.Module, config: RunConfig) -> dict[str, fl
             "train.backbone_lr_scale and train.layer_decay act on the backbone, which is frozen: "
             "leave them or train.freeze out"
         )
-    if train.layer_decay == 1:
-        return {f"{prefix}.{name}": train.backbone_lr_scale for name in learning}
-    layers = _layers(network, config.model)
+    layers = (
+        dict.fromkeys(learning, 0) if train.layer_decay == 1 else _layers(network, config.model)
+    )
     top = max(layers.values()) + 1
     return {
         f"{prefix}.{name}": train.backbone_lr_scale * train.layer_decay ** (top - layers[name])
@@ -161,13 +161,12 @@ def undecayed_parameters(detector: nn.Module, model: ModelConfig) -> frozenset[s
         return frozenset()
     patterns = whole.no_weight_decay()
     prefix, network = backbone_network(detector)
-    own = {name for name, _ in network.named_parameters()}
-    named = (
-        _name_in_features(name, own)
-        for name, _ in whole.named_parameters()
+    names = _names_in_features(whole, network)
+    return frozenset(
+        f"{prefix}.{own}"
+        for own, name in names.items()
         if any(fnmatch(name, pattern) for pattern in patterns)
     )
-    return frozenset(f"{prefix}.{name}" for name in named if name is not None)
 
 
 def learning_parameters(detector: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -218,26 +217,19 @@ def optimizer_step(
     return norm
 
 
-def _kind(name: str, parameter: nn.Parameter, undecayed: Collection[str]) -> str:
-    if name.endswith("bias"):
-        return "biases"
-    return "norms" if parameter.ndim <= 1 or name in undecayed else "weights"
-
-
 def _layers(network: nn.Module, model: ModelConfig) -> dict[str, int]:
     """Returns the layer of every parameter of timm's network, from 0 at the image.
 
     Raises:
         ConfigError: no model of timm, or one that does not say how its parameters are layered.
     """
-    own = {name for name, _ in network.named_parameters()}
-    layers: dict[str, int] = {}
     whole = _whole_model(model)
+    found: Any = {}
     if hasattr(whole, "group_matcher"):
-        found: Any = group_parameters(whole, whole.group_matcher(coarse=False), reverse=True)
-        ours = {theirs: _name_in_features(theirs, own) for theirs in found}
-        layers = {name: found[theirs] for theirs, name in ours.items() if name is not None}
-    if set(layers) != own:
+        found = group_parameters(whole, whole.group_matcher(coarse=False), reverse=True)
+    names = {} if whole is None else _names_in_features(whole, network)
+    layers = {own: found[name] for own, name in names.items() if name in found}
+    if set(layers) != {name for name, _ in network.named_parameters()}:
         raise ConfigError(
             f"train.layer_decay: the parameters of {model.name} are not grouped in layers; leave "
             "it out, and use train.backbone_lr_scale for the backbone as a whole"
@@ -257,16 +249,17 @@ def _whole_model(model: ModelConfig) -> Any:
         return timm.create_model(model.name, **(model.backbone_args or {}))
 
 
-def _name_in_features(name: str, own: Collection[str]) -> str | None:
-    """Returns what a parameter of a model is called in its network of feature maps.
+def _names_in_features(whole: nn.Module, network: nn.Module) -> dict[str, str]:
+    """Returns the name in timm's whole model of each parameter of its network of feature maps.
 
     FeatureListNet makes one level of sequences flat, FeatureGetterNet and FeatureHookNet put the
-    model into themselves. None for what is no part of it, such as the classifier.
+    model into themselves.
     """
-    for candidate in (name, name.replace(".", "_", 1), f"model.{name}", f"body.{name}"):
-        if candidate in own:
-            return candidate
-    return None
+    own, names = dict(network.named_parameters()), {}
+    for name, _ in whole.named_parameters():
+        candidates = (name, name.replace(".", "_", 1), f"model.{name}", f"body.{name}")
+        names |= {candidate: name for candidate in candidates if candidate in own}
+    return names
 
 
 @dataclass(frozen=True)

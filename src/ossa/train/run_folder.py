@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -29,8 +30,6 @@ from ossa.files import (
     write_json_atomically,
     write_text_atomically,
 )
-from ossa.models.checkpoint import save_checkpoint
-from ossa.models.detector import Detector
 from ossa.safe_yaml import read_yaml
 from ossa.schema import Section, first_problem
 from ossa.types import Detections, Record
@@ -43,12 +42,13 @@ BEST_WEIGHTS = "best.safetensors"
 DETECTIONS_FILE = "val-detections.json.gz"
 FIGURES_FOLDER = "figures"
 RECORD_SCHEMA = 3
-_KEPT_METRICS = ("ap", "ap50", "precision", "recall", "best_confidence")
-"""In the weights: what they reached on val, and the confidence that predictions start at."""
 _NUMBERS = ("epoch", "train_box", "train_objectness", "train_classes")
 """Keys that every row of a log has."""
-_MAY_DIFFER = {"data", "seed"}
-"""Settings in which the runs of one model may differ."""
+_ALWAYS = (
+    *("cost.params", "cost.flops", "cost.macs", "times.train", "times.evaluate"),
+    *(f"metrics.{which}.{key}" for which in ("last", "best") for key in ("epoch", "ap", "ap50")),
+)
+"""Keys that the record of every run has that is done."""
 SETTINGS_BEFORE = {"train": {"schedule_lag": False, "warmup_limit": None}}
 """Of runs before schema 3, which had neither a lag of the learning rate nor a warm-up limit."""
 _Count: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
@@ -127,100 +127,46 @@ def environment() -> dict[str, str]:
     """Returns what a result depends on beside the configuration: hardware and versions."""
     from ossa import __version__
 
+    cpu = platform.processor() or platform.machine()
+    with suppress(OSError):
+        named = re.search(r"model name\s*: *(.*)", Path("/proc/cpuinfo").read_text())
+        cpu = named[1].strip() if named else cpu
     return {
         "ossa": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "timm": timm.__version__,
         "opencv": cv2.__version__,
-        "cpu": _cpu_name(),
+        "cpu": cpu,
         "cpu_count": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }
 
 
-def _cpu_name() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+def start_folder(folder: Path, config: RunConfig) -> None:
+    """Writes the configuration of a run, and removes the record and leftovers of a killed run."""
+    for leftover in (*folder.glob(TEMPORARY_FILES), folder / RECORD_FILE):
+        leftover.unlink(missing_ok=True)
+    settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    write_text_atomically(folder / CONFIG_FILE, settings)
 
 
-class RunFolder:
-    """Writes a run's configuration, log, weights, detections and record."""
+def write_log(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Writes `log.jsonl` whole, one line per epoch."""
+    write_text_atomically(folder / LOG_FILE, "".join(json.dumps(row) + "\n" for row in rows))
 
-    def __init__(
-        self, folder: Path, *, config: RunConfig, names: tuple[str, ...], writes: bool = True
-    ) -> None:
-        """`writes`: False for all but the first of several processes, whose calls do nothing."""
-        self.folder = folder
-        self.writes = writes
-        self.config = config
-        self.names = names
 
-    def start(self, rows: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Writes the configuration and the log so far, and removes leftovers of a killed run."""
-        if not self.writes:
-            return
-        for leftover in (*self.folder.glob(TEMPORARY_FILES), self.folder / RECORD_FILE):
-            leftover.unlink(missing_ok=True)
-        settings = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
-        write_text_atomically(self.folder / CONFIG_FILE, settings)
-        self.log(rows)
-
-    def log(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes `log.jsonl` whole, a line per epoch: whatever was there before is none of it."""
-        if self.writes:
-            lines = "".join(json.dumps(row) + "\n" for row in rows)
-            write_text_atomically(self.folder / LOG_FILE, lines)
-
-    def save_weights(
-        self,
-        detector: Detector,
-        *,
-        metrics: Mapping[str, Any],
-        initial_weights: Mapping[str, Any],
-        best: bool,
-    ) -> None:
-        """Writes `last.safetensors`, and `best.safetensors` where this is the best epoch."""
-        if not self.writes:
-            return
-        for name in (LAST_WEIGHTS, BEST_WEIGHTS) if best else (LAST_WEIGHTS,):
-            save_checkpoint(
-                self.folder / name,
-                detector,
-                model=self.config.model,
-                names=self.names,
-                imgsz=self.config.train.imgsz,
-                details={
-                    "run": self.config.model_dump(mode="json"),
-                    "epoch": metrics["epoch"],
-                    "metrics": {key: metrics.get(key) for key in _KEPT_METRICS},
-                    "pretraining": initial_weights["pretraining"],
-                    "licence": initial_weights["licence"],
-                },
-            )
-
-    def finish(
-        self, record: Record, index: DatasetIndex, detections: Mapping[int, Detections]
-    ) -> Record:
-        """Writes the last weights' detections on val and then, last of all, the record."""
-        if not self.writes:
-            return record
-        results = json.dumps(detections_as_coco_results(index, detections))
-        write_atomically(self.folder / DETECTIONS_FILE, gzip.compress(results.encode(), mtime=0))
-        files = {name: sha256_of(self.folder / name) for name in (LOG_FILE, DETECTIONS_FILE)}
-        record = replace(record, files=files)
-        write_record(record, self.folder)
-        return record
-
-    def fail(self, record: Record) -> Record:
-        """Writes the record of a run that failed."""
-        if self.writes:
-            write_record(record, self.folder)
-        return record
+def finish_folder(
+    record: Record, folder: Path, index: DatasetIndex, detections: Mapping[int, Detections]
+) -> Record:
+    """Writes the last weights' detections on val and then, last of all, the record."""
+    results = json.dumps(detections_as_coco_results(index, detections))
+    write_atomically(folder / DETECTIONS_FILE, gzip.compress(results.encode(), mtime=0))
+    files = {name: sha256_of(folder / name) for name in (LOG_FILE, DETECTIONS_FILE)}
+    record = replace(record, files=files)
+    write_record(record, folder)
+    return record
 
 
 def read_config(folder: Path) -> RunConfig:
@@ -246,7 +192,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     """Returns the epochs that a run has logged.
 
     Raises:
-        DataError: there is no log, or a line of it is no epoch's.
+        DataError: there is no log, or a line of it is not an epoch.
     """
     file, rows = folder / LOG_FILE, []
     for number, line in enumerate(_lines(file), start=1):
@@ -275,6 +221,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def _row(line: str) -> dict[str, Any]:
+    """Returns an epoch of a log, or raises ValueError for a line that is none."""
     row = _ROW.validate_json(line, strict=True)
     if any(row.get(name) is None for name in _NUMBERS):
         raise ValueError
@@ -326,17 +273,14 @@ def read_finished_run(folder: Path) -> FinishedRun:
         DataError: the folder has no record, or one of a run that failed.
         ConfigError: its configuration is damaged.
     """
-    if (folder / CONFIG_FILE).is_file() and not (folder / RECORD_FILE).is_file():
+    found, record = f"no {RECORD_FILE}", None
+    if (folder / RECORD_FILE).is_file() or not (folder / CONFIG_FILE).is_file():
+        record = read_record(folder)
+        found = f"one that {record.status}" + (f" ({record.reason})" if record.reason else "")
+    if record is None or record.status != "done":
         raise DataError(
-            f"expected a finished run in {folder}, found no {RECORD_FILE}: "
+            f"expected a finished run in {folder}, found {found}: "
             f"finish it with 'ossa train --resume {folder}'"
-        )
-    record = read_record(folder)
-    if record.status != "done":
-        raise DataError(
-            f"expected a finished run in {folder}, found one that {record.status}"
-            + (f" ({record.reason})" if record.reason else "")
-            + f": finish it with 'ossa train --resume {folder}'"
         )
     config = read_config(folder)
     if why := why_not_of(record, config, complete=False):
@@ -357,17 +301,11 @@ def why_not_of(record: Record, config: RunConfig, *, complete: bool = True) -> s
         return "is of a run with other settings"
     if (record.model, record.seed) != (config.model.name, config.seed):
         return "was changed: its model or seed is not that of its settings"
-    parts = {
-        **{f"cost.{key}": record.cost for key in ("params", "flops", "macs")},
-        **{f"times.{key}": record.times for key in ("train", "evaluate")},
-        **{
-            f"metrics.{which}.{key}": record.metrics.get(which, {})
-            for which in ("last", "best")
-            for key in ("epoch", "ap", "ap50")
-        },
-    }
-    missing = [name for name, part in parts.items() if name.rpartition(".")[2] not in part]
-    return f"lacks {missing[0]}" if missing and complete and record.status == "done" else None
+    if not complete or record.status != "done":
+        return None
+    present = flattened({"cost": record.cost, "times": record.times, "metrics": record.metrics})
+    missing = [key for key in _ALWAYS if key not in present]
+    return f"lacks {missing[0]}" if missing else None
 
 
 def same_images(fingerprint: str | None, other: str | None) -> bool:
@@ -380,11 +318,8 @@ def check_seeds(runs: Sequence[FinishedRun]) -> None:
     first, *others = runs
     seeds = {first.config.seed: first.folder}
     for run in others:
-        settings, other = (
-            flattened(one.config.model_dump(mode="json", exclude=_MAY_DIFFER))
-            for one in (first, run)
-        )
-        for key in settings.keys() | other.keys():
+        settings, other = (flattened(it.config.model_dump(mode="json")) for it in (first, run))
+        for key in (settings.keys() | other.keys()) - {"data", "seed"}:
             if settings.get(key) != other.get(key):
                 raise ConfigError(
                     f"expected runs of one model that differ in their seeds alone, found {key} "

@@ -1,6 +1,6 @@
 """From a configuration to everything that a training needs before its first batch."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ossa.data.cache_files import content_fingerprint
 from ossa.data.loader import EpochBatches
 from ossa.errors import CheckpointError, ConfigError, legible
 from ossa.files import sha256_of
-from ossa.models.backbones.pretrained import read_backbone_weights
+from ossa.models.backbones.pretrained import read_header
 from ossa.models.checkpoint import read_checkpoint, start_from
 from ossa.models.complexity import count_cost
 from ossa.models.detector import PRESETS, Detector, build_detector
@@ -29,15 +29,13 @@ from ossa.train.diagnostics import check_single_values
 from ossa.train.distributed import SINGLE_PROCESS, DistributedContext
 from ossa.train.optim import (
     EMA,
-    FrozenPart,
-    backbone_network,
     build_optimizer,
     freeze,
     frozen_notes,
     learning_rate_scales,
     undecayed_parameters,
 )
-from ossa.train.run_folder import CONFIG_FILE, LOG_FILE, RunFolder, read_config, recovered_rows
+from ossa.train.run_folder import CONFIG_FILE, LOG_FILE, read_config, recovered_rows
 from ossa.train.schedule import warmup_note
 from ossa.train.splits import read_training_data
 from ossa.train.state import TrainState
@@ -101,24 +99,28 @@ def init_run(
     if config.train.sync_batchnorm:
         nn.SyncBatchNorm.convert_sync_batchnorm(detector)  # in place
     frozen = freeze(detector, config.train.freeze)
-    for note in _notes(detector, train.index, config, frozen, distributed):
+    frozen_names = frozen.tensor_names
+    for note in _notes(detector, train.index, config, frozen_names, distributed.world_size):
         callback.note(note)
     return TrainState(
         config=config,
         device=device,
         distributed=distributed,
         callback=callback,
-        files=RunFolder(folder, config=config, names=train.index.names, writes=distributed.is_main),
+        folder=folder,
         train=train,
         val=val,
-        batches=_batches(config, len(train.index), distributed),
+        batches=EpochBatches(
+            len(train.index),
+            batch=config.train.batch,
+            seed=config.seed,
+            epochs=config.train.epochs,
+            share=distributed.share,
+        ),
         detector=detector,
         frozen=frozen,
         ema=EMA(
-            detector,
-            decay=config.train.ema_decay,
-            ramp=config.train.ema_ramp,
-            frozen=frozen.tensor_names,
+            detector, decay=config.train.ema_decay, ramp=config.train.ema_ramp, frozen=frozen_names
         ),
         optimizer=build_optimizer(
             detector,
@@ -147,7 +149,7 @@ def resume_run(state: TrainState) -> None:
     Raises:
         CheckpointError: no state, a damaged one, or one of other settings or data.
     """
-    folder, config = state.files.folder, state.config
+    folder, config = state.folder, state.config
     older_settings = _settings_as_written(folder, config)
     state.progress = progress = load_state(
         folder,
@@ -158,15 +160,10 @@ def resume_run(state: TrainState) -> None:
         older_settings=older_settings,
         distributed=state.distributed,
     )
-    state.batches = _batches(
-        config, len(state.train.index), state.distributed, start_batch=progress.batch_number
-    )
+    state.batches.start_batch = progress.batch_number
     done, epochs = state.epochs_done, config.train.epochs
-    known = [progress.metrics.get(name, {}) for name in ("last", "best")]
-    complete = all(
-        {"epoch", "ap", "ap50"} <= metrics.keys() and metrics["epoch"] is not None
-        for metrics in known
-    )
+    metrics = [progress.metrics.get(name, {}) for name in ("last", "best")]
+    complete = all({"ap", "ap50"} <= m.keys() and m.get("epoch") is not None for m in metrics)
     evaluated = any(map(state.is_evaluated, range(min(done, epochs))))
     if done > epochs or (evaluated and not complete):
         raise CheckpointError(
@@ -197,19 +194,6 @@ def _settings_as_written(folder: Path, config: RunConfig) -> str | None:
         return settings_digest(read_yaml(folder / CONFIG_FILE).value)
     except (ConfigError, OSError):
         return None
-
-
-def _batches(
-    config: RunConfig, images: int, distributed: DistributedContext, *, start_batch: int = 0
-) -> EpochBatches:
-    return EpochBatches(
-        images,
-        batch=config.train.batch,
-        seed=config.seed,
-        epochs=config.train.epochs,
-        start_batch=start_batch,
-        share=distributed.share,
-    )
 
 
 def _check_data_settings(
@@ -270,81 +254,35 @@ def _initial_detector(
                 f"{config.train.imgsz} px"
             )
         return detector, checkpoint.origin
-    _check_weights_arrived(detector, config, num_classes=num_classes)
     return detector, _backbone_origin(model)
-
-
-def _check_weights_arrived(detector: Detector, config: RunConfig, *, num_classes: int) -> None:
-    """Raises CheckpointError where the backbone is as drawn at random although weights were asked.
-
-    Compares with the same detector built from the same seed without weights.
-    """
-    if not config.model.pretrained and config.model.backbone_weights is None:
-        return
-    nothing = {"pretrained": False, "backbone_weights": None}
-    torch.manual_seed(config.seed)
-    random = build_detector(
-        config.model.model_copy(update=nothing), num_classes=num_classes, imgsz=config.train.imgsz
-    )
-    _, network = backbone_network(detector)
-    drawn = dict(backbone_network(random)[1].named_parameters())
-    kernels = {name: p for name, p in network.named_parameters() if p.ndim > 1}
-    same = [name for name, kernel in kernels.items() if torch.equal(kernel, drawn[name])]
-    if len(same) > len(kernels) / 2:
-        raise CheckpointError(
-            f"{config.model.name} was to start from pretrained weights, but {len(same)} of its "
-            f"{len(kernels)} kernels are as they were drawn at random, such as {same[0]}: give "
-            "other weights, or none"
-        )
 
 
 def _backbone_origin(model: ModelConfig) -> dict[str, Any]:
     """Returns file or tag, sha256, pretraining data and licence of the backbone's weights."""
+    file = sha256 = pretraining = licence = None
     if model.backbone_weights is not None:
-        _, metadata = read_backbone_weights(
-            model.backbone_weights,
-            mean=model.backbone_mean,
-            std=model.backbone_std,
-            build_args=model.backbone_args,
-        )
-        return {
-            "file": str(Path(model.backbone_weights)),
-            "sha256": sha256_of(model.backbone_weights),
-            "pretraining": metadata.get("pretraining"),
-            "licence": metadata.get("license"),
-        }
-    pretrained = timm.get_pretrained_cfg(model.name) if model.pretrained else None
-    if pretrained is None:
-        return {"file": None, "sha256": None, "pretraining": None, "licence": None}
-    return {
-        "file": f"{pretrained.architecture}.{pretrained.tag}",
-        "sha256": None,
-        "pretraining": pretrained.tag,
-        "licence": pretrained.license,
-    }
+        metadata, _ = read_header(model.backbone_weights)
+        file, sha256 = str(Path(model.backbone_weights)), sha256_of(model.backbone_weights)
+        pretraining, licence = metadata.get("pretraining"), metadata.get("license")
+    elif model.pretrained and (tagged := timm.get_pretrained_cfg(model.name)) is not None:
+        file = f"{tagged.architecture}.{tagged.tag}"
+        pretraining, licence = tagged.tag, tagged.license
+    return {"file": file, "sha256": sha256, "pretraining": pretraining, "licence": licence}
 
 
 def _notes(
     detector: Detector,
     index: DatasetIndex,
     config: RunConfig,
-    frozen: FrozenPart,
-    distributed: DistributedContext,
-) -> Iterator[str]:
-    """Yields what a user should know before the first batch.
-
-    Raises:
-        ConfigError: as `check_single_values`.
-    """
+    frozen: frozenset[str],
+    processes: int,
+) -> list[str]:
+    """Returns what a user should know before the first batch."""
+    images = len(index)
+    warmup = warmup_note(config.train, images=images)
     single_values = check_single_values(
-        detector,
-        config,
-        images=len(index),
-        frozen=frozen.tensor_names,
-        processes=distributed.world_size,
+        detector, config, images=images, frozen=frozen, processes=processes
     )
-    yield from filter(None, (warmup_note(config.train, images=len(index)), single_values))
-    yield from frozen_notes(detector, config)
     recall = best_possible_recall(
         index,
         detector.head.get_buffer("anchors_wh").cpu().numpy(),
@@ -352,4 +290,6 @@ def _notes(
         ratio=config.loss.anchor_ratio,
     )
     few = f"; under {_LOW_RECALL} --fit-anchors may help" if recall < _LOW_RECALL else ""
-    yield f"best possible recall of the anchors: {recall:.4f}{few}"
+    recall_note = f"best possible recall of the anchors: {recall:.4f}{few}"
+    notes = (warmup, single_values, *frozen_notes(detector, config), recall_note)
+    return [note for note in notes if note is not None]

@@ -86,8 +86,7 @@ def read_split(
 ) -> Split:
     """Returns the images of a split that can be decoded; of 'train' only `train.fraction`.
 
-    A cache has all images of the split, whatever the fraction. `report`: the split as
-    `read_trainable` returns it, which is then not read again.
+    `report`: the split as `read_trainable` returns it, which is then not read again.
     """
     description = read_description(config.data)
     report = report or read_index(description, split, strict=strict)
@@ -117,11 +116,6 @@ def read_split(
     return Split(replace(report, index=index), None if pixels is None else pixels.of(index))
 
 
-def training_index(config: RunConfig, *, callback: Callback, strict: bool) -> DatasetIndex:
-    """Returns the images that train: those that can be decoded, and of these the fraction."""
-    return read_split(config, "train", callback=callback, strict=strict).index
-
-
 def training_dataset(
     config: RunConfig, index: DatasetIndex, pixels: PixelCache | None = None
 ) -> TrainingDataset:
@@ -140,13 +134,12 @@ def training_dataset(
 def with_fitted_anchors(config: RunConfig) -> RunConfig:
     """Returns the configuration with anchors fitted to its training split at its image size.
 
-    There are three for each stride. The training reads and decodes the same images again, and
-    reports what is wrong with them.
+    There are three for each stride.
 
     Raises:
         ConfigError, DataError: no training split, or too few boxes of different sizes.
     """
-    index = training_index(config, callback=Callback(), strict=False)
+    index = read_split(config, "train", callback=Callback()).index
     anchors_wh = fit_anchors(
         index, num_levels=len(config.model.strides), imgsz=config.train.imgsz, seed=config.seed
     )

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,16 +15,29 @@ from ossa.config import RunConfig
 from ossa.data.loader import EpochBatches
 from ossa.errors import OssaError
 from ossa.evaluate.evaluator import Evaluation
+from ossa.models.checkpoint import save_checkpoint
 from ossa.models.detector import Detector
 from ossa.models.loss import DetectionLoss
 from ossa.train.callbacks import Callback, RunStart
 from ossa.train.checkpoint import Progress, save_state
 from ossa.train.distributed import DistributedContext
 from ossa.train.optim import EMA, FrozenPart
-from ossa.train.run_folder import RECORD_SCHEMA, RunFolder, environment
+from ossa.train.run_folder import (
+    BEST_WEIGHTS,
+    LAST_WEIGHTS,
+    RECORD_SCHEMA,
+    environment,
+    finish_folder,
+    start_folder,
+    write_log,
+    write_record,
+)
 from ossa.train.schedule import hyperparameters_at
 from ossa.train.splits import Split
 from ossa.types import Record
+
+_KEPT_METRICS = ("ap", "ap50", "precision", "recall", "best_confidence")
+"""In the weights: what they reached on val, and the confidence that predictions start at."""
 
 
 @dataclass
@@ -34,7 +48,8 @@ class TrainState:
     device: torch.device
     distributed: DistributedContext
     callback: Callback
-    files: RunFolder
+    folder: Path
+    """Of the run; only the main process writes to it."""
     train: Split
     val: Split
     batches: EpochBatches
@@ -51,9 +66,9 @@ class TrainState:
     progress: Progress = field(default_factory=Progress)
     saved_at: float = field(default_factory=time.monotonic)
     state_age: float = 0.0
-    """Seconds since the state was saved, as all ranks know it: they save together or not."""
+    """Seconds since the state was saved, the same on all ranks: they save together or not."""
     stop: bool = False
-    """Whether any rank was asked to stop, as all of them know it."""
+    """Whether any rank was asked to stop, the same on all ranks."""
 
     @property
     def epochs_done(self) -> int:
@@ -78,7 +93,7 @@ class TrainState:
     def save(self) -> None:
         """Writes the state from which the run can go on."""
         save_state(
-            self.files.folder,
+            self.folder,
             progress=self.progress,
             detector=self.detector,
             optimizer=self.optimizer,
@@ -88,33 +103,15 @@ class TrainState:
         )
         self.saved_at, self.state_age = time.monotonic(), 0.0
 
-    def record(self, *, status: str, reason: str | None = None) -> Record:
-        """Returns the record of the run as it stands."""
-        config, progress = self.config, self.progress
-        return Record(
-            schema=RECORD_SCHEMA,
-            model=config.model.name,
-            status=status,
-            reason=reason,
-            config=config.model_dump(mode="json"),
-            config_hash=config.digest(),
-            seed=config.seed,
-            initial_weights=self.initial_weights,
-            cost=dict(self.cost),
-            metrics=asdict(progress)["metrics"],
-            times={"train": progress.train_seconds, "evaluate": progress.evaluate_seconds},
-            environment=environment(),
-            data_fingerprint=self.identity["data"],
-            image_fingerprint=self.identity["images"],
-        )
-
     def start(self) -> None:
         """Writes the configuration and the log so far, and calls the callbacks."""
-        self.files.start(self.progress.rows)
+        if self.distributed.is_main:
+            start_folder(self.folder, self.config)
+            write_log(self.progress.rows, self.folder)
         self.callback.on_start(
             RunStart(
                 config=self.config,
-                folder=self.files.folder,
+                folder=self.folder,
                 train_index=self.train.index,
                 val_index=self.val.index,
                 batches_per_epoch=self.batches.batches_per_epoch,
@@ -145,14 +142,57 @@ class TrainState:
             "evaluate_seconds": 0.0 if evaluation is None else evaluation.seconds,
         }
         progress.close_epoch(row, metrics)
-        self.files.log(progress.rows)
-        self.files.save_weights(
-            self.ema.network,
-            metrics={"epoch": epoch, **metrics},
-            initial_weights=self.initial_weights,
-            best=progress.best_epoch == epoch,
-        )
+        if self.distributed.is_main:
+            write_log(progress.rows, self.folder)
+            kept = {key: metrics.get(key) for key in _KEPT_METRICS}
+            self._save_weights(LAST_WEIGHTS, epoch=epoch, metrics=kept)
+            if progress.best_epoch == epoch:
+                self._save_weights(BEST_WEIGHTS, epoch=epoch, metrics=kept)
         return row
+
+    def _save_weights(self, name: str, *, epoch: int, metrics: dict[str, Any]) -> None:
+        config = self.config
+        save_checkpoint(
+            self.folder / name,
+            self.ema.network,
+            model=config.model,
+            names=self.train.index.names,
+            imgsz=config.train.imgsz,
+            details={
+                "run": config.model_dump(mode="json"),
+                "epoch": epoch,
+                "metrics": metrics,
+                "pretraining": self.initial_weights["pretraining"],
+                "licence": self.initial_weights["licence"],
+            },
+        )
+
+    def record(self, *, status: str, reason: str | None = None) -> Record:
+        """Returns the record of the run as it stands."""
+        config, progress = self.config, self.progress
+        return Record(
+            schema=RECORD_SCHEMA,
+            model=config.model.name,
+            status=status,
+            reason=reason,
+            config=config.model_dump(mode="json"),
+            config_hash=config.digest(),
+            seed=config.seed,
+            initial_weights=self.initial_weights,
+            cost=dict(self.cost),
+            metrics=asdict(progress)["metrics"],
+            times={"train": progress.train_seconds, "evaluate": progress.evaluate_seconds},
+            environment=environment(),
+            data_fingerprint=self.identity["data"],
+            image_fingerprint=self.identity["images"],
+        )
+
+    def finish(self, evaluation: Evaluation) -> Record:
+        """Writes the detections of the last evaluation and the record of a run that is done."""
+        record = self.record(status="done")
+        if not self.distributed.is_main:
+            return record
+        return finish_folder(record, self.folder, self.val.index, evaluation.detections)
 
     @contextmanager
     def failure_recorded(self) -> Iterator[None]:
@@ -162,5 +202,7 @@ class TrainState:
         except OssaError as failure:
             with suppress(OssaError):  # the disk may be what is full
                 record = self.record(status="failed", reason=str(failure))
-                self.callback.on_end(self.files.fail(record))
+                if self.distributed.is_main:
+                    write_record(record, self.folder)
+                self.callback.on_end(record)
             raise
