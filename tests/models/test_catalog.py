@@ -97,7 +97,11 @@ def test_what_is_not_supported_says_why(name: str, said: str):
 
 @needs_the_version_of_the_table
 @pytest.mark.parametrize(
-    "name", ["cspdarknet_n", "resnet18", "test_vit", "mixer_s32_224", "mixer_s16_224"]
+    "name",
+    [
+        *("cspdarknet_n", "mixer_s16_224"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet18", "mixer_s32_224")),
+    ],
 )
 def test_a_probe_finds_what_the_table_says(name: str):
     assert probe.probe_backbone(name) == TABLE[name]

@@ -93,10 +93,8 @@ def test_the_detector_itself_stays_as_it_is() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "repvgg_a0",
-        "mobileone_s0",
-        "repvit_m0_9",
-        "fastvit_t8",
+        *("repvgg_a0", "fastvit_t8"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("mobileone_s0", "repvit_m0_9")),
     ],
 )
 @pytest.mark.usefixtures("double_precision")  # in which timm makes the new convolutions

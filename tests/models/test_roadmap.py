@@ -1,6 +1,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from ossa.types import Level
 
 STEPS = {step.name.removeprefix("roadmap_"): step for step in ROADMAP}
 every_step = pytest.mark.parametrize("step", ROADMAP, ids=list(STEPS))
+MILESTONES = ("resnet50", "inverted", "fewer_norms", "convnext_tiny")
+milestones = pytest.mark.parametrize("step", [STEPS[n] for n in MILESTONES], ids=MILESTONES)
 
 CHANGES = {
     # step: (the step before it, what changes)
@@ -86,9 +89,14 @@ def multiply_adds(name: str) -> int:
     return counter.get_total_flops() // 2
 
 
-def number_of(step: Step, kind: type[nn.Module]) -> int:
+@cache
+def on_meta(name: str) -> RoadMapNet:
     with torch.device("meta"):
-        return sum(isinstance(module, kind) for module in RoadMapNet(step).modules())
+        return RoadMapNet(STEPS[name])
+
+
+def number_of(name: str, kind: type[nn.Module]) -> int:
+    return sum(isinstance(module, kind) for module in on_meta(name).modules())
 
 
 def layers_of(network: Any) -> dict[str, int]:
@@ -195,19 +203,18 @@ def test_the_ends_of_the_road_are_the_networks_of_timm(name: str):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
-@every_step
-def test_every_step_is_a_backbone_with_the_channels_of_its_stages(step: Step):
+@milestones
+def test_a_step_is_a_backbone_with_the_channels_of_its_stages(step: Step):
     with torch.device("meta"):
         backbone = create_backbone(step.name, strides=(4, 8, 16, 32), imgsz=64)
         maps = backbone(torch.zeros(1, 3, 64, 96, dtype=torch.uint8))
-    wide = {"resnet50": 256, "stage_ratio": 256, "patchify": 256, "depthwise": 256, "width": 384}
-    first = wide.get(step.name.removeprefix("roadmap_"), 96)
+    first = 256 if step.name == "roadmap_resnet50" else 96
     levels = (Level(4, first), Level(8, 2 * first), Level(16, 4 * first), Level(32, 8 * first))
     assert backbone.levels == levels
     assert [tuple(m.shape) for m in maps] == [(1, c, 64 // s, 96 // s) for s, c in levels]
 
 
-@every_step
+@milestones
 def test_the_layers_of_a_step_are_the_stem_and_each_block(step: Step):
     network = narrow(step)  # 1, 2, 2 and 1 blocks
     blocks = ["stages.0.blocks.0", "stages.1.blocks.0", "stages.1.blocks.1"]
@@ -249,12 +256,13 @@ def test_weights_of_a_step_come_from_a_file(tmp_path: Path):
 
 
 def test_a_step_without_published_weights_says_so():
-    with pytest.raises(CheckpointError, match="No pretrained weights exist for roadmap_gelu"):
+    message = "No pretrained weights exist for roadmap_gelu"
+    with torch.device("meta"), pytest.raises(CheckpointError, match=message):
         create_backbone("roadmap_gelu", imgsz=64, pretrained=True)
 
 
-@every_step
-def test_every_step_learns_with_all_its_parameters(step: Step):
+@milestones
+def test_a_step_learns_with_all_its_parameters(step: Step):
     network = narrow(step)
     images, labels = torch.randn(4, 3, 64, 64), torch.tensor([0, 1, 2, 3])
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
@@ -283,16 +291,16 @@ def test_a_step_without_classes_gives_the_pooled_features():
 
 def test_activations_and_norms_are_where_the_table_has_them():
     # 18 blocks and 3 shortcuts from `inverted` on.
-    assert number_of(STEPS["resnet50"], nn.ReLU) == 1 + 3 * 16
-    assert number_of(STEPS["gelu"], nn.ReLU) == 0
-    assert number_of(STEPS["gelu"], nn.GELU) == 1 + 3 * 18
-    assert number_of(STEPS["fewer_activations"], nn.GELU) == 18
-    assert number_of(STEPS["fewer_activations"], nn.BatchNorm2d) == 1 + 3 * 18 + 3
-    assert number_of(STEPS["fewer_norms"], nn.BatchNorm2d) == 1 + 18 + 3
-    assert number_of(STEPS["layernorm"], nn.BatchNorm2d) == 0
-    assert number_of(STEPS["layernorm"], LayerNorm2d) == 1 + 18 + 3
+    assert number_of("resnet50", nn.ReLU) == 1 + 3 * 16
+    assert number_of("gelu", nn.ReLU) == 0
+    assert number_of("gelu", nn.GELU) == 1 + 3 * 18
+    assert number_of("fewer_activations", nn.GELU) == 18
+    assert number_of("fewer_activations", nn.BatchNorm2d) == 1 + 3 * 18 + 3
+    assert number_of("fewer_norms", nn.BatchNorm2d) == 1 + 18 + 3
+    assert number_of("layernorm", nn.BatchNorm2d) == 0
+    assert number_of("layernorm", LayerNorm2d) == 1 + 18 + 3
     # Three downsamplings instead of three shortcuts, and one in the classifier.
-    assert number_of(STEPS["convnext_tiny"], LayerNorm2d) == 1 + 18 + 3 + 1
+    assert number_of("convnext_tiny", LayerNorm2d) == 1 + 18 + 3 + 1
 
 
 @pytest.mark.parametrize(
@@ -303,8 +311,7 @@ def test_activations_and_norms_are_where_the_table_has_them():
 def test_a_convolution_has_a_bias_where_no_norm_follows_it_and_in_the_end_everywhere(
     name: str, biased: int
 ):
-    with torch.device("meta"):
-        convs = [m for m in RoadMapNet(STEPS[name]).modules() if isinstance(m, nn.Conv2d)]
+    convs = [module for module in on_meta(name).modules() if isinstance(module, nn.Conv2d)]
     assert sum(conv.bias is not None for conv in convs) == biased
 
 
@@ -323,8 +330,7 @@ def test_a_convolution_has_a_bias_where_no_norm_follows_it_and_in_the_end_everyw
 def test_the_convolutions_of_a_block_are_those_of_the_table(
     name: str, shapes: list[tuple[int, ...]]
 ):
-    with torch.device("meta"):
-        block: Any = RoadMapNet(STEPS[name]).get_submodule("stages.1.blocks.0")
+    block: Any = on_meta(name).get_submodule("stages.1.blocks.0")
     found = [
         (c.in_channels, c.out_channels, c.kernel_size[0], c.stride[0], c.groups)
         for c in (block.conv1, block.conv2, block.conv3)

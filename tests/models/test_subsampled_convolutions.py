@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 from torch import nn
 
@@ -47,11 +48,13 @@ def test_only_what_needs_it_is_changed():
 
 
 def test_the_stem_of_repvgg_is_changed():
-    backbone = create_backbone("repvgg_a0", imgsz=64)
+    with torch.device("meta"):
+        backbone = create_backbone("repvgg_a0", imgsz=64)
     changed = [name for name, m in backbone.named_modules() if isinstance(m, SubsampledConv2d)]
     assert changed == ["network.stem.conv_1x1.conv"]
 
 
+@pytest.mark.slow
 def test_the_backward_pass_leaves_other_memory_alone():
     # A process of its own: before, it ended by a segmentation fault.
     finished = subprocess.run([sys.executable, "-c", TRAINED], check=False)

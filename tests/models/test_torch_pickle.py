@@ -111,7 +111,9 @@ def _assert_same_state(found: dict[str, torch.Tensor], expected: dict[str, torch
 def test_a_module_gives_its_state_dict_without_its_classes(
     network: _Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    torch.save({"epoch": 7, "model": network, "ema": None, "date": "2022-02-08"}, tmp_path / "n.pt")
+    torch.save(
+        {"epoch": 7, "model": network, "ema": None, "license": "AGPL-3.0"}, tmp_path / "n.pt"
+    )
     expected = network.state_dict()
     for name in ("models", "models.common", "models.yolo"):
         monkeypatch.delitem(sys.modules, name)
@@ -119,7 +121,7 @@ def test_a_module_gives_its_state_dict_without_its_classes(
     _assert_same_state(checkpoint.tensors, expected)
     assert "model.0.grid" not in checkpoint.tensors
     assert checkpoint.names == ("femur", "skull")
-    assert checkpoint.meta == {"epoch": 7, "ema": None, "date": "2022-02-08"}
+    assert checkpoint.licence == "AGPL-3.0"
     assert "models" not in sys.modules
 
 
@@ -155,8 +157,7 @@ def test_a_state_dict_is_read_alone_or_under_its_key(tmp_path: Path, key: str | 
     torch.save(state if key is None else {key: state, "epoch": 3}, tmp_path / "state.pt")
     checkpoint = read_torch_network(tmp_path / "state.pt")
     _assert_same_state(checkpoint.tensors, state)
-    assert checkpoint.meta == ({} if key is None else {"epoch": 3})
-    assert checkpoint.names is None
+    assert checkpoint.names == ()
 
 
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool)
@@ -186,7 +187,6 @@ def test_views_scalars_and_empty_tensors_are_kept(tmp_path: Path):
 def test_numbers_of_numpy_beside_the_network_do_no_harm(network: _Network, tmp_path: Path):
     torch.save({"model": network, "best_fitness": np.float64(0.5)}, tmp_path / "n.pt")
     checkpoint = read_torch_network(tmp_path / "n.pt")
-    assert "best_fitness" not in checkpoint.meta
     assert len(checkpoint.tensors) == len(network.state_dict())
 
 
@@ -205,7 +205,6 @@ def test_the_official_yolov5n_is_read(shared: Path):
     assert anchors.shape == (3, 3, 2)
     pixels = anchors.float() * torch.tensor([8.0, 16.0, 32.0]).view(3, 1, 1)
     torch.testing.assert_close(pixels[0, 0], torch.tensor([10.0, 13.0]))
-    assert checkpoint.names is not None
     assert (len(checkpoint.names), checkpoint.names[0]) == (80, "person")
 
 
@@ -473,10 +472,10 @@ def _key(value: bytes) -> bytes:
 @pytest.mark.parametrize(
     "pickled",
     [
-        _key(b")" + b"\x85" * 300_000),  # hashing it overflows the stack of C
+        _key(b")" + b"\x85" * 200_000),  # hashing it overflows the stack of C
         _key(b")" + b"q\x00h\x00\x86" * 100),  # a pair of pairs of pairs: 2^100 leaves to hash
         b"\x80\x02}r\xff\xff\xff\xff.",  # a memo of 4 billion places
-        b"\x80\x02" + b"]" * 2_000_000 + b".",
+        b"\x80\x02" + b"]" * 1_000_001 + b".",
         b"\x80\x02\x8b\xff\xff\xff\x7f.",  # a whole number of 2 GiB
         b"\x80\x02X\xff\xff\xff\xff.",
         b"\x80\x02" + b"(" * 100_000 + b"t" * 100_000 + b".",
@@ -525,27 +524,27 @@ def _is_read(path: Path) -> bool:
     return True
 
 
-def test_300_files_with_random_bytes_changed_are_read_or_told(tmp_path: Path):
+def test_100_files_with_random_bytes_changed_are_read_or_told(tmp_path: Path):
     path = tmp_path / "n.pt"
     content = _saved(path)
     generator = np.random.default_rng(0)
     outcomes = []
-    for _ in range(300):
+    for _ in range(100):
         path.write_bytes(_flipped(content, generator))
         outcomes.append(_is_read(path))
-    assert 0 < sum(outcomes) < 300
+    assert 0 < sum(outcomes) < 100
 
 
-def test_300_pickles_with_random_bytes_changed_are_read_or_told(network: _Network, tmp_path: Path):
+def test_100_pickles_with_random_bytes_changed_are_read_or_told(network: _Network, tmp_path: Path):
     torch.save({"model": network, "epoch": 1}, tmp_path / "whole.pt")
     with zipfile.ZipFile(tmp_path / "whole.pt") as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     generator = np.random.default_rng(1)
     outcomes = []
-    for _ in range(300):
+    for _ in range(100):
         with zipfile.ZipFile(tmp_path / "n.pt", "w") as archive:
             for name, content in members.items():
                 is_pickle = name.endswith("data.pkl")
                 archive.writestr(name, _flipped(content, generator) if is_pickle else content)
         outcomes.append(_is_read(tmp_path / "n.pt"))
-    assert 0 < sum(outcomes) < 300
+    assert 0 < sum(outcomes) < 100

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from test_loop import config_of
+from small_run import config_of
 
 from ossa.evaluate.evaluator import Evaluation
 from ossa.train.callbacks import Callback, RunStart

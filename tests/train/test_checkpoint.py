@@ -72,7 +72,7 @@ def test_a_state_that_is_cut_short_names_the_weights_that_are_whole(tmp_path: Pa
 
 HALF = torch.zeros(2, 3, dtype=torch.float16)
 LIES = [
-    ((), [1, 2], "expected dict, found NoneType"),
+    ((), [1, 2], "the state: expected dict, found list"),
     (("identity",), [], "the state.identity: expected dict, found list"),
     (("progress",), [], "the state.progress: expected dict, found list"),
     (("progress", "batch_number"), -1, "progress.batch_number: input should be greater"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_loop import assert_same_weights, config_of, log_without_times, scenes  # noqa: F401
+from small_run import assert_same_weights, config_of, log_without_times
 from two_processes import STEPS, train
 
 from ossa.errors import ConfigError
@@ -32,12 +32,26 @@ def run_two(script: str, *arguments: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.parametrize(
-    "backbone", ["cspdarknet_n", pytest.param("test_convnext", marks=pytest.mark.slow)]
-)
-def test_twenty_steps_of_two_processes_are_those_of_one(backbone: str, tmp_path: Path):
-    run_two(str(HERE / "two_processes.py"), backbone, str(tmp_path / "two.pt"))
-    two, one = torch.load(tmp_path / "two.pt", weights_only=True), train(backbone, SINGLE_PROCESS)
+@pytest.fixture(scope="module")
+def runs(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what two_runs.py writes."""
+    folder = tmp_path_factory.mktemp("two")
+    run_two(str(HERE / "two_runs.py"), str(scenes), str(folder))
+    return folder
+
+
+def test_ten_steps_of_two_processes_are_those_of_one(runs: Path):
+    assert_same_steps("cspdarknet_n", runs / "steps.pt")
+
+
+@pytest.mark.slow
+def test_layer_norms_in_two_processes_are_those_of_one(tmp_path: Path):
+    run_two(str(HERE / "two_processes.py"), "test_convnext", str(tmp_path / "two.pt"))
+    assert_same_steps("test_convnext", tmp_path / "two.pt")
+
+
+def assert_same_steps(backbone: str, file: Path) -> None:
+    two, one = torch.load(file, weights_only=True), train(backbone, SINGLE_PROCESS)
     assert len(one["norms"]) == STEPS
     assert (one["norms"] > 0).all()
     assert set(two) == set(one)
@@ -45,33 +59,29 @@ def test_twenty_steps_of_two_processes_are_those_of_one(backbone: str, tmp_path:
         torch.testing.assert_close(two[name], expected, rtol=1e-4, atol=1e-4, msg=name)
 
 
-def test_a_training_of_two_processes_writes_one_run_and_scores_every_image_once(
-    scenes: Path,  # noqa: F811
-    tmp_path: Path,
-):
-    run_two(str(HERE / "two_runs.py"), str(scenes), str(tmp_path))
-    record = read_record(tmp_path / "whole")
+def test_a_training_of_two_processes_writes_one_run_and_scores_every_image_once(runs: Path):
+    record = read_record(runs / "whole")
     assert record.status == "done"
-    assert record.metrics["last"]["num_images"] == 6
-    rows = read_log(tmp_path / "whole")
-    assert [row["images"] for row in rows] == [24, 24]
+    assert record.metrics["last"]["num_images"] == 4
+    rows = read_log(runs / "whole")
+    assert [row["images"] for row in rows] == [12, 12]
     # Stopped with gradients waiting in both processes, and resumed.
-    assert log_without_times(tmp_path / "resumed") == log_without_times(tmp_path / "whole")
-    assert_same_weights(tmp_path / "resumed", tmp_path / "whole")
+    assert log_without_times(runs / "resumed") == log_without_times(runs / "whole")
+    assert_same_weights(runs / "resumed", runs / "whole")
     # The same weights scored by one process: see two_runs.py.
-    alone, shared = torch.load(tmp_path / "scores.pt", weights_only=True)
+    alone, shared = torch.load(runs / "scores.pt", weights_only=True)
     assert alone == shared
 
 
 @pytest.mark.parametrize(
     ("world_size", "sync_batchnorm", "message"),
     [
-        (25, False, "an image at least for each of 25 processes, found 24"),
+        (13, False, "an image at least for each of 13 processes, found 12"),
         (2, True, "needs several processes with a GPU each"),
     ],
 )
 def test_settings_that_these_processes_cannot_have_are_refused(
-    scenes: Path,  # noqa: F811
+    scenes: Path,
     tmp_path: Path,
     world_size: int,
     sync_batchnorm: bool,

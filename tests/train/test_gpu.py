@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_loop import CtrlC, assert_same_weights, config_of, log_without_times, scenes  # noqa: F401
+from small_run import CtrlC, assert_same_weights, config_of, log_without_times
 from test_step import batch_of
 
 from ossa.config import LossConfig, TrainConfig
@@ -31,7 +31,7 @@ GPU = "cuda:0"
 
 @pytest.mark.parametrize("settings", [{}, {"precision": "bf16"}, {"compile": True}], ids=str)
 def test_the_losses_are_those_of_the_processor(
-    scenes: Path,  # noqa: F811
+    scenes: Path,
     tmp_path: Path,
     settings: dict[str, Any],
 ):
@@ -40,14 +40,14 @@ def test_the_losses_are_those_of_the_processor(
     for device, options in (("cpu", dict[str, Any]()), (GPU, settings)):
         folder = tmp_path / device.partition(":")[0]
         folder.mkdir()
-        train(config_of(scenes, epochs=1, batch=24, **options), folder, device=device)
+        train(config_of(scenes, epochs=1, batch=12, **options), folder, device=device)
         (row,) = read_log(folder)
         losses.append([row[f"train_{name}"] for name in ("box", "objectness", "classes")])
     tolerance = 0.02 if settings.get("precision") == "bf16" else 1e-3
     assert losses[1] == pytest.approx(losses[0], rel=tolerance)
 
 
-def test_a_deterministic_run_resumes_to_the_same_bits(scenes: Path, tmp_path: Path):  # noqa: F811
+def test_a_deterministic_run_resumes_to_the_same_bits(scenes: Path, tmp_path: Path):
     config = config_of(scenes, deterministic=True)
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     straight.mkdir()
@@ -85,7 +85,7 @@ def test_a_step_never_waits_for_the_device():
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_a_batch_that_fits_is_found_and_named(scenes: Path, tmp_path: Path):  # noqa: F811
+def test_a_batch_that_fits_is_found_and_named(scenes: Path, tmp_path: Path):
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, 2e9 / total))
     try:
@@ -101,7 +101,7 @@ def test_a_batch_that_fits_is_found_and_named(scenes: Path, tmp_path: Path):  # 
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU only")
-def test_synchronous_batch_norms_over_two_gpus(scenes: Path, tmp_path: Path):  # noqa: F811
+def test_synchronous_batch_norms_over_two_gpus(scenes: Path, tmp_path: Path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     options = ["--data", str(scenes), "--model", "yolov5n", "--imgsz", "64", "--batch", "8"]
     done = subprocess.run(

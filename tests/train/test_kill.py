@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from killed_run import EPOCHS, run
-from test_loop import assert_same_weights, config_of, log_without_times, scenes  # noqa: F401
+from small_run import assert_same_weights, config_of, log_without_times
 
 from ossa.train.loop import train
 from ossa.train.run_folder import read_record
@@ -16,7 +16,7 @@ _KILLS = 10
 _PATIENCE_SECONDS = 60
 
 
-def killed_once(scenes: Path, folder: Path, moment: random.Random) -> str:  # noqa: F811
+def killed_once(scenes: Path, folder: Path, moment: random.Random) -> str:
     """Lets a run go on for a while and kills it; returns the last that it told, or 'done'."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["killed_run"])
@@ -41,7 +41,7 @@ def killed_once(scenes: Path, folder: Path, moment: random.Random) -> str:  # no
 
 
 @pytest.mark.slow
-def test_ten_kills_at_random_moments_change_not_one_bit(scenes: Path, tmp_path: Path):  # noqa: F811
+def test_ten_kills_at_random_moments_change_not_one_bit(scenes: Path, tmp_path: Path):
     uninterrupted, killed = tmp_path / "uninterrupted", tmp_path / "killed"
     uninterrupted.mkdir()
     killed.mkdir()

@@ -19,10 +19,10 @@ from typing import Any, cast
 import cv2
 import numpy as np
 import pytest
+from small_run import a_record, config_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ossa.config import EvaluateConfig, ModelConfig, RunConfig, TrainConfig
-from ossa.data.synthetic import write_scenes
+from ossa.config import ModelConfig, RunConfig
 from ossa.errors import ConfigError
 from ossa.train import loggers
 from ossa.train.callbacks import RunStart
@@ -116,24 +116,6 @@ def start_in(folder: Path, *, epochs_done: int = 0) -> RunStart:
     )
 
 
-def a_record(status: str = "done") -> Record:
-    return Record(
-        schema=1,
-        model="yolov5n",
-        status=status,
-        reason=None,
-        config={},
-        config_hash="c0ffee",
-        seed=7,
-        initial_weights={},
-        cost={},
-        metrics={},
-        times={},
-        environment={"torch": "2.6"},
-        data_fingerprint="da7a",
-    )
-
-
 def draw_figures(run: Path, *names: str) -> None:
     """Writes pictures of 4 x 3 px, all red, and a confusion matrix."""
     folder = run / "figures"
@@ -159,22 +141,12 @@ def drive(logger: Logger, folder: Path, *, log_weights: bool = False) -> list[st
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recorder, list[str]]:
+def run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recorder, list[str]]:
     """A training of two epochs: its folder, a logger's memory, and what was reported."""
-    data = write_scenes(
-        tmp_path_factory.mktemp("data") / "scenes", images={"train": 8, "val": 4}, imgsz=128
-    )
-    settings: dict[str, Any] = {"epochs": 2, "imgsz": 64, "batch": 8, "lr": 1e-3}
-    config = RunConfig(
-        model=ModelConfig(name="yolov5n", neck="own"),
-        data=str(data),
-        train=TrainConfig(**settings),
-        evaluate=EvaluateConfig(max_detections=20),
-    )
     folder, recorder, notes = tmp_path_factory.mktemp("run"), Recorder(), list[str]()
     used = [Recorder(failing="log_metrics"), recorder, TensorBoardLogger()]
     with LoggerCallback(used, notes.append) as callback:
-        assert train(config, folder, callback=callback).status == "done"
+        assert train(config_of(scenes), folder, callback=callback).status == "done"
     return folder, recorder, notes
 
 
@@ -224,26 +196,16 @@ def test_figures_are_sent_every_tenth_epoch_and_at_the_end_where_they_have_chang
     callback = LoggerCallback([logger])
     callback.on_start(start_in(tmp_path))
     for epoch in range(25):
-        if epoch in (0, 15):
+        if epoch in (0, 15, 23):
             draw_figures(tmp_path, "curves")
         if epoch == 3:
             draw_figures(tmp_path, "mosaic")
         callback.on_epoch_end({"epoch": epoch}, cast(Any, None))
     callback.on_end(a_record())
     sent = [(call[1], call[-1]) for call in logger.calls if call[0] == "log_figure"]
-    assert sent == [("curves", 0), ("mosaic", 10), ("curves", 20)]
+    assert sent == [("curves", 0), ("mosaic", 10), ("curves", 20), ("curves", 24)]
     confusions = [call[1:] for call in logger.calls if call[0] == "log_confusion_matrix"]
-    assert confusions == [(NAMES, COUNTS, epoch) for epoch in (0, 10, 20)]
-
-
-def test_pictures_drawn_after_the_last_epoch_are_sent_when_the_run_is_over(tmp_path: Path):
-    logger = Recorder()
-    callback = LoggerCallback([logger])
-    callback.on_start(start_in(tmp_path))
-    callback.on_epoch_end({"epoch": 0}, cast(Any, None))
-    draw_figures(tmp_path, "predictions")
-    callback.on_end(a_record())
-    assert logger.methods() == [method for method in METHODS if method != "log_weights"]
+    assert confusions == [(NAMES, COUNTS, epoch) for epoch in (0, 10, 20, 24)]
 
 
 def test_weights_are_sent_only_where_they_are_wanted(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Trains 20 steps with batch norms in evaluation mode, and saves losses and weights.
+"""Trains ten steps with batch norms in evaluation mode, and saves losses and weights.
 
     torchrun --nproc-per-node 2 tests/train/two_processes.py BACKBONE FILE
 
@@ -20,7 +20,7 @@ from ossa.train.optim import EMA, build_optimizer, optimizer_step, set_hyperpara
 from ossa.train.schedule import hyperparameters_at
 from ossa.types import Batch
 
-IMAGES, BATCH, STEPS, IMGSZ = 11, 5, 20, 64
+IMAGES, BATCH, STEPS, IMGSZ = 11, 5, 10, 64
 """Batches of 5, 5 and 1 images: shares are unequal, and one of them is empty."""
 
 

@@ -1,5 +1,7 @@
 """Trains in two processes, with and without a stop, and scores the result with one and with two.
 
+Then it trains the steps of two_processes.py.
+
 torchrun --nproc-per-node 2 tests/train/two_runs.py SCENES FOLDER
 """
 
@@ -12,7 +14,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 import torch
-from test_loop import config_of
+from small_run import config_of
+from two_processes import train as train_steps
 
 from ossa.data.description import read_description
 from ossa.data.reading import read_index
@@ -71,8 +74,10 @@ def main(scenes: Path, folder: Path) -> None:
                 gather=sharing.gather,
             )
             scores.append(found.metrics.flat())
+        steps = train_steps("cspdarknet_n", processes)
         if processes.is_main:
             torch.save(scores, folder / "scores.pt")
+            torch.save(steps, folder / "steps.pt")
 
 
 if __name__ == "__main__":

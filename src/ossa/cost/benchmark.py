@@ -81,11 +81,10 @@ def measure_throughput(
         detectors: by name or other key, in evaluation mode where they have modes, on `device`.
         imgsz: side of the square input in pixels.
         batch: images in one run.
-        warmup: runs of each detector that are not counted.
-        runs: runs of each detector that are.
+        warmup, runs: runs of each detector that are not counted, and that are.
         device: where they run; a GPU is waited for before and after network and NMS.
         config: include decoding and NMS with these settings; the network alone if None.
-        memory_format: of the images; it should be that of the detectors' weights.
+        memory_format: of the images, as the detectors' weights have it.
     """
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(
@@ -140,6 +139,7 @@ BACKENDS: Mapping[Any, Sequence[Any]] = {
     "openvino": ("fp32", "bf16", "int8"),
 }
 """The precisions that can be timed of each runtime."""
+_FIGURES = ("ms_per_image", "images_per_second", "mean_ms", "median_ms", "p95_ms")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
@@ -225,15 +225,17 @@ def bench_detectors(
             key: {} if scored_on is None else {"ap": _ap(network, scored_on, protocol, on_images)}
             for key, network in prepared.items()
         }
+    may_round = torch.device(protocol.device).type == "cuda" and torch.backends.cudnn.allow_tf32
     return [
         {
             "model": key[0],
             "imgsz": protocol.imgsz,
-            **_figures(times[key]),
+            **{name: getattr(times[key], name) for name in _FIGURES},
+            **{f"{name}_network": getattr(times[key].network, name) for name in _FIGURES},
             **aps[key],
             **asdict(one),
             **where,
-            "tf32_convolutions": _rounds_to_tf32(one),
+            "tf32_convolutions": may_round and one.precision == "fp32",
         }
         for key, one in protocols.items()
     ]
@@ -246,10 +248,16 @@ def _ap(
     on_images: Callable[[int, int], None] | None,
 ) -> float | None:
     """Returns the AP50-95 on a split, as `ossa val` takes it; None without ground truth."""
-    module = network if isinstance(network, nn.Module) else RuntimeNetwork(cast(Runtime, network))
-    how: dict[str, Any] = {"imgsz": protocol.imgsz, "batch": protocol.batch}
-    how |= {"device": protocol.device, "config": EvaluateConfig(), "on_images": on_images}
-    return evaluate(module, index, **how).metrics.ap
+    evaluation = evaluate(
+        network if isinstance(network, nn.Module) else RuntimeNetwork(cast(Runtime, network)),
+        index,
+        imgsz=protocol.imgsz,
+        batch=protocol.batch,
+        device=protocol.device,
+        config=EvaluateConfig(),
+        on_images=on_images,
+    )
+    return evaluation.metrics.ap
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], folder: Path, *, command: str) -> Path:
@@ -263,13 +271,12 @@ def write_rows(rows: Sequence[Mapping[str, Any]], folder: Path, *, command: str)
     """
     row = rows[0]
     runtimes = {row["runtime"] for row in rows}
-    words = ("bench", *(row[key] for key in ("precision", "memory_format", "form")))
-    words = ("bench", "runtimes", row["form"]) if len(runtimes) > 1 else words
-    words += () if "torch" in runtimes else (row["runtime"],)
-    name = f"{hardware_slug(row['device'], row['threads'])}-{'-'.join(words)}"
-    name += f"-batch{row['batch']}-{row['imgsz']}px"
-    numbered = (folder / f"{name}-{number}.json" for number in itertools.count(2))
-    files = itertools.chain([folder / f"{name}.json"], numbered)
+    words = [hardware_slug(row["device"], row["threads"]), "bench"]
+    words += ["runtimes"] if len(runtimes) > 1 else [row["precision"], row["memory_format"]]
+    words += [row["form"]] + ([] if "torch" in runtimes else [row["runtime"]])
+    name = "-".join([*words, f"batch{row['batch']}", f"{row['imgsz']}px"])
+    numbers = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    files = (folder / f"{name}{number}.json" for number in numbers)
     file = next(file for file in files if not file.exists())
     write_json_atomically(file, {"command": command, "rows": rows})
     return file
@@ -301,11 +308,6 @@ def using_threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _rounds_to_tf32(protocol: Protocol) -> bool:
-    on_gpu = torch.device(protocol.device).type == "cuda"
-    return on_gpu and protocol.precision == "fp32" and torch.backends.cudnn.allow_tf32
-
-
 def _prepared(detector: Detector, protocol: Protocol, calibration: DatasetIndex | None) -> Network:
     """Returns a copy in the form, precision and memory format that the protocol asks for."""
     if protocol.runtime != "torch":
@@ -325,11 +327,3 @@ def _prepared(detector: Detector, protocol: Protocol, calibration: DatasetIndex 
         dtype=_DTYPES[protocol.precision],
         memory_format=_FORMATS[protocol.memory_format],
     )  # type: ignore[call-overload]
-
-
-def _figures(time: Throughput) -> dict[str, float]:
-    def named(timing: Any, suffix: str) -> dict[str, float]:
-        names = ("ms_per_image", "images_per_second", "mean_ms", "median_ms", "p95_ms")
-        return {name + suffix: getattr(timing, name) for name in names}
-
-    return {**named(time, ""), **named(time.network, "_network")}

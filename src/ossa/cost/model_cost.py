@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
 from ossa.errors import ConfigError, UnsupportedBackbone, suggestion
-from ossa.models.backbones.timm import known_architectures
+from ossa.models.backbones.timm import first_line, known_architectures
 from ossa.models.blocks import InputNormalization
 from ossa.models.complexity import (
     CONVOLUTIONS_AND_LINEAR,
@@ -131,9 +131,7 @@ def compare_fused(build: Callable[[], nn.Module], *, imgsz: int) -> FusionError:
     A fresh norm has mean 0, deviation 1 and factor 1, with which a wrong fusion may well be right.
     So factors and shifts are drawn, and the statistics are those of two random images.
 
-    Args:
-        build: returns the network, on the CPU, which takes uint8 images (B, 3, imgsz, imgsz).
-        imgsz: side of the images in pixels.
+    `build` returns the network, on the CPU, which takes uint8 images (B, 3, imgsz, imgsz).
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
@@ -173,7 +171,7 @@ def _create_classifier(name: str, num_classes: int, imgsz: int) -> nn.Module:
     if not timm.is_model(architecture):
         hint = suggestion(architecture, known_architectures())
         raise ConfigError(f"timm has no classifier named {architecture!r}.{hint}")
-    reason = ""
+    reasons = []
     # Transformers are built for one size of image.
     attempts: tuple[dict[str, Any], ...] = ({}, {"img_size": imgsz})
     for arguments in attempts:
@@ -182,11 +180,11 @@ def _create_classifier(name: str, num_classes: int, imgsz: int) -> nn.Module:
                 shadow = timm.create_model(name, num_classes=num_classes, **arguments).eval()
                 shadow(torch.zeros(1, 3, imgsz, imgsz))
         except Exception as problem:  # a thousand models fail in as many ways
-            reason = reason or str(problem).partition("\n")[0] or type(problem).__name__
+            reasons.append(first_line(problem))
             continue
         network = timm.create_model(name, num_classes=num_classes, **arguments)
         return nn.Sequential(InputNormalization((0.0,) * 3, (1.0,) * 3), network)
-    raise UnsupportedBackbone(f"{name} cannot classify {imgsz} x {imgsz} pixels: {reason}")
+    raise UnsupportedBackbone(f"{name} cannot classify {imgsz} x {imgsz} pixels: {reasons[0]}")
 
 
 def _cost_model(

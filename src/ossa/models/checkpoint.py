@@ -7,6 +7,7 @@ names and where the weights came from, as JSON, so that nothing else is needed t
 import json
 import math
 import os
+import re
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,6 +21,7 @@ from safetensors.torch import save
 from timm.layers import resample_abs_pos_embed  # pyright: ignore[reportPrivateImportUsage]
 from timm.models import Eva, VisionTransformer
 from torch import Tensor
+from typing_extensions import TypedDict  # pydantic takes that of Python itself from 3.12 on
 
 from ossa.backbone_args import MAX_IMGSZ
 from ossa.config import ModelConfig
@@ -73,14 +75,12 @@ class Checkpoint:
         return (self.details.get("metrics") or {}).get("best_confidence")
 
 
-class _Metrics(BaseModel):
-    best_confidence: float | None = Field(
-        default=None, ge=0, le=1, allow_inf_nan=False, strict=True
-    )
+class _Metrics(TypedDict, total=False):
+    best_confidence: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)] | None
 
 
-class _Run(BaseModel):
-    data: str | None = None
+class _Run(TypedDict, total=False):
+    data: str | None
 
 
 class _Details(BaseModel):
@@ -137,15 +137,12 @@ def refuse_torchscript(path: Path) -> None:
 
     Such a file is a program, and its operators read and write files.
     """
-    is_script = path.suffix == ".torchscript"
-    with suppress(OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                members = [name.lower() for name in archive.namelist()]
-            is_script |= any(
-                name.endswith("/constants.pkl") or "/code/" in f"/{name}" for name in members
-            )
-    if is_script:
+    members: list[str] = []
+    unreadable = (OSError, ValueError, NotImplementedError, zipfile.BadZipFile)
+    with suppress(*unreadable), zipfile.ZipFile(path) as archive:
+        members = [f"/{name.lower()}" for name in archive.namelist()]
+    marks = (name.endswith("/constants.pkl") or "/code/" in name for name in members)
+    if path.suffix == ".torchscript" or any(marks):
         raise CheckpointError(
             f"expected weights or a graph, found the TorchScript file {path}, which is a program "
             "and is not run: give the checkpoint that it was made of, or an export to ONNX"
@@ -163,7 +160,8 @@ def detector_from(checkpoint: Checkpoint) -> Detector:
     detector = build_detector(
         checkpoint.model, num_classes=len(checkpoint.names), imgsz=checkpoint.imgsz
     )
-    _load_tensors(detector, checkpoint.tensors, where=checkpoint.origin["file"])
+    _check_fits(detector, _infos(checkpoint.tensors), checkpoint.origin["file"])
+    detector.load_state_dict(checkpoint.tensors)
     return detector.eval()
 
 
@@ -179,25 +177,23 @@ def start_from(
     Raises:
         CheckpointError: backbone and neck are not those of the checkpoint.
     """
-    own = detector.state_dict()
+    own, tensors = detector.state_dict(), checkpoint.tensors
     if backbone_only:
-        fitting = {
-            key: tensor
-            for key, tensor in checkpoint.tensors.items()
-            if key.startswith("backbone.") and not key.startswith("backbone.context.")
-        }
+        left_out = {key for key in tensors if not re.match(r"backbone\.(?!context\.)", key)}
         kept = {key: own[key] for key in own if not key.startswith("backbone.")}
     else:
-        fitting = {
-            key: tensor
-            for key, tensor in checkpoint.tensors.items()
-            if not key.startswith("head.predict.") or own.get(key, tensor).shape == tensor.shape
+        left_out = {
+            key
+            for key in tensors.keys() & own.keys()
+            if key.startswith("head.predict.") and own[key].shape != tensors[key].shape
         }
-        kept = {key: own[key] for key in checkpoint.tensors.keys() - fitting.keys()}
-    left_out = tuple(sorted(checkpoint.tensors.keys() - fitting.keys()))
-    resampled = _resampled_positions(detector, checkpoint.tensors)
-    _load_tensors(detector, {**fitting, **kept, **resampled}, where=checkpoint.origin["file"])
-    return Adapted(left_out, tuple(resampled))
+        kept = {key: own[key] for key in left_out}
+    resampled = _resampled_positions(detector, tensors)
+    taken = {key: tensor for key, tensor in tensors.items() if key not in left_out}
+    taken = taken | kept | resampled
+    _check_fits(detector, _infos(taken), checkpoint.origin["file"])
+    detector.load_state_dict(taken)
+    return Adapted(tuple(sorted(left_out)), tuple(resampled))
 
 
 def save_checkpoint(
@@ -228,11 +224,9 @@ def save_checkpoint(
     write_atomically(path, save(tensors, {_METADATA_KEY: json.dumps(description)}))
 
 
-def _load_tensors(detector: Detector, tensors: dict[str, Tensor], *, where: str) -> None:
-    """Load every tensor of a detector; all must be there and fit."""
+def _check_fits(detector: Detector, infos: Mapping[str, TensorInfo], where: Path | str) -> None:
     what = "does not fit this detector"
-    check_tensors(detector.state_dict(), _infos(tensors), where=where, what=what)
-    detector.load_state_dict(tensors)
+    check_tensors(detector.state_dict(), infos, where=str(where), what=what)
 
 
 def _resampled_positions(detector: Detector, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -322,7 +316,7 @@ def _check_detector(
             detector = build_detector(model, num_classes=num_classes, imgsz=imgsz)
     except OssaError as refusal:
         raise CheckpointError(f"{where} describes no detector: {refusal}") from None
-    check_tensors(detector.state_dict(), infos, where=str(where), what="does not fit this detector")
+    _check_fits(detector, infos, where)
     taken = sum(tensor.nbytes for tensor in (*detector.parameters(), *detector.buffers()))
     if taken > 8 * stored + _MAX_UNSTORED_BYTES:
         raise CheckpointError(
@@ -349,11 +343,10 @@ def _origin(path: Path, pretraining: str | None, licence: str | None) -> dict[st
 
 def _read_official(path: Path) -> Checkpoint:
     """Return an official YOLOv5 file in our names and in single precision."""
-    official = read_yolov5(path)
-    model = ModelConfig(name=f"yolov5{official.scale}", neck="own", strides=YOLOV5_STRIDES)
-    classes = len(official.names)
+    scale, official = read_yolov5(path)
+    model = ModelConfig(name=f"yolov5{scale}", neck="own", strides=YOLOV5_STRIDES)
+    classes, infos = len(official.names), _infos(official.tensors)
     # Before they become single precision: tensors that share a storage in the file then do not.
-    infos = _infos(official.tensors)
     _check_detector(model, infos, num_classes=classes, imgsz=_COCO_IMGSZ, where=path)
     tensors = {
         key: tensor.float() if tensor.is_floating_point() else tensor

@@ -66,8 +66,7 @@ class Detector(nn.Module):
     def __init__(self, backbone: nn.Module, neck: nn.Module, head: nn.Module) -> None:
         """Args:
         backbone: as `Backbone` says.
-        neck: maps the backbone's features to one map per level, and has `levels`, too. If it has
-            `laterals`, their cost is counted apart.
+        neck: maps the backbone's features to one map per level, and has `levels`, too.
         head: maps the neck's features to `RawPredictions`.
         """
         super().__init__()
@@ -311,11 +310,9 @@ def _configured_anchors(config: ModelConfig) -> Tensor | None:
 
 
 def _check_name(name: str) -> None:
-    known = [*PRESETS, *known_backbones()]
-    architecture = name.split(".")[0]
+    known, architecture = [*PRESETS, *known_backbones()], name.split(".")[0]
     if architecture not in known:
         raise ConfigError(f"there is no model named {name!r}.{suggestion(architecture, known)}")
     if architecture in PRESETS:
-        raise ConfigError(
-            f"{name} is a whole detector; its backbone is cspdarknet_{PRESETS[architecture]}"
-        )
+        preset = PRESETS[architecture]
+        raise ConfigError(f"{name} is a whole detector; its backbone is cspdarknet_{preset}")

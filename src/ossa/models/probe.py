@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ossa.errors import UnsupportedBackbone
 from ossa.models.backbones.catalog import TABLE_IMGSZ, TABLE_TIMM, CatalogRow, shipped_table
-from ossa.models.backbones.timm import SkipInit
+from ossa.models.backbones.timm import SkipInit, first_line
 from ossa.models.detector import Backbone, create_backbone
 from ossa.types import Level
 
@@ -97,8 +97,8 @@ def _count_flops(backbone: nn.Module, size: tuple[int, int]) -> int:
     except UnsupportedBackbone:
         raise
     except Exception as problem:  # a thousand models fail in as many ways
-        first_line = str(problem).partition("\n")[0]
-        raise UnsupportedBackbone(f"cannot take {height} x {width} pixels: {first_line}") from None
+        reason = f"cannot take {height} x {width} pixels: {first_line(problem)}"
+        raise UnsupportedBackbone(reason) from None
     expected = [
         (1, level.channels, -(-height // level.stride), -(-width // level.stride))
         for level in cast(Backbone, backbone).levels

@@ -1,9 +1,9 @@
 """Read the zip files of `torch.save` (weights, training states) without running what is in them.
 
-A pickle is a program for a stack machine, and Python's own machine calls whatever the program
-names. The interpreter below imports nothing and calls nothing: what else the program would call or
-build becomes an `InertObject` with a name, arguments and a state. Every size is checked before
-memory is taken, so time and memory are bounded by the length of the file.
+A pickle is a program for a stack machine, and Python's machine calls whatever the program names.
+The one below imports and calls nothing: what the program would call or build becomes an
+`InertObject` with a name, arguments and a state. Every size is checked before memory is taken, so
+time and memory are bounded by the length of the file.
 
 `torch.load(weights_only=True)` bounds neither: it allocates a `bytearray` of any size, hashes
 tuples nested in tuples as keys, which overflows the C stack or takes forever, and finds the members
@@ -15,14 +15,15 @@ Format: the members `<folder>/data.pkl` and `<folder>/data/<key>` (raw storages,
 import io
 import math
 import os
+import pickle
 import pickletools
 import struct
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -44,33 +45,31 @@ _KNOWN_NAMES = frozenset(
     for name in ("bytearray", "complex", "frozenset", "object", "range", "set", "slice")
 ) | {"_codecs.encode"}  # bytes, in protocol 2
 _DTYPES = {
-    "torch.DoubleStorage": torch.float64,
-    "torch.FloatStorage": torch.float32,
-    "torch.HalfStorage": torch.float16,
-    "torch.BFloat16Storage": torch.bfloat16,
-    "torch.LongStorage": torch.int64,
-    "torch.IntStorage": torch.int32,
-    "torch.ShortStorage": torch.int16,
-    "torch.CharStorage": torch.int8,
-    "torch.ByteStorage": torch.uint8,
-    "torch.BoolStorage": torch.bool,
+    f"torch.{name}Storage": dtype
+    for name, dtype in {
+        **{"Double": torch.float64, "Float": torch.float32, "Half": torch.float16},
+        **{"BFloat16": torch.bfloat16, "Long": torch.int64, "Int": torch.int32},
+        **{"Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool},
+    }.items()
 }
+_OPERATIONS = frozenset(
+    (
+        *("PROTO", "STOP", "BINGET", "LONG_BINGET", "BINPUT", "LONG_BINPUT", "BINPERSID"),
+        *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"),
+        *("NONE", "NEWTRUE", "NEWFALSE", "EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT", "MARK"),
+        *("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "APPEND", "APPENDS", "SETITEM", "SETITEMS"),
+        *("GLOBAL", "REDUCE", "NEWOBJ", "BUILD"),
+    )
+)
+"""What torch.save writes by default, as `pickletools` names it; others are refused."""
 PLAIN_TYPES = (str, int, float, type(None))  # bool is an int
-_NEW_VALUES: dict[str, Callable[[], Any]] = {
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_TUPLE": tuple,
-    "EMPTY_LIST": list,
-    "EMPTY_DICT": dict,
-}
 _SIGNS_OF_DAMAGE = (
-    *(zipfile.BadZipFile, struct.error, EOFError),
+    *(zipfile.BadZipFile, pickle.PickleError, struct.error, EOFError),
     *(ValueError, TypeError, LookupError, ArithmeticError, AttributeError),
     RuntimeError,  # of torch, and of zipfile for encrypted members
     Warning,  # where the user's Python turns warnings into errors
 )
-"""What zipfile, pickletools and the code below raise for bytes that do not fit together."""
+"""What zipfile, pickle and the code below raise for bytes that do not fit together."""
 
 
 @dataclass(eq=False, repr=False, slots=True)
@@ -84,6 +83,11 @@ class InertObject:
     entries: dict[Any, Any] = field(default_factory=dict)
     """What the pickle assigned by key."""
 
+    def extend(self, items: Iterable[Any]) -> None:
+        """Leave out what the pickle appends."""
+
+    append = extend
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class _Storage:
@@ -93,7 +97,8 @@ class _Storage:
 def read_torch_file(path: Path | str) -> Any:
     """Return what `torch.save` wrote: plain values, lists, tuples, dicts and tensors on the CPU.
 
-    Objects of other classes are an `InertObject` each. The memory taken is that of the file.
+    An OrderedDict becomes a dict, any other object an `InertObject`. The memory taken is that of
+    the file.
 
     Raises:
         CheckpointError: the file is missing, damaged, no zip file of torch, or names something that
@@ -104,7 +109,8 @@ def read_torch_file(path: Path | str) -> Any:
         _check_kind(path)
         with _Directory(path) as file, zipfile.ZipFile(file) as archive:
             file.limit = None
-            return _TorchZip(archive, path.stat().st_size).load()
+            folder = _checked_folder(archive, path.stat().st_size)
+            return _InertUnpickler(archive, folder).load()
     except CheckpointError as error:
         reason: object = error
     except OSError as error:
@@ -148,89 +154,54 @@ class _Directory(io.FileIO):
         return super().read(-1 if size is None else size)
 
 
-class _TorchZip:
-    """A zip file of torch's, none of whose members can grow beyond it; reads each storage once."""
+def _checked_folder(archive: zipfile.ZipFile, file_bytes: int) -> str:
+    """Return the folder in a zip file of torch's, none of whose members can grow beyond it."""
+    members = archive.infolist()
+    for member in members:
+        if member.compress_type != zipfile.ZIP_STORED:
+            name = shown(member.filename)
+            raise CheckpointError(f"its member {name} is compressed, as torch.save never does")
+    if sum(member.file_size for member in members) > file_bytes:
+        raise CheckpointError("its members claim to be larger than the file itself")
+    pickles = [member for member in members if member.filename.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise CheckpointError(f"expected one data.pkl in the zip file, found {len(pickles)}")
+    if pickles[0].file_size > _MAX_PICKLE_BYTES:
+        raise CheckpointError("its data.pkl is larger than 32 MiB, which no detector needs")
+    folder = pickles[0].filename.removesuffix("data.pkl")
+    order = f"{folder}byteorder"
+    if order in archive.namelist() and archive.read(order) != sys.byteorder.encode():
+        raise CheckpointError(f"its byte order is not this machine's ({sys.byteorder})")
+    return folder
 
-    def __init__(self, archive: zipfile.ZipFile, file_bytes: int) -> None:
+
+def _check_operations(pickled: bytes) -> None:
+    """Raise CheckpointError for a pickle of too many operations, or of others than we know."""
+    for count, (operation, argument, _) in enumerate(pickletools.genops(pickled)):
+        if count == _MAX_OPERATIONS:
+            raise CheckpointError(f"its pickle has more than {_MAX_OPERATIONS:,} operations")
+        if operation.name not in _OPERATIONS or (operation.name == "PROTO" and argument != 2):
+            raise CheckpointError(
+                "expected a pickle of protocol 2, the default of torch.save, "
+                f"found {operation.name} {shown(str(argument))}"
+            )
+
+
+class _InertUnpickler(pickle._Unpickler):
+    """Python's stack machine, in which nothing imports, calls, hashes or sets a foreign object."""
+
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+
+    def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
+        pickled = archive.read(f"{folder}data.pkl")
+        _check_operations(pickled)
+        super().__init__(io.BytesIO(pickled))
         self.archive = archive
+        self.folder = folder
         self.storages: dict[str, _Storage] = {}
-        for member in archive.infolist():
-            if member.compress_type != zipfile.ZIP_STORED:
-                name = shown(member.filename)
-                raise CheckpointError(f"its member {name} is compressed, as torch.save never does")
-        if sum(member.file_size for member in archive.infolist()) > file_bytes:
-            raise CheckpointError("its members claim to be larger than the file itself")
-        pickles = [m for m in archive.infolist() if m.filename.endswith("/data.pkl")]
-        if len(pickles) != 1:
-            raise CheckpointError(f"expected one data.pkl in the zip file, found {len(pickles)}")
-        if pickles[0].file_size > _MAX_PICKLE_BYTES:
-            raise CheckpointError("its data.pkl is larger than 32 MiB, which no detector needs")
-        self.folder = pickles[0].filename.removesuffix("data.pkl")
-        order = f"{self.folder}byteorder"
-        if order in archive.namelist() and archive.read(order) != sys.byteorder.encode():
-            raise CheckpointError(f"its byte order is not this machine's ({sys.byteorder})")
 
-    def load(self) -> Any:
-        """Return what the pickle of protocol 2 describes; an OrderedDict becomes a dict.
-
-        Source of the operations: their documentation in CPython's `pickletools`.
-        """
-        stack: list[Any] = []
-        below_marks: list[list[Any]] = []
-        memo: dict[Any, Any] = {}
-        pickled = self.archive.read(f"{self.folder}data.pkl")
-        for count, (operation, argument, _) in enumerate(pickletools.genops(pickled)):
-            if count == _MAX_OPERATIONS:
-                raise CheckpointError(f"its pickle has more than {_MAX_OPERATIONS:,} operations")
-            match operation.name:
-                case "BINGET" | "LONG_BINGET":
-                    stack.append(memo[argument])
-                case "BINPUT" | "LONG_BINPUT":
-                    memo[argument] = stack[-1]
-                case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT" | "BINUNICODE":
-                    stack.append(argument)
-                case name if name in _NEW_VALUES:
-                    stack.append(_NEW_VALUES[name]())
-                case "TUPLE1" | "TUPLE2" | "TUPLE3" as name:
-                    items = [stack.pop() for _ in range(int(name[-1]))]
-                    stack.append(tuple(reversed(items)))
-                case "MARK":
-                    below_marks.append(stack)
-                    stack = []
-                case "TUPLE":
-                    items, stack = stack, below_marks.pop()
-                    stack.append(tuple(items))
-                case "APPEND":
-                    _append(stack[-2], [stack.pop()])
-                case "APPENDS":
-                    items, stack = stack, below_marks.pop()
-                    _append(stack[-1], items)
-                case "SETITEM":
-                    value, key = stack.pop(), stack.pop()
-                    _set_items(stack[-1], [key, value])
-                case "SETITEMS":
-                    items, stack = stack, below_marks.pop()
-                    _set_items(stack[-1], items)
-                case "GLOBAL":
-                    stack.append(_global(str(argument)))
-                case "REDUCE" | "NEWOBJ":
-                    arguments, called = stack.pop(), stack.pop()
-                    stack.append(_reduce(called, arguments))
-                case "BUILD":
-                    _set_state(stack[-2], stack.pop())
-                case "BINPERSID":
-                    stack.append(self._storage(stack.pop()))
-                case "STOP":
-                    return stack.pop()
-                case name if (name, argument) != ("PROTO", 2):
-                    raise CheckpointError(
-                        "expected a pickle of protocol 2, the default of torch.save, "
-                        f"found {name} {shown(str(argument))}"
-                    )
-        raise ValueError("the pickle does not stop")
-
-    def _storage(self, persistent_id: Any) -> _Storage:
-        kind, storage_class, key, _device, numel = persistent_id
+    def persistent_load(self, pid: Any) -> _Storage:
+        kind, storage_class, key, _device, numel = pid
         if kind != "storage" or not isinstance(key, str) or not isinstance(numel, int):
             raise ValueError("the pickle refers to something other than a storage")
         dtype = _DTYPES.get(storage_class.name)
@@ -251,55 +222,64 @@ class _TorchZip:
             raise ValueError("a storage has two types")
         return self.storages[key]
 
+    def find_class(self, module: str, name: str) -> InertObject:
+        full_name = f"{module}.{name}"
+        if full_name.partition(".")[0] not in _KNOWN_PACKAGES and full_name not in _KNOWN_NAMES:
+            raise CheckpointError(
+                f"refused, for it asks for {shown(full_name)}, which weights never need and which "
+                "may run code (none of it was run): take the file from its official source"
+            )
+        return InertObject(full_name)
 
-def _append(target: Any, items: list[Any]) -> None:
-    if isinstance(target, list):
-        target.extend(items)
-    elif not isinstance(target, InertObject):
-        raise ValueError("the pickle appends to something that is not a list")
+    def load_call(self) -> None:
+        """Push the dict or tensor that a call stands for, or an inert object for any other call."""
+        arguments, called = self.stack.pop(), self.stack.pop()
+        if not isinstance(called, InertObject) or called.arguments is not None:
+            raise ValueError("the pickle calls something that is not a name")
+        if not isinstance(arguments, tuple):
+            raise ValueError("the pickle calls with something that is not a tuple")
+        match called.name:
+            case "collections.OrderedDict" if not arguments:
+                made: Any = {}
+            case "torch._utils._rebuild_tensor_v2":
+                made = _view(*arguments[:4])
+            case "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state":
+                made = arguments[0]
+            case name:
+                made = InertObject(name, arguments)
+        self.stack.append(made)
 
+    def load_build(self) -> None:
+        state, target = self.stack.pop(), self.stack[-1]
+        if isinstance(target, InertObject):
+            target.state = state
+        elif not isinstance(target, dict):  # an OrderedDict with attributes
+            raise ValueError("the pickle gives a state to something that is not an object")
 
-def _set_items(target: Any, keys_and_values: list[Any]) -> None:
-    entries = target.entries if isinstance(target, InertObject) else target
-    if not isinstance(entries, dict):
-        raise ValueError("the pickle sets entries of something that is not a dict")
-    for key, value in zip(keys_and_values[::2], keys_and_values[1::2], strict=True):
-        # No other key is read, and hashing a tuple of tuples of tuples can take forever.
-        if isinstance(key, PLAIN_TYPES):
-            entries[key] = value
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set_items([key, value])
 
+    def load_setitems(self) -> None:
+        self._set_items(self.pop_mark())
 
-def _set_state(target: Any, state: Any) -> None:
-    if isinstance(target, InertObject):
-        target.state = state
-    elif not isinstance(target, dict):  # an OrderedDict with attributes
-        raise ValueError("the pickle gives a state to something that is not an object")
+    def _set_items(self, keys_and_values: list[Any]) -> None:
+        target = self.stack[-1]
+        entries = target.entries if isinstance(target, InertObject) else target
+        if not isinstance(entries, dict):
+            raise ValueError("the pickle sets entries of something that is not a dict")
+        for key, value in zip(keys_and_values[::2], keys_and_values[1::2], strict=True):
+            # No other key is read, and hashing a tuple of tuples of tuples can take forever.
+            if isinstance(key, PLAIN_TYPES):
+                entries[key] = value
 
-
-def _global(module_and_name: str) -> InertObject:
-    name = module_and_name.replace(" ", ".", 1)
-    if name.partition(".")[0] not in _KNOWN_PACKAGES and name not in _KNOWN_NAMES:
-        raise CheckpointError(
-            f"refused, for it asks for {shown(name)}, which weights never need and which may run "
-            "code (none of it was run): take the file from its official source"
-        )
-    return InertObject(name)
-
-
-def _reduce(called: Any, arguments: Any) -> Any:
-    """Return the dict or tensor that a call stands for, or an inert object for any other call."""
-    if not isinstance(called, InertObject) or called.arguments is not None:
-        raise ValueError("the pickle calls something that is not a name")
-    if not isinstance(arguments, tuple):
-        raise ValueError("the pickle calls with something that is not a tuple")
-    match called.name:
-        case "collections.OrderedDict" if not arguments:
-            return {}
-        case "torch._utils._rebuild_tensor_v2":
-            return _view(*arguments[:4])
-        case "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state":
-            return arguments[0]
-    return InertObject(called.name, arguments)
+    dispatch |= {
+        pickle.REDUCE[0]: load_call,
+        pickle.NEWOBJ[0]: load_call,
+        pickle.BUILD[0]: load_build,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+    }
 
 
 def _view(storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor:

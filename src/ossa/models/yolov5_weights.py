@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,8 @@ from ossa.models.torch_pickle import PLAIN_TYPES, InertObject, read_torch_file, 
 YOLOV5_STRIDES = (8, 16, 32)
 _OFFICIAL_LAYERS = {
     0: "backbone.stem",
-    1: "backbone.stages.0.0",
-    2: "backbone.stages.0.1",
-    3: "backbone.stages.1.0",
-    4: "backbone.stages.1.1",
-    5: "backbone.stages.2.0",
-    6: "backbone.stages.2.1",
-    7: "backbone.stages.3.0",
-    8: "backbone.stages.3.1",
+    **{2 * stage + 1: f"backbone.stages.{stage}.0" for stage in range(4)},
+    **{2 * stage + 2: f"backbone.stages.{stage}.1" for stage in range(4)},
     9: "backbone.context",
     10: "neck.reduce.1",
     13: "neck.top_down.1",
@@ -45,31 +39,19 @@ _MAX_NAME_LENGTH = 500
 
 @dataclass(frozen=True)
 class TorchNetwork:
-    """The tensors and plain values of a weights file of torch's; nothing in it can run."""
+    """What a weights file of torch's says of its network; nothing in it can run."""
 
     tensors: dict[str, Tensor]
     """By name as in a state dict, on the CPU, of the dtype stored; some may share their storage."""
-    names: tuple[str, ...] | None
-    """The K class names, where the network has any."""
-    meta: dict[str, str | int | float | bool | None]
-    """The plain values beside the network: epoch, date, licence."""
-
-
-@dataclass(frozen=True)
-class YOLOv5Weights:
-    """The content of an official file."""
-
-    scale: str
-    """n, s, m, l or x."""
     names: tuple[str, ...]
-    """K class names, one at least."""
-    tensors: dict[str, Tensor]
-    """By our names, of the precision stored; some may share their storage."""
+    """The K class names; none where the network has none."""
     licence: str | None
 
 
-def read_yolov5(path: Path) -> YOLOv5Weights:
-    """Return the weights of an official `yolov5*.pt`, without running code of it.
+def read_yolov5(path: Path) -> tuple[str, TorchNetwork]:
+    """Return scale (n to x) and network, by our names, of an official `yolov5*.pt`.
+
+    No code of the file is run.
 
     Raises:
         CheckpointError: damaged, unsafe, or no YOLOv5 of v6 or v7.
@@ -97,10 +79,7 @@ def read_yolov5(path: Path) -> YOLOv5Weights:
     anchors_wh = tensors["head.anchors_wh"] = anchors.float() * strides
     tensors["backbone.normalize.mean"] = anchors_wh.new_zeros(1, 3, 1, 1)
     tensors["backbone.normalize.std"] = anchors_wh.new_ones(1, 3, 1, 1)
-    licence = network.meta.get("license")
-    return YOLOv5Weights(
-        scale, network.names, tensors, licence if isinstance(licence, str) else None
-    )
+    return scale, replace(network, tensors=tensors)
 
 
 def _our_name(official: str) -> str:
@@ -146,8 +125,8 @@ def read_torch_network(path: Path | str) -> TorchNetwork:
             raise CheckpointError("expected a network or a state dict in it, found no tensors")
     except CheckpointError as error:
         raise CheckpointError(f"cannot read the weights in {path}: {error}") from None
-    meta = {k: v for k, v in top.items() if isinstance(k, str) and isinstance(v, PLAIN_TYPES)}
-    return TorchNetwork(tensors, names, meta)
+    licence = top.get("license")
+    return TorchNetwork(tensors, names, licence if isinstance(licence, str) else None)
 
 
 def _entries(node: Any) -> dict[Any, Any]:
@@ -211,9 +190,9 @@ def _prefixed(prefix: str, group: Any) -> list[tuple[str, Any]]:
     return [(f"{prefix}{name}", node) for name, node in _entries(group).items()]
 
 
-def _class_names(node: Any) -> tuple[str, ...] | None:
+def _class_names(node: Any) -> tuple[str, ...]:
     if node is None:
-        return None
+        return ()
     if isinstance(node, dict) and list(node) == list(range(len(node))):
         node = list(node.values())
     if not isinstance(node, list) or not all(isinstance(name, str) for name in node):

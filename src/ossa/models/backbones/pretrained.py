@@ -3,10 +3,9 @@
 import json
 import os
 import re
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -18,14 +17,8 @@ from ossa.backbone_args import BackboneArgs, Numbers3, PositiveNumbers3
 from ossa.errors import CheckpointError, ConfigError, legible
 from ossa.schema import Section, validated
 
-ItemT = TypeVar("ItemT")
-
 COMMERCIAL_LICENCES = frozenset({"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0"})
-"""Those that allow commercial use of the weights to everybody.
-
-A maker's own licence (`dinov3-license`, `apple-ascl`, `gemma`) may allow it too, on conditions that
-have to be read, and so is not among them.
-"""
+"""They allow everybody commercial use; a maker's own (`gemma`) may do so on conditions."""
 
 _DATA = re.compile(
     r"""(?<![^_])(
@@ -77,28 +70,26 @@ class PretrainedTag:
 
 def pretrained_tags() -> Mapping[str, list[PretrainedTag]]:
     """Return the tags of every architecture that has any, in timm's order; nothing is fetched."""
-    tags: dict[str, list[PretrainedTag]] = defaultdict(list)
+    tags: dict[str, list[PretrainedTag]] = {}
     for name in timm.list_pretrained():
         architecture, _, tag = name.partition(".")
         config = timm.get_pretrained_cfg(name)
         assert config is not None
-        tags[architecture].append(
-            PretrainedTag(
-                tag,
-                licence=None if config.license == "unknown" else config.license,
-                data=pretraining_data(tag),
-                input_size=config.input_size[1:],
-                mean=tuple(config.mean),
-                std=tuple(config.std),
-            )
+        found = PretrainedTag(
+            tag,
+            licence=None if config.license == "unknown" else config.license,
+            data=pretraining_data(tag),
+            input_size=config.input_size[1:],
+            mean=tuple(config.mean),
+            std=tuple(config.std),
         )
-    return dict(tags)
+        tags.setdefault(architecture, []).append(found)
+    return tags
 
 
 def pretraining_data(tag: str) -> tuple[str, ...]:
-    """Return the data sets that a tag names: in22k, in1k for `fb_in22k_ft_in1k`.
+    """Return the data sets that a tag names, in timm's words: in22k, in1k for `fb_in22k_ft_in1k`.
 
-    The words are timm's: in1k is ImageNet-1k, lvd142m the data of DINOv2, openai CLIP's.
     Empty where the tag names none (`mae`, `seer`).
     """
     return tuple(dict.fromkeys(_DATA.findall(tag)))
@@ -157,11 +148,10 @@ def read_header(file: str) -> tuple[dict[str, str], dict[str, TensorInfo]]:
                 f"{_MAX_HEADER_BYTES:,}"
             )
         with safe_open(file, "pt") as archive:
-            slices = {key: archive.get_slice(key) for key in archive.keys()}  # noqa: SIM118
-            infos = {
-                key: TensorInfo(tuple(part.get_shape()), part.get_dtype())
-                for key, part in slices.items()
-            }
+            infos = {}
+            for key in archive.keys():  # noqa: SIM118
+                part = archive.get_slice(key)
+                infos[key] = TensorInfo(tuple(part.get_shape()), part.get_dtype())
             return archive.metadata() or {}, infos
     except (SafetensorError, OSError, ValueError) as problem:
         raise CheckpointError(
@@ -195,29 +185,24 @@ def check_finite(tensors: Mapping[str, Tensor], *, where: str) -> None:
 def check_tensors(
     expected: Mapping[str, Tensor], infos: Mapping[str, TensorInfo], *, where: str, what: str
 ) -> None:
-    """Raise CheckpointError unless a file has the expected tensors, no more and no fewer.
+    """Raise CheckpointError unless a file has the expected tensors and no others.
 
-    Args:
-        expected: a state dict; it may lie on the meta device.
-        infos: of the file's tensors.
-        where: the file.
-        what: ends the sentence `where` + what: "does not fit this detector".
+    `expected` is a state dict, which may lie on the meta device. The sentence begins with the file,
+    `where`, and `what`: "does not fit this detector".
     """
-    common = {key: (infos[key], tensor) for key, tensor in expected.items() if key in infos}
-    faults = {
+    faults: dict[str, list[str]] = {
         "missing": sorted(expected.keys() - infos.keys()),
         "unexpected": [legible(key) for key in sorted(infos.keys() - expected.keys())],
-        "of another shape": [
-            f"{key} {legible(str(info.shape))} instead of {tuple(tensor.shape)}"
-            for key, (info, tensor) in common.items()
-            if info.shape != tuple(tensor.shape)
-        ],
-        "of another type": [
-            f"{key} {legible(info.dtype)}"
-            for key, (info, tensor) in common.items()
-            if info.dtype not in (_FLOATING if tensor.is_floating_point() else _INTEGERS)
-        ],
+        "of another shape": [],
+        "of another type": [],
     }
+    for key in (key for key in expected if key in infos):
+        (shape, dtype), tensor = infos[key], expected[key]
+        if shape != tensor.shape:
+            found = f"{key} {legible(str(shape))} instead of {tuple(tensor.shape)}"
+            faults["of another shape"].append(found)
+        if dtype not in (_FLOATING if tensor.is_floating_point() else _INTEGERS):
+            faults["of another type"].append(f"{key} {legible(dtype)}")
     listed = [
         f"{len(keys)} {fault} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
         for fault, keys in faults.items()
@@ -281,14 +266,11 @@ def check_backbone_weights(name: str, weights: BackboneWeights) -> None:
             f"does not take ({legible(str(problem))}): it holds the weights of another architecture"
         ) from None
     _, infos = read_header(weights.file)
+    classifier = {key for key in (*state, *infos) if key.split(".")[0] in _CLASSIFIER_KEYS}
     check_tensors(
-        _without_classifier(state),
-        _without_classifier(infos),
+        {key: tensor for key, tensor in state.items() if key not in classifier},
+        {key: info for key, info in infos.items() if key not in classifier},
         where=weights.file,
         what=f"does not hold the weights of {name}",
     )
     read_tensors(weights.file)
-
-
-def _without_classifier(by_key: Mapping[str, ItemT]) -> dict[str, ItemT]:
-    return {k: item for k, item in by_key.items() if k.split(".")[0] not in _CLASSIFIER_KEYS}

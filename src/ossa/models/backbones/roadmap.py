@@ -108,14 +108,8 @@ class RoadMapNet(nn.Module):
         in_chans: int = 3,
         drop_path_rate: float = 0.0,
     ) -> None:
-        """Build the network with random weights.
-
-        Args:
-            step: of the road map.
-            num_classes: 0 for the pooled features.
-            in_chans: channels of the images.
-            drop_path_rate: how often training skips the last block (stochastic depth); the rate
-                falls linearly to 0 at the first.
+        """`num_classes`: 0 for the pooled features. `drop_path_rate`: how often training skips the
+        last block (stochastic depth); the rate falls linearly to 0 at the first.
         """
         super().__init__()
         self.num_classes = num_classes
@@ -233,12 +227,11 @@ def _stages(step: Step, drop_path_rate: float) -> nn.Sequential:
 def _head(step: Step, num_classes: int) -> nn.Sequential:
     """Return global average pooling and a linear classifier: (B, C, H, W) to (B, num_classes)."""
     channels = step.stage_channels[-1]
-    head = nn.Sequential(OrderedDict(pool=nn.AdaptiveAvgPool2d(1)))
+    parts: OrderedDict[str, nn.Module] = OrderedDict(pool=nn.AdaptiveAvgPool2d(1))
     if step.head_norm:
-        head.add_module("norm", _norm(step, channels))
-    head.add_module("flatten", nn.Flatten())
-    head.add_module("fc", nn.Linear(channels, num_classes) if num_classes else nn.Identity())
-    return head
+        parts["norm"] = _norm(step, channels)
+    classifier = nn.Linear(channels, num_classes) if num_classes else nn.Identity()
+    return nn.Sequential(parts | {"flatten": nn.Flatten(), "fc": classifier})
 
 
 def _conv_norm(
@@ -264,19 +257,13 @@ def _activation(step: Step, place: str) -> nn.Module:
 
 
 def _initialize(network: nn.Module, step: Step) -> None:
-    """Draw the weights as ResNet does up to the last step with batch norm, then as ConvNeXt.
-
-    ResNet: convolutions from a normal of variance 2 / fan-out, the classifier as PyTorch does.
-    ConvNeXt: convolutions and classifier from a normal of deviation 0.02, cut off at -2 and 2.
-    All biases of these begin at 0.
-    """
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d) and step.norm == "batch":
+    """Draw the weights as ResNet does up to the last step with batch norm, then as ConvNeXt."""
+    kinds = nn.Conv2d if step.norm == "batch" else (nn.Conv2d, nn.Linear)
+    for module in (module for module in network.modules() if isinstance(module, kinds)):
+        if step.norm == "batch":  # the classifier stays as PyTorch draws it
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, nn.Conv2d | nn.Linear) and step.norm == "layer":
-            nn.init.trunc_normal_(module.weight, std=0.02)
         else:
-            continue
+            nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
@@ -285,12 +272,10 @@ def _register(step: Step) -> None:
     """Make the step a model of timm: `timm.create_model(step.name)`, also `features_only`."""
 
     def create(pretrained: bool = False, **arguments: Any) -> nn.Module:
+        network = partial(RoadMapNet, step)
+        features = {"out_indices": (0, 1, 2, 3), "flatten_sequential": True}
         return build_model_with_cfg(
-            partial(RoadMapNet, step),
-            step.name,
-            pretrained,
-            feature_cfg={"out_indices": (0, 1, 2, 3), "flatten_sequential": True},
-            **arguments,
+            network, step.name, pretrained, feature_cfg=features, **arguments
         )
 
     create.__name__ = step.name  # the name under which timm registers it

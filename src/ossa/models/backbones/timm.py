@@ -1,8 +1,7 @@
 """Any timm model as a backbone: levels chosen by stride and verified at the real image size."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
@@ -81,18 +80,17 @@ def create_timm_backbone(
     """Build timm's `name` with feature maps at `strides`, verified at `imgsz` x `imgsz` pixels.
 
     A model whose maps all have one stride, a plain transformer, gets a pyramid on its last map
-    behind its final norm: on the patch tokens that timm's `forward_features` returns. Patches of 14
-    pixels become 16: timm resamples the pretrained patch embedding, and `resampled` says so.
+    behind its final norm. Patches of 14 pixels become 16: timm resamples the pretrained patch
+    embedding, and `resampled` says so.
 
-    The arguments are those of `ossa.create_backbone`; `build_args` are those of `weights` if given.
-
-    Raises:
-        ConfigError: timm has no such model, or one that does not take these arguments, or has no
-            blocks that drop path could drop.
-        UnsupportedBackbone: no feature maps at these strides.
-        CheckpointError: weights that cannot be had or do not belong to the model.
+    Arguments and errors are those of `ossa.create_backbone`.
     """
-    _check_tag(name)
+    architecture, _, tag = name.partition(".")
+    known = timm.list_models(f"{architecture}.*", include_tags=True) if tag else []
+    if tag and name not in known:
+        raise ConfigError(
+            f"timm has no weights named {name!r}: choose {' or '.join(known) or architecture}"
+        )
     if weights is not None:
         check_backbone_weights(name, weights)
         build_args = weights.build_args
@@ -106,8 +104,14 @@ def create_timm_backbone(
             )
     trunk_strides, chosen = _choose_maps(name, info, strides)
     arguments, properties = _probe_sizes(name, trunk_strides, imgsz, {**arguments, **chosen})
-    network = _build(name, {**arguments, **_source(pretrained, weights)})
-    trunk = TimmBackbone(network, **properties, **_input_statistics(name, pretrained, weights))
+    arguments["pretrained"] = pretrained or weights is not None
+    if weights is not None:
+        arguments["pretrained_cfg_overlay"] = {"file": weights.file, "custom_load": False}
+    # Without pretrained weights all backbones see pixel / 255, as YOLOv5 does.
+    source = weights or (timm.get_pretrained_cfg(name) if pretrained else None)
+    if source is not None:
+        properties |= {"mean": tuple(source.mean), "std": tuple(source.std)}
+    trunk = TimmBackbone(_build(name, arguments), **properties)
     patch, stride = info.reduction()[-1], trunk_strides[0]
     if "feature_cls" not in chosen:
         return trunk
@@ -138,46 +142,30 @@ def known_architectures() -> list[str]:
     return timm.list_models()
 
 
-def _check_tag(name: str) -> None:
-    architecture, _, tag = name.partition(".")
-    known = timm.list_models(f"{architecture}.*", include_tags=True) if tag else []
-    if tag and name not in known:
-        raise ConfigError(
-            f"timm has no weights named {name!r}: choose {' or '.join(known) or architecture}"
-        )
-
-
-@contextmanager
-def _without_log() -> Iterator[None]:
-    """Keep timm from warning of the classifier's keys, which a detector has no use for."""
+def _build(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     logger = logging.getLogger("timm.models._builder")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.ERROR)  # it warns of the classifier's keys, which a detector lacks
     try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _build(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    try:
-        with _without_log():
-            network = timm.create_model(name, features_only=True, **arguments)
-            return without_small_strided_convolutions(network)
+        network = timm.create_model(name, features_only=True, **arguments)
+        return without_small_strided_convolutions(network)
     except Exception as problem:  # a thousand models fail in as many ways
         if not arguments.get("pretrained"):
             raise UnsupportedBackbone(
-                f"gives no feature maps: timm says {_first_line(problem)!r}", model=name
+                f"gives no feature maps: timm says {first_line(problem)!r}", model=name
             ) from problem
         if isinstance(problem, OSError):
             raise CheckpointError(
                 f"the pretrained weights of {name} could not be fetched "
-                f"({_first_line(problem)}): give a file with --backbone-weights"
+                f"({first_line(problem)}): give a file with --backbone-weights"
             ) from None
         raise CheckpointError(f"the weights of {name} could not be loaded: {problem}") from None
+    finally:
+        logger.setLevel(level)
 
 
-def _first_line(problem: Exception) -> str:
+def first_line(problem: Exception) -> str:
+    """Return the first line of the message of an error, or its type where it has none."""
     return str(problem).splitlines()[0] if str(problem) else type(problem).__name__
 
 
@@ -234,8 +222,8 @@ def _probe_sizes(
     """Return arguments that build the model for most image sizes, and properties of the backbone.
 
     Transformers are built for one image size, `img_size`; some take others too if asked to at
-    construction (ViT by one argument, Swin by another). Models with neither argument are built
-    as they are or, where that fails, for `imgsz` alone.
+    construction. Models without such arguments are built as they are or, where that fails, for
+    `imgsz` alone.
     """
     refusals = []
     for extra in (
@@ -264,13 +252,13 @@ def _probe_sizes(
 def _verify(name: str, backbone: TimmBackbone, imgsz: int) -> bool:
     """Return whether images of any size give the maps that the levels promise.
 
-    A map keeps its promise where it has every cell. It may also lack some, as long as it lacks
-    the same number in a larger image: then unpadded convolutions take a fixed number of pixels
-    from it, while a map of another stride would lack cells in proportion to the image. Where
-    there is no larger image to compare with it may lack an eighth: other strides lack half.
+    A map may lack cells, as long as it lacks the same number in a larger image: then unpadded
+    convolutions take a fixed number of pixels from it, while a map of another stride would lack
+    cells in proportion to the image. Where there is no larger image to compare with it may lack an
+    eighth: other strides lack half.
 
     Raises:
-        UnsupportedBackbone: a map that does neither, or no maps of images of `imgsz` pixels.
+        UnsupportedBackbone: a map that lacks more, or no maps of images of `imgsz` pixels.
     """
     missing = _missing_cells(name, backbone, (imgsz, imgsz))
     # What divides two neighbouring heights divides every height.
@@ -300,9 +288,7 @@ def _verify(name: str, backbone: TimmBackbone, imgsz: int) -> bool:
 def _missing_cells(
     name: str, backbone: TimmBackbone, size: tuple[int, int]
 ) -> list[tuple[int, int]]:
-    """Return how many rows and columns the map of each level lacks.
-
-    `size` is height and width of the image in pixels.
+    """Return how many rows and columns the map of each level lacks for images of this size (h, w).
 
     Raises:
         UnsupportedBackbone: the network cannot take it, or a map has other channels than declared.
@@ -311,7 +297,7 @@ def _missing_cells(
         maps = backbone.network(torch.zeros(1, 3, *size, device="meta"))
     except Exception as problem:  # a thousand models fail in as many ways
         raise UnsupportedBackbone(
-            f"cannot take {size[0]} x {size[1]} pixels: {_first_line(problem)}", model=name
+            f"cannot take {size[0]} x {size[1]} pixels: {first_line(problem)}", model=name
         ) from None
     missing = []
     for level, features in zip(backbone.levels, maps, strict=True):
@@ -326,25 +312,6 @@ def _missing_cells(
         expected_h, expected_w = (-(-side // level.stride) for side in size)
         missing.append((expected_h - height, expected_w - width))
     return missing
-
-
-def _source(pretrained: bool, weights: BackboneWeights | None) -> dict[str, Any]:
-    """Return the arguments by which timm loads the weights while it builds the model."""
-    if weights is None:
-        return {"pretrained": pretrained}
-    overlay = {"file": weights.file, "custom_load": False}
-    return {"pretrained": True, "pretrained_cfg_overlay": overlay}
-
-
-def _input_statistics(
-    name: str, pretrained: bool, weights: BackboneWeights | None
-) -> dict[str, Any]:
-    """Return mean and standard deviation of the input in 0..1 that the weights were trained with.
-
-    Without pretrained weights all backbones see pixel / 255, as YOLOv5 does.
-    """
-    source = weights or (timm.get_pretrained_cfg(name) if pretrained else None)
-    return {} if source is None else {"mean": tuple(source.mean), "std": tuple(source.std)}
 
 
 def _pad_to(features: Tensor, height: int, width: int) -> Tensor:
