@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from goldens.make_first_losses import GOLDEN, first_losses
+from safetensors.torch import load_file
 from small_run import (
     BATCHES,
     EPOCHS,
