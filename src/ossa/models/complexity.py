@@ -137,7 +137,14 @@ def measure_on_meta(
         meter.hold(tensor)
     with torch.no_grad(), meter:
         network(images)
-    params = _params_by_part(network, parts)
+    owners: dict[nn.Parameter, str] = {}
+    for name, modules in (*parts.items(), ("", [network])):
+        for module in modules:
+            # A parameter of nested parts belongs to the one that was named first.
+            owners = {**dict.fromkeys(module.parameters(), name), **owners}
+    params: Counter[str] = Counter()
+    for parameter, name in owners.items():
+        params[name] += parameter.numel()
     costs = {
         name: Cost(params[name], meter.flops[name], meter.activations[name], meter.peak_bytes[name])
         for name in (*parts, "")
@@ -171,21 +178,6 @@ def on_meta(network: NetworkT) -> NetworkT:
     for parameter in network.parameters():
         memo[id(parameter)] = nn.Parameter(memo[id(parameter)], requires_grad=False)
     return copy.deepcopy(network, memo).eval()
-
-
-def _params_by_part(network: nn.Module, parts: Mapping[str, Iterable[nn.Module]]) -> dict[str, int]:
-    """Return the number of parameters of each part, and of none of them by the name ''.
-
-    A parameter of nested parts belongs to the one that was named first.
-    """
-    counts = dict.fromkeys((*parts, ""), 0)
-    seen: set[int] = set()
-    for name, modules in (*parts.items(), ("", [network])):
-        for parameter in (p for module in modules for p in module.parameters()):
-            if id(parameter) not in seen:
-                seen.add(id(parameter))
-                counts[name] += parameter.numel()
-    return counts
 
 
 class _Meter(TorchDispatchMode):
