@@ -59,9 +59,7 @@ def test_the_neck_is_half_as_wide_at_stride_4_as_at_8():
         neck_widths("n", (32, 64))
 
 
-@pytest.mark.parametrize(
-    ("name", "neck"), [("test_convnext", "n"), ("cspdarknet_n", "n"), ("yolov5n", "own")]
-)
+@pytest.mark.parametrize(("name", "neck"), [("test_convnext", "n"), ("yolov5n", "own")])
 def test_four_levels_learn_from_stride_4_to_32(name: str, neck: Literal["n", "own"]):
     torch.manual_seed(0)
     config = ModelConfig(name=name, neck=neck, strides=FOUR_STRIDES, anchors_wh=FOUR_ANCHORS_WH)
@@ -102,12 +100,9 @@ def test_the_objectness_of_four_levels_is_weighted_from_fine_to_coarse():
     assert terms.objectness.item() == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("name", "neck"), [("test_convnext", "n"), ("cspdarknet_n", "n"), ("yolov5n", "own")]
-)
-def test_four_levels_need_anchors(name: str, neck: str):
+def test_four_levels_need_anchors():
     with pytest.raises(ConfigError, match=r"found \[4\]: fit anchors .* --fit-anchors"):
-        on_meta(name=name, neck=neck, strides=FOUR_STRIDES)
+        on_meta(name="yolov5n", neck="own", strides=FOUR_STRIDES)
 
 
 def test_a_preset_grows_by_a_level_at_stride_4_and_the_parts_that_join_it():

@@ -16,9 +16,14 @@ from ossa.models.detector import create_detector
 SIZES = [
     ("yolov5n", 1_872_157, 4.468),
     ("yolov5s", 7_235_389, 16.434),
-    ("yolov5m", 21_190_557, 48.872),
-    ("yolov5l", 46_563_709, 108.994),
-    ("yolov5x", 86_749_405, 205.448),
+    *(
+        pytest.param(*size, marks=pytest.mark.slow)
+        for size in [
+            ("yolov5m", 21_190_557, 48.872),
+            ("yolov5l", 46_563_709, 108.994),
+            ("yolov5x", 86_749_405, 205.448),
+        ]
+    ),
 ]
 
 

@@ -111,7 +111,7 @@ def test_stride_4_has_norm_and_gelu_between_its_two_deconvolutions():
 
 
 def test_a_plain_transformer_gets_the_levels_of_the_pyramid():
-    backbone = on_meta("vit_tiny_patch16_224", imgsz=64, build_args={"depth": 2})
+    backbone = on_meta("vit_tiny_patch16_224", imgsz=64, build_args={"depth": 3})
     assert isinstance(backbone, PlainBackbone)
     assert backbone.levels == (Level(8, 96), Level(16, 192), Level(32, 192))
     assert backbone.resampled is None
@@ -154,7 +154,7 @@ def test_images_of_other_sizes_and_rectangles_are_taken():
 def test_families_of_plain_transformers_give_maps_of_384_x_672(
     name: str, channels: tuple[int, ...]
 ):
-    backbone = on_meta(name, build_args={"depth": 2})
+    backbone = on_meta(name, build_args={"depth": 3})
     assert tuple(level.channels for level in backbone.levels) == channels
     fine, middle, coarse = channels
     assert shapes_of(backbone, 384, 672) == [(fine, 48, 84), (middle, 24, 42), (coarse, 12, 21)]
@@ -192,7 +192,7 @@ def test_every_parameter_receives_a_gradient_in_a_step_of_the_detector():
     ],
 )
 def test_nothing_is_left_in_the_backbone_that_the_maps_do_not_need(name: str):
-    backbone = on_meta(name, imgsz=64, build_args={"depth": 2})
+    backbone = on_meta(name, imgsz=64, build_args={"depth": 3})
     maps = backbone(torch.zeros(1, 3, 64, 64, dtype=torch.uint8, device="meta"))
     sum(features.sum() for features in maps).backward()  # type: ignore[union-attr]
     assert [key for key, p in backbone.named_parameters() if p.grad is None] == []
@@ -214,7 +214,7 @@ def test_the_cost_counts_attention():
 
 
 def test_patches_of_14_pixels_are_rebuilt_as_16_and_this_is_said():
-    backbone = on_meta("vit_small_patch14_dinov2", imgsz=64, build_args={"depth": 2})
+    backbone = on_meta("vit_small_patch14_dinov2", imgsz=64, build_args={"depth": 3})
     assert isinstance(backbone, PlainBackbone)
     assert backbone.resampled == "patches of 14 pixels resampled to 16"
     weight = backbone.trunk.network.get_parameter("model.patch_embed.proj.weight")
@@ -257,7 +257,7 @@ def test_pretrained_patches_and_positions_are_resampled_as_by_timm(tmp_path: Pat
     ],
 )
 def test_patches_of_32_and_8_get_a_pyramid_too(name: str, channels: tuple[int, ...]):
-    backbone = on_meta(name, imgsz=320, build_args={"depth": 2})
+    backbone = on_meta(name, imgsz=320, build_args={"depth": 3})
     assert backbone.levels == tuple(map(Level, (8, 16, 32), channels))
     maps = backbone(torch.zeros(1, 3, 384, 672, device="meta"))
     assert [tuple(features.shape[1:]) for features in maps] == [
@@ -307,7 +307,7 @@ def test_windows_take_rectangles(name: str):
 
 
 def test_a_backbone_of_one_image_size_says_so_when_another_comes():
-    backbone = on_meta("beit_base_patch16_224", imgsz=224, build_args={"depth": 2})
+    backbone = on_meta("beit_base_patch16_224", imgsz=224, build_args={"depth": 3})
     assert backbone.only_imgsz == 224
     assert [shape[1:] for shape in shapes_of(backbone, 224, 224)] == [(28, 28), (14, 14), (7, 7)]
     with pytest.raises(UnsupportedBackbone) as refusal:

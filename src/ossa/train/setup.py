@@ -91,9 +91,7 @@ def init_run(
     _check_data_settings(config, train.index, distributed)
     num_classes, imgsz = len(train.index.names), config.train.imgsz
     torch.manual_seed(config.seed)
-    detector, initial_weights = _initial_detector(
-        config, num_classes=num_classes, callback=callback
-    )
+    detector, initial_weights = _initial_detector(config, num_classes, callback)
     cost = count_cost(detector, imgsz).flat(("params", "flops", "macs"))
     detector.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.train.sync_batchnorm:
@@ -227,7 +225,7 @@ def _check_data_settings(
 
 
 def _initial_detector(
-    config: RunConfig, *, num_classes: int, callback: Callback
+    config: RunConfig, num_classes: int, callback: Callback
 ) -> tuple[Detector, dict[str, Any]]:
     """Returns the detector with its initial weights, and what the record says of these."""
     model = config.model
