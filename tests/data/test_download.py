@@ -1,23 +1,23 @@
 """Downloads from a server that breaks off, lies and sends the wrong file."""
 
-import hashlib
 import io
 import socket
 import tarfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
+from hashlib import md5, sha256
 from pathlib import Path
 
 import pytest
 from file_server import Answer, FileServer, served
 
 from ossa.data.download import check_address, download, unpack
+from ossa.data.public_datasets import Archive
 from ossa.errors import ConfigError, DataError, RunFailed
 
 CONTENT = bytes(range(256)) * 400  # 102,400 bytes
 HALF = len(CONTENT) // 2
-SHA256 = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
 
 
 @pytest.fixture
@@ -28,10 +28,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
         yield server
 
 
-def get(server: FileServer, folder: Path, **options: object) -> Path:
+def get(
+    server: FileServer, folder: Path, *, content: bytes = CONTENT, checksum: str | None = None
+) -> Path:
     """Downloads /a.zip, with two further attempts without a wait, and returns where it is put."""
-    known = {"size": len(CONTENT), "checksum": SHA256, "waits": (0, 0)} | options
-    download(f"{server.address}/a.zip", folder / "a.zip", **known)  # type: ignore[arg-type]
+    archive = Archive("a.zip", len(content), checksum or f"sha256:{sha256(content).hexdigest()}")
+    download(f"{server.address}/a.zip", folder / "a.zip", archive=archive, waits=(0, 0))
     return folder / "a.zip"
 
 
@@ -41,8 +43,7 @@ def test_a_file_arrives_whole_and_nothing_else_stays(server: FileServer, tmp_pat
 
 
 def test_an_md5_sum_is_checked_as_well(server: FileServer, tmp_path: Path) -> None:
-    md5 = "md5:" + hashlib.md5(CONTENT).hexdigest()
-    assert get(server, tmp_path, checksum=md5).exists()
+    assert get(server, tmp_path, checksum=f"md5:{md5(CONTENT).hexdigest()}").exists()
 
 
 def test_what_breaks_off_goes_on_at_the_byte_where_it_stopped(
@@ -55,7 +56,7 @@ def test_what_breaks_off_goes_on_at_the_byte_where_it_stopped(
 
 def test_after_the_last_attempt_the_next_call_goes_on(server: FileServer, tmp_path: Path) -> None:
     server.answers = [Answer(sends=1000), Answer(status=503), Answer(sends=500)]
-    with pytest.raises(RunFailed, match=r"found 1,500 after 3 attempts .* start again"):
+    with pytest.raises(RunFailed, match=r"found 1,500 after 3 attempts .* Start again"):
         get(server, tmp_path)
     assert (tmp_path / "a.zip.part").read_bytes() == CONTENT[:1500]
     server.requests.clear()
@@ -69,8 +70,7 @@ def test_an_attempt_that_brought_a_mebibyte_renews_the_patience(
     big = bytes(5 << 20)
     server.files["/a.zip"] = big
     server.answers = [Answer(sends=1 << 20)] * 4
-    checksum = "sha256:" + hashlib.sha256(big).hexdigest()
-    assert get(server, tmp_path, size=len(big), checksum=checksum).stat().st_size == len(big)
+    assert get(server, tmp_path, content=big).stat().st_size == len(big)
     assert len(server.requests) == 5
 
 
@@ -109,14 +109,14 @@ def test_a_body_shorter_than_announced_ends_the_attempts(
 
 def test_a_body_that_does_not_end_is_cut_off(server: FileServer, tmp_path: Path) -> None:
     server.answers = [Answer(announces=-1, appends=bytes(1 << 20))]
-    with pytest.raises(DataError, match=r"Expected 102,400 bytes .* removed"):
+    with pytest.raises(DataError, match=r"Expected 102,400 bytes .* Removed"):
         get(server, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_wrong_checksum_removes_the_file(server: FileServer, tmp_path: Path) -> None:
     server.files["/a.zip"] = bytes(len(CONTENT))
-    with pytest.raises(DataError, match=r"Expected 102,400 bytes with sha256 .* removed .*part"):
+    with pytest.raises(DataError, match=r"Expected 102,400 bytes with sha256 .* Removed .*part"):
         get(server, tmp_path)
     assert list(tmp_path.iterdir()) == []
 

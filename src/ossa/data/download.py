@@ -18,17 +18,15 @@ import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from filelock import FileLock, Timeout
-
 from ossa import __version__
-from ossa.data.public_datasets import DatasetInfo, Part
-from ossa.errors import ConfigError, DataError, RunFailed
-from ossa.files import write_text_atomically
+from ossa.data.public_datasets import Archive, DatasetInfo, Part
+from ossa.errors import ConfigError, DataError, RunFailed, os_reason
+from ossa.files import held, write_text_atomically
 
 OnBytes = Callable[[int, int], object]
 """Called with the bytes done and the bytes in all."""
@@ -69,34 +67,44 @@ def download_dataset(
         progress: called for every download, check and unpacking.
 
     Raises:
-        ConfigError: `mirror` is no address.
+        ConfigError: `mirror` is no address, or another process downloads into the same folder.
         DataError: what is there, or what the server has, is not what was expected.
-        RunFailed: the disk has too little space or cannot be written, the server cannot be reached,
-            or another process downloads into the same folder.
+        RunFailed: the disk has too little space or cannot be written, or the server cannot be
+            reached.
     """
     address = (mirror or info.address).rstrip("/")
     check_address(address)
+    data_yaml, downloads = root / info.name / "data.yaml", root / "downloads"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _locked(root):
-            data_yaml = root / info.name / "data.yaml"
-            _check_description(data_yaml, info.data_yaml)
-            missing = [part for part in info.parts if not _is_complete(part, root)]
+        with held(root):
+            if data_yaml.exists() and data_yaml.read_bytes() != info.data_yaml.encode():
+                raise DataError(
+                    expected="none or the data.yaml of this data set",
+                    found="another",
+                    path=data_yaml,
+                    advice="move it away, or name another folder with --root",
+                )
+            missing = [part for part in info.parts if not (root / part.folder).exists()]
+            for part in info.parts:
+                if part not in missing:
+                    _check_counts(part, root / part.folder)
             _check_space(missing, root)
             for part in missing:
+                downloads.mkdir(exist_ok=True)
                 _download_part(part, root, address=address, progress=progress)
-                if not keep_archives:
-                    for archive in part.archives:
-                        (_downloads(root) / archive.name).unlink(missing_ok=True)
-                    with suppress(OSError):  # other archives lie there
-                        _downloads(root).rmdir()
+                for archive in () if keep_archives else part.archives:
+                    (downloads / archive.name).unlink(missing_ok=True)
+            with suppress(OSError):  # other archives lie there
+                downloads.rmdir()
             data_yaml.parent.mkdir(exist_ok=True)
             if not data_yaml.exists():
                 write_text_atomically(data_yaml, info.data_yaml)
     except OSError as error:
         raise RunFailed(
-            f"Expected to write to {error.filename or root}, found: "
-            f"{(error.strerror or str(error)).lower()}; start again to continue from there."
+            f"could not write there: {os_reason(error)}",
+            path=error.filename or root,
+            advice="start again to continue from there",
         ) from error
     return data_yaml
 
@@ -110,15 +118,62 @@ def check_address(url: str) -> None:
     except ValueError:
         valid = False
     if not valid:
-        raise ConfigError(f"Expected an address such as https://example.org/data, found '{url}'.")
+        raise ConfigError(expected="an address such as https://example.org/data", found=f"'{url}'")
+
+
+def _check_counts(part: Part, folder: Path) -> None:
+    for name, count in part.file_counts.items():
+        subfolder = folder / name
+        found = sum(entry.is_file() for entry in os.scandir(subfolder)) if subfolder.is_dir() else 0
+        if found != count:
+            raise DataError(
+                expected=f"{count:,} files",
+                found=f"{found:,}",
+                path=subfolder,
+                advice=f"move {folder} away, or name another folder with --root",
+            )
+
+
+def _check_space(parts: Sequence[Part], root: Path) -> None:
+    needed = sum(part.unpacked_bytes for part in parts)
+    for archive in (archive for part in parts for archive in part.archives):
+        file = root / "downloads" / archive.name
+        needed += archive.size - (_length(file) or _length(_partial(file)))
+    free = shutil.disk_usage(root).free
+    if needed > free:
+        raise RunFailed(
+            expected=f"{needed / 1e9:.1f} GB free for archives and their contents",
+            found=f"{free / 1e9:.1f} GB",
+            path=root,
+            advice="free some, or name another folder with --root",
+        )
+
+
+def _download_part(part: Part, root: Path, *, address: str, progress: Progress) -> None:
+    files = {archive: root / "downloads" / archive.name for archive in part.archives}
+    for archive, file in files.items():
+        download(f"{address}/{archive.path}", file, archive=archive, progress=progress)
+    target = root / part.folder
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Beside its place, since a rename is atomic only within one file system.
+    temporary = target.with_name(f".{target.name}.unpacking")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        for file in files.values():
+            with progress(f"unpacking {file.name}"):
+                unpack(file, temporary)
+        _check_counts(part, temporary / part.inside)
+        (temporary / part.inside).rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def download(
     url: str,
     target: Path,
     *,
-    size: int,
-    checksum: str,
+    archive: Archive,
     progress: Progress = no_progress,
     waits: Sequence[float] = _WAITS,
 ) -> None:
@@ -130,8 +185,7 @@ def download(
     Args:
         url: http or https; redirections to such addresses are followed.
         target: in a folder that exists.
-        size: bytes that the file has.
-        checksum: 'sha256:' or 'md5:' and hexadecimal digits.
+        archive: its length and checksum.
         progress: called for the download and for the check.
         waits: seconds before each further attempt.
 
@@ -141,9 +195,8 @@ def download(
         RunFailed: the server could not be reached or broke off more often than `waits` allows.
         OSError: the disk is full or cannot be written.
     """
-    file = target
-    if not target.exists():
-        file = _partial(target)
+    file, size = target if target.exists() else _partial(target), archive.size
+    if file != target:
         if _length(file) > size:
             file.unlink()
         with progress(f"downloading {target.name}") as on_bytes:
@@ -156,12 +209,13 @@ def download(
                 attempts = 1 if arrived - before >= _PROGRESS_BYTES else attempts + 1
                 if attempts > len(waits):
                     raise RunFailed(
-                        f"Expected {size:,} bytes from {url}, found {arrived:,} after {attempts} "
-                        f"attempts ({reason}); start again to continue from there."
+                        expected=f"{size:,} bytes from {url}",
+                        found=f"{arrived:,} after {attempts} attempts ({reason})",
+                        advice="start again to continue from there",
                     )
                 time.sleep(waits[attempts - 1])
     with progress(f"checking {target.name}") as on_bytes:
-        _verify(file, url=url, size=size, checksum=checksum, on_bytes=on_bytes)
+        _verify(file, url, archive, on_bytes=on_bytes)
     file.replace(target)
 
 
@@ -180,7 +234,13 @@ def _download_rest(url: str, part: Path, *, size: int, on_bytes: OnBytes) -> str
         with _http_opener().open(request, timeout=_TIMEOUT_SECONDS) as response:
             if response.status != 206:  # the server knows no ranges and sends the whole file
                 have = 0
-            _check_length(response, url, have=have, size=size)
+            length = response.headers.get("Content-Length", "").strip()
+            if length.isdigit() and int(length) != size - have:  # before gigabytes of it arrive
+                raise DataError(
+                    expected=f"{size - have:,} bytes from {url}",
+                    found=f"a length of {length}",
+                    advice="the server has another file: --mirror names another address",
+                )
             with part.open("r+b" if have else "wb") as file:
                 file.seek(have)
                 while have <= size and (chunk := response.read(_CHUNK_BYTES)):
@@ -190,10 +250,11 @@ def _download_rest(url: str, part: Path, *, size: int, on_bytes: OnBytes) -> str
     except urllib.error.HTTPError as error:
         error.close()
         if error.code not in _TRANSIENT_STATUSES:
-            raise DataError(
-                f"Expected a file at {url}, found status {error.code} ({error.reason}); "
-                "--mirror names another address."
-            ) from None
+            found, advice = (
+                f"status {error.code} ({error.reason})",
+                "--mirror names another address",
+            )
+            raise DataError(expected=f"a file at {url}", found=found, advice=advice) from None
         if error.code == 416:  # the file there is shorter than what is here: not the same one
             part.unlink(missing_ok=True)
         return f"status {error.code}"
@@ -209,43 +270,33 @@ def _http_opener() -> urllib.request.OpenerDirector:
     """Returns an opener of http and https alone: a redirection to ftp:// is not followed."""
     opener = urllib.request.OpenerDirector()
     for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.UnknownHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPRedirectHandler(),
-        urllib.request.HTTPErrorProcessor(),
+        urllib.request.ProxyHandler,
+        urllib.request.UnknownHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPErrorProcessor,
     ):
-        opener.add_handler(handler)
+        opener.add_handler(handler())
     return opener
 
 
-def _check_length(response: HTTPResponse, url: str, *, have: int, size: int) -> None:
-    """Raises DataError where the server announces another file, before gigabytes of it arrive."""
-    length = response.headers.get("Content-Length", "")
-    if length.strip().isdigit() and int(length) != size - have:
-        raise DataError(
-            f"Expected {size - have:,} bytes from {url}, found a length of {length.strip()}; the "
-            "server has another file: --mirror names another address."
-        )
-
-
-def _verify(file: Path, *, url: str, size: int, checksum: str, on_bytes: OnBytes) -> None:
+def _verify(file: Path, url: str, archive: Archive, *, on_bytes: OnBytes) -> None:
     """Removes a file of another length or checksum and raises DataError."""
-    algorithm, _, expected = checksum.partition(":")
+    algorithm, _, expected = archive.checksum.partition(":")
     digest, length = hashlib.new(algorithm, usedforsecurity=False), 0
     with file.open("rb") as content:
         while chunk := content.read(_CHUNK_BYTES):
             digest.update(chunk)
             length += len(chunk)
-            on_bytes(length, size)
-    if (length, digest.hexdigest()) != (size, expected):
+            on_bytes(length, archive.size)
+    if (length, digest.hexdigest()) != (archive.size, expected):
         file.unlink()
         raise DataError(
-            f"Expected {size:,} bytes with {algorithm} {expected} from {url}, found {length:,} "
-            f"with {digest.hexdigest()}; removed {file}: start again, or name another address with "
-            "--mirror."
+            expected=f"{archive.size:,} bytes with {algorithm} {expected} from {url}",
+            found=f"{length:,} with {digest.hexdigest()}",
+            advice=f"removed {file}: start again, or name another address with --mirror",
         )
 
 
@@ -267,109 +318,11 @@ def unpack(archive: Path, folder: Path) -> None:
             with tarfile.open(archive, "r:") as content:
                 content.extractall(folder, filter="data")
     except (zipfile.BadZipFile, tarfile.TarError) as error:
-        raise DataError(f"Expected an intact archive at {archive}, found: {error}.") from error
-
-
-def _download_part(part: Part, root: Path, *, address: str, progress: Progress) -> None:
-    _downloads(root).mkdir(exist_ok=True)
-    for archive in part.archives:
-        download(
-            f"{address}/{archive.path}",
-            _downloads(root) / archive.name,
-            size=archive.size,
-            checksum=archive.checksum,
-            progress=progress,
-        )
-    target = root / part.folder
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Beside its place, since a rename is atomic only within one file system.
-    temporary = target.with_name(f".{target.name}.unpacking")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        for archive in part.archives:
-            with progress(f"unpacking {archive.name}"):
-                unpack(_downloads(root) / archive.name, temporary)
-        _check_counts(part, temporary / part.inside)
-        (temporary / part.inside).rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _is_complete(part: Part, root: Path) -> bool:
-    """Returns whether a part is on the disk; raises DataError where a piece of it is."""
-    folder = root / part.folder
-    if not folder.exists():
-        return False
-    _check_counts(part, folder)
-    return True
-
-
-def _check_counts(part: Part, folder: Path) -> None:
-    for name, count in part.file_counts.items():
-        subfolder = folder / name
-        found = sum(entry.is_file() for entry in os.scandir(subfolder)) if subfolder.is_dir() else 0
-        if found != count:
-            raise DataError(
-                f"Expected {count:,} files in {subfolder}, found {found:,}; move {folder} away, "
-                "or name another folder with --root."
-            )
-
-
-def _check_description(file: Path, text: str) -> None:
-    """Raises DataError for a data.yaml that somebody changed, before hours of downloading."""
-    if file.exists() and file.read_bytes() != text.encode():
-        raise DataError(
-            f"Expected no data.yaml at {file} or the one that belongs to this data set, "
-            "found another; move it away, or name another folder with --root."
-        )
-
-
-def _check_space(parts: Sequence[Part], root: Path) -> None:
-    needed = sum(
-        part.unpacked_bytes
-        + sum(
-            archive.size - _bytes_there(_downloads(root) / archive.name)
-            for archive in part.archives
-        )
-        for part in parts
-    )
-    free = shutil.disk_usage(root).free
-    if needed > free:
-        raise RunFailed(
-            f"Expected {needed / 1e9:.1f} GB free in {root} for archives and their contents, found "
-            f"{free / 1e9:.1f} GB; free some, or name another folder with --root."
-        )
-
-
-@contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    """Keeps out a second process, which would write into the same files."""
-    lock = FileLock(root / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise RunFailed(
-            f"Expected {root} for this process alone, found another one that downloads there; "
-            "start again when it is done."
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
-        (root / ".lock").unlink(missing_ok=True)
-
-
-def _downloads(root: Path) -> Path:
-    return root / "downloads"
+        raise DataError(expected="an intact archive", found=str(error), path=archive) from error
 
 
 def _partial(target: Path) -> Path:
     return target.with_name(target.name + ".part")
-
-
-def _bytes_there(target: Path) -> int:
-    return _length(target) or _length(_partial(target))
 
 
 def _length(file: Path) -> int:

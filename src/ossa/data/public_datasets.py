@@ -28,13 +28,13 @@ class Part:
 
     folder: str
     """Where it ends up, below the folder of all data sets."""
-    archives: tuple[Archive, ...]
+    inside: str
+    """The folder of the archives that becomes `folder`."""
     unpacked_bytes: int
     """Disk space that it takes, rounded up."""
     file_counts: dict[str, int]
     """Number of files in each of its subfolders: tells a complete part from a piece."""
-    inside: str
-    """The folder of the archives that becomes `folder`."""
+    archives: tuple[Archive, ...]
 
 
 @dataclass(frozen=True)
@@ -51,50 +51,39 @@ class DatasetInfo:
 # Lengths and SHA-256 sums of COCO are those that TensorFlow Datasets publishes for the official
 # addresses (url_checksums/coco2017.txt); COCO publishes none. MD5 sums of PASCAL VOC are those of
 # torchvision (datasets/voc.py), the lengths those of TensorFlow Datasets.
-_COCO_PARTS: Final = (
-    Part(
-        "coco/annotations",
-        (
-            Archive(
-                "annotations/annotations_trainval2017.zip",
-                252_907_541,
-                "sha256:113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
-            ),
-        ),
-        900_000_000,
-        {"": 6},
-        inside="annotations",
+_COCO_ARCHIVES: Final = (
+    Archive(
+        "annotations/annotations_trainval2017.zip",
+        252_907_541,
+        "sha256:113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
     ),
-    Part(
-        "coco/val2017",
-        (
-            Archive(
-                "zips/val2017.zip",
-                815_585_330,
-                "sha256:4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
-            ),
-        ),
-        850_000_000,
-        {"": 5_000},
-        inside="val2017",
+    Archive(
+        "zips/val2017.zip",
+        815_585_330,
+        "sha256:4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
     ),
-    Part(
-        "coco/train2017",
-        (
-            Archive(
-                "zips/train2017.zip",
-                19_336_861_798,
-                "sha256:69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
-            ),
-        ),
-        20_000_000_000,
-        {"": 118_287},
-        inside="train2017",
+    Archive(
+        "zips/train2017.zip",
+        19_336_861_798,
+        "sha256:69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
     ),
+)
+_COCO_PARTS: Final = tuple(
+    Part(f"coco/{folder}", folder, unpacked_bytes, {"": num_files}, (archive,))
+    for archive, folder, unpacked_bytes, num_files in zip(
+        _COCO_ARCHIVES,
+        ("annotations", "val2017", "train2017"),
+        (900_000_000, 850_000_000, 20_000_000_000),
+        (6, 5_000, 118_287),
+        strict=True,
+    )
 )
 _VOC_PARTS: Final = (
     Part(
         "VOCdevkit/VOC2007",
+        "VOCdevkit/VOC2007",
+        1_000_000_000,
+        {"JPEGImages": 9_963, "Annotations": 9_963},
         (
             Archive(
                 "voc2007/VOCtrainval_06-Nov-2007.tar",
@@ -107,12 +96,12 @@ _VOC_PARTS: Final = (
                 "md5:b6e924de25625d8de591ea690078ad9f",
             ),
         ),
-        1_000_000_000,
-        {"JPEGImages": 9_963, "Annotations": 9_963},
-        inside="VOCdevkit/VOC2007",
     ),
     Part(
         "VOCdevkit/VOC2012",
+        "VOCdevkit/VOC2012",
+        2_200_000_000,
+        {"JPEGImages": 17_125, "Annotations": 17_125},
         (
             Archive(
                 "voc2012/VOCtrainval_11-May-2012.tar",
@@ -120,9 +109,6 @@ _VOC_PARTS: Final = (
                 "md5:6cd6e144f989b92b3379bac3b3de84fd",
             ),
         ),
-        2_200_000_000,
-        {"JPEGImages": 17_125, "Annotations": 17_125},
-        inside="VOCdevkit/VOC2012",
     ),
 )
 _COCO_YAML: Final = """\
@@ -133,7 +119,7 @@ train: {images: train2017, annotations: annotations/instances_train2017.json}
 val: {images: val2017, annotations: annotations/instances_val2017.json}
 """
 _VOC_YAML: Final = """\
-# {comment}
+# {comment}, scored on VOC2007 test (4,952).
 # val and test are the same images: each epoch is scored on those of the final result.
 format: voc
 path: ../VOCdevkit
@@ -147,36 +133,32 @@ names: [aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow,
 """
 
 
-def _voc(name: str, subset: str, *, images: str, comment: str) -> DatasetInfo:
-    return DatasetInfo(
-        name,
-        f"PASCAL VOC 2007 and 2012, {images} images to train on and 4,952 to score",
-        "http://host.robots.ox.ac.uk/pascal/VOC",
-        _VOC_PARTS,
-        _VOC_YAML.format(subset=subset, comment=f"{comment}, scored on VOC2007 test (4,952)."),
+def _voc(name: str, subset: str, images: str, comment: str) -> DatasetInfo:
+    title = f"PASCAL VOC 2007 and 2012, {images} images to train on and 4,952 to score"
+    address = "http://host.robots.ox.ac.uk/pascal/VOC"
+    data_yaml = _VOC_YAML.format(subset=subset, comment=comment)
+    return DatasetInfo(name, title, address, _VOC_PARTS, data_yaml)
+
+
+DATASETS: Final = {
+    info.name: info
+    for info in (
+        DatasetInfo(
+            "coco",
+            "COCO 2017, 118,287 images to train on and 5,000 to score",
+            "http://images.cocodataset.org",
+            _COCO_PARTS,
+            _COCO_YAML,
+        ),
+        _voc(
+            *("voc", "trainval", "16,551"),
+            "VOC2007 trainval (5,011 images) and VOC2012 trainval (11,540)",
+        ),
+        _voc(
+            *("voc0712-seedB", "train", "8,218"),
+            "VOC2007 train (2,501 images) and VOC2012 train (5,717)",
+        ),
     )
-
-
-DATASETS: Final[dict[str, DatasetInfo]] = {
-    "coco": DatasetInfo(
-        "coco",
-        "COCO 2017, 118,287 images to train on and 5,000 to score",
-        "http://images.cocodataset.org",
-        _COCO_PARTS,
-        _COCO_YAML,
-    ),
-    "voc": _voc(
-        "voc",
-        "trainval",
-        images="16,551",
-        comment="VOC2007 trainval (5,011 images) and VOC2012 trainval (11,540)",
-    ),
-    "voc0712-seedB": _voc(
-        "voc0712-seedB",
-        "train",
-        images="8,218",
-        comment="VOC2007 train (2,501 images) and VOC2012 train (5,717)",
-    ),
 }
 
 
@@ -188,7 +170,8 @@ def dataset_info(name: str) -> DatasetInfo:
     """
     if name not in DATASETS:
         raise ConfigError(
-            f"Expected {', '.join(DATASETS)} as the data set to get, found '{name}'."
-            f"{suggestion(name, DATASETS)}"
+            expected=f"{', '.join(DATASETS)} as the data set to get",
+            found=f"'{name}'",
+            advice=suggestion(name, DATASETS),
         )
     return DATASETS[name]
