@@ -46,7 +46,7 @@ def test_it_writes_the_split_and_says_what_was_lost(ossa: Ossa, cells: Path) -> 
         (["--to", "cooc", "new"], "found 'cooc'. Did you mean coco?"),
         (["--to", "voc", "new", "--split", "vla"], "found 'vla'. Did you mean val?"),
         (["--to", "voc", "new", "--split", "test"], "Expected a key 'test'"),
-        (["--to", "voc", "."], "nothing is overwritten"),
+        (["--to", "voc", "."], "Nothing is overwritten"),
     ],
 )
 def test_what_makes_no_sense_is_one_sentence(

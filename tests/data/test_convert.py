@@ -158,11 +158,8 @@ def test_any_box_comes_back_from_voc_within_a_billionth_of_a_pixel(
 ) -> None:
     root = tmp_path / str(next(folders))
     index = index_of(write_birds(root / "a", rows))
-    told = converted(root / "a", root / "b", "voc").notes
-    back = index_of(root / "b")
-    assert_equal_gt(index, back, within=1e-9)
-    changed = int((index.boxes_xyxy != back.boxes_xyxy).any(axis=1).sum())
-    assert_told(told, changed, "rounded, by less than a billionth of a pixel")
+    converted(root / "a", root / "b", "voc")
+    assert_equal_gt(index, index_of(root / "b"), within=1e-9)
 
 
 @quickly
@@ -177,8 +174,6 @@ def test_yolo_brings_back_all_but_crowds_and_difficult_ones(
     told = converted(root / "a", root / "b", "yolo").notes
     back = index_of(root / "b")
     assert_equal_gt(index, back, within=1e-9)
-    changed = int((index.boxes_xyxy != back.boxes_xyxy).any(axis=1).sum())
-    assert_told(told, changed, "rounded, by less than a billionth of a pixel")
     assert_told(told, sum(row["iscrowd"] for row in rows), "left out: YOLO txt has no crowd flag")
     assert_told(told, sum("difficult" in row for row in rows), "left out: YOLO txt has no such")
     other = ~np.isclose(index.areas, back.areas, rtol=1e-9)
@@ -275,7 +270,6 @@ def test_what_yolo_cannot_hold_is_told_in_sentences(tmp_path: Path) -> None:
         "train: 1 difficult object left out: YOLO txt has no such flag",
         "train: 1 crowd region left out: YOLO txt has no crowd flag",
         "train: the area of 2 objects is lost: YOLO has the box's alone",
-        "train: 2 boxes rounded, by less than a billionth of a pixel",
         "train: annotation ids are lost: YOLO has none, so they are counted from 1",
     )
 
@@ -399,7 +393,7 @@ def test_splits_share_the_images_of_voc_but_not_other_ground_truth(tmp_path: Pat
 def test_a_folder_in_use_is_refused_and_left_alone(tmp_path: Path) -> None:
     write_birds(tmp_path / "birds", BIRDS)
     write_text(tmp_path / "used" / "mine.txt", "mine")
-    with pytest.raises(DataError, match=r"new or empty folder at .*used, found mine\.txt in it"):
+    with pytest.raises(DataError, match=r"new or empty folder, found mine\.txt in it .*used\)"):
         converted(tmp_path / "birds", tmp_path / "used", "yolo")
     assert [file.name for file in (tmp_path / "used").iterdir()] == ["mine.txt"]
     with pytest.raises(DataError, match="folder that can be made"):
@@ -421,7 +415,7 @@ def test_an_image_that_vanishes_is_one_sentence_and_leaves_no_data_yaml(tmp_path
     ("number", "said"),
     [
         (errno.EPERM, "try again, with copied images, since links cannot be made there."),
-        (errno.ENOSPC, "no space left on device .*; .* so remove it and try again."),
+        (errno.ENOSPC, "no space left on device .*so remove it and try again."),
     ],
 )
 def test_copies_are_advised_where_links_cannot_be_made_and_not_on_a_full_disk(

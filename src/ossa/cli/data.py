@@ -105,9 +105,8 @@ def convert(
       ossa data convert cells.yaml --to yolo cells-yolo --split val --copy-images
     """
     from ossa.cli.console import Console
-    from ossa.data.convert import FORMATS
     from ossa.data.convert import convert as convert_data
-    from ossa.data.description import SPLITS, read_description
+    from ossa.data.description import FORMATS, SPLITS, read_description
 
     options.check_words("--to", [to], FORMATS)
     options.check_words("--split", split or (), SPLITS)

@@ -16,7 +16,6 @@ from ossa.data.annotations import DatasetIndex, IndexReport, select_images
 from ossa.data.description import FORMATS, DataDescription
 from ossa.data.formats.common import ids_from_stems, size_or_report
 from ossa.data.formats.write import (
-    Changes,
     WrittenSplit,
     as_read_back,
     write_coco,
@@ -26,7 +25,7 @@ from ossa.data.formats.write import (
 from ossa.data.issues import Issue, IssueLog
 from ossa.data.paths import is_image
 from ossa.data.reading import read_index
-from ossa.errors import ConfigError, DataError
+from ossa.errors import ConfigError, DataError, os_reason
 from ossa.files import open_regular
 
 _NEVER_READ: Final = {
@@ -34,7 +33,6 @@ _NEVER_READ: Final = {
     "voc": "boxes are carried over; pose, truncation and parts, if there are any, are not",
     "yolo": "boxes are carried over; polygons, if there are any, as theirs",
 }
-_TITLES: Final = {"coco": "COCO", "voc": "VOC", "yolo": "YOLO"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def convert(
     to: str,
     splits: Sequence[str] | None = None,
     copy_images: bool = False,
-    on_image: Callable[[int, int], None] | None = None,
+    on_image: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Conversion:
     """Writes the splits of a data set in another format, and a data.yaml for them.
 
@@ -76,16 +74,14 @@ def convert(
             cannot be written.
     """
     if to not in FORMATS:
-        raise ConfigError(f"Expected coco, voc or yolo as the format to write, found '{to}'.")
-    reports = {
-        split: read_index(description, split)
-        for split in (description.splits if splits is None else splits)
-    }
+        raise ConfigError(expected="coco, voc or yolo as the format to write", found=f"'{to}'")
+    chosen = description.splits if splits is None else splits
+    reports = {split: read_index(description, split) for split in chosen}
     if copy_images:
         reports = {split: _only_images(report) for split, report in reports.items()}
-    output = Path(abspath(output))
     if to != "coco":
         _check_names({split: report.index for split, report in reports.items()}, to=to)
+    output = Path(abspath(output))
     _claim(output)
     notes = list(dict.fromkeys(note for report in reports.values() for note in report.notes))
     notes.append(_NEVER_READ[description.format])
@@ -94,7 +90,14 @@ def convert(
             reports, description, output, to=to, copy_images=copy_images, on_image=on_image
         )
     except OSError as error:
-        raise _write_error(error, output, copy_images=copy_images) from error
+        # A link has two names; a full disk would not take copies either.
+        no_links = not copy_images and bool(error.filename2) and error.errno != errno.ENOSPC
+        instead = ", with copied images, since links cannot be made there" if no_links else ""
+        raise DataError(
+            f"could not write the data set into {output}: {os_reason(error)}",
+            path=error.filename2 or error.filename,
+            advice=f"what is there is not whole, so remove it and try again{instead}",
+        ) from error
     issues = tuple(issue for report in reports.values() for issue in report.issues)
     return Conversion(output / "data.yaml", issues, tuple(notes))
 
@@ -106,75 +109,59 @@ def _write_splits(
     *,
     to: str,
     copy_images: bool,
-    on_image: Callable[[int, int], None] | None,
+    on_image: Callable[[int, int], None],
 ) -> list[str]:
     """Writes all splits and the data.yaml; returns sentences on what was lost."""
-    entries: dict[str, Any] = {}
+    content: dict[str, Any] = {"format": to}
+    root = description.root if to == "coco" and not copy_images else None
+    if root is not None:
+        content["path"] = str(root)
     losses = []
     stems: dict[tuple[str, str], str] = {}
     for split, report in reports.items():
         index, changes = as_read_back(_with_readable_names(report.index, to=to), to)
-        left_out = len(report.index) - len(index)
-        place = _ImagePlacer(len(index), copy_images=copy_images, on_image=on_image)
+        placed = 0
+
+        def place(source: str, target: Path, total: int = len(index)) -> None:
+            nonlocal placed
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if copy_images:
+                with open_regular(source) as image, target.open("xb") as copy:
+                    shutil.copyfileobj(image, copy)
+            else:
+                target.symlink_to(abspath(source))
+            placed += 1
+            on_image(placed, total)
+
         if to == "coco":
             written = write_coco(index, split, output, place_image=place if copy_images else None)
         elif to == "voc":
             written = write_voc(index, split, output, place_image=place, stems=stems)
         else:
             written = write_yolo(index, split, output, place_image=place)
-        entries[split] = written.entry
-        found = _losses(index, changes, written, source=description.format, to=to, images=left_out)
+        content[split] = written.entry
+        changes["images"] = len(report.index) - len(index)
+        found = _losses(index, changes, written, source=description.format, to=to)
         losses += [f"{split}: {loss}" for loss in found]
-    root = description.root if to == "coco" and not copy_images else None
     indexes = [] if copy_images else [report.index for report in reports.values()]
     outside = _folders_of_images(indexes, beyond=root or output)
-    first = next(iter(reports.values())).index
-    text = _yaml(first, entries, to=to, root=root, outside=outside)
+    if outside:  # where the links lead
+        content["outside"] = outside
+    if to != "coco":
+        first = next(iter(reports.values())).index
+        content["names"], ids = list(first.names), first.category_ids.tolist()
+        if ids != list(range(len(ids))):
+            content["category_ids"] = ids
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     (output / "data.yaml").write_text(text, encoding="utf-8")
     return losses
-
-
-class _ImagePlacer:
-    """Copies or links the images of a split, and counts them."""
-
-    def __init__(
-        self, total: int, *, copy_images: bool, on_image: Callable[[int, int], None] | None
-    ) -> None:
-        self._done, self._total = 0, total
-        self._copy_images = copy_images
-        self._on_image = on_image
-
-    def __call__(self, source: str, target: Path) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if self._copy_images:
-            with open_regular(source) as image, target.open("xb") as copy:
-                shutil.copyfileobj(image, copy)
-        else:
-            target.symlink_to(abspath(source))
-        self._done += 1
-        if self._on_image is not None:
-            self._on_image(self._done, self._total)
-
-
-def _write_error(error: OSError, output: Path, *, copy_images: bool) -> DataError:
-    place = error.filename2 or error.filename
-    # A link has two names; a full disk would not take copies either.
-    no_links = not copy_images and bool(error.filename2) and error.errno != errno.ENOSPC
-    return DataError(
-        f"Could not write the data set into {output}: {(error.strerror or str(error)).lower()}"
-        + (f" ({place})" if place else "")
-        + "; what is there is not whole, so remove it and try again"
-        + (", with copied images, since links cannot be made there." if no_links else ".")
-    )
 
 
 def _only_images(report: IndexReport) -> IndexReport:
     """Returns the report without files that are no images: COCO's reader opens none of them."""
     log = IssueLog()
     paths = map(str, map(report.index.image_path, range(len(report.index))))
-    good = np.fromiter(
-        (size_or_report(path, log=log) is not None for path in paths), np.bool_, len(report.index)
-    )
+    good = np.array([size_or_report(path, log=log) is not None for path in paths], np.bool_)
     if not good.any():
         raise DataError(f"Expected images to copy, found none; the first: {log.issues[0]}.")
     index = select_images(report.index, good)
@@ -192,111 +179,87 @@ def _claim(output: Path) -> None:
         used = next(output.iterdir(), None)
     except OSError as error:
         raise DataError(
-            f"Expected a folder that can be made at {output}, found "
-            f"{(error.strerror or str(error)).lower()}."
+            expected="a folder that can be made", found=os_reason(error), path=output
         ) from error
     if used is not None:
         raise DataError(
-            f"Expected a new or empty folder at {output}, found {used.name} in it; nothing is "
-            "overwritten, so choose another."
+            expected="a new or empty folder",
+            found=f"{used.name} in it",
+            path=output,
+            advice="nothing is overwritten, so choose another",
         )
 
 
 def _check_names(indexes: Mapping[str, DatasetIndex], *, to: str) -> None:
-    first, *others = indexes.items()
+    (first, names), *others = indexes.items()
     for split, index in others:
-        same_ids = np.array_equal(index.category_ids, first[1].category_ids)
-        if index.names != first[1].names or not same_ids:
+        same_ids = np.array_equal(index.category_ids, names.category_ids)
+        if index.names != names.names or not same_ids:
             raise DataError(
-                f"Expected the same classes in all splits for {_TITLES[to]}, found others in "
-                f"'{split}' than in '{first[0]}'; key 'classes' of the data.yaml chooses common "
-                "ones, or convert one split at a time."
+                expected=f"the same classes in all splits for {to.upper()}",
+                found=f"others in '{split}' than in '{first}'",
+                advice="key 'classes' of the data.yaml chooses common ones, or convert one split "
+                "at a time",
             )
-    for name in first[1].names if to == "voc" else ():
+    for name in names.names if to == "voc" else ():
         if not name.isprintable() or name != name.strip() or not name:
             raise ConfigError(
-                f"Expected class names that XML keeps, found {name!r}; rename it by key 'classes' "
-                "of the data.yaml."
+                expected="class names that XML keeps",
+                found=repr(name),
+                advice="rename it by key 'classes' of the data.yaml",
             )
 
 
 def _with_readable_names(index: DatasetIndex, *, to: str) -> DatasetIndex:
     """Returns the index without images that a reader of VOC or YOLO would pass over."""
-    if to == "coco":
-        return index
     names = (name.rpartition("/")[2] for name in index.file_names.tolist())
-    readable = np.fromiter((is_image(name) for name in names), np.bool_, len(index))
+    readable = np.array([to == "coco" or is_image(name) for name in names], np.bool_)
     if not readable.any():
-        raise DataError(
-            f"Expected images with the suffix of one, such as .jpg, for {_TITLES[to]}, found "
-            f"{index.file_names[0]}."
-        )
+        expected = f"images with the suffix of one, such as .jpg, for {to.upper()}"
+        raise DataError(expected=expected, found=str(index.file_names[0]))
     return index if readable.all() else select_images(index, readable)
 
 
 def _losses(
-    index: DatasetIndex,
-    changes: Changes,
-    written: WrittenSplit,
-    *,
-    source: str,
-    to: str,
-    images: int,
+    index: DatasetIndex, changes: Mapping[str, int], written: WrittenSplit, *, source: str, to: str
 ) -> list[str]:
     """Returns a sentence for each thing of a split that the format does not hold."""
-    title = _TITLES[to]
-    losses = (
-        (
-            images,
-            f"{{}} left out, whose file name {title} readers do not take for an image",
-            "image",
-        ),
-        (
-            changes.thin,
-            "{} of at most one pixel left out, which VOC readers drop",
-            "box",
-        ),
-        (changes.duplicates, f"{{}} left out, stated twice, which {title} readers drop", "box"),
-        (changes.clipped, "{} clipped to the image, which COCO alone does not do", "box"),
-        (changes.areas, f"the area of {{}} is lost: {title} has the box's alone", "object"),
-        (written.rounded, "{} rounded, by less than a billionth of a pixel", "box"),
-    )
-    sentences = [
-        sentence.format(_counted(count, noun)) for count, sentence, noun in losses if count
+    title = to.upper()
+    difficult = "{} difficult object{s} left out: YOLO txt has no such flag"
+    if to == "voc":
+        difficult = "{} crowd region{s} no longer difficult, which VOC says of every crowd"
+    sentences = {
+        "difficult": difficult,
+        "crowd": "{} crowd region{s} left out: YOLO txt has no crowd flag",
+        "images": f"{{}} image{{s}} left out, whose file name {title} readers do not take for one",
+        "thin": "{} box{es} of at most one pixel left out, which VOC readers drop",
+        "duplicates": f"{{}} box{{es}} left out, stated twice, which {title} readers drop",
+        "clipped": "{} box{es} clipped to the image, which COCO alone does not do",
+        "areas": f"the area of {{}} object{{s}} is lost: {title} has the box's alone",
+    }
+    losses = [
+        sentence.format(changes[kind], s="s" * (changes[kind] > 1), es="es" * (changes[kind] > 1))
+        for kind, sentence in sentences.items()
+        if changes[kind]
     ]
-    if to == "yolo" and changes.crowd:
-        crowds = _counted(changes.crowd, "crowd region")
-        sentences.insert(0, f"{crowds} left out: YOLO txt has no crowd flag")
-    if changes.difficult:
-        what = ("difficult object", "left out: YOLO txt has no such flag")
-        if to == "voc":
-            what = ("crowd region", "no longer difficult, which VOC says of every crowd")
-        sentences.insert(0, f"{_counted(changes.difficult, what[0])} {what[1]}")
     if to == "coco":
         ordered = {"classes": index.category_ids, "images": index.image_ids}
-        return sentences + [
+        return losses + [
             f"{what} stand in the order of their ids, not in the given one"
             for what, ids in ordered.items()
             if (np.diff(ids) < 0).any()
         ]
     if index.image_ids.tolist() != ids_from_stems(list(written.files)):
         others = f"lost: {title} has none, so they" if source == "coco" else "others: they"
-        sentences.append(f"image ids are {others} come from names or places")
+        losses.append(f"image ids are {others} come from names or places")
     if source == "coco" and (index.annotation_ids != np.arange(1, len(index.labels) + 1)).any():
-        sentences.append(f"annotation ids are lost: {title} has none, so they are counted from 1")
-    renamed = sum(
-        Path(old).name != Path(new).name
-        for old, new in zip(index.file_names.tolist(), written.files, strict=True)
-    )
+        losses.append(f"annotation ids are lost: {title} has none, so they are counted from 1")
+    pairs = zip(index.file_names.tolist(), written.files, strict=True)
+    renamed = sum(os.path.basename(old) != os.path.basename(new) for old, new in pairs)
     if renamed:
-        names = _counted(renamed, "image")
-        sentences.append(f"{names} renamed, which shared a stem or had blanks in their names")
-    return sentences
-
-
-def _counted(count: int, noun: str) -> str:
-    plural = f"{noun}es" if noun.endswith("x") else f"{noun}s"
-    return f"{count} {noun if count == 1 else plural}"
+        names = f"{renamed} image{'s' * (renamed > 1)}"
+        losses.append(f"{names} renamed, which shared a stem or had blanks in their names")
+    return losses
 
 
 def _folders_of_images(indexes: Iterable[DatasetIndex], *, beyond: Path) -> list[str]:
@@ -308,25 +271,3 @@ def _folders_of_images(indexes: Iterable[DatasetIndex], *, beyond: Path) -> list
         if not folder.startswith(tuple(known)):
             folders.append(folder)
     return folders
-
-
-def _yaml(
-    index: DatasetIndex,
-    entries: Mapping[str, Any],
-    *,
-    to: str,
-    root: Path | None,
-    outside: Sequence[str],
-) -> str:
-    content: dict[str, Any] = {"format": to}
-    if root is not None:
-        content["path"] = str(root)
-    content |= entries
-    if outside:  # where the links lead
-        content["outside"] = list(outside)
-    if to != "coco":
-        content["names"] = list(index.names)
-        ids = index.category_ids.tolist()
-        if ids != list(range(len(ids))):
-            content["category_ids"] = ids
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

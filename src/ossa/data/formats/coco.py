@@ -4,7 +4,7 @@ Ids of images, annotations and categories are kept, whole numbers also where the
 or "1"; of two categories of one name the one with annotations counts. Classes stand in the order
 of their ids, and images in the order of theirs, as pycocotools has them. Boxes are not clipped, and
 crowd regions have `crowd` set. An annotation may have a key `difficult`, of 0 or 1, as
-VOC has it; pycocotools does not look at it. Most files are one long line: problems name line and
+VOC has it; pycocotools does not look at it. Most files are one long line: issues name line and
 annotation id.
 
 The file is read element by element into columns, so that its outlines are never in memory at once.
@@ -31,7 +31,6 @@ from ossa.data.paths import FileListing, absolute, is_hidden_below, relative_to
 from ossa.errors import DataError, legible
 
 _IDS: Final = ("id", "image_id", "category_id")
-_INT: Final = frozenset({int})
 _NUMBER: Final = frozenset({int, float})
 _LARGEST: Final = sys.float_info.max
 _EXACT_FLOATS: Final = 2.0**53
@@ -40,14 +39,8 @@ _EXACT_FLOATS: Final = 2.0**53
 _ROW: Final = struct.Struct("<4q5d2?")
 _ROW_TYPE: Final = np.dtype(
     [
-        ("id", "<i8"),
-        ("image_id", "<i8"),
-        ("category_id", "<i8"),
-        ("line", "<i8"),
-        ("bbox", "<f8", 4),
-        ("area", "<f8"),
-        ("crowd", "?"),
-        ("difficult", "?"),
+        *((name, "<i8") for name in (*_IDS, "line")),
+        *(("bbox", "<f8", 4), ("area", "<f8"), ("crowd", "?"), ("difficult", "?")),
     ]
 )
 """An annotation as `_ROW` packs it; an area that is not stated is NaN."""
@@ -64,10 +57,13 @@ def read(
     for key, line, row in stream_lists(file, ("images", "annotations", "categories")):
         content.add(key, line, row)
     names_by_id = _categories(content, description)
-    folder = source.images or file.parent
-    category_ids = np.array(sorted(names_by_id), np.int64)
+    category_ids = np.array(list(names_by_id), np.int64)
     images = _present_images(
-        content, folder, annotations_only=description.annotations_only, log=log, sources=sources
+        content,
+        source.images or file.parent,
+        annotations_only=description.annotations_only,
+        log=log,
+        sources=sources,
     )
     chosen = _rows_in_order(content, images, log=log)
     rows = content.rows[_usable(chosen, content, images, category_ids, log=log)]
@@ -76,7 +72,7 @@ def read(
     unlabelled = [images.files[position] for position in np.flatnonzero(~annotated).tolist()]
     index = DatasetIndex(
         root=description.root,
-        names=tuple(names_by_id[category_id] for category_id in category_ids.tolist()),
+        names=tuple(names_by_id.values()),
         category_ids=category_ids,
         file_names=np.array([relative_to(description.root, path) for path in images.files], str),
         image_ids=images.ids,
@@ -103,7 +99,7 @@ class _Content:
         """Line and what stands there."""
         self.images: dict[int, tuple[int, str, Any, Any]] = {}
         """Line, file name, width and height by id."""
-        self.odd: dict[int, dict[str, Any]] = {}
+        self._odd: dict[int, dict[str, Any]] = {}
         """Ids and bbox of the annotations where one of these is no number, by their row."""
         self._log = log
         self._rows = bytearray()
@@ -113,11 +109,19 @@ class _Content:
         """All annotations as `_ROW_TYPE`, in the order of the file; what is odd is 0 or NaN."""
         return np.frombuffer(self._rows, _ROW_TYPE)
 
+    @property
+    def without_ids(self) -> list[int]:
+        """The rows whose own id or image's id is no whole number."""
+        return [
+            row
+            for row, odd in self._odd.items()
+            if not (_is_id(odd["id"]) and _is_id(odd["image_id"]))
+        ]
+
     def stated(self, row: int) -> dict[str, Any]:
         """Returns ids and bbox of an annotation as the file states them."""
         columns = self.rows
-        plain = {key: columns[key][row].tolist() for key in (*_IDS, "bbox")}
-        return plain | self.odd.get(row, {})
+        return self._odd.get(row) or {key: columns[key][row].tolist() for key in (*_IDS, "bbox")}
 
     def error(
         self, expected: str, found: str, *, line: int | None = None, advice: str | None = None
@@ -136,22 +140,23 @@ class _Content:
             self.categories.append((line, row))
 
     def _add_annotation(self, line: int, row: dict[str, Any]) -> None:
-        ids = tuple([_as_id(row.get(key)) for key in _IDS])
+        ids = [_as_id(row.get(key)) for key in _IDS]
         bbox, area = row.get("bbox"), row.get("area", math.nan)
         if type(area) not in _NUMBER or not 0 <= area <= _LARGEST:
             area = math.nan
         # As a text 0 is true, and the object would not train.
         crowd = str(row.get("iscrowd") or "0").lower() not in ("0", "0.0", "false", "no")
         flags = crowd, row.get("difficult") in (1, "1")
-        if type(bbox) is list and {*map(type, ids)} <= _INT and {*map(type, bbox)} <= _NUMBER:
+        if type(bbox) is list and {*map(type, ids)} == {int} and {*map(type, bbox)} <= _NUMBER:
             try:
                 self._rows += _ROW.pack(*ids, line, *bbox, area, *flags)
                 return
             except (struct.error, OverflowError):  # not four numbers, or one of many digits
                 pass
-        self.odd[len(self._rows) // _ROW.size] = {"bbox": bbox} | dict(zip(_IDS, ids, strict=True))
-        ids = (value if _is_id(value) else 0 for value in ids)
-        self._rows += _ROW.pack(*ids, line, *(math.nan,) * 4, area, *flags)
+        stated = dict(zip(_IDS, ids, strict=True))
+        self._odd[len(self._rows) // _ROW.size] = stated | {"bbox": bbox}
+        whole = (value if _is_id(value) else 0 for value in ids)
+        self._rows += _ROW.pack(*whole, line, *(math.nan,) * 4, area, *flags)
 
     def _add_image(self, line: int, row: dict[str, Any]) -> None:
         image_id, name = _as_id(row.get("id")), row.get("file_name")
@@ -185,7 +190,7 @@ def _is_id(value: Any) -> TypeGuard[int]:
 
 
 def _categories(content: _Content, description: DataDescription) -> dict[int, str]:
-    """Returns the names by id.
+    """Returns the names by id, in the order of the ids.
 
     A second category of one name is dropped where it has no annotation: exporters write the
     project, which often has the name of its class, as root of the categories.
@@ -207,19 +212,21 @@ def _categories(content: _Content, description: DataDescription) -> dict[int, st
             children.add(category_id)
     used = set(np.unique(content.rows["category_id"]).tolist())
     for name, ids in ids_by_name.items():
-        kept = sorted(ids & used)
-        if len(kept) > 1:
+        annotated = sorted(ids & used)
+        if len(annotated) > 1:
             raise content.error(
                 "every name once in 'categories'",
-                f"{legible(repr(name))} as ids {kept[0]} and {kept[1]}, both with annotations",
+                f"{legible(repr(name))} as ids {annotated[0]} and {annotated[1]}, both with "
+                "annotations",
                 advice="rename one of them, or give the annotations of both one id",
             )
-        kept = kept or sorted(ids & children) or sorted(ids)
-        for dropped in ids - {kept[0]}:
+        kept = min(annotated or ids & children or ids)
+        for dropped in ids - {kept}:
             del names_by_id[dropped]
     if not names_by_id:
         raise content.error("a list of classes as 'categories'", "an empty one")
-    names = tuple(names_by_id[category_id] for category_id in sorted(names_by_id))
+    names_by_id = dict(sorted(names_by_id.items()))
+    names = tuple(names_by_id.values())
     if description.names not in (None, names):
         raise DataError(
             expected=f"the names of {content.file} in the order of their ids, {list(names)}",
@@ -250,19 +257,17 @@ def _present_images(
 ) -> _Images:
     present = FileListing(sources)
     ids, files, sizes_wh = [], [], []
-    for image_id in sorted(content.images):
-        line, name, *stated_wh = content.images[image_id]
+    for image_id, (line, name, *stated_wh) in sorted(content.images.items()):
         path = absolute(name, folder)
         is_stated = all(type(side) is int and 0 < side < 2**31 for side in stated_wh)
+        report = partial(log.report, content.file, line, action="image left out")
         if is_hidden_below(path, folder):
-            what, kind = f"'{name}' is hidden, so no image", IssueKind.ENTRY_UNUSABLE
-            log.report(content.file, line, what, action="image left out", kind=kind)
+            report(f"'{name}' is hidden, so no image", kind=IssueKind.ENTRY_UNUSABLE)
             continue
         if not log.may_be_read(path, listed=(content.file, line), name=name):
             continue
         if not (annotations_only and is_stated) and path not in present:
-            what, kind = f"no image {legible(path)}", IssueKind.IMAGE_MISSING
-            log.report(content.file, line, what, action="image left out", kind=kind)
+            report(f"no image {legible(path)}", kind=IssueKind.IMAGE_MISSING)
             continue
         size_wh = tuple(stated_wh)
         if not is_stated:
@@ -284,24 +289,20 @@ def _rows_in_order(content: _Content, images: _Images, *, log: IssueLog) -> NDAr
     and those that have no id of their own, are reported.
     """
     rows = content.rows
-    has_id = np.ones(len(rows), np.bool_)
-    has_image = np.isin(rows["image_id"], np.fromiter(content.images, np.int64))
-    for row, stated in content.odd.items():
-        has_id[row] = _is_id(stated["id"])
-        has_image[row] &= _is_id(stated["image_id"])
-    known = np.flatnonzero(has_id & has_image)
+    known_images = np.fromiter(content.images, np.int64)
+    usable = np.isin(rows["image_id"], known_images)
+    usable[content.without_ids] = False
+    known = np.flatnonzero(usable)
     known = np.sort(known[np.unique(rows["id"][known], return_index=True)[1]])
-    refused = np.ones(len(rows), np.bool_)
-    refused[known] = False
-    for row in np.flatnonzero(refused).tolist():
+    for row in np.setdiff1d(np.arange(len(rows)), known).tolist():
         stated = content.stated(row)
-        if has_id[row] and not has_image[row]:
-            image_id = legible(repr(stated["image_id"]))
-            what = f"annotation {stated['id']} of an unknown image, {image_id}"
+        image_id, annotation_id = stated["image_id"], stated["id"]
+        if _is_id(annotation_id) and not (_is_id(image_id) and image_id in content.images):
+            what = f"annotation {annotation_id} of an unknown image, {legible(repr(image_id))}"
             kind = IssueKind.LABELS_WITHOUT_IMAGE
         else:
-            annotation_id = legible(repr(stated["id"]))
-            what = f"annotation id {annotation_id} is no whole number or used before"
+            shown = legible(repr(annotation_id))
+            what = f"annotation id {shown} is no whole number or used before"
             kind = IssueKind.ENTRY_UNUSABLE
         log.report(content.file, int(rows["line"][row]), what, action="box dropped", kind=kind)
     known = known[np.isin(rows["image_id"][known], images.ids)]

@@ -39,17 +39,20 @@ def stream_lists(file: Path, keys: Collection[str]) -> Iterator[tuple[str, int, 
         with TextIOWrapper(open_regular(file), encoding="utf-8-sig") as stream:
             window = _Window(stream, file)
             for key in _keys(window):
-                if key not in keys:
-                    window.skip()
-                    continue
-                if key in found or window.peek() != "[":
+                if key in keys and (key in found or window.peek() != "["):
                     window.value()  # a syntax error is reported as one
                     what = "a second" if key in found else "no list"
                     expected = f"one list of objects as '{key}'"
                     raise DataError(expected=expected, found=what, path=file, line=window.line())
                 found.add(key)
+                if window.peek() != "[":
+                    window.value()
+                    continue
                 for _ in _between(window, "[", "]"):
-                    yield key, window.line(), window.value()
+                    line = window.line() if key in keys else 0
+                    element = window.value()
+                    if key in keys:
+                        yield key, line, element
     except UnicodeDecodeError as error:
         line = line_of_fault(file)
         raise DataError(
@@ -101,12 +104,11 @@ class _Window:
     def peek(self) -> str:
         """Goes to the next character that is not blank and returns it, '' at the end."""
         while True:
-            text = self._text
-            for at in range(self._at, len(text)):
-                if text[at] not in _BLANK:
+            for at in range(self._at, len(self._text)):
+                if self._text[at] not in _BLANK:
                     self._at = at
-                    return text[at]
-            self._at = len(text)
+                    return self._text[at]
+            self._at = len(self._text)
             if not self._read_more():
                 return ""
 
@@ -138,14 +140,6 @@ class _Window:
                 self._at = end
                 return value
 
-    def skip(self) -> None:
-        """Goes past the value that begins here; of a list one element is in memory at a time."""
-        if self.peek() != "[":
-            self.value()
-            return
-        for _ in _between(self, "[", "]"):
-            self.value()
-
     def line(self) -> int:
         """Returns the line, from 1, of the next character that is not blank."""
         self.peek()
@@ -156,9 +150,8 @@ class _Window:
         """Raises the DataError of a syntax error, with its line."""
         end = self._at if at is None else at
         line = self._line + self._text.count("\n", self._counted, end)
-        raise DataError(
-            expected="JSON", found=f"a syntax error: {what}", path=self._file, line=line
-        )
+        found = f"a syntax error: {what}"
+        raise DataError(expected="JSON", found=found, path=self._file, line=line)
 
     def _read_more(self) -> bool:
         """Appends to the text in memory, drops what lies before the place; False at the end."""

@@ -1,21 +1,22 @@
 """Writing a split as COCO, VOC or YOLO, such that the reader of the format gives it back.
 
-Each `write_*` writes one split into a folder and returns what stands for it in a data.yaml, with
-counts of what the format could not take. `as_read_back` changes annotations as the reader would.
+Each `write_*` writes one split into a folder and returns what stands for it in a data.yaml.
+`as_read_back` changes annotations as the reader would.
 Dimensions: I images, N ground-truth objects.
 """
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from xml.sax.saxutils import escape
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ossa.boxes import xyxy_to_cxcywh
 from ossa.data.annotations import DatasetIndex, duplicate_boxes, select_gt
 from ossa.data.paths import label_places
 
@@ -31,56 +32,51 @@ class WrittenSplit:
     """The value of its key in a data.yaml."""
     files: tuple[str, ...]
     """(I,) the images as the data.yaml leads to them, absolute."""
-    rounded: int
-    """Boxes that come back with other last bits, by less than a billionth of a pixel."""
 
 
 def write_coco(
     index: DatasetIndex, split: str, folder: Path, *, place_image: PlaceImage | None
 ) -> WrittenSplit:
     """Writes annotations/SPLIT.json, and images/SPLIT where `place_image` is given."""
-    images, inside = _inner_names(index)
-    files = [os.path.join(images, name) for name in inside]
-    entry_images = os.path.relpath(images, index.root)
-    if place_image is not None:
-        entry_images = f"images/{split}"
-        copies = [folder / "images" / split / name for name in inside]
-        for file, copy in zip(files, copies, strict=True):
-            place_image(file, copy)
-        files = [str(copy) for copy in copies]
+    images, names = _inner_names(index)
+    files = [os.path.join(images, name) for name in names]
     annotations = folder / "annotations" / f"{split}.json"
+    entry = {"images": os.path.relpath(images, index.root), "annotations": str(annotations)}
+    if place_image is not None:
+        entry = {"images": f"images/{split}", "annotations": f"annotations/{split}.json"}
+        copies = [str(folder / "images" / split / name) for name in names]
+        for file, copy in zip(files, copies, strict=True):
+            place_image(file, Path(copy))
+        files = copies
+    categories = zip(index.category_ids.tolist(), index.names, strict=True)
+    placed = zip(index.image_ids.tolist(), names, index.sizes_wh.tolist(), strict=True)
     annotations.parent.mkdir(parents=True, exist_ok=True)
-    low, high = np.split(index.boxes_xyxy, 2, axis=1)
-    sizes = _differences(low, high)
     with annotations.open("x", encoding="utf-8") as stream:
         stream.write('{"info": {}, "licenses": [],\n"categories": ')
-        ids = index.category_ids.tolist()
-        rows = zip(ids, index.names, strict=True)
-        stream.write(json.dumps([{"id": number, "name": name} for number, name in rows]))
-        stream.write(',\n"images": [\n')
-        _write_rows(stream.write, _coco_images(index, inside))
-        stream.write('],\n"annotations": [\n')
-        _write_rows(stream.write, _coco_annotations(index, np.concatenate([low, sizes], axis=1)))
-        stream.write("]}\n")
-    path = os.path.relpath(annotations, folder) if place_image is not None else str(annotations)
-    rounded = int((low + sizes != high).any(axis=1).sum())
-    return WrittenSplit({"images": entry_images, "annotations": path}, tuple(files), rounded)
+        stream.write(json.dumps([{"id": number, "name": name} for number, name in categories]))
+        stream.write(',\n"images": ')
+        _write_list(
+            stream,
+            (
+                {"id": number, "file_name": name, "width": width, "height": height}
+                for number, name, (width, height) in placed
+            ),
+        )
+        stream.write(',\n"annotations": ')
+        _write_list(stream, _coco_annotations(index))
+        stream.write("}\n")
+    return WrittenSplit(entry, tuple(files))
 
 
-def _coco_images(index: DatasetIndex, names: Sequence[str]) -> Iterable[dict[str, Any]]:
-    columns = index.image_ids.tolist(), names, index.sizes_wh.tolist()
-    for image_id, name, (width, height) in zip(*columns, strict=True):
-        yield {"id": image_id, "file_name": name, "width": width, "height": height}
-
-
-def _coco_annotations(index: DatasetIndex, bboxes: NDArray[np.float64]) -> Iterable[dict[str, Any]]:
+def _coco_annotations(index: DatasetIndex) -> Iterable[dict[str, Any]]:
     image_ids = index.image_ids[index.gt_image_positions()].tolist()
+    bboxes = index.boxes_xywh.tolist()
     for row, image_id in enumerate(image_ids):
         annotation = {
             "id": int(index.annotation_ids[row]),
             "image_id": image_id,
             "category_id": int(index.category_ids[index.labels[row]]),
-            "bbox": bboxes[row].tolist(),
+            "bbox": bboxes[row],
             "area": float(index.areas[row]),
             "iscrowd": int(index.crowd[row]),
             "segmentation": [],
@@ -88,20 +84,12 @@ def _coco_annotations(index: DatasetIndex, bboxes: NDArray[np.float64]) -> Itera
         yield annotation | ({"difficult": 1} if index.difficult[row] else {})
 
 
-def _write_rows(write: Callable[[str], object], rows: Iterable[dict[str, Any]]) -> None:
-    for number, row in enumerate(rows):
-        write(",\n" if number else "")
-        write(json.dumps(row))
-    write("\n")
-
-
-def _differences(low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns the sizes that, added to `low`, give `high` to the last bit wherever some do."""
-    sizes = high - low
-    for towards in (-np.inf, np.inf):
-        nearby = np.nextafter(sizes, towards)
-        sizes = np.where((low + sizes != high) & (low + nearby == high), nearby, sizes)
-    return sizes
+def _write_list(stream: TextIO, rows: Iterable[dict[str, Any]]) -> None:
+    separator = "[\n"
+    for row in rows:
+        stream.write(separator + json.dumps(row))
+        separator = ",\n"
+    stream.write("\n]" if separator == ",\n" else "[]")
 
 
 def write_voc(
@@ -114,22 +102,16 @@ def write_voc(
 ) -> WrittenSplit:
     """Writes ImageSets/Main/SPLIT.txt, Annotations/*.xml and JPEGImages.
 
-    Args:
-        index: of the split, as VOC gives it back.
-        split: its name.
-        folder: of the data set.
-        place_image: puts an image into JPEGImages.
-        stems: those given so far by image and annotation, for the splits have one folder; the new
-            ones are added.
+    `stems` are those given so far by image and annotation, for the splits have one folder; the new
+    ones are added.
     """
     for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     taken = set(stems.values())
     files, listed = [], []
-    corners = np.concatenate([index.boxes_xyxy[:, :2] + 1, index.boxes_xyxy[:, 2:]], axis=1)
     for position in range(len(index)):
         image = str(index.image_path(position))
-        xml = _voc_xml(index, position, corners)
+        xml = _voc_xml(index, position)
         stem = stems.get((image, xml))
         suffix = os.path.splitext(image)[1]
         if stem is None:
@@ -141,11 +123,10 @@ def write_voc(
         files.append(str(folder / "JPEGImages" / f"{stem}{suffix}"))
     entry = f"ImageSets/Main/{split}.txt"
     (folder / entry).write_text("".join(f"{stem}\n" for stem in listed), encoding="utf-8")
-    changed = (corners[:, :2] - 1 != index.boxes_xyxy[:, :2]).any(axis=1)
-    return WrittenSplit(entry, tuple(files), int(changed.sum()))
+    return WrittenSplit(entry, tuple(files))
 
 
-def _voc_xml(index: DatasetIndex, position: int, corners: NDArray[np.float64]) -> str:
+def _voc_xml(index: DatasetIndex, position: int) -> str:
     width, height = index.sizes_wh[position].tolist()
     lines = [
         "<annotation>",
@@ -154,11 +135,10 @@ def _voc_xml(index: DatasetIndex, position: int, corners: NDArray[np.float64]) -
     rows = index.gt_rows(position)
     for row in range(rows.start, rows.stop):
         crowd = bool(index.crowd[row])
-        box = (
+        corners = (index.boxes_xyxy[row] + (1, 1, 0, 0)).tolist()
+        box = "".join(
             f"<{tag}>{_number(value)}</{tag}>"
-            for tag, value in zip(
-                ("xmin", "ymin", "xmax", "ymax"), corners[row].tolist(), strict=True
-            )
+            for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
         )
         lines += [
             "  <object>",
@@ -167,7 +147,7 @@ def _voc_xml(index: DatasetIndex, position: int, corners: NDArray[np.float64]) -
             f"    <difficult>{int(crowd or bool(index.difficult[row]))}</difficult>",
             *(["    <iscrowd>1</iscrowd>"] if crowd else []),
             f"    <area>{_number(float(index.areas[row]))}</area>",
-            f"    <bndbox>{''.join(box)}</bndbox>",
+            f"    <bndbox>{box}</bndbox>",
             "  </object>",
         ]
     return "\n".join([*lines, "</annotation>", ""])
@@ -183,7 +163,8 @@ def write_yolo(
     """Writes images/SPLIT, labels/SPLIT and the list SPLIT.txt, which keeps the images' order."""
     _, inside = _inner_names(index)
     taken: set[str] = set()
-    boxes, exact = _fractions(index)
+    sides = np.tile(index.sizes_wh[index.gt_image_positions()], 2)
+    fractions = xyxy_to_cxcywh(index.boxes_xyxy) / sides
     files, listed = [], []
     for position, name in enumerate(inside):
         stem, suffix = os.path.splitext(name)
@@ -195,38 +176,16 @@ def write_yolo(
         labels.parent.mkdir(parents=True, exist_ok=True)
         lines = (
             f"{label} {' '.join(map(repr, box))}\n"
-            for label, box in zip(index.labels[rows].tolist(), boxes[rows].tolist(), strict=True)
+            for label, box in zip(
+                index.labels[rows].tolist(), fractions[rows].tolist(), strict=True
+            )
         )
         labels.write_text("".join(lines), encoding="utf-8")
         files.append(str(image))
         listed.append(relative)
     entry = f"{split}.txt"
     (folder / entry).write_text("".join(f"./{name}\n" for name in listed), encoding="utf-8")
-    return WrittenSplit(entry, tuple(files), int((~exact).sum()))
-
-
-def _fractions(index: DatasetIndex) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Returns (N, 4) cx cy w h as fractions, and (N,) whether they come back to the last bit.
-
-    Of the numbers within two units in the last place of centre and size those are taken that do;
-    what is not on the grid of the fractions comes back beside by a rounding.
-    """
-    sides = index.sizes_wh[index.gt_image_positions()].astype(np.float64)
-    low, high = index.boxes_xyxy[:, :2], index.boxes_xyxy[:, 2:]
-    centre, size = (low + high) / 2 / sides, (high - low) / sides
-    best_centre, best_size = centre.copy(), size.copy()
-    exact = np.zeros(low.shape, np.bool_)
-    for steps_centre in (0, 1, -1, 2, -2):
-        for steps_size in (0, 1, -1, 2, -2):
-            tried_centre = centre + steps_centre * np.spacing(centre)
-            tried_size = size + steps_size * np.spacing(size)
-            # As the reader computes it, the clipping included.
-            found_low = np.maximum((tried_centre - tried_size / 2) * sides, 0)
-            found_high = np.minimum((tried_centre + tried_size / 2) * sides, sides)
-            hit = ~exact & (found_low == low) & (found_high == high)
-            best_centre[hit], best_size[hit] = tried_centre[hit], tried_size[hit]
-            exact |= hit
-    return np.concatenate([best_centre, best_size], axis=1), exact.all(axis=1)
+    return WrittenSplit(entry, tuple(files))
 
 
 def _inner_names(index: DatasetIndex) -> tuple[str, list[str]]:
@@ -246,63 +205,37 @@ def _free_name(name: str, taken: set[str], *, spaces: bool) -> str:
     return free
 
 
-@dataclass(frozen=True)
-class Changes:
-    """Numbers of the objects of a split that reading back changes, by kind of change."""
-
-    crowd: int = 0
-    difficult: int = 0
-    clipped: int = 0
-    thin: int = 0
-    duplicates: int = 0
-    areas: int = 0
-
-
-def as_read_back(index: DatasetIndex, to: str) -> tuple[DatasetIndex, Changes]:
+def as_read_back(index: DatasetIndex, to: str) -> tuple[DatasetIndex, dict[str, int]]:
     """Returns the index with the objects as a format's reader returns them, and what that changes.
 
-    Image and annotation ids, and file names, are left as they are.
+    Image and annotation ids, and file names, are left as they are. The counts of changed objects
+    are by kind: crowd, difficult, clipped, thin, duplicates, areas.
     """
+    counts = dict.fromkeys(("crowd", "difficult", "clipped", "thin", "duplicates", "areas"), 0)
     if to == "coco":
-        return index, Changes()
-    counts: dict[str, int] = {}
+        return index, counts
+
+    def without(dropped: NDArray[np.bool_], kind: str) -> DatasetIndex:
+        counts[kind] = int(dropped.sum())
+        return select_gt(index, ~dropped) if counts[kind] else index
+
     if to == "yolo":
-        counts["crowd"] = int(index.crowd.sum())
-        counts["difficult"] = int((index.difficult & ~index.crowd).sum())
-        index = select_gt(index, ~(index.crowd | index.difficult))
+        index = without(index.crowd, "crowd")
+        index = without(index.difficult, "difficult")
     else:
         counts["difficult"] = int((index.difficult & index.crowd).sum())
         index = replace(index, difficult=index.difficult & ~index.crowd)
-    index, counts["clipped"] = _clipped(index)
-    if to == "voc":
-        index, counts["thin"] = _wide_enough(index)
-    index, counts["duplicates"] = _without_duplicates(index)
+    limits = np.tile(index.sizes_wh[index.gt_image_positions()].astype(np.float64), 2)
+    clipped = np.clip(index.boxes_xyxy, 0.0, limits)
+    counts["clipped"] = int((clipped != index.boxes_xyxy).any(axis=1).sum())
+    if counts["clipped"]:
+        index = replace(index, boxes_xyxy=clipped, stated_xywh=None)
+    if to == "voc":  # the reader's own rule: of xmin, which is one more than x0, and xmax
+        thin = index.boxes_xyxy[:, 2:] <= index.boxes_xyxy[:, :2] + 1
+        index = without(thin.any(axis=1), "thin")
+    index = without(duplicate_boxes(index), "duplicates")
     if to == "yolo":
         extents = (index.boxes_xyxy[:, 2:] - index.boxes_xyxy[:, :2]).prod(axis=1)
         # Up to rounding: COCO's own product of width and height is no other area.
         counts["areas"] = int((~np.isclose(index.areas, extents, rtol=1e-9)).sum())
-    return index, Changes(**counts)
-
-
-def _clipped(index: DatasetIndex) -> tuple[DatasetIndex, int]:
-    """Returns the index with its boxes clipped to their images, and how many that changes."""
-    limits = np.tile(index.sizes_wh[index.gt_image_positions()].astype(np.float64), 2)
-    boxes_xyxy = np.clip(index.boxes_xyxy, 0.0, limits)
-    changed = int((boxes_xyxy != index.boxes_xyxy).any(axis=1).sum())
-    return replace(index, boxes_xyxy=boxes_xyxy, stated_xywh=None) if changed else index, changed
-
-
-def _without_duplicates(index: DatasetIndex) -> tuple[DatasetIndex, int]:
-    """Returns the index without boxes that repeat an earlier one, and how many did."""
-    duplicate = duplicate_boxes(index)
-    count = int(duplicate.sum())
-    return (select_gt(index, ~duplicate) if count else index), count
-
-
-def _wide_enough(index: DatasetIndex) -> tuple[DatasetIndex, int]:
-    """Returns the index with the boxes over one pixel wide and high, and how many are not."""
-    # The reader's own rule: of xmin, which is one more than x0, and xmax.
-    wider = index.boxes_xyxy[:, 2:] > index.boxes_xyxy[:, :2] + 1
-    chosen = np.asarray(wider.all(axis=1))
-    thin = int((~chosen).sum())
-    return (select_gt(index, chosen) if thin else index), thin
+    return index, counts
