@@ -4,7 +4,7 @@ import gc
 import itertools
 import os
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ class EpochBatches(Sampler[list[Draw]]):
 
     Every epoch is a permutation of the images, drawn from (seed, epoch). Of `world_size` processes
     each gets every `world_size`-th image of a batch, beginning with the one of its rank; none where
-    fewer images are left than processes.
+    fewer images are left than processes. `share` is rank and number of these processes.
     """
 
     def __init__(
@@ -41,7 +41,6 @@ class EpochBatches(Sampler[list[Draw]]):
         start_batch: int = 0,
         share: tuple[int, int] = (0, 1),
     ) -> None:
-        """`share`: rank and number of the processes that share every batch."""
         self.num_images = num_images
         self.share = share
         self.batch = batch
@@ -80,20 +79,90 @@ def training_loader(
     The workers start at once.
     """
     workers = workers_that_fit(workers, batch=batches.batch, imgsz=dataset.imgsz)
-    _end_opencv_threads(workers)
     if not workers:
         return _in_this_process(dataset, batches, pin_memory=pin_memory)
     shared = _SharedImages(dataset, batch=batches.batch, count=_PREFETCH * workers + 1)
-    loader = DataLoader(
+    slots = itertools.cycle(range(shared.count))
+    loader = _BatchLoader(
         shared,  # type: ignore[arg-type] - returns whole batches
-        batch_sampler=shared.numbered(batches),  # type: ignore[arg-type] - of draws
+        batch_sampler=zip(slots, batches, strict=False),  # type: ignore[arg-type] - of draws
         num_workers=workers,
         prefetch_factor=_PREFETCH,
-        collate_fn=_as_made,  # type: ignore[arg-type] - of what is a batch already
-        worker_init_fn=_start_worker,
     )
     # The workers start here, not with the first batch.
     return shared.copied(iter(loader), pin_memory=pin_memory)
+
+
+def evaluation_loader(
+    dataset: LetterboxedDataset,
+    *,
+    batch: int,
+    workers: int,
+    pin_memory: bool = False,
+    share: tuple[int, int] = (0, 1),
+) -> DataLoader[Batch]:
+    """Returns a loader over the images of the index in their order.
+
+    Of several processes each gets whole batches: every `world_size`-th from its rank on.
+    """
+    rank, count = share
+    positions = range(len(dataset))
+    batches = [positions[first : first + batch] for first in range(0, len(dataset), batch)]
+    return _BatchLoader(
+        _LetterboxedBatches(dataset),
+        batch_sampler=batches[rank::count],
+        num_workers=workers_that_fit(workers, batch=batch, imgsz=dataset.imgsz),
+        pin_memory=pin_memory,
+    )
+
+
+class _BatchLoader(DataLoader[Batch]):
+    """Loads batches that the data set makes; raises errors here that it returns in their place.
+
+    Of an error that is raised in a worker process torch keeps only the text.
+    """
+
+    def __init__(self, dataset: Dataset[Any], *, num_workers: int, **options: Any) -> None:
+        # A worker forked while one of OpenCV's threads holds a lock would wait for it for ever.
+        # A number of 1 ends these threads; 0, the usual advice, does not.
+        if num_workers:
+            cv2.setNumThreads(1)
+        super().__init__(
+            dataset,
+            num_workers=num_workers,
+            collate_fn=_unchanged,
+            worker_init_fn=_start_worker,
+            **options,
+        )
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override] - any iterator will do
+        return map(_raised, super().__iter__())
+
+
+def _raised(made: Any) -> Any:
+    if isinstance(made, OssaError):
+        raise made
+    return made
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+class _LetterboxedBatches(Dataset[Batch]):
+    """Makes the batches of an evaluation."""
+
+    def __init__(self, dataset: LetterboxedDataset) -> None:
+        self._dataset = dataset
+
+    def __getitems__(self, positions: Sequence[int]) -> Batch | OssaError:
+        try:
+            samples, image_ids, letterboxes = zip(
+                *map(self._dataset.__getitem__, positions), strict=True
+            )
+        except OssaError as error:
+            return error
+        return make_batch(samples, image_ids, letterboxes)
 
 
 def _in_this_process(
@@ -140,12 +209,9 @@ class _SharedImages(Dataset[_Made]):
 
     def __init__(self, dataset: TrainingDataset, *, batch: int, count: int) -> None:
         self.dataset = dataset
+        self.count = count
         side = dataset.imgsz
         self._slots = torch.zeros((count, batch, side, side, 3), dtype=torch.uint8).share_memory_()
-
-    def numbered(self, batches: Iterable[list[Draw]]) -> Iterator[tuple[int, list[Draw]]]:
-        """Yields every batch with the number of its slot."""
-        return zip(itertools.cycle(range(len(self._slots))), batches, strict=False)
 
     def __getitems__(self, numbered: tuple[int, list[Draw]]) -> _Made | OssaError:
         slot, draws = numbered
@@ -154,41 +220,12 @@ class _SharedImages(Dataset[_Made]):
         except OssaError as error:
             return error
 
-    def copied(self, made: Iterator[_Made | OssaError], *, pin_memory: bool) -> Iterator[Batch]:
+    def copied(self, made: Iterator[_Made], *, pin_memory: bool) -> Iterator[Batch]:
         """Yields the batches with their images in memory of their own."""
-        for slot, samples, image_ids in map(_raised, made):
+        for slot, samples, image_ids in made:
             images = self._slots[slot, : len(samples)]
             batch = _batch(images if pin_memory else images.clone(), samples, image_ids)
             yield batch.pin_memory() if pin_memory else batch
-
-
-def evaluation_loader(
-    dataset: LetterboxedDataset,
-    *,
-    batch: int,
-    workers: int,
-    pin_memory: bool = False,
-    share: tuple[int, int] = (0, 1),
-) -> DataLoader[Batch]:
-    """Returns a loader over the images of the index in their order.
-
-    Of several processes each gets whole batches: every `world_size`-th from its rank on.
-    """
-    workers = workers_that_fit(workers, batch=batch, imgsz=dataset.imgsz)
-    _end_opencv_threads(workers)
-    rank, count = share
-    batches = [
-        list(range(first, min(first + batch, len(dataset))))
-        for first in range(0, len(dataset), batch)
-    ]
-    return _EvaluationLoader(
-        _ErrorsAsItems(dataset),  # type: ignore[arg-type] - collated to batches
-        batch_sampler=batches[rank::count],
-        num_workers=workers,
-        collate_fn=_collate_letterboxed,
-        worker_init_fn=_start_worker,
-        pin_memory=pin_memory,
-    )
 
 
 def make_batch(
@@ -224,47 +261,6 @@ def _batch(
     )
 
 
-def _as_made(batch: _Made) -> _Made:
-    return batch
-
-
-class _ErrorsAsItems(Dataset[tuple[Sample, int, Letterbox] | OssaError]):
-    """Returns the error of an image in its place: torch keeps of a raised one only the text."""
-
-    def __init__(self, dataset: LetterboxedDataset) -> None:
-        self._dataset = dataset
-
-    def __getitem__(self, position: int) -> tuple[Sample, int, Letterbox] | OssaError:
-        try:
-            return self._dataset[position]
-        except OssaError as error:
-            return error
-
-
-class _EvaluationLoader(DataLoader[Batch]):
-    """Raises what `_ErrorsAsItems` returned."""
-
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override] - any iterator will do
-        return map(_raised, super().__iter__())
-
-
-def _collate_letterboxed(
-    items: list[tuple[Sample, int, Letterbox] | OssaError],
-) -> Batch | OssaError:
-    error = next((item for item in items if isinstance(item, OssaError)), None)
-    if error is not None:
-        return error
-    samples, image_ids, letterboxes = zip(*items, strict=True)  # type: ignore[arg-type]
-    return make_batch(samples, image_ids, letterboxes)
-
-
-def _raised(item: Any) -> Any:
-    """Returns what a worker process has made; raises what it has caught."""
-    if isinstance(item, OssaError):
-        raise item
-    return item
-
-
 def workers_that_fit(
     workers: int, *, batch: int, imgsz: int, shared_memory: str = "/dev/shm"
 ) -> int:
@@ -279,13 +275,6 @@ def workers_that_fit(
         return workers
     batches = status.f_bavail * status.f_frsize // (batch * 3 * imgsz**2)
     return max(0, min(workers, (batches - 1) // 2))
-
-
-def _end_opencv_threads(workers: int) -> None:
-    # A worker forked while one of OpenCV's threads holds a lock would wait for it for ever.
-    # A number of 1 ends these threads; 0, the usual advice, does not.
-    if workers:
-        cv2.setNumThreads(1)
 
 
 def _start_worker(_: int) -> None:

@@ -1,7 +1,4 @@
-"""A page to look at a data set: images with their boxes, and batches as training makes them.
-
-Dimensions: B images of a batch.
-"""
+"""A page to look at a data set: images with their boxes, and batches as training makes them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +18,7 @@ from ossa.data.loader import EpochBatches, training_loader
 from ossa.errors import DataError
 from ossa.types import Batch
 from ossa.viz.draw import draw_boxes, encode_jpeg, picture_grid
-from ossa.viz.page import Column, KeyValues, Page, PictureBlock, Section, Table, write_page
+from ossa.viz.page import Block, Column, KeyValues, Page, PictureBlock, Section, Table, write_page
 
 _SIDE: Final = 360
 """Pixels of the longer side of an image on the page."""
@@ -38,12 +35,10 @@ class ImageSample:
     """Images of a split that were drawn at random."""
 
     index: DatasetIndex
-    positions: tuple[int, ...]
-    """In the index, of the images that can be decoded."""
-    images: tuple[Image, ...]
-    """With their boxes."""
+    images: Mapping[int, Image]
+    """With their boxes, by position in the index."""
     errors: tuple[str, ...]
-    """Why the others cannot."""
+    """Why others cannot be decoded."""
 
 
 def sample_images(index: DatasetIndex, *, number: int, seed: int) -> ImageSample:
@@ -63,7 +58,7 @@ def sample_images(index: DatasetIndex, *, number: int, seed: int) -> ImageSample
         scale_xy = np.array(image.shape[1::-1]) / index.sizes_wh[position]
         boxes_xyxy = index.boxes_xyxy[rows] * np.tile(scale_xy, 2)
         images[position] = draw_boxes(image, boxes_xyxy, index.labels[rows], names=index.names)
-    return ImageSample(index, tuple(images), tuple(images.values()), tuple(errors))
+    return ImageSample(index, images, tuple(errors))
 
 
 def augmented_batches(
@@ -82,8 +77,7 @@ def augmented_batches(
         DataError: an image cannot be decoded.
     """
     refuse_window(config.augment)
-    train = config.train
-    plain = config.augment.plain_epochs
+    train, plain = config.train, config.augment.plain_epochs
     dataset = TrainingDataset(
         index,
         imgsz=train.imgsz,
@@ -106,6 +100,10 @@ def draw_batch(batch: Batch, *, names: Sequence[str]) -> Image:
         boxes_xyxy = batch.boxes_xyxy[mine].numpy() * (len(small) / len(image))
         drawn.append(draw_boxes(small, boxes_xyxy, batch.labels[mine].numpy(), names=names))
     return _grid(drawn, _BATCH_COLUMNS)
+
+
+def _grid(images: Sequence[Image], columns: int) -> Image:
+    return picture_grid([images[at : at + columns] for at in range(0, len(images), columns)])
 
 
 def write_sample_page(
@@ -132,47 +130,45 @@ def write_sample_page(
     if batches:
         names = samples["train"].index.names
         sections += [_batch_section(epoch, made, names=names) for epoch, made in batches.items()]
-        sections.append(_settings_section(config))
+        train = {key: getattr(config.train, key) for key in ("imgsz", "batch", "epochs")}
+        settings = {
+            **{"recipe": config.recipe, "seed": config.seed},
+            **{f"train.{key}": value for key, value in train.items()},
+            **{f"augment.{key}": value for key, value in config.augment.model_dump().items()},
+        }
+        sections.append(Section("Settings", [KeyValues(list(settings.items()))]))
         subtitle = "Images with their boxes, and the first batches of training."
     footer = ", ".join(f"{key} {value}" for key, value in facts.items())
     return write_page(Page(title, sections, subtitle=subtitle, footer=footer), path)
 
 
 def _sample_section(split: str, sample: ImageSample) -> Section:
-    index = sample.index
-    background = int((np.diff(index.gt_offsets) == 0).sum())
+    index, counts = sample.index, np.diff(sample.index.gt_offsets)
     text = (
         f"The split has {len(index):,} images with {len(index.labels):,} boxes of "
-        f"{len(index.names)} classes; {background:,} of the images have no box. "
+        f"{len(index.names)} classes; {int((counts == 0).sum()):,} of the images have no box. "
         f"{len(sample.images)} of the images, drawn at random, are shown."
     )
-    blocks = []
+    blocks: list[Block] = []
     if sample.images:
-        grid = encode_jpeg(_grid(sample.images, _COLUMNS))
-        blocks = [PictureBlock(grid, alt=f"images of {split}"), _file_table(sample)]
+        grid = encode_jpeg(_grid(list(sample.images.values()), _COLUMNS))
+        rows = [
+            [
+                *(number // _COLUMNS + 1, number % _COLUMNS + 1, str(index.file_names[position])),
+                *(*index.sizes_wh[position].tolist(), int(counts[position])),
+            ]
+            for number, position in enumerate(sample.images)
+        ]
+        headings = ("row", "column", "file", "width", "height", "boxes")
+        columns = [Column(name, "" if name == "file" else "d") for name in headings]
+        table = Table(columns, rows, caption="Files of these images", folded=True)
+        blocks = [PictureBlock(grid, alt=f"images of {split}"), table]
     return Section(f"Split {split}", blocks, text="\n\n".join([text, *sample.errors]))
-
-
-def _file_table(sample: ImageSample) -> Table:
-    index = sample.index
-    columns = [
-        *(Column("row", "d"), Column("column", "d"), Column("file"), Column("width", "d")),
-        *(Column("height", "d"), Column("boxes", "d")),
-    ]
-    rows = []
-    for number, position in enumerate(sample.positions):
-        row, column = divmod(number, _COLUMNS)
-        width, height = index.sizes_wh[position].tolist()
-        boxes = int(np.diff(index.gt_offsets)[position])
-        file = str(index.file_names[position])
-        rows.append((row + 1, column + 1, file, width, height, boxes))
-    return Table(columns, rows, caption="Files of these images", folded=True)
 
 
 def _batch_section(epoch: int, batches: Sequence[Batch], *, names: Sequence[str]) -> Section:
     largest = max(len(batch.images) for batch in batches)
     shown = f", of which the first {_MAX_DRAWN} are shown" if largest > _MAX_DRAWN else ""
-    of_what = f"epoch {epoch + 1}" if epoch else "training"
     begins = "begins its last epoch" if epoch else "begins"
     text = (
         f"Batches of up to {largest} images{shown}. A training with the settings below {begins} "
@@ -184,17 +180,5 @@ def _batch_section(epoch: int, batches: Sequence[Batch], *, names: Sequence[str]
         PictureBlock(encode_jpeg(draw_batch(batch, names=names)), alt=f"batch {number}")
         for number, batch in enumerate(batches, start=1)
     ]
+    of_what = f"epoch {epoch + 1}" if epoch else "training"
     return Section(f"The first batches of {of_what}", images, text=text)
-
-
-def _settings_section(config: RunConfig) -> Section:
-    pairs = [
-        *(("recipe", config.recipe), ("seed", config.seed)),
-        *((f"train.{key}", getattr(config.train, key)) for key in ("imgsz", "batch", "epochs")),
-        *((f"augment.{key}", value) for key, value in config.augment.model_dump().items()),
-    ]
-    return Section("Settings", [KeyValues(pairs)])
-
-
-def _grid(images: Sequence[Image], columns: int) -> Image:
-    return picture_grid([images[at : at + columns] for at in range(0, len(images), columns)])

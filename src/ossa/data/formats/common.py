@@ -6,7 +6,6 @@ Dimensions: I images, N ground-truth objects, K classes.
 import math
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -30,25 +29,21 @@ _FARTHEST: Final = 2.0**31
 """Pixels: what is farther from an image overflows sooner or later."""
 
 
-@dataclass
 class Columns:
     """The columns of a DatasetIndex while they grow, one image after the other."""
 
-    files: list[str] = field(default_factory=list)
-    """Absolute paths."""
-    sizes_wh: list[tuple[int, int]] = field(default_factory=list)
-    gt_counts: list[int] = field(default_factory=list)
-    boxes_xyxy: list[Box] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
-    areas: list[float] = field(default_factory=list)
-    crowd: list[bool] = field(default_factory=list)
-    difficult: list[bool] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.files: list[str] = []
+        """Absolute paths."""
+        self._sizes_wh: list[tuple[int, int]] = []
+        self._counts: list[int] = []
+        self._objects: list[tuple[Box, int, float, bool, bool]] = []
 
     def add_image(self, file: str, size_wh: tuple[int, int]) -> None:
         """Begins an image, to which the objects added next belong."""
         self.files.append(file)
-        self.sizes_wh.append(size_wh)
-        self.gt_counts.append(0)
+        self._sizes_wh.append(size_wh)
+        self._counts.append(0)
 
     def add_gt(
         self,
@@ -61,12 +56,9 @@ class Columns:
     ) -> None:
         """Adds an object to the last image; its area is width x height where not given."""
         x0, y0, x1, y1 = box_xyxy
-        self.gt_counts[-1] += 1
-        self.boxes_xyxy.append(box_xyxy)
-        self.labels.append(label)
-        self.areas.append((x1 - x0) * (y1 - y0) if area is None else area)
-        self.crowd.append(crowd)
-        self.difficult.append(difficult)
+        self._counts[-1] += 1
+        area = (x1 - x0) * (y1 - y0) if area is None else area
+        self._objects.append((box_xyxy, label, area, crowd, difficult))
 
     def to_index(
         self, root: Path, names: tuple[str, ...], category_ids: Iterable[int] | None = None
@@ -76,21 +68,23 @@ class Columns:
         Classes without ids of their own are numbered from 0, objects from 1, and images by their
         stems where all of these are different numbers, else from 1.
         """
-        ids = list(range(len(names))) if category_ids is None else list(category_ids)
+        ids = range(len(names)) if category_ids is None else category_ids
+        columns = zip(*self._objects, strict=True) if self._objects else [()] * 5
+        boxes_xyxy, labels, areas, crowd, difficult = columns
         return DatasetIndex(
             root=root,
             names=names,
-            category_ids=np.array(ids, np.int64),
+            category_ids=np.array(list(ids), np.int64),
             file_names=np.array([relative_to(root, file) for file in self.files], np.str_),
             image_ids=np.array(ids_from_stems(self.files), np.int64),
-            sizes_wh=np.array(self.sizes_wh, np.int32).reshape(-1, 2),
-            gt_offsets=np.concatenate(([0], np.cumsum(self.gt_counts))).astype(np.int64),
-            boxes_xyxy=np.array(self.boxes_xyxy, np.float64).reshape(-1, 4),
-            labels=np.array(self.labels, np.int64),
-            areas=np.array(self.areas, np.float64),
-            crowd=np.array(self.crowd, np.bool_),
-            difficult=np.array(self.difficult, np.bool_),
-            annotation_ids=np.arange(1, len(self.labels) + 1, dtype=np.int64),
+            sizes_wh=np.array(self._sizes_wh, np.int32).reshape(-1, 2),
+            gt_offsets=np.concatenate(([0], np.cumsum(self._counts))).astype(np.int64),
+            boxes_xyxy=np.array(boxes_xyxy, np.float64).reshape(-1, 4),
+            labels=np.array(labels, np.int64),
+            areas=np.array(areas, np.float64),
+            crowd=np.array(crowd, np.bool_),
+            difficult=np.array(difficult, np.bool_),
+            annotation_ids=np.arange(1, len(labels) + 1, dtype=np.int64),
         )
 
 
