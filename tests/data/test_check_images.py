@@ -92,20 +92,15 @@ def test_an_image_of_another_size_than_coco_states_is_a_fault(tmp_path: Path) ->
     assert finding.examples[0].message == "50x100 pixels, annotated as 100x50"
 
 
-@pytest.mark.parametrize(
-    ("orientation", "what"), [(3, "rotated by 180°"), (6, "rotated by 90° to the right")]
-)
-def test_images_that_exif_turns_are_remarked_upon(
-    tmp_path: Path, orientation: int, what: str
-) -> None:
+def test_images_that_exif_turns_are_remarked_upon(tmp_path: Path) -> None:
     data_yaml = write_yolo_splits(tmp_path, {"train": {"1.jpg": GOOD, "2.jpg": GOOD}})
     exif = Image.Exif()
-    exif[0x0112] = orientation
+    exif[0x0112] = 6
     path = tmp_path / "images/train/2.jpg"
     Image.fromarray(gradient(100, 50)).save(path, exif=exif)
     finding = only(check(data_yaml, images=True))
     assert (finding.kind, finding.count) == ("image-rotated", 1)
-    assert finding.examples[0].message == f"{what} by EXIF"
+    assert finding.examples[0].message == "EXIF orientation 6"
     assert finding.examples[0].images[0].boxes_xyxy != ()
 
 

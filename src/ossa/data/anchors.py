@@ -11,8 +11,7 @@ from scipy.cluster.vq import kmeans2, vq
 from ossa.data.annotations import DatasetIndex
 from ossa.errors import DataError
 
-_MOST_BOXES = 20_000
-"""More of them, drawn at random, would hardly move the anchors."""
+_MOST_BOXES = 20_000  # more of them, drawn at random, would hardly move the anchors
 _STARTS = 5
 _ROUNDS = 100
 _SMALLEST_SIDE = 0.1
@@ -21,16 +20,10 @@ _SMALLEST_SIDE = 0.1
 def best_possible_recall(
     index: DatasetIndex, anchors_wh: NDArray[np.floating], *, imgsz: int, ratio: float
 ) -> float:
-    """Returns the fraction (0..1) of the training boxes that match some anchor.
+    """Returns the fraction (0..1) of the training boxes that match some of the anchors (L, A, 2).
 
     Width and height of these boxes both differ from an anchor's by less than the factor `ratio`, as
     in the assignment of training. No detector with these anchors learns from the other boxes.
-
-    Args:
-        index: of the training split.
-        anchors_wh: (L, A, 2).
-        imgsz: side of the square network input.
-        ratio: `loss.anchor_ratio`.
 
     Raises:
         DataError: no box that trains.
@@ -51,13 +44,6 @@ def fit_anchors(
     k-means of the logarithms of width and height: there distances are ratios, which decide
     whether an anchor fits, and a small box counts as much as a large one. Starts by k-means++
     (Arthur and Vassilvitskii, 2007), the best of several. In tenths of a pixel.
-
-    Args:
-        index: of the training split.
-        num_levels: L.
-        per_level: A.
-        imgsz: side of the square network input.
-        seed: of the starts, and of the boxes drawn where there are very many.
 
     Raises:
         DataError: fewer boxes of different sizes than anchors.

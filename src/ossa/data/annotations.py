@@ -155,15 +155,11 @@ def duplicate_boxes(index: DatasetIndex) -> NDArray[np.bool_]:
 
 def without_boxes(index: DatasetIndex) -> str:
     """Returns in words what an index has of which no object trains or is scored."""
-    start = f"{len(index)} images and no usable box"
-    if not len(index.labels):
-        return start
-    counts = {
-        "crowd regions": int(index.crowd.sum()),
-        "difficult objects": int((index.difficult & ~index.crowd).sum()),
-    }
+    crowds, difficult = int(index.crowd.sum()), int((index.difficult & ~index.crowd).sum())
+    counts = {"crowd regions": crowds, "difficult objects": difficult}
     kinds = " and ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-    return f"{start} but {kinds}, which neither train nor are scored"
+    but = f" but {kinds}, which neither train nor are scored" if kinds else ""
+    return f"{len(index)} images and no usable box{but}"
 
 
 def select_classes(
@@ -172,13 +168,8 @@ def select_classes(
     """Returns the index with the classes asked for, and a sentence on what was left out.
 
     Objects of other classes are removed; their images stay, as background where nothing is left. A
-    class has the id of the first of those that it is made of.
-
-    Args:
-        index: of a split.
-        classes: the names of the files by the new name; no name of the files stands twice.
-        file: the data.yaml, for errors and sentences.
-        line: of key `classes` in it.
+    class has the id of the first of those that it is made of. `file` and `line` are those of key
+    `classes` in the data.yaml, for errors and sentences.
 
     Raises:
         ConfigError: the files have no class of such a name.

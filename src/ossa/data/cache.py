@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -143,8 +143,16 @@ def open_pixels(
     name = f"pixels-{hashlib.sha256(identity.encode()).hexdigest()[:24]}"
     what = f"{len(index):,} images of split '{split}' at {imgsz} px"
     builder = _Builder(index, imgsz, reduced, name, what, listener, strict)
+    find, build = builder.in_memory, builder.build_in_memory
+    if place == "disk":
+        find, build = builder.on_disk, builder.build_on_disk
     try:
-        pixels = builder.on_disk() if place == "disk" else builder.in_memory()
+        pixels = find()
+        if pixels is None:
+            cache_folder().mkdir(parents=True, exist_ok=True)
+            on_wait = lambda owner: listener.note(f"waiting for {owner}")  # noqa: E731
+            with held(cache_folder(), on_wait=on_wait):  # who builds a cache is alone
+                pixels = find() or build()
     except (OSError, CheckpointError) as error:
         reason = os_reason(error) if isinstance(error, OSError) else error.reason
         if place == "auto":
@@ -200,94 +208,81 @@ class _Builder:
         pixels = self.imgsz * (shorter + 1).sum()
         return int(3 * pixels) + 100 * len(self.index) + 2000  # columns and header
 
-    def on_disk(self) -> PixelCache:
-        folder = cache_folder()
-        file, unfinished = folder / f"{self.name}.bin", folder / f".{self.name}.tmp"
-        pixels = self._opened(file)
-        if pixels is not None:
-            return pixels
-        with self._locked():
-            for leftover in folder.glob(".pixels-*.tmp"):  # of a process that was killed
-                leftover.unlink(missing_ok=True)
-            pixels = self._opened(file)
-            if pixels is not None:
-                return pixels
-            file.unlink(missing_ok=True)  # of other images or times; its space may be needed
-            if not self._sources.settled:
-                time.sleep(2)  # after which every change of a file shows in its stamp
-            try:
-                with unfinished.open("xb") as stream:
-                    self._write(stream, "on disk")
-                    os.fsync(stream.fileno())
-                unfinished.replace(file)
-            finally:
-                unfinished.unlink(missing_ok=True)
+    def on_disk(self) -> PixelCache | None:
+        return self._opened(cache_folder() / f"{self.name}.bin")
+
+    def build_on_disk(self) -> PixelCache:
+        file = cache_folder() / f"{self.name}.bin"
+        unfinished = file.with_name(f".{self.name}.tmp")
+        for leftover in cache_folder().glob(".pixels-*.tmp"):  # of a process that was killed
+            leftover.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)  # of other images or times; its space may be needed
+        if not self._sources.settled:
+            time.sleep(2)  # after which every change of a file shows in its stamp
+        try:
+            with unfinished.open("xb") as stream:
+                self._write(stream, "on disk")
+                os.fsync(stream.fileno())
+            unfinished.replace(file)
+        finally:
+            unfinished.unlink(missing_ok=True)
         return PixelCache(file)
 
     def in_memory(self) -> PixelCache | None:
-        pixels = self._shared()
-        if pixels is not None:
-            return pixels
-        with self._locked():
-            pixels = self._shared()
-            if pixels is not None:
-                return pixels
-            room = min(int(_SHARE_OF_MEMORY * free_memory()), _MOST_IN_MEMORY)
-            if self.nbytes > room:
-                self.listener.note(
-                    f"no cache of {self.what}: {_size(self.nbytes)}, more than the {_size(room)} "
-                    "of memory that --cache auto takes; --cache disk keeps them"
-                )
-                return None
-            memory = new_memory_file(f"ossa-{self.name}")
-            try:
-                self._write(memory, "in memory")
-            except BaseException:
-                memory.close()
-                raise
-            # A later change of files as new as these might not show: nobody else may find them.
-            if self._sources.settled:
-                seal(memory)
-        return PixelCache(_path_of(memory), memory=memory)
-
-    def _shared(self) -> PixelCache | None:
         """Returns the pixels that another process, or this one, has in memory."""
         for memory in open_memory_files(f"ossa-{self.name}"):
-            pixels = self._opened(_path_of(memory), memory=memory)
+            pixels = self._opened(_path_of(memory), memory)
             if pixels is not None:
                 return pixels
             memory.close()
         return None
 
-    def _opened(self, file: Path, *, memory: BinaryIO | None = None) -> PixelCache | None:
+    def build_in_memory(self) -> PixelCache | None:
+        room = min(int(_SHARE_OF_MEMORY * free_memory()), _MOST_IN_MEMORY)
+        if self.nbytes > room:
+            self.listener.note(
+                f"no cache of {self.what}: {_size(self.nbytes)}, more than the {_size(room)} of "
+                "memory that --cache auto takes; --cache disk keeps them"
+            )
+            return None
+        memory = new_memory_file(f"ossa-{self.name}")
+        try:
+            self._write(memory, "in memory")
+        except BaseException:
+            memory.close()
+            raise
+        # A later change of files as new as these might not show: nobody else may find them.
+        if self._sources.settled:
+            seal(memory)
+        return PixelCache(_path_of(memory), memory=memory)
+
+    def _opened(self, file: Path, memory: BinaryIO | None = None) -> PixelCache | None:
         """Returns the pixels of a file, or None where it has others than those asked for."""
         with suppress(OSError, ValueError, KeyError, TypeError):  # none yet, or of another version
             pixels = PixelCache(file, memory=memory)
-            if pixels.about["key"] == self._key and np.array_equal(
-                pixels.columns["stamps"], self._sources.stamps
-            ):
+            stamps = pixels.columns["stamps"]
+            if pixels.about["key"] == self._key and np.array_equal(stamps, self._sources.stamps):
                 return pixels
         return None
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Holds the cache folder, so that others who build a cache wait."""
-        cache_folder().mkdir(parents=True, exist_ok=True)
-        with held(cache_folder(), on_wait=lambda owner: self.listener.note(f"waiting for {owner}")):
-            yield
 
     def _write(self, stream: BinaryIO, where: str) -> None:
         """Decodes all images and writes the file; reserves the room for it first."""
         _allocate(stream, self.nbytes)
         self.listener.note(f"decoding {self.what} once, {_size(self.nbytes)} {where}")
         count, at = len(self.index), 0
-        sizes_hw, scales_yx = np.zeros((count, 2), np.int32), np.zeros((count, 2))
-        offsets = np.zeros(count, np.int64)
+        columns = {
+            "image_ids": self.index.image_ids,
+            "offsets": np.zeros(count, np.int64),
+            "sizes_hw": np.zeros((count, 2), np.int32),
+            "scales_yx": np.zeros((count, 2)),
+            "stamps": self._sources.stamps,
+        }
         faults: list[tuple[int, str]] = []
         for position, read in enumerate(self._read()):
-            offsets[position] = at
+            columns["offsets"][position] = at
             if isinstance(read, Resized):
-                sizes_hw[position], scales_yx[position] = read.image.shape[:2], read.scale_yx
+                columns["sizes_hw"][position] = read.image.shape[:2]
+                columns["scales_yx"][position] = read.scale_yx
                 at += stream.write(np.ascontiguousarray(read.image).data)
             elif self.strict:
                 raise read
@@ -295,13 +290,6 @@ class _Builder:
                 faults.append((position, read.reason))
             self.listener.on_prepare("decoding for the cache", done=position + 1, total=count)
         at += stream.write(bytes(-at % _END_BYTES))  # so that the columns are aligned
-        columns = {
-            "image_ids": self.index.image_ids,
-            "offsets": offsets,
-            "sizes_hw": sizes_hw,
-            "scales_yx": scales_yx,
-            "stamps": self._sources.stamps,
-        }
         write_columns(stream, columns, {"key": self._key, "faults": faults})
         stream.write(at.to_bytes(_END_BYTES, "little"))
         stream.flush()
@@ -309,20 +297,21 @@ class _Builder:
 
     def _read(self) -> Iterator[Resized | DataError]:
         """Yields every image, or what is wrong with it, in their order."""
+
+        def read(position: int) -> Resized | DataError:
+            try:
+                return read_resized(self.index, position, self.imgsz, reduced=self.reduced)
+            except DataError as error:
+                return error
+
         threads = min(os.cpu_count() or 1, _MOST_THREADS)
         pool = ThreadPoolExecutor(threads)
         try:
             for first in range(0, len(self.index), _AT_ONCE * threads):
                 last = min(first + _AT_ONCE * threads, len(self.index))
-                yield from pool.map(self._read_one, range(first, last))
+                yield from pool.map(read, range(first, last))
         finally:
             pool.shutdown(cancel_futures=True)
-
-    def _read_one(self, position: int) -> Resized | DataError:
-        try:
-            return read_resized(self.index, position, self.imgsz, reduced=self.reduced)
-        except DataError as error:
-            return error
 
 
 def _allocate(stream: BinaryIO, nbytes: int) -> None:

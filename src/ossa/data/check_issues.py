@@ -32,16 +32,6 @@ RARE: Final = 100
 _NO_LABELS: Final = frozenset({"classes.txt"})
 """Files that annotation tools leave beside the labels."""
 _MAX_BYTES: Final = 2_000_000_000
-_ROTATIONS: Final = {
-    2: "mirrored",
-    3: "rotated by 180°",
-    4: "mirrored and rotated by 180°",
-    5: "mirrored and rotated by 90°",
-    6: "rotated by 90° to the right",
-    7: "mirrored and rotated by 270°",
-    8: "rotated by 90° to the left",
-}
-"""By EXIF orientation; 1 is upright."""
 
 ClassCounts = Mapping[str, Mapping[str, int]]
 """The boxes that train, neither crowd nor difficult, by class name and by split."""
@@ -53,10 +43,7 @@ ClassCounts = Mapping[str, Mapping[str, int]]
 def find_strange_boxes(
     index: DatasetIndex, split: str, *, imgsz: int, description: DataDescription
 ) -> list[IssueGroup]:
-    """Returns groups of boxes that are duplicates, tiny, or cover their images; no crowd regions.
-
-    `imgsz` is the side of the square network input.
-    """
+    """Returns groups of boxes that are duplicates, tiny, or cover their images; no crowds."""
     sizes_wh = sizes_at_input_wh(index, imgsz)
     sides = np.where(index.crowd, np.inf, sizes_wh.min(axis=1, initial=np.inf))
     images_wh = index.sizes_wh * (imgsz / index.sizes_wh.max(axis=1, keepdims=True))
@@ -165,9 +152,8 @@ def find_unlabelled(split: str, report: IndexReport, *, data_format: str) -> lis
     """
     if data_format == "voc":
         return []
-    kind, detail = IssueKind.IMAGE_BACKGROUND, "no annotation"
-    if data_format == "yolo":
-        detail = "no label file"
+    kind = IssueKind.IMAGE_BACKGROUND
+    detail = "no label file" if data_format == "yolo" else "no annotation"
     issues = (
         Issue(kind, Path(image), None, detail, images=(ImageBoxes(image),))
         for image in report.labels.unlabelled
@@ -329,8 +315,8 @@ def find_broken_images(
     for position, path in enumerate(paths_of(index)):
         state = states[path]
         kind, detail, image = state.kind, state.detail, ImageBoxes(path)
-        if kind is None and state.orientation in _ROTATIONS:
-            kind, detail = IssueKind.IMAGE_ROTATED, f"{_ROTATIONS[state.orientation]} by EXIF"
+        if kind is None and state.orientation > 1:
+            kind, detail = IssueKind.IMAGE_ROTATED, f"EXIF orientation {state.orientation}"
             image = with_boxes(index, position)
         if kind is not None:
             issues.append(Issue(kind, Path(path), None, detail, images=(image,)))

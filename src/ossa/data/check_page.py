@@ -4,16 +4,16 @@ Images are uint8 (H, W, 3) RGB.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ossa.data.check import SIZE_NAMES, Check, boxes_per_image
+from ossa.data.check import SIZE_NAMES, Check, Statistics, boxes_per_image
 from ossa.data.check_figures import check_figures
 from ossa.data.check_issues import with_boxes
 from ossa.data.decode import decode_image
@@ -141,13 +141,21 @@ def _issue_blocks(group: IssueGroup, root: Path) -> list[Block]:
     return blocks
 
 
+def _by_split(
+    check: Check,
+    columns: Sequence[Column],
+    cells: Callable[[Statistics], Iterable[Cell]],
+    **options: Any,
+) -> Table:
+    """Returns a table with a row for each split."""
+    rows = [[split, *cells(one)] for split, one in check.statistics.items()]
+    return Table([Column("split"), *columns], rows, **options)
+
+
 def _split_table(check: Check) -> Table:
-    columns = ("images", "background", "boxes", "crowd", "difficult")
-    rows = [
-        [split, *(getattr(one, f"num_{name}") for name in columns)]
-        for split, one in check.statistics.items()
-    ]
-    return Table([Column("split"), *(Column(name, ",d") for name in columns)], rows)
+    names = ("images", "background", "boxes", "crowd", "difficult")
+    columns = [Column(name, ",d") for name in names]
+    return _by_split(check, columns, lambda one: [getattr(one, f"num_{name}") for name in names])
 
 
 def _class_table(check: Check) -> Table:
@@ -160,50 +168,48 @@ def _class_table(check: Check) -> Table:
 
 
 def _size_table(check: Check) -> Table:
-    rows: list[list[Cell]] = []
-    for split, one in check.statistics.items():
-        total = max(one.num_boxes, 1)
-        at_input = f"at the input, {check.imgsz} px"
-        for frame, sizes in ((at_input, one.sizes), ("in the files", one.sizes_in_files)):
-            rows.append([split, frame, *(sizes[name] / total for name in SIZE_NAMES)])
-    return Table([Column("split"), Column(""), *(Column(name, ".1%") for name in SIZE_NAMES)], rows)
+    frames = (f"at {check.imgsz} px", "in the files")
+    columns = [Column(f"{name} {frame}", ".1%") for frame in frames for name in SIZE_NAMES]
+    return _by_split(
+        check,
+        columns,
+        lambda one: [
+            sizes[name] / max(one.num_boxes, 1)
+            for sizes in (one.sizes, one.sizes_in_files)
+            for name in SIZE_NAMES
+        ],
+    )
 
 
 def _crowding_table(check: Check) -> Table:
     kinds = list(next(iter(check.statistics.values())).crowding)
     quantiles = {"mean": "mean boxes", "median": "median", "p95": "95%", "max": "maximum"}
-    columns = [
-        Column("split"),
-        *(Column(name, ",.4g", note="boxes in an image") for name in quantiles.values()),
-        *(Column(kind, ".1%") for kind in kinds),
-    ]
-    rows: list[list[Cell]] = [
-        [
-            split,
-            *(one.boxes_per_image.get(key) for key in quantiles),
-            *(one.crowding[kind] / max(one.num_boxes, 1) for kind in kinds),
-        ]
-        for split, one in check.statistics.items()
-    ]
+    columns = [Column(name, ",.4g", note="boxes in an image") for name in quantiles.values()]
+    columns += [Column(kind, ".1%") for kind in kinds]
     note = (
         "Crowded: IoU above 0.2 with another object, or three centres within twice the box's side. "
         "Isolated: no overlap, and no centre within 1.5 sides. Touching: the rest."
     )
-    return Table(columns, rows, note=note if kinds else "")
+    return _by_split(
+        check,
+        columns,
+        lambda one: [
+            *(one.boxes_per_image.get(key) for key in quantiles),
+            *(one.crowding[kind] / max(one.num_boxes, 1) for kind in kinds),
+        ],
+        note=note if kinds else "",
+    )
 
 
 def _shape_table(check: Check) -> Table:
     quantiles = {"min": "minimum", "p5": "5%", "median": "median", "p95": "95%", "max": "maximum"}
-    columns = [
-        Column("split"),
-        *(Column(name, ".2f") for name in quantiles.values()),
-        Column("best possible recall", ".4f"),
-    ]
-    rows: list[list[Cell]] = [
-        [split, *(one.aspect_ratios.get(key) for key in quantiles), one.best_possible_recall]
-        for split, one in check.statistics.items()
-    ]
-    return Table(columns, rows, caption="Width over height, and best possible recall of anchors")
+    columns = [Column(name, ".2f") for name in quantiles.values()]
+    return _by_split(
+        check,
+        [*columns, Column("best possible recall", ".4f")],
+        lambda one: [*map(one.aspect_ratios.get, quantiles), one.best_possible_recall],
+        caption="Width over height, and best possible recall of anchors",
+    )
 
 
 def _most_crowded(check: Check) -> list[ImageBoxes]:
@@ -212,10 +218,9 @@ def _most_crowded(check: Check) -> list[ImageBoxes]:
     for index in check.indexes.values():
         counts = boxes_per_image(index)
         for position in np.argsort(-counts, kind="stable")[:_MAX_CROWDED].tolist():
-            if counts[position]:
-                candidates[index.image_path(position)] = with_boxes(index, position)
+            candidates[index.image_path(position)] = with_boxes(index, position)
     crowded = sorted(candidates.values(), key=lambda image: -len(image.boxes_xyxy))
-    return crowded[:_MAX_CROWDED]
+    return [image for image in crowded[:_MAX_CROWDED] if image.boxes_xyxy]
 
 
 @dataclass(frozen=True)
@@ -283,21 +288,15 @@ def _draw(shown: ImageBoxes) -> NDArray[np.uint8] | None:
 
 def _window(boxes_xyxy: Sequence[Box], size_wh: tuple[int, int]) -> Box:
     """Returns the part of the plane to show: all boxes, and the image if they are large."""
-    width, height = size_wh
-    if not boxes_xyxy:
-        return 0.0, 0.0, float(width), float(height)
-    corners = np.array(boxes_xyxy)
-    x0, y0 = corners[:, :2].min(axis=0).tolist()
-    x1, y1 = corners[:, 2:].max(axis=0).tolist()
-    longest = max(x1 - x0, y1 - y0)
-    if longest < _SMALL * max(size_wh):
+    corners = np.array(boxes_xyxy, np.float64).reshape(-1, 2, 2)
+    image = np.array([(0, 0), size_wh], np.float64)
+    low, high = corners.min(axis=(0, 1), initial=np.inf), corners.max(axis=(0, 1), initial=-np.inf)
+    longest = float((high - low).max())
+    if 0 <= longest < _SMALL * max(size_wh):
         reach = max(_CONTEXT * longest, _MIN_WINDOW) / 2
-        x, y = (x0 + x1) / 2, (y0 + y1) / 2
-        return x - reach, y - reach, x + reach, y + reach
+        middle = (low + high) / 2
+        return *(middle - reach).tolist(), *(middle + reach).tolist()
     beyond = _MAX_BEYOND * max(size_wh)
-    return (
-        max(min(x0, 0.0), -beyond),
-        max(min(y0, 0.0), -beyond),
-        min(max(x1, float(width)), width + beyond),
-        min(max(y1, float(height)), height + beyond),
-    )
+    low = np.maximum(np.minimum(low, image[0]), image[0] - beyond)
+    high = np.minimum(np.maximum(high, image[1]), image[1] + beyond)
+    return *low.tolist(), *high.tolist()

@@ -1,5 +1,6 @@
 """Samples and letterboxed images of an index, as functions of position and seed."""
 
+import math
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from ossa.config import AugmentConfig
 from ossa.data.annotations import DatasetIndex, select_gt
 from ossa.data.augment import training_sample
 from ossa.data.cache import PixelCache
-from ossa.data.letterbox import Resized, on_canvas, read_resized
+from ossa.data.letterbox import on_canvas, read_resized
 from ossa.types import Letterbox, Sample
 
 
@@ -38,20 +39,17 @@ class TrainingDataset(Dataset[tuple[Sample, int]]):
         plain_from_epoch: int | None = None,
         pixels: PixelCache | None = None,
     ) -> None:
-        """Args:
-        index: of the images.
-        imgsz: side of a sample in pixels.
-        augment: probabilities and ranges.
-        seed: of all that is random.
-        plain_from_epoch: the first epoch without mosaic and mixup, None for never.
-        pixels: the same images, decoded as this data set decodes them; it changes no sample.
+        """`imgsz` is the side of a sample; `pixels` are the same images, which change no sample.
+
+        From `plain_from_epoch` on there is neither mosaic nor mixup.
         """
         self.index = index
         self.pixels = pixels
         self.imgsz = imgsz
         self.augment = augment
         self.seed = seed
-        self.plain_from_epoch = plain_from_epoch
+        self._plain_from = math.inf if plain_from_epoch is None else plain_from_epoch
+        self._plain = augment.model_copy(update={"mosaic": 0.0, "mixup": 0.0})
         self._gt = _training_gt(index)
 
     def __len__(self) -> int:
@@ -63,27 +61,21 @@ class TrainingDataset(Dataset[tuple[Sample, int]]):
             load=self.load,
             num_images=len(self.index),
             imgsz=self.imgsz,
-            augment=self._augment_in(draw.epoch),
+            augment=self.augment if draw.epoch < self._plain_from else self._plain,
             generator=np.random.default_rng((self.seed, draw.epoch, draw.position)),
         )
         return sample, int(self.index.image_ids[draw.position])
 
-    def _augment_in(self, epoch: int) -> AugmentConfig:
-        if self.plain_from_epoch is None or epoch < self.plain_from_epoch:
-            return self.augment
-        return self.augment.model_copy(update={"mosaic": 0.0, "mixup": 0.0})
-
     def load(self, position: int) -> Sample:
         """Returns the image with its longer side of `imgsz` pixels, and the boxes that train."""
-        image, scale_yx = self._resized(position)
+        image, scale_yx = (
+            read_resized(self.index, position, self.imgsz, reduced=True)
+            if self.pixels is None
+            else self.pixels[position]
+        )
         rows = self._gt.gt_rows(position)
         boxes_xyxy = self._gt.boxes_xyxy[rows] * scale_yx[[1, 0, 1, 0]]
         return Sample(image, boxes_xyxy.astype(np.float32), self._gt.labels[rows])
-
-    def _resized(self, position: int) -> Resized:
-        if self.pixels is not None:
-            return self.pixels[position]
-        return read_resized(self.index, position, self.imgsz, reduced=True)
 
 
 class LetterboxedDataset(Dataset[tuple[Sample, int, Letterbox]]):
@@ -102,7 +94,7 @@ class LetterboxedDataset(Dataset[tuple[Sample, int, Letterbox]]):
         return len(self.index)
 
     def __getitem__(self, position: int) -> tuple[Sample, int, Letterbox]:
-        width, height = (int(side) for side in self.index.sizes_wh[position])
+        width, height = self.index.sizes_wh[position].tolist()
         image, _ = (
             read_resized(self.index, position, self.imgsz)
             if self.pixels is None

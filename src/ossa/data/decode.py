@@ -39,16 +39,15 @@ _KINDS: Final = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "AVIF")
 _MOST_PIXELS_PER_BYTE: Final = {"JPEG": 1000, "MPO": 1000, "PNG": 10_000}
 """More than any compression reaches: a blank JPEG has 256, a blank PNG of one bit 8200."""
 
-# OpenCV names the reduced flags for grey and BGR only; grey's reduction with the RGB bit is RGB.
-_FLAG_OF_REDUCTION: Final = {
-    1: cv2.IMREAD_COLOR_RGB,
-    2: cv2.IMREAD_REDUCED_GRAYSCALE_2 | cv2.IMREAD_COLOR_RGB,
-    4: cv2.IMREAD_REDUCED_GRAYSCALE_4 | cv2.IMREAD_COLOR_RGB,
-    8: cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_COLOR_RGB,
+_REDUCED: Final = {
+    1: 0,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
+"""OpenCV names these flags for grey and BGR only; grey's with the RGB bit is RGB."""
 _MOST_CHUNKS: Final = 100_000
-_MOST_CHUNKS_AHEAD: Final = 1000
-"""PNG chunks before the pixels."""
+_MOST_CHUNKS_AHEAD: Final = 1000  # PNG chunks before the pixels
 _IDAT_BYTES_UNCHECKED: Final = 1_000_000
 """OpenCV inflates so many bytes of a PNG to a gigabyte in two seconds, however few its pixels."""
 _MOST_SCANS: Final = 100
@@ -134,8 +133,8 @@ def decode_image(
         raise _damaged(f"its pixels come in more than {_MOST_SCANS} scans", path)
     reduction = 1
     if reduce_to is not None and size_wh is not None and is_jpeg:
-        fitting = (factor for factor in (8, 4, 2) if -(-max(size_wh) // factor) >= reduce_to)
-        reduction = next(fitting, 1)
+        sides = {factor: -(-max(size_wh) // factor) for factor in (8, 4, 2)}
+        reduction = next((factor for factor, side in sides.items() if side >= reduce_to), 1)
     image = _decode(data, header, path, reduction=reduction)
     height, width = image.shape[:2]
     if size_wh is not None and (width, height) != tuple(-(-side // reduction) for side in size_wh):
@@ -149,13 +148,7 @@ def decode_image(
 
 
 def open_image(source: BinaryIO) -> Image.Image:
-    """Returns what Pillow makes of a file of the kinds that are read.
-
-    For some others Pillow starts a program, such as Ghostscript for PostScript.
-
-    Raises:
-        Exception: on damaged files Pillow raises errors of a dozen kinds.
-    """
+    """Returns what Pillow makes of a file of the kinds that are read; raises a dozen kinds."""
     return Image.open(source, formats=_KINDS)
 
 
@@ -179,8 +172,11 @@ def _read_header(source: BinaryIO, path: Path) -> ImageHeader:
 
 
 def _damaged(what: str, path: Path) -> DataError:
-    found, advice = f"a damaged one: {what}", "replace or remove it"
-    return DataError(expected="an image", found=found, path=path, advice=advice)
+    return _no_image(f"a damaged one: {what}", path)
+
+
+def _no_image(found: str, path: Path) -> DataError:
+    return DataError(expected="an image", found=found, path=path, advice="replace or remove it")
 
 
 def _too_large(size: str, path: Path) -> DataError:
@@ -193,28 +189,25 @@ def _too_large(size: str, path: Path) -> DataError:
 
 
 def _decode(data: bytes, header: ImageHeader, path: Path, *, reduction: int) -> NDArray[np.uint8]:
-    # OpenCV multiplies the colours of a TIFF by its alpha and fails on turned ones.
-    pil_first = header.kind == _TIFF
-    image = None if pil_first else _decode_with_cv2(data, reduction)
+    decoders = [_decode_with_cv2, _decode_with_pil]
+    if header.kind == _TIFF:  # OpenCV multiplies its colours by its alpha, and fails on turned ones
+        decoders.reverse()
     reason = "an image of an unknown kind (8 or 16 bits a channel are read)"
-    if image is None:
+    for decode in decoders:
         try:
-            image = _decode_with_pil(data, reduction)
+            image = decode(data, reduction)
         except Exception as error:  # see _read_header
             reason = _reason(error)
-    if image is None and pil_first:
-        image = _decode_with_cv2(data, reduction)
-    if image is None:
-        advice = "replace or remove it"
-        raise DataError(expected="an image", found=reason, path=path, advice=advice)
-    return _upright(image, header.orientation)
+        else:
+            if image is not None:
+                return _upright(image, header.orientation)
+    raise _no_image(reason, path)
 
 
 def _check_chunks(data: bytes, path: Path) -> None:
     """Raises DataError for a PNG with a chunk that is cut short, missing or not what was written.
 
-    OpenCV makes black rows of the rest, and room for as many bytes as a chunk claims, up to four
-    gigabytes. A chunk is its length, its name, that many bytes and a CRC (PNG specification, 5.3).
+    OpenCV makes black rows of the rest, and room for as many bytes as a chunk claims, up to 4 GB.
     """
     at, name, count, pixels = 8, b"", 0, []
     while name != b"IEND":
@@ -238,10 +231,7 @@ def _check_chunks(data: bytes, path: Path) -> None:
 
 
 def _check_chunks_ahead(stream: BinaryIO, path: Path) -> None:
-    """Raises DataError for a PNG with so many chunks before its pixels that none can be meant.
-
-    Pillow takes microseconds for each, and a file has room for millions.
-    """
+    """Raises DataError for a PNG of thousands of chunks before pixels, for which Pillow is slow."""
     if stream.read(8) == b"\x89PNG\r\n\x1a\n":
         chunks = 0
         while len(head := stream.read(8)) == 8 and head[4:] not in (b"IDAT", b"IEND"):
@@ -269,10 +259,7 @@ def _check_inflated(data: bytes, chunks: list[tuple[int, int]], path: Path) -> N
 
 
 def _count_scans(data: bytes) -> int:
-    """Returns how often a JPEG begins to draw its picture, counted to one above `_MOST_SCANS`.
-
-    Only the first image of the file counts; 1 where one scan holds all components, as is usual.
-    """
+    """Returns the scans of the first JPEG image of a file, counted to one above `_MOST_SCANS`."""
     at, scans, components, is_progressive = 2, 0, 0, False
     while scans <= _MOST_SCANS and (found := _JPEG_MARKER.search(data, at)):
         at, marker = found.end(), found[0][1]
@@ -290,13 +277,11 @@ def _count_scans(data: bytes) -> int:
 
 def _decode_with_cv2(data: bytes, reduction: int) -> NDArray[np.uint8] | None:
     # Of a damaged EXIF block OpenCV makes another orientation than Pillow: the header's counts.
-    flags = _FLAG_OF_REDUCTION[reduction] | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
+    flags = cv2.IMREAD_COLOR_RGB | _REDUCED[reduction] | cv2.IMREAD_IGNORE_ORIENTATION
+    with suppress(cv2.error):
         # From memory, unlike from a file, a JPEG that is cut short gives None, not half an image.
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
-        return None
-    return image  # type: ignore[return-value]  # OpenCV's stub knows neither None nor uint8
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)  # type: ignore[return-value]
+    return None
 
 
 def _decode_with_pil(data: bytes, reduction: int) -> NDArray[np.uint8] | None:

@@ -73,9 +73,7 @@ class IssueKind(StrEnum):
 
     VAL_MISSING = _stop("val-missing", "no split to evaluate on while training", "name one as val")
     CLASSES_DIFFER = _stop(
-        "classes-differ",
-        "splits with other classes than train",
-        "give both the same categories, or choose those in common by key 'classes'",
+        "classes-differ", "splits with other classes than train", "choose common ones by 'classes'"
     )
     TRAINING_WITHOUT_BOXES = _stop(
         "training-without-boxes",
@@ -88,9 +86,7 @@ class IssueKind(StrEnum):
         "most training images have no label",
         "bring the labels there, or train with --allow-unlabeled",
     )
-    IMAGES_UNUSABLE = _stop(
-        "images-unusable", "splits without an image that can be decoded", _REPLACE
-    )
+    IMAGES_UNUSABLE = _stop("images-unusable", "splits without a decodable image", _REPLACE)
     IMAGE_MISSING = _error("image-missing", "missing images", _REPLACE)
     IMAGE_UNREADABLE = _error("image-unreadable", "unreadable images", _REPLACE)
     IMAGE_TRUNCATED = _error("image-truncated", "truncated images", _REPLACE)
@@ -100,9 +96,7 @@ class IssueKind(StrEnum):
         "correct the size and check whether the boxes belong to the image",
     )
     IMAGE_LEAKED = _error(
-        "image-leaked",
-        "images of val or test that are also in train",
-        "remove them from one of the two splits",
+        "image-leaked", "images of val or test that are also in train", "keep them in one split"
     )
     IMAGE_SHARED = _warning("image-shared", "images of test that are also in val", _INTENDED)
     IMAGE_DUPLICATED = _warning(
@@ -111,42 +105,28 @@ class IssueKind(StrEnum):
     TRAIN_MISSING = _warning("train-missing", "no training split", _INTENDED, True)
     IMAGE_LISTED_TWICE = _info("image-listed-twice", "images listed twice", "they are read once")
     IMAGE_ROTATED = _warning(
-        "image-rotated",
-        "images rotated by EXIF",
-        "boxes must belong to the rotated image: look at the images",
+        "image-rotated", "images rotated by EXIF", "check that boxes belong to the rotated image"
     )
     IMAGE_BACKGROUND = _warning(
-        "image-background",
-        "images without labels",
-        "they train as background: check that no label is lost",
+        "image-background", "images without labels", "they train as background: is no label lost?"
     )
     IMAGE_WITHOUT_LABELS = _error(
-        "image-without-labels",
-        "images without an annotation file",
-        "annotate them or remove them from the list",
+        "image-without-labels", "images without an annotation file", "annotate or unlist them"
     )
     LABELS_UNREADABLE = _error(
         "labels-unreadable", "unreadable label files", "correct them; their images are left out"
     )
     LABELS_WITHOUT_IMAGE = _error(
-        "labels-without-image",
-        "labels without an image",
-        "bring the images back or remove the labels",
+        "labels-without-image", "labels without an image", "bring it back, or remove the labels"
     )
     LABELS_AT_TWO_PLACES = _error(
-        "labels-at-two-places",
-        "images with different labels in two places",
-        "remove the wrong ones",
+        "labels-at-two-places", "different labels in two places", "remove the wrong ones"
     )
     LABELS_SHARED = _error(
-        "labels-shared",
-        "images with the same stem, which share their labels",
-        "rename one of each",
+        "labels-shared", "images of one stem, which share their labels", "rename one of each"
     )
     ENTRY_UNUSABLE = _error(
-        "entry-unusable",
-        "entries of lists or JSON files that cannot be used",
-        "correct or remove them",
+        "entry-unusable", "unusable entries of lists or JSON files", "correct or remove them"
     )
     SPLIT_WITHOUT_BOXES = _error(
         "split-without-boxes",
@@ -160,24 +140,14 @@ class IssueKind(StrEnum):
         "box-duplicated", "duplicate boxes", "remove one of each; training keeps the first"
     )
     BOX_OVERHANGING = _warning(
-        "box-overhanging",
-        "boxes that reach out of their image by more than a pixel",
-        "training clips them",
+        "box-overhanging", "boxes more than a pixel out of their image", "training clips them"
     )
     BOX_TINY = _warning(
-        "box-tiny",
-        "tiny boxes",
-        "train on larger images or tiles, or check that they are objects",
+        "box-tiny", "tiny boxes", "train on larger images or tiles; check that they are objects"
     )
-    BOX_COVERING = _warning(
-        "box-covering",
-        "boxes that cover their whole image",
-        "check that they are intended and not a default",
-    )
+    BOX_COVERING = _warning("box-covering", "boxes that cover their whole image", _INTENDED)
     CLASS_UNKNOWN = _error(
-        "class-unknown",
-        "boxes of an unknown class",
-        "add the class to the names or correct the boxes",
+        "class-unknown", "boxes of an unknown class", "add it to the names, or correct the boxes"
     )
     CLASS_UNTRAINED = _error(
         "class-untrained",
@@ -185,9 +155,7 @@ class IssueKind(StrEnum):
         "no detector learns them: split anew or leave them out by key 'classes'",
     )
     CLASS_UNEVALUATED = _warning(
-        "class-unevaluated",
-        "classes in train but not in val",
-        "how well they are learned is not measured",
+        "class-unevaluated", "classes in train but not in val", "how well they do is not measured"
     )
     CLASS_UNUSED = _info(
         "class-unused", "classes without a box in any split", "leave them out by key 'classes'"
@@ -198,9 +166,7 @@ class IssueKind(StrEnum):
         "expect a low AP for them; more images of them help most",
     )
     ANCHORS_MISFIT = _warning(
-        "anchors-misfit",
-        "boxes that no anchor matches",
-        "train with --fit-anchors, or at another --imgsz",
+        "anchors-misfit", "boxes that no anchor matches", "use --fit-anchors or another --imgsz"
     )
 
 
@@ -336,19 +302,9 @@ class IssueLog:
         image: str | None = None,
         box_xyxy: Box | None = None,
     ) -> None:
-        """Appends an issue; `detail` may quote the file as it is.
+        """Appends an issue, as `add`; `detail` may quote the file as it is.
 
-        Args:
-            path: the file to correct, or the image.
-            line: counted from 1.
-            detail: what is wrong.
-            action: what the reader does about it.
-            kind: of the issue.
-            image: absolute path of the image that it is about.
-            box_xyxy: the box, as stated; not kept if it is not finite.
-
-        Raises:
-            DataError: as `add`.
+        Of the `image` that it is about the path is absolute; a box that is not finite is not kept.
         """
         images: tuple[ImageBoxes, ...] = ()
         if image is not None and box_xyxy is not None and all(map(math.isfinite, box_xyxy)):

@@ -88,17 +88,13 @@ def read_resized(
 ) -> Resized:
     """Returns the image at `position` with its longer side of `imgsz` pixels.
 
-    Args:
-        index: whose image it is.
-        position: in the index.
-        imgsz: in pixels.
-        reduced: a JPEG that is twice as large or more is decoded at 1/2, 1/4 or 1/8 of its size,
-            much faster and with slightly other pixels.
+    Where `reduced`, a JPEG that is twice as large or more is decoded at 1/2, 1/4 or 1/8 of its
+    size, much faster and with slightly other pixels.
 
     Raises:
         DataError: the file is missing, damaged, or not of the size that the index has.
     """
-    width, height = (int(side) for side in index.sizes_wh[position])
+    width, height = index.sizes_wh[position].tolist()
     decoded = decode_image(
         index.image_path(position), reduce_to=imgsz if reduced else None, size_wh=(width, height)
     )

@@ -15,7 +15,7 @@ Beside VOC's own tags an object may have COCO's `iscrowd`, 0 or 1, and `area`, i
 import functools
 import math
 import os
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,17 +25,10 @@ from xml.parsers import expat
 from ossa.data.annotations import DatasetIndex, LabelSearch
 from ossa.data.cache_files import SourceLog
 from ossa.data.description import DataDescription
-from ossa.data.formats.common import (
-    Columns,
-    images_under,
-    label_file_of,
-    size_or_report,
-    usable_box,
-)
+from ossa.data.formats.common import LabelledBox, images_of_split, read_label_files, usable_box
 from ossa.data.issues import Box, IssueKind, IssueLog
 from ossa.data.paths import (
     MOST_BYTES_OF_AN_IMAGE,
-    FileListing,
     absolute,
     annotation_places,
     is_image,
@@ -55,17 +48,21 @@ def read(
     description: DataDescription, split: str, *, log: IssueLog, sources: SourceLog
 ) -> tuple[DatasetIndex, LabelSearch]:
     """Returns the index of a split; see `ossa.data.reading.read_index`."""
-    reader = _Reader(description.names or (), log=log, sources=sources)
-    for source in description.splits[split].sources:
-        sources.add(source)
-        if source.is_dir():
-            for images in _by_stem(images_under(source, sources=sources, log=log)).values():
-                reader.add(images[0], images, listed=(source, None))
-        else:
-            reader.add_list(source, voc_root(source) or description.root)
-    index = reader.columns.to_index(description.root, reader.names, description.category_ids)
-    num_images = len(index) + len(reader.unlabelled)
-    return index, LabelSearch(num_images, tuple(reader.unlabelled), reader.present.folders)
+    root = description.root
+    return read_label_files(
+        images_of_split(
+            description,
+            split,
+            listed_in=partial(_listed_images, default=root, log=log, sources=sources),
+            log=log,
+            sources=sources,
+        ),
+        partial(_read_boxes, names=description.names or (), log=log),
+        description=description,
+        places_of=annotation_places,
+        log=log,
+        sources=sources,
+    )
 
 
 def voc_root(source: Path) -> Path | None:
@@ -73,121 +70,64 @@ def voc_root(source: Path) -> Path | None:
     return next((folder.parent for folder in source.parents if folder.name == "ImageSets"), None)
 
 
-def _by_stem(images: Iterable[str]) -> dict[str, list[str]]:
-    """Returns paths by themselves without suffix; of one stem the JPEG first, as VOC has them."""
-    found: dict[str, list[str]] = {}
-    for image in sorted(images, key=lambda path: (not path.lower().endswith(_JPEG), path)):
-        found.setdefault(os.path.splitext(image)[0], []).append(image)
-    return {stem: found[stem] for stem in sorted(found)}
-
-
-def _entries(source: Path, images: Container[str]) -> Iterator[tuple[int, str]]:
-    """Yields line and text of what a list names: stems, or names of images."""
+def _listed_images(
+    source: Path, *, default: Path, log: IssueLog, sources: SourceLog
+) -> Iterator[tuple[int, str, str]]:
+    """Yields the images that a list names by stem, by name or by path; of a stem the JPEG."""
+    root = voc_root(source) or default
+    for name in ("Annotations", "JPEGImages"):
+        if not (root / name).is_dir():
+            raise DataError(expected="the folders of PASCAL VOC", found=f"no {name}", path=root)
+    folder = str(root / "JPEGImages")
+    sources.add(folder)
+    images = [name for name in names_in(folder) if is_image(name)]
+    images.sort(key=lambda name: (name.lower().endswith(_JPEG), name))
+    by_name = {os.path.splitext(name)[0]: name for name in images} | {n: n for n in images}
     for line, text in listed_lines(source):
         stem, *flag = text.split()
         # Numbers stand behind the stem in the lists of one class; else a blank is part of a name.
-        if text in images or not all(word.lstrip("-").isdecimal() for word in flag):
-            yield line, text
-        elif flag != ["-1"]:  # which marks the images without that class
-            yield line, stem
-
-
-class _Reader:
-    """Reads images with their XML files into columns."""
-
-    def __init__(self, names: tuple[str, ...], *, log: IssueLog, sources: SourceLog) -> None:
-        self.names = names
-        self.columns = Columns()
-        self.present = FileListing(sources)
-        self.unlabelled: list[str] = []
-        self._log = log
-        self._sources = sources
-        self._seen: set[str] = set()
-
-    def add_list(self, source: Path, root: Path) -> None:
-        """Reads the images that a list names, by stem, by name or by path."""
-        for name in ("Annotations", "JPEGImages"):
-            if not (root / name).is_dir():
-                raise DataError(expected="the folders of PASCAL VOC", found=f"no {name}", path=root)
-        folder = str(root / "JPEGImages")
-        self._sources.add(folder)
-        known = _by_stem(os.path.join(folder, name) for name in names_in(folder) if is_image(name))
-        stems = {os.path.basename(path): images for path, images in known.items()}
-        for line, text in _entries(source, stems):
-            parent, name = os.path.split(absolute(text, root))
-            named = name if parent == folder else text
-            found = stems.get(named) or stems.get(os.path.splitext(named)[0])
-            if found is None:
-                what, kind = f"no image '{text}' in {folder}", IssueKind.IMAGE_MISSING
-                self._log.report(source, line, what, action="image left out", kind=kind)
-            else:
-                exact = os.path.join(folder, named)
-                self.add(exact if exact in found else found[0], found, listed=(source, line))
-
-    def add(self, image: str, of_stem: list[str], *, listed: tuple[Path, int | None]) -> None:
-        """Reads an image; `of_stem` are all images that share its annotation.
-
-        `listed` are list, or folder, and line that name it.
-        """
-        if image in self._seen:
-            what, kind = f"'{Path(image).name}' is listed twice", IssueKind.IMAGE_LISTED_TWICE
-            self._log.report(*listed, what, action="read once", kind=kind, image=image)
-            return
-        self._seen.add(image)
-        left_out = partial(self._log.report, action="image left out", image=image)
-        places = annotation_places(image)
-        file = label_file_of(image, places, self.present, log=self._log)
-        if file is None:
-            kind = IssueKind.IMAGE_WITHOUT_LABELS
-            left_out(Path(places[0]), None, "no annotation file", kind=kind)
-            self.unlabelled.append(image)
-            return
-        self._sources.add(file)
-        try:
-            self._log.roots.check(file)
-            annotation = _parse(file)
-        except (expat.ExpatError, _ForbiddenXmlError, OSError) as error:
-            # Without its boxes it would train as background.
-            line = getattr(error, "lineno", None)  # of a file that does not open there is none
-            left_out(file, line, f"unreadable XML: {error}", kind=IssueKind.LABELS_UNREADABLE)
-            return
-        if len(of_stem) > 1:
-            what, kind = f"one annotation of {len(of_stem)} images", IssueKind.LABELS_SHARED
-            action = f"read for {os.path.basename(image)}"
-            self._log.report(file, None, what, action=action, kind=kind, image=image)
-        self._sources.add(image)
-        size_wh = size_or_report(image, log=self._log)
-        if size_wh is not None:
-            self._add_objects(annotation, image, size_wh, file)
-
-    def _add_objects(
-        self, annotation: "_Annotation", image: str, size_wh: tuple[int, int], file: Path
-    ) -> None:
-        report_at = partial(self._log.report, file, image=image)
-        stated = annotation.size.get("width", "0"), annotation.size.get("height", "0")
-        if stated not in (("0", "0"), tuple(map(str, size_wh))):  # some tools write 0 x 0
-            sizes = f"{size_wh[0]}x{size_wh[1]} pixels"
-            what = f"size {'x'.join(stated)} stated, but the image has {sizes}"
-            kind = IssueKind.IMAGE_OTHER_SIZE
-            report_at(annotation.size_line, what, action="boxes kept as they are", kind=kind)
-        self.columns.add_image(image, size_wh)
-        seen = set()
-        for thing in annotation.objects:
-            report = partial(report_at, thing.line)
-            found = _label_and_box(thing, size_wh, names=self.names, report=report)
-            if found is None:
+        if text not in by_name and all(word.lstrip("-").isdecimal() for word in flag):
+            if flag == ["-1"]:  # which marks the images without that class
                 continue
-            label, box_xyxy = found
-            if found in seen:
-                kind = IssueKind.BOX_DUPLICATED
-                report("box stated twice", action="kept once", kind=kind, box_xyxy=box_xyxy)
-                continue
-            seen.add(found)
+            text = stem
+        parent, name = os.path.split(absolute(text, root))
+        named = name if parent == folder else text
+        found = by_name.get(named) or by_name.get(os.path.splitext(named)[0])
+        if found is None:
+            what, kind = f"no image '{text}' in {folder}", IssueKind.IMAGE_MISSING
+            log.report(source, line, what, action="image left out", kind=kind)
+        else:
+            yield line, text, os.path.join(folder, found)
+
+
+def _read_boxes(
+    file: Path, image: str, size_wh: tuple[int, int], *, names: tuple[str, ...], log: IssueLog
+) -> Iterable[LabelledBox] | None:
+    report_at = partial(log.report, file, image=image)
+    try:
+        log.roots.check(file)
+        annotation = _parse(file)
+    except (expat.ExpatError, _ForbiddenXmlError, OSError) as error:
+        line = getattr(error, "lineno", None)  # of a file that does not open there is none
+        what, kind = f"unreadable XML: {error}", IssueKind.LABELS_UNREADABLE
+        report_at(line, what, action="image left out", kind=kind)
+        return None
+    stated = annotation.size.get("width", "0"), annotation.size.get("height", "0")
+    if stated not in (("0", "0"), tuple(map(str, size_wh))):  # some tools write 0 x 0
+        sizes = f"{size_wh[0]}x{size_wh[1]} pixels"
+        what = f"size {'x'.join(stated)} stated, but the image has {sizes}"
+        kind = IssueKind.IMAGE_OTHER_SIZE
+        report_at(annotation.size_line, what, action="boxes kept as they are", kind=kind)
+    boxes = []
+    for thing in annotation.objects:
+        found = _label_and_box(thing, size_wh, names=names, report=partial(report_at, thing.line))
+        if found is not None:
             crowd = thing.fields.get("iscrowd") == "1"
             # A crowd region is marked difficult only for those who do not know of crowds.
             difficult = thing.fields.get("difficult") == "1" and not crowd
             area = _area(thing.fields.get("area"))
-            self.columns.add_gt(box_xyxy, label, area=area, crowd=crowd, difficult=difficult)
+            boxes.append(LabelledBox(thing.line, *found, area, crowd, difficult))
+    return boxes
 
 
 def _label_and_box(

@@ -18,16 +18,9 @@ from pathlib import Path
 from ossa.data.annotations import DatasetIndex, LabelSearch
 from ossa.data.cache_files import SourceLog
 from ossa.data.description import DataDescription
-from ossa.data.formats.common import (
-    Columns,
-    images_under,
-    label_file_of,
-    size_or_report,
-    usable_box,
-)
+from ossa.data.formats.common import LabelledBox, images_of_split, read_label_files, usable_box
 from ossa.data.issues import Box, IssueKind, IssueLog
 from ossa.data.paths import (
-    FileListing,
     absolute,
     is_hidden_below,
     is_image,
@@ -46,91 +39,50 @@ def read(
     description: DataDescription, split: str, *, log: IssueLog, sources: SourceLog
 ) -> tuple[DatasetIndex, LabelSearch]:
     """Returns the index of a split; see `ossa.data.reading.read_index`."""
-    names = description.names or ()
-    columns = Columns()
-    present = FileListing(sources)
-    unlabelled: list[str] = []
-    images_of: dict[Path, list[str]] = {}
-    for image, listed in _images(description, split, log=log, sources=sources):
-        sources.add(image)
-        size_wh = size_or_report(image, log=log, listed=listed)
-        if size_wh is None:
-            continue
-        label_file = label_file_of(image, label_places(image), present, log=log)
-        if label_file is None:
-            unlabelled.append(image)
-            columns.add_image(image, size_wh)
-            continue
-        sources.add(label_file)
-        images_of.setdefault(label_file, []).append(image)
-        objects = _objects(label_file, image, size_wh, description=description, log=log)
-        if objects is None:
-            continue
-        columns.add_image(image, size_wh)
-        for label, box_xyxy in objects:
-            columns.add_gt(box_xyxy, label)
-    for label_file, images in images_of.items():
-        if len(images) > 1:
-            what = f"labels of {len(images)} images, {', '.join(map(os.path.basename, images))}"
-            kind = IssueKind.LABELS_SHARED
-            log.report(label_file, None, what, action="read for each", kind=kind, image=images[1])
-    search = LabelSearch(len(columns.files), tuple(unlabelled), present.folders)
-    return columns.to_index(description.root, names, description.category_ids), search
+    return read_label_files(
+        images_of_split(
+            description,
+            split,
+            listed_in=partial(_listed_images, root=description.root, log=log),
+            log=log,
+            sources=sources,
+        ),
+        partial(_read_boxes, description=description, log=log),
+        description=description,
+        places_of=label_places,
+        log=log,
+        sources=sources,
+    )
 
 
-def _images(
-    description: DataDescription, split: str, *, log: IssueLog, sources: SourceLog
-) -> Iterator[tuple[str, tuple[Path, int] | None]]:
-    """Yields the images in order, each with the list and line that name it first, if any."""
-    seen: set[str] = set()
-    for source in description.splits[split].sources:
-        if source.is_dir():
-            found = images_under(source, sources=sources, log=log)
-            twice = [image for image in found if image in seen]
-            if twice:
-                what = f"{len(twice)} of its images are in an entry before it, too"
-                kind = IssueKind.IMAGE_LISTED_TWICE
-                log.report(source, None, what, action="read once", kind=kind, image=twice[0])
-            yield from ((image, None) for image in found if image not in seen)
-            seen.update(found)
-            continue
-        sources.add(source)
-        for line, text in listed_lines(source):
-            # As in YOLOv5: './' begins at the list, everything else at the root.
-            folder = source.parent if text.startswith(("./", ".\\")) else description.root
-            image = absolute(text, folder)
-            if text.startswith(_OF_DARKNET) and not os.path.lexists(image):
-                image = absolute(text.removeprefix(_OF_DARKNET), folder)
-            if not is_image(os.path.basename(image)) or is_hidden_below(image, description.root):
-                what, kind = f"'{text}' is no image file", IssueKind.ENTRY_UNUSABLE
-                log.report(source, line, what, action="line left out", kind=kind)
-            elif image in seen:
-                what, kind = f"'{text}' is listed twice", IssueKind.IMAGE_LISTED_TWICE
-                log.report(source, line, what, action="read once", kind=kind, image=image)
-            else:
-                seen.add(image)
-                yield image, (source, line)
+def _listed_images(source: Path, *, root: Path, log: IssueLog) -> Iterator[tuple[int, str, str]]:
+    for line, text in listed_lines(source):
+        # As in YOLOv5: './' begins at the list, everything else at the root.
+        folder = source.parent if text.startswith(("./", ".\\")) else root
+        image = absolute(text, folder)
+        if text.startswith(_OF_DARKNET) and not os.path.lexists(image):
+            image = absolute(text.removeprefix(_OF_DARKNET), folder)
+        if is_image(os.path.basename(image)) and not is_hidden_below(image, root):
+            yield line, text, image
+        else:
+            what, kind = f"'{text}' is no image file", IssueKind.ENTRY_UNUSABLE
+            log.report(source, line, what, action="line left out", kind=kind)
 
 
-def _objects(
+def _read_boxes(
     file: Path, image: str, size_wh: tuple[int, int], *, description: DataDescription, log: IssueLog
-) -> list[tuple[int, Box]] | None:
-    """Returns labels and boxes of an image, or None, reported, where its file cannot be read.
-
-    Without its boxes such an image would train as background.
-    """
+) -> list[LabelledBox] | None:
     try:
         log.roots.check(file)
         lines = numbered_lines(file)
     except (OSError, UnicodeDecodeError) as error:
-        if isinstance(error, OSError):
-            line, reason = None, error.strerror
-        else:
-            line, reason = line_of_fault(file), "no UTF-8"
+        line, reason = None, getattr(error, "strerror", "no UTF-8")
+        if isinstance(error, UnicodeDecodeError):
+            line = line_of_fault(file)
         what, kind = f"unreadable labels: {reason}", IssueKind.LABELS_UNREADABLE
         log.report(file, line, what, action="image left out", kind=kind, image=image)
         return None
-    objects: dict[tuple[int, Box], None] = {}
+    boxes = []
     for line, text in lines:
         report = partial(log.report, file, line, image=image)
         columns = text.split()
@@ -142,13 +94,9 @@ def _objects(
             report(str(error), action="box dropped", kind=error.kind)
             continue
         box = usable_box(box_xyxy, size_wh, report=report)
-        if box is None:
-            continue
-        if (label, box) in objects:
-            kind = IssueKind.BOX_DUPLICATED
-            report("box stated twice", action="kept once", kind=kind, box_xyxy=box)
-        objects[label, box] = None
-    return list(objects)
+        if box is not None:
+            boxes.append(LabelledBox(line, label, box))
+    return boxes
 
 
 class _UnusableLine(Exception):  # noqa: N818 - says what it is
