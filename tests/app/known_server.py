@@ -5,12 +5,12 @@ from pathlib import Path
 
 from known_models import first_model, second_model
 
-from ossa.app.server import Address, listening, serve
+from ossa.app.server import listening, serve
 from ossa.app.uploads import Limits
 
 if __name__ == "__main__":
     report = Path(sys.argv[2]) if len(sys.argv) > 2 else None
-    with listening(Address("127.0.0.1", int(sys.argv[1]))) as held:
+    with listening("127.0.0.1", int(sys.argv[1])) as held:
         serve(
             held,
             [first_model(), second_model()],

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from ossa.app.server import Address, listening
+from ossa.app.server import host_names, listening
 from ossa.cli.app import app as command
 from ossa.cli.main import app
 from ossa.errors import ConfigError
@@ -30,7 +30,7 @@ def test_a_port_in_use_is_named_with_the_option_that_takes_another() -> None:
         port = other.getsockname()[1]
         result = ossa_app("--weights", "no.pt", "--port", port)
     assert result.exit_code == 2
-    assert f"port {port} on 127.0.0.1 is in use, perhaps by another ossa app" in result.stderr
+    assert f"found port {port} on 127.0.0.1 in use, perhaps by another ossa app" in result.stderr
     assert "--port" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
@@ -58,14 +58,14 @@ def test_a_study_without_a_report_is_refused_with_the_command_that_writes_it(
 ) -> None:
     result = ossa_app("--weights", "no.pt", "--study", tmp_path)
     assert result.exit_code == 2
-    assert f"found none: ossa study report {tmp_path} writes it" in result.stderr
+    assert f"Write it with ossa study report {tmp_path}." in result.stderr
 
 
 def test_a_host_that_is_no_address_of_this_machine_is_refused() -> None:
     for host in ("nowhere.invalid", "192.0.2.1"):
         with (
             pytest.raises(ConfigError, match=f"of this machine for --host, found '{host}'"),
-            listening(Address(host, 7860)),
+            listening(host, 7860),
         ):
             pass
 
@@ -95,7 +95,6 @@ def test_beyond_this_machine_the_page_has_a_password_unless_told_otherwise(
 
     monkeypatch.setattr("ossa.app.server.serve", serve)
     monkeypatch.setattr("ossa.app.inference.load_models", lambda *_, **__: [])
-    monkeypatch.setattr("ossa.app.server.Address.names", ["me"])
     monkeypatch.delenv("OSSA_APP_PASSWORD", raising=False)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -118,11 +117,11 @@ def test_beyond_this_machine_the_page_has_a_password_unless_told_otherwise(
     monkeypatch.setenv("OSSA_APP_PASSWORD", "sesame")
     ossa_app(*arguments, "--host", "0.0.0.0", "--allow-host", "demo.example")
     assert asked[-1]["password"] == "sesame"
-    assert asked[-1]["names"] == ["me", "demo.example"]
+    assert asked[-1]["names"][-1] == "demo.example"
 
 
 def test_what_only_this_machine_reaches_has_its_names_alone() -> None:
-    assert Address("127.0.0.1", 1).names == ["localhost", "127.0.0.1", "[::1]"]
-    open_names = Address("0.0.0.0", 1).names
+    assert host_names("127.0.0.1") == ["localhost", "127.0.0.1", "[::1]"]
+    open_names = host_names("0.0.0.0")
     assert socket.gethostname() in open_names
     assert "*" not in "".join(open_names)

@@ -112,7 +112,7 @@ def test_a_bad_file_is_one_sentence_and_the_last_picture_stays(
     (tmp_path / "bad.jpg").write_text("hello")
     answer = handlers.open("anna", tmp_path / "bad.jpg", BOTH)
     assert 'role="alert"' in answer.images
-    assert "bad.jpg is neither an image nor a video" in answer.images
+    assert "Expected an image or a video, found neither (bad.jpg)." in answer.images
     assert len(boxes(handlers.show("anna", BOTH).images)) == 5
 
 

@@ -130,7 +130,7 @@ def test_titles_that_would_be_alike_get_more_of_the_path() -> None:
 
 
 def test_a_file_given_twice_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"--weights a\.pt is given twice"):
+    with pytest.raises(ConfigError, match=r"each --weights once, found a\.pt twice"):
         load_models([Path("a.pt"), Path("a.pt")])
 
 

@@ -10,7 +10,7 @@ from known_models import first_model, runs_of, second_model, write_picture, writ
 
 from ossa.app.uploads import Limits, Session, Sessions
 from ossa.data.decode import decode_image
-from ossa.errors import ConfigError, DataError
+from ossa.errors import DataError
 from ossa.predict.video import VideoReader
 
 
@@ -76,7 +76,7 @@ def test_a_file_that_cannot_be_used_leaves_the_last_picture_alone(tmp_path: Path
     cut = tmp_path / "cut.png"
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     cut.write_bytes(cv2.imencode(".png", noise)[1].tobytes()[:2000])
-    with pytest.raises(DataError, match=r"cut\.png cannot be decoded to its end: it is damaged"):
+    with pytest.raises(DataError, match=r"found one that is damaged or cut short \(cut\.png\)"):
         sessions.open("anna", cut, "cut.png")
     assert sessions.find("anna") is session
     assert [folder.name for folder in (tmp_path / "kept").iterdir()] == [session.token]
@@ -144,7 +144,7 @@ def test_nothing_but_pictures_and_videos_comes_near_a_decoder(
 ) -> None:
     file = tmp_path / "a.mp4"
     file.write_bytes(content)
-    with pytest.raises(DataError, match=r"a\.mp4 is neither an image nor a video: expected a JPE"):
+    with pytest.raises(DataError, match=r"or a video, found neither \(a\.mp4\)\. Give a JPEG"):
         keep(file)
 
 
@@ -164,28 +164,28 @@ def test_behind_that_check_ffmpeg_itself_opens_no_playlist(
 
 def test_an_empty_file_is_called_so(tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
-    with pytest.raises(DataError, match=r"a\.png is empty"):
+    with pytest.raises(DataError, match=r"found an empty file \(a\.png\)"):
         keep(tmp_path / "a.png")
 
 
 def test_a_file_may_have_so_many_megabytes(tmp_path: Path) -> None:
     file = tmp_path / "a.png"
     file.write_bytes(bytes(2_000_001))
-    with pytest.raises(DataError, match=r"a\.png has 2 MB, and this page takes up to 1"):
+    with pytest.raises(DataError, match=r"at most 1 MB, found 2\.0 MB \(a\.png\)"):
         keep(file, upload_mb=1)
 
 
 def test_a_picture_may_have_so_many_pixels(tmp_path: Path) -> None:
     file = write_picture(tmp_path / "a.png", (1001, 1000))
     assert not keep(file, image_megapixels=2).is_video
-    with pytest.raises(DataError, match="1001 x 1000 pixels, more than the 1 million"):
+    with pytest.raises(DataError, match="at most 1 million pixels, found 1001 x 1000"):
         keep(file, image_megapixels=1)
 
 
 def test_a_video_may_last_so_many_seconds(tmp_path: Path) -> None:
     file = write_video(tmp_path / "a.avi", 30, rate=10)
     assert keep(file, video_seconds=3).is_video
-    with pytest.raises(DataError, match=r"a\.avi is longer than 2 seconds"):
+    with pytest.raises(DataError, match=r"at most 2 seconds, found a longer one \(a\.avi\)"):
         keep(file, video_seconds=2)
 
 
@@ -194,16 +194,11 @@ def test_what_only_begins_like_a_picture_or_a_video_is_damaged(tmp_path: Path) -
     picture.write_bytes(b"\x89PNG\r\n\x1a\n" + b"nothing else")
     video.write_bytes(b"RIFF\0\0\0\0AVI " + bytes(100))
     for file, kind in ((picture, "an image"), (video, "a video")):
-        with pytest.raises(DataError, match=f"{file.name} begins like {kind} but cannot be read"):
+        with pytest.raises(DataError, match=rf"{kind}, found one that is damaged.*\({file.name}\)"):
             keep(file)
 
 
 def test_a_name_cannot_command_a_terminal(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"^\\x1b\[31m is neither"):
+    with pytest.raises(DataError, match=r"found neither \(\\x1b\[31m\)"):
         Sessions(tmp_path / "kept", Limits()).open("anna", tmp_path / "a", "../\x1b[31m")
-
-
-def test_no_upload_at_all_is_no_limit() -> None:
-    with pytest.raises(ConfigError, match="at least 1 megabyte for an upload, found 0"):
-        Limits(upload_mb=0)

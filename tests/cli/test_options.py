@@ -33,11 +33,11 @@ def test_a_device_is_named_in_any_usual_way(
 @pytest.mark.parametrize(
     ("wanted", "gpus", "sentence"),
     [
-        ("0", 0, "--device 0: this machine has no CUDA device that PyTorch can use"),
-        ("cuda", 0, "this machine has no CUDA device"),
-        ("1", 1, "--device 1: this machine has 1 CUDA device"),
-        ("cuda:2", 2, "this machine has 2 CUDA devices, counted from 0"),
-        ("0,1", 2, "expected --device cpu, cuda or the number of a GPU, found '0,1'"),
+        ("0", 0, "for --device 0, found no CUDA device that PyTorch can use"),
+        ("cuda", 0, "found no CUDA device"),
+        ("1", 1, "for --device 1, found 1 CUDA device"),
+        ("cuda:2", 2, "found 2 CUDA devices, counted from 0"),
+        ("0,1", 2, "Expected --device cpu, cuda or the number of a GPU, found '0,1'"),
         ("cuda:", 2, "found 'cuda:'"),
         ("-1", 2, "found '-1'"),
     ],

@@ -98,7 +98,7 @@ class Guard:
                 await self._upload(body, send_guarded)
                 return
             if scope["method"] == "POST":
-                receive = _replay(_check_paths(await body.read(), self._uploads), receive)
+                receive = await body.replayed(self._uploads)
             await self._app(scope, receive, send_guarded)
         except Exception as error:
             refused = body.refused or error
@@ -177,11 +177,31 @@ class _Body:
             raise self.refuse(413, f"this page takes up to {max(self._most // 10**6, 0.2)} MB")
         return message
 
-    async def read(self) -> bytes:
+    async def replayed(self, uploads: Path) -> Receive:
+        """Reads JSON all of whose values under a key 'path' are uploads; returns its `receive`.
+
+        Raises:
+            _Refused: it is not JSON, or names another file.
+        """
+
+        def check(pairs: list[tuple[str, Any]]) -> None:
+            for key, value in pairs:
+                if key == "path" and not Path(value).resolve().is_relative_to(uploads):
+                    raise ValueError
+
         content = bytearray()
         while not self._is_complete:
             content += (await self()).get("body", b"")
-        return bytes(content)
+        try:
+            json.loads(bytes(content) or b"null", object_pairs_hook=check)
+        except (ValueError, TypeError, RecursionError, OSError):
+            raise _Refused(403, "only uploaded files can be used") from None
+        messages = [{"type": "http.request", "body": bytes(content), "more_body": False}]
+
+        async def receive() -> Message:
+            return messages.pop() if messages else await self._receive()
+
+        return receive
 
 
 def sweep(uploads: Path) -> int:
@@ -198,32 +218,3 @@ def sweep(uploads: Path) -> int:
             else:
                 kept += status.st_size
     return kept
-
-
-def _check_paths(content: bytes, uploads: Path) -> bytes:
-    """Returns a JSON body all of whose values under a key 'path' are uploaded files.
-
-    Raises:
-        _Refused: it is not JSON, or names another file.
-    """
-
-    def check(pairs: list[tuple[str, Any]]) -> None:
-        for key, value in pairs:
-            if key == "path" and not Path(value).resolve().is_relative_to(uploads):
-                raise ValueError
-
-    try:
-        json.loads(content or b"null", object_pairs_hook=check)
-    except (ValueError, TypeError, RecursionError, OSError):
-        raise _Refused(403, "only uploaded files can be used") from None
-    return content
-
-
-def _replay(content: bytes, receive: Receive) -> Receive:
-    """Returns a `receive` of a body that was already read."""
-    messages = [{"type": "http.request", "body": content, "more_body": False}]
-
-    async def replay() -> Message:
-        return messages.pop() if messages else await receive()
-
-    return replay

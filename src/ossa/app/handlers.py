@@ -8,7 +8,7 @@ import json
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torchvision.ops import box_iou
 
 from ossa.app.inference import PageModel, Settings, class_names
-from ossa.app.uploads import KeptFrame, Session, Sessions
+from ossa.app.uploads import Session, Sessions
 from ossa.data.decode import decode_image
 from ossa.data.letterbox import resize_long_side
 from ossa.errors import DataError, OssaError
@@ -39,8 +39,8 @@ _MOST_LABELLED: Final = 40
 """Boxes per image that carry a label: more would hide the objects."""
 _VIDEO_SIDE: Final = 960
 """Longer side in pixels of one model's frames in the video."""
-_STAGES: Final = ("read", "prepare", "network", "decode", "NMS", "total")
 _NO_PIXELS: Final = np.zeros((1, 1, 3), np.uint8)
+_STAGES: Final = ("read", "prepare", "network", "decode", "NMS", "total")
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ class Answer:
 
     title: str
     results: Results
+    milliseconds: tuple[float, ...] = ()
+    """Of each of `_STAGES` but the total."""
 
     def name_of(self, position: int) -> str:
         return self.results.names[self.results.labels[position]]
@@ -76,10 +78,10 @@ def find_missed(answers: Sequence[Answer]) -> list[list[list[int]]]:
         pairs = match_objects(answers[i].results, answers[j].results)
         for finder, other, side in ((i, j, 0), (j, i, 1)):
             matched = {pair[side] for pair in pairs}
-            for row in range(len(answers[finder].results)):
+            for row, missing in enumerate(missed_by[finder]):
                 known = answers[finder].name_of(row) in answers[other].results.names
                 if row not in matched and known:
-                    missed_by[finder][row].append(other)
+                    missing.append(other)
     return missed_by
 
 
@@ -122,11 +124,8 @@ def describe_differences(
     common = set.intersection(*(set(answer.results.names) for answer in answers))
     names = (answers[0].name_of(row) for row, missed in enumerate(missed_by[0]) if not missed)
     shared = Counter(name for name in names if name in common)
-    sentences.append(
-        f"{everyone.title()} find {_listed(shared)}."
-        if shared
-        else f"Nothing is found by {everyone}."
-    )
+    nothing = f"Nothing is found by {everyone}."
+    sentences.append(f"{everyone.title()} find {_listed(shared)}." if shared else nothing)
     for answer in answers:
         found_names = {answer.name_of(row) for row in range(len(answer.results))}
         for other in answers:
@@ -163,7 +162,7 @@ class Handlers:
     def show(self, key: str, settings: Settings) -> View:
         """Returns the view with these settings; a network runs if it is new to this frame."""
         session = self._sessions.find(key)
-        models = self._chosen(settings)
+        models = [model for model in self._models if model.title in settings.models]
         if session is None:
             return View(render_message(WELCOME))
         count = len(session.frames)
@@ -171,13 +170,26 @@ class Handlers:
             return View(render_message("Choose at least one model."), num_frames=count)
         position = min(max(settings.frame, 1), count) - 1
         try:
-            images, notes = self._render(session, models, position, settings)
+            answers = _answers(session, models, position, settings, image=_NO_PIXELS)
         except DataError:  # forgotten while this ran
             message = "This image is not kept any more: drop it again."
             return View(render_message(message, is_error=True))
         except OssaError as error:  # such as NaN from the network
             return View(render_message(str(error), is_error=True), num_frames=count)
-        return View(images, notes, count)
+        missed_by = find_missed(answers)
+        size_wh = session.frames[position].size_wh
+        views = [
+            {
+                "title": model.title,
+                "about": model.about,
+                "boxes": self._boxes(answers[number], missed_by[number], answers, size_wh),
+            }
+            for number, model in enumerate(models)
+        ]
+        image = f"image/{session.token}/{position}"
+        times = [(one.title, [*one.milliseconds, sum(one.milliseconds)]) for one in answers]
+        notes = _template().notes(describe_differences(answers, missed_by), _STAGES, times)
+        return View(str(_template().views(image, size_wh, views)), str(notes), count)
 
     def results(self, key: str, settings: Settings, on_frame: Callable[..., object]) -> Path:
         """Returns a zip of all frames as images with boxes, and of tables.
@@ -193,22 +205,22 @@ class Handlers:
             DataError: there is no upload, or no model is chosen.
         """
         session, models = self._to_write(key, settings)
+        file = session.folder / "ossa-results.zip"
         folders = _folder_names([model.title for model in models])
         documents: list[dict[str, Any]] = []
         rows: list[list[Any]] = [["file", "seconds", "model", *TABLE_COLUMNS, "missed_by"]]
-        file = session.folder / "ossa-results.zip"
         with zipfile.ZipFile(file, "w") as archive:  # JPEGs do not get smaller
-            for position, frame in _counted(session.frames, on_frame):
+            for position, frame in enumerate(session.frames):
                 answers = _answers(session, models, position, settings)
                 for answer, missed in zip(answers, find_missed(answers), strict=True):
                     name = f"{folders[answer.title]}/{position:03d}.jpg"
                     archive.writestr(name, encode_jpeg(answer.results.draw(), 92))
-                    location = (session.name, frame.seconds, answer.title)
-                    keys = zip(("file", "seconds", "model"), location, strict=True)
-                    documents.append(answer.results.to_dict(**dict(keys)))
+                    place = {"file": session.name, "seconds": frame.seconds, "model": answer.title}
+                    documents.append(answer.results.to_dict(**place))
                     for row, others in zip(answer.results.rows(), missed, strict=True):
                         titles = " ".join(answers[other].title for other in others)
-                        rows.append([*location, *row, titles])
+                        rows.append([*place.values(), *row, titles])
+                on_frame(position + 1, len(session.frames))
             text = io.StringIO()
             write_csv(text, rows)
             archive.writestr("detections.json", json.dumps(documents, indent=1))
@@ -232,10 +244,13 @@ class Handlers:
         step = (seconds[-1] - seconds[0]) / max(1, len(seconds) - 1) or 1.0
         writer = VideoWriter(file, rate=max(1.0, 1 / step))
         title = " | ".join(model.title for model in models)
-        for position, _ in _counted(session.frames, on_frame):
+        for position, at in enumerate(seconds):
             answers = _answers(session, models, position, settings)
-            drawings = [_shrunk(answer.results.draw()) for answer in answers]
-            writer.add(picture_grid([drawings], row_titles=[title]), seconds[position] - seconds[0])
+            drawings = [answer.results.draw() for answer in answers]
+            side = min(max(drawings[0].shape[:2]), _VIDEO_SIDE)
+            row = [resize_long_side(drawing, side) for drawing in drawings]
+            writer.add(picture_grid([row], row_titles=[title]), at - seconds[0])
+            on_frame(position + 1, len(seconds))
         writer.close(seconds[-1] - seconds[0] + step)
         return file
 
@@ -243,45 +258,43 @@ class Handlers:
         """Deletes what is kept of a visitor."""
         self._sessions.close(key)
 
-    def _chosen(self, settings: Settings) -> list[PageModel]:
-        return [model for model in self._models if model.title in settings.models]
-
     def _to_write(self, key: str, settings: Settings) -> tuple[Session, list[PageModel]]:
-        session, models = self._sessions.find(key), self._chosen(settings)
+        session = self._sessions.find(key)
+        models = [model for model in self._models if model.title in settings.models]
         if session is None:
             raise DataError("There is no image: drop one first.")
         if not models:
             raise DataError("No model is chosen: choose at least one.")
         return session, models
 
-    def _render(
-        self, session: Session, models: Sequence[PageModel], position: int, settings: Settings
-    ) -> tuple[str, str]:
-        """Returns HTML of the images with boxes, and of differences and times."""
-        frame = session.frames[position]
-        inferences = session.infer(models, position)
-        answers, times = [], []
-        for model, inference in zip(models, inferences, strict=True):
-            started = time.perf_counter()
-            found = inference.detections(settings)
-            nms = 1000 * (time.perf_counter() - started)
-            answers.append(_answer(model.title, found, inference.names, _NO_PIXELS))
-            stages = (session.decode_ms, *inference.milliseconds, nms)
-            times.append((model.title, [*stages, sum(stages)]))
-        missed_by = find_missed(answers)
-        views = [
-            {
-                "title": model.title,
-                "about": model.about,
-                "boxes": _boxes(answers, number, missed_by[number], frame, self._names),
-            }
-            for number, model in enumerate(models)
-        ]
-        template = _template()
-        image = f"image/{session.token}/{position}"
-        images = template.views(image=image, size_wh=frame.size_wh, views=views)
-        differences = describe_differences(answers, missed_by)
-        return str(images), str(template.notes(differences, stages=_STAGES, times=times))
+    def _boxes(
+        self,
+        answer: Answer,
+        missed_by: Sequence[Sequence[int]],
+        answers: Sequence[Answer],
+        size_wh: tuple[int, int],
+    ) -> list[dict[str, Any]]:
+        """Returns what the template needs to draw the boxes of an answer, best first."""
+        width, height = size_wh
+        boxes = []
+        rows = zip(answer.results.rows(), missed_by, strict=True)
+        for rank, ((_, name, score, left, top, right, bottom), missed) in enumerate(rows):
+            fill, ink = box_colours(self._names.index(name))
+            style = (
+                f"left:{100 * left / width:.3f}%;top:{100 * top / height:.3f}%;"
+                f"width:{100 * (right - left) / width:.3f}%;"
+                f"height:{100 * (bottom - top) / height:.3f}%;--box:rgb{fill};--ink:rgb{ink}"
+            )
+            boxes.append(
+                {
+                    "style": style,
+                    "text": f"{name} {score:.2f}",
+                    "has_label": rank < _MOST_LABELLED,
+                    "missed_by": ", ".join(answers[other].title for other in missed),
+                    "is_low": top < 0.06 * height,
+                }
+            )
+        return boxes
 
 
 def render_message(text: str, *, is_error: bool = False) -> str:
@@ -298,64 +311,25 @@ def _template() -> Any:
     return environment.from_string(source).module
 
 
-def _boxes(
-    answers: Sequence[Answer],
-    number: int,
-    missed_by: Sequence[Sequence[int]],
-    frame: KeptFrame,
-    names: Sequence[str],
-) -> list[dict[str, Any]]:
-    """Returns what the template needs to draw the boxes of answer `number`, best first."""
-    width, height = frame.size_wh
-    boxes = []
-    rows = zip(answers[number].results.rows(), missed_by, strict=True)
-    for rank, ((_, name, score, left, top, right, bottom), missed) in enumerate(rows):
-        fill, ink = box_colours(names.index(name))
-        place = {
-            "left": 100 * left / width,
-            "top": 100 * top / height,
-            "width": 100 * (right - left) / width,
-            "height": 100 * (bottom - top) / height,
-        }
-        style = "".join(f"{key}:{value:.3f}%;" for key, value in place.items())
-        boxes.append(
-            {
-                "style": f"{style}--box:rgb{fill};--ink:rgb{ink}",
-                "text": f"{name} {score:.2f}",
-                "has_label": rank < _MOST_LABELLED,
-                "missed_by": ", ".join(answers[other].title for other in missed),
-                "is_low": top < 0.06 * height,
-            }
-        )
-    return boxes
-
-
-def _answer(title: str, found: Any, names: tuple[str, ...], image: NDArray[np.uint8]) -> Answer:
-    return Answer(title, Results(**vars(found), image=image, names=names))
-
-
 def _answers(
-    session: Session, models: Sequence[PageModel], position: int, settings: Settings
+    session: Session,
+    models: Sequence[PageModel],
+    position: int,
+    settings: Settings,
+    image: NDArray[np.uint8] | None = None,
 ) -> list[Answer]:
-    """Returns the answers of the models for a frame, with its pixels."""
-    image = decode_image(session.frames[position].file)
-    inferences = zip(models, session.infer(models, position), strict=True)
-    return [
-        _answer(model.title, one.detections(settings), one.names, image)
-        for model, one in inferences
-    ]
-
-
-def _counted(
-    frames: Sequence[KeptFrame], on_frame: Callable[..., object]
-) -> Iterator[tuple[int, KeptFrame]]:
-    for position, frame in enumerate(frames):
-        yield position, frame
-        on_frame(position + 1, len(frames))
-
-
-def _shrunk(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return image if max(image.shape[:2]) <= _VIDEO_SIDE else resize_long_side(image, _VIDEO_SIDE)
+    """Returns the answers of the models for a frame, with its pixels unless others are given."""
+    if image is None:
+        image = decode_image(session.frames[position].file)
+    answers = []
+    for model, inference in zip(models, session.infer(models, position), strict=True):
+        started = time.perf_counter()
+        found = inference.detections(settings)
+        nms = 1000 * (time.perf_counter() - started)
+        results = Results(**vars(found), image=image, names=inference.names)
+        stages = (session.decode_ms, *inference.milliseconds, nms)
+        answers.append(Answer(model.title, results, stages))
+    return answers
 
 
 def _folder_names(titles: Sequence[str]) -> dict[str, str]:

@@ -4,7 +4,6 @@ A network runs once per image; thresholds are applied to its output, again and a
 """
 
 import time
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +62,7 @@ class Inference:
     names: tuple[str, ...]
     has_nms: bool
     """NMS in the graph has already been applied."""
-    milliseconds: tuple[float, float, float]
+    milliseconds: tuple[float, ...]
     """To prepare the image, run the network, and decode its output."""
 
     def detections(self, settings: Settings) -> Detections:
@@ -87,8 +86,7 @@ class PageModel:
     @property
     def about(self) -> str:
         """One line: classes, input size, runtime, licence."""
-        runtime = self.predictor.runtime
-        count = len(self.predictor.names)
+        runtime, count = self.predictor.runtime, len(self.predictor.names)
         parts = [
             f"{count} class{'' if count == 1 else 'es'}",
             f"{self.predictor.imgsz} px",
@@ -111,28 +109,27 @@ class PageModel:
         images = torch.from_numpy(canvas).permute(2, 0, 1)[None].to(predictor.device)
         clock.append(time.perf_counter())
         with torch.inference_mode():
-            output = runtime(images)
+            output: Any = runtime(images)
             if predictor.device.type == "cuda":
                 torch.cuda.synchronize(predictor.device)
             clock.append(time.perf_counter())
             if isinstance(runtime, NMSRuntime):
-                columns = (output.boxes_xyxy, output.scores, output.labels)  # type: ignore[union-attr]
+                columns = (output.boxes_xyxy, output.scores, output.labels)
                 candidates = Candidates(*(column.cpu().numpy() for column in columns))
             else:
-                check_not_nan(output)  # type: ignore[arg-type]
+                check_not_nan(output)
                 wanted = torch.ones(len(predictor.names), dtype=torch.bool)
-                candidates = find_candidates(output, LOWEST_CONFIDENCE, wanted=wanted)[0]  # type: ignore[arg-type]
+                candidates = find_candidates(output, LOWEST_CONFIDENCE, wanted=wanted)[0]
         if len(candidates.scores) > _MOST_CANDIDATES:  # in their order, which breaks ties
             best = (-candidates.scores).argsort(kind="stable")[:_MOST_CANDIDATES]
             candidates = candidates.take(np.sort(best))
         clock.append(time.perf_counter())
-        prepare, network, decode = (1000 * np.diff(clock)).tolist()
         return Inference(
             candidates,
             letterbox,
             predictor.names,
             has_nms=isinstance(runtime, NMSRuntime),
-            milliseconds=(prepare, network, decode),
+            milliseconds=tuple((1000 * np.diff(clock)).tolist()),
         )
 
 
@@ -146,7 +143,7 @@ def load_models(
     """Returns the detectors of files, each with a title of its own.
 
     Args:
-        weights: checkpoints and exported files.
+        weights: checkpoints and exported files, each once.
         device: of the checkpoints; exported files run on the CPU.
         imgsz: longer side of the network input in pixels; by default that of each file.
         runtime: as of `ossa.load`.
@@ -154,9 +151,9 @@ def load_models(
     Raises:
         CheckpointError, ConfigError, UnsupportedBackbone: as `ossa.load`.
     """
-    for file, count in Counter(weights).items():
-        if count > 1:
-            raise ConfigError(f"--weights {file} is given twice: a model is compared with others")
+    if len(set(weights)) < len(weights):
+        twice = next(file for file in weights if weights.count(file) > 1)
+        raise ConfigError(expected="each --weights once", found=f"{twice} twice")
     return [
         PageModel(title, load(file, "cpu" if is_exported(file) else device, imgsz, runtime=runtime))
         for title, file in zip(model_titles(weights), weights, strict=True)

@@ -1,9 +1,10 @@
 """The page in gradio: its layout, and which control calls which handler."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
@@ -80,26 +81,9 @@ def mount_page(app: FastAPI, page: gr.Blocks, limits: Limits) -> None:
     page.has_launched = True
 
 
-class _Parts(NamedTuple):
-    """The components of the page."""
-
-    file: gr.File
-    camera: gr.Image
-    frame: gr.Slider
-    models: gr.CheckboxGroup
-    confidence: gr.Slider
-    nms_iou: gr.Slider
-    classes: gr.Dropdown
-    download: gr.Button
-    zipped: gr.DownloadButton
-    """Hidden; the browser clicks it once the zip of `download` is written."""
-    film: gr.Button
-    images: gr.HTML
-    notes: gr.HTML
-    video: gr.Video
-
-
-def _lay_out(models: Sequence[PageModel], limits: Limits) -> _Parts:
+def _lay_out(models: Sequence[PageModel], limits: Limits) -> SimpleNamespace:
+    """Returns the components of the page by their names."""
+    parts = SimpleNamespace()
     titles = [model.title for model in models]
     confidence = max(min(model.predictor.confidence for model in models), LOWEST_CONFIDENCE)
     bounds = f"up to {limits.upload_mb} MB, {limits.image_megapixels} megapixels, "
@@ -107,10 +91,10 @@ def _lay_out(models: Sequence[PageModel], limits: Limits) -> _Parts:
         with gr.Column(elem_classes="ossa-source"), gr.Tabs():
             with gr.Tab("Image or video"):
                 label = f"{bounds}{limits.video_seconds} s"
-                file = gr.File(label=label, height=150, elem_id="ossa-file")
+                parts.file = gr.File(label=label, height=150, elem_id="ossa-file")
             with gr.Tab("Camera"):
                 # image_mode=None: the file as it was sent, which is decoded once, and elsewhere.
-                camera = gr.Image(
+                parts.camera = gr.Image(
                     sources=["webcam"],
                     type="filepath",
                     image_mode=None,
@@ -118,27 +102,25 @@ def _lay_out(models: Sequence[PageModel], limits: Limits) -> _Parts:
                     elem_id="ossa-camera",
                 )
         with gr.Column(elem_classes="ossa-settings"):
-            frame = gr.Slider(1, 2, 1, step=1, label="Frame", visible=False, elem_id="ossa-frame")
-            chosen = gr.CheckboxGroup(titles, value=titles[:2], label="Models")
-            confidence_slider = gr.Slider(
-                LOWEST_CONFIDENCE,
-                0.99,
-                round(confidence, 2),
+            parts.frame = gr.Slider(
+                1, 2, 1, step=1, label="Frame", visible=False, elem_id="ossa-frame"
+            )
+            parts.models = gr.CheckboxGroup(titles, value=titles[:2], label="Models")
+            parts.confidence = gr.Slider(
+                *(LOWEST_CONFIDENCE, 0.99, round(confidence, 2)),
                 step=0.01,
                 label="Confidence",
                 info="Lower scores are hidden",
                 elem_id="ossa-confidence",
             )
-            iou_slider = gr.Slider(
-                0.05,
-                1,
-                PREDICTION_NMS_IOU,
+            parts.nms_iou = gr.Slider(
+                *(0.05, 1, PREDICTION_NMS_IOU),
                 step=0.05,
                 label="NMS IoU",
                 info="Of boxes of a class that overlap more, one stays",
                 elem_id="ossa-iou",
             )
-            classes = gr.Dropdown(
+            parts.classes = gr.Dropdown(
                 class_names(models),
                 value=[],
                 multiselect=True,
@@ -146,22 +128,22 @@ def _lay_out(models: Sequence[PageModel], limits: Limits) -> _Parts:
                 info="None chosen: all",
                 elem_id="ossa-classes",
             )
-            download = gr.Button("Download results", size="sm", elem_id="ossa-download")
-            zipped = gr.DownloadButton(visible="hidden", elem_id="ossa-zip")
-            film = gr.Button("Video with boxes", visible=False, size="sm", elem_id="ossa-film")
+            parts.download = gr.Button("Download results", size="sm", elem_id="ossa-download")
+            # Hidden; the browser clicks it once the zip of `download` is written.
+            parts.zipped = gr.DownloadButton(visible="hidden", elem_id="ossa-zip")
+            parts.film = gr.Button(
+                "Video with boxes", visible=False, size="sm", elem_id="ossa-film"
+            )
         with gr.Column(elem_classes="ossa-result"):
-            images = gr.HTML(render_message(WELCOME), elem_id="ossa-images", padding=False)
-            notes = gr.HTML(elem_id="ossa-notes", padding=False)
-            video = gr.Video(
+            parts.images = gr.HTML(render_message(WELCOME), elem_id="ossa-images", padding=False)
+            parts.notes = gr.HTML(elem_id="ossa-notes", padding=False)
+            parts.video = gr.Video(
                 visible=False, show_label=False, interactive=False, elem_id="ossa-video"
             )
-    return _Parts(
-        *(file, camera, frame, chosen, confidence_slider, iou_slider, classes),
-        *(download, zipped, film, images, notes, video),
-    )
+    return parts
 
 
-def _connect(handlers: Handlers, parts: _Parts) -> None:
+def _connect(handlers: Handlers, parts: SimpleNamespace) -> None:
     """Connects controls and handlers; a visitor's key is gradio's session hash."""
 
     def upload(request: gr.Request, file: str | None, *settings: Any) -> tuple[Any, ...]:
@@ -178,11 +160,20 @@ def _connect(handlers: Handlers, parts: _Parts) -> None:
         view = handlers.show(str(request.session_hash), Settings.of(*settings))
         return view.images, view.notes
 
+    def write(how: Any, request: gr.Request, progress: gr.Progress, settings: Any) -> str:
+        def on_frame(done: int, count: int) -> None:
+            progress((done, count))
+
+        try:
+            return str(how(str(request.session_hash), Settings.of(*settings), on_frame))
+        except OssaError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
     def results(request: gr.Request, progress=gr.Progress(), *settings: Any) -> str:  # noqa: B008
-        return _write(handlers.results, request, progress, settings)
+        return write(handlers.results, request, progress, settings)
 
     def video(request: gr.Request, progress=gr.Progress(), *settings: Any) -> Any:  # noqa: B008
-        return gr.Video(_write(handlers.video, request, progress, settings), visible=True)
+        return gr.Video(write(handlers.video, request, progress, settings), visible=True)
 
     values = [parts.models, parts.confidence, parts.nms_iou, parts.classes, parts.frame]
     view = [parts.images, parts.notes]
@@ -214,18 +205,3 @@ def _updates(view: View) -> tuple[Any, ...]:
         gr.Button(visible=is_video),
         gr.Video(None, visible=False),
     )
-
-
-def _write(
-    write: Callable[[str, Settings, Callable[..., object]], Path],
-    request: gr.Request,
-    progress: gr.Progress,
-    settings: Sequence[Any],
-) -> str:
-    def on_frame(done: int, count: int) -> None:
-        progress((done, count))
-
-    try:
-        return str(write(str(request.session_hash), Settings.of(*settings), on_frame))
-    except OssaError as error:
-        raise gr.Error(str(error), print_exception=False) from None

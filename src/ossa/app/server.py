@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
     from uvicorn import Server
 
+LOOPBACK: Final = ["localhost", "127.0.0.1", "[::1]"]
+"""Host names under which only this machine reaches a page."""
 _ENVIRONMENT: Final = {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "HF_HUB_OFFLINE": "1",
@@ -37,7 +38,6 @@ _SWEEP_SECONDS: Final = 60.0
 _IDLE_SECONDS: Final = 20.0
 """After which a connection without a complete request is closed."""
 _MOST_CONNECTIONS: Final = 256
-_LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
 _SHOWN_SIDE: Final = 1280
 """Longer side in pixels of the images that a browser receives."""
 _REPORT_POLICY: Final = (
@@ -47,75 +47,56 @@ _REPORT_POLICY: Final = (
 """Scripts of the report reach neither the page around it nor any server."""
 
 
-@dataclass(frozen=True)
-class Address:
-    host: str
-    port: int
-
-    @property
-    def is_private(self) -> bool:
-        """Whether only this machine reaches it."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
-
-    @property
-    def names(self) -> list[str]:
-        """Host names under which browsers may request the page.
-
-        A foreign page can resolve a name of its own to this server (DNS rebinding), so requests
-        under other names are refused.
-        """
-        if self.is_private:
-            return list(_LOOPBACK)
-        own = socket.gethostname()
-        addresses: list[Any] = [self.host]
-        with suppress(OSError):
-            addresses += [one[4][0] for one in socket.getaddrinfo(own, None)]
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
-            probe.connect(("192.0.2.1", 9))  # sends nothing: asks for the outgoing address
-            addresses.append(probe.getsockname()[0])
-        hosts = [f"[{one}]" if ":" in str(one) else str(one) for one in addresses]
-        return [*_LOOPBACK, own, f"{own}.local", socket.getfqdn(), *hosts]
-
-    @property
-    def url(self) -> str:
-        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
-
-
 def require_gradio() -> None:
     """Raises ConfigError, with the line that installs it, where gradio is missing."""
     if find_spec("gradio") is None:
         raise ConfigError("ossa app needs the package gradio: pip install 'ossa[app]'")
 
 
-def report_of(study: Path) -> Path:
-    """Returns the page of a study's report.
+def host_names(host: str) -> list[str]:
+    """Returns the names under which browsers may request a page at this address.
 
-    Raises:
-        ConfigError: there is none.
+    They are `LOOPBACK` if only this machine reaches it. A foreign page can resolve a name of its
+    own to this server (DNS rebinding), so requests under other names are refused.
     """
+    with suppress(ValueError):
+        if host == "localhost" or ipaddress.ip_address(host).is_loopback:
+            return LOOPBACK
+    own = socket.gethostname()
+    addresses: list[Any] = [host]
+    with suppress(OSError):
+        addresses += [one[4][0] for one in socket.getaddrinfo(own, None)]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+        probe.connect(("192.0.2.1", 9))  # sends nothing: asks for the outgoing address
+        addresses.append(probe.getsockname()[0])
+    hosts = [f"[{one}]" if ":" in str(one) else str(one) for one in addresses]
+    return [*LOOPBACK, own, f"{own}.local", socket.getfqdn(), *hosts]
+
+
+def page_url(host: str, port: int) -> str:
+    """Returns the address to type into a browser of this machine."""
+    host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def report_of(study: Path) -> Path:
+    """Returns the page of a study's report; raises ConfigError if there is none."""
     choices = (study / "report" / "index.html", study / "index.html")
     for page in choices:
         if page.is_file():
             return page
-    raise ConfigError(
-        f"expected a study's report at {choices[0]}, found none: ossa study report {study} "
-        "writes it"
-    )
+    advice = f"write it with ossa study report {study}"
+    raise ConfigError(expected="the report of a study", path=choices[0], advice=advice)
 
 
 @contextmanager
-def listening(address: Address) -> Iterator[socket.socket]:
+def listening(host: str, port: int) -> Iterator[socket.socket]:
     """Holds the port, before any model is read.
 
     Raises:
         ConfigError: the port is in use or not permitted, or the host is no address of this machine.
     """
-    host, port = address.host, address.port
-    unknown = ConfigError(f"expected an address of this machine for --host, found {host!r}")
+    unknown = ConfigError(expected="an address of this machine for --host", found=repr(host))
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -130,12 +111,13 @@ def listening(address: Address) -> Iterator[socket.socket]:
         except OSError as error:
             if error.errno == errno.EADDRNOTAVAIL:
                 raise unknown from None
-            reason = f"cannot be used ({error.strerror})"
-            if error.errno == errno.EADDRINUSE:
-                reason = "is in use, perhaps by another ossa app"
-            other = port + 1 if port < 65535 else 7860
+            reason = "in use, perhaps by another ossa app"
+            if error.errno != errno.EADDRINUSE:
+                reason = f"that cannot be used ({error.strerror})"
             raise ConfigError(
-                f"port {port} on {host} {reason}: choose another one with --port {other}"
+                expected="a free port",
+                found=f"port {port} on {host} {reason}",
+                advice="choose another one with --port",
             ) from None
         yield held
 
@@ -146,7 +128,7 @@ def serve(
     *,
     limits: Limits,
     report: Path | None = None,
-    names: Sequence[str] = _LOOPBACK,
+    names: Sequence[str] = LOOPBACK,
     password: str | None = None,
     on_start: Callable[[], object] = lambda: None,
 ) -> None:
@@ -165,8 +147,6 @@ def serve(
     """
     import uvicorn
 
-    from ossa.app.guard import sweep
-
     with tempfile.TemporaryDirectory(prefix="ossa-app-") as folder:
         uploads = Path(folder) / "uploads"
         uploads.mkdir()
@@ -182,18 +162,14 @@ def serve(
             limit_concurrency=_MOST_CONNECTIONS,
         )
         with suppress(KeyboardInterrupt):  # before it has started
-            server = uvicorn.Server(config)
-            asyncio.run(_run(server, held, on_start=on_start, sweep=lambda: sweep(uploads)))
+            asyncio.run(_run(uvicorn.Server(config), held, uploads, on_start))
 
 
 async def _run(
-    server: "Server",
-    held: socket.socket,
-    *,
-    on_start: Callable[[], object],
-    sweep: Callable[[], object],
+    server: "Server", held: socket.socket, uploads: Path, on_start: Callable[[], object]
 ) -> None:
-    """Runs the server until a signal ends it, with regular sweeps."""
+    """Runs the server until a signal ends it, with regular sweeps of old uploads."""
+    from ossa.app.guard import sweep
 
     def stop() -> None:
         server.force_exit = server.should_exit  # at the second signal
@@ -207,29 +183,23 @@ async def _run(
         asyncio.get_running_loop().add_signal_handler(one, stop)
     if server.started:
         on_start()
-    sweep_at, idle = 0.0, set()
+    sweep_at, idle_before = 0.0, set()
     while not serving.done():
         await asyncio.wait([serving], timeout=_IDLE_SECONDS)
-        idle = _close_idle(server, idle)
+        # Uvicorn waits forever for the first request of a connection, and for the rest of its
+        # headers: those that were idle the last time, too, are closed.
+        idle = {
+            connection
+            for connection in server.server_state.connections
+            if (cycle := getattr(connection, "cycle", None)) is None or cycle.response_complete
+        }
+        for connection in idle & idle_before:
+            connection.transport.close()  # type: ignore[attr-defined]
+        idle_before = idle
         if time.monotonic() > sweep_at:
             sweep_at = time.monotonic() + _SWEEP_SECONDS
-            await asyncio.to_thread(sweep)
+            await asyncio.to_thread(sweep, uploads)
     await serving
-
-
-def _close_idle(server: "Server", idle_before: set[Any]) -> set[Any]:
-    """Closes the connections that have been idle since the last call; returns the idle ones.
-
-    Uvicorn waits forever for the first request of a connection, and for the rest of its headers.
-    """
-    idle = {
-        connection
-        for connection in server.server_state.connections
-        if (cycle := getattr(connection, "cycle", None)) is None or cycle.response_complete
-    }
-    for connection in idle & idle_before:
-        connection.transport.close()
-    return idle
 
 
 def build_app(
@@ -238,7 +208,7 @@ def build_app(
     *,
     limits: Limits,
     report: Path | None = None,
-    names: Sequence[str] = _LOOPBACK,
+    names: Sequence[str] = LOOPBACK,
     password: str | None = None,
 ) -> "ASGIApp":
     """Returns the ASGI application.
@@ -290,6 +260,4 @@ def _add_routes(app: "FastAPI", sessions: Sessions, report: Path | None) -> None
 def _shown_image(file: Path) -> bytes:
     """Returns an image as a JPEG of the size of a screen."""
     image = decode_image(file)
-    if max(image.shape[:2]) > _SHOWN_SIDE:
-        image = resize_long_side(image, _SHOWN_SIDE)
-    return encode_jpeg(image)
+    return encode_jpeg(resize_long_side(image, min(max(image.shape[:2]), _SHOWN_SIDE)))

@@ -11,7 +11,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -20,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ossa.app.inference import Inference, PageModel
-from ossa.data.decode import MOST_PIXELS, decode_image, read_header
-from ossa.errors import ConfigError, DataError, legible
+from ossa.data.decode import decode_image, read_header
+from ossa.errors import DataError, legible
 from ossa.predict.video import VideoReader, container_of
 from ossa.viz.draw import encode_jpeg
 
@@ -56,15 +55,6 @@ class Limits:
     """Visitors whose upload is kept."""
     kept_mb: int = 1000
     """Megabytes of all kept images and videos on the disk, and as much of fresh uploads."""
-
-    def __post_init__(self) -> None:
-        if self.upload_mb < 1:
-            raise ConfigError(
-                f"expected at least 1 megabyte for an upload, found {self.upload_mb}: change "
-                "--max-upload-mb"
-            )
-        if 1e6 * self.image_megapixels > MOST_PIXELS:
-            raise ValueError(f"images of more than {MOST_PIXELS} pixels are never decoded")
 
     @property
     def upload_bytes(self) -> int:
@@ -124,10 +114,7 @@ class Sessions:
     """The sessions of a server by the keys of their visitors; threads may share it."""
 
     def __init__(self, folder: Path, limits: Limits) -> None:
-        """Args:
-        folder: an empty folder.
-        limits: of the server.
-        """
+        """`folder` is empty, or will be made."""
         self._folder = folder
         self._limits = limits
         self._lock = threading.Lock()
@@ -161,12 +148,14 @@ class Sessions:
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        session = Session(name, folder, frames, _ms_since(started) / len(frames))
+        decode_ms = 1000 * (time.perf_counter() - started) / len(frames)
+        session = Session(name, folder, frames, decode_ms)
         size = sum(file.stat().st_size for file in folder.iterdir())
+        limits = self._limits
         with self._lock:
             self._drop(key)
             self._by_key[key] = session, size
-            while len(self) > self._limits.sessions or self.num_bytes > self._limits.kept_bytes:
+            while len(self) > limits.sessions or self.num_bytes > limits.kept_bytes:
                 if len(self) == 1:
                     break
                 self._drop(next(iter(self._by_key)))
@@ -195,8 +184,8 @@ class Sessions:
             self._drop(key)
 
     def _drop(self, key: str) -> None:
-        if key in self._by_key:
-            session, _ = self._by_key.pop(key)
+        session, _ = self._by_key.pop(key, (None, 0))
+        if session is not None:
             shutil.rmtree(session.folder, ignore_errors=True)
 
 
@@ -209,8 +198,10 @@ def _keep_upload(upload: Path, name: str, folder: Path, limits: Limits) -> list[
     size = upload.stat().st_size
     if size > limits.upload_bytes:
         raise DataError(
-            f"{name} has {size / _MEGABYTE:.0f} MB, and this page takes up to {limits.upload_mb}: "
-            "shrink it, or start ossa app with a larger --max-upload-mb."
+            expected=f"a file of at most {limits.upload_mb} MB",
+            found=f"{size / _MEGABYTE:.1f} MB",
+            path=name,
+            advice="shrink it, or start ossa app with a larger --max-upload-mb",
         )
     with upload.open("rb") as content:
         head = content.read(12)
@@ -219,28 +210,30 @@ def _keep_upload(upload: Path, name: str, folder: Path, limits: Limits) -> list[
     if container_of(upload):
         return _keep_video(upload, name, folder, limits)
     raise DataError(
-        f"{name} is {'empty' if not size else 'neither an image nor a video'}: expected a JPEG, "
-        "PNG, WebP, BMP or TIFF, or an MP4, MOV, WebM, MKV, AVI or MPEG."
+        expected="an image or a video",
+        found="neither" if size else "an empty file",
+        path=name,
+        advice="give a JPEG, PNG, WebP, BMP or TIFF, or an MP4, MOV, WebM, MKV, AVI or MPEG",
     )
 
 
 def _keep_image(upload: Path, name: str, folder: Path, limits: Limits) -> KeptFrame:
+    found = "one that is damaged or cut short"
+    damaged = DataError(expected="an image", found=found, path=name)
     try:
         size_wh = read_header(upload).size_wh
     except DataError:
-        raise _damaged(name, "an image", "damaged, or cut short") from None
+        raise damaged from None
     _check_pixels(name, size_wh, limits.image_megapixels)
     kept = folder / "image"
-    with suppress(OSError):  # a link where the file system allows it, for the same bytes
+    try:  # a link where the file system allows it, for the same bytes
         os.link(upload, kept)
-    if not kept.exists():
+    except OSError:
         shutil.copyfile(upload, kept)
     try:
         image = decode_image(kept)
     except DataError:
-        raise DataError(
-            f"{name} cannot be decoded to its end: it is damaged, or cut short."
-        ) from None
+        raise damaged from None
     return KeptFrame(kept, (image.shape[1], image.shape[0]))
 
 
@@ -251,14 +244,20 @@ def _keep_video(upload: Path, name: str, folder: Path, limits: Limits) -> list[K
     whenever there are too many, from the first frame on, and the length is watched.
     """
     too_long = DataError(
-        f"{name} is longer than {limits.video_seconds} seconds, the most that this page takes: "
-        "cut a part out, or use ossa predict, which has no limit."
+        expected=f"a video of at most {limits.video_seconds} seconds",
+        found="a longer one",
+        path=name,
+        advice="cut a part out, or use ossa predict, which has no limit",
+    )
+    damaged = DataError(
+        expected="a video",
+        found="one that is damaged, cut short, or coded in a way that OpenCV does not know",
+        path=name,
     )
     try:
         video = VideoReader(upload)
     except DataError:
-        reason = "damaged, cut short, or coded in a way that OpenCV does not know"
-        raise _damaged(name, "a video", reason) from None
+        raise damaged from None
     kept: dict[int, KeptFrame] = {}
     with video:
         _check_pixels(name, video.size_wh, limits.video_megapixels)
@@ -266,8 +265,8 @@ def _keep_video(upload: Path, name: str, folder: Path, limits: Limits) -> list[K
         if stated / video.rate > limits.video_seconds:
             raise too_long
         step = max(1, -(-stated // limits.frames))
+        most_frames = limits.video_seconds * max(video.rate, 1)
         for image, number, seconds in video.frames():
-            most_frames = limits.video_seconds * max(video.rate, 1)
             if seconds > limits.video_seconds or number > most_frames:
                 raise too_long
             if number % step:
@@ -280,21 +279,15 @@ def _keep_video(upload: Path, name: str, folder: Path, limits: Limits) -> list[K
                 for dropped in [one for one in kept if one % step]:
                     kept.pop(dropped).file.unlink()
     if not kept:
-        raise DataError(f"{name} has no frame that can be decoded.")
+        raise damaged
     return list(kept.values())
 
 
 def _check_pixels(name: str, size_wh: tuple[int, int], megapixels: int) -> None:
     if size_wh[0] * size_wh[1] > 1e6 * megapixels:
         raise DataError(
-            f"{name} has {size_wh[0]} x {size_wh[1]} pixels, more than the {megapixels} million "
-            "that this page takes: scale it down, or use ossa predict."
+            expected=f"at most {megapixels} million pixels",
+            found=f"{size_wh[0]} x {size_wh[1]}",
+            path=name,
+            advice="scale it down, or use ossa predict",
         )
-
-
-def _damaged(name: str, kind: str, reason: str) -> DataError:
-    return DataError(f"{name} begins like {kind} but cannot be read as one: it is {reason}.")
-
-
-def _ms_since(started: float) -> float:
-    return 1000 * (time.perf_counter() - started)

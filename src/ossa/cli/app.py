@@ -11,8 +11,6 @@ import typer
 from ossa.cli import options
 from ossa.cli.command import command
 
-_SCREENS = ("DISPLAY", "WAYLAND_DISPLAY")
-
 
 @command(panels={"Server": "host auth allow_host port open_page max_upload_mb"})
 def app(
@@ -23,19 +21,9 @@ def app(
         "A checkpoint of ossa, an official yolov5*.pt, or an exported file; repeat it for models "
         "side by side.",
     ],
-    study: Annotated[
-        options.Folder | None, "Folder of a study whose report a second tab shows."
-    ] = None,
-    imgsz: Annotated[
-        int | None,
-        typer.Option(*options.IMGSZ_NAMES, metavar="PIXELS", show_default="that of the training"),
-        "Longer side of the network input in pixels.",
-    ] = None,
-    runtime: Annotated[
-        options.RuntimeName | None,
-        options.shown("torch for checkpoints"),
-        "What runs the networks; auto takes the fastest that is installed.",
-    ] = None,
+    study: Annotated[options.Folder | None, "Folder of a study; its report is a tab."] = None,
+    imgsz: options.TrainedSide = None,
+    runtime: Annotated[options.Runtime | None, options.shown("torch for checkpoints")] = None,
     host: Annotated[
         str,
         "Address to listen at; 0.0.0.0 opens the page to the network. At others than 127.0.0.1 it "
@@ -49,8 +37,7 @@ def app(
     allow_host: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME"),
-        "A further name under which browsers reach the page, such as that of a proxy; repeat it "
-        "for more.",
+        "A further name under which browsers reach the page, such as a proxy's; may be repeated.",
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
     open_page: Annotated[bool, typer.Option("--open/--no-open"), "Open it in a browser."] = True,
@@ -62,13 +49,19 @@ def app(
     Drop a picture or a video, or use the camera. It needs no network, and listens to this machine
     alone unless --host says otherwise. Ctrl-C ends it.
 
-    [bold]Examples[/bold]
+    [bold]Example[/bold]
 
-      ossa app --weights runs/yolov5n/best.safetensors --weights runs/resnet18/best.safetensors
-
-      ossa app --weights yolov5n.pt --study runs/bccd-160 --port 8000
+      ossa app --weights runs/yolov5n/best.safetensors --weights yolov5n.pt --study runs/bccd-160
     """
-    from ossa.app.server import Address, listening, report_of, require_gradio, serve
+    from ossa.app.server import (
+        LOOPBACK,
+        host_names,
+        listening,
+        page_url,
+        report_of,
+        require_gradio,
+        serve,
+    )
 
     require_gradio()
     from ossa.app.guard import USER
@@ -77,34 +70,31 @@ def app(
     from ossa.cli.console import Console
 
     report = report_of(study) if study is not None else None
-    limits = Limits(upload_mb=max_upload_mb)
-    address = Address(host, port)
     password = None
-    if auth and not address.is_private:
+    names = host_names(host)
+    if auth and names != LOOPBACK:
         password = os.environ.get("OSSA_APP_PASSWORD") or secrets.token_urlsafe(12)
-    with listening(address) as held, Console() as console:
+    with listening(host, port) as held, Console() as console:
         models = load_models(
             weights, device=options.choose_device(device), imgsz=imgsz, runtime=runtime
         )
 
         def on_start() -> None:
-            console.note(f"the page is at {address.url} (Ctrl-C ends it)")
+            url = page_url(host, port)
+            console.note(f"the page is at {url} (Ctrl-C ends it)")
             if password is not None:
                 console.note(f"user: {USER}, password: {password}")
-            if open_page and _has_screen():
-                typer.launch(address.url)
+            # Without a screen a browser for terminals would take this one.
+            has_screen = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+            if open_page and (has_screen or sys.platform != "linux"):
+                typer.launch(url)
 
         serve(
             held,
             models,
-            limits=limits,
+            limits=Limits(upload_mb=max_upload_mb),
             report=report,
-            names=[*address.names, *(allow_host or [])],
+            names=[*names, *(allow_host or [])],
             password=password,
             on_start=on_start,
         )
-
-
-def _has_screen() -> bool:
-    """Returns whether a browser would open in a window: one for terminals would take this one."""
-    return sys.platform != "linux" or any(os.environ.get(name) for name in _SCREENS)

@@ -15,10 +15,9 @@ from ossa.errors import legible
 
 @dataclass(frozen=True)
 class Setting:
-    """An option that sets a key of the configuration.
+    """An option that sets a key of the configuration; name, type, help and check are the schema's.
 
-    Its name, type and help come from the schema, and so does its check: the value is validated
-    with all other settings when the configuration is built.
+    The value is validated with all other settings when the configuration is built.
     """
 
     key: str
@@ -32,13 +31,13 @@ class Setting:
     parse: Callable[[str], Any] | None = None
     """Returns the value of a text; None where the type of the field says how."""
     note: str = ""
-    """What the help says behind the description of the schema."""
+    """Added to the description of the schema."""
     const: Any = None
     """The value that the option stands for, which then takes none itself."""
 
     @property
     def argument(self) -> str:
-        """Returns the name of the parameter that typer makes the option of."""
+        """The name of the parameter that typer makes the option of."""
         return self.key.replace(".", "__")
 
     def parameter(self, schema: Any) -> inspect.Parameter:
@@ -48,10 +47,9 @@ class Setting:
         default = None if field.is_required() else field.get_default()
         flag = kind is bool or self.const is not None
         text = self.parse is not None or not _is_scalar(kind)
-        name = self.key.rpartition(".")[2].replace("_", "-")
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
         info = typer.Option(
-            *(self.names or (f"--{name}",)),
+            *(self.names or ("--" + self.key.rpartition(".")[2].replace("_", "-"),)),
             metavar=self.metavar,
             help=f"{field.description or ''} {self.note}".strip(),
             rich_help_panel=self.panel,
@@ -114,13 +112,12 @@ def _nested(settings: Sequence[Setting], schema: Any, values: dict[str, Any]) ->
     nested: dict[str, Any] = {}
     for setting in settings:
         given = values.pop(setting.argument)
-        if not was_given(given):
-            continue
-        *sections, name = setting.key.split(".")
-        section = nested
-        for part in sections:
-            section = section.setdefault(part, {})
-        section[name] = setting.value(given, schema)
+        if was_given(given):
+            *sections, name = setting.key.split(".")
+            section = nested
+            for part in sections:
+                section = section.setdefault(part, {})
+            section[name] = setting.value(given, schema)
     return nested
 
 
@@ -137,7 +134,6 @@ def parse_value(text: str) -> Any:
 
 
 def _field(schema: Any, key: str) -> Any:
-    """Returns the field of a key such as 'train.imgsz'."""
     *sections, name = key.split(".")
     for section in sections:
         schema = schema.model_fields[section].annotation
@@ -189,6 +185,5 @@ def _split(annotation: Any) -> tuple[Any, list[Any]]:
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
-    )
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, keyword, default=default, annotation=annotation)

@@ -1,7 +1,6 @@
 """Options that commands share, so that each has one name, one meaning and one help text."""
 
 import os
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -9,7 +8,7 @@ import typer
 
 from ossa.cli.command import Setting
 from ossa.data.paths import ALLOW_OUTSIDE_VARIABLE
-from ossa.errors import ConfigError, suggestion
+from ossa.errors import ConfigError
 
 MACHINE_PANEL = "Machine and output"
 IMGSZ_NAMES = ("--imgsz", "--img", "--img-size")
@@ -33,58 +32,67 @@ def nms_settings(
     )
 
 
-Pixels: TypeAlias = Annotated[int, typer.Option(*IMGSZ_NAMES, min=1, metavar="PIXELS")]
-Side = Annotated[
-    Annotated[int, typer.Option(*IMGSZ_NAMES, min=32, metavar="PIXELS")],
-    "Side of the square input in pixels.",
-]
-Batch = Annotated[
-    int, typer.Option(*BATCH_NAMES, min=1, max=65_536, metavar="N"), "Images in one run."
-]
 Count: TypeAlias = Annotated[int, typer.Option(min=1, metavar="N")]
-Classes: TypeAlias = Annotated[int, typer.Option(min=1, max=100_000, metavar="N")]
+Natural: TypeAlias = Annotated[int, typer.Option(min=0, metavar="N")]
 Fraction: TypeAlias = Annotated[float, typer.Option(min=0, max=1)]
 File: TypeAlias = Annotated[Path, typer.Option(metavar="FILE")]
 Folder: TypeAlias = Annotated[Path, typer.Option(metavar="FOLDER")]
 Name: TypeAlias = Annotated[str, typer.Option(metavar="NAME")]
-NeckScale: TypeAlias = Literal["n", "s", "m", "l", "x"]
-Neck: TypeAlias = Annotated[NeckScale, "Scale of the neck behind a backbone."]
+Pixels: TypeAlias = Annotated[int, typer.Option(*IMGSZ_NAMES, min=1, metavar="PIXELS")]
+Side = Annotated[Pixels, typer.Option(min=32), "Side of the square input in pixels."]
+TrainedSide = Annotated[
+    int | None,
+    typer.Option(*IMGSZ_NAMES, metavar="PIXELS", show_default="that of the training"),
+    "Longer side of the network input in pixels.",
+]
+Batch = Annotated[
+    int, typer.Option(*BATCH_NAMES, min=1, max=65_536, metavar="N"), "Images in one run."
+]
+Classes = Annotated[int, typer.Option(min=1, max=100_000, metavar="N"), "Number of classes."]
+Neck: TypeAlias = Annotated[Literal["n", "s", "m", "l", "x"], "Scale of the neck of a backbone."]
 RuntimeName: TypeAlias = Literal["auto", "torch", "onnxruntime", "openvino"]
-
+Runtime = Annotated[
+    RuntimeName,
+    "What runs the network. auto takes the fastest that is installed and knows every operator: "
+    "OpenVINO, then ONNX Runtime (fp32) on a CPU, else PyTorch.",
+]
+Weights = Annotated[File, "A checkpoint of ossa, or an official yolov5*.pt."]
+AnyWeights = Annotated[File, "A checkpoint of ossa, an official yolov5*.pt, or an exported file."]
+Splits = Annotated[
+    list[str] | None,
+    typer.Option("--split", metavar="NAME", show_default="all"),
+    "train, val or test; repeat it for several.",
+]
 ModelArgument = typer.Argument(
     metavar="MODEL",
     help="yolov5n to yolov5x, cspdarknet_n to cspdarknet_x (or cspdarknet-w0.375-d0.33), or any "
     "timm architecture.",
 )
-DataPath: TypeAlias = Annotated[
-    str, typer.Option(metavar="PATH"), "A data.yaml, or the folder that holds one."
-]
-DataArgument: TypeAlias = Annotated[
-    str, typer.Argument(), "A data.yaml, or the folder that holds one."
-]
+_DATA_HELP = "A data.yaml, or the folder that holds one."
+DataPath: TypeAlias = Annotated[str, typer.Option(metavar="PATH"), _DATA_HELP]
+DataArgument: TypeAlias = Annotated[str, typer.Argument(), _DATA_HELP]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE"),
     "Any setting, such as train.lr=0.005; may be repeated, and has the last word.",
 ]
+_MACHINE = typer.Option(rich_help_panel=MACHINE_PANEL)
 Device = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", rich_help_panel=MACHINE_PANEL),
+    Name | None,
+    _MACHINE,
     "cpu, cuda, or the number of a GPU. The first GPU where there is one.",
 ]
 Workers = Annotated[
-    int | None,
-    typer.Option(min=0, max=256, metavar="N", rich_help_panel=MACHINE_PANEL),
+    Natural | None,
+    *(_MACHINE, typer.Option(max=256)),
     "Processes that load images; they change the speed, never the result. Half the processors for "
     f"a GPU, at most {_MOST_WORKERS}; where the CPU itself computes, a quarter, none of fewer than "
     "four.",
 ]
 Threads = Annotated[
-    int | None,
-    typer.Option(min=1, metavar="N", rich_help_panel=MACHINE_PANEL),
-    shown("one for each processor, or OMP_NUM_THREADS"),
-    "Threads with which the CPU computes. Fewer leave processors to other programs; sums are "
-    "rounded otherwise with another number.",
+    Count | None,
+    *(_MACHINE, shown("one for each processor, or OMP_NUM_THREADS")),
+    "Threads with which the CPU computes. Another number rounds sums otherwise.",
 ]
 AsJson = Annotated[
     bool,
@@ -94,18 +102,16 @@ AsJson = Annotated[
 
 
 def _cache_place(text: str) -> str:
-    places = ("auto", "disk", "none")
     if text == "ram":
         raise typer.BadParameter("expected auto, disk or none, found 'ram', which is auto today")
-    if text not in places:
-        raise typer.BadParameter(f"expected {', '.join(places)}, found {text!r}")
+    if text not in ("auto", "disk", "none"):
+        raise typer.BadParameter(f"expected auto, disk or none, found {text!r}")
     return text
 
 
 Cache = Annotated[
     str | None,
-    typer.Option(parser=_cache_place, metavar="auto|disk|none", rich_help_panel=MACHINE_PANEL),
-    shown("auto"),
+    *(_MACHINE, typer.Option(parser=_cache_place, metavar="auto|disk|none"), shown("auto")),
     "Decode and resize every image once. auto keeps the pixels in memory that all processes share, "
     "while they fit into a quarter of the free memory and 4 GB; disk in the cache folder "
     "(OSSA_CACHE, else ~/.cache/ossa) for every later run. It changes the speed, never the result.",
@@ -151,18 +157,19 @@ def choose_device(wanted: str | None) -> str:
         return wanted
     number = "0" if wanted == "cuda" else wanted.removeprefix("cuda:")
     if not number.isdecimal():
-        raise ConfigError(f"expected --device cpu, cuda or the number of a GPU, found {wanted!r}")
+        raise ConfigError(expected="--device cpu, cuda or the number of a GPU", found=repr(wanted))
     if int(number) >= gpus:
+        found = "1 CUDA device" if gpus == 1 else f"{gpus} CUDA devices, counted from 0"
         raise ConfigError(
-            f"--device {wanted}: this machine has {gpus or 'no'} CUDA "
-            f"device{'s, counted from 0' if gpus > 1 else ''}"
-            + ("" if gpus else " that PyTorch can use; leave --device out or take cpu")
+            expected=f"a GPU for --device {wanted}",
+            found=found if gpus else "no CUDA device that PyTorch can use",
+            advice=None if gpus else "leave --device out or take cpu",
         )
     return f"cuda:{number}"
 
 
 def choose_device_for(weights: Path, wanted: str | None) -> str:
-    """Returns what `choose_device` does; exported files run on the CPU unless told otherwise."""
+    """Returns what `choose_device` does; exported files run on the CPU unless one is wanted."""
     from ossa.export.select import is_exported
 
     return "cpu" if wanted is None and is_exported(weights) else choose_device(wanted)
@@ -190,15 +197,6 @@ def choose_workers(wanted: int | None, *, device: str) -> int:
     return max(1, min(_MOST_WORKERS, processors // 2))
 
 
-def check_words(option: str, words: Iterable[str], known: Sequence[str]) -> None:
-    """Raises ConfigError, with the nearest known word, for the first word that is not known."""
-    for word in words:
-        if word not in known:
-            raise ConfigError(
-                f"expected {option} {', '.join(known)}, found {word!r}.{suggestion(word, known)}"
-            )
-
-
 def check_writable(option: str, folder: Path) -> None:
     """Raises ConfigError unless a folder can be made, or written into where it exists."""
     folder = folder.absolute()
@@ -209,13 +207,12 @@ def check_writable(option: str, folder: Path) -> None:
         found = f"{nearest} without the permission to write"
     else:
         return
-    raise ConfigError(f"expected a folder that can be written for {option}, found {found}")
+    raise ConfigError(expected=f"a folder that can be written for {option}", found=found)
 
 
 def check_new(option: str, folder: Path) -> None:
     """Raises ConfigError unless a folder is empty or can be made."""
     if folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(
-            f"expected a new or empty folder for {option}, found {folder} in use: name another"
-        )
+        found = f"{folder} in use"
+        raise ConfigError(expected=f"a new or empty folder for {option}", found=found)
     check_writable(option, folder)
