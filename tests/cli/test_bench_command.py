@@ -59,7 +59,7 @@ def test_the_file_holds_a_command_that_repeats_it(ossa: Ossa, tmp_path: Path) ->
         (("yolov5q",), "error: there is no model named 'yolov5q'. Did you mean yolov5"),
         (("yolov5n", "--imgsz", "333"), "use 320 or 352"),
         (("yolov5n", "--precision", "fp8"), "'fp8' is not one of 'fp32', 'bf16'"),
-        (("yolov5n", "--device", "tpu"), "expected --device cpu, cuda or the number of a GPU"),
+        (("yolov5n", "--device", "tpu"), "Expected --device cpu, cuda or the number of a GPU"),
         (("levit_128",), "error: levit_128 declares feature maps at strides [16, 32, 64]"),
     ],
 )
@@ -77,19 +77,19 @@ def test_a_folder_that_cannot_be_made_is_refused_before_the_timing(
     (tmp_path / "taken").write_text("")
     result = ossa("bench", "yolov5n", "--output", "taken", *QUICK_ON_CPU)
     assert result.exit_code == 2
-    assert "error: expected a folder that can be written for --output, found" in result.stderr
+    assert "error: Expected a folder that can be written for --output, found" in result.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((), "expected a MODEL or --weights to time, found neither"),
-        (("--runtimes", "all"), "expected a MODEL or --weights to time, found neither"),
-        (("yolov5n", "--data", "bccd"), "the AP that --data asks for is that of --weights"),
+        ((), "Expected a MODEL or --weights to time, found neither"),
+        (("--runtimes", "all"), "Expected a MODEL or --weights to time, found neither"),
+        (("yolov5n", "--data", "bccd"), "Expected --data with --weights alone"),
         (("yolov5n", "--runtimes", "all", "--training-form"), "times what is deployed on the CPU"),
         (
             ("yolov5n", "--training-form", "--runtime", "openvino"),
-            "PyTorch alone runs --training-form and GPUs here, found --runtime openvino",
+            "Expected --runtime torch, which alone runs --training-form and GPUs here",
         ),
     ],
 )

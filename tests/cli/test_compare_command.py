@@ -185,7 +185,7 @@ def test_results_files_alone_take_the_data_that_they_are_given(
     assert [row["verdict"] for row in json.loads(result.stdout)[:2]] == [None, "better"]
     refused = ossa("compare", *files)
     assert refused.exit_code == 2
-    assert "results files do not name their images: give these with --data" in refused.stderr
+    assert "Expected --data beside results files, which do not name their images" in refused.stderr
 
 
 def failed(write_run: WriteRun, folder: Path) -> None:
@@ -266,8 +266,8 @@ def an_empty_folder(write_run: WriteRun, folder: Path) -> None:
         (with_the_record_of_another, "bad/record.json is of a run with other settings: is it that"),
         (with_an_edited_seed, "bad/record.json was changed: its model or seed is not that of its"),
         (with_an_unknown_key, "bad/record.json is damaged: there is no setting 'surprise'"),
-        (of_other_pixels, "the files held other pixels for bad than for good: train one of them"),
-        (nowhere, "expected the folder of a run or a COCO results file, found no bad"),
+        (of_other_pixels, "found other pixels for bad than for good. Train one of them"),
+        (nowhere, "Expected the folder of a run or a COCO results file, found none (bad)"),
         (an_empty_folder, "Expected the record of a run, found none (bad/record.json)"),
     ],
 )
@@ -292,12 +292,15 @@ def test_a_model_that_cannot_be_compared_is_told_in_a_sentence(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("good", "expected two models at least to compare, found good alone"),
+        ("good", "Expected two models at least to compare, found good alone"),
         ("good other --metric ap,ap5", "found 'ap5'. Did you mean ap75, ap50 or ap?"),
         ("good other --metric ap_smal", "expected metrics of ap, ap50, ap75, ar_100"),
-        ("good other --split test", "the folder of a run has its detections on val alone"),
-        ("good none-*", "expected runs or results files like none-*, found none"),
-        ("good other --data elsewhere", "the one that good was scored on"),
+        ("good other --split test", "Expected --split val for runs, found test"),
+        ("good none-*", "Expected runs or results files like none-*, found none"),
+        (
+            "good other --data elsewhere",
+            "Expected the val split that good was scored on, found another",
+        ),
         ("good other,good", "found seed 0 in both other and good: they are the same run twice"),
         ("good,longer other", "found train.epochs 300 in good and 7 in longer"),
         ("good unknown.json", "Expected image ids of the data set"),

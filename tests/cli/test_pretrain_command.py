@@ -40,7 +40,8 @@ def test_a_pretrained_backbone_starts_a_detector(ossa: Ossa, pictures: Path, sce
         "next: ossa train --model test_resnet --backbone-weights out.safetensors --data DATA"
     )
     weights = ("--model", "test_resnet", "--backbone-weights", "out.safetensors")
-    trained = ossa("train", "--data", scenes, *weights, "--neck", "n", "--epochs", 1, *TINY)
+    more = ("--neck", "n", "--epochs", 1, "--no-figures", *TINY)
+    trained = ossa("train", "--data", scenes, *weights, *more)
     assert trained.exit_code == 0, trained.stderr
     record = json.loads(Path("runs/test_resnet/record.json").read_text())
     assert record["initial_weights"]["pretraining"] == "pictures (2 classes, 12 images)"

@@ -39,7 +39,8 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackedTrainin
         patch.setenv("HOME", str(home))
         patch.delenv("MPLCONFIGDIR", raising=False)
         process = start_ossa(
-            *("train", "--data", data, "--model", "yolov5n", "--epochs", 1, *TINY, "--json"),
+            *("train", "--data", data, "--model", "test_resnet", "--neck", "n", "--epochs", 1),
+            *(*TINY, "--json", "--no-figures"),
             *("--project", elsewhere, "--track", "comet,tensorboard", "--track-weights"),
         )
         stdout, stderr = process.communicate()

@@ -214,5 +214,5 @@ def test_coco_results_are_refused_where_the_classes_are_not_the_data_sets(
     arguments = (pictures, "--weights", weights, "--output", tmp_path / "out")
     result = predict(*arguments, "--show-truth", truth, "--save-json")
     assert result.exit_code == 2
-    assert "its 3 classes are not the 3 of the detector" in result.stderr
+    assert "Expected the 3 classes of the detector for --save-json, found 3 others" in result.stderr
     assert not (tmp_path / "out").exists()

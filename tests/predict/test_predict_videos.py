@@ -132,9 +132,9 @@ def test_yolov5_s_names_of_options_are_known(predict: Predict, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "expected one source"),
+        ((), "Expected one picture, video"),
         (("a.png", "--source", "b.png"), "found two"),
-        (("a.png", "--json", "--jsonl"), "choose one"),
+        (("a.png", "--json", "--jsonl"), "Expected --json or --jsonl, found both"),
         (("a.png", "--show"), "found neither DISPLAY nor WAYLAND_DISPLAY"),
         (("a.png", "--batch", 0), "--batch"),
         (("a.png", "--save-crps"), "--save-crop"),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ItemT = TypeVar("ItemT")
 
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+_NUMBER_OPTION = typer.Option(metavar="N")
 _NUMBER = re.compile(r"(\d+\.?\d*(?:e[+-]?\d+)?) ?([kmgt]?)", re.IGNORECASE)
 
 
@@ -33,16 +34,8 @@ def backbones(
         "Part of a name, or a shell wildcard for the whole name ('convnext*_tiny').",
     ] = None,
     supported: Annotated[bool, "Only those that work."] = False,
-    max_params: Annotated[
-        str | None,
-        typer.Option(metavar="N"),
-        "Only those of at most N parameters (30M, 5.5e6).",
-    ] = None,
-    max_flops: Annotated[
-        str | None,
-        typer.Option(metavar="N"),
-        "Only those of at most N FLOPs (40G) at the image size.",
-    ] = None,
+    max_params: Annotated[str | None, _NUMBER_OPTION, "At most N parameters (30M, 5.5e6)."] = None,
+    max_flops: Annotated[str | None, _NUMBER_OPTION, "At most N FLOPs at the image size."] = None,
     commercial: Annotated[
         bool,
         "Only those with pretrained weights whose licence allows commercial use to everybody: "
@@ -50,8 +43,7 @@ def backbones(
     ] = False,
     imgsz: Annotated[
         options.Side,
-        "Side of the square image whose FLOPs are shown. Another than 640 is counted anew, about a "
-        "second per model.",
+        "Side of the image whose FLOPs are shown; another than 640 takes a second per model.",
     ] = 640,
     sort: Annotated[Literal["name", "params", "flops"], "Smallest first."] = "name",
     tags: Annotated[
@@ -70,19 +62,19 @@ def backbones(
 
     [bold]Examples[/bold]
 
-      ossa backbones convnext
-
       ossa backbones 'vit_small*' --tags
 
       ossa backbones --supported --commercial --max-params 30M --max-flops 40G --sort flops
 
       ossa backbones resnet --imgsz 320 --json
     """
+    import timm
+
     from ossa.cli.console import print_json, print_table
     from ossa.config import check_imgsz
-    from ossa.models.backbones.catalog import TABLE_IMGSZ
+    from ossa.models.backbones.catalog import TABLE_IMGSZ, TABLE_TIMM
     from ossa.models.backbones.pretrained import pretrained_tags
-    from ossa.models.probe import with_flops_at
+    from ossa.models.probe import known_rows, probe_backbone, with_flops_at
 
     check_imgsz(imgsz, stride=32)
     params, flops = _number("--max-params", max_params), _number("--max-flops", max_flops)
@@ -91,17 +83,20 @@ def backbones(
         names = [n for n in names if any(tag.commercial for tag in known_tags.get(n, ()))]
 
     def keep(row: "CatalogRow") -> bool:
-        return (row.supported or not supported) and _at_most(row.params, params)
+        small = _at_most(row.params, params) and (
+            imgsz != TABLE_IMGSZ or _at_most(row.flops, flops)
+        )
+        return small and (row.supported or not supported)
 
-    def keep_at_640(row: "CatalogRow") -> bool:
-        return keep(row) and _at_most(row.flops, flops)
-
-    rows = _rows(names, keep_at_640 if imgsz == TABLE_IMGSZ else keep)
+    known, unknown = known_rows(names, keep)
+    doing = f"trying out what the table of timm {TABLE_TIMM} does not tell of {timm.__version__}"
+    rows = [*known, *filter(keep, _each(doing, probe_backbone, unknown))]
+    rows.sort(key=lambda row: row.model)
     if imgsz != TABLE_IMGSZ:
         rows = _each(f"counting FLOPs at {imgsz} px", partial(with_flops_at, imgsz=imgsz), rows)
         rows = [row for row in rows if _at_most(row.flops, flops)]
-    if sort != "name":
-        rows.sort(key=lambda row: _last_if_none(getattr(row, sort)))
+    if sort != "name":  # unknown numbers last
+        rows.sort(key=lambda row: (getattr(row, sort) is None, getattr(row, sort)))
     if as_json:
         print_json([_as_json(row, imgsz, known_tags.get(row.model, [])) for row in rows])
     else:
@@ -146,29 +141,13 @@ def _number(option: str, text: str | None) -> float | None:
         return None
     found = _NUMBER.fullmatch(text.strip())
     if found is None:
-        raise ConfigError(f"{option}: expected a number such as 30M or 5.5e6, found {text!r}")
+        expected = f"a number such as 30M or 5.5e6 for {option}"
+        raise ConfigError(expected=expected, found=repr(text))
     return float(found[1]) * _UNITS[found[2].lower()]
 
 
 def _at_most(number: int | None, limit: float | None) -> bool:
     return limit is None or (number is not None and number <= limit)
-
-
-def _last_if_none(number: int | None) -> float:
-    return float("inf") if number is None else number
-
-
-def _rows(names: list[str], keep: "Callable[[CatalogRow], bool]") -> "list[CatalogRow]":
-    """Returns the rows to keep, sorted by name; what the table cannot tell is tried out."""
-    import timm
-
-    from ossa.models.backbones.catalog import TABLE_TIMM
-    from ossa.models.probe import known_rows, probe_backbone
-
-    rows, unknown = known_rows(names, keep)
-    doing = f"trying out what the table of timm {TABLE_TIMM} does not tell of {timm.__version__}"
-    rows += filter(keep, _each(doing, probe_backbone, unknown))
-    return sorted(rows, key=lambda row: row.model)
 
 
 def _each(

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -15,9 +15,6 @@ from ossa.escaping import print_line
 if TYPE_CHECKING:
     from ossa.cli.console import Console
     from ossa.cost.benchmark import Protocol
-    from ossa.export.graph import Precision
-    from ossa.export.select import RuntimeName
-    from ossa.models.detector import Detector
 
 
 @command(
@@ -33,31 +30,20 @@ def bench(
     models: Annotated[list[str] | None, options.ModelArgument] = None,
     imgsz: options.Side = 640,
     batch: options.Batch = 1,
-    warmup: Annotated[
-        int, typer.Option(min=0, max=1_000_000, metavar="N"), "Runs not timed."
-    ] = 100,
+    warmup: Annotated[options.Natural, typer.Option(max=1_000_000), "Runs not timed."] = 100,
     runs: Annotated[options.Count, typer.Option(max=1_000_000), "Runs timed."] = 300,
     precision: Annotated[Literal["fp32", "bf16"], "Of weights and features."] = "fp32",
-    runtime: Annotated[
-        options.RuntimeName,
-        "auto takes the fastest that is installed: OpenVINO, then ONNX Runtime (fp32) on a CPU, "
-        "else PyTorch.",
-    ] = "auto",
+    runtime: options.Runtime = "auto",
     memory_format: Annotated[
         Literal["channels_last", "contiguous"], "Of weights and features."
     ] = "channels_last",
-    training_form: Annotated[
-        bool, "Time branches and batch norms as they are trained, not added up and folded."
-    ] = False,
-    classes: Annotated[options.Classes, "Number of classes."] = 80,
+    training_form: Annotated[bool, "Time branches and batch norms as they are trained."] = False,
+    classes: options.Classes = 80,
     neck: options.Neck = "s",
     runtimes: Annotated[
         Literal["all"] | None, "Time every detector in every runtime and precision on the CPU."
     ] = None,
-    weights: Annotated[
-        options.File | None,
-        "Time the detector of a checkpoint of ossa, or of an official yolov5*.pt.",
-    ] = None,
+    weights: Annotated[options.Weights | None, "Time the detector of a checkpoint."] = None,
     data: Annotated[
         options.DataPath | None,
         "With --weights: the data.yaml, or its folder, on which the AP of each row is taken; its "
@@ -66,8 +52,7 @@ def bench(
     split: Annotated[str, "With --data: of the AP."] = "val",
     output: Annotated[
         options.Folder | None,
-        "Also write the rows and the command as JSON into this folder, into a file named after the "
-        "hardware.",
+        "Also write the rows and the command as JSON, into a file named after the hardware.",
     ] = None,
     device: options.Device = None,
     threads: Annotated[
@@ -84,11 +69,7 @@ def bench(
 
     [bold]Examples[/bold]
 
-      ossa bench yolov5n yolov5s
-
       ossa bench resnet50 convnext_tiny --neck s --runs 30 --warmup 5 --threads 2
-
-      ossa bench yolov5s --batch 32 --precision bf16 --device 0 --output results
 
       ossa bench --runtimes all --weights yolov5n.pt --data coco128 --runs 30 --warmup 5
     """
@@ -97,71 +78,45 @@ def bench(
     from ossa.cost.benchmark import Protocol, backends_here, write_rows
 
     models = list(dict.fromkeys(models or []))
-    _check_request(models, weights, data, batch)
+    if not models and weights is None:
+        raise ConfigError(expected="a MODEL or --weights to time", found="neither")
+    if data is not None and (models or batch != 1):
+        raise ConfigError(
+            expected="--data with --weights alone, whose AP it is for, one image at a time",
+            found="a MODEL or --batch",
+        )
     check_imgsz(imgsz, stride=32)
     device = options.choose_device(device)
-    chosen = _runtime(runtime, device, precision, training_form=training_form)
     if runtimes is not None and (training_form or device != "cpu"):
         raise ConfigError("--runtimes all times what is deployed on the CPU: add --device cpu")
-    sizes = {"imgsz": imgsz, "batch": batch, "warmup": warmup, "runs": runs}
     protocol = Protocol(
-        **sizes,
-        device=device,
-        precision=precision,
-        memory_format=memory_format,
-        threads=threads,
+        *(imgsz, batch, warmup, runs, device, precision, threads, memory_format),
         form="training" if training_form else "deployed",
-        runtime=chosen,
+        runtime=_runtime(runtime, device, precision, training_form=training_form),
     )
     if output is not None:
         options.check_writable("--output", output)
         output.mkdir(parents=True, exist_ok=True)
-    extra = {"--classes": classes, "--neck": neck, "--runtimes": runtimes}
-    extra |= {"--weights": weights, "--data": data, "--split": split if data else None}
     with Console() as console:
-        detectors, names = _detectors(models, weights, imgsz=imgsz, classes=classes, neck=neck)
-        more = {} if data is None else _splits(names, weights, data, split, console)
+        settings = {"num_classes": classes, "neck": neck, "imgsz": imgsz}
+        detectors, more = _detectors(models, settings, weights, data, split, console)
         if runtimes is not None:
             more["backends"] = backends_here(calibrated="calibration" in more)
-        console.note(f"timing {', '.join(detectors)}: {_in_words(protocol, runtimes)}")
-        rows, protocol = _timed(detectors, protocol, console, free=runtime == "auto", more=more)
+        about = _describe(protocol, runtimes)
+        console.note(f"timing {', '.join(detectors)}: {about}")
+        rows, protocol = _time(detectors, protocol, console, free=runtime == "auto", more=more)
         if output is not None:
+            extra = {"classes": classes, "neck": neck, "runtimes": runtimes, "weights": weights}
+            extra |= {"data": data, "split": split if data else None}
             file = write_rows(rows, output, command=_command(models, protocol, extra))
             console.note(f"written to {file}")
     if as_json:
         print_json(rows)
     else:
-        _print_table(rows, _in_words(protocol, runtimes))
+        _print_table(rows, _describe(protocol, runtimes))
 
 
-def _check_request(models: Sequence[str], weights: Any, data: str | None, batch: int) -> None:
-    if not models and weights is None:
-        raise ConfigError("expected a MODEL or --weights to time, found neither")
-    if data is not None and (models or batch != 1):
-        raise ConfigError(
-            "the AP that --data asks for is that of --weights, one image at a time: give these, "
-            "and neither MODEL nor --batch"
-        )
-
-
-def _detectors(
-    models: Sequence[str], weights: Any, *, imgsz: int, classes: int, neck: str
-) -> "tuple[dict[str, Detector], tuple[str, ...]]":
-    """Returns what is timed, by name, and the class names of the weights."""
-    from ossa.models.checkpoint import detector_from, read_checkpoint
-    from ossa.models.detector import create_detector
-
-    settings = {"num_classes": classes, "neck": neck, "imgsz": imgsz}
-    detectors = {model: create_detector(model, **settings) for model in models}
-    if weights is None:
-        return detectors, ()
-    checkpoint = read_checkpoint(weights)
-    return {**detectors, str(weights): detector_from(checkpoint)}, checkpoint.names
-
-
-def _runtime(
-    wanted: "RuntimeName", device: str, precision: "Precision", *, training_form: bool
-) -> Any:
+def _runtime(wanted: str, device: str, precision: Any, *, training_form: bool) -> Any:
     """Returns what is wanted, or the fastest of those installed that time this form.
 
     Raises:
@@ -175,43 +130,53 @@ def _runtime(
         return "torch" if only_torch else runtimes_by_speed(device, precision)[0]
     if wanted != "torch" and only_torch:
         raise ConfigError(
-            f"PyTorch alone runs --training-form and GPUs here, found --runtime {wanted}: leave "
-            "one of them out"
+            expected="--runtime torch, which alone runs --training-form and GPUs here",
+            found=f"--runtime {wanted}",
         )
     if wanted != "torch":
         require(wanted, purpose=f"--runtime {wanted}")
     return wanted
 
 
-def _splits(
-    names: Sequence[str], weights: Any, data: str, split: str, console: "Console"
-) -> dict[str, Any]:
-    """Returns the images that are scored, and those that calibrate int8."""
+def _detectors(
+    models: Sequence[str],
+    settings: dict[str, Any],
+    weights: Any,
+    data: str | None,
+    split: str,
+    console: "Console",
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns detectors by name, and the images that are scored and those that calibrate int8."""
     from ossa.data.reading import read_data
     from ossa.evaluate.evaluator import check_classes
     from ossa.export.openvino import CALIBRATION_IMAGES
     from ossa.export.parity import some_images
+    from ossa.models.checkpoint import detector_from, read_checkpoint
+    from ossa.models.detector import create_detector
 
+    detectors = {model: create_detector(model, **settings) for model in models}
+    if weights is None:
+        return detectors, {}
+    checkpoint = read_checkpoint(weights)
+    detectors[str(weights)] = detector_from(checkpoint)
+    if data is None:
+        return detectors, {}
     report = read_data(data, split)
     console.faults(report)
-    check_classes(tuple(names), report.index, weights=weights, data=data)
+    check_classes(checkpoint.names, report.index, weights=weights, data=data)
     calibration = some_images(read_data(data, "train").index, CALIBRATION_IMAGES)
-    return {"scored_on": report.index, "calibration": calibration}
+    return detectors, {"scored_on": report.index, "calibration": calibration}
 
 
-def _timed(
-    detectors: "dict[str, Detector]",
+def _time(
+    detectors: dict[str, Any],
     protocol: "Protocol",
     console: "Console",
     *,
     free: bool,
     more: dict[str, Any],
 ) -> "tuple[list[dict[str, Any]], Protocol]":
-    """Returns the rows and their protocol.
-
-    PyTorch is the runtime where that of `protocol` cannot express a network and is `free` to be
-    another.
-    """
+    """Returns rows and their protocol: PyTorch's if a `free` runtime cannot run a network."""
     from ossa.cost.benchmark import bench_detectors
 
     with console.progress("timing") as on_images:
@@ -228,33 +193,21 @@ def _timed(
 
 def _command(models: list[str], protocol: "Protocol", extra: dict[str, Any]) -> str:
     """Returns the command with every setting that the result depends on spelt out."""
-    chosen = {
-        "--imgsz": protocol.imgsz,
-        "--batch": protocol.batch,
-        "--warmup": protocol.warmup,
-        "--runs": protocol.runs,
-        "--precision": protocol.precision,
-        "--runtime": protocol.runtime,
-        "--memory-format": protocol.memory_format,
-        "--device": protocol.device,
-        "--threads": protocol.threads,
-        **extra,
-    }
+    settings = {**asdict(protocol), **extra}
+    form = settings.pop("form")
     words = ["ossa", "bench", *models]
-    for option, value in chosen.items():
-        words += [] if value is None else [option, str(value)]
-    return shlex.join([*words, *(["--training-form"] if protocol.form == "training" else [])])
+    for name, value in settings.items():
+        words += [] if value is None else ["--" + name.replace("_", "-"), str(value)]
+    return shlex.join([*words, *["--training-form"] * (form == "training")])
 
 
-def _in_words(protocol: "Protocol", runtimes: str | None) -> str:
-    words = (
+def _describe(protocol: "Protocol", runtimes: str | None) -> str:
+    how = f"{protocol.precision}, {protocol.memory_format}, {protocol.runtime}"
+    return (
         f"{protocol.form} form, batch {protocol.batch}, {protocol.imgsz} x {protocol.imgsz} px, "
         f"{protocol.warmup} runs to warm up and {protocol.runs} timed, "
+        f"{'every runtime and precision' if runtimes else how} on {protocol.device}"
     )
-    if runtimes is not None:
-        return f"{words}every runtime and precision on {protocol.device}"
-    how = f"{protocol.precision}, {protocol.memory_format}, {protocol.runtime}"
-    return f"{words}{how} on {protocol.device}"
 
 
 def _print_table(rows: list[dict[str, Any]], protocol: str) -> None:

@@ -58,8 +58,6 @@ def compare(
 
     [bold]Examples[/bold]
 
-      ossa compare runs/yolov5n runs/mobilenetv2_100
-
       ossa compare 'runs/yolov5n-seed*' 'runs/convnext_atto-seed*' --metric ap
 
       ossa compare ours.json theirs.json.gz --data coco --split val
@@ -72,7 +70,7 @@ def compare(
     metrics = list(dict.fromkeys(name.strip() for name in metric.split(",")))
     check_metrics(metrics)
     if len(models) < 2:
-        raise ConfigError(f"expected two models at least to compare, found {models[0]} alone")
+        raise ConfigError(expected="two models at least to compare", found=f"{models[0]} alone")
     sources = [_read_sources(model) for model in models]
     with Console() as console:
         index = _read_index(sources, data=data, split=split, console=console)
@@ -88,7 +86,7 @@ def compare(
             )
     if as_json:
         shared = {"images": len(index), "resamples": resamples, "seed": seed}
-        print_json([{**_flat(row, models, matches), **shared} for row in rows])
+        print_json([{**_flat(row, models, len(matches[row.model])), **shared} for row in rows])
     else:
         _print_tables(rows, models)
         _print_notes(rows, matches, num_images=len(index), resamples=resamples)
@@ -103,12 +101,10 @@ def _read_sources(model: str) -> "list[FinishedRun | Path]":
         pattern = has_magic(part) and not Path(part).exists()
         paths = sorted(glob(part)) if pattern else [part]
         if not paths:
-            raise DataError(f"expected runs or results files like {part}, found none")
+            raise DataError(expected=f"runs or results files like {part}")
         for path in map(Path, paths):
-            if not path.is_dir() and not path.is_file():
-                raise DataError(
-                    f"expected the folder of a run or a COCO results file, found no {path}"
-                )
+            if not path.exists():
+                raise DataError(expected="the folder of a run or a COCO results file", path=path)
             sources.append(read_finished_run(path) if path.is_dir() else path)
     if runs := [source for source in sources if isinstance(source, FinishedRun)]:
         check_seeds(runs)
@@ -127,61 +123,58 @@ def _read_index(
     from ossa.data.reading import read_index
     from ossa.train.run_folder import FinishedRun, same_images
 
-    everything = [source for model in sources for source in model]
-    runs = [source for source in everything if isinstance(source, FinishedRun)]
-    if runs and split != "val":
-        raise ConfigError(f"--split {split}: the folder of a run has its detections on val alone")
+    runs = [source for model in sources for source in model if isinstance(source, FinishedRun)]
     if not runs:
         if data is None:
-            raise ConfigError("results files do not name their images: give these with --data")
+            raise ConfigError(
+                expected="--data beside results files, which do not name their images"
+            )
         report = read_index(read_description(data, annotations_only=True), split)
         console.faults(report)
         return report.index
+    if split != "val":
+        raise ConfigError(expected="--split val for runs", found=split)
     first = runs[0]
-    index = _index_of(
-        data or first.config.data, "val", fingerprint=first.val_fingerprint, console=console
-    )
-    fingerprint = index.fingerprint()
+    index = _val_split(data or first.config.data, first, console)
     for run in runs:
-        if run.val_fingerprint == fingerprint:
+        if run.val_fingerprint == index.fingerprint():
             if not same_images(run.val_images, first.val_images):
                 raise DataError(
-                    "expected models scored on the same images, found that the files held other "
-                    f"pixels for {run.folder} than for {first.folder}: train one of them anew"
+                    expected="models scored on the same images",
+                    found=f"other pixels for {run.folder} than for {first.folder}",
+                    advice="train one of them anew",
                 )
-            continue
-        if run is first or data is not None:
+        elif run is first or data is not None:
             raise DataError(
-                f"the val split of {data or run.config.data} is not the one that {run.folder} was "
-                "scored on: give the data as they were with --data"
+                expected=f"the val split that {run.folder} was scored on",
+                found="another",
+                path=data or run.config.data,
+                advice="give the data as they were with --data",
             )
-        other = _index_of(run.config.data, "val", fingerprint=run.val_fingerprint, console=console)
-        raise DataError(_what_differs(index, other, f"{first.folder}", f"{run.folder}"))
+        else:
+            other = _val_split(run.config.data, run, console)
+            what = "other objects in the same images"
+            if index.names != other.names:
+                what = f"other classes: {', '.join(index.names)} and {', '.join(other.names)}"
+            elif index.file_names.tolist() != other.file_names.tolist():
+                what = f"other images: {len(index)} and {len(other)}"
+            found = f"in {first.folder} and {run.folder} {what}"
+            raise DataError(expected="models scored on one split", found=found)
     return index
 
 
-def _index_of(data: str, split: str, *, fingerprint: str, console: "Console") -> "DatasetIndex":
+def _val_split(data: str, run: "FinishedRun", console: "Console") -> "DatasetIndex":
     """Returns a split; its images need not be decoded where the fingerprint says they could be."""
     from ossa.data.description import read_description
     from ossa.data.reading import drop_corrupt_images, read_index
 
-    report = read_index(read_description(data), split)
-    if report.index.fingerprint() == fingerprint:
+    report = read_index(read_description(data), "val")
+    if report.index.fingerprint() == run.val_fingerprint:
         return report.index
     with console.progress("checking images") as on_image:
         report = drop_corrupt_images(report, on_image=on_image)
     console.faults(report)
     return report.index
-
-
-def _what_differs(index: "DatasetIndex", other: "DatasetIndex", name: str, other_name: str) -> str:
-    if index.names != other.names:
-        what = f"other classes: {', '.join(index.names)} and {', '.join(other.names)}"
-    elif index.file_names.tolist() != other.file_names.tolist():
-        what = f"other images: {len(index)} and {len(other)}"
-    else:
-        what = "other objects in the same images"
-    return f"expected models scored on one split, found in {name} and {other_name} {what}"
 
 
 def _match(source: "FinishedRun | Path", index: "DatasetIndex") -> "Matches":
@@ -193,30 +186,18 @@ def _match(source: "FinishedRun | Path", index: "DatasetIndex") -> "Matches":
     return match(index, source.val_detections(index))
 
 
-def _flat(
-    row: "Comparison", models: Sequence[str], matches: "Sequence[Sequence[Matches]]"
-) -> dict[str, Any]:
+def _flat(row: "Comparison", models: Sequence[str], runs: int) -> dict[str, Any]:
     """Returns the object of --json."""
-    known: dict[str, Any] = {
-        "model": models[row.model],
-        "runs": len(matches[row.model]),
-        "metric": row.metric,
-        "value": row.estimate.value,
-        **_ends("images", row.estimate.images),
-        **_ends("seeds", row.estimate.seeds),
-        "reference": models[0],
-    }
-    difference = row.difference
-    known["difference"] = difference and difference.value
-    known |= _ends("difference_images", difference and difference.images)
-    known |= _ends("difference_seeds", difference and difference.seeds)
-    known["p"] = difference and difference.p
+    known: dict[str, Any] = {"model": models[row.model], "runs": runs, "metric": row.metric}
+    for prefix, estimate in (("", row.estimate), ("difference_", row.difference)):
+        known[prefix.rstrip("_") or "value"] = estimate and estimate.value
+        for kind in ("images", "seeds"):
+            low, high = (estimate and getattr(estimate, kind)) or (None, None)
+            known |= {f"{prefix}{kind}_low": low, f"{prefix}{kind}_high": high}
+        if not prefix:
+            known["reference"] = models[0]
+    known["p"] = row.difference and row.difference.p
     return known | {"p_adjusted": row.p_adjusted, "verdict": row.verdict}
-
-
-def _ends(name: str, interval: "Interval | None") -> dict[str, float | None]:
-    low, high = (None, None) if interval is None else interval
-    return {f"{name}_low": low, f"{name}_high": high}
 
 
 def _print_tables(rows: "Sequence[Comparison]", models: Sequence[str]) -> None:
@@ -224,11 +205,14 @@ def _print_tables(rows: "Sequence[Comparison]", models: Sequence[str]) -> None:
     from ossa.cli.console import fraction, new_table, print_table
     from ossa.evaluate.metrics import METRIC_TITLES
 
+    def text(interval: "Interval | None") -> str:
+        if interval is None:
+            return "no seed interval"
+        return f"{interval.low:+.3f} to {interval.high:+.3f}"
+
     for metric in dict.fromkeys(row.metric for row in rows):
-        table = new_table(
-            METRIC_TITLES[metric],
-            *("value", "difference", "over images", "and seeds", "p", "verdict"),
-        )
+        titles = ("value", "difference", "over images", "and seeds", "p", "verdict")
+        table = new_table(METRIC_TITLES[metric], *titles)
         for row in rows:
             if row.metric != metric:
                 continue
@@ -240,19 +224,13 @@ def _print_tables(rows: "Sequence[Comparison]", models: Sequence[str]) -> None:
                 name,
                 value,
                 f"{row.difference.value:+.3f}",
-                _interval_text(row.difference.images),
-                _interval_text(row.difference.seeds),
+                text(row.difference.images),
+                text(row.difference.seeds),
                 "< 0.001" if row.p_adjusted < 0.001 else f"{row.p_adjusted:.3f}",
                 row.verdict,
             )
         print_table(table)
         print_line()
-
-
-def _interval_text(interval: "Interval | None") -> str:
-    if interval is None:
-        return "no seed interval"
-    return f"{interval.low:+.3f} to {interval.high:+.3f}"
 
 
 def _print_notes(

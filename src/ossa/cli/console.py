@@ -59,10 +59,10 @@ def plain(value: Any) -> Any:
 
 def with_unit(number: float) -> str:
     """Returns three significant digits with a unit: 1,872,157 is '1.87 M', 4.468e9 is '4.47 G'."""
-    for factor, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+    for factor, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         # Rounded first, so that 999,999 becomes 1.00 M and not 1000 k.
         if float(f"{number:.3g}") >= factor:
-            return f"{_three_digits(number / factor)}{unit}"
+            return f"{number / factor:#.3g}".rstrip(".") + f" {unit}"
     return f"{number:g}"
 
 
@@ -82,15 +82,25 @@ def fraction(value: float | None) -> str:
 
 
 def print_metrics_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Prints rows as `row_of` makes them on stdout: a line a figure, a column a model.
+    """Prints rows as `row_of` makes them on stdout: one line per figure, one column per model.
 
     Figures that no row knows are left out.
     """
     from ossa.evaluate.metrics import METRIC_TITLES
 
+    metrics = [key for key in METRIC_TITLES if key in KEYS or key.startswith("voc")]
+    lines: list[tuple[str, str, Callable[[Any], str]]] = [
+        ("imgsz", "image side", lambda pixels: f"{pixels} px"),
+        *((key, METRIC_TITLES[key], fraction) for key in metrics),
+        ("params", "parameters", with_unit),
+        ("flops", "FLOPs", with_unit),
+        ("macs", "MACs", with_unit),
+        ("ms_per_image", "per image", lambda milliseconds: f"{milliseconds:.1f} ms"),
+        ("images_per_second", "images per second", lambda rate: f"{rate:.1f}"),
+        ("train_seconds", "training", duration),
+    ]
     table = new_table("", *(str(row["model"]) for row in rows))
-    metrics = [(key, METRIC_TITLES[key], fraction) for key in _METRICS]
-    for key, title, write in (_IMAGE_SIDE, *metrics, *_COSTS):
+    for key, title, write in lines:
         values = [row.get(key) for row in rows]
         if any(value is not None for value in values):
             table.add_row(title, *("–" if value is None else write(value) for value in values))
@@ -136,26 +146,6 @@ class TerminalConsole(RichConsole):
             yield Segment(text, segment.style, segment.control)
 
 
-def _three_digits(number: float) -> str:
-    decimals = 2 if number < 9.995 else 1 if number < 99.95 else 0
-    return f"{number:.{decimals}f}"
-
-
-_IMAGE_SIDE: Final = ("imgsz", "image side", lambda pixels: f"{pixels} px")
-_METRICS: Final = (
-    *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_100"),
-    *("voc2007_ap50", "voc2010_ap50", "precision", "recall"),
-)
-_COSTS: Final[tuple[tuple[str, str, Callable[[Any], str]], ...]] = (
-    ("params", "parameters", with_unit),
-    ("flops", "FLOPs", with_unit),
-    ("macs", "MACs", with_unit),
-    ("ms_per_image", "per image", lambda milliseconds: f"{milliseconds:.1f} ms"),
-    ("images_per_second", "images per second", lambda rate: f"{rate:.1f}"),
-    ("train_seconds", "training", duration),
-)
-
-
 class Console(Callback):
     """A callback of trainings that writes to the terminal.
 
@@ -168,11 +158,9 @@ class Console(Callback):
         self._place = place
         self._err = TerminalConsole(stderr=True, soft_wrap=True)
         self._live: Progress | None = None
-        self._epochs = 0
-        self._batches_per_epoch = 0
+        self._epochs = self._batches_per_epoch = 0
         self._since: tuple[float, float] | None = None
-        self._loss = ""
-        self._ap = ""
+        self._loss = self._ap = ""
         self._best = 0.0
         self._noted: set[str] = set()
 
@@ -196,7 +184,7 @@ class Console(Callback):
     def faults(self, report: "IndexReport") -> None:
         """Prints what a split leaves out by its data.yaml, and the first of its issues."""
         for note in report.notes:
-            if note not in self._noted:  # those on the data.yaml come with each split
+            if note not in self._noted:  # notes on the data.yaml come with each split
                 self.note(note)
         self._noted.update(report.notes)
         self.issues(report.issues)
@@ -229,11 +217,18 @@ class Console(Callback):
         self._since, self._loss, self._ap, self._best = None, "", "", 0.0
 
     def on_batch_end(self, *, epoch: int, batch: int, loss: float) -> None:
-        left = self._seconds_left(epoch + batch / self._batches_per_epoch)
+        position, now = epoch + batch / self._batches_per_epoch, time.monotonic()
+        # The pace since the first call, from which the rest is estimated.
+        self._since = self._since or (position, now)
+        first, started = self._since
+        left = ""
+        if position > first:
+            seconds = (now - started) / (position - first) * (self._epochs - position)
+            left = f"{duration(seconds)} left"
         self._loss = f"loss {loss:.4f}"
         self._show(
             f"epoch {epoch + 1}/{self._epochs} training",
-            *(self._loss, self._ap, "" if left is None else f"{duration(left)} left"),
+            *(self._loss, self._ap, left),
             done=batch,
             total=self._batches_per_epoch,
         )
@@ -254,19 +249,6 @@ class Console(Callback):
 
     def on_end(self, record: "Record") -> None:
         self._close()
-
-    def _seconds_left(self, position: float) -> float | None:
-        """Returns the seconds to the end at the pace since the first call; None at that call.
-
-        Args:
-            position: in epochs since the start of the training.
-        """
-        now = time.monotonic()
-        self._since = self._since or (position, now)
-        first, started = self._since
-        if position <= first:
-            return None
-        return (now - started) / (position - first) * (self._epochs - position)
 
     def _show(
         self, doing: str, *details: str, done: int, total: int, of_bytes: bool = False

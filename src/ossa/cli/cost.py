@@ -11,30 +11,15 @@ from ossa.errors import ConfigError
 from ossa.escaping import print_line, write_csv
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from ossa.cost.model_cost import ModelCost
-
-_DETECTOR_IMGSZ, _CLASSIFIER_IMGSZ = 640, 224
-_NUM_CLASSES = 80
-_FIGURES = (
-    *(("parameters", "params", ""), ("FLOPs", "flops", ""), ("MACs", "macs", "")),
-    *(("activations", "activations", ""), ("peak memory", "peak_bytes", "B")),
-)
-"""Title, key and unit of each line of the table."""
 
 
 @command(panels={options.MACHINE_PANEL: "as_csv"})
 def cost(
     *,
     models: Annotated[list[str], options.ModelArgument],
-    imgsz: Annotated[
-        options.Side | None,
-        options.shown(f"{_DETECTOR_IMGSZ}, of a classifier {_CLASSIFIER_IMGSZ}"),
-    ] = None,
-    classes: Annotated[
-        options.Classes | None, options.shown(str(_NUM_CLASSES)), "Number of classes."
-    ] = None,
+    imgsz: Annotated[options.Side | None, options.shown("640, of a classifier 224")] = None,
+    classes: Annotated[options.Classes | None, options.shown("80")] = None,
     neck: Annotated[options.Neck | None, options.shown("s")] = None,
     classifier: Annotated[
         options.Classes | None,
@@ -58,8 +43,6 @@ def cost(
 
     [bold]Examples[/bold]
 
-      ossa cost yolov5n yolov5s
-
       ossa cost convnext_tiny repvgg_a1 --neck s --imgsz 320 --json
 
       ossa cost resnet50 convnext_tiny --classifier 1000 --imgsz 224
@@ -69,83 +52,55 @@ def cost(
     from ossa.cost.model_cost import cost_classifier, cost_detector
 
     if as_csv and as_json:
-        raise ConfigError("expected --csv or --json, found both")
+        raise ConfigError(expected="--csv or --json", found="both")
     if classifier is not None and (classes, neck) != (None, None):
         raise ConfigError(
-            "a classifier has its own classes and no neck: with --classifier leave --classes and "
-            "--neck out"
+            expected="no --classes and --neck beside --classifier, which has no neck",
+            found="one of them",
         )
     models = list(dict.fromkeys(models))
     if classifier is None:
-        side = imgsz or _DETECTOR_IMGSZ
-        check_imgsz(side, stride=32)
-        settings = {"num_classes": classes or _NUM_CLASSES, "neck": neck or "s", "imgsz": side}
+        check_imgsz(imgsz or 640, stride=32)
+        settings = {"num_classes": classes or 80, "neck": neck or "s", "imgsz": imgsz or 640}
         costs = [cost_detector(model, **settings, compare=compare) for model in models]
     else:
-        settings = {"num_classes": classifier, "imgsz": imgsz or _CLASSIFIER_IMGSZ}
+        settings = {"num_classes": classifier, "imgsz": imgsz or 224}
         costs = [cost_classifier(model, **settings, compare=compare) for model in models]
     rows = [cost.row() for cost in costs]
     if as_json:
         print_json(rows)
     elif as_csv:
-        _print_csv(rows)
+        write_csv(sys.stdout, [rows[0].keys(), *(map(_csv_cell, row.values()) for row in rows)])
     else:
         _print_tables(costs)
 
 
-def _print_csv(rows: list[dict[str, Any]]) -> None:
-    """Prints one line a model; lists of operations as 'silu 57 11827200; add 7 1177600'."""
-
-    def cell(value: Any) -> Any:
-        if not isinstance(value, list):
-            return value
-        return "; ".join(" ".join(map(str, entry.values())) for entry in value)
-
-    write_csv(sys.stdout, [rows[0].keys(), *(map(cell, row.values()) for row in rows)])
+def _csv_cell(value: Any) -> Any:
+    """Returns lists of operations as 'silu 57 11827200; add 7 1177600'."""
+    if not isinstance(value, list):
+        return value
+    return "; ".join(" ".join(map(str, entry.values())) for entry in value)
 
 
 def _print_tables(costs: "list[ModelCost]") -> None:
-    from ossa.cli.console import print_table
+    """Prints figures by part, the operations without FLOPs, and the difference of the forms."""
+    from ossa.cli.console import new_table, print_table, with_unit
 
-    print_table(_figures_table(costs))
-    print_line()
-    print_table(_uncounted_table(costs))
-    print_line()
-    for cost in costs:
-        print_line(f"{cost.model}: {_difference(cost)}")
-
-
-def _figures_table(costs: "list[ModelCost]") -> "Table":
-    from ossa.cli.console import new_table
-
-    table = new_table("model", "", "total", *costs[0].training.parts)
+    keys = {"parameters": "params", "FLOPs": "flops", "MACs": "macs", "activations": "activations"}
+    figures = new_table("model", "", "total", *costs[0].training.parts)
+    titles = ("not counted", "calls", "numbers", "calls, deployed", "numbers, deployed")
+    uncounted = new_table("model", *titles)
     for cost in costs:
         name = cost.model
         for form, note in ((cost.training, ""), (cost.fused, ", deployed")):
-            for title, key, unit in _FIGURES:
-                columns = (form.total, *form.parts.values())
-                figures = [_figure(getattr(column, key), unit) for column in columns]
-                table.add_row(name, title + note, *figures)
+            columns = (form.total, *form.parts.values())
+            for title, key in keys.items():
+                texts = [with_unit(getattr(column, key)) for column in columns]
+                figures.add_row(name, title + note, *texts)
                 name = ""
-    return table
-
-
-def _figure(number: int, unit: str) -> str:
-    """Returns '1.87 M', '30.1 MB', or '0 B'."""
-    from ossa.cli.console import with_unit
-
-    text = with_unit(number)
-    return text + unit if " " in text or not unit else f"{text} {unit}"
-
-
-def _uncounted_table(costs: "list[ModelCost]") -> "Table":
-    """Returns every operation that has no FLOPs, with its calls and the numbers it puts out."""
-    from ossa.cli.console import new_table, with_unit
-
-    table = new_table(
-        "model", "not counted", "calls", "numbers", "calls, deployed", "numbers, deployed"
-    )
-    for cost in costs:
+            peaks = [with_unit(column.peak_bytes) for column in columns]
+            peaks = [f"{peak}B" if " " in peak else f"{peak} B" for peak in peaks]
+            figures.add_row("", f"peak memory{note}", *peaks)
         name = cost.model
         forms = [
             {entry.operation: (str(entry.calls), with_unit(entry.elements)) for entry in entries}
@@ -153,16 +108,17 @@ def _uncounted_table(costs: "list[ModelCost]") -> "Table":
         ]
         for operation in {**forms[0], **forms[1]}:
             cells = [cell for form in forms for cell in form.get(operation, ("–", "–"))]
-            table.add_row(name, operation, *cells)
+            uncounted.add_row(name, operation, *cells)
             name = ""
-    return table
-
-
-def _difference(cost: "ModelCost") -> str:
-    if cost.difference is None:
-        return "the outputs of the two forms were not compared"
-    return (
-        f"the outputs of the two forms differ by {cost.difference.absolute:.1e} at most, "
-        f"{cost.difference.relative:.1e} of the largest "
-        f"(rounding of the weights alone makes {cost.difference.rounding:.1e})"
-    )
+    for table in (figures, uncounted):
+        print_table(table)
+        print_line()
+    for cost in costs:
+        difference = "the outputs of the two forms were not compared"
+        if cost.difference is not None:
+            difference = (
+                f"the outputs of the two forms differ by {cost.difference.absolute:.1e} at most, "
+                f"{cost.difference.relative:.1e} of the largest (rounding of the weights alone "
+                f"makes {cost.difference.rounding:.1e})"
+            )
+        print_line(f"{cost.model}: {difference}")

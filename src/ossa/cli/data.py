@@ -2,11 +2,11 @@
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -84,12 +84,8 @@ def convert(
     *,
     data: options.DataArgument,
     output: Annotated[Path, typer.Argument(metavar="OUTPUT"), "New or empty folder."],
-    to: Annotated[str, typer.Option(metavar="FORMAT"), "coco, voc or yolo."],
-    split: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME"),
-        "Splits to write, one --split each; all where there is none.",
-    ] = None,
+    to: Annotated[Literal["coco", "voc", "yolo"], "The format to write."],
+    split: options.Splits = None,
     copy_images: Annotated[bool, "Copy the images, too: the folder needs no other then."] = False,
     allow_outside: options.AllowOutside = False,
 ) -> None:
@@ -106,10 +102,8 @@ def convert(
     """
     from ossa.cli.console import Console
     from ossa.data.convert import convert as convert_data
-    from ossa.data.description import FORMATS, SPLITS, read_description
+    from ossa.data.description import read_description
 
-    options.check_words("--to", [to], FORMATS)
-    options.check_words("--split", split or (), SPLITS)
     with Console() as console:
         with console.progress("converting") as on_image:
             conversion = convert_data(
@@ -130,14 +124,9 @@ def convert(
 def check(
     *,
     data: options.DataArgument,
-    images: Annotated[
-        bool,
-        "Read every image, too: unreadable, cut short, rotated by EXIF, exact copies, training "
-        "images in val or test.",
-    ] = False,
+    images: Annotated[bool, "Read every image, too, and look for damages and copies."] = False,
     imgsz: Annotated[
-        options.Pixels,
-        "Side of the square training input, at which sizes and anchors are judged.",
+        options.Pixels, "Side of the square training input: judges sizes and anchors."
     ] = 640,
     report: Annotated[
         options.Folder | None,
@@ -207,11 +196,7 @@ def check(
 def show(
     *,
     data: options.DataArgument,
-    split: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME"),
-        "Splits to show, one --split each; all where there is none.",
-    ] = None,
+    split: options.Splits = None,
     number: Annotated[
         options.Count, typer.Option("--number", "-n", max=200), "Images of each split."
     ] = 12,
@@ -219,9 +204,7 @@ def show(
         int, typer.Option(min=0, max=20, metavar="N"), "Augmented batches of the training split."
     ] = 2,
     output: Annotated[
-        options.File | None,
-        options.shown("NAME-shown.html"),
-        "The page, an HTML file; written anew where there is one.",
+        options.File | None, options.shown("NAME-shown.html"), "The page; may exist."
     ] = None,
     settings: dict[str, Any],
     batch: Annotated[
@@ -239,8 +222,6 @@ def show(
 
     [bold]Examples[/bold]
 
-      ossa data show data/voc
-
       ossa data show cells.yaml --recipe yolov5-high --imgsz 320 --set augment.mixup=0.5
 
       ossa data show data/coco --split val --number 40 --output val.html
@@ -248,11 +229,10 @@ def show(
     from ossa import __version__
     from ossa.cli.console import Console
     from ossa.config import merge
-    from ossa.data.description import SPLITS, read_description
+    from ossa.data.description import read_description
     from ossa.data.reading import read_index
     from ossa.data.show import sample_images, write_sample_page
 
-    options.check_words("--split", split or (), SPLITS)
     # The schema of a training has a model; batches do not depend on it.
     shared = {"data": data, "model": {"name": "yolov5n"}}
     sizes = {} if batch is None else {"train": {"batch": batch}}
@@ -261,7 +241,7 @@ def show(
     name = _name(description.file)
     output = output or Path(f"{name}-shown.html")
     if output.is_dir():
-        raise ConfigError(f"expected --output with an HTML file, found the folder {output}")
+        raise ConfigError(expected="--output with an HTML file", found=f"the folder {output}")
     options.check_writable("--output", output.parent)
     with Console() as console:
         reports = {one: read_index(description, one) for one in split or description.splits}
@@ -344,7 +324,16 @@ def _print_check(found: "Check") -> None:
         table.add_row(title, *cells)
     print_table(table)
     print_line()
-    _print_classes(found)
+    rows: Sequence[tuple[str, Mapping[str, int]]] = list(found.classes.items())
+    if len(rows) > _MOST_CLASSES:
+        half = _MOST_CLASSES // 2
+        rows = sorted(rows, key=lambda row: -sum(row[1].values()))
+        print_line(f"{len(rows)} classes; the {half} with most boxes and the {half} with fewest:")
+        rows = [*rows[:half], *rows[-half:]]
+    table = new_table("class", *(f"boxes in {split}" for split in found.statistics))
+    for name, counts in rows:
+        table.add_row(name, *(f"{number:,}" for number in counts.values()))
+    print_table(table)
     print_line()
     read = f"{len(found.images):,} images read" if found.images else "images not read (--images)"
     stops = f" ({found.num_stops:,} of them would stop a training)" if found.num_stops else ""
@@ -360,40 +349,28 @@ def _split_rows(found: "Check") -> dict[str, list[str]]:
     from ossa.cli.console import fraction
 
     splits = list(found.statistics.values())
+
+    def each(write: Callable[[Any], str]) -> list[str]:
+        return [write(one) for one in splits]
+
+    def shares(count: Callable[[Any], int]) -> list[str]:
+        return each(lambda one: f"{count(one) / one.num_boxes:.1%}" if one.num_boxes else "–")
+
+    def span(one: Any) -> str:
+        quantiles = one.aspect_ratios
+        return f"{quantiles['p5']:.2f} to {quantiles['p95']:.2f}" if quantiles else "–"
+
     counts = {"images": "num_images", "of these background": "num_background", "boxes": "num_boxes"}
     if any(one.num_crowd or one.num_difficult for one in splits):
         counts |= {"crowd regions": "num_crowd", "difficult boxes": "num_difficult"}
     rows = {title: [f"{getattr(one, key):,}" for one in splits] for title, key in counts.items()}
     for name, limits in (("small", "under 32²"), ("medium", "to 96²"), ("large", "over")):
         title = f"{name} at {found.imgsz} px ({limits})"
-        rows[title] = [_share(one.sizes[name], one.num_boxes) for one in splits]
-    rows["boxes per image, mean"] = [f"{one.boxes_per_image['mean']:.1f}" for one in splits]
-    rows["boxes per image, most"] = [f"{one.boxes_per_image['max']:.0f}" for one in splits]
+        rows[title] = shares(lambda one, name=name: one.sizes[name])
+    rows["boxes per image, mean"] = each(lambda one: f"{one.boxes_per_image['mean']:.1f}")
+    rows["boxes per image, most"] = each(lambda one: f"{one.boxes_per_image['max']:.0f}")
     for kind in splits[0].crowding:
-        rows[kind] = [_share(one.crowding[kind], one.num_boxes) for one in splits]
-    rows["width over height, 5% to 95%"] = [_span(one.aspect_ratios) for one in splits]
-    recalls = [fraction(one.best_possible_recall) for one in splits]
-    return {**rows, "anchors' best possible recall": recalls}
-
-
-def _print_classes(found: "Check") -> None:
-    from ossa.cli.console import new_table, print_table
-
-    rows: Sequence[tuple[str, Mapping[str, int]]] = list(found.classes.items())
-    if len(rows) > _MOST_CLASSES:
-        half = _MOST_CLASSES // 2
-        rows = sorted(rows, key=lambda row: -sum(row[1].values()))
-        print_line(f"{len(rows)} classes; the {half} with most boxes and the {half} with fewest:")
-        rows = [*rows[:half], *rows[-half:]]
-    table = new_table("class", *(f"boxes in {split}" for split in found.statistics))
-    for name, counts in rows:
-        table.add_row(name, *(f"{number:,}" for number in counts.values()))
-    print_table(table)
-
-
-def _share(count: int, total: int) -> str:
-    return f"{count / total:.1%}" if total else "–"
-
-
-def _span(quantiles: Mapping[str, float]) -> str:
-    return f"{quantiles['p5']:.2f} to {quantiles['p95']:.2f}" if quantiles else "–"
+        rows[kind] = shares(lambda one, kind=kind: one.crowding[kind])
+    rows["width over height, 5% to 95%"] = each(span)
+    best = each(lambda one: fraction(one.best_possible_recall))
+    return {**rows, "anchors' best possible recall": best}

@@ -35,18 +35,14 @@ _NMS_PANEL = "NMS in the graph"
 )
 def export(
     *,
-    weights: Annotated[options.File, "A checkpoint of ossa, or an official yolov5*.pt."],
+    weights: options.Weights,
     format: Annotated[Literal["onnx", "openvino"], "Of the file."] = "onnx",
     precision: Annotated[
         Literal["fp32", "fp16", "bf16", "int8"],
         "fp16 halves the file and computes in fp32 on a CPU; bf16 is for openvino; int8 is "
         "calibrated on the split train of --data.",
     ] = "fp32",
-    imgsz: Annotated[
-        int | None,
-        typer.Option(*options.IMGSZ_NAMES, metavar="PIXELS", show_default="that of the training"),
-        "Longer side of the network input in pixels.",
-    ] = None,
+    imgsz: options.TrainedSide = None,
     batch: options.Batch = 1,
     dynamic: Annotated[
         Literal["none", "batch", "size", "all"],
@@ -61,12 +57,9 @@ def export(
     settings: dict[str, Any],
     data: Annotated[options.DataPath | None, options.shown("that of the training")] = None,
     split: Annotated[str, "On whose images the file is compared."] = "val",
-    images: Annotated[
-        options.Count, "Most images to compare on, spread evenly over the split."
-    ] = 128,
+    images: Annotated[options.Count, "Most images to compare on, spread over the split."] = 128,
     max_ap_drop: Annotated[
-        options.Fraction,
-        "AP50-95, as a fraction, that the file may lose and still be called good.",
+        options.Fraction, "AP50-95, as a fraction, that a good file may lose."
     ] = 0.01,
     min_agreement: Annotated[
         options.Fraction,
@@ -90,8 +83,6 @@ def export(
 
     [bold]Examples[/bold]
 
-      ossa export --weights runs/yolov5n/best.safetensors
-
       ossa export --weights yolov5n.pt --format openvino --precision int8 --data coco128
 
       ossa export --weights yolov5n.pt --data coco128 --nms --dynamic batch
@@ -113,12 +104,16 @@ def export(
     )
     file = output or weights.with_name(f"{weights.stem}-{precision}{SUFFIXES[format]}")
     check_request(checkpoint, file, request)
+    source = data or (checkpoint.details.get("run") or {}).get("data")
+    if source is None:
+        raise ConfigError(
+            expected="a data set, on whose images the file is compared with PyTorch",
+            found="none in the weights",
+            path=weights,
+            advice="give --data",
+        )
     with Console() as console:
-        source = data or _data_of(checkpoint)
-        compared = _read(source, split, images, console)
-        calibration = None
-        if precision == "int8":
-            compared, calibration = _apart(compared, source, console)
+        compared, calibration = _images(source, split, images, console, int8=precision == "int8")
         with console.progress("exporting") as on_images:
             done = export_detector(
                 checkpoint,
@@ -153,67 +148,51 @@ def _nms_settings(
         return validated(NMSSettings, settings, where="--nms")
     if given:
         raise ConfigError(
-            "--conf, --iou and --max-det are for the NMS in the graph, found one of them without "
-            "--nms: add it, or leave them to ossa predict"
+            expected="--nms beside --conf, --iou and --max-det, which are for it",
+            advice="add it, or leave them to ossa predict",
         )
     return None
 
 
-def _data_of(checkpoint: "Checkpoint") -> str:
-    """Returns the data set of the training.
-
-    Raises:
-        ConfigError: the checkpoint does not know it.
-    """
-    data = (checkpoint.details.get("run") or {}).get("data")
-    if data is None:
-        raise ConfigError(
-            f"an export is compared with PyTorch on real images, and {checkpoint.origin['file']} "
-            "does not say which it was trained on: give --data"
-        )
-    return data
-
-
-def _read(data: str, split: str, count: int, console: "Console") -> "DatasetIndex":
-    from ossa.data.reading import read_data
-    from ossa.export.parity import some_images
-
-    report = read_data(data, split)
-    console.faults(report)
-    if not len(report.index.boxes_xyxy):
-        raise ConfigError(
-            f"expected objects in split '{split}' of {data}, to take the AP from, found none"
-        )
-    return some_images(report.index, count)
-
-
-def _apart(
-    compared: "DatasetIndex", data: str, console: "Console"
-) -> "tuple[DatasetIndex, DatasetIndex]":
-    """Returns images to compare on, and others that calibrate.
+def _images(
+    data: str, split: str, count: int, console: "Console", *, int8: bool
+) -> "tuple[DatasetIndex, DatasetIndex | None]":
+    """Returns images to compare on, and others that calibrate `int8`.
 
     The latter are of the split train. Where more than half of it is compared on, as where train and
-    val are the same, every second image of `compared` calibrates instead.
+    val are the same, every second image of the former calibrates instead.
 
     Raises:
-        ConfigError: there is one image only.
+        ConfigError: there is no object to compare on, or one image only for int8.
     """
     import numpy as np
 
     from ossa.data.annotations import select_images
+    from ossa.data.reading import read_data
     from ossa.export.export import paths_of
     from ossa.export.openvino import CALIBRATION_IMAGES
     from ossa.export.parity import some_images
 
-    train = _read(data, "train", sys.maxsize, console)
+    def read(split: str, count: int) -> "DatasetIndex":
+        report = read_data(data, split)
+        console.faults(report)
+        if not len(report.index.boxes_xyxy):
+            raise ConfigError(
+                expected=f"objects in split '{split}', to take the AP from", path=data
+            )
+        return some_images(report.index, count)
+
+    compared = read(split, count)
+    if not int8:
+        return compared, None
+    train = read("train", sys.maxsize)
     taken = paths_of(compared)
     free = np.array([str(train.image_path(n)) not in taken for n in range(len(train))])
     if 2 * free.sum() >= len(free):
         return compared, some_images(select_images(train, free), CALIBRATION_IMAGES)
     if len(compared) < 2:
-        raise ConfigError(
-            f"int8 is calibrated on some images and compared on others, found one in {data}"
-        )
+        expected = "images that calibrate int8, and others to compare on"
+        raise ConfigError(expected=expected, found="one image", path=data)
     second = np.arange(len(compared)) % 2 == 1
     return select_images(compared, ~second), select_images(compared, second)
 
@@ -235,16 +214,12 @@ def _print(done: "Export") -> None:
     }
     for title, value in rows.items():
         print_line(f"{title:<26}{value}")
-    if compared.squares is not None:
-        print_line(_of_squares(compared.squares, imgsz=done.description.imgsz))
-
-
-def _of_squares(apart: dict[str, float], *, imgsz: int) -> str:
-    """Returns what differs for a user of the checkpoint in a file of fixed size."""
-    return (
-        f"The file sees squares of {imgsz} px, as in ossa val; ossa predict gives its checkpoint "
-        f"rectangles. On the {apart['images']} images that are no squares scores then differ by up "
-        f"to {apart['score']:.2g} and boxes by up to {apart['box_px']:.1f} px, and "
-        f"{apart['unmatched']} detections (PyTorch: {apart['detections']}) are reported by one "
-        "only. With --dynamic size both see rectangles."
-    )
+    if (apart := compared.squares) is not None:
+        print_line(
+            f"The file sees squares of {done.description.imgsz} px, as in ossa val; ossa predict "
+            f"gives its checkpoint rectangles. On the {apart['images']} images that are no squares "
+            f"scores then differ by up to {apart['score']:.2g} and boxes by up to "
+            f"{apart['box_px']:.1f} px, and {apart['unmatched']} detections (PyTorch: "
+            f"{apart['detections']}) are reported by one only. With --dynamic size both see "
+            "rectangles."
+        )

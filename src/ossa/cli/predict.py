@@ -45,25 +45,15 @@ def predict(
         "quotes, the number of a camera, or the address of a stream (rtsp://, http://, ...).",
     ] = None,
     source_option: Annotated[str | None, typer.Option("--source", hidden=True)] = None,
-    weights: Annotated[
-        options.File, "A checkpoint of ossa, an official yolov5*.pt, or an exported file."
-    ],
-    imgsz: Annotated[
-        int | None,
-        typer.Option(*options.IMGSZ_NAMES, metavar="PIXELS", show_default="that of the training"),
-        "Longer side of the network input in pixels.",
-    ] = None,
+    weights: options.AnyWeights,
+    imgsz: options.TrainedSide = None,
     settings: dict[str, Any],
     classes: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME,..."),
         "Look for these only: names or numbers, with commas or the option repeated.",
     ] = None,
-    batch: Annotated[
-        int,
-        typer.Option(*options.BATCH_NAMES, min=1, max=65_536),
-        "Images that go through the network together, where their sizes allow it.",
-    ] = 1,
+    batch: options.Batch = 1,
     every: Annotated[
         options.Count,
         typer.Option("--every", "--vid-stride"),
@@ -101,11 +91,7 @@ def predict(
         Path, "Folder for the results; where it is in use, the first free of -2, -3, ..."
     ] = Path("runs/predict"),
     device: options.Device = None,
-    runtime: Annotated[
-        options.RuntimeName,
-        "What runs the network. auto takes the fastest that is installed and knows every operator: "
-        "OpenVINO, then ONNX Runtime (fp32) on a CPU, else PyTorch.",
-    ] = "auto",
+    runtime: options.Runtime = "auto",
     precision: Annotated[
         Literal["fp32", "bf16"] | None,
         options.shown("fp32, or that of an exported file"),
@@ -114,20 +100,14 @@ def predict(
     allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
     as_json_lines: Annotated[
-        bool,
-        typer.Option("--jsonl"),
-        "Print one JSON object per image or frame on stdout, a line each, as soon as it is known.",
+        bool, typer.Option("--jsonl"), "Print one line of JSON per image or frame at once."
     ] = False,
 ) -> None:
     """Find objects in images and videos, draw them, write them to files.
 
     [bold]Examples[/bold]
 
-      ossa predict photos --weights runs/yolov5n/best.safetensors
-
       ossa predict "photos/*.jpg" --weights yolov5n.pt --classes person,dog --save-txt
-
-      ossa predict street.mp4 --weights yolov5n.pt --every 2 --save-csv
 
       ossa predict 0 --weights yolov5n.pt --no-pictures --jsonl
 
@@ -140,24 +120,40 @@ def predict(
     from ossa.predict.writer import ResultFolder, SaveOptions, Window
 
     if as_json and as_json_lines:
-        raise ConfigError("--json prints one document, --jsonl a line a picture: choose one")
-    named = _one_source(source, source_option)
+        raise ConfigError(expected="--json or --jsonl", found="both")
+    if (source is None) == (source_option is None):
+        expected = "one picture, video, folder, pattern in quotes, camera number or stream address"
+        raise ConfigError(expected=expected, found="none" if source is None else "two")
+    named = source or source_option or ""
     sources = find_sources(named)
-    outputs = Outputs(as_document=as_json, as_lines=as_json_lines)
-    outputs.window = Window() if show else None
-    device = options.choose_device_for(weights, device)
     wanted = SaveOptions(
         pictures, save_txt or save_conf, save_conf, save_json, save_csv, save_crops
     )
-    machine: dict[str, Any] = {"runtime": runtime, "precision": precision}
+    outputs = Outputs(as_document=as_json, as_lines=as_json_lines)
+    outputs.window = Window() if show else None
+    device = options.choose_device_for(weights, device)
     with Console() as console, ExitStack() as ends:
-        predictor = predicting.load(weights, device, imgsz, **machine, on_conversion=console.note)
-        settings["classes"] = _class_list(classes, predictor)
+        predictor = predicting.load(
+            *(weights, device, imgsz),
+            runtime=runtime,
+            precision=precision,
+            on_conversion=console.note,
+        )
+        if classes is not None:  # a text that is no name is split at its commas
+            lists = [[text] if text in predictor.names else text.split(",") for text in classes]
+            settings["classes"] = [name.strip() for names in lists for name in names]
         predictor.predict([], **settings)  # refuses a wrong setting before a folder is made
         _note_choices(weights, predictor, console, chosen="confidence" in settings)
-        annotated = _read_annotated(show_truth, sources, console) if show_truth else None
-        if save_json and annotated is not None:
-            _check_classes(annotated, predictor, show_truth)
+        annotated = None
+        if show_truth is not None:
+            annotated = _read_annotated(show_truth, sources, console)
+            if save_json and annotated.names != predictor.names:
+                raise ConfigError(
+                    expected=f"the {len(predictor.names)} classes of the detector for --save-json",
+                    found=f"{len(annotated.names)} others",
+                    path=show_truth,
+                    advice="leave --save-json or --show-truth out",
+                )
         if any(wanted):
             place = ends.enter_context(folder_of_results(output))
             outputs.folder = ResultFolder(place, wanted, every=every, ground_truth=annotated)
@@ -186,12 +182,9 @@ class Outputs:
     def __init__(self, *, as_document: bool, as_lines: bool) -> None:
         self.folder: ResultFolder | None = None
         self.window: Window | None = None
-        self._as_document = as_document
-        self._as_lines = as_lines
+        self._as_document, self._as_lines = as_document, as_lines
         self._counts: Counter[str] = Counter()
-        self._num_images = 0
-        self._num_frames = 0
-        self._num_unreadable = 0
+        self._num_images = self._num_frames = self._num_unreadable = 0
         self._open = ExitStack()
 
     @property
@@ -222,14 +215,6 @@ class Outputs:
 
     def add(self, frame: "Frame", found: "Results") -> bool:
         """Prints and hands on the results of an image; returns False once the user ends it."""
-        self._print(frame, found)
-        drawing = None if self.folder is None else self.folder.add(frame, found)
-        if self.window is None:
-            return True
-        drawing = found.draw() if drawing is None else drawing
-        return self.window.show(drawing, wait=frame.number is None)
-
-    def _print(self, frame: "Frame", found: "Results") -> None:
         from ossa.cli.console import plain
 
         if self._as_document or self._as_lines:
@@ -240,6 +225,11 @@ class Outputs:
         self._counts.update(found.names[label] for label in found.labels)
         self._num_images += frame.number is None
         self._num_frames += frame.number is not None
+        drawing = None if self.folder is None else self.folder.add(frame, found)
+        if self.window is None:
+            return True
+        drawing = found.draw() if drawing is None else drawing
+        return self.window.show(drawing, wait=frame.number is None)
 
     def summary(self) -> str:
         """Returns '2 pictures (1 file unreadable): 3 person, 1 dog', the most frequent first."""
@@ -276,23 +266,6 @@ def _write_all(
     return stop.requested
 
 
-def _one_source(argument: str | None, option: str | None) -> str:
-    if (argument is None) == (option is None):
-        raise ConfigError(
-            "expected one source (a picture, a video, a folder, a pattern in quotes, the number of "
-            f"a camera or the address of a stream), found {'none' if option is None else 'two'}"
-        )
-    return argument or option or ""
-
-
-def _class_list(texts: list[str] | None, predictor: "Predictor") -> list[str] | None:
-    """Returns the classes of all options; a text that is no name is split at its commas."""
-    if texts is None:
-        return None
-    lists = [[text] if text in predictor.names else text.split(",") for text in texts]
-    return [name.strip() for names in lists for name in names]
-
-
 def _note_choices(
     weights: Path, predictor: "Predictor", console: "Console", *, chosen: bool
 ) -> None:
@@ -325,12 +298,3 @@ def _read_annotated(
             + (", ..." if len(others) > 1 else "")
         )
     return annotated
-
-
-def _check_classes(annotated: "AnnotatedImages", predictor: "Predictor", data: str | None) -> None:
-    """Raises ConfigError unless the data set has the classes of the detector, and so their ids."""
-    if annotated.names != predictor.names:
-        raise ConfigError(
-            f"--save-json states the ids of {data}, but its {len(annotated.names)} classes are not "
-            f"the {len(predictor.names)} of the detector: leave --save-json or --show-truth out"
-        )

@@ -107,35 +107,28 @@ def train(
     set_: options.Set = None,
     strict: Annotated[bool, "Stop at the first issue of the data; do not leave it out."] = False,
     allow_unlabeled: Annotated[
-        bool, "Train also where more than half of the training images have no label."
+        bool, "Allow more than half of the training images to have no label."
     ] = False,
     name: Annotated[
-        options.Name | None,
-        options.shown("the model's name"),
-        "Folder of the run; NAME-2 and so on where it exists.",
+        options.Name | None, options.shown("the model's name"), "Folder of the run; never reused."
     ] = None,
     project: Annotated[options.Folder | None, options.shown("runs"), "Folder of runs."] = None,
     resume: Annotated[
-        options.Folder | None,
-        "Go on with the run in this folder, exactly as if it had not stopped.",
+        options.Folder | None, "Go on with the run in this folder, as if it had not stopped."
     ] = None,
     save_minutes: Annotated[
         float | None,
         typer.Option(min=0.0, metavar="M", show_default="15"),
         "The state is saved so often within an epoch, and at its end once a minute.",
     ] = None,
-    no_figures: Annotated[
-        bool, "Leave out the folder 'figures' with curves, images and confusions."
-    ] = False,
+    no_figures: Annotated[bool, "Leave out the folder 'figures'."] = False,
     track: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME,..."),
         "Also log to comet, tensorboard or wandb: settings, every epoch, figures. Comet and wandb "
         "write files into the run's folder where there is no key or no network.",
     ] = None,
-    track_weights: Annotated[
-        bool, "Upload best.safetensors to comet and wandb at the end."
-    ] = False,
+    track_weights: Annotated[bool, "Upload best.safetensors to comet and wandb."] = False,
     track_project: Annotated[
         options.Name | None, options.shown("their environment's"), "Project of comet and wandb."
     ] = None,
@@ -153,8 +146,6 @@ def train(
 
     [bold]Examples[/bold]
 
-      ossa train --data bccd --model yolov5n --imgsz 320 --epochs 60
-
       ossa train --data bccd --model convnext_tiny --pretrained --recipe adamw
 
       ossa train --data bccd --weights yolov5n.pt --set train.lr=0.005
@@ -166,10 +157,18 @@ def train(
     given = {key: value for key, value in call.params.items() if was_given(value)}
     options.set_threads(threads)
     with joined_processes(options.choose_device(device)) as processes:
+        loggers = _loggers(given) if processes.is_main else []
         if resume is None:
-            record, folder = _start(given, settings, processes)
+            record, folder = _start(given, settings, loggers, processes)
         else:
-            record, folder = _resume(given, call, processes)
+            options_given = {one.name: one.opts[0] for one in call.command.params}
+            others = [options_given[name] for name in given if name not in _WITH_RESUME]
+            if others:
+                raise ConfigError(
+                    expected="no settings beside --resume, which goes on with those of the run",
+                    found=", ".join(others),
+                )
+            record, folder = _resume(resume, given, loggers, processes), resume
         if processes.is_main:
             _report(record, folder, as_json=as_json)
     if record.status != "done":
@@ -183,14 +182,14 @@ def configuration(
     fit_anchors: bool = False,
     device: str | None = None,
 ) -> RunConfig:
-    """Returns the checked settings: the recipe's, those of the options over them, then --set."""
+    """Returns the checked settings: the recipe's, the options' over them, then --set."""
     from ossa.models.checkpoint import read_checkpoint
     from ossa.models.detector import PRESETS
     from ossa.recipes import load_recipe
     from ossa.train.splits import with_fitted_anchors
 
     if "data" not in settings:
-        raise ConfigError("expected --data with a data.yaml or its folder, found none")
+        raise ConfigError(expected="--data with a data.yaml or its folder")
     recipe = settings.get("recipe", RunConfig.model_fields["recipe"].default)
     model = settings.get("model", {})
     any_batch = settings.get("train", {}).get("batch") in ("auto", -1)
@@ -204,17 +203,15 @@ def configuration(
     name = model.get("name") if isinstance(model := merged.get("model", {}), Mapping) else model
     if not name:
         raise ConfigError(
-            "expected --model (such as yolov5n, resnet50 or convnext_tiny) or --weights with a "
-            "whole detector, found neither"
+            expected="--model (such as yolov5n, resnet50 or convnext_tiny) or --weights with a "
+            "whole detector",
+            found="neither",
         )
     config = build_config(merge({"model": {"neck": "own"}}, merged) if name in PRESETS else merged)
     if fit_anchors:
         # A detector that training starts from may bring anchors; those are the ones to replace.
         if config.model.anchors_wh is not None and config.model.weights is None:
-            raise ConfigError(
-                "--fit-anchors takes the place of model.anchors_wh, which is set: "
-                "leave one of them out"
-            )
+            raise ConfigError(expected="--fit-anchors or model.anchors_wh", found="both")
         config = with_fitted_anchors(config)
     return _with_largest_batch(config, options.choose_device(device)) if any_batch else config
 
@@ -231,23 +228,27 @@ def _with_largest_batch(config: RunConfig, device: str) -> RunConfig:
     batch = largest_batch(config, num_classes=len(names), device=torch.device(device))
     if batch is None:
         raise ConfigError(
-            f"--batch auto: {device} has no memory for even one image of {config.train.imgsz} "
-            "pixels: take a smaller --imgsz"
+            expected=f"memory on {device} for --batch auto",
+            found=f"too little for one image of {config.train.imgsz} pixels",
+            advice="take a smaller --imgsz",
         )
     return config.model_copy(update={"train": config.train.model_copy(update={"batch": batch})})
 
 
 def _start(
-    given: Mapping[str, Any], settings: Mapping[str, Any], processes: "DistributedContext"
+    given: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    loggers: "list[Logger]",
+    processes: "DistributedContext",
 ) -> tuple["Record", Path]:
     """Trains in a new folder; returns the record and the folder."""
     from ossa.train.loop import train as run_training
 
-    loggers = _loggers(given) if processes.is_main else []
     # What the first process chose holds for all: a batch that fits, a folder that is free.
     more = {key: given[key] for key in ("set_", "fit_anchors", "device") if key in given}
     config = processes.on_main(lambda: configuration(settings, **more))
     wanted = given.get("project", Path("runs")) / given.get("name", config.model.name)
+    machine = _machine(given)
     with (
         _run_folder(wanted, processes) as folder,
         _callback(folder, given, loggers, processes) as callback,
@@ -259,41 +260,33 @@ def _start(
             allow_unlabeled="allow_unlabeled" in given,
             callback=callback,
             distributed=processes,
-            **_machine(given),
+            **machine,
         )
     return record, folder
 
 
 def _resume(
-    given: Mapping[str, Any], call: typer.Context, processes: "DistributedContext"
-) -> tuple["Record", Path]:
-    """Goes on in the folder of a run; returns the record and the folder."""
+    folder: Path,
+    given: Mapping[str, Any],
+    loggers: "list[Logger]",
+    processes: "DistributedContext",
+) -> "Record":
+    """Goes on in the folder of a run; returns the record."""
     from ossa.train.loop import train as run_training
     from ossa.train.run_folder import RECORD_FILE, read_config, read_record, why_not_of
 
-    options_given = {one.name: one.opts[0] for one in call.command.params if one.name in given}
-    others = [option for name, option in options_given.items() if name not in _WITH_RESUME]
-    if others:
-        raise ConfigError(
-            "--resume goes on with the settings that the run started with, found also "
-            f"{', '.join(others)}: leave them out, or start a new run without --resume"
-        )
-    loggers = _loggers(given) if processes.is_main else []
-    folder: Path = given["resume"]
-    config = read_config(folder)
+    config, file = read_config(folder), folder / RECORD_FILE
+    more = {**_machine(given), "distributed": processes}
     with _callback(folder, given, loggers, processes) as callback:
-        if (folder / RECORD_FILE).is_file():
+        if file.is_file():
             record = read_record(folder)
             if why := why_not_of(record, config):
-                raise DataError(f"{folder / RECORD_FILE} {why}: remove it to go on with the run")
+                raise DataError(f"{file} {why}: remove it to go on with the run")
             if record.status == "done":
                 callback.note(f"the run in {folder} is already done")
-                return record, folder
+                return record
             callback.note(f"going on behind the last checkpoint; {record.reason}")
-        record = run_training(
-            config, folder, resume=True, callback=callback, distributed=processes, **_machine(given)
-        )
-    return record, folder
+        return run_training(config, folder, resume=True, callback=callback, **more)
 
 
 @contextmanager
@@ -387,13 +380,13 @@ def _report(record: "Record", folder: Path, *, as_json: bool) -> None:
         print_json(row)
     elif record.metrics:
         print_metrics_table([row])
-    console = Console()
+    note, quoted = Console().note, shlex.quote(str(folder))
     if (folder / FIGURES_FOLDER).is_dir():
-        console.note(f"figures: {shlex.quote(str(folder / FIGURES_FOLDER))}")
+        note(f"figures: {shlex.quote(str(folder / FIGURES_FOLDER))}")
     if record.status != "done":
-        console.note(f"stopped; go on with: ossa train --resume {shlex.quote(str(folder))}")
+        note(f"stopped; go on with: ossa train --resume {quoted}")
         return
     file = shlex.quote(str(folder / BEST_WEIGHTS))
-    console.note(f"best epoch {best['epoch'] + 1}, AP {fraction(best['ap'])}: {file}")
-    console.note(f"next: ossa val --weights {file} --data {shlex.quote(record.config['data'])}")
-    console.note(f"      ossa predict --weights {file} IMAGES")
+    note(f"best epoch {best['epoch'] + 1}, AP {fraction(best['ap'])}: {file}")
+    note(f"next: ossa val --weights {file} --data {shlex.quote(record.config['data'])}")
+    note(f"      ossa predict --weights {file} IMAGES")

@@ -2,10 +2,10 @@
 
 import gzip
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -19,12 +19,9 @@ if TYPE_CHECKING:
 
     from ossa.cli.console import Console
     from ossa.data.annotations import DatasetIndex
-    from ossa.data.cache import CachePlace
     from ossa.evaluate.metrics import Metrics
-    from ossa.train.splits import Split
     from ossa.types import Detections
 
-_USUAL_IMGSZ = 640  # assumed by a report of predictions, whose network is unknown
 _OF_A_DETECTOR = (  # options that mean nothing for --predictions
     *("weights", "batch", "confidence", "nms_iou", "max_detections", "save_predictions"),
     *("device", "workers", "threads", "cache"),
@@ -46,15 +43,11 @@ def val(
     *,
     call: typer.Context,
     data: options.DataPath,
-    weights: Annotated[
-        options.File | None,
-        "A checkpoint of ossa, an official yolov5*.pt, or what `ossa export` wrote.",
-    ] = None,
+    weights: options.AnyWeights | None = None,
     predictions: Annotated[
         options.File | None,
         "Instead of --weights: detections of any detector as COCO results, .json or .json.gz, by "
-        "image ids or names of files. They are scored as they are; no model is run and no image "
-        "opened.",
+        "image ids or names of files. No model is run and no image opened.",
     ] = None,
     class_ids_from: Annotated[
         int | None,
@@ -65,7 +58,7 @@ def val(
     split: Annotated[str, typer.Option("--split", "--task"), "val, test or train."] = "val",
     imgsz: Annotated[
         options.Pixels | None,
-        options.shown(f"that of the training; {_USUAL_IMGSZ} for --predictions"),
+        options.shown("that of the training; 640 for --predictions"),
         "Side of the square input in pixels; of --predictions, at which a report states sizes.",
     ] = None,
     batch: Annotated[options.Batch, "Images in one forward."] = 16,
@@ -99,48 +92,29 @@ def val(
 
     [bold]Examples[/bold]
 
-      ossa val --weights runs/yolov5n/best.safetensors --data bccd
-
-      ossa val --weights yolov5n.pt --data coco128 --split train --iou 0.65
-
       ossa val --weights runs/yolov5n/best.safetensors --data bccd --report pages/yolov5n
-
-      ossa val --weights yolov5n-int8.onnx --data bccd
 
       ossa val --predictions results.json.gz --data voc --split test --voc 2007 --per-class
     """
     from ossa.cli.console import Console
-    from ossa.schema import validated
 
-    if save_predictions is not None:
-        _check_target(save_predictions)
-    if report is not None:
-        options.check_new("--report", report)
+    if weights is None and predictions is None:
+        raise ConfigError(expected="--weights of a detector or its --predictions", found="neither")
+    _check_files(save_predictions, report)
     with Console() as console:
         if predictions is not None:
             _check_alone(call)
-            scored = _score_predictions(
-                *(predictions, data, split), first_class_id=class_ids_from, console=console
-            )
+            scored = _score_predictions(predictions, data, split, class_ids_from, console)
             scored.row["imgsz"] = imgsz
-        elif weights is not None:
+        else:
             options.set_threads(threads)
             device = options.choose_device_for(weights, device)
-            scored = _score_detector(
-                *(weights, data, split),
-                imgsz=imgsz,
-                batch=batch,
-                config=validated(EvaluateConfig, settings, where="evaluate"),
-                device=device,
-                workers=options.choose_workers(workers, device=device),
-                cache=cast("CachePlace", cache or "auto"),
-                console=console,
-            )
-        else:
-            raise ConfigError(
-                "expected --weights of a detector or its --predictions, found neither"
-            )
-        row, classes = _rows(scored, voc)
+            machine = {"batch": batch, "device": device, "cache": cache or "auto"}
+            machine["workers"] = options.choose_workers(workers, device=device)
+            scored = _score_detector(weights, data, split, imgsz, settings, console, **machine)
+        classes = scored.metrics.rows()
+        if voc is not None:
+            _add_voc(scored, classes, year=voc)
         if save_predictions is not None:
             _save(scored, save_predictions)
             console.note(f"detections written to {save_predictions}")
@@ -148,7 +122,20 @@ def val(
             with console.progress("writing the report"):
                 page = _write_report(scored, report)
             console.note(f"report: {page}")
-    _print(row, classes if per_class else None, as_json=as_json)
+    _print(scored.row, classes if per_class else None, as_json=as_json)
+
+
+def _check_files(save_predictions: Path | None, report: Path | None) -> None:
+    """Raises ConfigError for what could not be written after a long evaluation."""
+    if save_predictions is not None:
+        if save_predictions.is_dir() or not save_predictions.parent.is_dir():
+            raise ConfigError(
+                expected="a file in an existing folder for --save-predictions",
+                found=str(save_predictions),
+            )
+        options.check_writable("--save-predictions", save_predictions.parent)
+    if report is not None:
+        options.check_new("--report", report)
 
 
 def _check_alone(call: typer.Context) -> None:
@@ -157,29 +144,19 @@ def _check_alone(call: typer.Context) -> None:
         source = call.get_parameter_source(option.name or "")
         if option.name in _OF_A_DETECTOR and source and source.name == "COMMANDLINE":
             raise ConfigError(
-                f"--predictions are scored as they are, found {option.opts[0]}, which is for a "
-                "detector: leave it out"
+                expected="no option of a detector beside --predictions", found=option.opts[0]
             )
-
-
-def _check_target(file: Path) -> None:
-    """Raises ConfigError for a file that could not be written after a long evaluation."""
-    if file.is_dir() or not file.parent.is_dir():
-        raise ConfigError(
-            f"expected a file in an existing folder for --save-predictions, found {file}"
-        )
-    options.check_writable("--save-predictions", file.parent)
 
 
 def _score_detector(
     weights: Path,
     data: str,
     split: str,
-    *,
     imgsz: int | None,
-    config: EvaluateConfig,
-    cache: "CachePlace",
+    settings: dict[str, Any],
     console: "Console",
+    *,
+    cache: Any,
     **machine: Any,
 ) -> _Scored:
     """Returns the detections of a checkpoint or an exported file in a split, scored.
@@ -188,34 +165,46 @@ def _score_detector(
         machine: arguments `batch`, `device` and `workers` of `evaluate`.
     """
     from ossa.cli.console import row_of
+    from ossa.data.cache import open_pixels
+    from ossa.data.description import read_description
+    from ossa.data.reading import drop_corrupt_images, read_index
     from ossa.evaluate.evaluator import check_classes, evaluate
     from ossa.export.select import is_exported
+    from ossa.schema import validated
 
-    if is_exported(weights):
-        network, names, imgsz, known = _open_exported(weights, config, imgsz, machine["device"])
-    else:
-        network, names, imgsz, known = _open_checkpoint(weights, imgsz, machine["device"])
-    read = _read_split(
-        *(data, split, console),
-        check=lambda index: check_classes(names, index, weights=weights, data=data),
-        imgsz=imgsz,
-        cache=cache,
-    )
+    config = validated(EvaluateConfig, settings, where="evaluate")
+    open_weights = _open_exported if is_exported(weights) else _open_checkpoint
+    network, names, side, known = open_weights(weights, config, imgsz, machine["device"])
+    description = read_description(data)
+    report = read_index(description, split)
+    check_classes(names, report.index, weights=weights, data=data)
+    where: dict[str, Any] = {"description": description, "split": split, "imgsz": side}
+    pixels = open_pixels(report.index, cache, **where, reduced=False, listener=console)
+    faults = None if pixels is None else pixels.faults()
+    with console.progress("checking images") as on_image:
+        report = drop_corrupt_images(report, known=faults, on_image=on_image)
+    console.faults(report)
+    index = report.index
+    _check_objects(index, data=data, split=split)
+    pixels = None if pixels is None else pixels.of(index)
     with console.progress("evaluating") as on_images:
-        how: dict[str, Any] = {"imgsz": imgsz, "config": config, **machine}
-        found = evaluate(network, read.index, pixels=read.pixels, on_images=on_images, **how)
-    seconds, count = found.seconds, len(read.index)
+        how: dict[str, Any] = {"imgsz": side, "config": config, **machine}
+        found = evaluate(network, index, pixels=pixels, on_images=on_images, **how)
+    seconds, count = found.seconds, len(index)
     known |= {"ms_per_image": 1000.0 * seconds / count, "images_per_second": count / seconds}
-    known |= {"imgsz": imgsz, "data": data, "split": split}
+    known |= {"imgsz": side, "data": data, "split": split}
     known |= {"weights": str(weights), "predictions": None}
     row = row_of({**found.metrics.flat(), **known})
-    return _Scored(read.index, found.detections, found.metrics, row)
+    return _Scored(index, found.detections, found.metrics, row)
+
+
+_Opened = tuple["nn.Module", tuple[str, ...], int, dict[str, Any]]
+"""Network, class names, side of its input in pixels, and what the row says of it."""
 
 
 def _open_checkpoint(
-    weights: Path, imgsz: int | None, device: str
-) -> "tuple[nn.Module, tuple[str, ...], int, dict[str, Any]]":
-    """Returns network, class names, side of its input in pixels, and what the row says of it."""
+    weights: Path, config: EvaluateConfig, imgsz: int | None, device: str
+) -> _Opened:
     from ossa.evaluate.evaluator import detector_for_evaluation
     from ossa.models.checkpoint import read_checkpoint
     from ossa.models.complexity import count_cost
@@ -231,17 +220,17 @@ def _open_checkpoint(
 
 def _open_exported(
     weights: Path, config: EvaluateConfig, imgsz: int | None, device: str
-) -> "tuple[nn.Module, tuple[str, ...], int, dict[str, Any]]":
-    """Returns the same as `_open_checkpoint`."""
+) -> _Opened:
     from ossa.export.backends import NMSRuntime, RuntimeNetwork
     from ossa.export.select import input_side, open_exported
 
     exported = open_exported(weights)
     if isinstance(exported, NMSRuntime):
         raise ConfigError(
-            f"scoring needs detections from a confidence of {config.confidence:g} on, found NMS in "
-            f"the graph of {weights}, which leaves out those below "
-            f"{exported.nms.confidence:g}: export it without --nms"
+            expected=f"detections from a confidence of {config.confidence:g} on",
+            found=f"NMS in the graph from {exported.nms.confidence:g} on",
+            path=weights,
+            advice="export it without --nms",
         )
     side = input_side(exported, imgsz, device=device)
     check_imgsz(side, stride=max(exported.description.strides))
@@ -250,7 +239,7 @@ def _open_exported(
 
 
 def _score_predictions(
-    file: Path, data: str, split: str, *, first_class_id: int | None, console: "Console"
+    file: Path, data: str, split: str, first_class_id: int | None, console: "Console"
 ) -> _Scored:
     """Returns the detections of a COCO results file, scored as they are; no image is opened."""
     from ossa.cli.console import row_of
@@ -265,21 +254,9 @@ def _score_predictions(
     _check_objects(index, data=data, split=split)
     detections = read_coco_results(file, index, first_class_id=first_class_id)
     metrics = evaluate_detections(index, detections)
-    if first_class_id is None:
-        for sentence in _other_readings(file, index, metrics):
-            console.note(sentence)
-    known = {"data": data, "split": split, "weights": None, "predictions": str(file)}
-    row = row_of({**metrics.flat(), "model": file.name, **known})
-    return _Scored(index, detections, metrics, row)
-
-
-def _other_readings(file: Path, index: "DatasetIndex", metrics: "Metrics") -> Iterator[str]:
-    """Yields what to try where class ids that count from 0 or from 1 would score better."""
-    from ossa.evaluate.coco import read_coco_results
-    from ossa.evaluate.metrics import evaluate_detections
-
-    for first in (0, 1):
-        if index.category_ids.tolist() == list(range(first, first + len(index.names))):
+    for first in (0, 1):  # would class ids that count from here score better?
+        counted = list(range(first, first + len(index.names)))
+        if first_class_id is not None or index.category_ids.tolist() == counted:
             continue
         try:
             other = read_coco_results(file, index, first_class_id=first)
@@ -287,63 +264,33 @@ def _other_readings(file: Path, index: "DatasetIndex", metrics: "Metrics") -> It
             continue  # an id that is none of these
         ap = evaluate_detections(index, other).ap
         if ap is not None and ap > (metrics.ap or 0.0):
-            yield (
+            console.note(
                 f"AP50-95 is {metrics.ap or 0:.3f}, and {ap:.3f} if {file} counts the classes from "
                 f"{first}: in that case give --class-ids-from {first}"
             )
-
-
-def _read_split(
-    data: str,
-    split: str,
-    console: "Console",
-    *,
-    check: Callable[["DatasetIndex"], object],
-    imgsz: int,
-    cache: "CachePlace",
-) -> "Split":
-    """Returns the images that can be decoded, once `check` has seen what the split holds."""
-    from ossa.data.cache import open_pixels
-    from ossa.data.description import read_description
-    from ossa.data.reading import drop_corrupt_images, read_index
-    from ossa.train.splits import Split
-
-    description = read_description(data)
-    report = read_index(description, split)
-    check(report.index)
-    where: dict[str, Any] = {"description": description, "split": split, "imgsz": imgsz}
-    pixels = open_pixels(report.index, cache, **where, reduced=False, listener=console)
-    known = None if pixels is None else pixels.faults()
-    with console.progress("checking images") as on_image:
-        report = drop_corrupt_images(report, known=known, on_image=on_image)
-    console.faults(report)
-    _check_objects(report.index, data=data, split=split)
-    return Split(report, None if pixels is None else pixels.of(report.index))
+    known = {"data": data, "split": split, "weights": None, "predictions": str(file)}
+    row = row_of({**metrics.flat(), "model": file.name, **known})
+    return _Scored(index, detections, metrics, row)
 
 
 def _check_objects(index: "DatasetIndex", *, data: str, split: str) -> None:
     if (index.crowd | index.difficult).all():
         raise DataError(
-            f"expected objects to be found in split '{split}' of {data}, found none in its "
-            f"{len(index)} images (crowd regions and difficult objects do not count): evaluate on "
-            "a split with annotations"
+            expected=f"objects in split '{split}', other than crowd regions and difficult ones",
+            found=f"none in {len(index)} images",
+            path=data,
+            advice="evaluate on a split with annotations",
         )
 
 
-def _rows(
-    scored: _Scored, voc: Literal["2007", "2010"] | None
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Returns the object of --json and those of every class, with VOC's AP where it is wanted."""
-    row, classes = scored.row, scored.metrics.rows()
-    if voc is None:
-        return row, classes
+def _add_voc(scored: _Scored, classes: list[dict[str, Any]], *, year: str) -> None:
+    """Adds PASCAL VOC's AP to the row and to those of every class."""
     from ossa.evaluate.voc import score_as_voc
 
-    scores, key = score_as_voc(scored.index, scored.detections), f"voc{voc}_ap50"
-    mean = scores.map_11_points if voc == "2007" else scores.map_area
+    scores, key = score_as_voc(scored.index, scored.detections), f"voc{year}_ap50"
+    scored.row[key] = scores.map_11_points if year == "2007" else scores.map_area
     for one, score in zip(classes, scores.per_class, strict=True):
-        one[key] = score.ap_11_points if voc == "2007" else score.ap_area
-    return {**row, key: mean}, classes
+        one[key] = score.ap_11_points if year == "2007" else score.ap_area
 
 
 def _save(scored: _Scored, file: Path) -> None:
@@ -361,7 +308,7 @@ def _write_report(scored: _Scored, folder: Path) -> Path:
     from ossa.evaluate.report import write_report
 
     row, index = scored.row, scored.index
-    imgsz = row["imgsz"] or _USUAL_IMGSZ
+    imgsz = row["imgsz"] or 640
     facts = {"Ossa": __version__, "image side": f"{imgsz} px"}
     resamples = 200
     if len(set(index.gt_image_positions()[~(index.crowd | index.difficult)].tolist())) < 2:
@@ -377,8 +324,7 @@ def _write_report(scored: _Scored, folder: Path) -> Path:
     )
 
 
-def _print(row: Mapping[str, Any], classes: Sequence[Any] | None, *, as_json: bool) -> None:
-    """Prints the metrics, and those of every class where they are wanted."""
+def _print(row: dict[str, Any], classes: list[Any] | None, *, as_json: bool) -> None:
     from ossa.cli.console import fraction, new_table, print_json, print_metrics_table, print_table
     from ossa.evaluate.metrics import METRIC_TITLES
 
