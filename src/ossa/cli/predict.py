@@ -146,14 +146,8 @@ def predict(
         _note_choices(weights, predictor, console, chosen="confidence" in settings)
         annotated = None
         if show_truth is not None:
-            annotated = _read_annotated(show_truth, sources, console)
-            if save_json and annotated.names != predictor.names:
-                raise ConfigError(
-                    expected=f"the {len(predictor.names)} classes of the detector for --save-json",
-                    found=f"{len(annotated.names)} others",
-                    path=show_truth,
-                    advice="leave --save-json or --show-truth out",
-                )
+            names = predictor.names if save_json else None
+            annotated = _read_annotated(show_truth, sources, console, names=names)
         if any(wanted):
             place = ends.enter_context(folder_of_results(output))
             outputs.folder = ResultFolder(place, wanted, every=every, ground_truth=annotated)
@@ -282,12 +276,23 @@ def _note_choices(
 
 
 def _read_annotated(
-    data: str, sources: "Sequence[Source]", console: "Console"
+    data: str, sources: "Sequence[Source]", console: "Console", *, names: tuple[str, ...] | None
 ) -> "AnnotatedImages":
-    """Returns the ground truth of a data set; prints its issues, and which images it lacks."""
+    """Returns the ground truth of a data set; prints its issues, and which images it lacks.
+
+    Raises:
+        ConfigError: its classes, and so their ids, are not `names`.
+    """
     from ossa.predict.sources import read_annotated
 
     annotated = read_annotated(data)
+    if names is not None and annotated.names != names:
+        raise ConfigError(
+            expected=f"the {len(names)} classes of the detector for --save-json",
+            found=f"{len(annotated.names)} others",
+            path=data,
+            advice="leave --save-json or --show-truth out",
+        )
     console.issues(annotated.issues)
     images = [Path(str(source.address)) for source in sources if source.kind == "image"]
     others = [image for image in images if annotated.find(image) is None]
