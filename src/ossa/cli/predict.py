@@ -133,12 +133,8 @@ def predict(
     outputs.window = Window() if show else None
     device = options.choose_device_for(weights, device)
     with Console() as console, ExitStack() as ends:
-        predictor = predicting.load(
-            *(weights, device, imgsz),
-            runtime=runtime,
-            precision=precision,
-            on_conversion=console.note,
-        )
+        how: Any = {"runtime": runtime, "precision": precision, "on_conversion": console.note}
+        predictor = predicting.load(weights, device, imgsz, **how)
         if classes is not None:  # a text that is no name is split at its commas
             lists = [[text] if text in predictor.names else text.split(",") for text in classes]
             settings["classes"] = [name.strip() for names in lists for name in names]
@@ -151,9 +147,8 @@ def predict(
         if any(wanted):
             place = ends.enter_context(folder_of_results(output))
             outputs.folder = ResultFolder(place, wanted, every=every, ground_truth=annotated)
-        frames = read_frames(
-            *(sources,), every=every, on_warning=console.note, on_unreadable=outputs.on_unreadable
-        )
+        reports = {"on_warning": console.note, "on_unreadable": outputs.on_unreadable}
+        frames = read_frames(sources, every=every, **reports)
         results = predicting.predict_frames(frames, predictor, batch=batch, **settings)
         with outputs:
             stopped = _write_all(results, sources, outputs, console)
