@@ -14,10 +14,10 @@ from ossa.study.comparisons import (
     Comparisons,
     PairwiseComparison,
     compare_all,
-    detectable_difference,
     rank_change,
 )
 from ossa.study.estimates import draw_qualities, moderated_variances
+from ossa.study.sequential import detectable_difference
 
 SIMULATION = Path(__file__).parents[2] / "benchmarks" / "verdicts.py"
 

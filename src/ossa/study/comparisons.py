@@ -22,7 +22,6 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from ossa.evaluate.statistics import LEVEL, Interval, Values
 from ossa.study.estimates import (
@@ -30,8 +29,6 @@ from ossa.study.estimates import (
     Floats,
     SeedVariances,
     draw_seed_variances,
-    moderated_variances,
-    root,
     square_root,
 )
 
@@ -328,46 +325,3 @@ def rank_change(first: Comparisons, second: Comparisons) -> RankChange:
     both = [(first.pair(*pair), second.pair(*pair)) for pair in pairs]
     swapped = [rows for rows in both if rows[0].difference * rows[1].difference < 0]
     return RankChange(len(pairs), len(swapped), sum(a.differs and b.differs for a, b in swapped))
-
-
-def detectable_difference(
-    deviation: float,
-    *,
-    runs: int,
-    models: int,
-    image_deviation: float = 0.0,
-    power: float = 0.8,
-    alpha: float = 1 - LEVEL,
-) -> float:
-    """Returns the smallest difference of two models that is found with a probability of `power`.
-
-    Args:
-        deviation: of the runs of a model over seeds.
-        runs: of each model, at least three.
-        models: of the study, all of whose pairs are compared.
-        image_deviation: of the difference of two models over images.
-        power: the probability.
-        alpha: family-wise error rate.
-    """
-    variances = np.full(models, deviation**2)
-    estimates = Estimates(
-        models=tuple(map(str, range(models))),
-        means=np.zeros(models),
-        runs=np.full(models, float(runs)),
-        over_seeds=True,
-        seeds=moderated_variances(variances, np.full(models, runs - 1.0)),
-        images=np.eye(models) * image_deviation**2 / 2,
-        runs_over_images=np.eye(models) * image_deviation**2 / 2,
-        image_dof=np.full((models, models), 100.0),
-    )
-    compared = compare_estimates(estimates, alpha=alpha)
-    half, error = float(compared.half_widths[0, 1]), float(compared.standard_errors[0, 1])
-    dof = float(compared.dof[0, 1])
-    if error == 0:
-        return 0.0
-    critical = half / error
-
-    def lacking(noncentrality: float) -> float:
-        return float(stats.nct.sf(critical, dof, noncentrality)) - power
-
-    return error * root(lacking, 0.0, critical + 20.0)

@@ -1,0 +1,258 @@
+"""How many seeds a study needs: planned beforehand, or decided while it runs.
+
+`ossa study run --until decided` looks at the results after numbers of seeds that are fixed in the
+study's file. The error rate is split evenly over the looks (Bonferroni), a decision once made is
+kept, and only models of pairs that are still open are trained with more seeds. The decisions are
+computed from the finished runs alone, so an interrupted study decides the same.
+
+Error rate and savings are simulated in `benchmarks/sequential.py`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from ossa.errors import ConfigError, DataError
+from ossa.evaluate.statistics import FEWEST_RUNS, LEVEL, Values
+from ossa.study.comparisons import (
+    Comparisons,
+    PairwiseComparison,
+    compare_all,
+    compare_estimates,
+)
+from ossa.study.estimates import Estimates, moderated_variances, root
+
+_MOST_RUNS = 256
+"""More seeds than these are never planned."""
+
+
+@dataclass(frozen=True)
+class SeededValues:
+    """One metric of the runs of a model, with the seeds that they belong to."""
+
+    values: Values
+    positions: tuple[int, ...]
+    """Of the seed of each run, in the study's list of seeds."""
+    failed: frozenset[int] = frozenset()
+    """Positions of the seeds whose runs failed; they are left out."""
+
+    def is_complete(self, seeds: int) -> bool:
+        """Returns whether the runs of the first so many seeds have ended."""
+        return set(range(seeds)) <= {*self.positions, *self.failed}
+
+    def first(self, seeds: int) -> Values:
+        """Returns the values of the first so many seeds."""
+        kept = [row for row, position in enumerate(self.positions) if position < seeds]
+        own = self.values
+        return Values(own.plain[kept], own.resampled[kept], own.left_out[kept], own.num_images)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A pair of models about which a look decided, or the last look did not."""
+
+    comparison: PairwiseComparison
+    seeds: int
+    """Of the look."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the two are neither different nor practically the same."""
+        return self.comparison.verdict == "not decided"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The decisions so far, and the seeds that the models need next."""
+
+    decisions: tuple[Decision, ...]
+    """The latest of every pair."""
+    wanted: Mapping[str, int]
+    """Number of seeds by model, for the models whose runs the next look waits for."""
+
+
+def decide(
+    runs: Mapping[str, SeededValues],
+    *,
+    looks: Sequence[int],
+    margin: float,
+    alpha: float = 1 - LEVEL,
+    draws: int = 8000,
+) -> Progress:
+    """Returns the decisions from the runs that have ended.
+
+    Args:
+        runs: by model; runs that a look does not ask for are not looked at.
+        looks: increasing numbers of seeds.
+        margin: models whose difference is certainly smaller are practically the same.
+        alpha: the error rate of all looks together.
+        draws: of the joint distribution at every look.
+    """
+    trained = dict.fromkeys(runs, looks[0])
+    latest: dict[tuple[str, str], Decision] = {}
+    for seeds in looks:
+        active = _models_of([pair for pair, made in latest.items() if made.is_open] or None, runs)
+        trained |= dict.fromkeys(active, seeds)
+        wanted = {model: seeds for model in active if not runs[model].is_complete(seeds)}
+        if wanted:
+            return Progress(tuple(latest.values()), wanted)
+        compared = _compare_at(runs, trained, margin, alpha / len(looks), draws)
+        for pair in compared.pairs() if compared else ():
+            key = (min(pair.model, pair.reference), max(pair.model, pair.reference))
+            if key not in latest or latest[key].is_open:
+                latest[key] = Decision(pair, seeds)
+        if not any(decision.is_open for decision in latest.values()):
+            break
+    return Progress(tuple(latest.values()), {})
+
+
+def _models_of(
+    pairs: Sequence[tuple[str, str]] | None, runs: Mapping[str, SeededValues]
+) -> list[str]:
+    """Returns the models of the pairs in the order of the study; all models without pairs."""
+    named = set(runs) if pairs is None else {model for pair in pairs for model in pair}
+    return [model for model in runs if model in named]
+
+
+def _compare_at(
+    runs: Mapping[str, SeededValues],
+    trained: Mapping[str, int],
+    margin: float,
+    alpha: float,
+    draws: int,
+) -> Comparisons | None:
+    values = {model: seeded.first(trained[model]) for model, seeded in runs.items()}
+    usable = {model: own for model, own in values.items() if len(own.plain) >= FEWEST_RUNS}
+    if len(usable) < 2:
+        return None
+    return compare_all(usable, margin=margin, alpha=alpha, draws=draws)
+
+
+@dataclass(frozen=True)
+class SeedsNeeded:
+    """What numbers of seeds can find."""
+
+    difference: float
+    power: float
+    seed_deviation: float
+    """Of the runs of a model over seeds."""
+    image_deviation: float
+    """Of the difference of two models over images; no number of seeds reduces it."""
+    planned: int
+    detectable: float
+    """The smallest difference that the planned seeds find with this power."""
+    floor: float
+    """The smallest difference that any number of seeds finds with this power."""
+    needed: int | None
+    """The seeds that find the difference; None where no number does."""
+
+
+def seeds_needed(
+    pilot: Mapping[str, Values],
+    *,
+    difference: float,
+    planned: int,
+    models: int,
+    power: float = 0.8,
+) -> SeedsNeeded:
+    """Returns how many seeds find a difference between two of the models of a study.
+
+    Args:
+        pilot: the values of an earlier study on such data, with three seeds a model at least.
+        difference: of the true qualities of two models.
+        planned: number of seeds of the study.
+        models: number of models of the study.
+        power: the probability with which it is to be found.
+
+    Raises:
+        ConfigError: fewer than two models.
+        DataError: the pilot has no two models with three seeds.
+    """
+    if models < 2:
+        raise ConfigError(expected="two models at least to tell apart", found=str(models))
+    usable = {model: own for model, own in pilot.items() if len(own.plain) >= FEWEST_RUNS}
+    if len(usable) < 2:
+        raise DataError(
+            expected=f"a pilot with two models of {FEWEST_RUNS} finished runs at least",
+            found=f"{len(usable)}",
+        )
+    estimates = Estimates.of(usable)
+    seed_deviation = float(np.median(estimates.seeds.value)) ** 0.5
+    first, second = np.triu_indices(len(usable), 1)
+    variances = np.diag(estimates.images)
+    covariances = estimates.images[first, second]
+    image_variance = float(np.median(variances[first] + variances[second] - 2 * covariances))
+    image_deviation = max(image_variance, 0.0) ** 0.5
+
+    def detectable(runs: int) -> float:
+        return detectable_difference(
+            seed_deviation,
+            runs=runs,
+            models=models,
+            image_deviation=image_deviation,
+            power=power,
+        )
+
+    floor = detectable(_MOST_RUNS)
+    needed = None
+    if floor <= difference:
+        low, high = FEWEST_RUNS - 1, _MOST_RUNS
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if detectable(middle) <= difference else (middle, high)
+        needed = high
+    return SeedsNeeded(
+        difference=difference,
+        power=power,
+        seed_deviation=seed_deviation,
+        image_deviation=image_deviation,
+        planned=planned,
+        detectable=detectable(planned) if planned >= FEWEST_RUNS else float("inf"),
+        floor=floor,
+        needed=needed,
+    )
+
+
+def detectable_difference(
+    deviation: float,
+    *,
+    runs: int,
+    models: int,
+    image_deviation: float = 0.0,
+    power: float = 0.8,
+    alpha: float = 1 - LEVEL,
+) -> float:
+    """Returns the smallest difference of two models that is found with a probability of `power`.
+
+    Args:
+        deviation: of the runs of a model over seeds.
+        runs: of each model, at least three.
+        models: of the study, all of whose pairs are compared.
+        image_deviation: of the difference of two models over images.
+        power: the probability.
+        alpha: family-wise error rate.
+    """
+    variances = np.full(models, deviation**2)
+    estimates = Estimates(
+        models=tuple(map(str, range(models))),
+        means=np.zeros(models),
+        runs=np.full(models, float(runs)),
+        over_seeds=True,
+        seeds=moderated_variances(variances, np.full(models, runs - 1.0)),
+        images=np.eye(models) * image_deviation**2 / 2,
+        runs_over_images=np.eye(models) * image_deviation**2 / 2,
+        image_dof=np.full((models, models), 100.0),
+    )
+    compared = compare_estimates(estimates, alpha=alpha)
+    half, error = float(compared.half_widths[0, 1]), float(compared.standard_errors[0, 1])
+    dof = float(compared.dof[0, 1])
+    if error == 0:
+        return 0.0
+    critical = half / error
+
+    def lacking(noncentrality: float) -> float:
+        return float(stats.nct.sf(critical, dof, noncentrality)) - power
+
+    return error * root(lacking, 0.0, critical + 20.0)
