@@ -13,6 +13,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_va
 
 from ossa.config import AugmentConfig, LossConfig, TrainConfig, merge
 from ossa.errors import ConfigError, legible, os_reason, suggestion
+from ossa.evaluate.statistics import FEWEST_RUNS
 from ossa.models.backbones.cspdarknet import cspdarknet_scale
 from ossa.models.backbones.pretrained import PretrainedTag, pretrained_tags, read_backbone_weights
 from ossa.models.checkpoint import read_checkpoint
@@ -166,9 +167,18 @@ class StudyConfig(Section):
     reported: Reported = Reported()
     margin: PositiveFloat = Field(default=0.02, lt=1)
     """Models whose difference is certainly smaller are practically the same."""
+    looks: tuple[PositiveInt, ...] = (3, 5, 8)
+    """Numbers of seeds after which `ossa study run --until decided` looks at the results."""
     families: dict[str, str] = Field(default_factory=dict)
     """Families of models whose family is not the first word of their name."""
     executor: ExecutorConfig = ExecutorConfig()
+
+    @field_validator("looks")
+    @classmethod
+    def _increasing(cls, looks: tuple[int, ...]) -> tuple[int, ...]:
+        if not looks or looks[0] < FEWEST_RUNS or sorted(set(looks)) != list(looks):
+            raise ValueError(f"expected increasing numbers of seeds from {FEWEST_RUNS} on")
+        return looks
 
     @field_validator("executor", mode="before")
     @classmethod

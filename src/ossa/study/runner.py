@@ -1,21 +1,28 @@
 """Runs a study: the executor trains every run that is not finished."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import fmean
+
+import numpy as np
 
 from ossa.data.cache import CachePlace, open_pixels
 from ossa.data.description import read_description
 from ossa.data.reading import read_index
+from ossa.errors import ConfigError
+from ossa.evaluate.statistics import Values
 from ossa.study.executors import DONE, STOPPED, Executor, Job
 from ossa.study.folder import (
     RunState,
     StudyFolder,
+    extend_study,
     read_progress,
     run_state,
     write_failure,
 )
 from ossa.study.plan import PlannedRun
+from ossa.study.results import load_study
+from ossa.study.sequential import Progress, SeededValues, decide
 from ossa.train.callbacks import Callback
 from ossa.train.run_folder import RECORD_FILE
 
@@ -52,6 +59,7 @@ def run_study(
     executor: Executor,
     *,
     retry_failed: bool = False,
+    only: Collection[str] | None = None,
     on_run: Callable[[RunState], None],
 ) -> list[RunState]:
     """Trains every run that is not finished and returns the final states of all runs.
@@ -60,6 +68,7 @@ def run_study(
         study: the study, with the results of earlier calls.
         executor: trains the runs.
         retry_failed: also train failed runs again.
+        only: names of the runs to train; by default all.
         on_run: called with the state of each run that has ended.
 
     Raises:
@@ -68,7 +77,8 @@ def run_study(
     wanted = [
         state
         for state in study.states()
-        if not state.finished or (retry_failed and state.state == "failed")
+        if (only is None or state.run.name in only)
+        and (not state.finished or (retry_failed and state.state == "failed"))
     ]
     # A process of an earlier call may still train its run, which is therefore taken last.
     wanted.sort(key=lambda state: state.state == "running")
@@ -84,6 +94,76 @@ def run_study(
     jobs = [Job(study.path.resolve(), state.run.name) for state in wanted]
     executor.execute(jobs, on_end=on_end)
     return study.states()
+
+
+def run_until_decided(
+    study: StudyFolder,
+    executor: Executor,
+    *,
+    on_run: Callable[[RunState], None],
+    on_look: Callable[[Progress], None],
+) -> list[RunState]:
+    """Trains the runs that decide which models differ, and returns the states of all runs.
+
+    Args:
+        study: has the seeds of its last look at least (`with_seeds_of_looks`).
+        executor: trains the runs.
+        on_run: called with the state of each run that has ended.
+        on_look: called with the decisions of every look, and the seeds that it asks for.
+
+    Raises:
+        ConfigError: the study varies settings.
+        KeyboardInterrupt: after Ctrl-C, once every run has saved its state.
+    """
+    if study.study.vary:
+        raise ConfigError(
+            expected="a study without 'vary' to run until it is decided",
+            found=", ".join(study.study.vary),
+        )
+    while True:
+        progress = study_progress(study)
+        on_look(progress)
+        if not progress.wanted:
+            return study.states()
+        seeds = study.study.seeds
+        names = {
+            run.name
+            for run in study.plan.runs
+            if seeds.index(run.seed) < progress.wanted.get(run.model, 0)
+        }
+        run_study(study, executor, only=names, on_run=on_run)
+
+
+def with_seeds_of_looks(study: StudyFolder) -> StudyFolder:
+    """Returns the study with as many seeds as its last look needs; it is written to its folder."""
+    seeds = list(study.study.seeds)
+    missing = study.study.looks[-1] - len(seeds)
+    if missing <= 0:
+        return study
+    more = [seed for seed in range(len(seeds) + study.study.looks[-1]) if seed not in seeds]
+    return extend_study(study.path, models=[], seeds=more[:missing])
+
+
+def study_progress(study: StudyFolder) -> Progress:
+    """Returns the decisions from the finished runs, and the seeds that models need next."""
+    config = study.study
+    states = study.states()
+    if not any(state.state == "done" for state in states):
+        return Progress((), dict.fromkeys(config.models, config.looks[0]))
+    results = load_study(study)
+    values = results.values("ap")
+    resampled, left_out = next((own.resampled, own.left_out) for own in values.values())
+    nothing = Values(np.empty(0), resampled[:0], left_out[:0], len(results.index))
+    runs = {}
+    for model in config.models:
+        done = [run.state.run.seed for run in results.runs_by_model.get(model, ())]
+        lost = [s.run.seed for s in results.states if s.run.model == model and s.finished]
+        runs[model] = SeededValues(
+            values.get(model, nothing),
+            positions=tuple(config.seeds.index(seed) for seed in done),
+            failed=frozenset(config.seeds.index(seed) for seed in {*lost} - {*done}),
+        )
+    return decide(runs, looks=config.looks, margin=config.margin)
 
 
 def _reason(exit_code: int) -> str:
