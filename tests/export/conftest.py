@@ -8,7 +8,7 @@ from small_detector import NAMES, small_detector
 
 from ossa.export import onnx as onnx_format
 from ossa.export import openvino as openvino_format
-from ossa.export.graph import ExportDescription, LogitsGraph, describe
+from ossa.export.graph import ExportDescription, ExportSettings, LogitsGraph, describe
 from ossa.models.detector import Detector
 
 REASON = "needs the extras export and openvino"
@@ -28,15 +28,8 @@ def detector() -> Detector:
 @pytest.fixture(scope="session")
 def description(detector: Detector) -> ExportDescription:
     """Of any batch and any size."""
-    return describe(
-        detector,
-        names=NAMES,
-        imgsz=64,
-        batch=None,
-        any_size=True,
-        precision="fp32",
-        origin={"licence": "Apache-2.0"},
-    )
+    about = describe(detector, None, ExportSettings(imgsz=64, batch=None, any_size=True))
+    return about.model_copy(update={"names": NAMES, "origin": {"licence": "Apache-2.0"}})
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ Dimensions: B images, L levels, A anchors, H W cells, K classes, N detections.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -22,19 +22,8 @@ Engine: TypeAlias = Callable[[Tensor], tuple[Tensor, ...]]
 may call it at once, and what it returned never changes afterwards."""
 
 
-class Runtime(Protocol):
-    """Maps uint8 images (B, 3, H, W) RGB to `RawPredictions`; threads may share it."""
-
-    name: str
-    """'torch', 'onnxruntime' or 'openvino'."""
-    precision: Precision
-    device: torch.device
-
-    def __call__(self, images: Tensor) -> RawPredictions: ...
-
-
 class TorchRuntime:
-    """The network itself, in PyTorch."""
+    """The network itself, in PyTorch: uint8 images (B, 3, H, W) RGB to `RawPredictions`."""
 
     name = "torch"
 
@@ -80,7 +69,7 @@ class TorchRuntime:
 
 
 class _FileRuntime:
-    """An exported file on the CPU."""
+    """An exported file on the CPU, which threads may share."""
 
     def __init__(
         self, engine: Engine, description: ExportDescription, *, name: str, precision: Precision
@@ -112,7 +101,7 @@ class _FileRuntime:
 
 
 class ExportedRuntime(_FileRuntime):
-    """An exported file whose graph returns logits."""
+    """An exported file whose graph returns logits: images to `RawPredictions`."""
 
     def __call__(self, images: Tensor) -> RawPredictions:
         chunks = [[output[:count] for output in outputs] for outputs, count in self._run(images)]
@@ -129,10 +118,9 @@ class ExportedRuntime(_FileRuntime):
 
 
 class NMSOutput(NamedTuple):
-    """The detections in B images of a graph with NMS, in no particular order."""
+    """N detections in B images, in no particular order; boxes in pixels of the network input."""
 
     boxes_xyxy: Tensor
-    """(N, 4) in pixels of the network input."""
     scores: Tensor
     labels: Tensor
     """(N,) in 0..K-1."""
@@ -166,6 +154,7 @@ class NMSRuntime(_FileRuntime):
         return NMSOutput(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
+Runtime: TypeAlias = TorchRuntime | ExportedRuntime
 AnyRuntime: TypeAlias = Runtime | NMSRuntime
 
 

@@ -13,11 +13,10 @@ from ossa.evaluate.evaluator import check_classes
 from ossa.export.backends import TorchRuntime
 from ossa.export.graph import (
     ExportDescription,
+    ExportSettings,
     Format,
-    NMSSettings,
     Precision,
     describe,
-    usual_confidence,
 )
 from ossa.export.parity import (
     BOX_TOLERANCE_PX,
@@ -27,32 +26,12 @@ from ossa.export.parity import (
 )
 from ossa.export.select import open_exported, write_export
 from ossa.models.checkpoint import Checkpoint, detector_from
-from ossa.models.detector import Detector
 
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml"}
 PRECISIONS: dict[Format, tuple[Precision, ...]] = {
     "onnx": ("fp32", "fp16", "int8"),
     "openvino": ("fp32", "fp16", "bf16", "int8"),
 }
-
-
-@dataclass(frozen=True)
-class ExportSettings:
-    """Format and precision of an export, and how much accuracy it may lose."""
-
-    format: Format
-    precision: Precision = "fp32"
-    imgsz: int | None = None
-    """Longer side in pixels; as in the training if None."""
-    batch: int | None = 1
-    """None for any."""
-    any_size: bool = False
-    nms: NMSSettings | None = None
-    """Of the NMS in the graph; None for logits."""
-    max_ap_drop: float = 0.01
-    """AP50-95, a fraction, that the file may lose and be called good."""
-    min_agreement: float = 0.95
-    """`Parity.agreement` that a file of less than fp32 must reach to be called good."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +84,7 @@ def export_detector(
         settings: of the export.
         images: on which it is compared, with ground truth.
         calibration: images from which the ranges of int8 are taken, none of them in `images`.
-        on_stage: called with what begins.
-        on_images: called with the number of images compared and their total.
+        on_stage, on_images: called with what begins, and with images compared and their total.
 
     Raises:
         ConfigError: settings that exclude each other, a package that is not installed, or a data
@@ -119,25 +97,16 @@ def export_detector(
         >>> from ossa.export.export import ExportSettings
         >>> from ossa.models.checkpoint import read_checkpoint
         >>> done = ossa.export_detector(
-        ...     read_checkpoint("best.safetensors"),
-        ...     Path("best.onnx"),
-        ...     ExportSettings("onnx"),
+        ...     read_checkpoint("best.safetensors"), Path("best.onnx"), ExportSettings("onnx"),
         ...     images=ossa.read_data("scenes").index,
         ... )
         >>> done.file.suffix
         '.onnx'
     """
     check_request(checkpoint, output, settings)
-    if settings.precision == "int8" and calibration is None:
-        raise ConfigError(
-            "int8 is calibrated on images", advice="give --data with a split to train on"
-        )
-    if calibration is not None and paths_of(calibration) & paths_of(images):
-        raise ConfigError("expected other images to compare on than those that calibrate int8")
-    weights, data = checkpoint.origin["file"], images.root
-    check_classes(checkpoint.names, images, weights=weights, data=data)
+    _check_images(checkpoint, settings, images, calibration)
     detector = detector_from(checkpoint)
-    description = _describe(checkpoint, detector, settings)
+    description = describe(detector, checkpoint, settings)
     on_stage(f"converting to {settings.format}")
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as folder:
         file = Path(folder) / output.name
@@ -152,24 +121,22 @@ def export_detector(
         parts = sorted(Path(folder).iterdir(), key=lambda part: part.suffix == output.suffix)
         size = sum(part.stat().st_size for part in parts)
         for part in parts:  # the one that is opened comes last
-            part.replace(output.with_name(f"{name}{part.suffix}"))
-    return Export(output.with_name(f"{name}{output.suffix}"), description, parity, size, fault)
+            file = part.replace(output.with_name(f"{name}{part.suffix}"))
+    return Export(file, description, parity, size, fault)
 
 
-def _describe(
-    checkpoint: Checkpoint, detector: Detector, settings: ExportSettings
-) -> ExportDescription:
-    return describe(
-        detector,
-        names=checkpoint.names,
-        imgsz=checkpoint.imgsz if settings.imgsz is None else settings.imgsz,
-        batch=settings.batch,
-        any_size=settings.any_size,
-        precision=settings.precision,
-        nms=settings.nms,
-        confidence=usual_confidence(checkpoint),
-        origin=checkpoint.origin,
-    )
+def _check_images(
+    checkpoint: Checkpoint,
+    settings: ExportSettings,
+    images: DatasetIndex,
+    calibration: DatasetIndex | None,
+) -> None:
+    if settings.precision == "int8" and calibration is None:
+        raise ConfigError("int8 is calibrated on images: give --data with a split to train on")
+    if calibration is not None and paths_of(calibration) & paths_of(images):
+        raise ConfigError("expected other images to compare on than those that calibrate int8")
+    weights, data = checkpoint.origin["file"], images.root
+    check_classes(checkpoint.names, images, weights=weights, data=data)
 
 
 def paths_of(index: DatasetIndex) -> set[str]:

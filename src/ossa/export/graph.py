@@ -8,8 +8,9 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -147,6 +148,25 @@ class NMSSettings(Section):
     max_detections: int = Field(default=300, ge=1, le=100_000)
 
 
+@dataclass(frozen=True)
+class ExportSettings:
+    """Format and precision of an export, and how much accuracy it may lose."""
+
+    format: Format = "onnx"
+    precision: Precision = "fp32"
+    imgsz: int | None = None
+    """Longer side in pixels; as in the training if None."""
+    batch: int | None = 1
+    """None for any."""
+    any_size: bool = False
+    nms: NMSSettings | None = None
+    """Of the NMS in the graph; None for logits."""
+    max_ap_drop: float = 0.01
+    """AP50-95, a fraction, that the file may lose and be called good."""
+    min_agreement: float = 0.95
+    """`Parity.agreement` that a file of less than fp32 must reach to be called good."""
+
+
 class ExportDescription(Section):
     """How an exported file is fed and how its answers are read.
 
@@ -261,44 +281,44 @@ class LogitsGraph(nn.Module):
 
 
 def describe(
-    detector: Detector,
-    *,
-    names: Sequence[str],
-    imgsz: int,
-    batch: int | None,
-    any_size: bool,
-    precision: Precision,
-    nms: NMSSettings | None = None,
-    confidence: float = CONFIDENCE,
-    origin: dict[str, Any] | None = None,
+    detector: Detector, checkpoint: Checkpoint | None, settings: ExportSettings
 ) -> ExportDescription:
     """Returns the description of a file with this detector.
+
+    Args:
+        detector: of the file.
+        checkpoint: names the classes; without it they are numbers.
+        settings: of the export; `imgsz` is not None where there is no checkpoint.
 
     Raises:
         ConfigError: any size is asked of a detector that takes squares of one size only.
     """
     head: Any = detector.head
+    imgsz = settings.imgsz or (checkpoint.imgsz if checkpoint else 0)
     rectangles = takes_rectangles(detector, imgsz=imgsz)
     only = getattr(detector.backbone, "only_imgsz", None)
-    if any_size and (only is not None or not rectangles):
+    if settings.any_size and (only is not None or not rectangles):
         raise ConfigError(
             f"this backbone takes squares of {only or imgsz} px only, not --dynamic size or all",
             advice="leave the size fixed",
         )
     about = {
-        "names": tuple(names),
+        "names": tuple(map(str, range(head.num_classes))),
         "imgsz": imgsz,
-        "batch": batch,
-        "any_size": any_size,
-        "rectangular": any_size,
+        "batch": settings.batch,
+        "any_size": settings.any_size,
+        "rectangular": settings.any_size,
         "only_squares": not rectangles,
         "strides": tuple(head.strides),
         "anchors_wh": head.anchors_wh.tolist(),
-        "precision": precision,
-        "nms": nms,
-        "confidence": nms.confidence if nms else confidence,
-        "origin": dict(origin or {}),
+        "precision": settings.precision,
+        "nms": settings.nms,
     }
+    if checkpoint is not None:
+        about |= {"names": checkpoint.names, "origin": checkpoint.origin}
+        about["confidence"] = usual_confidence(checkpoint)
+    if settings.nms is not None:
+        about["confidence"] = settings.nms.confidence
     return validated(ExportDescription, about, where="the description of the file")
 
 

@@ -18,7 +18,6 @@ from ossa.export.graph import (
     METADATA_KEY,
     ExportDescription,
     LogitsGraph,
-    Precision,
     first_line,
     quiet,
     require,
@@ -105,43 +104,33 @@ def save(model: Any, file: Path, description: ExportDescription) -> None:
     write_atomically(file, whole.SerializeToString())
 
 
-def read(file: Path) -> tuple[Any, str | None]:
+def read(file: Path, *, threads: int | None = None) -> tuple[Any, str | None]:
     """Returns the `onnxruntime.InferenceSession` of an .onnx and the description in it.
 
     Raises:
         ConfigError: ONNX Runtime is not installed.
         CheckpointError: the file is damaged, or holds an operator that it does not know.
     """
-    session = _session(str(file), path=file)
-    return session, session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-
-
-def _session(source: bytes | str, *, path: Path | None = None, threads: int | None = None) -> Any:
-    onnxruntime = require("onnxruntime", purpose="ONNX Runtime")
+    onnxruntime = require("onnxruntime", purpose=f"running {file}")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what fails is raised, too
     options.intra_op_num_threads = threads or 0
     # What follows a run needs the processors that its threads would go on waiting on.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    providers = ["CPUExecutionProvider"]
     try:
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(file), options, providers=providers)
     except Exception as problem:  # its errors have no base of their own
-        raise unreadable("ONNX Runtime", problem, path=path) from None
+        raise unreadable("ONNX Runtime", problem, path=file) from None
+    return session, session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
 
 
-def engine(model: Any, *, precision: Precision, threads: int | None = None) -> Engine:
-    """Returns what runs an `onnx.ModelProto`, or a session that `read` returned, in any thread.
-
-    Args:
-        model: whose own precision is computed in.
-        precision: is not looked at.
-        threads: of a ModelProto, ONNX Runtime's choice if None.
+def engine(session: Any) -> Engine:
+    """Returns what runs a session that `read` returned, in any thread.
 
     Raises:
-        CheckpointError: the model takes no uint8 images, or cannot be run.
+        CheckpointError: the session takes no uint8 images, or cannot be run.
     """
-    is_session = hasattr(model, "get_inputs")
-    session = model if is_session else _session(model.SerializeToString(), threads=threads)
     first = session.get_inputs()[0]
     if first.type != "tensor(uint8)":
         raise CheckpointError(expected="an input of uint8 images", found=first.type)

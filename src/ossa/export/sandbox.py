@@ -18,12 +18,7 @@ _REFUSED = 3
 
 
 def try_to_open(file: Path, *, runtime: str) -> str | None:
-    """Returns why a runtime cannot open a file within the limits, None where it can.
-
-    Args:
-        file: an .onnx or .xml.
-        runtime: 'onnxruntime' or 'openvino'.
-    """
+    """Returns why 'onnxruntime' or 'openvino' cannot open a file within the limits, or None."""
     parts = [file, file.with_suffix(".bin")] if file.suffix == ".xml" else [file]
     beyond = max(0, sum(part.stat().st_size for part in parts) - _SMALL_FILE)
     memory, seconds = _MEMORY + 6 * beyond, _SECONDS + beyond // (20 * 2**20)

@@ -17,6 +17,7 @@ from ossa.export import openvino as openvino_format
 from ossa.export.backends import AnyRuntime, ExportedRuntime, NMSRuntime, TorchRuntime
 from ossa.export.graph import (
     ExportDescription,
+    ExportSettings,
     LogitsGraph,
     Precision,
     can_run,
@@ -25,7 +26,6 @@ from ossa.export.graph import (
     read_description,
     require,
     takes_rectangles,
-    usual_confidence,
 )
 from ossa.export.sandbox import try_to_open
 from ossa.export.screening import screen
@@ -39,7 +39,6 @@ from ossa.models.detector import Detector
 
 RuntimeName: TypeAlias = Literal["auto", "torch", "onnxruntime", "openvino"]
 _SUFFIX_OF = {"openvino": ".xml", "onnxruntime": ".onnx"}
-_FORMATS: dict[str, Any] = {".xml": openvino_format, ".onnx": onnx_format}
 
 
 def is_exported(path: Path | str) -> bool:
@@ -53,17 +52,20 @@ def open_exported(
     *,
     runtime: RuntimeName = "auto",
     precision: Precision | None = None,
+    threads: int | None = None,
     is_own: bool = False,
 ) -> ExportedRuntime | NMSRuntime:
-    """Returns what runs an exported file on the CPU.
+    """Returns what runs an .onnx, an OpenVINO .xml or the folder that holds one, on the CPU.
 
-    A file that anybody may have written is first opened in a process of limited memory and time.
+    A file that is not known to be `is_own`, written by ossa on this machine, is first opened in a
+    process of limited memory and time.
 
     Args:
-        path: an .onnx, an OpenVINO .xml or the folder that holds one.
+        path: of the file.
         runtime: of an .onnx; 'auto' is OpenVINO where it is installed and the file is not int8.
         precision: of the computation; by default as the file says. OpenVINO computes any in bf16.
-        is_own: whether this process or an earlier one of ossa wrote the file.
+        threads: the runtime's choice if None.
+        is_own: see above.
 
     Raises:
         CheckpointError: missing, damaged, of another program, or unsafe.
@@ -85,7 +87,10 @@ def open_exported(
         advice = "fetch or export it again"
         found = f"a damaged or foreign one: {why}"
         raise CheckpointError(expected="an exported file", found=found, path=file, advice=advice)
-    model, text = openvino_format.read(file) if name == "openvino" else onnx_format.read(file)
+    if name == "openvino":
+        model, text = openvino_format.read(file)
+    else:
+        model, text = onnx_format.read(file, threads=threads)
     description = read_description(text, path=file)
     own = description.precision
     # OpenVINO 2026.4 fuses an ONNX file's int8 wrongly: yolov5n then detects nothing at all.
@@ -96,12 +101,15 @@ def open_exported(
                 path=file,
                 advice="take --runtime onnxruntime, or export the checkpoint as --format openvino",
             )
-        name, (model, _) = "onnxruntime", onnx_format.read(file)
+        name, (model, _) = "onnxruntime", onnx_format.read(file, threads=threads)
     if precision not in (None, own) and (name, precision) != ("openvino", "bf16"):
         found, advice = f"--precision {precision}", "export the checkpoint with it"
         raise ConfigError(expected=f"the {own} of the file", found=found, path=file, advice=advice)
     computed = precision or own
-    engine = _FORMATS[_SUFFIX_OF[name]].engine(model, precision=computed)
+    if name == "openvino":
+        engine = openvino_format.engine(model, precision=computed, threads=threads)
+    else:
+        engine = onnx_format.engine(model)
     kind = ExportedRuntime if description.nms is None else NMSRuntime
     return kind(engine, description, name=name, precision=computed)
 
@@ -179,11 +187,10 @@ def runtime_for_checkpoint(
     precision: Precision | None = None,
     on_conversion: Callable[[str], object] = lambda sentence: None,
 ) -> AnyRuntime:
-    """Returns what runs a checkpoint, converted where the runtime needs it.
+    """Returns what runs a checkpoint, converted where the runtime needs it; by default in fp32.
 
-    A conversion is kept in ossa's cache folder, by the sha256 of the weights. In fp32, which is
-    the precision if none is given, its scores differ from PyTorch's by less than 0.001 and its
-    boxes by less than 0.1 px.
+    A conversion is kept in ossa's cache folder, by the sha256 of the weights. In fp32 its scores
+    differ from PyTorch's by less than 0.001 and its boxes by less than 0.1 px.
 
     Args:
         checkpoint: a whole detector.
@@ -258,17 +265,9 @@ def _converted(
 def _convert_checkpoint(checkpoint: Checkpoint, file: Path, *, imgsz: int) -> None:
     """Writes a file of any batch and, where the network takes it, any size."""
     detector = detector_from(checkpoint)
-    description = describe(
-        detector,
-        names=checkpoint.names,
-        imgsz=imgsz,
-        batch=None,
-        any_size=takes_rectangles(detector, imgsz=imgsz),
-        precision="fp32",
-        confidence=usual_confidence(checkpoint),
-        origin=checkpoint.origin,
-    )
-    write_export(detector, description, file)
+    any_size = takes_rectangles(detector, imgsz=imgsz)
+    settings = ExportSettings(imgsz=imgsz, batch=None, any_size=any_size)
+    write_export(detector, describe(detector, checkpoint, settings), file)
 
 
 def write_export(
@@ -284,24 +283,14 @@ def write_export(
         ConfigError: a package is not installed.
         UnsupportedBackbone: the format cannot express the network.
     """
-    model = _model(detector, description, file.suffix, calibration)
-    _FORMATS[file.suffix].save(model, file, description)
-
-
-def _model(
-    detector: Detector,
-    description: ExportDescription,
-    suffix: str,
-    calibration: DatasetIndex | None,
-) -> Any:
-    """Returns the `onnx.ModelProto` or `openvino.Model` of a detector; NMS is never quantised."""
-    model = _FORMATS[suffix].convert(LogitsGraph(detector), description)
+    of_format: Any = openvino_format if file.suffix == ".xml" else onnx_format
+    model = of_format.convert(LogitsGraph(detector), description)
     if description.precision == "int8":
         assert calibration is not None
         model = openvino_format.quantized(model, description, calibration)
-    if description.nms is not None:
-        model = _FORMATS[suffix].add_nms(model, description)
-    return model
+    if description.nms is not None:  # it stays in float
+        model = of_format.add_nms(model, description)
+    of_format.save(model, file, description)
 
 
 def runtime_in_memory(
@@ -318,11 +307,9 @@ def runtime_in_memory(
 
     Args:
         detector: in the training form.
-        imgsz: side of the images in pixels.
-        batch: images in one run.
+        imgsz, batch: side of the images in pixels, and their number in one run.
         runtime: 'openvino' or 'onnxruntime'.
-        precision: of the computation.
-        threads: the runtime's own choice if None.
+        precision, threads: of the computation; the runtime's own choice of threads if None.
         calibration: images from which the ranges of int8 are taken.
 
     Raises:
@@ -331,11 +318,11 @@ def runtime_in_memory(
     """
     if (runtime, precision) == ("onnxruntime", "bf16"):
         raise ConfigError("ONNX Runtime does not compute in bf16 here: take --runtime openvino")
-    head: Any = detector.head
-    names = tuple(map(str, range(head.num_classes)))
-    size: dict[str, Any] = {"imgsz": imgsz, "batch": batch, "any_size": False}
-    description = describe(detector, names=names, **size, precision=precision)
-    suffix = _SUFFIX_OF[runtime]
-    model = _model(detector, description, suffix, calibration)
-    engine = _FORMATS[suffix].engine(model, precision=precision, threads=threads)
-    return ExportedRuntime(engine, description, name=runtime, precision=precision)
+    settings = ExportSettings(precision=precision, imgsz=imgsz, batch=batch)
+    description = describe(detector, None, settings)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"model{_SUFFIX_OF[runtime]}"
+        write_export(detector, description, file, calibration=calibration)
+        opened = open_exported(file, runtime=runtime, threads=threads, is_own=True)
+    assert isinstance(opened, ExportedRuntime)
+    return opened
