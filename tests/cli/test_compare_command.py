@@ -294,7 +294,7 @@ def test_a_model_that_cannot_be_compared_is_told_in_a_sentence(
     [
         ("good", "Expected two models at least to compare, found good alone"),
         ("good other --metric ap,ap5", "found 'ap5'. Did you mean ap75, ap50 or ap?"),
-        ("good other --metric ap_smal", "expected metrics of ap, ap50, ap75, ar_100"),
+        ("good other --metric ap_smal", "Expected metrics of ap, ap50, ap75, ar_100"),
         ("good other --split test", "Expected --split val for runs, found test"),
         ("good none-*", "Expected runs or results files like none-*, found none"),
         (

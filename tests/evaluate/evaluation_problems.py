@@ -1,12 +1,17 @@
 """Indexes and detections for the tests of this folder: made by hand, or at random."""
 
+import contextlib
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from ossa.data.annotations import DatasetIndex
+from ossa.evaluate.coco import detections_as_coco_results, gt_as_coco_dict
 from ossa.types import Detections
 
 SQUARE = (10.0, 10.0, 20.0, 20.0)
@@ -47,6 +52,24 @@ def found(*rows: tuple[float, int, tuple[float, ...]]) -> Detections:
         np.array([score for score, _, _ in rows], np.float32),
         np.array([label for _, label, _ in rows], np.int64),
     )
+
+
+def by_pycocotools(
+    index: DatasetIndex, detections: dict[int, Detections], **params: Any
+) -> COCOeval:
+    """Returns pycocotools' finished evaluation, with other parameters than its own if given."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco: Any = COCO()  # its stubs know only files
+        coco.dataset = gt_as_coco_dict(index)
+        coco.createIndex()
+        results = coco.loadRes(detections_as_coco_results(index, detections))
+        evaluator = COCOeval(coco, results, "bbox")
+        vars(evaluator.params).update(params)
+        evaluator.evaluate()
+        evaluator.accumulate()
+        if not params:
+            evaluator.summarize()
+    return evaluator
 
 
 def a_problem(seed: int) -> tuple[DatasetIndex, dict[int, Detections]]:

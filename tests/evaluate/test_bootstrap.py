@@ -24,9 +24,6 @@ from ossa.evaluate.metrics import Metrics, evaluate_detections
 from ossa.evaluate.object_bins import bins_of
 from ossa.types import Detections
 
-# Of 20 x 20 pixels (small) and of 40 x 40 (medium), far apart.
-
-
 FAR = (30.0, 30.0, 40.0, 40.0)
 
 
@@ -95,12 +92,8 @@ def test_an_image_counts_as_often_as_its_weight_says():
     ap = average_precision(two_images(), weights=np.array([[2, 1], [1, 2], [0, 1]])).ap
     expected = [(67 + 34 * 3 / 4) / 101, (34 + 67 * 3 / 5) / 101, 1 / 2]
     np.testing.assert_allclose(ap[:, 0, 0], expected)
-
-
-def test_one_weighting_has_no_axis_of_weightings():
-    ap = average_precision(two_images(), weights=np.array([2, 1])).ap
-    assert ap.shape == (10, 1)
-    assert ap[0, 0] == pytest.approx((67 + 34 * 3 / 4) / 101)
+    one = average_precision(two_images(), weights=np.array([2, 1])).ap
+    np.testing.assert_array_equal(one, ap[0])  # without an axis of weightings
 
 
 def test_a_class_without_ground_truth_in_a_resample_is_undefined_there_and_left_out_of_the_mean():
@@ -144,18 +137,7 @@ def test_without_detections_ap_is_zero_and_without_ground_truth_undefined():
     assert np.isnan(nothing.means()["ap"])
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_weights_of_one_give_cocos_numbers(seed: int):
-    index, detections = a_problem(seed)
-    theirs = evaluate_detections(index, detections)
-    accuracy = average_precision(match(index, detections))
-    assert_same(accuracy.means(), theirs)
-    for label, row in enumerate(theirs.per_class):
-        if row.ap is not None:
-            assert accuracy.ap[:, label].mean() == pytest.approx(row.ap, abs=1e-9)
-
-
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(8))
 def test_weights_give_cocos_numbers_of_images_that_are_there_so_many_times(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ):
@@ -226,5 +208,5 @@ def test_metrics_are_known_by_name():
     assert [metric for metric in RESAMPLED_METRICS if needs_bins([metric])] == list(
         RESAMPLED_METRICS[4:]
     )
-    with pytest.raises(ConfigError, match=r"found 'ap_smal'. Did you mean ap_small"):
+    with pytest.raises(ConfigError, match=r"found 'ap_smal'\. Did you mean ap_small"):
         check_metrics(["ap", "ap_smal"])

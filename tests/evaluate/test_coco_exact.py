@@ -127,7 +127,7 @@ def check_equal(folder: Path) -> None:
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(drawn=st.lists(truths, min_size=1, max_size=8), guessed=st.lists(guesses, min_size=1))
 def test_a_results_file_scores_as_in_pycocotools(

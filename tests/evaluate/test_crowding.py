@@ -54,24 +54,23 @@ def kind_of_detection(box: Box, *truths: Box, label: int = 0) -> str:
 # Kinds
 
 
-def test_one_object_is_isolated():
+@pytest.mark.parametrize(
+    ("x", "kind"),
+    [
+        (15.01, "isolated"),  # the nearest centre lies beyond one and a half sides
+        (15, "touching"),
+        (7, "touching"),  # 3 x 10 of 170 is an IoU of 0.18
+        (6, "crowded"),  # 4 x 10 of 160 is 0.25, above a fifth
+    ],
+)
+def test_two_objects_stand_by_their_distance_and_overlap(x: float, kind: str):
     assert kinds_of(ALONE) == ["isolated"]
-
-
-@pytest.mark.parametrize(("x", "kind"), [(15, "touching"), (15.01, "isolated")])
-def test_isolated_is_whose_nearest_centre_lies_beyond_one_and_a_half_sides(x: float, kind: str):
     assert kinds_of(ALONE, at(x)) == [kind, kind]
 
 
 def test_an_overlap_touches_however_far_the_centre():
     # The centre of the wide box is 50 pixels away, five sides of the small one and 1.7 of its own.
     assert kinds_of(ALONE, at(9, width=92)) == ["touching", "touching"]
-
-
-@pytest.mark.parametrize(("x", "kind"), [(6, "crowded"), (7, "touching")])
-def test_an_iou_above_a_fifth_is_a_crowd_of_two(x: float, kind: str):
-    # 4 x 10 of 160 is 0.25, 3 x 10 of 170 is 0.18.
-    assert kinds_of(ALONE, at(x)) == [kind, kind]
 
 
 def test_an_iou_of_exactly_a_fifth_only_touches():
@@ -89,11 +88,6 @@ def test_a_small_box_is_crowded_by_what_leaves_a_large_one_alone():
     # 12 pixels apart: 1.2 sides of the small box, 0.6 of the large one, which is 20 x 20.
     assert kinds_of(at(0, 5), at(7, 0, width=20, height=20)) == ["touching", "touching"]
     assert kinds_of(at(0, 5), at(20, 0, width=20, height=20)) == ["isolated", "touching"]
-
-
-def test_ground_truth_of_other_images_are_no_neighbours():
-    index = an_index([[(0, ALONE)], [(0, ALONE)]])
-    assert surroundings_of_gt(index).kinds.tolist() == [0, 0]
 
 
 def test_difficult_objects_are_neighbours_and_crowd_regions_are_not():
@@ -172,14 +166,6 @@ def test_what_misses_the_higher_thresholds_misses_them_where_its_object_stands()
     assert [row.ap for row in scores.bins] == [pytest.approx(0.7), None, pytest.approx(1)]
 
 
-def test_a_crowd_that_is_missed_has_no_recall_and_takes_none_from_the_others():
-    index = an_index([[(0, ALONE)], [(0, at(0)), (0, at(6))]])
-    matches = match(index, {1: found((0.9, 0, ALONE))})
-    truths = surroundings_of_gt(index)
-    scores = by_crowding(matches, truths, surroundings_of_detections(index, matches))
-    assert [(row.recall, row.num_truths) for row in scores.bins] == [(1, 1), (None, 0), (0, 2)]
-
-
 # Coverage
 
 
@@ -187,16 +173,13 @@ def test_the_part_of_a_box_in_another_is_covered():
     assert coverage_of(ALONE, at(6)) == [0.4, 0.4]
     assert coverage_of(ALONE, at(10)) == [0, 0], "edge to edge"
     assert coverage_of(at(2, 2, width=4, height=4), ALONE) == [1, 0.16]
+    assert coverage_of(at(5, 5, width=0), ALONE) == [0, 0], "without area"
 
 
 def test_what_two_boxes_cover_both_counts_once():
     # The left and the upper half of the first box: 50 + 50 - 25 of 100.
     left, upper = at(-5, width=10), at(0, -5)
     assert coverage_of(ALONE, left, upper)[0] == 0.75
-
-
-def test_a_box_without_area_is_not_covered():
-    assert coverage_of(at(5, 5, width=0), ALONE) == [0, 0]
 
 
 def test_coverage_is_binned_with_the_upper_edge():

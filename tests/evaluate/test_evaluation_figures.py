@@ -94,7 +94,7 @@ def test_numbers_are_left_out_where_there_is_no_room() -> None:
         assert len(numbers_in(confusion_figure(matrix))) == expected
 
 
-@pytest.mark.parametrize("number", [1, 3, 30])
+@pytest.mark.parametrize("number", [1, 12])
 def test_a_matrix_of_any_size_is_drawn_inside_its_figure(number: int) -> None:
     names = (*(f"a class with a long name {n}" for n in range(number)), "background")
     matrix = ConfusionMatrix(names, np.zeros((number + 1, number + 1), int), 0.25, 0.5)

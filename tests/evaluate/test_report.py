@@ -3,6 +3,7 @@
 import csv
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -11,8 +12,10 @@ import pytest
 from evaluation_problems import ELSEWHERE, SQUARE, an_index, found
 from page_structure import HOSTILE, structure
 
+from ossa.evaluate import report
 from ossa.evaluate.analysis import Analysis, analyse
 from ossa.evaluate.report import write_report
+from ossa.viz.plots import save_figure
 
 TABLES = (
     *("metrics", "classes", "confusion", "size", "crowding", "coverage", "errors"),
@@ -64,7 +67,10 @@ def test_bins_have_intervals_where_they_have_ground_truth(analysis: Analysis):
     assert all(one.ap_low is None for one in sizes.bins if not one.num_truths)
 
 
-def test_the_page_stands_alone_beside_its_figures_and_tables(analysis: Analysis, tmp_path: Path):
+def test_the_page_stands_alone_beside_its_figures_and_tables(
+    analysis: Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(report, "save_figure", partial(save_figure, dpi=20))
     page = write_report(
         analysis, tmp_path / "report", title="A < B", subtitle="val", facts={"image size": "100 px"}
     )
@@ -84,7 +90,8 @@ def test_the_page_stands_alone_beside_its_figures_and_tables(analysis: Analysis,
     assert [row["name"] for row in classes] == ["cat", "dog"]
 
 
-def test_a_page_without_detections_is_a_page(tmp_path: Path):
+def test_a_page_without_detections_is_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(report, "save_figure", lambda figure, path: "<svg></svg>")
     index = an_index([[(0, SQUARE)], []])
     for name in index.file_names.tolist():
         cv2.imwrite(str(tmp_path / name), np.full((80, 100, 3), 90, np.uint8))

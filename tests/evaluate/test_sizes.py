@@ -64,10 +64,3 @@ def test_classes_without_ground_truth_in_a_bin_are_left_out_of_its_mean():
     below, above = by_size(index, matches, imgsz=200, edges=(32,)).bins
     assert (below.ap, below.recall, below.num_detections) == (pytest.approx(1), 1, 2)
     assert (above.ap, above.recall, above.num_truths) == (pytest.approx(0.5), 0.5, 2)
-
-
-def test_difficult_ground_truth_are_in_no_bin():
-    index = an_index([[(0, SMALL)]], difficult=np.array([True]))
-    matches = match(index, {1: found((0.9, 0, SMALL))})
-    counts = [(row.num_truths, row.num_detections) for row in by_size(index, matches, imgsz=9).bins]
-    assert counts == [(0, 0)] * 6

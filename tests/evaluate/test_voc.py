@@ -7,7 +7,6 @@ import pytest
 from evaluation_problems import ELSEWHERE, SQUARE, a_problem, an_index, found
 
 from ossa.data.annotations import DatasetIndex
-from ossa.errors import ConfigError, DataError
 from ossa.evaluate.metrics import evaluate_detections
 from ossa.evaluate.voc import score_as_voc
 from ossa.types import Detections
@@ -23,10 +22,6 @@ def cat_scores(index: DatasetIndex, detections: dict[int, Detections]) -> tuple[
     assert cat.ap_11_points is not None
     assert cat.ap_area is not None
     return cat.ap_11_points, cat.ap_area
-
-
-def test_what_is_found_perfectly_scores_one():
-    assert cat_scores(an_index([[(0, SQUARE)]]), {1: found((0.9, 0, SQUARE))}) == (1, 1)
 
 
 def test_the_eleven_points_and_the_area_of_a_curve():
@@ -98,11 +93,10 @@ def test_more_than_a_hundred_detections_of_an_image_count():
 
 
 def test_boxes_of_an_index_have_the_overlap_of_the_kit_s_pixels():
-    # Pixels 1 to 10 and 6 to 15 of ten rows share 5 x 10 of 150: IoU 1/3 (with + 1).
+    # Pixels 1 to 10 and 1 to 20 of ten rows share 10 x 10 of 200: IoU 1/2 (with + 1).
     index = an_index([[(0, (0.0, 0.0, 10.0, 10.0))]])
-    box = {1: found((0.9, 0, (5, 0, 15, 10)))}
-    assert score_as_voc(index, box, iou=50 / 150).map_area == 1
-    assert score_as_voc(index, box, iou=0.334).map_area == 0
+    assert cat_scores(index, {1: found((0.9, 0, (0, 0, 20, 10)))}) == (1, 1)
+    assert cat_scores(index, {1: found((0.9, 0, (0, 0, 20.1, 10)))}) == (0, 0)
 
 
 def test_of_equal_scores_the_first_image_and_then_the_first_detection_comes_first():
@@ -168,7 +162,7 @@ def _iou(one: np.ndarray, other: np.ndarray) -> float:
 
 def test_random_problems_score_as_a_plain_loop_finds():
     found_something = 0
-    for seed in range(12):
+    for seed in range(6):
         index, detections = a_problem(seed)
         scores = score_as_voc(index, detections)
         for label, row in enumerate(scores.per_class):
@@ -178,15 +172,4 @@ def test_random_problems_score_as_a_plain_loop_finds():
             else:
                 assert (row.ap_11_points, row.ap_area) == pytest.approx(expected, abs=1e-12)
                 found_something += 0 < expected[1] < 1
-    assert found_something > 15
-
-
-@pytest.mark.parametrize("iou", [0.0, 1.01, float("nan")])
-def test_an_iou_out_of_range_is_refused(iou: float):
-    with pytest.raises(ConfigError, match=r"above 0 and up to 1 for VOC's AP, found"):
-        score_as_voc(an_index([]), {}, iou=iou)
-
-
-def test_detections_of_other_images_are_refused():
-    with pytest.raises(DataError, match=r"Expected image ids of the data set .* found 9"):
-        score_as_voc(an_index([[(0, SQUARE)]]), {9: found((0.9, 0, SQUARE))})
+    assert found_something > 7

@@ -25,14 +25,11 @@ be: they make the error small. So compare errors only from the same confidence.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ossa.data.annotations import DatasetIndex
-from ossa.errors import ConfigError
 from ossa.evaluate.coco import tide_errors
 from ossa.evaluate.confusion import ConfusionMatrix, confusion_matrix
 from ossa.evaluate.matching import AT_50, Matches, match
@@ -66,62 +63,21 @@ class ErrorKind:
     count: int
     """Of all classes, those without ground truth too."""
     cost: float
-    """AP at `Errors.iou` that its repair would gain, 0..1."""
-
-
-@dataclass(frozen=True)
-class Errors:
-    """All types of errors of a detector."""
-
-    iou: float
-    ap: float | None
-    """At that IoU, mean over the classes with ground truth; None without any."""
-    kinds: tuple[ErrorKind, ...]
-    false_cost: float
-    """What AP would gain without any false detection."""
-    missed_cost: float
-    """What AP would gain without any missed ground truth, whatever the reason."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns plain values, ready for JSON: iou, ap, kinds, false_cost, missed_cost."""
-        return asdict(self)
+    """AP50 that its repair would gain, 0..1."""
 
 
 def errors_by_kind(
-    index: DatasetIndex,
-    detections: Mapping[int, Detections],
-    *,
-    iou: float = 0.5,
-    background_iou: float = 0.1,
-) -> Errors:
+    index: DatasetIndex, detections: Mapping[int, Detections]
+) -> tuple[ErrorKind, ...]:
     """Returns number and cost of every type of error.
 
-    Args:
-        index: the ground truth.
-        detections: by image id; an absent image has none.
-        iou: from which a detection can match ground truth.
-        background_iou: up to which it has nothing to do with it; below `iou`.
-
     Raises:
-        ConfigError: not 0 < `background_iou` < `iou` <= 1.
-        DataError: a detection of an unknown image or class, or with an impossible score or box.
+        DataError: as `ossa.evaluate.matching.detection_columns`.
     """
-    if not 0 < background_iou < iou <= 1:
-        raise ConfigError(
-            "expected IoUs with 0 < background_iou < iou <= 1 for the kinds of errors, found "
-            f"{background_iou} and {iou}"
-        )
-    found = tide_errors(index, detections, iou=iou, background_iou=background_iou)
-    costs, counts = found["delta_ap"], found["counts"]
-    has_gt = bool((~(index.crowd | index.difficult)).any())
-    return Errors(
-        iou=iou,
-        ap=found["ap_base"] if has_gt else None,
-        kinds=tuple(
-            ErrorKind(kind, counts[short], costs[short]) for kind, short in _TIDE_NAMES.items()
-        ),
-        false_cost=costs["FP"],
-        missed_cost=costs["FN"],
+    found = tide_errors(index, detections)
+    return tuple(
+        ErrorKind(kind, found["counts"][short], found["delta_ap"][short])
+        for kind, short in _TIDE_NAMES.items()
     )
 
 
@@ -132,9 +88,9 @@ class CalibrationBin:
     lower: float
     upper: float
     count: int
-    mean_score: float | None
+    mean_score: float | None = None
     """None in an empty bin."""
-    precision: float | None
+    precision: float | None = None
 
 
 @dataclass(frozen=True)
@@ -147,46 +103,34 @@ class Calibration:
     """The expected calibration error, 0..1; None without detections."""
     bins: tuple[CalibrationBin, ...]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Returns plain values, ready for JSON: confidence, error, bins."""
-        return asdict(self)
-
 
 def calibration(matches: Matches, *, bins: int = 10, confidence: float = 0.0) -> Calibration:
-    """Returns how well scores predict the precision; crowd and difficult boxes do not count.
+    """Returns how well scores from `confidence` on predict the precision, in bins of equal width.
 
-    Args:
-        matches: what every detection matches.
-        bins: number of bins of equal width.
-        confidence: lowest score of the detections that count.
-
-    Raises:
-        ConfigError: fewer than one bin.
+    Detections of crowd and difficult boxes do not count.
     """
     # hotcoco's own error is equal but at the edges of bins, where it puts a float32 of 0.7 below.
-    if bins < 1:
-        raise ConfigError(f"expected at least one bin of scores, found {bins}")
+    edges = np.arange(bins + 1) / bins
     scores = matches.scores.astype(np.float32)
     counts = ~matches.ignored[:, AT_50] & (scores >= np.float32(confidence))
-    edges = np.arange(bins + 1) / bins
-    scores, hits = scores[counts].astype(np.float64), matches.hits[counts, AT_50]
-    place = np.searchsorted(edges[1:-1].astype(np.float32), scores.astype(np.float32), "right")
+    scores, hits = scores[counts], matches.hits[counts, AT_50]
+    place = np.searchsorted(edges[1:-1].astype(np.float32), scores, "right")
     totals, score_sums, true = (
-        np.bincount(place, weights=weights, minlength=bins) for weights in (None, scores, hits)
+        np.bincount(place, weights=weights, minlength=bins)
+        for weights in (None, scores.astype(np.float64), hits)
     )
     gaps = np.abs(true - score_sums)  # of each bin, times its number
+    with np.errstate(invalid="ignore"):
+        means, precisions = score_sums / totals, true / totals
+    rows = zip(edges[:-1], edges[1:], totals, means, precisions, strict=True)
     return Calibration(
         confidence,
         float(gaps.sum() / len(scores)) if len(scores) else None,
         tuple(
-            CalibrationBin(
-                lower=float(edges[number]),
-                upper=float(edges[number + 1]),
-                count=int(total),
-                mean_score=float(score_sums[number] / total) if total else None,
-                precision=float(true[number] / total) if total else None,
-            )
-            for number, total in enumerate(totals)
+            CalibrationBin(float(lower), float(upper), int(count))
+            if not count
+            else CalibrationBin(float(lower), float(upper), int(count), float(mean), float(share))
+            for lower, upper, count, mean, share in rows
         ),
     )
 
@@ -206,7 +150,7 @@ class Analysis:
     confusion: ConfusionMatrix
     bins: tuple[BinScores, ...]
     """By size, by crowding, by coverage."""
-    errors: Errors
+    errors: tuple[ErrorKind, ...]
     calibration: Calibration
 
     def worst_images(self, most: int) -> dict[str, list[tuple[int, int]]]:
@@ -221,16 +165,16 @@ class Analysis:
         found = np.zeros(len(matches.gt_scored), bool)
         found[matches.matched_gt[hits, AT_50]] = True
         false = shown & ~hits & ~matches.ignored[:, AT_50]
-        return {
-            "missed": _most_frequent(matches.gt_image_positions[matches.gt_scored & ~found], most),
-            "false": _most_frequent(matches.images[false], most),
+        images = {
+            "missed": matches.gt_image_positions[matches.gt_scored & ~found],
+            "false": matches.images[false],
         }
-
-
-def _most_frequent(images: NDArray[np.int64], most: int) -> list[tuple[int, int]]:
-    positions, counts = np.unique(images, return_counts=True)
-    order = np.argsort(-counts, kind="stable")[:most]
-    return list(zip(positions[order].tolist(), counts[order].tolist(), strict=True))
+        worst = {}
+        for kind, of_kind in images.items():
+            positions, counts = np.unique(of_kind, return_counts=True)
+            order = np.argsort(-counts, kind="stable")[:most]
+            worst[kind] = list(zip(positions[order].tolist(), counts[order].tolist(), strict=True))
+        return worst
 
 
 def analyse(
@@ -240,20 +184,14 @@ def analyse(
     imgsz: int,
     confidence: float | None = None,
     resamples: int = 200,
-    seed: int = 0,
 ) -> Analysis:
     """Returns all diagnostics of detections.
 
     Args:
-        index: the ground truth.
-        detections: by image id; an absent image has none.
+        index, detections: as of `ossa.evaluate.matching.detection_columns`.
         imgsz: side of the square network input in pixels, at which objects are small or large.
         confidence: of confusions and images; that of the best mean F1 if not given.
         resamples: of the images, for the 95% intervals of the bins; 0 for none.
-        seed: of the resamples.
-
-    Raises:
-        DataError: a detection of an unknown image or class, or with an impossible score or box.
     """
     matches = match(index, detections)
     metrics = evaluate_detections(index, detections, matches=matches)
@@ -262,7 +200,7 @@ def analyse(
     weights = None
     if resamples:
         shares = np.full(len(index), 1 / len(index))
-        weights = np.random.default_rng(seed).multinomial(len(index), shares, size=resamples)
+        weights = np.random.default_rng(0).multinomial(len(index), shares, size=resamples)
     gt, found = surroundings_of_gt(index), surroundings_of_detections(index, matches)
     return Analysis(
         index=index,

@@ -27,10 +27,8 @@ from ossa.errors import ConfigError, suggestion
 from ossa.evaluate.matching import AT_50, AT_75, IOU_THRESHOLDS, Matches
 from ossa.evaluate.metrics import KINDS, SIZES
 
-RESAMPLED_METRICS: Final = (
-    *("ap", "ap50", "ap75", "ar_100"),
-    *(f"ap_{name}" for name in (*SIZES, *KINDS)),
-)
+_BIN_OF: Final = {f"ap_{name}": name for name in (*SIZES, *KINDS)}
+RESAMPLED_METRICS: Final = ("ap", "ap50", "ap75", "ar_100", *_BIN_OF)
 """What can be resampled; `ossa.evaluate.metrics.METRIC_TITLES` has their titles."""
 RESAMPLES = 2000
 _GROUPS = 200
@@ -76,11 +74,15 @@ def average_precision(
         detection_bin: (D,) the detections that count as false if they match nothing; all if not
             given. Of a detection that matches, the ground truth alone decides.
     """
-    each = np.ones((1, matches.num_images), np.int32) if weights is None else np.atleast_2d(weights)
+    num_images, num_classes = matches.num_images, matches.num_classes
+    each = np.ones((1, num_images), np.int32) if weights is None else np.atleast_2d(weights)
     wanted = matches.gt_scored if gt_bin is None else matches.gt_scored & gt_bin
     can_be_false = np.ones(len(matches.scores), bool) if detection_bin is None else detection_bin
-    gt_counts = _gt_by_image(matches, wanted)
-    shape = (len(each), len(IOU_THRESHOLDS), matches.num_classes)
+    cells = matches.gt_image_positions * num_classes + matches.gt_labels
+    gt_counts = np.bincount(cells[wanted], minlength=num_images * num_classes)
+    # As floats, which matrix products are fast with.
+    gt_counts = gt_counts.reshape(num_images, num_classes).astype(np.float64)
+    shape = (len(each), len(IOU_THRESHOLDS), num_classes)
     ap, recall = np.zeros(shape), np.zeros(shape)
     curves = list(_curves(matches, wanted, can_be_false))
     most_hits = max((len(curve.images) for curve in curves), default=1)
@@ -143,27 +145,12 @@ def _score(
     precision = true / np.maximum(counted, 1)
     best_from_here = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
     recall = true / np.maximum(totals, 1)
-    newly_reached = np.diff(_recalls_reached(recall), axis=0, prepend=0)
+    # Some of COCO's 101 numbers lie a rounding error above the fraction that they stand for, and it
+    # compares as floats: 35 boxes of 100 do not reach the recall 0.35.
+    last = (recall * 100 + 1e-9).astype(np.intp)
+    newly_reached = np.diff(last + (_RECALLS[last] <= recall), axis=0, prepend=0)
     ap = np.einsum("hb,hb->b", newly_reached, best_from_here) / len(_RECALLS)
     return ap, recall[-1]
-
-
-def _recalls_reached(recall: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Returns how many of the 101 recalls are at most each of `recall`, to the last bit.
-
-    Some of COCO's 101 numbers lie a rounding error above the fraction that they stand for, and it
-    compares as floats: 35 boxes of 100 do not reach the recall 0.35.
-    """
-    last = (recall * 100 + 1e-9).astype(np.intp)
-    return last + (_RECALLS[last] <= recall)
-
-
-def _gt_by_image(matches: Matches, wanted: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Returns (I, K) counts of ground truth, as floats, which matrix products are fast with."""
-    shape = (matches.num_images, matches.num_classes)
-    cells = matches.gt_image_positions * matches.num_classes + matches.gt_labels
-    counts = np.bincount(cells[wanted], minlength=shape[0] * shape[1])
-    return counts.reshape(shape).astype(np.float64)
 
 
 def _mean(by_class: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -200,25 +187,18 @@ def resample(
         bins: those that the metrics name (`ossa.evaluate.object_bins.bins_of`).
     """
     values: dict[str, NDArray[np.float64]] = {}
-    if any(_bin_of(metric) is None for metric in metrics):
+    if not all(map(_BIN_OF.get, metrics)):
         values |= average_precision(matches, weights=weights).means()
-    for metric in metrics:
-        name = _bin_of(metric)
-        if name is not None:
-            gt, found = (bins or {})[name]
-            accuracy = average_precision(matches, weights=weights, gt_bin=gt, detection_bin=found)
-            values[metric] = accuracy.means()["ap"]
+    for metric in filter(_BIN_OF.get, metrics):
+        gt, found = (bins or {})[_BIN_OF[metric]]
+        accuracy = average_precision(matches, weights=weights, gt_bin=gt, detection_bin=found)
+        values[metric] = accuracy.means()["ap"]
     return {metric: values[metric] for metric in metrics}
 
 
 def needs_bins(metrics: Sequence[str]) -> bool:
     """Returns whether any of the metrics is about objects of one kind."""
-    return any(_bin_of(metric) is not None for metric in metrics)
-
-
-def _bin_of(metric: str) -> str | None:
-    name = metric.removeprefix("ap_")
-    return name if metric != name and name in (*SIZES, *KINDS) else None
+    return any(map(_BIN_OF.get, metrics))
 
 
 def check_metrics(names: Sequence[str]) -> None:
@@ -226,8 +206,9 @@ def check_metrics(names: Sequence[str]) -> None:
     for name in names:
         if name not in RESAMPLED_METRICS:
             raise ConfigError(
-                f"expected metrics of {', '.join(RESAMPLED_METRICS)}, found {name!r}."
-                + suggestion(name, RESAMPLED_METRICS)
+                expected=f"metrics of {', '.join(RESAMPLED_METRICS)}",
+                found=repr(name),
+                advice=suggestion(name, RESAMPLED_METRICS).strip(),
             )
 
 

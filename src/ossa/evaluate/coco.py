@@ -13,6 +13,7 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -65,42 +66,20 @@ def score_as_coco(
     """Returns what pycocotools' COCOeval ('bbox') computes, without its printing.
 
     Args:
-        index: the ground truth.
-        detections: by image id; an absent image has none.
+        index, detections: as of `detection_columns`.
         areas: from and to, both included, in square pixels of the original image.
         most_detections: per image and class, ascending.
-
-    Raises:
-        DataError: a detection of an unknown image or class, or with an impossible score or box.
     """
-    evaluator = _evaluator(index, detections)
-    evaluator.params.area_rng = [[float(low), float(high)] for low, high in areas.values()]
-    evaluator.params.area_rng_lbl = list(areas)
-    evaluator.params.max_dets = list(most_detections)
-    evaluator.evaluate()
+    evaluator = _evaluated(index, detections, areas, most_detections)
     evaluator.accumulate()
     arrays = evaluator.eval or {}
     return CocoScores(arrays["precision"][..., -1], arrays["recall"])
 
 
-def tide_errors(
-    index: DatasetIndex,
-    detections: Mapping[int, Detections],
-    *,
-    iou: float,
-    background_iou: float,
-) -> dict[str, Any]:
-    """Returns hotcoco's error types of TIDE, under its own names.
-
-    `delta_ap`: what AP gains, 0 and up, if one type were repaired; `counts`; `ap_base`.
-    """
-    evaluator = _evaluator(index, detections)
-    evaluator.params.iou_thrs = [iou]
-    evaluator.params.area_rng = [[0.0, 1e5**2]]
-    evaluator.params.area_rng_lbl = ["all"]
-    evaluator.params.max_dets = [100]
-    evaluator.evaluate()
-    return evaluator.tide_errors(pos_thr=iou, bg_thr=background_iou)
+def tide_errors(index: DatasetIndex, detections: Mapping[int, Detections]) -> dict[str, Any]:
+    """Returns hotcoco's error types of TIDE: `delta_ap` if one is repaired, `counts`, `ap_base`."""
+    evaluator = _evaluated(index, detections, {"all": COCO_AREAS["all"]}, [100], ious=[0.5])
+    return evaluator.tide_errors(pos_thr=0.5, bg_thr=0.1)
 
 
 def gt_as_coco_dict(index: DatasetIndex) -> dict[str, Any]:
@@ -108,52 +87,39 @@ def gt_as_coco_dict(index: DatasetIndex) -> dict[str, Any]:
 
     Annotation ids are counted from 1: pycocotools takes the id 0 for 'matched nothing'.
     """
-    columns = zip(
-        index.image_ids[index.gt_image_positions()].tolist(),
-        index.category_ids[index.labels].tolist(),
-        index.boxes_xywh.tolist(),
-        index.areas.tolist(),
-        (index.crowd | index.difficult).astype(int).tolist(),
-        strict=True,
-    )
-    keys = ("image_id", "category_id", "bbox", "area", "iscrowd")
-    images = zip(
-        index.image_ids.tolist(), index.file_names.tolist(), index.sizes_wh.tolist(), strict=True
-    )
+    width, height = index.sizes_wh.T
     return {
         "info": {},
-        "images": [{"id": i, "file_name": f, "width": w, "height": h} for i, f, (w, h) in images],
-        "categories": [
-            {"id": category_id, "name": name}
-            for category_id, name in zip(index.category_ids.tolist(), index.names, strict=True)
-        ],
-        "annotations": [
-            {"id": number, **dict(zip(keys, row, strict=True))}
-            for number, row in enumerate(columns, start=1)
-        ],
+        "images": _rows(id=index.image_ids, file_name=index.file_names, width=width, height=height),
+        "categories": _rows(id=index.category_ids, name=np.array(index.names)),
+        "annotations": _rows(
+            id=np.arange(1, len(index.labels) + 1),
+            image_id=index.image_ids[index.gt_image_positions()],
+            category_id=index.category_ids[index.labels],
+            bbox=index.boxes_xywh,
+            area=index.areas,
+            iscrowd=(index.crowd | index.difficult).astype(int),
+        ),
     }
+
+
+def _rows(**columns: NDArray[Any]) -> list[dict[str, Any]]:
+    """Returns one dictionary of plain Python values per row."""
+    lists = (column.tolist() for column in columns.values())
+    return [dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True)]
 
 
 def detections_as_coco_results(
     index: DatasetIndex, detections: Mapping[int, Detections]
 ) -> list[dict[str, Any]]:
-    """Returns the detections as the content of a COCO results file (bbox is x, y, width, height).
-
-    Raises:
-        DataError: a detection of an unknown image or class, or with an impossible score or box.
-    """
+    """Returns the detections as the content of a COCO results file: bbox is x, y, width, height."""
     columns = detection_columns(index, detections)
-    rows = zip(
-        index.image_ids[columns.images].tolist(),
-        index.category_ids[columns.labels].tolist(),
-        columns.boxes_xywh.tolist(),
-        columns.scores.tolist(),
-        strict=True,
+    return _rows(
+        image_id=index.image_ids[columns.images],
+        category_id=index.category_ids[columns.labels],
+        bbox=columns.boxes_xywh,
+        score=columns.scores,
     )
-    return [
-        {"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": score}
-        for image_id, category_id, bbox, score in rows
-    ]
 
 
 def read_coco_results(
@@ -212,7 +178,7 @@ def _ids_by_stem(index: DatasetIndex) -> dict[str | int, int]:
     pairs: list[tuple[str | int, int]] = []
     for name, image_id in zip(index.file_names.tolist(), index.image_ids.tolist(), strict=True):
         file, stem = PurePosixPath(name).name, PurePosixPath(name).stem
-        pairs += [(stem, image_id), (file, image_id)] if file != stem else [(stem, image_id)]
+        pairs += [(key, image_id) for key in {file, stem}]
         if stem.isascii() and stem.isdecimal() and len(stem) <= 18:
             pairs.append((int(stem), image_id))
     counts = Counter(key for key, _ in pairs)
@@ -222,8 +188,6 @@ def _ids_by_stem(index: DatasetIndex) -> dict[str | int, int]:
 def _hint_at_first_id(entries: Sequence[Any], labels: Mapping[int, int]) -> str:
     """Returns what to try where the ids of a file seem to count the classes from 0 or from 1."""
     used = [entry.get("category_id") for entry in entries if isinstance(entry, dict)]
-    if not all(type(one) in (int, float) for one in used):
-        return ""
     for first in (0, 1):
         if all(one in range(first, first + len(labels)) for one in used):
             advice = f"ossa val --class-ids-from {first}"
@@ -231,55 +195,59 @@ def _hint_at_first_id(entries: Sequence[Any], labels: Mapping[int, int]) -> str:
     return ""
 
 
-def _evaluator(index: DatasetIndex, detections: Mapping[int, Detections]) -> hotcoco.COCOeval:
-    """Returns hotcoco's evaluation, not yet done.
+def _evaluated(
+    index: DatasetIndex,
+    detections: Mapping[int, Detections],
+    areas: Mapping[str, tuple[float, float]],
+    most_detections: Sequence[int],
+    *,
+    ious: list[float] | None = None,
+) -> hotcoco.COCOeval:
+    """Returns hotcoco's evaluation, not yet accumulated.
 
     hotcoco sees ranks for image ids (float64 rows cannot carry every int64) and labels for category
     ids (so its class axis is ours). Ranks keep the order by id, which settles ties.
     """
     columns = detection_columns(index, detections)
-    image_ranks = np.argsort(np.argsort(index.image_ids))
-    gt = _gt_for_hotcoco(index, image_ranks)
-    rows = np.column_stack(
-        (
-            image_ranks[columns.images],
-            columns.boxes_xywh,
-            columns.scores,
-            columns.labels,
-        )
-    )
-    return hotcoco.COCOeval(gt, gt.load_res(rows), "bbox")
-
-
-def _gt_for_hotcoco(index: DatasetIndex, image_ranks: NDArray[np.int64]) -> hotcoco.COCO:
-    ranks_and_sizes = zip(image_ranks.tolist(), index.sizes_wh.tolist(), strict=True)
-    return hotcoco.COCO.from_arrays(
-        [{"id": rank, "width": w, "height": h} for rank, (w, h) in ranks_and_sizes],
+    ranks = np.argsort(np.argsort(index.image_ids))
+    width, height = index.sizes_wh.T
+    gt = hotcoco.COCO.from_arrays(
+        _rows(id=ranks, width=width, height=height),
         [{"id": label, "name": name} for label, name in enumerate(index.names)],
-        image_ranks[index.gt_image_positions()],
+        ranks[index.gt_image_positions()],
         index.labels,
         index.boxes_xywh,
         area=index.areas,
         iscrowd=(index.crowd | index.difficult).astype(np.int64),
     )
+    found = (ranks[columns.images], columns.boxes_xywh, columns.scores, columns.labels)
+    evaluator = hotcoco.COCOeval(gt, gt.load_res(np.column_stack(found)), "bbox")
+    if ious is not None:
+        evaluator.params.iou_thrs = ious
+    evaluator.params.area_rng = [[float(low), float(high)] for low, high in areas.values()]
+    evaluator.params.area_rng_lbl = list(areas)
+    evaluator.params.max_dets = list(most_detections)
+    evaluator.evaluate()
+    return evaluator
 
 
 def _read_json_list(path: Path) -> list[Any]:
+    line = None
     try:
         entries = json.loads(_content(path))
-    except json.JSONDecodeError as error:
-        found, advice = f"what is not JSON ({error.msg})", "write the file again"
-        raise DataError(
-            expected=_RESULTS, found=found, path=path, line=error.lineno, advice=advice
-        ) from error
-    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
-        found, advice = f"none ({error})", "check the path"
-        raise DataError(expected=_RESULTS, found=found, path=path, advice=advice) from error
-    if not isinstance(entries, list):
+        if isinstance(entries, list):
+            return entries
         found = f"a JSON {type(entries).__name__}"
         advice = "give the results, not the annotation file"
-        raise DataError(expected=_RESULTS, found=found, path=path, advice=advice)
-    return entries
+    except json.JSONDecodeError as error:
+        found, advice, line = (
+            f"what is not JSON ({error.msg})",
+            "write the file again",
+            error.lineno,
+        )
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+        found, advice = f"none ({error})", "check the path"
+    raise DataError(expected=_RESULTS, found=found, path=path, line=line, advice=advice)
 
 
 def _content(path: Path) -> bytes:
@@ -302,30 +270,26 @@ def _content(path: Path) -> bytes:
 def _parse_entry(entry: Any, where: str) -> tuple[int | str, int, tuple[float, ...]]:
     """Returns image id or stem, category id and (x, y, width, height, score) of a detection."""
 
-    def refused(expected: str, advice: str = "write COCO's bbox results") -> DataError:
-        found = json.dumps(entry)[:120]
-        return DataError(expected=expected, found=found, path=where, advice=advice)
-
-    try:
+    expected = "an object with image_id, category_id, bbox and score"
+    with suppress(TypeError, KeyError):
         image_id, category_id = (_whole(entry[key]) for key in ("image_id", "category_id"))
         numbers = [*entry["bbox"], entry["score"]]
-    except (TypeError, KeyError) as error:
-        raise refused("an object with image_id, category_id, bbox and score") from error
-    # type() rather than isinstance(): JSON's true is an int to Python.
-    ids_are_whole = type(image_id) in (int, str) and type(category_id) is int
-    if not ids_are_whole or len(numbers) != 5 or {type(n) for n in numbers} - {int, float}:
-        raise refused(
+        expected = (
             "whole numbers for category_id and image_id (or names of files), four numbers for bbox "
             "and one for score"
         )
-    x, y, width, height, score = numbers
-    finite = all(abs(number) < 1e38 for number in numbers)
-    if not (finite and width >= 0 and height >= 0 and 0 <= score <= 1):
-        raise refused(
-            "a finite bbox [x, y, width, height] without negative sizes and a score in 0..1",
-            advice="correct or drop the detection",
-        )
-    return image_id, category_id, (x, y, width, height, score)
+        # type() rather than isinstance(): JSON's true is an int to Python.
+        ids_are_whole = type(image_id) in (int, str) and type(category_id) is int
+        if ids_are_whole and len(numbers) == 5 and not {type(n) for n in numbers} - {int, float}:
+            x, y, width, height, score = numbers
+            finite = all(abs(number) < 1e38 for number in numbers)
+            if finite and width >= 0 and height >= 0 and 0 <= score <= 1:
+                return image_id, category_id, (x, y, width, height, score)
+            expected = (
+                "a finite bbox [x, y, width, height] without negative sizes and a score in 0..1"
+            )
+    advice = "write COCO's bbox results, or drop the detection"
+    raise DataError(expected=expected, found=json.dumps(entry)[:120], path=where, advice=advice)
 
 
 def _whole(number: Any) -> Any:

@@ -28,7 +28,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ossa.data.annotations import DatasetIndex
-from ossa.errors import ConfigError
 from ossa.escaping import write_csv
 from ossa.evaluate.matching import DetectionColumns, detection_columns, overlapping_pairs
 from ossa.types import Detections
@@ -77,12 +76,8 @@ class ConfusionMatrix:
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain values, ready for JSON: names, matrix, confidence, iou."""
-        return {
-            "names": list(self.names),
-            "matrix": self.counts.tolist(),
-            "confidence": self.confidence,
-            "iou": self.iou,
-        }
+        matrix = {"names": list(self.names), "matrix": self.counts.tolist()}
+        return {**matrix, "confidence": self.confidence, "iou": self.iou}
 
 
 def confusion_matrix(
@@ -90,43 +85,37 @@ def confusion_matrix(
     detections: Mapping[int, Detections],
     *,
     confidence: float = CONFIDENCE,
-    iou: float = IOU,
 ) -> ConfusionMatrix:
     """Returns which class was detected as which, by the rule at the head of this file.
 
     Args:
-        index: the ground truth.
-        detections: by image id; an absent image has none.
+        index, detections: as of `ossa.evaluate.matching.detection_columns`.
         confidence: lowest score of the detections that take part.
-        iou: from which a detection and a ground-truth box can be a pair; in (0, 1].
 
     Raises:
-        ConfigError: an `iou` out of range.
-        DataError: a detection of an unknown image or class, or with an impossible score or box.
+        DataError: as `detection_columns`.
     """
-    if not 0 < iou <= 1:
-        raise ConfigError(f"expected an IoU above 0 and up to 1 for the confusions, found {iou}")
     columns = detection_columns(index, detections)
     # In float32, as Detections.above compares.
     shown = columns.scores.astype(np.float32) >= np.float32(confidence)
     columns = columns.at(np.flatnonzero(shown))
     background = len(index.names)
     scored = ~(index.crowd | index.difficult)
-    gt_of, on_ignored = _pair(columns, index, scored=scored, iou=iou)
+    gt_of, on_ignored = _pair(columns, index, scored=scored)
     paired = gt_of >= 0
     predicted = np.full(len(index.labels), background)
     predicted[gt_of[paired]] = columns.labels[paired]
     counts = np.zeros((background + 1, background + 1), np.int64)
     np.add.at(counts, (index.labels[scored], predicted[scored]), 1)
     np.add.at(counts[background], columns.labels[~paired & ~on_ignored], 1)
-    return ConfusionMatrix((*index.names, BACKGROUND), counts, confidence, iou)
+    return ConfusionMatrix((*index.names, BACKGROUND), counts, confidence, IOU)
 
 
 def _pair(
-    columns: DetectionColumns, index: DatasetIndex, *, scored: NDArray[np.bool_], iou: float
+    columns: DetectionColumns, index: DatasetIndex, *, scored: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Returns (D,) the ground truth of each detection, -1 for none, and whether it is ignored."""
-    pairs = overlapping_pairs(columns, index, least_iou=iou, ignorable=~scored, same_class=False)
+    pairs = overlapping_pairs(columns, index, least_iou=IOU, ignorable=~scored, same_class=False)
     gt_of = np.full(len(columns.scores), -1)
     on_ignored = np.zeros(len(columns.scores), bool)
     counts = scored[pairs.gt]

@@ -173,9 +173,12 @@ def check_classes(
 ) -> None:
     """Raises ConfigError unless the data set has the weights' classes in the same order."""
     if index.names != names:
+        ours, theirs = (
+            ", ".join(one[:3]) + ", ..." * (len(one) > 3) for one in (names, index.names)
+        )
         raise ConfigError(
-            f"{weights} has {len(names)} classes ({_first(names)}), {data} has "
-            f"{len(index.names)} ({_first(index.names)}): they must be the same, in the same order"
+            f"{weights} has {len(names)} classes ({ours}), {data} has {len(index.names)} "
+            f"({theirs}): they must be the same, in the same order"
         )
 
 
@@ -185,7 +188,3 @@ def detector_for_evaluation(
     """Returns the detector in the memory format of training: the same weights, the same metrics."""
     detector = detector_from(checkpoint).to(device)
     return detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def _first(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

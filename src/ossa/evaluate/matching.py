@@ -26,11 +26,7 @@ _AT_ONCE = 2**18
 
 
 def ranks_within(groups: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Returns (n,) the rank of each row within its group, from 0.
-
-    Args:
-        groups: (n,) numbers from 0; rows of a group lie together.
-    """
+    """Returns the rank of each row (n,) within its group, from 0; rows of a group lie together."""
     starts = np.flatnonzero(np.diff(groups, prepend=-1))
     return np.arange(len(groups)) - np.repeat(starts, np.diff(starts, append=len(groups)))
 
@@ -83,13 +79,21 @@ def detection_columns(
     for image_id, found in detections.items():
         if image_id not in positions:
             raise unknown_image(image_id, index)
-        _check_shapes(found, image_id)
+        shapes, count = (
+            [one.shape for one in (found.boxes_xyxy, found.scores, found.labels)],
+            len(found),
+        )
+        if shapes != [(count, 4), (count,), (count,)]:
+            raise DataError(
+                expected="boxes (N, 4), scores (N,) and labels (N,)",
+                found=f"{', '.join(map(str, shapes))} in image {image_id}",
+                advice="give every detection one of each",
+            )
     per_image = list(detections.values())
     lengths = [len(found) for found in per_image]
-    images = np.repeat(np.array([positions[i] for i in detections], np.int64), lengths)
     no_box = np.zeros((0, 4))
     columns = DetectionColumns(
-        images,
+        np.repeat(np.array([positions[i] for i in detections], np.int64), lengths),
         np.concatenate([no_box, *(found.boxes_xyxy for found in per_image)]).astype(np.float64),
         np.concatenate([[], *(found.scores for found in per_image)]).astype(np.float64),
         np.concatenate([[], *(found.labels for found in per_image)]).astype(np.int64),
@@ -111,45 +115,33 @@ def unknown_image(
     )
 
 
-def _check_shapes(found: Detections, image_id: int) -> None:
-    boxes, scores, labels = found.boxes_xyxy.shape, found.scores.shape, found.labels.shape
-    count = len(found)
-    if (boxes, scores, labels) != ((count, 4), (count,), (count,)):
-        raise DataError(
-            expected="boxes (N, 4), scores (N,) and labels (N,)",
-            found=f"{boxes}, {scores} and {labels} in image {image_id}",
-            advice="give every detection one of each",
-        )
-
-
 def _check_values(columns: DetectionColumns, index: DatasetIndex) -> None:
     labels, scores, boxes = columns.labels, columns.scores, columns.boxes_xyxy
-    num_classes = len(index.names)
     upright = (boxes[:, 2] >= boxes[:, 0]) & (boxes[:, 3] >= boxes[:, 1])
-    for right, expected, values, advice in (
+    # So written, NaN is wrong, too.
+    for values, is_right, expected, advice in (
         (
-            (labels >= 0) & (labels < num_classes),
-            f"labels in 0..{num_classes - 1}",
             labels,
+            (labels >= 0) & (labels < len(index.names)),
+            f"labels in 0..{len(index.names) - 1}",
             "evaluate with the data set whose classes the detector was trained on",
         ),
         (
-            (scores >= 0) & (scores <= 1),  # so written, NaN is wrong too
-            "scores in 0..1",
             scores,
+            (scores >= 0) & (scores <= 1),
+            "scores in 0..1",
             "give confidences, and look for NaN in the network's outputs",
         ),
         (
+            boxes,
             upright & np.isfinite(boxes).all(axis=1),
             "finite boxes with x0 <= x1 and y0 <= y1",
-            boxes,
             "give boxes as xyxy in pixels of the image",
         ),
     ):
-        if not right.all():
-            row = int(np.argmin(right))
-            image_id = index.image_ids[columns.images[row]]
-            found = f"{values[row].tolist()} in image {image_id}"
+        if not is_right.all():
+            row = int(np.argmin(is_right))
+            found = f"{values[row].tolist()} in image {index.image_ids[columns.images[row]]}"
             raise DataError(expected=expected, found=found, advice=advice)
 
 
@@ -189,28 +181,30 @@ class Matches:
 def match(index: DatasetIndex, detections: Mapping[int, Detections]) -> Matches:
     """Returns which ground-truth box every detection matches, at all ten IoU thresholds.
 
-    Args:
-        index: the ground truth.
-        detections: by image id; an absent image has none.
-
     Raises:
-        DataError: a detection of an unknown image or class, or with an impossible score or box.
+        DataError: as `detection_columns`.
     """
-    columns = _best_of_each_cell(detection_columns(index, detections), index)
+    columns, num_classes = detection_columns(index, detections), len(index.names)
+    # The best 100 of each image and class, by image id, then class, then score.
+    ranks = np.argsort(np.argsort(index.image_ids))
+    cells = ranks[columns.images] * num_classes + columns.labels
+    order = np.lexsort((-columns.scores, cells))  # stable: equal scores keep their order
+    columns = columns.at(order[ranks_within(cells[order]) < _MOST_DETECTIONS])
     ignorable = index.crowd | index.difficult
     pairs = overlapping_pairs(columns, index, least_iou=_LOWEST, ignorable=ignorable)
-    cells = columns.images * len(index.names) + columns.labels
+    cells = columns.images * num_classes + columns.labels
     matched_gt, ignored = _greedy(pairs, ignorable=ignorable, cells=cells)
     # Stable: of equal scores the image of the lower id comes first, as in COCO.
     order = np.lexsort((-columns.scores, columns.labels))
+    columns = columns.at(order)
     return Matches(
         num_images=len(index),
-        num_classes=len(index.names),
-        images=columns.images[order],
-        labels=columns.labels[order],
-        scores=columns.scores[order],
-        boxes_xyxy=columns.boxes_xyxy[order],
-        areas=columns.boxes_xywh[order, 2:].prod(axis=1),
+        num_classes=num_classes,
+        images=columns.images,
+        labels=columns.labels,
+        scores=columns.scores,
+        boxes_xyxy=columns.boxes_xyxy,
+        areas=columns.boxes_xywh[:, 2:].prod(axis=1),
         matched_gt=matched_gt[order],
         ignored=ignored[order],
         gt_image_positions=index.gt_image_positions(),
@@ -269,14 +263,6 @@ def overlapping_pairs(
     return Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _best_of_each_cell(columns: DetectionColumns, index: DatasetIndex) -> DetectionColumns:
-    """Returns the best 100 of each image and class, by image id, then class, then score."""
-    ranks = np.argsort(np.argsort(index.image_ids))
-    cells = ranks[columns.images] * len(index.names) + columns.labels
-    order = np.lexsort((-columns.scores, cells))  # stable: equal scores keep their order
-    return columns.at(order[ranks_within(cells[order]) < _MOST_DETECTIONS])
-
-
 def _ious(
     boxes_xywh: NDArray[np.float64], gt_xywh: NDArray[np.float64], *, onto: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
@@ -306,7 +292,9 @@ def _greedy(
         return matched_gt, ignored
     taken = np.zeros((len(ignorable), shape[1]), bool)
     limits = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)
-    rounds = _rounds(pairs.detection, cells)
+    # The rank of the detection of each pair within its cell, among those in pairs.
+    is_new = np.diff(pairs.detection, prepend=_NONE) != 0
+    rounds = ranks_within(cells[pairs.detection[is_new]])[np.cumsum(is_new) - 1]
     order = np.argsort(rounds, kind="stable")
     ends = np.searchsorted(rounds[order], np.arange(rounds[order][-1] + 2))
     for first, last in pairwise(ends):
@@ -328,10 +316,3 @@ def _greedy(
         _, at = np.nonzero(matched)
         taken[chosen[matched], at] = True
     return matched_gt, ignored
-
-
-def _rounds(detection: NDArray[np.int64], cells: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns (P,) the rank of the detection of each pair within its cell, among those in pairs."""
-    is_new = np.diff(detection, prepend=_NONE) != 0
-    number = np.cumsum(is_new) - 1  # of the detection among those in pairs
-    return ranks_within(cells[detection[is_new]])[number]

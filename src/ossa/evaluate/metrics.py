@@ -51,7 +51,8 @@ METRIC_TITLES: Final[Mapping[str, str]] = {
 """How each metric is called in tables and figures, in the order in which they are shown."""
 
 _CONFIDENCES = np.arange(1001) / 1000
-_ALL, _SMALL, _MEDIUM, _LARGE = range(4)
+_ALL = 0
+"""Position of the range of all areas; those of `SIZES` follow."""
 _LARGEST = COCO_AREAS["all"][1]
 
 
@@ -203,8 +204,12 @@ def evaluate_detections(
     scores = score_as_coco(index, detections)
     operating = operating_point(match(index, detections) if matches is None else matches)
     means = operating.means()
+    ap, ar = scores.precision, scores.recall
     return Metrics(
-        **_coco_numbers(scores),
+        **_precisions(ap[..., _ALL]),
+        **{f"ar_{most}": _mean(ar[..., _ALL, m]) for m, most in enumerate(COCO_MOST_DETECTIONS)},
+        **{f"ap_{size}": _mean(ap[..., area]) for area, size in enumerate(SIZES, start=1)},
+        **{f"ar_{size}": _mean(ar[..., area, -1]) for area, size in enumerate(SIZES, start=1)},
         **means,
         best_confidence=operating.confidence if means["f1"] else None,
         num_images=len(index),
@@ -302,19 +307,20 @@ def score_at_limits(
 def _check_limits(areas: Mapping[str, tuple[float, float]], most_detections: Sequence[int]) -> None:
     if not areas or not most_detections:
         raise ConfigError(
-            "expected one range of areas and one number of detections at least, found "
-            f"{dict(areas)} and {list(most_detections)}"
+            expected="one range of areas and one number of detections at least",
+            found=f"{dict(areas)} and {list(most_detections)}",
         )
     for name, (low, high) in areas.items():
         if not 0 <= low <= high or math.isinf(low):
             raise ConfigError(
-                f"expected an area from 0 on and not above its end, found {low} to {high} for "
-                f"{name!r}: give square pixels"
+                expected="an area from 0 on and not above its end",
+                found=f"{low} to {high} for {name!r}",
+                advice="give square pixels",
             )
     if min(most_detections) < 1:
         raise ConfigError(
-            "expected one detection of an image and class at least, found "
-            f"{min(most_detections)} among most_detections"
+            expected="one detection of an image and class at least in most_detections",
+            found=str(min(most_detections)),
         )
 
 
@@ -322,22 +328,6 @@ def _precisions(precision: NDArray[np.float64]) -> dict[str, float | None]:
     """Returns ap, ap50 and ap75 of COCO's precisions (10, 101) or (10, 101, K)."""
     columns = {"ap": precision, "ap50": precision[AT_50], "ap75": precision[AT_75]}
     return {name: _mean(values) for name, values in columns.items()}
-
-
-def _coco_numbers(scores: CocoScores) -> dict[str, float | None]:
-    precision, recall = scores.precision, scores.recall
-    return {
-        **_precisions(precision[..., _ALL]),
-        "ap_small": _mean(precision[..., _SMALL]),
-        "ap_medium": _mean(precision[..., _MEDIUM]),
-        "ap_large": _mean(precision[..., _LARGE]),
-        "ar_1": _mean(recall[..., _ALL, 0]),
-        "ar_10": _mean(recall[..., _ALL, 1]),
-        "ar_100": _mean(recall[..., _ALL, 2]),
-        "ar_small": _mean(recall[..., _SMALL, 2]),
-        "ar_medium": _mean(recall[..., _MEDIUM, 2]),
-        "ar_large": _mean(recall[..., _LARGE, 2]),
-    }
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:

@@ -110,7 +110,7 @@ def by_size(
     inner = [f"{low:g} to {high:g}" for low, high in pairwise(edges)]
     labels = (f"under {edges[0]:g}", *inner, f"{edges[-1]:g} and over")
     places = (np.searchsorted(edges, sizes, side="right") for sizes in (gt, found))
-    return BinScores("size", _scores(matches, _bins(labels, *places), weights))
+    return _scores("size", matches, _bins(labels, *places), weights)
 
 
 def by_crowding(
@@ -124,11 +124,10 @@ def by_crowding(
 
     Args:
         matches: what every detection matches.
-        gt: the surroundings of the ground truth.
-        found: the surroundings of the detections of `matches`.
+        gt, found: the surroundings of the ground truth and of the detections.
         weights: (B, I) how often each image counts in each resample, for intervals.
     """
-    return BinScores("crowding", _scores(matches, _bins(KINDS, gt.kinds, found.kinds), weights))
+    return _scores("crowding", matches, _bins(KINDS, gt.kinds, found.kinds), weights)
 
 
 def by_coverage(
@@ -136,17 +135,16 @@ def by_coverage(
     gt: "Surroundings",
     found: "Surroundings",
     *,
-    edges: tuple[float, ...] = COVERAGE_EDGES,
     weights: NDArray[np.integer] | None = None,
 ) -> BinScores:
-    """Returns AP by how much of an object others cover; the other arguments are `by_crowding`'s.
+    """Returns AP by how much of an object others cover; see `by_crowding`.
 
-    Args:
-        edges: ascending from 0; a bin includes its upper edge and not its lower one.
+    A bin includes its upper edge and not its lower one.
     """
+    edges = COVERAGE_EDGES
     labels = ("none", *(f"up to {edge:g}" for edge in edges[1:]), f"over {edges[-1]:g}")
     places = (np.searchsorted(edges, one.coverage, side="left") for one in (gt, found))
-    return BinScores("coverage", _scores(matches, _bins(labels, *places), weights))
+    return _scores("coverage", matches, _bins(labels, *places), weights)
 
 
 def bins_of(index: DatasetIndex, matches: Matches) -> dict[str, Bin]:
@@ -168,9 +166,9 @@ def _bins(
 
 
 def _scores(
-    matches: Matches, bins: Mapping[str, Bin], weights: NDArray[np.integer] | None
-) -> tuple[BinScore, ...]:
-    return tuple(_score(matches, label, one, weights) for label, one in bins.items())
+    name: str, matches: Matches, bins: Mapping[str, Bin], weights: NDArray[np.integer] | None
+) -> BinScores:
+    return BinScores(name, tuple(_score(matches, *one, weights) for one in bins.items()))
 
 
 def _score(
@@ -194,8 +192,7 @@ def _score(
     return BinScore(label, means["ap"], means["ap50"], recall, **counts, ap_low=low, ap_high=high)
 
 
-@dataclass(frozen=True)
-class Surroundings:
+class Surroundings(NamedTuple):
     """How M boxes stand among the other objects of their images."""
 
     kinds: NDArray[np.int64]
@@ -234,8 +231,11 @@ def _surroundings(
         pairs = _pairs(box, boxes_xyxy[rows], index.boxes_xyxy[others])
         own = rows[box] == others if are_gt else _most_overlapped(pairs)
         pairs = _Pairs._make(column[~own] for column in pairs)
-        areas = _areas(boxes_xyxy[rows])
-        kinds[rows], coverage[rows] = _kinds(pairs, areas), _coverage(pairs, areas)
+        areas, meeting = _areas(boxes_xyxy[rows]), pairs.common > 0
+        kinds[rows] = _kinds(pairs, areas)
+        covered = _union_areas(pairs.box[meeting], pairs.common_xyxy[meeting], len(rows))
+        shares = np.divide(covered, areas, out=np.zeros(len(rows)), where=areas > 0)
+        coverage[rows] = np.minimum(shares, 1.0)  # rounding must not make more
     return Surroundings(kinds, coverage)
 
 
@@ -288,15 +288,8 @@ def _kinds(pairs: _Pairs, areas: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.select([crowded, alone], [_CROWDED, _ISOLATED], _TOUCHING)
 
 
-def _coverage(pairs: _Pairs, areas: NDArray[np.float64]) -> NDArray[np.float64]:
-    meeting = pairs.common > 0
-    covered = _union_areas(pairs.box[meeting], pairs.common_xyxy[meeting], len(areas))
-    # Of a box that is covered completely, rounding must not make more.
-    return np.minimum(np.divide(covered, areas, out=np.zeros_like(covered), where=areas > 0), 1.0)
-
-
 def _areas(boxes_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
-    return (boxes_xyxy[:, 2] - boxes_xyxy[:, 0]) * (boxes_xyxy[:, 3] - boxes_xyxy[:, 1])
+    return (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(axis=1)
 
 
 def _union_areas(

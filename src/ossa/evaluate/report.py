@@ -3,7 +3,7 @@
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from ossa.escaping import write_csv
 from ossa.evaluate.analysis import Analysis
 from ossa.evaluate.confusion import CONFIDENCE
 from ossa.evaluate.metrics import METRIC_TITLES
-from ossa.evaluate.object_bins import BinScores
 from ossa.evaluate.report_figures import (
     bins_figure,
     calibration_figure,
@@ -30,22 +29,14 @@ from ossa.evaluate.report_figures import (
 )
 from ossa.files import write_json_atomically, write_text_atomically
 from ossa.types import Detections
+from ossa.viz import page
 from ossa.viz.draw import draw_boxes, encode_jpeg, picture_grid
-from ossa.viz.page import (
-    Block,
-    Cell,
-    Column,
-    FigureBlock,
-    Page,
-    PictureBlock,
-    Section,
-    Table,
-    TextBlock,
-    write_page,
-)
 from ossa.viz.plots import save_figure
 
 _IN_A_ROW = 4
+_WORST = 4
+_SIDE = 420
+"""Pixels of the longer side of an image."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +52,8 @@ class Gallery:
     def with_gt(self) -> list[NDArray[np.uint8]]:
         """Returns the images with all their ground truth, ignored boxes included."""
         rows = [self.index.gt_rows(position) for position in self.positions]
-        return [
-            self._drawn(number, self.index.boxes_xyxy[mine], self.index.labels[mine])
-            for number, mine in enumerate(rows)
-        ]
+        boxes, labels = self.index.boxes_xyxy, self.index.labels
+        return [self._drawn(n, boxes[mine], labels[mine]) for n, mine in enumerate(rows)]
 
     def with_detections(
         self, detections: Mapping[int, Detections], *, confidence: float = CONFIDENCE
@@ -88,13 +77,8 @@ class Gallery:
         image = self.images[number]
         size_wh = np.array((image.shape[1], image.shape[0]))
         scale_xy = size_wh / self.index.sizes_wh[self.positions[number]]
-        return draw_boxes(
-            image,
-            boxes_xyxy * np.tile(scale_xy, 2),
-            labels,
-            names=self.index.names,
-            scores=scores,
-        )
+        boxes_xyxy = boxes_xyxy * np.tile(scale_xy, 2)
+        return draw_boxes(image, boxes_xyxy, labels, names=self.index.names, scores=scores)
 
 
 def open_gallery(index: DatasetIndex, *, most: int, side: int) -> Gallery:
@@ -108,14 +92,11 @@ def open_gallery(index: DatasetIndex, *, most: int, side: int) -> Gallery:
     with_gt = np.flatnonzero(np.diff(index.gt_offsets))
     candidates = with_gt if len(with_gt) else np.arange(len(index))
     chosen = np.linspace(0, len(candidates) - 1, min(most, len(candidates))).astype(int)
-    return gallery_of(index, candidates[chosen].tolist(), side=side)
+    return _gallery_of(index, candidates[chosen].tolist(), side=side)
 
 
-def gallery_of(index: DatasetIndex, positions: Sequence[int], *, side: int) -> Gallery:
-    """Returns those images at these positions of the index that can be decoded.
-
-    Their longer side has `side` pixels.
-    """
+def _gallery_of(index: DatasetIndex, positions: Sequence[int], *, side: int) -> Gallery:
+    """Returns those images at these positions of the index that can be decoded."""
     images = {}
     for position in positions:
         with suppress(DataError):
@@ -127,39 +108,40 @@ def predictions_above_gt(
     gallery: Gallery, detections: Mapping[int, Detections]
 ) -> NDArray[np.uint8]:
     """Returns one image of the gallery: four predictions per row, ground truth in the row below."""
-    found, true = gallery.with_detections(detections), gallery.with_gt()
+    found, gt = gallery.with_detections(detections), gallery.with_gt()
     rows: list[Sequence[NDArray[np.uint8]]] = []
     for first in range(0, len(found), _IN_A_ROW):
-        rows += [found[first : first + _IN_A_ROW], true[first : first + _IN_A_ROW]]
+        rows += [found[first : first + _IN_A_ROW], gt[first : first + _IN_A_ROW]]
     titles = [f"predicted, confidence {CONFIDENCE:g} or more", "ground truth"] * (len(rows) // 2)
     return picture_grid(rows, row_titles=titles)
 
 
-_WORST = 4
-_SIDE = 420
-"""Pixels of the longer side of a picture."""
-_NUMBERS = (
-    *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_1", "ar_10", "ar_100"),
-    *("precision", "recall", "f1", "best_confidence"),
-)
+_MAIN_COLUMNS = {
+    name: page.Column(METRIC_TITLES[name], ".3f")
+    for name in (
+        *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_1", "ar_10", "ar_100"),
+        *("precision", "recall", "f1", "best_confidence"),
+    )
+}
 _CLASS_COLUMNS = {
-    "name": Column("class"),
-    "num_truths": Column("objects", ",d"),
-    "num_images": Column("images", ",d"),
-    **{
-        name: Column(METRIC_TITLES[name], ".3f")
-        for name in ("ap", "ap50", "ap75", "precision", "recall")
-    },
+    "name": page.Column("class"),
+    "num_truths": page.Column("objects", ",d"),
+    "num_images": page.Column("images", ",d"),
+    **{name: _MAIN_COLUMNS[name] for name in ("ap", "ap50", "ap75", "precision", "recall")},
+}
+_BIN_COLUMNS = {
+    "ap": page.Column("AP50-95", ".3f"),
+    "interval": page.Column("95% interval"),
+    "ap50": page.Column("AP50", ".3f"),
+    "recall": page.Column("recall", ".3f", note="at IoU 0.5, of all detections"),
+    "num_truths": page.Column("objects", ",d"),
+    "num_detections": page.Column("detections", ",d"),
 }
 _BIN_TITLES = {
     "size": "Size at the network's input",
     "crowding": "Crowding",
     "coverage": "Fraction of the object that others cover",
 }
-_WITHIN_A_BIN = (
-    "Compare detectors within a bin, never bins with one another: AP depends on how many false "
-    "detections there are per object, and that differs between bins whatever the detector."
-)
 
 
 def write_report(
@@ -186,10 +168,12 @@ def write_report(
     }
     for name, rows in _tables(analysis).items():
         write_json_atomically(folder / "tables" / f"{name}.json", rows)
-        write_text_atomically(folder / "tables" / f"{name}.csv", _as_csv(rows))
+        text = io.StringIO()
+        write_csv(text, [rows[0] if rows else [], *(row.values() for row in rows)])
+        write_text_atomically(folder / "tables" / f"{name}.csv", text.getvalue())
     footer = " · ".join(f"{name} {value}" for name, value in facts.items())
-    page = Page(title, _sections(analysis, svgs), subtitle, footer)
-    return write_page(page, folder / "index.html")
+    whole = page.Page(title, _sections(analysis, svgs), subtitle, footer)
+    return page.write_page(whole, folder / "index.html")
 
 
 def _figures(analysis: Analysis) -> dict[str, Figure]:
@@ -213,116 +197,92 @@ def _tables(analysis: Analysis) -> dict[str, list[dict[str, Any]]]:
             for name, row in zip(confusion.names, confusion.counts.tolist(), strict=True)
         ],
         **{bins.name: bins.rows() for bins in analysis.bins},
-        "errors": analysis.errors.as_dict()["kinds"],
-        "calibration": analysis.calibration.as_dict()["bins"],
+        "errors": [asdict(kind) for kind in analysis.errors],
+        "calibration": asdict(analysis.calibration)["bins"],
     }
 
 
-def _as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    write_csv(text, [rows[0] if rows else [], *(row.values() for row in rows)])
-    return text.getvalue()
+def _table(
+    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, page.Column], *, note: str = ""
+) -> page.Table:
+    cells = [[row[key] for key in columns] for row in rows]
+    return page.Table(columns=list(columns.values()), rows=cells, note=note)
 
 
-def _sections(analysis: Analysis, svgs: Mapping[str, str]) -> list[Section]:
-    def drawn(*names: str) -> list[Block]:
-        return [FigureBlock(svgs[name]) for name in names]
+def _sections(analysis: Analysis, svgs: Mapping[str, str]) -> list[page.Section]:
+    def drawn(*names: str) -> list[page.Block]:
+        return [page.FigureBlock(svgs[name]) for name in names]
 
-    metrics, error = analysis.metrics, analysis.calibration.error
+    metrics, calibration = analysis.metrics, analysis.calibration
+    bins: list[page.Block] = []
+    for one in analysis.bins:
+        rows: list[dict[str, Any]] = [{"interval": None, **row} for row in one.rows()]
+        for row in rows:
+            if row["ap_low"] is not None:
+                row["interval"] = f"{row['ap_low']:.3f} to {row['ap_high']:.3f}"
+        columns = {"label": page.Column(one.name), **_BIN_COLUMNS}
+        bins += [*drawn(one.name), _table(rows, columns)]
     return [
-        Section(
+        page.Section(
             "Metrics",
-            [_main_table(analysis), *drawn("precision-recall", "f1-confidence")],
+            [
+                _table([metrics.flat()], _MAIN_COLUMNS),
+                *drawn("precision-recall", "f1-confidence"),
+            ],
             text=f"{metrics.num_images:,} images with {metrics.num_truths:,} objects, "
             f"{metrics.num_detections:,} detections. Metrics are COCO's; precision, recall and F1 "
             "are means over the classes at IoU 0.5.",
         ),
-        Section("Every class", [_class_table(analysis)]),
-        Section("Which class is detected as which", drawn("confusion")),
-        Section(
-            "Small and crowded objects",
-            [block for bins in analysis.bins for block in (*drawn(bins.name), _bin_table(bins))],
-            text=_WITHIN_A_BIN,
+        page.Section(
+            "Every class",
+            [
+                _table(
+                    metrics.rows(),
+                    _CLASS_COLUMNS,
+                    note="Precision and recall at the confidence that is best for all classes "
+                    "together. A click on a heading sorts.",
+                )
+            ],
         ),
-        Section(
+        page.Section("Which class is detected as which", drawn("confusion")),
+        page.Section(
+            "Small and crowded objects",
+            bins,
+            text="Compare detectors within a bin, never bins with one another: AP depends on how "
+            "many false detections there are per object, and that differs between bins whatever "
+            "the detector.",
+        ),
+        page.Section(
             "Types of errors",
             drawn("errors"),
             text="What AP50 would gain if all errors of one type were repaired (TIDE). The gains "
             "do not add up.",
         ),
-        Section(
+        page.Section(
             "Calibration",
             drawn("calibration"),
             text=""
-            if error is None
-            else f"Expected calibration error {error:.3f}, of detections with a confidence of "
-            f"{analysis.calibration.confidence:g} or more.",
+            if calibration.error is None
+            else f"Expected calibration error {calibration.error:.3f}, of detections with a "
+            f"confidence of {calibration.confidence:g} or more.",
         ),
-        *_worst_sections(analysis),
+        *(_worst_section(analysis, kind) for kind in ("missed", "false")),
     ]
 
 
-def _main_table(analysis: Analysis) -> Table:
-    numbers = analysis.metrics.flat()
-    return Table(
-        columns=[Column(METRIC_TITLES[key], ".3f") for key in _NUMBERS],
-        rows=[[numbers[key] for key in _NUMBERS]],
+def _worst_section(analysis: Analysis, kind: str) -> page.Section:
+    """Returns the images with most 'missed' objects or most 'false' detections."""
+    heading, images = f"Images with most {kind}", analysis.worst_images(_WORST)[kind]
+    gallery = _gallery_of(analysis.index, [position for position, _ in images], side=_SIDE)
+    if not gallery.positions:
+        nothing = "The image files are not there." if images else "None at this confidence."
+        return page.Section(heading, [page.TextBlock(nothing)])
+    found = gallery.with_detections(analysis.detections, confidence=analysis.confidence)
+    titles = [f"detections with {analysis.confidence:g} or more", "ground truth"]
+    picture = picture_grid([found, gallery.with_gt()], row_titles=titles)
+    caption = ", ".join(
+        f"{analysis.index.file_names[position]}: {number}"
+        for position, number in images
+        if position in gallery.positions
     )
-
-
-def _class_table(analysis: Analysis) -> Table:
-    return Table(
-        columns=list(_CLASS_COLUMNS.values()),
-        rows=[[row[key] for key in _CLASS_COLUMNS] for row in analysis.metrics.rows()],
-        note="Precision and recall at the confidence that is best for all classes together. A "
-        "click on a heading sorts.",
-    )
-
-
-def _bin_table(bins: BinScores) -> Table:
-    def interval(row: Mapping[str, Any]) -> Cell:
-        if row["ap_low"] is None:
-            return None
-        return f"{row['ap_low']:.3f} to {row['ap_high']:.3f}"
-
-    return Table(
-        columns=[
-            Column(bins.name),
-            Column("AP50-95", ".3f"),
-            Column("95% interval"),
-            Column("AP50", ".3f"),
-            Column("recall", ".3f", note="at IoU 0.5, of all detections"),
-            Column("objects", ",d"),
-            Column("detections", ",d"),
-        ],
-        rows=[
-            [
-                *(row["label"], row["ap"], interval(row), row["ap50"], row["recall"]),
-                *(row["num_truths"], row["num_detections"]),
-            ]
-            for row in bins.rows()
-        ],
-    )
-
-
-def _worst_sections(analysis: Analysis) -> list[Section]:
-    headings = {"missed": "Images with most missed", "false": "Images with most false"}
-    sections = []
-    for kind, images in analysis.worst_images(_WORST).items():
-        gallery = gallery_of(analysis.index, [position for position, _ in images], side=_SIDE)
-        if not gallery.positions:
-            nothing = "The image files are not there." if images else "None at this confidence."
-            sections.append(Section(headings[kind], [TextBlock(nothing)]))
-            continue
-        found = gallery.with_detections(analysis.detections, confidence=analysis.confidence)
-        titles = [f"detections with {analysis.confidence:g} or more", "ground truth"]
-        picture = picture_grid([found, gallery.with_gt()], row_titles=titles)
-        caption = ", ".join(
-            f"{analysis.index.file_names[position]}: {number}"
-            for position, number in images
-            if position in gallery.positions
-        )
-        sections.append(
-            Section(headings[kind], [PictureBlock(encode_jpeg(picture), caption=caption)])
-        )
-    return sections
+    return page.Section(heading, [page.PictureBlock(encode_jpeg(picture), caption=caption)])

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from ossa.escaping import escape_figure
-from ossa.evaluate.analysis import Calibration, Errors
+from ossa.evaluate.analysis import Calibration, ErrorKind
 from ossa.evaluate.confusion import ConfusionMatrix
 from ossa.evaluate.metrics import Metrics, OperatingPoint
 from ossa.evaluate.object_bins import BinScores
@@ -34,9 +35,10 @@ from ossa.viz.plots import (
 
 _MOST_NAMED = 20
 """Classes; of more, curves have no names and cells no numbers."""
-_LONGEST_NAME = 18
 _SHADES = LinearSegmentedColormap.from_list("shades", ["#e0edf5", LINE_COLOURS[0]])
 """Begins off white, so that a rare confusion differs from none."""
+_BAR = 0.62
+"""Width of a bar; 1 is the distance to the next."""
 
 
 def precision_recall_figure(metrics: Metrics) -> Figure:
@@ -51,24 +53,24 @@ def precision_recall_figure(metrics: Metrics) -> Figure:
     rows = [row for row in metrics.per_class if row.pr50 is not None]
     named = 1 < len(rows) <= _MOST_NAMED
     for number, row in enumerate(rows):
-        look: dict[str, Any] = line_style(number) if named else {"color": "#c4c4c4"}
-        label = (
-            f"{row.ap50:.3f}  {escape_figure(row.name, longest=_LONGEST_NAME)}" if named else "_"
-        )
-        axes.plot(recalls, row.pr50 or (), label=label, linewidth=1.4 if named else 0.8, **look)
+        look: dict[str, Any] = {"color": "#c4c4c4", "linewidth": 0.8, "label": "_"}
+        if named:
+            label = f"{row.ap50:.3f}  {_short(row.name)}"
+            look = {**line_style(number), "linewidth": 1.4, "label": label}
+        axes.plot(recalls, row.pr50 or (), **look)
     mean = metrics.pr50()
     if mean is None:
         write_in_the_middle(axes, "no ground truth")
     else:
-        name = (
-            escape_figure(rows[0].name, longest=_LONGEST_NAME)
-            if len(rows) == 1
-            else f"mean of {len(rows)} classes"
-        )
+        name = _short(rows[0].name) if len(rows) == 1 else f"mean of {len(rows)} classes"
         axes.plot(recalls, mean, color=INK, linewidth=2.6, label=f"{metrics.ap50:.3f}  {name}")
         add_legend(axes, title="AP50")
     fix_layout(figure)
     return figure
+
+
+def _short(name: str) -> str:
+    return escape_figure(name, longest=18)
 
 
 def confusion_figure(matrix: ConfusionMatrix) -> Figure:
@@ -77,16 +79,24 @@ def confusion_figure(matrix: ConfusionMatrix) -> Figure:
     Up to 20 classes the cells hold the counts; beyond, the CSV file does.
     """
     side = len(matrix.names)
-    cell_inches = min(0.62, 9.0 / side)
-    grid_inches = max(side * cell_inches, 2.6)
+    grid_inches = max(side * min(0.62, 9.0 / side), 2.6)
     figure = Figure(figsize=(grid_inches + 2.8, grid_inches + 2.0), facecolor="white")
     figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.1)
     axes = figure.add_subplot()
-    cells = _shaded_cells(matrix)
+    # A square for each cell with a count: at 80 classes nearly all have none.
+    rows, columns = np.nonzero(matrix.counts)
+    shares = matrix.normalized()[rows, columns]
+    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]])
+    squares = np.stack((columns, rows), axis=1)[:, None] + corners
+    cells = PolyCollection(list(squares), cmap=_SHADES, array=shares)
+    cells.set_clim(0, 1)
     axes.add_collection(cells)
     _style_grid(axes, matrix, font_points=min(9.5, 62 * grid_inches / side))
     if side <= _MOST_NAMED + 1:
-        _write_counts(axes, matrix)
+        look = {"ha": "center", "va": "center", "fontsize": 8.5}
+        for row, column, share in zip(rows.tolist(), columns.tolist(), shares, strict=True):
+            ink, text = "white" if share > 0.55 else INK, str(matrix.counts[row, column])
+            axes.text(column + 0.5, row + 0.5, text, color=ink, **look)
     bar = figure.colorbar(cells, ax=axes, shrink=0.6, aspect=22, pad=0.03)
     bar.set_label("share of the row", color=MUTED, fontsize=9.5)
     bar.ax.tick_params(colors=MUTED, labelsize=9, length=0)
@@ -109,20 +119,10 @@ def save_confusion(matrix: ConfusionMatrix, path_without_suffix: Path) -> None:
     save_figure(confusion_figure(matrix), path)
 
 
-def _shaded_cells(matrix: ConfusionMatrix) -> PolyCollection:
-    """Returns a square for each cell with a count: at 80 classes nearly all have none."""
-    rows, columns = np.nonzero(matrix.counts)
-    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]])
-    squares = np.stack((columns, rows), axis=1)[:, None] + corners
-    cells = PolyCollection(list(squares), cmap=_SHADES, array=matrix.normalized()[rows, columns])
-    cells.set_clim(0, 1)
-    return cells
-
-
 def _style_grid(axes: Axes, matrix: ConfusionMatrix, *, font_points: float) -> None:
     side = len(matrix.names)
     axes.set(xlim=(0, side), ylim=(side, 0), aspect="equal")
-    names = [escape_figure(name, longest=_LONGEST_NAME) for name in matrix.names]
+    names = [_short(name) for name in matrix.names]
     axes.set_xticks(np.arange(side) + 0.5, names, rotation=90)
     axes.set_yticks(np.arange(side) + 0.5, names)
     axes.tick_params(colors=INK, labelsize=font_points, length=0, pad=4)
@@ -136,24 +136,6 @@ def _style_grid(axes: Axes, matrix: ConfusionMatrix, *, font_points: float) -> N
     axes.set_ylabel("ground truth", color=MUTED, fontsize=10, labelpad=8)
     conditions = f"confidence {matrix.confidence:g}, IoU {matrix.iou:g}"
     head_axes(axes, title="Confusion matrix", below=conditions)
-
-
-def _write_counts(axes: Axes, matrix: ConfusionMatrix) -> None:
-    shares = matrix.normalized()
-    for row, column in np.argwhere(matrix.counts).tolist():
-        axes.text(
-            column + 0.5,
-            row + 0.5,
-            str(matrix.counts[row, column]),
-            ha="center",
-            va="center",
-            fontsize=8.5,
-            color="white" if shares[row, column] > 0.55 else INK,
-        )
-
-
-_BAR = 0.62
-"""Width of a bar; 1 is the distance to the next."""
 
 
 def f1_figure(curve: Sequence[OperatingPoint], *, best: float | None) -> Figure:
@@ -171,12 +153,12 @@ def f1_figure(curve: Sequence[OperatingPoint], *, best: float | None) -> Figure:
 
 def bins_figure(bins: BinScores, *, title: str) -> Figure:
     """Returns AP50-95 of every bin as bars with their 95% intervals, and the objects below."""
+    highs = [one.ap_high for one in bins.bins if one.ap_high is not None]
     figure, axes = _bars(
-        [f"{one.label}\n{one.num_truths:,} objects" for one in bins.bins],
-        [one.ap for one in bins.bins],
+        {f"{one.label}\n{one.num_truths:,} objects": one.ap for one in bins.bins},
         title=title,
         y_label="AP50-95; lines: 95% interval over images",
-        highest=[one.ap_high for one in bins.bins if one.ap_high is not None],
+        highest=max(highs, default=0.0),
     )
     for place, one in enumerate(bins.bins):
         if one.ap_low is not None and one.ap_high is not None:
@@ -186,13 +168,12 @@ def bins_figure(bins: BinScores, *, title: str) -> Figure:
     return figure
 
 
-def errors_figure(errors: Errors) -> Figure:
+def errors_figure(errors: Sequence[ErrorKind]) -> Figure:
     """Returns the cost in AP of each type of error, as bars."""
     figure, _ = _bars(
-        [f"{kind.kind}\n{kind.count:,}" for kind in errors.kinds],
-        [kind.cost for kind in errors.kinds],
+        {f"{kind.kind}\n{kind.count:,}": kind.cost for kind in errors},
         title="Errors by kind",
-        y_label=f"AP{100 * errors.iou:.0f} that a repair would gain; below: how many",
+        y_label="AP50 that a repair would gain; below: how many",
     )
     fix_layout(figure)
     return figure
@@ -208,11 +189,10 @@ def calibration_figure(calibration: Calibration) -> Figure:
     )
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
-    filled = [one for one in calibration.bins if one.count]
+    filled = [asdict(one) for one in calibration.bins if one.count]
     if filled:
-        x = np.array([one.mean_score for one in filled], dtype=float)
-        y = np.array([one.precision for one in filled], dtype=float)
-        counts = np.array([one.count for one in filled], dtype=float)
+        keys = ("mean_score", "precision", "count")
+        x, y, counts = (np.array([one[key] for one in filled], dtype=float) for key in keys)
         sizes = 20 + 180 * np.sqrt(counts / counts.max())
         axes.plot(x, y, color=LINE_COLOURS[0], linewidth=1.6)
         axes.scatter(x, y, s=sizes, color=LINE_COLOURS[0], zorder=3, clip_on=False)
@@ -223,32 +203,25 @@ def calibration_figure(calibration: Calibration) -> Figure:
 
 
 def _bars(
-    labels: Sequence[str],
-    values: Sequence[float | None],
-    *,
-    title: str,
-    y_label: str,
-    highest: Sequence[float] = (),
+    values: dict[str, float | None], *, title: str, y_label: str, highest: float = 0.0
 ) -> tuple[Figure, Axes]:
     """Returns a figure of one bar per label, its value above it, a dash for None.
 
-    `highest`: what else needs room above the bars.
+    There is room above the bars up to `highest`.
     """
     figure, axes = new_figure((7.4, 3.4), x_label="", y_label=y_label, title=title)
-    heights = [value or 0.0 for value in values]
-    axes.bar(range(len(labels)), heights, width=_BAR, color=LINE_COLOURS[0])
-    top = max([*heights, *highest, 1e-9])
-    for place, value in enumerate(values):
-        text = "–" if value is None else f"{value:.3f}"
+    heights = [value or 0.0 for value in values.values()]
+    axes.bar(range(len(values)), heights, width=_BAR, color=LINE_COLOURS[0])
+    for place, value in enumerate(values.values()):
         axes.annotate(
-            text,
+            "–" if value is None else f"{value:.3f}",
             (place - _BAR / 2, heights[place]),
             xytext=(0, 3),
             textcoords="offset points",
             color=INK,
             fontsize=9.5,
         )
-    axes.set_xticks(range(len(labels)), labels)
-    axes.set_xlim(-0.6, len(labels) - 0.4)
-    axes.set_ylim(0, top * 1.12)
+    axes.set_xticks(range(len(values)), list(values))
+    axes.set_xlim(-0.6, len(values) - 0.4)
+    axes.set_ylim(0, max([*heights, highest, 1e-9]) * 1.12)
     return figure, axes

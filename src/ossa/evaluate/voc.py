@@ -23,7 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ossa.data.annotations import DatasetIndex
-from ossa.errors import ConfigError
 from ossa.evaluate.matching import (
     DetectionColumns,
     detection_columns,
@@ -31,6 +30,8 @@ from ossa.evaluate.matching import (
     ranks_within,
 )
 from ossa.types import Detections
+
+_IOU = 0.5
 
 
 @dataclass(frozen=True)
@@ -50,55 +51,48 @@ class VocClassScore:
 class VocScores:
     """VOC's AP of every class, and the means over those with ground truth."""
 
-    iou: float
     map_11_points: float | None
     map_area: float | None
     per_class: tuple[VocClassScore, ...]
     """K, in the order of the labels."""
 
 
-def score_as_voc(
-    index: DatasetIndex, detections: Mapping[int, Detections], *, iou: float = 0.5
-) -> VocScores:
+def score_as_voc(index: DatasetIndex, detections: Mapping[int, Detections]) -> VocScores:
     """Returns VOC's AP by the rule at the head of this file.
 
-    Args:
-        index: the ground truth.
-        detections: by image id; an absent image has none.
-        iou: from which a detection belongs to a ground-truth box; in (0, 1].
-
     Raises:
-        ConfigError: an `iou` out of range.
-        DataError: a detection of an unknown image or class, or with an impossible score or box.
+        DataError: as `ossa.evaluate.matching.detection_columns`.
     """
-    if not 0 < iou <= 1:
-        raise ConfigError(f"expected an IoU above 0 and up to 1 for VOC's AP, found {iou}")
     columns = detection_columns(index, detections)
     # Of equal scores the image that comes first in the index.
     columns = columns.at(np.lexsort((columns.images, -columns.scores)))
-    true, false = _judge(columns, index, iou=iou)
+    true, false = _judge(columns, index)
     scored = ~(index.difficult | index.crowd)
     counts = np.bincount(index.labels[scored], minlength=len(index.names)).tolist()
     classes = []
     for label, (name, num_gt) in enumerate(zip(index.names, counts, strict=True)):
         mine = columns.labels == label
-        curve = _curve(true[mine], false[mine])
+        hits = np.flatnonzero(true[mine])
+        found = np.arange(1, len(hits) + 1)
+        precision = found / (found + np.cumsum(false[mine])[hits])
+        # For every hit the best precision from it on: false ones only lower it.
+        curve = np.maximum.accumulate(precision[::-1])[::-1]
         eleven = _mean_of_eleven(curve, num_gt) if num_gt else None
         area = float(curve.sum() / num_gt) if num_gt else None
         classes.append(VocClassScore(name, eleven, area, num_gt))
-    return VocScores(
-        iou,
-        _mean([one.ap_11_points for one in classes]),
-        _mean([one.ap_area for one in classes]),
-        tuple(classes),
+    known = [one for one in classes if one.num_truths]
+    eleven, area = (
+        sum(getattr(one, key) for one in known) / len(known) if known else None
+        for key in ("ap_11_points", "ap_area")
     )
+    return VocScores(eleven, area, tuple(classes))
 
 
 def _judge(
-    columns: DetectionColumns, index: DatasetIndex, *, iou: float
+    columns: DetectionColumns, index: DatasetIndex
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Returns whether each detection (D,), best first, is true, and whether it is false."""
-    pairs = overlapping_pairs(columns, index, least_iou=iou)
+    pairs = overlapping_pairs(columns, index, least_iou=_IOU)
     best_first = np.lexsort((-pairs.iou, pairs.detection))  # stable: the first of equal boxes
     chosen = best_first[ranks_within(pairs.detection[best_first]) == 0]
     detection, gt = pairs.detection[chosen], pairs.gt[chosen]
@@ -109,22 +103,9 @@ def _judge(
     return is_main & ~ignored, ~is_main & ~ignored
 
 
-def _curve(true: NDArray[np.bool_], false: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Returns (hits,) for every hit the best precision from it on: false ones only lower it."""
-    hits = np.flatnonzero(true)
-    found = np.arange(1, len(hits) + 1)
-    precision = found / (found + np.cumsum(false)[hits])
-    return np.maximum.accumulate(precision[::-1])[::-1]
-
-
 def _mean_of_eleven(curve: NDArray[np.float64], num_gt: int) -> float:
     """Returns the mean precision at the recalls 0, 0.1, ..., 1; 0 at one that is not reached."""
     # In whole numbers: as floats, 3 of 10 boxes would miss the recall 0.30000000000000004.
     needed = np.maximum(-(-np.arange(11) * num_gt // 10), 1)
     reached = needed[needed <= len(curve)]
     return float(curve[reached - 1].sum() / 11)
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
