@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from file_server import FileServer, served
+from file_server import served
 from known_detector import write_png
 from typer.testing import CliRunner, Result
 from videos import break_frames, rate_of, read_numbers, write_video
@@ -46,12 +46,8 @@ class Predict:
 def stream(tmp_path: Path) -> Iterator[str]:
     """The address of a stream of 9 frames."""
     with served() as server:
-        yield _stream(server, tmp_path)
-
-
-def _stream(server: FileServer, folder: Path) -> str:
-    server.files["/live"] = write_video(folder / "live.avi", 9).read_bytes()
-    return f"{server.address}/live"
+        server.files["/live"] = write_video(tmp_path / "live.avi", 9).read_bytes()
+        yield f"{server.address}/live"
 
 
 def ctrl_c_behind(num_shots: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +133,6 @@ def test_yolov5_s_names_of_options_are_known(predict: Predict, tmp_path: Path) -
         (("a.png", "--json", "--jsonl"), "Expected --json or --jsonl, found both"),
         (("a.png", "--show"), "found neither DISPLAY nor WAYLAND_DISPLAY"),
         (("a.png", "--batch", 0), "--batch"),
-        (("a.png", "--save-crps"), "--save-crop"),
     ],
 )
 def test_wrong_arguments_are_bad_input(
@@ -156,13 +151,6 @@ def test_wrong_arguments_are_bad_input(
     assert said in result.stderr
     assert "Traceback" not in result.output
     assert not predict.out.exists()
-
-
-def test_a_stream_that_ends_is_a_success(predict: Predict, stream: str) -> None:
-    result = predict(stream)
-    assert result.exit_code == 0, result.output
-    assert f"{stream}: it ended or was cut off after 9 frames" in result.stderr
-    assert len(read_numbers(predict.out / "stream.webm")) == 9
 
 
 def test_ctrl_c_is_how_a_stream_ends(
@@ -240,7 +228,7 @@ def test_closing_the_window_ends_with_success(
     assert result.stdout.startswith("3 frames: ")
 
 
-@pytest.mark.parametrize("source", ["97", "rtsp://127.0.0.1:9/absent", "empty.avi"])
+@pytest.mark.parametrize("source", ["97", "empty.avi"])
 def test_a_source_without_any_picture_is_a_failure(
     predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
@@ -252,16 +240,3 @@ def test_a_source_without_any_picture_is_a_failure(
     assert told.startswith("Expected a ")
     assert error == f"error: nothing in {source} could be read"
     assert result.stdout == ""
-
-
-def test_a_picture_that_is_called_like_a_frame_keeps_its_results(
-    predict: Predict, tmp_path: Path
-) -> None:
-    folder = tmp_path / "in"
-    write_video(folder / "v.avi", 9)
-    write_png(folder / "v_000000.jpg")
-    result = predict(folder, "--save-txt", "--save-crops")
-    assert result.exit_code == 0, result.output
-    labels = {file.name for file in (predict.out / "labels").iterdir()}
-    assert labels == {"v_000000-2.txt", *(f"v_{number:06d}.txt" for number in range(9))}
-    assert list(predict.out.rglob(".*")) == []

@@ -1,6 +1,5 @@
 """Pictures go in, detections come out in pixels of the picture."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -211,7 +210,7 @@ def test_a_runtime_that_is_none_is_refused(weights: Path) -> None:
         load(weights, runtime="opnvino")  # type: ignore[arg-type]
 
 
-def test_the_folder_of_a_run_is_told_which_of_its_files_has_the_weights(
+def test_for_the_folder_of_a_run_the_file_of_weights_is_named(
     weights: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "best.safetensors").write_bytes(weights.read_bytes())
@@ -219,7 +218,7 @@ def test_the_folder_of_a_run_is_told_which_of_its_files_has_the_weights(
         load(tmp_path)
 
 
-def test_a_checkpoint_knows_its_classes_its_size_and_its_licence(weights: Path) -> None:
+def test_a_checkpoint_has_its_classes_its_size_and_its_licence(weights: Path) -> None:
     predictor = load(weights)
     assert (predictor.names, predictor.imgsz, predictor.licence) == (NAMES, 64, "Apache-2.0")
     assert predictor.origin["file"] == str(weights)
@@ -227,20 +226,6 @@ def test_a_checkpoint_knows_its_classes_its_size_and_its_licence(weights: Path) 
     assert load(weights, imgsz=96).imgsz == 96
     with pytest.raises(CheckpointError, match="expected a weights file at"):
         load(weights.with_name("absent.safetensors"))
-
-
-def test_threads_may_share_a_predictor(weights: Path) -> None:
-    predictor = load(weights)
-    generator = np.random.default_rng(0)
-    pictures = [generator.integers(0, 256, (h, 64, 3), dtype=np.uint8) for h in range(20, 84, 8)]
-    settings = {"confidence": 1e-4, "max_detections": 20}
-    one_by_one = predictor.predict(pictures, **settings)
-    assert all(len(found) for found in one_by_one)
-    with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda one: predictor.predict(one, **settings), pictures))
-    for expected, found in zip(one_by_one, together, strict=True):
-        np.testing.assert_allclose(found.boxes_xyxy, expected.boxes_xyxy, atol=1e-3)
-        np.testing.assert_array_equal(found.labels, expected.labels)
 
 
 @pytest.mark.realdata

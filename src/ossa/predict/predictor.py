@@ -327,12 +327,17 @@ def _check_within(settings: EvaluateConfig, inside: NMSSettings) -> None:
     """Raises ConfigError for settings that contradict the NMS in the graph."""
     confidence, nms_iou = settings.confidence, settings.nms_iou
     for what, wanted, found, is_right in (
-        ("confidence of at least", inside.confidence, confidence, confidence >= inside.confidence),
-        ("NMS IoU of", inside.nms_iou, nms_iou, nms_iou == inside.nms_iou),
+        (
+            "a confidence of at least",
+            inside.confidence,
+            confidence,
+            confidence >= inside.confidence,
+        ),
+        ("an IoU of", inside.nms_iou, nms_iou, nms_iou == inside.nms_iou),
     ):
         if not is_right:
             raise ConfigError(
-                expected=f"a {what} {wanted:g}, as the NMS in this file has",
+                expected=f"{what} {wanted:g}, as the NMS in this file has",
                 found=f"{found:g}",
                 advice="export it again with other settings",
             )

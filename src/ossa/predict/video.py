@@ -103,7 +103,8 @@ class VideoReader:
         known = isinstance(self._source, Path) and math.isfinite(stated) and stated > 0
         self.num_frames = int(stated) if known else None
         """As the file states it; None for a camera or stream."""
-        self.size_wh = tuple(int(self._capture.get(side)) for side in sides)
+        width, height = (int(self._capture.get(side)) for side in sides)
+        self.size_wh = (width, height)
         """Width and height of the frames in pixels, as the source states them."""
         self._position = 0
         self._num_good = 0
