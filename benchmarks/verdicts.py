@@ -10,6 +10,7 @@ passes them to `ossa.study.comparisons`. The true quality is the mean over seeds
 - coverage: how often all simultaneous intervals hold their true differences;
 - power: the share of true differences that are found; beside it, today's other method (Welch's t
   and Holm) and the bound of a z-test with known variances and the same correction;
+- unadjusted: how often the interval of a single model holds its true quality;
 - with the best: how often all intervals of Edwards and Hsu hold, and the models left as candidates;
 - the same: how often two models that differ by the margin exactly are called practically the same;
 - Pareto membership: how often a model with a stated probability is a member.
@@ -21,6 +22,7 @@ import argparse
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,6 +120,14 @@ def error_rates(case: Case, *, studies: int, draws: int = 4000) -> dict[str, flo
             "with the best": (
                 (with_best[:, 0] <= best + tolerance) & (best - tolerance <= with_best[:, 1])
             ).all(),
+            "unadjusted": np.mean(
+                [
+                    interval.low <= quality <= interval.high
+                    for quality, interval in zip(
+                        case.qualities, map(compared.interval, compared.models), strict=True
+                    )
+                ]
+            ),
             "candidates": len(compared.possibly_best()),
         }
         if unequal.any():
@@ -156,9 +166,13 @@ def _known_variances(case: Case, compared: Comparisons) -> NDArray[np.bool_]:
     own = case.deviations**2 / case.runs + noise / _IMAGES
     errors = np.sqrt(own[:, None] + own[None, :])
     means = compared.estimates.means
-    # The studentised range of models alike, over the square root of two.
-    critical = stats.studentized_range.ppf(0.95, len(means), 10_000) / 2**0.5
-    return np.abs(means[:, None] - means[None, :]) > critical * errors
+    return np.abs(means[:, None] - means[None, :]) > _largest_z(len(means)) * errors
+
+
+@cache
+def _largest_z(models: int) -> float:
+    """Returns the 95% quantile of the largest |z| of all pairs of models alike."""
+    return float(stats.studentized_range.ppf(0.95, models, 10_000)) / 2**0.5
 
 
 def membership_rates(spread: float, *, studies: int) -> list[tuple[float, float, int]]:

@@ -53,6 +53,12 @@ def test_two_models_of_three_seeds_have_the_interval_of_welch():
     assert pair.verdict == "better"
 
 
+def test_the_interval_of_one_model_is_student_s():
+    interval = compared(a=(0.39, 0.40, 0.41), b=(0.29, 0.30, 0.31)).interval("a")
+    half = stats.t.ppf(0.975, 2) * 0.01 / 3**0.5
+    assert (interval.high - interval.low) / 2 == pytest.approx(half, rel=0.1)
+
+
 def test_variances_alike_are_moderated_and_a_failing_model_keeps_its_own():
     alike = moderated_variances(np.array([1.0, 1.0, 1.0, 1.0, 100.0]), np.full(5, 2.0))
     assert alike.value[4] == 100.0

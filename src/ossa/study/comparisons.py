@@ -54,16 +54,16 @@ def _critical_t(score: Floats | float, dof: Floats) -> Floats:
     return np.sqrt(dof * np.expm1((score / factor) ** 2 / dof))
 
 
-def _pair_variance(
+def _total_variance(
     images: Floats, least: Floats, seeds: Floats, seed_dof: Floats, image_dof: Floats
 ) -> tuple[Floats, Floats]:
-    """Returns the variance of differences and its degrees of freedom (Welch and Satterthwaite).
+    """Returns the variance over images and seeds and its degrees of freedom (Satterthwaite).
 
     Args:
         images: (P,) over images.
         least: (P,) over images of these runs: by chance, runs agree better than images allow.
-        seeds: (2, ..., P) of both means over seeds.
-        seed_dof: (2, ..., P).
+        seeds: (N, ..., P) of the N means over seeds: two of a difference.
+        seed_dof: (N, ..., P).
         image_dof: (P,).
     """
     total = images + seeds.sum(axis=0)
@@ -140,6 +140,8 @@ class Comparisons:
     """(D,) drawn largest absolute normal scores over all pairs, sorted."""
     largest_below: Floats
     """(D, M) drawn largest normal scores of other models minus this one, sorted."""
+    own: Floats
+    """(D, M) drawn absolute normal scores of every mean alone, sorted."""
     alpha: float
     margin: float
 
@@ -158,6 +160,15 @@ class Comparisons:
         """(M, M) half the width of the simultaneous interval of every difference."""
         critical = float(np.quantile(self.largest, 1 - self.alpha))
         return _critical_t(critical, self.dof) * self.standard_errors
+
+    def interval(self, model: str) -> Interval:
+        """Returns the 95% interval of the mean of one model, unadjusted for the others."""
+        i, estimates = self.models.index(model), self.estimates
+        variance, dof = _alone(estimates, estimates.seeds)
+        critical = _critical_t(float(np.quantile(self.own[:, i], LEVEL)), dof[i])
+        half = float(critical * variance[i] ** 0.5)
+        mean = float(estimates.means[i])
+        return Interval(max(mean - half, 0.0), min(mean + half, 1.0))
 
     def pair(self, model: str, reference: str) -> PairwiseComparison:
         """Returns the comparison of two models."""
@@ -253,10 +264,32 @@ def compare_estimates(
         estimates=estimates,
         standard_errors=errors,
         dof=dofs,
-        largest=np.sort(np.concatenate([largest for largest, _ in chunks])),
-        largest_below=np.sort(np.concatenate([below for _, below in chunks]), axis=0),
+        largest=np.sort(np.concatenate([largest for largest, _, _ in chunks])),
+        largest_below=np.sort(np.concatenate([below for _, below, _ in chunks]), axis=0),
+        own=np.sort(np.concatenate([own for _, _, own in chunks]), axis=0),
         alpha=alpha,
         margin=margin,
+    )
+
+
+class _Drawn(NamedTuple):
+    """Drawn normal scores, as in `Comparisons`, not sorted."""
+
+    largest: Floats
+    largest_below: Floats
+    own: Floats
+
+
+def _alone(
+    estimates: Estimates, seeds: SeedVariances, image_factor: Floats | float = 1.0
+) -> tuple[Floats, Floats]:
+    """Returns variance and degrees of freedom (..., M) of the means."""
+    return _total_variance(
+        np.diag(estimates.images) * image_factor,
+        np.diag(estimates.runs_over_images) * image_factor,
+        (seeds.value / estimates.runs)[None],
+        seeds.dof[None],
+        np.diag(estimates.image_dof),
     )
 
 
@@ -275,7 +308,7 @@ def _differences(
 
     mean_variance = seeds.value / estimates.runs
     pairs = (first, second)
-    return _pair_variance(
+    return _total_variance(
         of_pairs(estimates.images) * image_factor,
         of_pairs(estimates.runs_over_images) * image_factor,
         np.stack([mean_variance[..., side] for side in pairs]),
@@ -290,8 +323,8 @@ def _draw_largest(
     first: NDArray[np.intp],
     second: NDArray[np.intp],
     rng: np.random.Generator,
-) -> tuple[Floats, Floats]:
-    """Returns drawn largest scores where no models differ: (D,) of all pairs, (D, M) below each."""
+) -> "_Drawn":
+    """Returns the scores of draws in which no models differ."""
     count = len(estimates.models)
     deviations = rng.standard_normal((draws, count)) @ square_root(estimates.images)
     true, redrawn = draw_seed_variances(estimates, draws, rng)
@@ -300,13 +333,21 @@ def _draw_largest(
     factor = rng.chisquare(dof, size=(draws, 1)) / dof
     variance, dofs = _differences(estimates, redrawn, first, second, factor)
     difference = deviations[:, first] - deviations[:, second]
-    t = np.divide(difference, np.sqrt(variance), out=np.zeros_like(difference), where=variance > 0)
-    scores = _scores(t, dofs)
+    scores = _scores(_ratio(difference, variance), dofs)
     below = np.full((count, draws), -np.inf)
     for pair, (i, j) in enumerate(zip(first, second, strict=True)):
         np.maximum(below[j], scores[:, pair], out=below[j])
         np.maximum(below[i], -scores[:, pair], out=below[i])
-    return np.abs(scores).max(axis=1, initial=0.0), np.where(np.isfinite(below), below, 0.0).T
+    variance, dofs = _alone(estimates, redrawn, factor)
+    return _Drawn(
+        largest=np.abs(scores).max(axis=1, initial=0.0),
+        largest_below=np.where(np.isfinite(below), below, 0.0).T,
+        own=np.abs(_scores(_ratio(deviations, variance), dofs)),
+    )
+
+
+def _ratio(difference: Floats, variance: Floats) -> Floats:
+    return np.divide(difference, variance**0.5, out=np.zeros_like(difference), where=variance > 0)
 
 
 class RankChange(NamedTuple):

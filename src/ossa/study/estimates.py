@@ -100,7 +100,7 @@ class Estimates:
     runs_over_images: Floats
     """(M, M) the same with what an image is to single runs, which `seeds` counts, too."""
     image_dof: Floats
-    """(M, M) degrees of freedom of the variance of a difference over images."""
+    """(M, M) degrees of freedom of variances of differences over images; diagonal: of means."""
 
     @classmethod
     def of(cls, values: Mapping[str, Values]) -> Self:
@@ -138,13 +138,14 @@ def _positive_semidefinite(matrix: Floats) -> Floats:
 
 
 def _image_dof(each: list[Values]) -> Floats:
-    """Returns (M, M), by the kurtosis of the influence of the images on a difference."""
+    """Returns (M, M) of differences, and of means on the diagonal, by kurtosis of influences."""
     influences = np.stack([model.left_out.mean(axis=0) for model in each])
     influences -= influences.mean(axis=1, keepdims=True)
     groups, most = influences.shape[1], max(each[0].num_images - 1.0, 1.0)
     dof = np.full((len(each), len(each)), most)
     for row, own in enumerate(influences):
         squares = (own - influences) ** 2
+        squares[row] = own**2
         second, fourth = squares.mean(axis=1), (squares**2).mean(axis=1)
         doubt = fourth - second**2
         known = doubt > 0
