@@ -103,30 +103,25 @@ def picture_grid(
 
 def encode_png(image: NDArray[np.uint8]) -> bytes:
     """Returns the image as the bytes of a PNG file."""
-    return _encoded(image, ".png", [])
+    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
 def encode_jpeg(image: NDArray[np.uint8], quality: int = 88) -> bytes:
     """Returns the image as the bytes of a JPEG file of `quality` 0..100."""
-    return _encoded(image, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality])
-
-
-def _encoded(image: NDArray[np.uint8], suffix: str, options: list[int]) -> bytes:
-    return cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1].tobytes()
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1].tobytes()
 
 
 def box_colours(label: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Returns RGB of the box of a class, and of the text on its label."""
+    """Returns RGB of the box of a class, and of the text on its label: black on light colours."""
     colour = BOX_COLOURS[label % len(BOX_COLOURS)]
-    return colour, _BLACK if _luminance(colour) > 0.27 else _WHITE
+    channels = np.array(colour) / 255  # to the relative luminance 0..1 of WCAG 2
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return colour, _BLACK if linear @ (0.2126, 0.7152, 0.0722) > 0.27 else _WHITE
 
 
 def _label(
-    canvas: NDArray[np.uint8],
-    text: str,
-    corner_xy: tuple[int, int],
-    label: int,
-    size: int,
+    canvas: NDArray[np.uint8], text: str, corner_xy: tuple[int, int], label: int, size: int
 ) -> None:
     """Writes `text` onto the canvas in place, on a patch in the colour of class `label`.
 
@@ -168,14 +163,6 @@ def _shortened(text: str, size: int, most_pixels: int) -> str:
     text = " ".join(text.split())
     if _text_width(text, size) <= most_pixels:
         return text
-    kept = text
-    while kept and _text_width(kept + "…", size) > most_pixels:
-        kept = kept[:-1]
-    return kept + "…"
-
-
-def _luminance(colour: tuple[int, ...]) -> float:
-    """Returns the relative luminance 0..1 of WCAG 2."""
-    channels = np.array(colour) / 255
-    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
-    return float(linear @ (0.2126, 0.7152, 0.0722))
+    while text and _text_width(text + "…", size) > most_pixels:
+        text = text[:-1]
+    return text + "…"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from jinja2 import Environment, StrictUndefined, Template
 
@@ -169,8 +169,7 @@ def write_page(page: Page, path: Path) -> Path:
     return path
 
 
-@dataclass(frozen=True)
-class _RenderedCell:
+class _RenderedCell(NamedTuple):
     text: str
     sort_key: str
     """A plain number for numbers, so that '1,000' sorts after '9'; '' for what is missing."""
@@ -178,14 +177,8 @@ class _RenderedCell:
     is_best: bool = False
 
 
-@dataclass(frozen=True)
-class _RenderedTable:
-    headings: list[tuple[Column, bool]]
-    """Each column, and whether it has numbers only."""
-    rows: list[tuple[_RenderedCell, ...]]
-
-
-def _rendered(table: Table) -> _RenderedTable:
+def _rendered(table: Table) -> dict[str, Any]:
+    """Returns each column with whether it has numbers only, and the cells of each row."""
     # Column by column, since what is best is known only from the whole column.
     cells = [
         _rendered_column(column, [row[i] for row in table.rows])
@@ -193,7 +186,7 @@ def _rendered(table: Table) -> _RenderedTable:
     ]
     numeric = [all(cell.is_number for cell in column) for column in cells]
     headings = list(zip(table.columns, numeric, strict=True))
-    return _RenderedTable(headings, list(zip(*cells, strict=True)))
+    return {"headings": headings, "rows": list(zip(*cells, strict=True))}
 
 
 def _rendered_column(column: Column, cells: Sequence[Cell]) -> list[_RenderedCell]:
@@ -209,11 +202,11 @@ def _rendered_column(column: Column, cells: Sequence[Cell]) -> list[_RenderedCel
     rendered = []
     for cell in cells:
         value, text = _value(cell), _text(cell, column)
-        if value is None:
-            sort_key = cell if isinstance(cell, str) else ""
-            rendered.append(_RenderedCell(text, sort_key, not isinstance(cell, str)))
+        if isinstance(cell, str):
+            rendered.append(_RenderedCell(text, cell, is_number=False))
         else:
-            rendered.append(_RenderedCell(text, repr(value), True, text == best_text))
+            key = "" if value is None else repr(value)
+            rendered.append(_RenderedCell(text, key, True, value is not None and text == best_text))
     return rendered
 
 

@@ -14,20 +14,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
 from ossa.escaping import escape_figure
 from ossa.files import write_atomically, write_text_atomically
 
 LINE_COLOURS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#7A5195",
-    "#B8860B",
-    "#56B4E9",
-    "#555555",
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7"),
+    *("#7A5195", "#B8860B", "#56B4E9", "#555555"),
 )
 """After Okabe and Ito, without their yellow; lines beyond the eighth are dashed, then dotted."""
 
@@ -36,8 +29,6 @@ INK, MUTED = "#222222", "#6b6b6b"
 """Of what is read first, and of what explains it."""
 
 _RULE = "#e4e4e4"
-_MOST_DIRECT_LABELS = 6
-_LABEL_SEPARATION = 0.062  # of the axes' height
 
 
 @dataclass(frozen=True)
@@ -76,12 +67,7 @@ def line_figure(
     title: str = "",
     size_inches: tuple[float, float] = (7.0, 3.8),
 ) -> Figure:
-    """Returns a figure of lines, each named at its right end, or in a legend if there are many.
-
-    Args:
-        lines, x_label, y_label, title: as in `Panel`.
-        size_inches: width and height.
-    """
+    """Returns a figure of lines, named in a legend; see `Panel`. Its size is width and height."""
     panel = Panel(lines, x_label, y_label, title)
     return panel_figure([panel], columns=1, panel_inches=size_inches)
 
@@ -89,17 +75,15 @@ def line_figure(
 def panel_figure(
     panels: Sequence[Panel], *, columns: int, panel_inches: tuple[float, float] = (4.6, 3.2)
 ) -> Figure:
-    """Returns a figure of panels of lines, row by row.
+    """Returns a figure of panels of lines, each with its own scales, row by row.
 
     Args:
-        panels: each with its own scales.
+        panels: to draw.
         columns: panels in a row.
         panel_inches: width and height of each.
     """
     rows = -(-len(panels) // columns)
-    size = (columns * panel_inches[0], rows * panel_inches[1])
-    figure = Figure(figsize=size, facecolor="white")
-    figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.1)
+    figure = _white_figure((columns * panel_inches[0], rows * panel_inches[1]))
     for number, panel in enumerate(panels, start=1):
         _draw_panel(figure.add_subplot(rows, columns, number), panel)
     fix_layout(figure)
@@ -110,11 +94,16 @@ def new_figure(
     size_inches: tuple[float, float], *, x_label: str, y_label: str, title: str = ""
 ) -> tuple[Figure, Axes]:
     """Returns a white figure with one pair of axes in the style of all our figures."""
-    figure = Figure(figsize=size_inches, facecolor="white")
-    figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.1)
+    figure = _white_figure(size_inches)
     axes = figure.add_subplot()
     style_axes(axes, x_label=x_label, y_label=y_label, title=title)
     return figure, axes
+
+
+def _white_figure(size_inches: tuple[float, float]) -> Figure:
+    figure = Figure(figsize=size_inches, facecolor="white")
+    figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.1)
+    return figure
 
 
 def fix_layout(figure: Figure) -> None:
@@ -175,15 +164,8 @@ def head_axes(axes: Axes, *, title: str, below: str) -> None:
         # x is given, lest the title make way for tick labels.
         heading = {"loc": "left", "x": 0.0, "pad": 28}
         axes.set_title(escape_figure(title), color=INK, fontsize=12.5, fontweight="bold", **heading)
-    axes.annotate(
-        below,
-        (0, 1),
-        xycoords="axes fraction",
-        xytext=(0, 10),
-        textcoords="offset points",
-        color=MUTED,
-        fontsize=10,
-    )
+    place = {"xycoords": "axes fraction", "xytext": (0, 10), "textcoords": "offset points"}
+    axes.annotate(below, (0, 1), color=MUTED, fontsize=10, **place)
 
 
 def write_in_the_middle(axes: Axes, sentence: str) -> None:
@@ -193,15 +175,9 @@ def write_in_the_middle(axes: Axes, sentence: str) -> None:
 
 def add_legend(axes: Axes, *, title: str | None = None) -> None:
     """Names the labelled lines to the right of the axes."""
-    legend = axes.legend(
-        loc="center left",
-        bbox_to_anchor=(1.01, 0.5),
-        frameon=False,
-        fontsize=9.5,
-        labelcolor=INK,
-        title=title,
-        alignment="left",
-    )
+    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
+    style: dict[str, Any] = {"frameon": False, "fontsize": 9.5, "labelcolor": INK}
+    legend = axes.legend(title=title, alignment="left", **place, **style)
     legend.get_title().set(color=MUTED, fontsize=9.5)
 
 
@@ -217,75 +193,20 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.margins(x=0.015)
     style_axes(axes, x_label=panel.x_label, y_label=panel.y_label, title=panel.title)
     for i, line in enumerate(panel.lines):
-        x, y = np.asarray(line.x, dtype=float), _with_gaps(line.y)
-        style = line_style(i)
-        if line.low is not None and line.high is not None:
-            low, high = _with_gaps(line.low), _with_gaps(line.high)
-            axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
-        marker = "o" if len(x) <= 25 else None
-        axes.plot(
-            x,
-            y,
-            label=escape_figure(line.name),
-            linewidth=1.8,
-            marker=marker,
-            markersize=3.5,
-            **style,
+        y, low, high = (
+            None if values is None else np.array(values, dtype=float)
+            for values in (line.y, line.low, line.high)
         )
+        style: dict[str, Any] = {"linewidth": 1.8, "markersize": 3.5, **line_style(i)}
+        if low is not None and high is not None:
+            axes.fill_between(line.x, low, high, color=style["color"], alpha=0.15, linewidth=0)
+        marker = "o" if len(line.x) <= 25 else None
+        axes.plot(line.x, y, label=escape_figure(line.name), marker=marker, **style)
     if panel.y_low is not None:
         axes.set_ylim(bottom=panel.y_low)
-    _keep_whole_steps(axes, panel.lines)
-    if not any(np.isfinite(_with_gaps(line.y)).any() for line in panel.lines):
+    if all(float(x).is_integer() for line in panel.lines for x in line.x):  # no epoch 2.5
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if not any(np.isfinite(line.get_ydata()).any() for line in axes.lines):
         axes.set(xticks=[], yticks=[])
         write_in_the_middle(axes, "no values")
-    if len(panel.lines) <= _MOST_DIRECT_LABELS:
-        _label_ends(axes, panel.lines)
-    else:
-        add_legend(axes)
-
-
-def _with_gaps(values: Sequence[float | None]) -> NDArray[np.float64]:
-    return np.array([np.nan if value is None else value for value in values], dtype=float)
-
-
-def _keep_whole_steps(axes: Axes, lines: Sequence[Line]) -> None:
-    """Puts ticks at whole numbers where every x is one: there is no epoch 2.5."""
-    if all(float(x).is_integer() for line in lines for x in line.x):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-
-
-def _label_ends(axes: Axes, lines: Sequence[Line]) -> None:
-    """Writes each line's name to the right of its end, apart from the other names."""
-    ends = []
-    for i, line in enumerate(lines):
-        y = _with_gaps(line.y)
-        finite = np.flatnonzero(np.isfinite(y))
-        if len(finite):
-            ends.append((y[finite[-1]], line.x[finite[-1]], i))
-    ends.sort()
-    low, high = axes.get_ylim()
-    heights = _spread(np.array([(y - low) / (high - low) for y, _, _ in ends]))
-    for height, (_, _, i) in zip(heights, ends, strict=True):
-        axes.annotate(
-            escape_figure(lines[i].name),
-            (1, height),
-            xycoords="axes fraction",
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-            color=LINE_COLOURS[i],
-            fontsize=10,
-        )
-
-
-def _spread(heights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns ascending heights moved as little as needed to stand a label's height apart."""
-    spread = heights.copy()
-    for _ in range(200):
-        gaps = np.diff(spread)
-        short = np.maximum(_LABEL_SEPARATION - gaps, 0) / 2
-        if short.max(initial=0) < 1e-4:
-            break
-        spread[:-1] -= short
-        spread[1:] += short
-    return spread
+    add_legend(axes)
