@@ -18,26 +18,19 @@ def app(
     weights: Annotated[
         list[Path],
         typer.Option(metavar="FILE"),
-        "A checkpoint of ossa, an official yolov5*.pt, or an exported file; repeat it for models "
-        "side by side.",
+        "A checkpoint of ossa, an official yolov5*.pt, or an exported file; may be repeated.",
     ],
     study: Annotated[options.Folder | None, "Folder of a study; its report is a tab."] = None,
     imgsz: options.TrainedSide = None,
     runtime: Annotated[options.Runtime | None, options.shown("torch for checkpoints")] = None,
     host: Annotated[
         str,
-        "Address to listen at; 0.0.0.0 opens the page to the network. At others than 127.0.0.1 it "
-        "has a password: that of OSSA_APP_PASSWORD, or a new one that is printed.",
+        "0.0.0.0 opens the page to the network. At others than 127.0.0.1 it has a password: that "
+        "of OSSA_APP_PASSWORD, or a new one that is printed.",
     ] = "127.0.0.1",
-    auth: Annotated[
-        bool,
-        typer.Option(" /--no-auth"),
-        "No password at any address: whoever reaches the page may use it.",
-    ] = True,
+    auth: Annotated[bool, typer.Option(" /--no-auth"), "No password at any address."] = True,
     allow_host: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME"),
-        "A further name under which browsers reach the page, such as a proxy's; may be repeated.",
+        list[str] | None, typer.Option(metavar="NAME"), "A further name of the page, as of a proxy."
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
     open_page: Annotated[bool, typer.Option("--open/--no-open"), "Open it in a browser."] = True,

@@ -38,17 +38,15 @@ def backbones(
     max_flops: Annotated[str | None, _NUMBER_OPTION, "At most N FLOPs at the image size."] = None,
     commercial: Annotated[
         bool,
-        "Only those with pretrained weights whose licence allows commercial use to everybody: "
-        "Apache-2.0, MIT, BSD or CC-BY, not a maker's own nor one unknown.",
+        "Only those with weights whose licence allows commercial use to everybody: Apache-2.0, "
+        "MIT, BSD or CC-BY.",
     ] = False,
     imgsz: Annotated[
         options.Side,
         "Side of the image whose FLOPs are shown; another than 640 takes a second per model.",
     ] = 640,
     sort: Annotated[Literal["name", "params", "flops"], "Smallest first."] = "name",
-    tags: Annotated[
-        bool, "A line for each of timm's pretrained weights: licence, data, input."
-    ] = False,
+    tags: Annotated[bool, "One line per pretrained weights: licence, data, input."] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """List the architectures that can be the backbone of a detector.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         "Protocol (by default that of ConvNeXt-YOLO)": "imgsz batch warmup runs precision runtime "
         "memory_format training_form",
         "Every runtime, with its price": "runtimes weights data split",
-        options.MACHINE_PANEL: "output threads",
+        options.MACHINE_PANEL: "output",
     }
 )
 def bench(
@@ -40,24 +40,15 @@ def bench(
     training_form: Annotated[bool, "Time branches and batch norms as they are trained."] = False,
     classes: options.Classes = 80,
     neck: options.Neck = "s",
-    runtimes: Annotated[
-        Literal["all"] | None, "Time every detector in every runtime and precision on the CPU."
-    ] = None,
+    runtimes: Annotated[Literal["all"] | None, "Every runtime and precision on the CPU."] = None,
     weights: Annotated[options.Weights | None, "Time the detector of a checkpoint."] = None,
     data: Annotated[
-        options.DataPath | None,
-        "With --weights: the data.yaml, or its folder, on which the AP of each row is taken; its "
-        "split train calibrates int8.",
+        options.DataPath | None, "With --weights: for the AP of each row, and to calibrate int8."
     ] = None,
     split: Annotated[str, "With --data: of the AP."] = "val",
-    output: Annotated[
-        options.Folder | None,
-        "Also write the rows and the command as JSON, into a file named after the hardware.",
-    ] = None,
+    output: Annotated[options.Folder | None, "Also write rows and command as JSON."] = None,
     device: options.Device = None,
-    threads: Annotated[
-        options.Count | None, options.shown("PyTorch's choice"), "Of PyTorch on the CPU."
-    ] = None,
+    threads: options.Threads = None,
     allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
 ) -> None:

@@ -27,26 +27,20 @@ def compare(
     models: Annotated[
         list[str],
         typer.Argument(metavar="MODEL"),
-        "The folder of a run, or a COCO results file. Several runs of a model, which differ in "
-        "their seeds: separated by commas, or a quoted pattern. The others are compared with the "
-        "first.",
+        "The folder of a run, or a COCO results file. Several seeds of a model: separated by "
+        "commas, or a quoted pattern. The others are compared with the first.",
     ],
-    data: Annotated[
-        options.DataPath | None,
-        options.shown("that of the runs"),
-        "A data.yaml, or the folder that holds one; needed for results files alone.",
-    ] = None,
+    data: Annotated[options.DataPath | None, options.shown("that of the runs")] = None,
     split: Annotated[str, "Of results files: val, test or train."] = "val",
     metric: Annotated[
         str,
-        typer.Option(metavar="NAME,..."),
-        "Of ap, ap50, ap75, ar_100, ap_small, ap_medium, ap_large, ap_isolated, ap_touching and "
-        "ap_crowded.",
+        options.NAMES,
+        "ap, ap50, ap75, ar_100, or ap_ with small to large or isolated to crowded.",
     ] = "ap,ap50,ap75",
     resamples: Annotated[
         options.Count, typer.Option(min=100, max=100_000), "How often the images are drawn anew."
     ] = 2000,
-    seed: Annotated[int, typer.Option(min=0, metavar="N"), "Of these draws."] = 0,
+    seed: Annotated[options.Natural, "Of these draws."] = 0,
     allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
 ) -> None:

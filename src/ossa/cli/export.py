@@ -40,19 +40,16 @@ def export(
     precision: Annotated[
         Literal["fp32", "fp16", "bf16", "int8"],
         "fp16 halves the file and computes in fp32 on a CPU; bf16 is for openvino; int8 is "
-        "calibrated on the split train of --data.",
+        "calibrated on the split train.",
     ] = "fp32",
     imgsz: options.TrainedSide = None,
     batch: options.Batch = 1,
     dynamic: Annotated[
         Literal["none", "batch", "size", "all"],
-        "What a run may choose: the number of images, their height and width (multiples of the "
-        "largest stride), or both.",
+        "What a run may choose: the number of images, their height and width, or both.",
     ] = "none",
     nms: Annotated[
-        bool,
-        "Put decoding and NMS into the graph, which then returns boxes, scores, labels and "
-        "image_index instead of logits. --conf, --iou and --max-det are for it.",
+        bool, "Put decoding and NMS into the graph, which returns boxes instead of logits."
     ] = False,
     settings: dict[str, Any],
     data: Annotated[options.DataPath | None, options.shown("that of the training")] = None,
@@ -62,15 +59,12 @@ def export(
         options.Fraction, "AP50-95, as a fraction, that a good file may lose."
     ] = 0.01,
     min_agreement: Annotated[
-        options.Fraction,
-        "Of fp16, bf16 and int8: how far the detections must agree with PyTorch's, 1 for the same "
-        "boxes.",
+        options.Fraction, "Agreement with PyTorch's boxes that fp16, bf16 and int8 need."
     ] = 0.95,
     output: Annotated[
         options.File | None,
         options.shown("beside the weights, with the precision in its name"),
-        "The file: .onnx, or .xml with a .bin beside it. A good one replaces what is there; one "
-        "that is not good gets -not-good into its name.",
+        "The file: .onnx, or .xml with a .bin beside it. One that is not good is named -not-good.",
     ] = None,
     allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,

@@ -38,6 +38,7 @@ Fraction: TypeAlias = Annotated[float, typer.Option(min=0, max=1)]
 File: TypeAlias = Annotated[Path, typer.Option(metavar="FILE")]
 Folder: TypeAlias = Annotated[Path, typer.Option(metavar="FOLDER")]
 Name: TypeAlias = Annotated[str, typer.Option(metavar="NAME")]
+NAMES = typer.Option(metavar="NAME,...")
 Pixels: TypeAlias = Annotated[int, typer.Option(*IMGSZ_NAMES, min=1, metavar="PIXELS")]
 Side = Annotated[Pixels, typer.Option(min=32), "Side of the square input in pixels."]
 TrainedSide = Annotated[

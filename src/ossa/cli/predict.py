@@ -49,47 +49,33 @@ def predict(
     imgsz: options.TrainedSide = None,
     settings: dict[str, Any],
     classes: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME,..."),
-        "Look for these only: names or numbers, with commas or the option repeated.",
+        list[str] | None, options.NAMES, "Look for these only: names or numbers."
     ] = None,
     batch: options.Batch = 1,
     every: Annotated[
-        options.Count,
-        typer.Option("--every", "--vid-stride"),
-        "Look at every Nth frame; the length of the annotated video stays.",
+        options.Count, typer.Option("--every", "--vid-stride"), "Look at every Nth frame."
     ] = 1,
     show: Annotated[
-        bool,
-        typer.Option("--show", "--view-img"),
-        "Show them in a window, too: q ends; images of files wait for a key.",
+        bool, typer.Option("--show", "--view-img"), "Show them in a window, too: q ends."
     ] = False,
     pictures: Annotated[
-        bool,
-        typer.Option("--pictures/--no-pictures", " /--nosave"),
-        "Annotated images, under the names of the originals, and videos (.webm).",
+        bool, typer.Option("--pictures/--no-pictures", " /--nosave"), "Annotated images and videos."
     ] = True,
     show_truth: Annotated[
-        str | None,
-        typer.Option(metavar="PATH"),
-        "A data set (data.yaml or its folder) whose boxes are drawn below the detections.",
+        options.DataPath | None, "A data set whose boxes are drawn below the detections."
     ] = None,
     save_txt: Annotated[bool, "YOLO txt in labels/."] = False,
     save_conf: Annotated[bool, "YOLO txt with the score as a sixth column."] = False,
     save_json: Annotated[
-        bool,
-        "predictions.json, a COCO results file: with the ids of the data set of --show-truth, else "
-        "with images counted from 1 and classes from 0.",
+        bool, "predictions.json, COCO results by the ids of --show-truth."
     ] = False,
     save_csv: Annotated[bool, "predictions.csv, one row per detection."] = False,
     save_crops: Annotated[
-        bool,
-        typer.Option("--save-crops", "--save-crop"),
-        "What is in each box, as an image in crops/, one folder per class.",
+        bool, typer.Option("--save-crops", "--save-crop"), "Each box as an image in crops/."
     ] = False,
-    output: Annotated[
-        Path, "Folder for the results; where it is in use, the first free of -2, -3, ..."
-    ] = Path("runs/predict"),
+    output: Annotated[Path, "Folder for the results; in use, it gets -2, -3, ..."] = Path(
+        "runs/predict"
+    ),
     device: options.Device = None,
     runtime: options.Runtime = "auto",
     precision: Annotated[

@@ -101,9 +101,7 @@ def train(
     *,
     call: typer.Context,
     settings: dict[str, Any],
-    fit_anchors: Annotated[
-        bool, "Fit the anchors to the training boxes; the configuration records them."
-    ] = False,
+    fit_anchors: Annotated[bool, "Fit the anchors to the training boxes."] = False,
     set_: options.Set = None,
     strict: Annotated[bool, "Stop at the first issue of the data; do not leave it out."] = False,
     allow_unlabeled: Annotated[
@@ -119,14 +117,11 @@ def train(
     save_minutes: Annotated[
         float | None,
         typer.Option(min=0.0, metavar="M", show_default="15"),
-        "The state is saved so often within an epoch, and at its end once a minute.",
+        "The state is saved so often within an epoch.",
     ] = None,
     no_figures: Annotated[bool, "Leave out the folder 'figures'."] = False,
     track: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME,..."),
-        "Also log to comet, tensorboard or wandb: settings, every epoch, figures. Comet and wandb "
-        "write files into the run's folder where there is no key or no network.",
+        list[str] | None, options.NAMES, "Also log to comet, tensorboard or wandb."
     ] = None,
     track_weights: Annotated[bool, "Upload best.safetensors to comet and wandb."] = False,
     track_project: Annotated[

@@ -46,14 +46,13 @@ def val(
     weights: options.AnyWeights | None = None,
     predictions: Annotated[
         options.File | None,
-        "Instead of --weights: detections of any detector as COCO results, .json or .json.gz, by "
-        "image ids or names of files. No model is run and no image opened.",
+        "Instead of --weights: detections as COCO results, .json or .json.gz, by image ids or "
+        "names of files. No model is run and no image opened.",
     ] = None,
     class_ids_from: Annotated[
         int | None,
         typer.Option(metavar="N"),
-        "The category ids of --predictions count the classes from N, as 0 or 1, and are not those "
-        "of the data set.",
+        "The category ids of --predictions count the classes from N, as 0 or 1.",
     ] = None,
     split: Annotated[str, typer.Option("--split", "--task"), "val, test or train."] = "val",
     imgsz: Annotated[
@@ -65,18 +64,13 @@ def val(
     settings: dict[str, Any],
     per_class: Annotated[bool, "Show every class, too."] = False,
     voc: Annotated[
-        Literal["2007", "2010"] | None,
-        typer.Option(metavar="YEAR"),
-        "Add PASCAL VOC's AP at IoU 0.5 by the rule of 2007 (the mean of eleven precisions) or of "
-        "2010 (the whole area).",
+        Literal["2007", "2010"] | None, "Add PASCAL VOC's AP at IoU 0.5 by the rule of that year."
     ] = None,
     save_predictions: Annotated[
         options.File | None, "Write the detections as COCO results, .json or .json.gz."
     ] = None,
     report: Annotated[
-        options.Folder | None,
-        "Write a page on it all, index.html, with figures and tables as files: curves, confusions, "
-        "AP by size and by crowding, kinds of errors, calibration, worst images.",
+        options.Folder | None, "Write a page on it all, index.html, with figures and tables."
     ] = None,
     device: options.Device = None,
     workers: options.Workers = None,
