@@ -130,11 +130,6 @@ def test_nobody_sees_the_picture_of_another(handlers: Handlers, tmp_path: Path) 
     assert WELCOME in handlers.show("bert", BOTH).images
 
 
-def test_without_a_model_there_is_a_word(handlers: Handlers, tmp_path: Path) -> None:
-    answer = handlers.open("anna", write_picture(tmp_path / "a.png"), Settings((), 0.2, 0.45))
-    assert "Choose at least one model" in answer.images
-
-
 def test_a_picture_that_is_forgotten_meanwhile_is_asked_for_again(
     handlers: Handlers, tmp_path: Path
 ) -> None:
@@ -279,12 +274,6 @@ def test_of_several_classes_there_are_a_sum_and_the_parts() -> None:
     ]
 
 
-def test_three_models_are_compared_two_by_two() -> None:
-    a, b, c = answer("a", ("cat", 0, 0)), answer("b", ("cat", 0, 0)), answer("c")
-    assert find_missed([a, b, c]) == [[[2]], [[2]], []]
-    assert differences(a, b, c)[-1] == "Nothing is found by all."
-
-
 def test_a_class_that_a_model_does_not_know_is_not_missed() -> None:
     first = answer("a", ("cat", 0, 0))
     second = answer("b", ("car", 40, 40), names=("car",))
@@ -296,9 +285,9 @@ def test_a_class_that_a_model_does_not_know_is_not_missed() -> None:
     ]
 
 
-def test_one_model_has_nothing_to_differ_from() -> None:
-    assert differences(answer("a", ("cat", 0, 0))) == []
-
-
-def test_where_nothing_is_found_that_is_said() -> None:
-    assert differences(answer("a"), answer("b")) == ["No model finds anything at these thresholds."]
+def test_three_models_are_compared_two_by_two_and_a_single_one_with_nothing() -> None:
+    a, b, c = answer("a", ("cat", 0, 0)), answer("b", ("cat", 0, 0)), answer("c")
+    assert find_missed([a, b, c]) == [[[2]], [[2]], []]
+    assert differences(a, b, c)[-1] == "Nothing is found by all."
+    assert differences(a) == []
+    assert differences(c, answer("d")) == ["No model finds anything at these thresholds."]

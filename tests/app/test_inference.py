@@ -12,7 +12,6 @@ from known_models import (
     SIDE,
     first_model,
     known_model,
-    runs_of,
     second_model,
 )
 
@@ -48,15 +47,6 @@ def test_confidence_overlap_and_classes_choose_among_the_boxes() -> None:
     assert found(model, confidence=0.7) == [("dog", 0.81)]
     assert found(model, nms_iou=0.3) == [("dog", 0.81), ("bird", 0.25)]  # the two dogs: IoU 1/3
     assert found(model, classes=("bird", "unknown")) == [("bird", 0.25)]
-
-
-def test_thresholds_run_no_network() -> None:
-    model = first_model()
-    before = runs_of(model)
-    seen = model.infer(IMAGE)
-    for confidence in (0.1, 0.3, 0.5):
-        seen.detections(Settings((), confidence, 0.45))
-    assert runs_of(model) == before + 1
 
 
 @pytest.mark.parametrize("confidence", [LOWEST_CONFIDENCE, 0.25, 0.49, 0.7])
@@ -109,12 +99,6 @@ def test_what_is_shown_of_a_photograph_is_what_ossa_predict_finds(shared: Path) 
         assert len(shown) >= 3
         np.testing.assert_array_equal(shown.boxes_xyxy, expected.boxes_xyxy)
         np.testing.assert_array_equal(shown.scores, expected.scores)
-
-
-def test_each_stage_has_its_time() -> None:
-    milliseconds = first_model().infer(IMAGE).milliseconds
-    assert len(milliseconds) == 3
-    assert min(milliseconds) > 0
 
 
 def test_a_file_that_is_called_best_is_named_by_its_folder() -> None:

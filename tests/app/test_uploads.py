@@ -6,24 +6,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from known_models import first_model, runs_of, second_model, write_picture, write_video
+from known_models import first_model, runs_of, write_picture, write_video
 
 from ossa.app.uploads import Limits, Session, Sessions
 from ossa.data.decode import decode_image
 from ossa.errors import DataError
 from ossa.predict.video import VideoReader
-
-
-def test_a_picture_is_seen_once_by_each_model(tmp_path: Path) -> None:
-    first, second = first_model(), second_model()
-    before = runs_of(first), runs_of(second)
-    session = Sessions(tmp_path / "kept", Limits()).open(
-        "anna", write_picture(tmp_path / "a.png"), "a.png"
-    )
-    session.infer([first], 0)
-    session.infer([first, second], 0)
-    session.infer([second, first], 0)
-    assert (runs_of(first) - before[0], runs_of(second) - before[1]) == (1, 1)
 
 
 def test_visitors_who_come_at_once_run_the_network_once_a_picture(tmp_path: Path) -> None:
@@ -160,12 +148,6 @@ def test_behind_that_check_ffmpeg_itself_opens_no_playlist(
         VideoReader(playlist)
     monkeypatch.undo()
     assert keep(tmp_path / "secret.avi").is_video
-
-
-def test_an_empty_file_is_called_so(tmp_path: Path) -> None:
-    (tmp_path / "a.png").touch()
-    with pytest.raises(DataError, match=r"found an empty file \(a\.png\)"):
-        keep(tmp_path / "a.png")
 
 
 def test_a_file_may_have_so_many_megabytes(tmp_path: Path) -> None:

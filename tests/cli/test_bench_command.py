@@ -61,6 +61,13 @@ def test_the_file_holds_a_command_that_repeats_it(ossa: Ossa, tmp_path: Path) ->
         (("yolov5n", "--precision", "fp8"), "'fp8' is not one of 'fp32', 'bf16'"),
         (("yolov5n", "--device", "tpu"), "Expected --device cpu, cuda or the number of a GPU"),
         (("levit_128",), "error: levit_128 declares feature maps at strides [16, 32, 64]"),
+        ((), "Expected a MODEL or --weights to time, found neither"),
+        (("yolov5n", "--data", "bccd"), "Expected --data with --weights alone"),
+        (("yolov5n", "--runtimes", "all", "--training-form"), "times what is deployed on the CPU"),
+        (
+            ("yolov5n", "--training-form", "--runtime", "openvino"),
+            "Expected --runtime torch, which alone runs --training-form and GPUs here",
+        ),
     ],
 )
 def test_bad_input_is_refused_with_advice(
@@ -78,27 +85,6 @@ def test_a_folder_that_cannot_be_made_is_refused_before_the_timing(
     result = ossa("bench", "yolov5n", "--output", "taken", *QUICK_ON_CPU)
     assert result.exit_code == 2
     assert "error: Expected a folder that can be written for --output, found" in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        ((), "Expected a MODEL or --weights to time, found neither"),
-        (("--runtimes", "all"), "Expected a MODEL or --weights to time, found neither"),
-        (("yolov5n", "--data", "bccd"), "Expected --data with --weights alone"),
-        (("yolov5n", "--runtimes", "all", "--training-form"), "times what is deployed on the CPU"),
-        (
-            ("yolov5n", "--training-form", "--runtime", "openvino"),
-            "Expected --runtime torch, which alone runs --training-form and GPUs here",
-        ),
-    ],
-)
-def test_what_cannot_be_timed_is_refused(
-    ossa: Ossa, arguments: tuple[object, ...], sentence: str
-) -> None:
-    result = ossa("bench", *arguments, "--device", "cpu")
-    assert result.exit_code == 2
-    assert sentence in result.stderr
 
 
 def test_auto_takes_pytorch_where_openvino_cannot_express_a_network(

@@ -131,21 +131,6 @@ def test_json_is_a_list_with_the_metrics_of_the_records(
     assert rows[1]["p_adjusted"] >= rows[1]["p"]
 
 
-def test_the_same_seed_gives_the_same_answer_and_another_one_another(
-    ossa: Ossa, write_run: WriteRun
-) -> None:
-    write_run("a", fraction=0.5)
-    write_run("b", fraction=0.8)
-    first, again, other = (
-        ossa("compare", "a", "b", "--json", *FEW, "--seed", seed).stdout for seed in (3, 3, 4)
-    )
-    assert first == again
-    assert json.loads(first)[1]["difference"] == json.loads(other)[1]["difference"]
-    assert json.loads(first)[1]["difference_images_low"] != pytest.approx(
-        json.loads(other)[1]["difference_images_low"]
-    )
-
-
 @pytest.mark.parametrize("separator", ["pattern", "commas"])
 def test_three_runs_each_have_an_interval_over_seeds(
     ossa: Ossa, write_run: WriteRun, separator: str

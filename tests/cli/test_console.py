@@ -105,19 +105,6 @@ def test_a_terminal_shows_a_live_line_and_gets_its_cursor_back(
 
 
 @pytest.mark.usefixtures("in_a_terminal")
-def test_an_error_takes_the_live_line_away(capsys: pytest.CaptureFixture[str]) -> None:
-    def fail() -> None:
-        with Console() as console:
-            console.on_start(start(epochs=2, batches=2))
-            console.on_batch_end(epoch=0, batch=1, loss=0.5)
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail()
-    assert SHOW_CURSOR in capsys.readouterr().err
-
-
-@pytest.mark.usefixtures("in_a_terminal")
 def test_the_end_of_a_training_takes_the_live_line_away(capsys: pytest.CaptureFixture[str]) -> None:
     console, no_record = Console(), NO_EVALUATION
     console.on_start(start(epochs=1, batches=1))
@@ -139,13 +126,6 @@ def test_the_time_left_follows_from_the_pace_so_far(
         # A quarter of an epoch took 10 s, so the 2.5 epochs that are left take 100 s.
         console.on_batch_end(epoch=0, batch=2, loss=0.5)
     assert "1 min 40 s left" in capsys.readouterr().err
-
-
-def test_progress_of_other_work_is_one_line_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
-    with Console().progress("drawing scenes") as on_image:
-        on_image(1, 2)
-        on_image(2, 2)
-    assert capsys.readouterr().err == "drawing scenes\n"
 
 
 @pytest.mark.usefixtures("in_a_terminal")

@@ -112,36 +112,29 @@ def test_a_misspelt_option_is_answered_with_the_near_one(ossa: Ossa) -> None:
     assert "--epochs" in result.stderr
 
 
-def test_bad_input_ends_with_2_and_one_sentence() -> None:
-    result = ended(ConfigError("expected 1, found 2"))
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == "error: expected 1, found 2\n"
+@pytest.mark.parametrize(
+    ("error", "exit_code", "stderr"),
+    [
+        (ConfigError("expected 1, found 2"), 2, "error: expected 1, found 2\n"),
+        (RunFailed("the loss is not finite"), 1, "error: the loss is not finite\n"),
+        (DataError("first\n   second"), 2, "error: first second\n"),
+        (KeyboardInterrupt(), 1, "error: stopped before it was done\n"),
+    ],
+)
+def test_an_error_ends_with_its_code_and_one_sentence(
+    error: BaseException, exit_code: int, stderr: str
+) -> None:
+    result = ended(error)
+    assert (result.exit_code, result.stdout, result.stderr) == (exit_code, "", stderr)
 
 
-def test_a_failed_run_ends_with_1_and_one_sentence() -> None:
-    result = ended(RunFailed("the loss is not finite"))
-    assert (result.exit_code, result.stderr) == (1, "error: the loss is not finite\n")
-
-
-def test_a_message_of_several_lines_becomes_one() -> None:
-    assert ended(DataError("first\n   second")).stderr == "error: first second\n"
-
-
-def test_ctrl_c_ends_with_1() -> None:
-    result = ended(KeyboardInterrupt())
-    assert (result.exit_code, result.stderr) == (1, "error: stopped before it was done\n")
-
-
-def test_an_unforeseen_error_ends_with_1_and_says_how_to_see_more() -> None:
-    result = ended(ZeroDivisionError("division by zero"))
+@pytest.mark.parametrize("error", [ZeroDivisionError("division by zero"), NotImplementedError()])
+def test_an_unforeseen_error_ends_with_1_and_says_how_to_see_more(error: Exception) -> None:
+    result = ended(error)
     assert result.exit_code == 1
-    assert result.stderr.startswith("error: ZeroDivisionError: division by zero (")
+    assert result.stderr.startswith(f"error: {type(error).__name__}: ")
     assert "OSSA_DEBUG=1" in result.stderr
     assert result.stderr.count("\n") == 1
-
-
-def test_an_unforeseen_error_without_a_message_still_ends_in_words() -> None:
-    assert ended(NotImplementedError()).stderr.startswith("error: NotImplementedError: ")
 
 
 def test_ossa_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

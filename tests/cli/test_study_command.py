@@ -132,12 +132,6 @@ def test_bad_input_is_told_in_a_sentence(
     assert sentence in told.stderr
 
 
-def test_a_misspelt_option_is_told_with_the_right_one(ossa: Ossa) -> None:
-    told = ossa("study", "run", "tiny.yaml", "--job", "2")
-    assert told.exit_code == 2
-    assert "--jobs" in told.stderr
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_saves_every_run_and_says_how_to_go_on(

@@ -104,6 +104,7 @@ def test_other_classes_than_the_checkpoint_knows_are_refused(
     ("arguments", "sentence"),
     [
         ("--split test", "Expected a key 'test'"),
+        ("--data nowhere", "nowhere"),
         ("--imgsz 333", "found 333: use 320 or 352"),
         ("--conf 2", "evaluate: confidence: input should be less than 1, found 2.0"),
         ("--iou 0", "evaluate: nms_iou: input should be greater than 0, found 0.0"),
@@ -130,14 +131,6 @@ def test_a_truncated_checkpoint_is_refused(
     assert (result.exit_code, result.stdout) == (2, "")
     assert "half.safetensors, found one that is damaged" in result.stderr
     assert result.stderr.count("\n") == 1
-
-
-def test_missing_files_are_named(ossa: Ossa, training: FinishedTraining) -> None:
-    weights = training.folder / "last.safetensors"
-    assert "weights file at none.pt" in ossa("val", "--data", "d", "--weights", "none.pt").stderr
-    result = ossa("val", "--data", "nowhere", "--weights", weights)
-    assert result.exit_code == 2
-    assert "nowhere" in result.stderr
 
 
 def test_a_report_is_a_page_with_figures_and_tables(
@@ -244,13 +237,6 @@ def test_the_ap_of_voc_is_added_on_demand(ossa: Ossa, tmp_path: Path, year: str,
     assert [line.split()[-1] for line in told if line.startswith("AP50 of VOC")] == [f"{ap:.3f}"]
     assert f"VOC {year}" in told[-3]
     assert f"{ap:.3f}" in told[-1].split()
-
-
-def test_without_that_demand_there_is_no_ap_of_voc(ossa: Ossa, tmp_path: Path) -> None:
-    data = coco_data(tmp_path)
-    assert "voc" not in score(ossa, data, [HIT], "--json", "--per-class").stdout.lower()
-    assert "VOC" not in score(ossa, data, [HIT], "--per-class").stdout
-    assert score(ossa, data, [HIT], "--voc", 2008).exit_code == 2
 
 
 def test_json_has_the_twelve_numbers_of_coco(ossa: Ossa, tmp_path: Path) -> None:

@@ -81,14 +81,6 @@ def test_a_conversion_is_told_before_it_begins_and_only_once(
     assert first.stdout == second.stdout
 
 
-def test_results_in_use_are_never_overwritten(
-    pictures: Path, weights: Path, tmp_path: Path
-) -> None:
-    for _ in range(2):
-        predict(pictures / "b.png", "--weights", weights, "--output", tmp_path / "out", *LOW)
-    assert written(tmp_path / "out") == written(tmp_path / "out-2") == ["b.png"]
-
-
 def test_json_is_all_that_stdout_gets_and_says_what_the_python_api_says(
     pictures: Path, weights: Path, damaged: Path
 ) -> None:
@@ -143,12 +135,6 @@ def test_no_readable_picture_leaves_no_folder(weights: Path, damaged: Path, tmp_
     output = tmp_path / "new" / "out"
     assert predict(damaged, "--weights", weights, "--output", output).exit_code == 1
     assert not output.parent.exists()
-
-
-def test_no_readable_picture_is_a_failure(weights: Path, damaged: Path) -> None:
-    result = predict(damaged, "--weights", weights, "--no-pictures")
-    assert result.exit_code == 1
-    assert f"error: nothing in {damaged} could be read" in result.stderr
 
 
 def test_a_source_that_is_not_there_is_bad_input(weights: Path, tmp_path: Path) -> None:

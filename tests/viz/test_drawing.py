@@ -37,10 +37,6 @@ def test_the_image_itself_is_not_drawn_upon():
     assert (image == 128).all()
 
 
-def test_without_boxes_the_picture_stays_as_it_is():
-    np.testing.assert_array_equal(drawn([]), plain(100, 200))
-
-
 def test_the_lines_of_a_box_are_its_outermost_pixels():
     image = drawn([[50, 40, 90, 80]])
     assert tuple(image[79, 60]) == tuple(image[60, 50]) == tuple(image[60, 89]) == BOX_COLOURS[0]
@@ -117,10 +113,6 @@ def test_rows_of_a_grid_stand_under_their_titles():
     assert (sheet[29 + 10 : 129 - 10, 210:410] == 20).all()
     assert (sheet[158:258, 5:205] == 30).all()
     assert (sheet[29:39, 210:410] == 255).all()
-
-
-def test_a_grid_without_titles_has_no_room_for_them():
-    assert picture_grid([[plain(100, 200)], [plain(100, 200)]]).shape == (215, 210, 3)
 
 
 def test_a_row_of_a_grid_is_as_high_as_its_highest_picture():
