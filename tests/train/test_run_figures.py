@@ -9,7 +9,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from small_run import a_record
+import small_run
+from small_run import a_record, log_without_times
 
 from ossa.config import ModelConfig, RunConfig, TrainConfig
 from ossa.data.annotations import DatasetIndex
@@ -21,7 +22,7 @@ from ossa.train import figures as figures_module
 from ossa.train.callbacks import RunStart
 from ossa.train.figures import RunFigures, curves_figure, first_batch_picture
 from ossa.train.loop import train
-from ossa.train.run_folder import LOG_FILE, read_log
+from ossa.train.run_folder import LOG_FILE
 from ossa.types import Detections
 
 FILES = {
@@ -292,17 +293,13 @@ def test_ctrl_c_while_drawing_is_not_lost(run: Run, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_training_computes_the_same_with_all_figures_beside_it(
-    scenes: Path, tmp_path: Path
+    uninterrupted: Path, scenes: Path, tmp_path: Path
 ) -> None:
-    logs, notes = [], []
-    for name, callback in (("without", None), ("with", RunFigures(notes.append))):
-        (tmp_path / name).mkdir()
-        train(config_of(scenes), tmp_path / name, callback=callback)
-        rows = read_log(tmp_path / name)
-        logs.append([{k: v for k, v in row.items() if "seconds" not in k} for row in rows])
-    assert logs[0] == logs[1]
-    assert not (tmp_path / "without" / "figures").exists()
-    files = list((tmp_path / "with" / "figures").iterdir())
+    notes: list[str] = []
+    train(small_run.config_of(scenes), tmp_path, callback=RunFigures(notes.append))
+    assert log_without_times(tmp_path) == log_without_times(uninterrupted)
+    assert not (uninterrupted / "figures").exists()
+    files = list((tmp_path / "figures").iterdir())
     assert {file.name for file in files} == FILES, "and nothing half-written"
     for file in files:
         assert cv2.imread(str(file)) is not None if file.suffix == ".png" else file.read_text()

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
+import numpy as np
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -87,9 +88,8 @@ def measure_throughput(
         memory_format: of the images, as the detectors' weights have it.
     """
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(
-        0, 256, (batch, 3, imgsz, imgsz), dtype=torch.uint8, generator=generator
-    ).to(device, memory_format=memory_format)
+    images = torch.randint(256, (batch, 3, imgsz, imgsz), dtype=torch.uint8, generator=generator)
+    images = images.to(device, memory_format=memory_format)
     placements = [Letterbox(1.0, 1.0, 0, 0, imgsz, imgsz)] * batch
     whole_ms: dict[KeyT, list[float]] = {name: [] for name in detectors}
     network_ms: dict[KeyT, list[float]] = {name: [] for name in detectors}
@@ -120,13 +120,8 @@ def _now(device: torch.device | str) -> float:
 
 
 def _timing(times_ms: list[float], batch: int) -> Timing:
-    times = torch.tensor(times_ms, dtype=torch.float64)
-    return Timing(
-        mean_ms=times.mean().item(),
-        median_ms=times.quantile(0.5).item(),
-        p95_ms=times.quantile(0.95).item(),
-        batch=batch,
-    )
+    median, p95 = np.quantile(times_ms, (0.5, 0.95)).tolist()
+    return Timing(float(np.mean(times_ms)), median, p95, batch)
 
 
 Backend: TypeAlias = tuple[
@@ -193,7 +188,7 @@ def bench_detectors(
 
     Args:
         detectors: by name, in the training form; they stay as they are.
-        protocol: how.
+        protocol: how they are timed.
         backends: pairs of runtime and precision; those of the protocol if None.
         calibration: images from which the ranges of int8 are taken.
         scored_on: a split on which every row gets its AP50-95, `ap`.

@@ -1,6 +1,6 @@
 """The cost of a model as it is trained and as it is deployed, and whether both compute the same."""
 
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -78,18 +78,10 @@ class ModelCost:
 def cost_detector(
     name: str, *, num_classes: int, neck: str = "s", imgsz: int = 640, compare: bool = True
 ) -> ModelCost:
-    """Return the cost of a detector.
+    """Return the cost of a detector; arguments and errors are those of `create_detector`.
 
-    Args:
-        name: a preset, or a backbone's name.
-        num_classes: K.
-        neck: scale of the neck behind a backbone.
-        imgsz: side of the square input in pixels, a multiple of the largest stride.
-        compare: also compute the outputs of both, with random weights, on images of 128 x 128
-            pixels where the model takes them; not done beyond 1e9 parameters.
-
-    Raises:
-        ConfigError, UnsupportedBackbone: as `create_detector`.
+    With `compare`, the outputs of both forms are computed, with random weights, on images of
+    128 x 128 pixels where the model takes them; not beyond 1e9 parameters.
     """
 
     def build(side: int) -> nn.Module:
@@ -104,13 +96,8 @@ def cost_classifier(
     """Return the cost of timm's `name` as a classifier.
 
     Only convolutions and linear layers count, as in the tables of the papers on convolutional
-    networks; the matrix products of attention are among the uncounted operations.
-
-    Args:
-        name: any timm architecture.
-        num_classes: outputs.
-        imgsz: side of the square input in pixels.
-        compare: as in `cost_detector`.
+    networks; the matrix products of attention are among the uncounted operations. `compare`: as in
+    `cost_detector`.
 
     Raises:
         ConfigError: timm has no such model.
@@ -118,8 +105,8 @@ def cost_classifier(
     """
 
     def count(network: nn.Module, side: int) -> NetworkCost:
-        counted: Set[Any] = CONVOLUTIONS_AND_LINEAR
-        return measure_on_meta(on_meta(network), meta_image(side), counted=counted)
+        shadow, image = on_meta(network), meta_image(side)
+        return measure_on_meta(shadow, image, counted=CONVOLUTIONS_AND_LINEAR)
 
     build = partial(_create_classifier, name, num_classes)
     return _cost_model(name, build, count, imgsz=imgsz, compare=compare)
@@ -158,11 +145,10 @@ def compare_fused(build: Callable[[], nn.Module], *, imgsz: int) -> FusionError:
     )
 
 
-def _flat_outputs(outputs: object) -> Tensor:
+def _flat_outputs(outputs: Any) -> Tensor:
     """Return all numbers that the network computed in one row."""
     computed = outputs.logits if isinstance(outputs, RawPredictions) else outputs
-    tensors = [leaf for leaf in tree_leaves(computed) if isinstance(leaf, Tensor)]
-    return torch.cat([tensor.flatten() for tensor in tensors])
+    return torch.cat([tensor.flatten() for tensor in tree_leaves(computed)])
 
 
 def _create_classifier(name: str, num_classes: int, imgsz: int) -> nn.Module:
