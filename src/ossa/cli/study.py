@@ -1,6 +1,5 @@
 """`ossa study`: train and compare many backbones under identical conditions."""
 
-import os
 import shlex
 import signal
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import typer
 
 from ossa.cli import options
 from ossa.cli.command import command
+from ossa.cli.study_folders import data_of, folder_of, open_study, read_results
 from ossa.errors import ConfigError
 from ossa.escaping import print_line
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ossa.cli.console import Console
     from ossa.study.config import ExecutorConfig, StudyConfig
     from ossa.study.folder import RunState, StudyFolder
-    from ossa.study.results import StudyResults
 
 Study: TypeAlias = Annotated[
     Path, typer.Argument(metavar="STUDY"), "The file of a study, or the folder of a started study."
@@ -69,10 +68,10 @@ def plan(
     from ossa.study.plan import make_plan, summarize_data
 
     if study.is_dir():
-        planned = _open(study).plan
+        planned = open_study(study).plan
     else:
         config = read_study(study)
-        data, folder = _data_of(config, study, data_root), weights_root or study.parent
+        data, folder = data_of(config, study, data_root), weights_root or study.parent
         planned = make_plan(config, data=data, folder=folder)
     chosen = _executor_config(planned.study, executor, jobs=jobs, device=device)
     with Console() as console:
@@ -126,7 +125,7 @@ def run(
     from ossa.train.splits import read_trainable
 
     roots = {"data_root": data_root, "weights_root": weights_root}
-    opened = _open(study, **roots, output=output, begin=True)
+    opened = open_study(study, **roots, output=output, begin=True)
     machine = {"jobs": jobs, "device": device, "workers": workers, "cache": cache}
     chosen = _executor_config(opened.study, executor, **machine)
     folder = shlex.quote(str(opened.path))
@@ -170,7 +169,7 @@ def status(study: Study, output: Output = None, as_json: options.AsJson = False)
     from ossa.cli.console import print_json
     from ossa.cli.study_output import print_status, status_rows
 
-    opened = _open(study, output=output)
+    opened = open_study(study, output=output)
     states = opened.states()
     if as_json:
         print_json(status_rows(states))
@@ -228,11 +227,11 @@ def report(
     from ossa.cli.console import Console
     from ossa.study.report.report import write_study_report
 
-    folder = _folder_of(study)
+    folder = folder_of(study)
     output = output or folder / "report"
     options.check_writable("--output", output)
     with Console() as console:
-        results = _read(folder, console)
+        results = read_results(folder, console)
         with console.progress("drawing") as on_figure:
             page = write_study_report(results, output, on_figure=lambda n: on_figure(n, max(n, 34)))
     print_line(page)
@@ -280,9 +279,9 @@ def predict(
         raise ConfigError(f"expected one of --model, --flops and --params, found {len(given)}")
     if complexity is not None and model is None:
         raise ConfigError("--complexity needs --model: --flops and --params set the measure")
-    folder = _folder_of(study)
+    folder = folder_of(study)
     with Console() as console:
-        results = _read(folder, console)
+        results = read_results(folder, console)
         if model is not None:
             measure = complexity or "params"
             cost = cost_in_study(results.folder, model, num_classes=len(results.index.names))
@@ -336,60 +335,3 @@ def _stoppable() -> Iterator[None]:
     finally:
         for number, handler in zip(numbers, former, strict=True):
             signal.signal(number, handler)
-
-
-def _open(
-    study: Path, *, output: Path | None = None, begin: bool = False, **roots: Path | None
-) -> "StudyFolder":
-    """Returns the study of a folder or file; `begin` creates the folder of a file if needed."""
-    from ossa.study.config import read_study
-    from ossa.study.folder import create_study, read_study_folder
-
-    if study.is_dir():
-        for name, value in {**roots, "output": output}.items():
-            if value is not None:
-                option = "--" + name.replace("_", "-")
-                raise ConfigError(
-                    f"{study} already has the paths of its data and weights: remove {option}"
-                )
-        return read_study_folder(study)
-    config = read_study(study)
-    folder = output or Path("runs") / config.name
-    if not begin:
-        return read_study_folder(folder)
-    data = _data_of(config, study, roots["data_root"])
-    weights = roots["weights_root"] or study.parent
-    return create_study(config, folder, data=data, weights_folder=weights)
-
-
-def _data_of(study: "StudyConfig", file: Path, root: Path | None) -> Path:
-    """Returns the data set of a study, which must be below the data root.
-
-    Raises:
-        ConfigError: it is missing, or outside the data root.
-    """
-    from ossa.recipes import file_below
-
-    place = file_below(root or file.parent, study.data, where=f"{file}: data (--data-root)")
-    if os.path.exists(place):
-        return place
-    raise ConfigError(
-        f"{file}: expected the data set {study.data} at {place}, found none: name the folder "
-        "that holds it with --data-root"
-    )
-
-
-def _folder_of(study: Path) -> Path:
-    """Returns the folder of a study, given its folder or its file."""
-    from ossa.study.config import read_study
-
-    return Path("runs") / read_study(study).name if study.is_file() else study
-
-
-def _read(folder: Path, console: "Console") -> "StudyResults":
-    from ossa.study.folder import read_study_folder
-    from ossa.study.results import load_study
-
-    opened = read_study_folder(folder)
-    with console.progress("reading runs") as on_run:
-        return load_study(opened, on_run=on_run)
