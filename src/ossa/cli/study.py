@@ -211,6 +211,11 @@ def report(
         options.shown("STUDY/report"),
         "Folder of the page, its figures and tables.",
     ] = None,
+    measurements: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE"),
+        "A measurements-NAME.json of another machine (see pack); may be repeated.",
+    ] = None,
     allow_outside: options.AllowOutside = False,
 ) -> None:
     """Write the report: tables, curves, power-law fits, Pareto set, detections, conditions.
@@ -222,9 +227,10 @@ def report(
 
       ossa study report runs/bccd-320
 
-      ossa study report runs/bccd-320 --output site
+      ossa study report runs/bccd-320 --measurements measurements-laptop.json
     """
     from ossa.cli.console import Console
+    from ossa.study.pack import read_machines
     from ossa.study.report.report import write_study_report
 
     folder = folder_of(study)
@@ -232,9 +238,47 @@ def report(
     options.check_writable("--output", output)
     with Console() as console:
         results = read_results(folder, console)
+        machines = read_machines(results, measurements or [])
         with console.progress("drawing") as on_figure:
-            page = write_study_report(results, output, on_figure=lambda n: on_figure(n, max(n, 34)))
+            page = write_study_report(
+                results,
+                output,
+                machines=machines,
+                on_figure=lambda n: on_figure(n, max(n, 34)),
+            )
     print_line(page)
+
+
+@command()
+def pack(
+    study: StudyFolderArgument,
+    output: Annotated[
+        options.Folder | None, options.shown("STUDY/pack"), "A new folder to carry elsewhere."
+    ] = None,
+    allow_outside: options.AllowOutside = False,
+) -> None:
+    """Export the models of a study, to be timed on another machine without torch and ossa.
+
+    The folder has the models with NMS, a script that needs numpy and onnxruntime or openvino alone,
+    and a sheet of what to do. 'ossa study report --measurements' reads what the script writes.
+
+    [bold]Example[/bold]
+
+      ossa study pack runs/bccd-320 --output pack
+    """
+    from ossa.cli.console import Console
+    from ossa.study.folder import read_study_folder
+    from ossa.study.pack import write_pack
+
+    folder = folder_of(study)
+    output = output or folder / "pack"
+    options.check_writable("--output", output)
+    with Console() as console:
+        with console.progress("exporting models") as on_model:
+            left_out = write_pack(read_study_folder(folder), output, on_model=on_model)
+        for model, reason in left_out.items():
+            console.note(f"left out: {model}: {reason}")
+        console.note(f"next: copy {shlex.quote(str(output))} to the other machine; see README.md")
 
 
 @command()

@@ -228,7 +228,7 @@ class StudyResults:
     def _relations(self) -> dict[tuple[str, str], Relation]:
         relations = {}
         for quality in self.qualities:
-            draws = self._draws(quality)
+            draws = self.draws(quality)
             for complexity in self.complexities:
                 points = self.points(quality, complexity)
                 pareto = pareto_membership(points, draws)
@@ -236,7 +236,7 @@ class StudyResults:
                 relations[quality, complexity] = Relation(quality, complexity, points, fit, pareto)
         return relations
 
-    def _draws(self, quality: str) -> dict[str, NDArray[np.float64]] | None:
+    def draws(self, quality: str) -> dict[str, NDArray[np.float64]] | None:
         """Returns draws of the true quality by model, None if neither images nor seeds vary it."""
         if quality in self.runs[0].resampled_metrics:
             return draw_qualities(self.values(quality))

@@ -1,11 +1,13 @@
 """The report of a study: one self-contained page, with its figures and tables as files."""
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from ossa.errors import DataError
+from ossa.study.pack import Machine
+from ossa.study.report.across import machines_section
 from ossa.study.report.answers import answers_section, pairs_section
 from ossa.study.report.fits import prediction_section, relations_section
 from ossa.study.report.scatter import scripts
@@ -25,6 +27,7 @@ def write_study_report(
     results: StudyResults,
     folder: Path,
     *,
+    machines: Sequence[Machine] = (),
     on_figure: Callable[[int], None] | None = None,
 ) -> Path:
     """Writes index.html, figures/*.svg and *.png, tables/*.csv, *.md and *.tex; returns the page.
@@ -32,6 +35,7 @@ def write_study_report(
     Args:
         results: the results of a study with at least one finished run.
         folder: created if it is missing; files of the same names are replaced.
+        machines: other machines on which the models were timed.
         on_figure: called with the number of figures drawn so far.
 
     Raises:
@@ -51,6 +55,7 @@ def write_study_report(
             answers_section(results, files),
             models_section(results, files),
             relations_section(results, files),
+            machines_section(machines, files),
             prediction_section(results, files),
             pairs_section(results, files),
             curves_section(results, files),
