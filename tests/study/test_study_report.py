@@ -14,14 +14,15 @@ from page_structure import HOSTILE, structure
 
 from ossa.errors import ConfigError, DataError
 from ossa.study.folder import StudyFolder, read_study_folder
-from ossa.study.prediction import cost_in_study, predict_quality
+from ossa.study.laws import choose_law
+from ossa.study.measure import cost_in_study
+from ossa.study.prediction import predict_quality
 from ossa.study.report.answers import answers_section, pairs_section
-from ossa.study.report.fits import prediction_section
+from ossa.study.report.fits import efficiency_table, prediction_section
 from ossa.study.report.report import write_study_report
 from ossa.study.report.sections import missing_notes, models_table
 from ossa.study.report.tables import ReportFiles
 from ossa.study.results import StudyResults, load_study
-from ossa.study.scaling import PowerLaw
 
 ROOT = Path(__file__).parents[2]
 synthetic = SimpleNamespace(**runpy.run_path(str(ROOT / "benchmarks" / "synthetic_study.py")))
@@ -199,14 +200,18 @@ def test_a_failed_and_a_missing_run_are_told_and_never_filled_in(nine: StudyFold
 
 
 @pytest.mark.slow
-def test_a_prediction_lies_on_the_fit_and_comes_with_its_validation(nine: StudyFolder):
+def test_a_prediction_lies_on_the_fit_and_comes_with_its_validation(
+    nine: StudyFolder, tmp_path: Path
+):
     results = load_study(nine)
+    ReportFiles(tmp_path).table(efficiency_table(results))
     found = predict_quality(results, 2e7)
-    fit = results.relation("ap", "params").fit
-    assert isinstance(fit, PowerLaw)
-    assert found.prediction.expected == pytest.approx(fit.expected([2e7])[0])
-    assert found.prediction.low < found.prediction.expected < found.prediction.high
-    assert found.flat()["coverage_without_model"].endswith("of 9")
+    law = choose_law(results.points("ap", "params"))
+    row = found.flat()
+    assert row["expected"] == pytest.approx(law.expected([2e7])[0])
+    assert row["low"] < row["expected"] < row["high"]
+    assert (row["form"], row["new_family"], row["models"]) == (law.form, True, 9)
+    assert {row["model"] for row in rows_of(tmp_path, "efficiency")} == set(results.names)
 
 
 @pytest.mark.slow

@@ -305,8 +305,9 @@ def predict(
 ) -> None:
     """Predict the quality of a model that was not trained, with an 80% interval.
 
-    From the power-law fit (at least 8 models), with a jackknife+ interval. The output includes a
-    test of such predictions, in which models and families of the study are left out.
+    From the form of law that predicts best (at least 8 models), with a CV+ interval. Without
+    --model, the model is of a new family. The output includes a test of such predictions, in which
+    models and families of the study are left out.
 
     [bold]Examples[/bold]
 
@@ -316,7 +317,8 @@ def predict(
     """
     from ossa.cli.console import Console, print_json
     from ossa.cli.study_output import print_prediction
-    from ossa.study.prediction import cost_in_study, predict_quality
+    from ossa.study.measure import cost_in_study
+    from ossa.study.prediction import predict_quality
 
     given = [name for name in (model, flops, params) if name is not None]
     if len(given) != 1:
@@ -332,7 +334,10 @@ def predict(
             at = float(getattr(cost, measure))
         else:
             measure, at = ("flops", flops) if flops is not None else ("params", params)
-        predicted = predict_quality(results, at or 0.0, quality=quality, complexity=measure)
+        family = None if model is None else results.study.family(model)
+        predicted = predict_quality(
+            results, at or 0.0, quality=quality, complexity=measure, family=family
+        )
     if as_json:
         print_json({"study": results.study.name, "model": model, **predicted.flat()})
     else:

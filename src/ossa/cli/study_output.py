@@ -230,16 +230,26 @@ def print_prediction(
     results: "StudyResults", predicted: "StudyPrediction", model: str | None
 ) -> None:
     """Prints a prediction with its interval and the test of such predictions."""
+    from ossa.study.laws import FORMS
     from ossa.study.results import COMPLEXITIES, QUALITIES
     from ossa.study.scaling import InsufficientData
 
     prediction, quality = predicted.prediction, QUALITIES[predicted.quality]
+    interval = prediction.interval
     size = f"{with_unit(prediction.complexity)} {COMPLEXITIES[predicted.complexity]}"
     print_line(
         f"{model + ', ' if model else ''}{size}: predicted {quality} {prediction.expected:.3f}, "
-        f"80% interval {prediction.low:.3f} to {prediction.high:.3f} "
-        f"(from {prediction.num_models} models)"
+        + (
+            "no interval "
+            if isinstance(interval, InsufficientData)
+            else f"80% interval {interval.low:.3f} to {interval.high:.3f} "
+        )
+        + f"(from {prediction.num_models} models, {FORMS[prediction.form]})"
     )
+    if isinstance(interval, InsufficientData):
+        print_line(f"No interval: {interval.reason}.")
+    if prediction.new_family:
+        print_line("Taken as a model of a new family: families that were left out bound its error.")
     if not prediction.inside:
         print_line("Extrapolated: outside the range of the models of the study.")
     if model in results.study.models:

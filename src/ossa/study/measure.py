@@ -23,12 +23,12 @@ from ossa.errors import DataError, OssaError
 from ossa.escaping import print_line
 from ossa.files import write_json_atomically
 from ossa.models.checkpoint import detector_from, read_checkpoint
-from ossa.models.complexity import count_cost
+from ossa.models.complexity import Cost, count_cost
 from ossa.models.detector import Detector, build_detector
 from ossa.models.fuse import fuse_detector
 from ossa.models.postprocess import non_max_suppression
 from ossa.study.folder import MEASUREMENTS_FILE, RunState, StudyFolder, read_measurements
-from ossa.study.plan import Plan, PlannedRun
+from ossa.study.plan import Plan, PlannedRun, make_plan
 from ossa.train.autobatch import TrialStep
 from ossa.train.diagnostics import check_single_values
 from ossa.train.run_folder import LAST_WEIGHTS, environment
@@ -235,6 +235,28 @@ def main() -> int:
         return 1
     print(json.dumps(asdict(result)))  # noqa: T201 - JSON
     return 0
+
+
+def cost_in_study(folder: StudyFolder, model: str, *, num_classes: int) -> Cost:
+    """Returns the cost of a detector of the study with another backbone.
+
+    Args:
+        folder: the study, which sets the neck and the image size.
+        model: a backbone, or a preset.
+        num_classes: number of classes.
+
+    Raises:
+        ConfigError, UnsupportedBackbone: the model is unknown or cannot be a backbone.
+    """
+    study = folder.study.model_copy(
+        update={"models": (model,), "initial_weights": "none", "families": {}}
+    )
+    version = folder.plan.conditions_version
+    plan = make_plan(study, data=folder.path, folder=folder.path, conditions_version=version)
+    config = plan.runs[0].config
+    imgsz = config.train.imgsz
+    detector = build_detector(config.model, num_classes=num_classes, imgsz=imgsz)
+    return count_cost(detector, imgsz).total
 
 
 if __name__ == "__main__":

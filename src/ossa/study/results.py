@@ -17,6 +17,7 @@ from ossa.evaluate.statistics import Values
 from ossa.study.analysis import Relation, pareto_membership
 from ossa.study.comparisons import Comparisons, compare_all
 from ossa.study.config import StudyConfig
+from ossa.study.efficiency import Efficiency, efficiencies
 from ossa.study.estimates import draw_qualities
 from ossa.study.folder import RunState, StudyFolder, read_measurements, read_study_folder
 from ossa.study.reported import (
@@ -223,6 +224,10 @@ class StudyResults:
     def relation(self, quality: str, complexity: str) -> Relation:
         """Returns the relation of a quality to a complexity: power-law fit and Pareto set."""
         return self._relations[quality, complexity]
+
+    def efficiency(self, quality: str, complexity: str) -> tuple[Efficiency, ...]:
+        """Returns the efficiency of every model, with intervals from the draws of `relation`."""
+        return efficiencies(self.points(quality, complexity), self._draws(quality))
 
     @cached_property
     def _relations(self) -> dict[tuple[str, str], Relation]:

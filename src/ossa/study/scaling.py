@@ -1,19 +1,21 @@
 """Power-law fits of quality against complexity, with one point per model.
 
 A point is the mean over the seeds of a model: seeds are not points, or three runs of eight models
-would pass for 24 models. M is the number of models.
+would pass for 24 models. Models of one family are not independent either: they share what makes the
+family better or worse. With two families or more, standard errors are therefore clustered by family
+(`clustered_errors`). M is the number of models.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
-import statsmodels.api as sm
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 from ossa.errors import DataError
 from ossa.evaluate.statistics import LEVEL, Interval
@@ -24,6 +26,8 @@ _FEWEST_COMPLEXITIES = 3
 """Number of distinct values; with two, the slope may be undefined if one model is left out."""
 _SAME = 1e-6
 """Complexities whose logarithms differ by less are counted as one."""
+_TAKEN_UP = 1e-8
+"""Eigenvalue of a block of I - H below which it is rounding."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,59 @@ def inverse_normalised_loss(losses: Sequence[float]) -> float:
     return float(series.max() / series[-1])
 
 
+class Errors(NamedTuple):
+    """Standard errors of K estimates, and the degrees of freedom of Student's t for each."""
+
+    standard: NDArray[np.float64]
+    """(K,)."""
+    dof: NDArray[np.float64]
+    """(K,)."""
+
+    def half_widths(self) -> NDArray[np.float64]:
+        """Returns (K,) half the widths of the 95% confidence intervals."""
+        return special.stdtrit(self.dof, (1 + LEVEL) / 2) * self.standard
+
+
+def clustered_errors(
+    design: NDArray[np.float64],
+    residuals: NDArray[np.float64],
+    clusters: Sequence[str],
+    *,
+    contrasts: NDArray[np.float64],
+) -> Errors:
+    """Returns standard errors of a least-squares fit whose residuals are correlated in clusters.
+
+    The variance is CR2: the residuals of each cluster are multiplied by the inverse square root of
+    its block of I - H, which makes the variance unbiased where the errors are in fact independent.
+    With few clusters it varies so much that the degrees of freedom have to be estimated, by
+    Satterthwaite's method for independent errors (Bell and McCaffrey, "Bias reduction in standard
+    errors for linear regression with multi-stage samples", Survey Methodology 28, 2002).
+
+    Args:
+        design: (M, P).
+        residuals: (M,) of the fit.
+        clusters: (M,) names, of at least two clusters.
+        contrasts: (K, P), the linear combinations of the coefficients that are estimated.
+    """
+    bread = np.linalg.inv(design.T @ design)
+    annihilator = np.eye(len(design)) - design @ bread @ design.T  # I - H
+    names = np.array([*clusters])
+    scores, spreads = [], []
+    for name in dict.fromkeys(clusters):
+        rows = np.flatnonzero(names == name)
+        values, vectors = np.linalg.eigh(annihilator[np.ix_(rows, rows)])
+        # A direction that the fit takes up completely has no residual to be adjusted.
+        scale = np.where(values > _TAKEN_UP, np.maximum(values, _TAKEN_UP) ** -0.5, 0.0)
+        weights = (vectors * scale) @ vectors.T @ design[rows] @ bread @ contrasts.T  # (rows, K)
+        scores.append(residuals[rows] @ weights)
+        spreads.append(annihilator[:, rows] @ weights)
+    variance = np.square(scores).sum(axis=0)
+    spread = np.stack(spreads)  # (G, M, K)
+    products = np.einsum("gmk,hmk->kgh", spread, spread)
+    trace = np.trace(products, axis1=1, axis2=2)
+    return Errors(np.sqrt(variance), trace**2 / np.square(products).sum(axis=(1, 2)))
+
+
 class Band(NamedTuple):
     """A fit at Q complexities, (Q,) each, with its pointwise 95% confidence band."""
 
@@ -156,7 +213,11 @@ class Band(NamedTuple):
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """quality = exp(intercept) * complexity ** slope, fitted by least squares of the logarithms."""
+    """quality = exp(intercept) * complexity ** slope, fitted by least squares of the logarithms.
+
+    Intervals are clustered by family. Within a single family, they assume independent residuals of
+    equal variance.
+    """
 
     points: Points
     slope: float
@@ -164,21 +225,22 @@ class PowerLaw:
     """Natural logarithm of the quality at a complexity of 1, in the unit of the points."""
     r_squared: float
     """R² of the logarithms; NaN if all models have the same quality."""
-    slope_error_hc3: float
-    """Heteroscedasticity-consistent (HC3) standard error of the slope."""
-    covariance: NDArray[np.float64]
-    """(2, 2) covariance of intercept and slope, assuming homoscedastic residuals."""
 
-    @property
-    def slope_error(self) -> float:
-        """Standard error of the slope, with M - 2 degrees of freedom."""
-        return float(self.covariance[1, 1] ** 0.5)
+    @cached_property
+    def slope_errors(self) -> Errors:
+        """The standard error of the slope and its degrees of freedom, (1,) each."""
+        return self._errors(np.array([[0.0, 1.0]]))
 
     @property
     def slope_interval(self) -> Interval:
         """95% confidence interval of the slope."""
-        half = self._t() * self.slope_error
+        half = float(self.slope_errors.half_widths()[0])
         return Interval(self.slope - half, self.slope + half)
+
+    @property
+    def num_families(self) -> int:
+        """Number of families among the points."""
+        return len(set(self.points.families))
 
     def expected(self, complexity: ArrayLike) -> NDArray[np.float64]:
         """Returns the fitted quality (Q,), the median, at complexities (Q,)."""
@@ -195,13 +257,23 @@ class PowerLaw:
         `ossa.study.prediction` for prediction intervals.
         """
         at = np.asarray(complexity, np.float64)
-        design = np.column_stack((np.ones(len(at)), np.log(at)))
-        error = np.sqrt(np.einsum("qi,ij,qj->q", design, self.covariance, design))
-        middle, factor = self.expected(at), np.exp(self._t() * error)
+        half = self._errors(self._design(at)).half_widths()
+        middle, factor = self.expected(at), np.exp(half)
         return Band(middle / factor, middle, middle * factor)
 
-    def _t(self) -> float:
-        return float(stats.t.ppf((1 + LEVEL) / 2, len(self.points) - 2))
+    def _errors(self, contrasts: NDArray[np.float64]) -> Errors:
+        design, residuals = self._design(self.points.complexity), np.log(self.ratios())
+        if self.num_families > 1:
+            return clustered_errors(design, residuals, self.points.families, contrasts=contrasts)
+        dof = len(design) - 2
+        covariance = np.linalg.inv(design.T @ design) * (residuals @ residuals) / dof
+        variance = np.einsum("ki,ij,kj->k", contrasts, covariance, contrasts)
+        return Errors(np.sqrt(variance), np.full(len(contrasts), float(dof)))
+
+    def _design(self, complexity: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Returns (Q, 2) 1 and the logarithm of the complexity, about its mean over the points."""
+        centre = np.log(self.points.complexity).mean()
+        return np.column_stack((np.ones(len(complexity)), np.log(complexity) - centre))
 
 
 def fit_power_law(points: Points) -> PowerLaw | InsufficientData:
@@ -216,17 +288,11 @@ def fit_power_law(points: Points) -> PowerLaw | InsufficientData:
     """
     if lacking := points.insufficient():
         return lacking
-    log_quality = np.log(points.quality)
-    fit = sm.OLS(log_quality, sm.add_constant(np.log(points.complexity))).fit()
-    intercept, slope = fit.params.tolist()
-    return PowerLaw(
-        points=points,
-        slope=slope,
-        intercept=intercept,
-        r_squared=float(fit.rsquared) if np.ptp(log_quality) else float("nan"),
-        slope_error_hc3=float(fit.HC3_se[1]),
-        covariance=fit.cov_params(),
-    )
+    fit, log_quality = leave_one_out(points), np.log(points.quality)
+    intercept, slope = fit.line.tolist()
+    total = np.square(log_quality - log_quality.mean()).sum()
+    r_squared = 1 - float(fit.squares / total) if np.ptp(log_quality) else float("nan")
+    return PowerLaw(points, slope, intercept, r_squared)
 
 
 def fit_families(points: Points) -> dict[str, PowerLaw | InsufficientData]:
@@ -237,21 +303,24 @@ def fit_families(points: Points) -> dict[str, PowerLaw | InsufficientData]:
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """A line fitted to the logarithms of M models, and M lines that leave out one model each."""
+    """Lines fitted to M points, and M lines for each of them that leave out one point.
 
-    line: NDArray[np.floating]
-    """(2,) intercept and slope of the line fitted to all models."""
+    The leading dimensions are those of the basis; there are none for a single line.
+    """
+
+    line: NDArray[np.float64]
+    """(..., 2) intercept and slope of the line through all points."""
     coefficients: NDArray[np.float64]
-    """(M, 2) intercept and slope of the lines without each model."""
+    """(..., M, 2) intercept and slope of the lines without each point."""
     residuals: NDArray[np.float64]
-    """(M,) ln quality of each model minus that of the line without it."""
+    """(..., M) the response of each point minus the line without it."""
+    squares: NDArray[np.float64]
+    """(...) sum of the squared residuals of the line through all points."""
+    squares_without: NDArray[np.float64]
+    """(..., M) the same for the lines without each point."""
 
-    def at(self, complexity: float) -> NDArray[np.float64]:
-        """Returns ln quality (M,) at one complexity on the lines without each model."""
-        return self.coefficients @ np.array([1.0, np.log(complexity)])
 
-
-def leave_one_out(points: Points) -> LeaveOneOut:
+def leave_one_out_lines(basis: NDArray[np.float64], response: NDArray[np.float64]) -> LeaveOneOut:
     """Returns the line through all points and those without each point, from a single fit.
 
     A point with leverage h and residual e is e / (1 - h) off the line without it, and its removal
@@ -259,12 +328,33 @@ def leave_one_out(points: Points) -> LeaveOneOut:
     "Regression Diagnostics", 1980).
 
     Args:
+        basis: (..., M) the explanatory variable; without any point, two values remain different.
+        response: (M,).
+    """
+    count = len(response)
+    centre = basis.mean(axis=-1, keepdims=True)
+    offsets, mean = basis - centre, response.mean()
+    spread = np.square(offsets).sum(axis=-1, keepdims=True)
+    slope = (offsets * response).sum(axis=-1, keepdims=True) / spread
+    residuals = response - mean - slope * offsets
+    leverage = 1 / count + offsets**2 / spread
+    without = residuals / np.maximum(1 - leverage, _TAKEN_UP)
+    slopes = slope - offsets * without / spread
+    intercepts = mean - slope * centre - (1 / count - centre * offsets / spread) * without
+    squares = np.square(residuals).sum(axis=-1)
+    return LeaveOneOut(
+        line=np.concatenate((mean - slope * centre, slope), axis=-1),
+        coefficients=np.stack((intercepts, slopes), axis=-1),
+        residuals=without,
+        squares=squares,
+        squares_without=squares[..., None] - residuals * without,
+    )
+
+
+def leave_one_out(points: Points) -> LeaveOneOut:
+    """Returns the power law through all points and those without each point, in logarithms.
+
+    Args:
         points: at least three different complexities, so that every line is defined.
     """
-    log_quality = np.log(points.quality)
-    design = np.column_stack((np.ones(len(points)), np.log(points.complexity)))
-    inverse = np.linalg.pinv(design)  # (X'X)^-1 X', (2, M)
-    line = inverse @ log_quality
-    leverage = np.einsum("mi,im->m", design, inverse)
-    residuals = (log_quality - design @ line) / (1 - leverage)
-    return LeaveOneOut(line, line - (inverse * residuals).T, residuals)
+    return leave_one_out_lines(np.log(points.complexity), np.log(points.quality))

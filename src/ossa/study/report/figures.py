@@ -267,9 +267,10 @@ def _draw_validation(
     many = len(rows) > 30
     for row in rows:
         style, x = styles[row.model], row.measured
-        interval = [row.prediction.low, row.prediction.high]
         width, alpha = (0.8, 0.35) if many else (1.4, 0.5)
-        axes.plot([x, x], interval, color=style.colour, linewidth=width, alpha=alpha)
+        if not isinstance(row.prediction.interval, InsufficientData):
+            interval = row.prediction.interval
+            axes.plot([x, x], interval, color=style.colour, linewidth=width, alpha=alpha)
         axes.plot(
             *([x], [row.prediction.expected]),
             marker=style.marker,

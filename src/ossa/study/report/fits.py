@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from ossa.study.analysis import MeasureRanking, rank_measures
+from ossa.study.efficiency import QuantileCurve, quantile_curve
+from ossa.study.laws import LawComparison, compare_laws
 from ossa.study.prediction import Validation, validate
 from ossa.study.report.figures import validation_figure
 from ossa.study.report.scatter import relation_figure, relations_block
@@ -49,6 +51,10 @@ def relations_section(results: StudyResults, files: ReportFiles) -> Section:
             bullets("Best predictor of quality", _ranking_sentences(results)),
             files.table(pareto_table(results), wide=True),
             files.table(fits, folded=True),
+            bullets("Form of the law", _form_sentences(results)),
+            files.table(forms_table(results), folded=True),
+            files.table(efficiency_table(results), folded=True),
+            files.table(quantile_table(results), folded=True),
         ],
         text="A model is one point, at the mean of its seeds. The power-law fit is the fitted mean "
         "trend in log-log. A model is in the Pareto set if no trained model dominates it. In "
@@ -95,7 +101,8 @@ def fits_table(results: StudyResults) -> ReportTable:
         Column("slope", write=signed),
         *interval_columns(write=signed),
         Column("doubling", "% when the cost doubles", write=_percent),
-        *(Column("error", "SE", decimals=3), Column("error_hc3", "SE (HC3)", decimals=3)),
+        Column("error", "SE", decimals=3, note="clustered by family if there are several"),
+        Column("dof", "df", decimals=1, note="degrees of freedom of the interval"),
         Column("r_squared", "R²", decimals=2),
     ]
     caption = "Power-law fits: quality = a x complexity ^ slope"
@@ -115,10 +122,77 @@ def _fit_row(fit: PowerLaw | InsufficientData) -> dict[str, Any]:
         "low": fit.slope_interval.low,
         "high": fit.slope_interval.high,
         "doubling": 100 * (2**fit.slope - 1),
-        "error": fit.slope_error,
-        "error_hc3": fit.slope_error_hc3,
+        "error": float(fit.slope_errors.standard[0]),
+        "dof": float(fit.slope_errors.dof[0]),
         "r_squared": fit.r_squared,
     }
+
+
+def _form_sentences(results: StudyResults) -> list[str]:
+    sentences = [
+        f"AP50-95 and {MEASURES[measure]}: {comparison.sentence()}"
+        for measure in measures_of(results)
+        if isinstance(comparison := compare_laws(results.points("ap", measure)), LawComparison)
+    ]
+    return sentences or ["There are too few fits to compare."]
+
+
+def forms_table(results: StudyResults) -> ReportTable:
+    """Returns the leave-one-out error of AP50-95 by form of the law and measure of complexity."""
+    rows = [
+        {"complexity": results.complexities[measure], **row}
+        for measure in measures_of(results)
+        if isinstance(comparison := compare_laws(results.points("ap", measure)), LawComparison)
+        for row in comparison.flat()
+    ]
+    columns = [
+        *(Column("complexity"), Column("formula")),
+        Column("error", "mean leave-one-out error of AP50-95", decimals=3),
+        Column("difference", "more than the best", decimals=3),
+        *interval_columns(decimals=3),
+        *(Column("exponent", "c", decimals=2), Column("ceiling", "a", decimals=3)),
+    ]
+    note = (
+        "x is the complexity. c and a are given if the data identify them: if the 95% profile "
+        "interval of c lies within 0.05 to 2."
+    )
+    return ReportTable("forms", columns, rows, caption="Forms of the law", note=note)
+
+
+def efficiency_table(results: StudyResults) -> ReportTable:
+    """Returns the efficiency of every model by measure of complexity."""
+    rows = [
+        {"measure": results.complexities[measure], **row.flat()}
+        for measure in measures_of(results)
+        for row in results.efficiency("ap", measure)
+    ]
+    columns = [
+        *(Column("measure", "complexity"), Column("model"), Column("cheapest", "at least as good")),
+        Column("value", "efficiency", decimals=2),
+        *interval_columns(decimals=2),
+    ]
+    note = (
+        "The cost of the cheapest model that is at least as good, over the cost of the model: 1 in "
+        "the Pareto set. The interval is the middle 95% of the draws."
+    )
+    return ReportTable("efficiency", columns, rows, caption="Efficiency, AP50-95", note=note)
+
+
+def quantile_table(results: StudyResults) -> ReportTable:
+    """Returns the knots of the 0.9-quantile curves of AP50-95, from 20 models on."""
+    rows = [
+        {"measure": results.complexities[measure], **row}
+        for measure in measures_of(results)
+        if isinstance(curve := quantile_curve(results.points("ap", measure)), QuantileCurve)
+        for row in curve.flat()
+    ]
+    columns = [
+        Column("measure", "complexity"),
+        Column("complexity", "at"),
+        Column("quality", "AP50-95", decimals=3),
+    ]
+    caption = "The AP50-95 that about one model in ten exceeds, from 20 models on"
+    return ReportTable("quantile", columns, rows, caption=caption)
 
 
 def pareto_table(results: StudyResults) -> ReportTable:
@@ -217,7 +291,8 @@ def validation_table(results: StudyResults, validations: Validations) -> ReportT
         rows,
         caption="Predicted against measured",
         note="The confidence interval of the coverage is by Clopper and Pearson. It assumes "
-        "independent models, which the members of a family are not.",
+        "independent models, which the members of a family are not. A model of a new family has an "
+        "interval only if there are four other families.",
     )
 
 
@@ -230,10 +305,8 @@ def predictions_table(results: StudyResults, validations: Validations) -> Report
             "model": row.model,
             "family": row.family,
             "measured": row.measured,
-            "expected": row.prediction.expected,
-            "low": row.prediction.low,
-            "high": row.prediction.high,
-            "covered": "yes" if row.covered else "no",
+            **row.prediction.flat(),
+            "covered": "–" if row.covered is None else "yes" if row.covered else "no",
             "inside": "yes" if row.prediction.inside else "no, extrapolated",
         }
         for measure, groups in validations.items()
@@ -246,7 +319,7 @@ def predictions_table(results: StudyResults, validations: Validations) -> Report
         *(Column("model"), Column("family"), Column("measured", decimals=3)),
         Column("expected", "predicted", decimals=3),
         *interval_columns("80% interval", decimals=3),
-        Column("covered"),
+        *(Column("covered"), Column("form")),
         Column("inside", "within the fitted range"),
     ]
     return ReportTable("held-out", columns, rows, caption="Predictions of left-out models")
