@@ -137,7 +137,7 @@ def test_every_problem_of_a_json_file_has_its_line(tmp_path: Path) -> None:
     told = [(issue.line, issue.detail.partition(":")[0]) for issue in report.issues]
     assert told == [
         (3, f"no image {tmp_path / 'photos' / '8.jpg'}"),
-        (6, "annotation id 1 is no whole number or used before"),
+        (6, "annotation id 1 is used before"),
         (7, "annotation 2 of an unknown image, 99"),
         (8, "annotation 3 of image 7"),
         (9, "annotation 4 of image 7"),

@@ -203,9 +203,3 @@ def test_a_split_without_a_usable_box_is_a_fault(tmp_path: Path) -> None:
         ("class-unevaluated", None): 2,
     }
     assert found.statistics["val"].best_possible_recall is None
-
-
-def test_the_box_that_reaches_out_farthest_comes_first(tmp_path: Path) -> None:
-    lines = "0 .9 .5 .4 .4\n0 .1 .5 .6 .4\n0 .5 .95 .4 .5\n"  # 10, 20 and 10 pixels
-    finding = only(check(write_yolo_splits(tmp_path, {"train": {"1.png": GOOD + lines}})))
-    assert [issue.line for issue in finding.examples] == [4, 3, 5]

@@ -35,7 +35,8 @@ def test_labels_in_folders_linked_in_a_circle_are_looked_at_once(tmp_path: Path)
     yaml_file = write_yolo(tmp_path, {"1.jpg": "", "2.jpg": ""})
     (tmp_path / "images" / "train" / "2.jpg").unlink()
     (tmp_path / "labels" / "train" / "again").symlink_to(".")
-    (lost,) = find_orphaned_labels(read_description(yaml_file), {"train": read(yaml_file)})
+    description = read_description(yaml_file)
+    (lost,) = find_orphaned_labels(description, {"train": read_index(description, "train")})
     assert [issue.path for issue in lost.examples] == [tmp_path / "labels" / "train" / "2.txt"]
 
 

@@ -335,7 +335,8 @@ def _print_check(found: "Check") -> None:
         table.add_row(name, *(f"{number:,}" for number in counts.values()))
     print_table(table)
     print_line()
-    read = f"{len(found.images):,} images read" if found.images else "images not read (--images)"
+    number = found.num_images_read
+    read = f"{number:,} images read" if number else "images not read (--images)"
     stops = f" ({found.num_stops:,} of them would stop a training)" if found.num_stops else ""
     errors, warnings = found.num_errors, found.num_warnings
     print_line(

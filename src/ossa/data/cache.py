@@ -126,8 +126,8 @@ def open_pixels(
         place: 'auto' for memory that all processes share and that is free as soon as the last of
             them has ended, as long as the images fit into a quarter of the free memory and 4 GB;
             'disk' for a file in the cache folder; 'none'.
-        description: of the data set.
-        split: of it.
+        description: of the data set; with `split` it identifies the cache.
+        split: of the index.
         imgsz: of the longer sides in pixels.
         reduced: as for `read_resized`.
         listener: receives size, place and progress, and why nothing is kept.

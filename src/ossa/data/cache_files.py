@@ -126,12 +126,10 @@ def load_index(description: "DataDescription", split: str) -> IndexReport | None
     """
     try:
         about, columns = read_columns(np.memmap(_index_file(description, split), np.uint8, "r"))
-        paths = json.loads(columns["source_paths"].tobytes())
-        stamps = [list(_stamp_of(path)) for path in paths]
+        stamps = [list(_stamp_of(path)) for path in about["source_paths"]]
         if about["key"] != _key(description, split) or stamps != columns["source_stamps"].tolist():
             return None
-        width = about["characters_of_file_name"]
-        columns["file_names"] = columns["file_names"].view(f"<U{width}").reshape(-1)
+        columns["file_names"] = np.array(about["file_names"], np.str_)
         index = DatasetIndex(
             root=description.root,
             names=tuple(about["names"]),
@@ -155,22 +153,18 @@ def store_index(
     if not sources.settled:
         return report
     file, index = _index_file(description, split), report.index
-    width = max(1, index.file_names.dtype.itemsize // 4)
-    names = index.file_names.astype(f"<U{width}")
     about = {
         "key": _key(description, split),
         "names": index.names,
-        "characters_of_file_name": width,
+        "file_names": index.file_names.tolist(),
+        "source_paths": sources.paths,
         "issues": [asdict(issue) | {"path": str(issue.path)} for issue in report.issues],
         "notes": report.notes,
         "labels": astuple(report.labels),
     }
-    columns = {name: getattr(index, name) for name in _COLUMNS}
-    columns = {name: column for name, column in columns.items() if column is not None} | {
-        "file_names": names.view(np.uint8).reshape(len(names), -1),
-        "source_paths": np.frombuffer(json.dumps(sources.paths).encode(), np.uint8),
-        "source_stamps": sources.stamps,
-    }
+    columns = {name: getattr(index, name) for name in _COLUMNS if name != "file_names"}
+    columns = {name: column for name, column in columns.items() if column is not None}
+    columns["source_stamps"] = sources.stamps
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, lambda stream: write_columns(stream, columns, about))

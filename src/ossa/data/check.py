@@ -3,9 +3,8 @@
 Dimensions: I images, N annotations.
 """
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -81,8 +80,7 @@ class Check:
     statistics: Mapping[str, Statistics]
     """By split."""
     classes: ClassCounts
-    images: Mapping[str, ImageState] = field(default_factory=dict)
-    """By path; empty if no image was read."""
+    num_images_read: int
 
     @property
     def num_errors(self) -> int:
@@ -112,7 +110,7 @@ class Check:
             "data": str(self.description.file),
             "format": self.description.format,
             "imgsz": self.imgsz,
-            "images_read": len(self.images),
+            "images_read": self.num_images_read,
             "num_faults": self.num_errors,
             "num_stops": self.num_stops,
             "num_remarks": self.num_warnings,
@@ -164,13 +162,13 @@ def check_data(
     classes = count_classes(indexes)
     groups += [
         *_training_issues(description, reports, states, imgsz=imgsz),
-        *find_orphaned_labels(description, indexes),
+        *find_orphaned_labels(description, reports),
         *find_strange_classes(classes, description.file),
         *find_copies(indexes, states),
     ]
     for split, report in reports.items():
         groups += [
-            *_reading_issues(report, split),
+            *group_issues(report.issues, split),
             *find_unlabelled(split, report, data_format=description.format),
             *find_strange_boxes(report.index, split, imgsz=imgsz, description=description),
             *(find_broken_images(report.index, split, states) if states else ()),
@@ -186,7 +184,7 @@ def check_data(
         merge_groups(groups),
         statistics,
         classes,
-        images=states if images else {},
+        len(states) if images else 0,
     )
 
 
@@ -263,13 +261,9 @@ def _read_splits(
     groups = []
     for split, error in unread.items():
         kind, action = IssueKind.SPLIT_WITHOUT_BOXES, "nothing is scored"
-        issue = Issue(kind, description.file, None, _with_place(error), action)
+        issue = Issue(kind, description.file, None, f"{error.reason} ({error.place})", action)
         groups += group_issues([issue], split)
     return reports, groups
-
-
-def _with_place(error: DataError) -> str:
-    return f"{error.reason} ({error.place})" if error.place else error.reason
 
 
 def _training_issues(
@@ -288,27 +282,11 @@ def _training_issues(
             usable[split] = drop_corrupt_images(report, known=reasons)
         except DataError as error:
             kind, action = IssueKind.IMAGES_UNUSABLE, "training stops"
-            issues.append(Issue(kind, description.file, None, _with_place(error), action))
+            issues.append(
+                Issue(kind, description.file, None, f"{error.reason} ({error.place})", action)
+            )
     issues += training_faults(description, usable, imgsz=imgsz)
     return group_issues(issues, None)
-
-
-def _reading_issues(report: IndexReport, split: str) -> list[IssueGroup]:
-    """Returns groups of what reading reported, the boxes that overhang most first."""
-    sizes_wh = dict(zip(paths_of(report.index), report.index.sizes_wh.tolist(), strict=True))
-    issues = sorted(report.issues, key=lambda issue: -_pixels_beyond(issue, sizes_wh))
-    return group_issues(issues, split)
-
-
-def _pixels_beyond(issue: Issue, sizes_wh: Mapping[str, Sequence[int]]) -> float:
-    """Returns how far an overhanging box reaches out of its image, 0 for other issues."""
-    if issue.kind is not IssueKind.BOX_OVERHANGING or not issue.images:
-        return 0.0
-    size_wh = sizes_wh.get(os.path.normpath(issue.images[0].image))
-    if size_wh is None:
-        return 0.0
-    x0, y0, x1, y1 = issue.images[0].boxes_xyxy[0]
-    return max(-x0, -y0, x1 - size_wh[0], y1 - size_wh[1])
 
 
 def _anchor_issues(

@@ -5,7 +5,7 @@ Dimensions: I images of a split, N annotations.
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from ossa.data.decode import decode_image, read_header
 from ossa.data.description import DataDescription
 from ossa.data.formats.common import shown
 from ossa.data.issues import MAX_EXAMPLES, ImageBoxes, Issue, IssueGroup, IssueKind, group_issues
-from ossa.data.paths import annotation_places, folders_under, is_image, label_places, names_in
+from ossa.data.paths import annotation_places, is_image, label_places, names_in
 from ossa.data.reading import SMALLEST_DECODE, TINY_SIDE
 from ossa.errors import CheckpointError, DataError
 from ossa.files import read_regular, sha256_of
@@ -162,56 +162,36 @@ def find_unlabelled(split: str, report: IndexReport, *, data_format: str) -> lis
 
 
 def find_orphaned_labels(
-    description: DataDescription, indexes: Mapping[str, DatasetIndex]
+    description: DataDescription, reports: Mapping[str, IndexReport]
 ) -> list[IssueGroup]:
-    """Returns a group of the label files of all splits whose image is missing.
+    """Returns a group of the label files whose image is missing, in the folders that have labels.
 
     The label file of an image that no split lists is not one of them. COCO has no label files: its
     reader reports annotations of unknown images.
     """
     if description.format == "coco":
         return []
+    places, suffix = _places_of(description), ".txt" if description.format == "yolo" else ".xml"
     lists = {str(path) for source in description.splits.values() for path in source.sources}
-    suffix = ".txt" if description.format == "yolo" else ".xml"
-    image_folders: dict[str, set[str]] = {}
-    for labels, images in _label_folders(description, indexes):
-        image_folders.setdefault(labels, set()).add(images)
+    images = [path for report in reports.values() for path in paths_of(report.index)]
+    image_folders = {os.path.dirname(image) for image in images}
+    expected = {
+        place
+        for folder in image_folders
+        for name in names_in(folder)
+        if is_image(name)
+        for place in places(os.path.join(folder, name))
+    }
     issues = []
-    for labels, folders in sorted(image_folders.items()):
-        names = [name for folder in folders for name in names_in(folder)]
-        names.sort(key=is_image)  # an image comes last and replaces other files of its stem
-        files = {os.path.splitext(name)[0]: name for name in names if not name.endswith(suffix)}
-        images = " and ".join(sorted(folders))
-        if labels == images and not any(f"{stem}{suffix}" in names for stem in files):
+    for folder in sorted({place for report in reports.values() for place in report.labels.places}):
+        found = {os.path.join(folder, name) for name in names_in(folder) if name.endswith(suffix)}
+        if folder in image_folders and not found & expected:
             continue  # these text files beside images are no labels
-        for name in sorted(names_in(labels)):
-            stem, found = os.path.splitext(name)
-            path = os.path.join(labels, name)
-            is_label = found == suffix and name not in _NO_LABELS and path not in lists
-            beside = files.get(stem)
-            if is_label and (beside is None or not is_image(beside)):
-                other = "" if beside is None else f", and {beside} is not read"
-                detail = f"no image '{stem}' in {images}{other}"
+        for path in sorted(found - expected - lists):
+            if os.path.basename(path) not in _NO_LABELS:
+                detail = f"no image '{os.path.splitext(os.path.basename(path))[0]}'"
                 issues.append(Issue(IssueKind.LABELS_WITHOUT_IMAGE, Path(path), None, detail))
     return group_issues(issues, None)
-
-
-def _label_folders(
-    description: DataDescription, indexes: Mapping[str, DatasetIndex]
-) -> Iterator[tuple[str, str]]:
-    """Yields folders of labels and of their images; a folder may be both."""
-    places = _places_of(description)
-    for source in description.splits.values():
-        for folder in source.sources:
-            for place in places(str(folder / "_")) if folder.is_dir() else ():
-                top = os.path.dirname(place)
-                for parent, _ in folders_under(top) if os.path.isdir(top) else ():
-                    yield parent, os.path.normpath(folder / os.path.relpath(parent, top))
-    for index in indexes.values():
-        for folder in {os.path.dirname(name) for name in index.file_names.tolist()}:
-            images = os.path.normpath(os.path.join(index.root, folder))
-            for place in places(os.path.join(images, "_")):
-                yield os.path.dirname(place), images
 
 
 def _places_of(description: DataDescription) -> Callable[[str], tuple[str, ...]]:

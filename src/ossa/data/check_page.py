@@ -5,7 +5,6 @@ Images are uint8 (H, W, 3) RGB.
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,11 +80,10 @@ def write_check_page(check: Check, folder: Path, *, title: str, facts: Mapping[s
 def _sections(check: Check) -> list[Section]:
     figures = {name: FigureBlock(figure_svg(one)) for name, one in check_figures(check).items()}
     crowding: list[Block] = [figures["boxes-per-image"], _crowding_table(check)]
-    crowded = example_grid([(image,) for image in _most_crowded(check)])
-    if crowded is not None:
-        caption = "The images with the most boxes."
-        crowding.append(PictureBlock(encode_jpeg(crowded.image), caption=caption))
-    read = f"Images read: {len(check.images):,}." if check.images else "The images were not read."
+    crowded = [(image,) for image in _most_crowded(check)]
+    crowding += _picture(crowded, "The images with the most boxes.")
+    number = check.num_images_read
+    read = f"Images read: {number:,}." if number else "The images were not read."
     counts = f"Errors: {check.num_errors:,}. Warnings: {check.num_warnings:,}. {read}"
     sections = [Section("Summary", [_summary(check)] if check.issues else [], text=counts)]
     for severity, heading in _HEADINGS.items():
@@ -128,9 +126,7 @@ def _issue_blocks(group: IssueGroup, root: Path) -> list[Block]:
     heading = f"{group.title[0].upper()}{group.title[1:]}: {group.count:,}{where}"
     advice = f"{group.kind.advice[0].upper()}{group.kind.advice[1:]}."
     blocks: list[Block] = [TextBlock(advice, heading=heading)]
-    grid = example_grid([issue.images for issue in group.examples[:_MAX_DRAWN]])
-    if grid is not None:
-        blocks.append(PictureBlock(encode_jpeg(grid.image), caption=grid.caption, alt=group.title))
+    blocks += _picture([issue.images for issue in group.examples[:_MAX_DRAWN]])
     rows: list[list[Cell]] = [
         [number, issue.location(root), issue.message]
         for number, issue in enumerate(group.examples, start=1)
@@ -223,23 +219,21 @@ def _most_crowded(check: Check) -> list[ImageBoxes]:
     return [image for image in crowded[:_MAX_CROWDED] if image.boxes_xyxy]
 
 
-@dataclass(frozen=True)
-class ExampleGrid:
-    """One image of several issues."""
-
-    image: NDArray[np.uint8]
-    numbers: tuple[int, ...]
-    """The issues it shows, counted from 1, row by row."""
-
-    @property
-    def caption(self) -> str:
-        *others, last = map(str, self.numbers)
-        rows = f"Rows {', '.join(others)} and {last}" if others else f"Row {last}"
-        return f"{rows} of the table."
+def _picture(examples: Sequence[Sequence[ImageBoxes]], caption: str = "") -> list[PictureBlock]:
+    """Returns a picture of issues; its caption states the rows of the table if not given."""
+    grid = example_grid(examples)
+    if grid is None:
+        return []
+    image, numbers = grid
+    *others, last = map(str, numbers)
+    rows = f"Rows {', '.join(others)} and {last}" if others else f"Row {last}"
+    return [PictureBlock(encode_jpeg(image), caption=caption or f"{rows} of the table.")]
 
 
-def example_grid(examples: Sequence[Sequence[ImageBoxes]]) -> ExampleGrid | None:
-    """Returns one image of issues, each of which has images that show it, or None without any.
+def example_grid(
+    examples: Sequence[Sequence[ImageBoxes]],
+) -> tuple[NDArray[np.uint8], list[int]] | None:
+    """Returns one image of issues, and the numbers from 1 of those it shows; None without any.
 
     There are four in a row; two images of an issue stand above one another. An issue is left out
     if one of its images cannot be decoded.
@@ -258,7 +252,7 @@ def example_grid(examples: Sequence[Sequence[ImageBoxes]]) -> ExampleGrid | None
         for start in range(0, len(columns), _COLUMNS)
         for line in range(max(map(len, columns[start : start + _COLUMNS])))
     ]
-    return ExampleGrid(picture_grid(rows), tuple(drawn))
+    return picture_grid(rows), list(drawn)
 
 
 def _draw(shown: ImageBoxes) -> NDArray[np.uint8] | None:

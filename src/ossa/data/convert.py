@@ -61,7 +61,7 @@ def convert(
     their own, get symbolic links. The data.yaml is written last: without it a folder is not whole.
 
     Args:
-        description: of the data set, from `read_description`; its `classes` are applied.
+        description: of the data set; its `classes` are applied.
         output: a folder that is empty or not there yet.
         to: 'coco', 'voc' or 'yolo'.
         splits: those to write; all that the description has where None.

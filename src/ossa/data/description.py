@@ -119,12 +119,9 @@ def read_description(
 ) -> DataDescription:
     """Returns the description of a data set from a data.yaml, or the data.yaml in a folder.
 
-    Args:
-        path: the file or its folder.
-        annotations_only: images whose files are missing are read, too, where the annotations
-            state their sizes, as COCO's do.
-        allow_outside: let lists, JSON files and links lead anywhere; None: only where the
-            environment has OSSA_ALLOW_OUTSIDE, which --allow-outside sets.
+    With `annotations_only` images whose files are missing are read, too, where the annotations
+    state their sizes, as COCO's do. With `allow_outside` lists, JSON files and links may lead
+    anywhere; None: only where the environment has OSSA_ALLOW_OUTSIDE, which --allow-outside sets.
 
     Raises:
         ConfigError: bad YAML, or a key that is unknown, missing, malformed or contradicts another.

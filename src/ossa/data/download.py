@@ -16,8 +16,8 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import Final
@@ -35,17 +35,15 @@ Progress = Callable[[str], AbstractContextManager[OnBytes]]
 
 _WAITS: Final = (1.0, 2.0, 4.0, 8.0)
 """Seconds before each further attempt that follows one without progress."""
-_PROGRESS_BYTES: Final = 1 << 20
-"""An attempt that brought so much resets the number of attempts."""
+_PROGRESS_BYTES: Final = 1 << 20  # an attempt that brought so much resets their number
 _TIMEOUT_SECONDS: Final = 30.0
 _CHUNK_BYTES: Final = 1 << 18
 _TRANSIENT_STATUSES: Final = frozenset({408, 416, 425, 429, 500, 502, 503, 504})
 
 
-@contextmanager
-def no_progress(_title: str) -> Iterator[OnBytes]:
-    """Yields a function that does nothing."""
-    yield lambda _done, _total: None
+def no_progress(_title: str) -> AbstractContextManager[OnBytes]:
+    """Returns a context of a function that does nothing."""
+    return nullcontext(lambda _done, _total: None)
 
 
 def download_dataset(
@@ -182,12 +180,8 @@ def download(
     What has arrived lies beside it with the suffix `.part`, and the next call continues from its
     end. A `target` that is there already is only checked.
 
-    Args:
-        url: http or https; redirections to such addresses are followed.
-        target: in a folder that exists.
-        archive: its length and checksum.
-        progress: called for the download and for the check.
-        waits: seconds before each further attempt.
+    Redirections to other http or https addresses are followed. `waits` are the seconds before each
+    further attempt.
 
     Raises:
         DataError: the server has no such file, or one of another length or checksum, which is
@@ -220,11 +214,7 @@ def download(
 
 
 def _download_rest(url: str, part: Path, *, size: int, on_bytes: OnBytes) -> str | None:
-    """Appends one answer of the server to `part`; returns why another attempt is worthwhile.
-
-    Raises:
-        DataError: the server has no such file, or one of another length.
-    """
+    """Appends one answer of the server to `part`; returns why another attempt is worthwhile."""
     have = _length(part)
     headers = {"User-Agent": f"ossa/{__version__}", "Accept-Encoding": "identity"}
     if have:
@@ -301,14 +291,10 @@ def _verify(file: Path, url: str, archive: Archive, *, on_bytes: OnBytes) -> Non
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpacks a .zip or .tar file into `folder`; nothing is written outside it.
-
-    Only archives whose checksum is pinned get here, so that their size is known.
+    """Unpacks a .zip or .tar file, whose checksum is pinned; nothing is written outside `folder`.
 
     Raises:
-        DataError: the archive is damaged, or a tar holds a path that leads out, a link that does,
-            or a device.
-        OSError: the disk is full or cannot be written.
+        DataError: it is damaged, or a tar holds a path or link that leads out, or a device.
     """
     try:
         if archive.suffix == ".zip":

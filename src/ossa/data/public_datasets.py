@@ -11,7 +11,7 @@ class Archive:
     """One file to download: .zip or uncompressed .tar."""
 
     path: str
-    """Below the address of the data set, the official one or that of a mirror."""
+    """Below the address of the data set, the official one or a mirror."""
     size: int
     """Bytes."""
     checksum: str

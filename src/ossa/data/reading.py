@@ -47,12 +47,8 @@ def read_index(description: DataDescription, split: str, *, strict: bool = False
     twice, since pycocotools evaluates them as they are.
 
     The index of a large split is kept in the user's cache (`ossa.data.cache_files`), with its
-    faults, and opened from there as long as no file that it was read from has changed.
-
-    Args:
-        description: of the data set, from `read_description`.
-        split: 'train', 'val' or 'test'.
-        strict: raise at the first fault instead of reporting it.
+    faults, and opened from there as long as no file that it was read from has changed. With
+    `strict` the first fault is raised instead of reported.
 
     Raises:
         ConfigError: the description has no such split, or its classes are not those of the files.
@@ -121,10 +117,7 @@ def training_faults(
 ) -> tuple[Issue, ...]:
     """Returns why a data set cannot be trained on: every reason, or nothing where it can.
 
-    Args:
-        description: of the data set.
-        reports: of the splits that were read, by name.
-        imgsz: side of the square network input in pixels.
+    `reports` are those of the splits that were read; `imgsz` is the side of the network input.
     """
     faults = []
     if "train" not in description.splits:
@@ -200,12 +193,8 @@ def drop_corrupt_images(
 ) -> IndexReport:
     """Returns the report without the images whose files cannot be decoded, which become issues.
 
-    Args:
-        report: of a split.
-        strict: raise at the first such image.
-        threads: that decode at the same time.
-        known: why each image cannot be decoded, or None for it; nothing is decoded then.
-        on_image: called with the number of images checked and their total.
+    Where `known` states why each image cannot be decoded, or None for it, nothing is decoded.
+    `on_image` is called with the number of images checked and their total.
 
     Raises:
         DataError: an image cannot be decoded and `strict`, or none is left.

@@ -151,7 +151,7 @@ def _clutter(generator: np.random.Generator, canvas: Array) -> Array:
 def _coverage(generator: np.random.Generator, name: str, longer_side: float) -> Array:
     """Returns the fraction 0..1 of each pixel that a shape covers, rotated and slanted at random.
 
-    The array is as large as the pixels covered by half or more, and one more pixel on each side.
+    Around the pixels that are covered by half or more there is one more on each side.
     """
     angle, slant_angle = generator.uniform(0, 2 * math.pi, 2)
     squeeze = np.diag([1.0, generator.uniform(SLANT, 1.0)])
@@ -203,11 +203,7 @@ def _box_at(x: int, y: int, mask: NDArray[np.bool_]) -> tuple[int, int, int, int
 def _free_corner(
     generator: np.random.Generator, scene: Scene, mask: NDArray[np.bool_]
 ) -> tuple[int, int] | None:
-    """Returns a left top corner for an object, or None if none was found.
-
-    A fraction of the objects is laid over an earlier one and hides none by more than allowed; the
-    boxes of all others keep clear of each other.
-    """
+    """Returns a left top corner for an object, or None: a few may lie over earlier ones."""
     mask_wh = np.array(mask.shape[::-1])
     limit = np.array(scene.owners.shape[::-1]) - mask_wh
     low, high = np.zeros(2, dtype=np.int64), limit
@@ -329,12 +325,8 @@ def _check_request(images: Mapping[str, int], imgsz: int) -> None:
             raise DataError(expected=f"splits among {', '.join(SPLITS)}", found=f"'{split}'")
         if count < 1:
             raise DataError(expected=f"at least one image of '{split}'", found=str(count))
-    if imgsz < _MIN_IMGSZ:
-        raise DataError(
-            expected=f"scenes of at least {_MIN_IMGSZ} pixels",
-            found=f"imgsz {imgsz}",
-            advice="small objects would have too few pixels to show their shape",
-        )
+    if imgsz < _MIN_IMGSZ:  # small objects would have too few pixels to show their shape
+        raise DataError(expected=f"scenes of at least {_MIN_IMGSZ} pixels", found=f"imgsz {imgsz}")
 
 
 def _already_written(folder: Path, identity: dict[str, object]) -> bool:

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from ossa.data.annotations import DatasetIndex, LabelSearch
 from ossa.data.cache_files import SourceLog
 from ossa.data.description import DataDescription
-from ossa.data.formats.common import Fault, fault_of_box, overhang, size_or_report, suspicious
+from ossa.data.formats.common import fault_of_box, overhang, size_or_report, suspicious
 from ossa.data.formats.json_stream import stream_lists
-from ossa.data.issues import Box, IssueKind, IssueLog
+from ossa.data.issues import IssueKind, IssueLog
 from ossa.data.paths import FileListing, absolute, is_hidden_below, relative_to
 from ossa.errors import DataError, legible
 
@@ -68,8 +68,8 @@ def read(
     chosen = _rows_in_order(content, images, log=log)
     rows = content.rows[_usable(chosen, content, images, category_ids, log=log)]
     starts = np.searchsorted(rows["image_id"], images.ids)
-    annotated = np.isin(images.ids, content.rows["image_id"])
-    unlabelled = [images.files[position] for position in np.flatnonzero(~annotated).tolist()]
+    pairs = zip(images.ids.tolist(), images.files, strict=True)
+    unlabelled = [path for image_id, path in pairs if image_id not in content.annotated]
     index = DatasetIndex(
         root=description.root,
         names=tuple(names_by_id.values()),
@@ -99,29 +99,15 @@ class _Content:
         """Line and what stands there."""
         self.images: dict[int, tuple[int, str, Any, Any]] = {}
         """Line, file name, width and height by id."""
-        self._odd: dict[int, dict[str, Any]] = {}
-        """Ids and bbox of the annotations where one of these is no number, by their row."""
+        self.annotated: set[int] = set()
+        """Ids of the images that an annotation names, usable or not."""
         self._log = log
         self._rows = bytearray()
 
     @property
     def rows(self) -> NDArray[np.void]:
-        """All annotations as `_ROW_TYPE`, in the order of the file; what is odd is 0 or NaN."""
+        """The annotations as `_ROW_TYPE`, in the order of the file."""
         return np.frombuffer(self._rows, _ROW_TYPE)
-
-    @property
-    def without_ids(self) -> list[int]:
-        """The rows whose own id or image's id is no whole number."""
-        return [
-            row
-            for row, odd in self._odd.items()
-            if not (_is_id(odd["id"]) and _is_id(odd["image_id"]))
-        ]
-
-    def stated(self, row: int) -> dict[str, Any]:
-        """Returns ids and bbox of an annotation as the file states them."""
-        columns = self.rows
-        return self._odd.get(row) or {key: columns[key][row].tolist() for key in (*_IDS, "bbox")}
 
     def error(
         self, expected: str, found: str, *, line: int | None = None, advice: str | None = None
@@ -140,23 +126,36 @@ class _Content:
             self.categories.append((line, row))
 
     def _add_annotation(self, line: int, row: dict[str, Any]) -> None:
-        ids = [_as_id(row.get(key)) for key in _IDS]
+        """Takes an annotation; reports one whose ids are no whole numbers."""
+        annotation_id, image_id, category_id = ids = [_as_id(row.get(key)) for key in _IDS]
         bbox, area = row.get("bbox"), row.get("area", math.nan)
         if type(area) not in _NUMBER or not 0 <= area <= _LARGEST:
             area = math.nan
         # As a text 0 is true, and the object would not train.
         crowd = str(row.get("iscrowd") or "0").lower() not in ("0", "0.0", "false", "no")
         flags = crowd, row.get("difficult") in (1, "1")
-        if type(bbox) is list and {*map(type, ids)} == {int} and {*map(type, bbox)} <= _NUMBER:
+        dropped = partial(self._log.report, self.file, line, action="box dropped")
+        which = f"annotation {annotation_id} of image {image_id}"
+        if not _is_id(annotation_id):
+            what = f"annotation id {legible(repr(annotation_id))} is no whole number"
+            dropped(what, kind=IssueKind.ENTRY_UNUSABLE)
+            return
+        if not _is_id(image_id):
+            what = f"annotation {annotation_id} of an unknown image, {legible(repr(image_id))}"
+            dropped(what, kind=IssueKind.LABELS_WITHOUT_IMAGE)
+            return
+        self.annotated.add(image_id)
+        if not _is_id(category_id):
+            what = f"{which}: class {legible(repr(category_id))} unknown"
+            dropped(what, kind=IssueKind.CLASS_UNKNOWN)
+        elif type(bbox) is not list or len(bbox) != 4 or not {*map(type, bbox)} <= _NUMBER:
+            what = f"{which}: expected four numbers as bbox, found {legible(repr(bbox))}"
+            dropped(what, kind=IssueKind.BOX_MALFORMED)
+        else:
             try:
                 self._rows += _ROW.pack(*ids, line, *bbox, area, *flags)
-                return
-            except (struct.error, OverflowError):  # not four numbers, or one of many digits
-                pass
-        stated = dict(zip(_IDS, ids, strict=True))
-        self._odd[len(self._rows) // _ROW.size] = stated | {"bbox": bbox}
-        whole = (value if _is_id(value) else 0 for value in ids)
-        self._rows += _ROW.pack(*whole, line, *(math.nan,) * 4, area, *flags)
+            except (struct.error, OverflowError):  # a number of many digits
+                self._rows += _ROW.pack(*ids, line, *(math.nan,) * 4, area, *flags)
 
     def _add_image(self, line: int, row: dict[str, Any]) -> None:
         image_id, name = _as_id(row.get("id")), row.get("file_name")
@@ -286,25 +285,19 @@ def _rows_in_order(content: _Content, images: _Images, *, log: IssueLog) -> NDAr
     """Returns the rows of the annotations of usable images, image by image.
 
     Within an image they keep the order of the file. Those of images that the file does not know,
-    and those that have no id of their own, are reported.
+    and those whose id was used before, are reported.
     """
     rows = content.rows
-    known_images = np.fromiter(content.images, np.int64)
-    usable = np.isin(rows["image_id"], known_images)
-    usable[content.without_ids] = False
-    known = np.flatnonzero(usable)
+    has_image = np.isin(rows["image_id"], np.fromiter(content.images, np.int64))
+    known = np.flatnonzero(has_image)
     known = np.sort(known[np.unique(rows["id"][known], return_index=True)[1]])
     for row in np.setdiff1d(np.arange(len(rows)), known).tolist():
-        stated = content.stated(row)
-        image_id, annotation_id = stated["image_id"], stated["id"]
-        if _is_id(annotation_id) and not (_is_id(image_id) and image_id in content.images):
-            what = f"annotation {annotation_id} of an unknown image, {legible(repr(image_id))}"
+        annotation_id, image_id, line = (rows[key][row] for key in ("id", "image_id", "line"))
+        what, kind = f"annotation id {annotation_id} is used before", IssueKind.ENTRY_UNUSABLE
+        if not has_image[row]:
+            what = f"annotation {annotation_id} of an unknown image, {image_id}"
             kind = IssueKind.LABELS_WITHOUT_IMAGE
-        else:
-            shown = legible(repr(annotation_id))
-            what = f"annotation id {shown} is no whole number or used before"
-            kind = IssueKind.ENTRY_UNUSABLE
-        log.report(content.file, int(rows["line"][row]), what, action="box dropped", kind=kind)
+        log.report(content.file, int(line), what, action="box dropped", kind=kind)
     known = known[np.isin(rows["image_id"][known], images.ids)]
     return known[np.argsort(rows["image_id"][known], kind="stable")]
 
@@ -325,14 +318,19 @@ def _usable(
     has_class = np.isin(rows["category_id"], category_ids)
     usable = np.ones(len(rows), np.bool_)
     for place in np.flatnonzero(~has_class | suspicious(boxes_xyxy, sizes_wh)).tolist():
-        stated = content.stated(int(chosen[place]))
-        box_xyxy, size_wh = boxes_xyxy[place].tolist(), sizes_wh[place].tolist()
-        which = f"annotation {stated['id']} of image {stated['image_id']}"
-        fault = _fault(stated, box_xyxy, size_wh, has_class=bool(has_class[place]))
+        row, box_xyxy, size_wh = rows[place], boxes_xyxy[place].tolist(), sizes_wh[place].tolist()
+        fault = fault_of_box(box_xyxy, size_wh)
+        if not has_class[place]:
+            fault = IssueKind.CLASS_UNKNOWN, f"class {row['category_id']} unknown"
         beyond = overhang(box_xyxy, size_wh)
-        image = images.files[positions[place]]
-        line = int(rows["line"][place])
-        report = partial(log.report, content.file, line, image=image, box_xyxy=tuple(box_xyxy))
+        report = partial(
+            log.report,
+            content.file,
+            int(row["line"]),
+            image=images.files[positions[place]],
+            box_xyxy=tuple(box_xyxy),
+        )
+        which = f"annotation {row['id']} of image {row['image_id']}"
         if fault is not None:
             usable[place] = False
             kind, what = fault
@@ -341,19 +339,6 @@ def _usable(
             kind = IssueKind.BOX_OVERHANGING
             report(f"{which}: {beyond}", action="box kept as it is", kind=kind)
     return chosen[usable]
-
-
-def _fault(
-    stated: dict[str, Any], box_xyxy: Box, size_wh: tuple[int, int], *, has_class: bool
-) -> Fault | None:
-    """Returns why an annotation cannot be used, or None."""
-    if not (has_class and _is_id(stated["category_id"])):
-        return IssueKind.CLASS_UNKNOWN, f"class {legible(repr(stated['category_id']))} unknown"
-    bbox = stated["bbox"]
-    if type(bbox) is not list or len(bbox) != 4 or not {*map(type, bbox)} <= _NUMBER:
-        what = f"expected four numbers as bbox, found {legible(repr(bbox))}"
-        return IssueKind.BOX_MALFORMED, what
-    return fault_of_box(box_xyxy, size_wh)
 
 
 def _boxes_xyxy(rows: NDArray[np.void]) -> NDArray[np.float64]:

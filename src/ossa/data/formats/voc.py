@@ -15,6 +15,7 @@ Beside VOC's own tags an object may have COCO's `iscrowd`, 0 or 1, and `area`, i
 import functools
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -82,7 +83,9 @@ def _listed_images(
     sources.add(folder)
     images = [name for name in names_in(folder) if is_image(name)]
     images.sort(key=lambda name: (name.lower().endswith(_JPEG), name))
-    by_name = {os.path.splitext(name)[0]: name for name in images} | {n: n for n in images}
+    by_name = {os.path.splitext(name)[0]: name for name in images}
+    num_images = Counter(by_name[os.path.splitext(name)[0]] for name in images)
+    by_name |= {name: name for name in images}
     for line, text in listed_lines(source):
         stem, *flag = text.split()
         # Numbers stand behind the stem in the lists of one class; else a blank is part of a name.
@@ -93,6 +96,9 @@ def _listed_images(
         parent, name = os.path.split(absolute(text, root))
         named = name if parent == folder else text
         found = by_name.get(named) or by_name.get(os.path.splitext(named)[0])
+        if found != named and num_images[found] > 1:
+            what, kind = f"'{text}' is the stem of several images", IssueKind.LABELS_SHARED
+            log.report(source, line, what, action=f"read for {found}", kind=kind)
         if found is None:
             what, kind = f"no image '{text}' in {folder}", IssueKind.IMAGE_MISSING
             log.report(source, line, what, action="image left out", kind=kind)
