@@ -1,7 +1,6 @@
 """`ossa data check`: what it prints, writes and refuses, and how it ends."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -147,17 +146,6 @@ def test_what_makes_no_sense_ends_with_2_in_one_sentence(
     assert "Traceback" not in result.stderr
     assert result.stdout == ""  # told before the check, not after it
     assert not Path("new").exists()
-
-
-def test_a_folder_without_permission_is_refused_before_the_check(
-    ossa: Ossa, cells: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "access", lambda _path, _mode: False)  # root may write anywhere
-    result = ossa("data", "check", cells, "--report", "page")
-    assert result.exit_code == 2
-    assert "for --report, found" in result.stderr
-    assert "without the permission to write" in result.stderr
-    assert result.stdout == ""
 
 
 def test_a_data_set_that_cannot_be_read_ends_with_2(ossa: Ossa, cells: Path) -> None:

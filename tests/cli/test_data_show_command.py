@@ -89,10 +89,6 @@ def test_batches_are_those_of_a_training(train_index: DatasetIndex, epoch: int) 
     torch.testing.assert_close(batch.boxes_xyxy, expected.boxes_xyxy, rtol=0, atol=0)
 
 
-def test_an_epoch_has_no_more_batches_than_it_has(train_index: DatasetIndex) -> None:
-    assert len(augmented_batches(train_index, settings(), number=9)) == 4
-
-
 def test_the_boxes_of_a_batch_lie_on_their_images(train_index: DatasetIndex) -> None:
     """A row of four pictures; without boxes it is another at the corner of every box."""
     (batch,) = augmented_batches(train_index, settings(), number=1)
@@ -165,12 +161,6 @@ def test_what_makes_no_sense_is_one_sentence(
     assert result.exit_code == 2
     assert said in result.stderr
     assert len(result.stderr.splitlines()) == 1
-
-
-def test_a_folder_without_a_data_yaml_is_one_sentence(ossa: Ossa, tmp_path: Path) -> None:
-    result = ossa("data", "show", tmp_path)
-    assert result.exit_code == 2
-    assert "Expected the description of a data set, found" in result.stderr
 
 
 def test_boxes_of_a_sample_are_drawn_to_scale(tmp_path: Path) -> None:

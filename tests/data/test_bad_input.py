@@ -29,7 +29,7 @@ KINDS = ("coco", "voc", "voc list", "yolo", "yolo list", "data.yaml")
 IMAGES = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # of damaged files, on purpose
 _hypothesis = settings(
-    max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+    max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
 )
 
 

@@ -1,6 +1,5 @@
 """The index in the cache: the same as read anew, and never that of files since changed."""
 
-import multiprocessing
 import os
 import time
 from dataclasses import fields
@@ -17,7 +16,6 @@ from dataset_files import (
     write_voc,
     write_yolo,
 )
-from safetensors.numpy import load_file
 
 from ossa.data import cache_files, reading
 from ossa.data.annotations import DatasetIndex, IndexReport, LabelSearch
@@ -116,24 +114,6 @@ def test_an_annotation_rewritten_with_its_old_size_and_time_is_read(tmp_path: Pa
     assert read(yaml_file).index.labels.tolist() == [1]
 
 
-def test_labels_where_there_were_none_are_read(tmp_path: Path) -> None:
-    yaml_file = write(tmp_path, "yolo")
-    read(yaml_file)
-    write_text(tmp_path / "labels/train/é 2.txt", "1 .5 .5 .2 .2")
-    assert read(yaml_file).index.labels.tolist() == [0, 1]
-
-
-@pytest.mark.parametrize("data_format", ["coco", "yolo"])
-def test_an_image_removed_is_missed(tmp_path: Path, data_format: str) -> None:
-    yaml_file = write(tmp_path, data_format)
-    read(yaml_file)
-    image = tmp_path / ("photos/3.jpg" if data_format == "coco" else "images/train/é 2.jpg")
-    image.unlink()
-    report = read(yaml_file)
-    assert len(report.index) == 1
-    assert not is_mapped(report)
-
-
 def test_an_image_added_is_found(tmp_path: Path) -> None:
     yaml_file = write(tmp_path, "yolo")
     read(yaml_file)
@@ -173,14 +153,6 @@ def test_a_file_written_just_before_is_not_trusted(
     log = SourceLog()
     log.add(Path(__file__))
     assert log.settled == (time.time() - Path(__file__).stat().st_ctime > 2)
-
-
-def test_a_small_data_set_is_not_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path
-) -> None:
-    monkeypatch.setattr(reading, "_WORTH_KEEPING", 3)
-    read(write(tmp_path, "yolo"))
-    assert not folder.exists()
 
 
 @pytest.mark.parametrize("spoil", ["cut", "emptied", "other", "header"])
@@ -228,33 +200,6 @@ def test_a_full_disk_is_told_and_leaves_nothing_behind(
     report = read(write(tmp_path, "coco"))
     assert "no space left on device" in report.notes[0]
     assert list(folder.iterdir()) == []
-
-
-def test_any_reader_of_safetensors_opens_the_file(tmp_path: Path, folder: Path) -> None:
-    report = read(write(tmp_path, "coco"))
-    (file,) = folder.iterdir()
-    columns = load_file(file)
-    np.testing.assert_array_equal(columns["boxes_xyxy"], report.index.boxes_xyxy)
-    np.testing.assert_array_equal(columns["crowd"], report.index.crowd)
-
-
-def _read_often(yaml_file: Path, count: int) -> list[str]:
-    """Returns the fingerprints of readings between which the cache is removed."""
-    fingerprints = []
-    for _ in range(count):
-        fingerprints.append(read(yaml_file).index.fingerprint())
-        for file in cache_files.cache_folder().glob("*.safetensors"):
-            file.unlink(missing_ok=True)
-    return fingerprints
-
-
-def test_two_processes_that_write_at_once_both_read_the_same(tmp_path: Path) -> None:
-    yaml_file = write(tmp_path, "coco")
-    with multiprocessing.get_context("fork").Pool(2) as pool:
-        found = pool.starmap(_read_often, [(yaml_file, 8)] * 2)
-    assert {fingerprint for one in found for fingerprint in one} == {
-        read(yaml_file).index.fingerprint()
-    }
 
 
 def test_the_folder_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

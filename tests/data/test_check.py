@@ -1,17 +1,14 @@
 """Images that cannot be decoded are left out with their truths and named, or refused."""
 
-import time
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_files import gradient, write_text, write_yolo
+from dataset_files import gradient, write_yolo
 from PIL import Image
 
-from ossa.data import reading as check
 from ossa.data.annotations import DatasetIndex, select_images
-from ossa.data.decode import decode_image
 from ossa.data.description import read_description
 from ossa.data.reading import IndexReport, drop_corrupt_images, read_index
 from ossa.errors import DataError
@@ -33,13 +30,6 @@ def cut_short(report: IndexReport, *positions: int) -> list[Path]:
     return paths
 
 
-def test_nothing_is_changed_where_every_image_decodes(tmp_path: Path) -> None:
-    report = read(tmp_path)
-    checked = drop_corrupt_images(report)
-    assert checked.index is report.index
-    assert checked.issues == ()
-
-
 def test_a_damaged_image_is_left_out_and_named_once(tmp_path: Path) -> None:
     report = read(tmp_path)
     (path,) = cut_short(report, 2)
@@ -52,17 +42,6 @@ def test_a_damaged_image_is_left_out_and_named_once(tmp_path: Path) -> None:
     assert str(issue).count(str(path)) == 1
 
 
-def test_problems_of_reading_stay_in_front(tmp_path: Path) -> None:
-    good = "0 0.5 0.5 0.5 0.5\n"
-    data_yaml = write_yolo(tmp_path, {"0.jpg": f"{good}0 0.5 0.5 0 0.5\n", "1.jpg": good})
-    report = read_index(read_description(data_yaml), "train")
-    cut_short(report, 1)
-    whats = [issue.detail for issue in drop_corrupt_images(report).issues]
-    assert len(whats) == 2
-    assert "no area" in whats[0]
-    assert "damaged" in whats[1]
-
-
 def test_strict_raises_at_the_first_damaged_image_in_one_sentence(tmp_path: Path) -> None:
     report = read(tmp_path)
     first, second = cut_short(report, 1, 3)
@@ -71,25 +50,6 @@ def test_strict_raises_at_the_first_damaged_image_in_one_sentence(tmp_path: Path
     assert str(caught.value).startswith(f"{first}: expected an image, found a damaged one")
     assert str(second) not in str(caught.value)
     assert ".;" not in str(caught.value)
-
-
-def test_strict_does_not_decode_the_rest_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    report = read(tmp_path, count=8)
-    cut_short(report, 0)
-    decoded = []
-
-    def slowly(path: Path, **options: int) -> np.ndarray:
-        decoded.append(path)
-        if len(decoded) > 1:
-            time.sleep(0.1)
-        return decode_image(path)
-
-    monkeypatch.setattr(check, "decode_image", slowly)
-    with pytest.raises(DataError):
-        drop_corrupt_images(report, strict=True, threads=1)
-    assert len(decoded) < 8
 
 
 def test_no_image_left_is_an_error_that_names_the_first(tmp_path: Path) -> None:
@@ -107,18 +67,6 @@ def test_an_image_of_another_size_than_its_index_says_is_left_out(tmp_path: Path
     checked = drop_corrupt_images(report)
     assert len(checked.index) == 3
     assert "expected 100x50 pixels, found 200x100" in str(checked.issues[0])
-
-
-def test_a_file_that_is_gone_or_no_image_is_left_out(tmp_path: Path) -> None:
-    report = read(tmp_path)
-    report.index.image_path(0).unlink()
-    write_text(report.index.image_path(2), "<html>404</html>")
-    checked = drop_corrupt_images(report)
-    assert [issue.detail for issue in checked.issues] == [
-        "expected an image, found no such file",
-        "expected an image, found no image",
-    ]
-    assert len(checked.index) == 2
 
 
 @pytest.mark.parametrize("threads", [1, 4])

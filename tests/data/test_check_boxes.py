@@ -12,7 +12,7 @@ from checks_data import (
     write_coco_file,
     write_yolo_splits,
 )
-from dataset_files import voc_object, write_text, write_voc
+from dataset_files import write_text
 
 from ossa.data.issues import Severity
 
@@ -69,17 +69,6 @@ def test_tiny_is_a_side_under_two_pixels_of_the_networks_input(tmp_path: Path) -
     assert issue.message == "box (48.5, 20, 51.5, 30), a, 1.5 px at 50"
 
 
-def test_the_tiniest_box_comes_first(tmp_path: Path) -> None:
-    lines = "0 .5 .5 .015 .2\n0 .5 .5 .005 .2\n0 .5 .5 .2 .02\n"  # 1.5, 0.5 and 1 pixels
-    found = check(write_yolo_splits(tmp_path, {"train": {"1.png": lines}}))
-    (tiny,) = (one for one in found.issues if one.kind == "box-tiny")
-    assert [issue.message.rpartition(", ")[2] for issue in tiny.examples] == [
-        "0.5 px at 100",
-        "1 px at 100",
-        "1.5 px at 100",
-    ]
-
-
 def test_coco_boxes_stated_twice_are_found_though_reading_keeps_them(tmp_path: Path) -> None:
     annotations = [
         coco_box(1, [10, 10, 40, 20]),
@@ -95,49 +84,6 @@ def test_coco_boxes_stated_twice_are_found_though_reading_keeps_them(tmp_path: P
         "annotation 3 of image 1",
     ]
     assert finding.examples[0].path == tmp_path / "train.json"
-
-
-def test_faults_of_coco_are_counted_by_kind(tmp_path: Path) -> None:
-    annotations = [
-        coco_box(1, [10, 10, 40, 20]),
-        coco_box(2, [10, 10, 40, 20], category=2, image=2),
-        coco_box(3, [10, 10, 0, 20]),
-        coco_box(4, [200, 10, 40, 20]),
-        coco_box(5, [90, 10, 40, 20]),
-        coco_box(6, [10, 10, 40], image=2),
-        coco_box(7, [10, 10, 40, 20], category=9),
-        coco_box(8, [10, 10, 40, 20], image=9),
-        coco_box(1, [30, 10, 40, 20]),
-    ]
-    assert counts(check(write_coco_file(tmp_path, annotations))) == {
-        ("box-empty", "train"): 1,
-        ("box-outside", "train"): 1,
-        ("box-overhanging", "train"): 1,
-        ("box-malformed", "train"): 1,
-        ("class-unknown", "train"): 1,
-        ("labels-without-image", "train"): 1,
-        ("entry-unusable", "train"): 1,
-    }
-
-
-def test_faults_of_voc_are_counted_by_kind(tmp_path: Path) -> None:
-    good = [voc_object("cat", (11, 11, 50, 30)), voc_object("dog", (11, 11, 30, 30))]
-    bad = [
-        voc_object("cat", (20, 20, 20, 20)),
-        voc_object("cat", (11, 11, 50, 30)),
-        voc_object("cow", (11, 11, 50, 30)),
-        voc_object("cat", ("x", 11, 50, 30)),
-        voc_object("cat", (90, 11, 120, 30)),
-        "<size><width>50</width><height>100</height></size>",
-    ]
-    assert counts(check(write_voc(tmp_path, {"a": [*good, *bad]}))) == {
-        ("box-empty", "train"): 1,
-        ("box-duplicated", "train"): 1,
-        ("class-unknown", "train"): 1,
-        ("box-malformed", "train"): 1,
-        ("box-overhanging", "train"): 1,
-        ("image-other-size", "train"): 1,
-    }
 
 
 def test_crowd_regions_are_neither_tiny_nor_covering(tmp_path: Path) -> None:
@@ -168,11 +114,6 @@ def test_a_class_may_be_unused_untrained_or_unevaluated(tmp_path: Path) -> None:
         ("class-unused", "info"): ["d"],
     }
     assert found.classes["b"] == {"train": 1, "val": 0}
-
-
-def test_of_one_split_alone_nothing_is_said_of_the_other(tmp_path: Path) -> None:
-    found = check(write_yolo_splits(tmp_path, {"train": {"1.png": "0 .5 .5 .4 .4\n"}}))
-    assert counts(found) == {("class-unused", None): 1}
 
 
 @pytest.mark.parametrize(("boxes", "rare"), [(100, 0), (101, 1)])

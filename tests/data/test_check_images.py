@@ -1,6 +1,5 @@
 """A check reads images where it is asked to: broken, turned, and the same ones twice."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -33,18 +32,6 @@ def test_an_image_is_truncated_where_its_end_is_missing(tmp_path: Path, suffix: 
     assert is_truncated(path)
 
 
-def test_the_end_of_a_thumbnail_is_not_that_of_the_image(tmp_path: Path) -> None:
-    path = tmp_path / "image.jpg"
-    thumbnail = tmp_path / "thumbnail.jpg"
-    Image.fromarray(gradient(16, 8)).save(thumbnail)
-    Image.fromarray(gradient(100, 50)).save(path, comment=thumbnail.read_bytes())
-    whole = path.read_bytes()
-    assert whole.count(b"\xff\xd9") == 2
-    assert not is_truncated(path)
-    path.write_bytes(whole[:-2])
-    assert is_truncated(path)
-
-
 def test_images_cut_short_unreadable_and_gone_are_told_apart(tmp_path: Path) -> None:
     labels = {f"{name}.png": GOOD for name in ("good", "cut", "page", "gone")}
     annotated = write_yolo_splits(tmp_path, {"train": labels})
@@ -65,20 +52,6 @@ def test_images_cut_short_unreadable_and_gone_are_told_apart(tmp_path: Path) -> 
     assert counts(found) == {**unread, ("image-truncated", "train"): 1}
     (cut,) = next(one.examples for one in found.issues if one.kind == "image-truncated")
     assert cut.path == images["cut"]
-
-
-def test_what_reading_and_decoding_find_unreadable_is_one_finding(tmp_path: Path) -> None:
-    data_yaml = write_yolo_splits(
-        tmp_path, {"train": dict.fromkeys(("1.png", "2.png", "3.png"), GOOD)}
-    )
-    (tmp_path / "images/train/1.png").write_text("<html>404</html>")
-    spoilt = tmp_path / "images/train/2.png"
-    body = bytearray(spoilt.read_bytes())
-    body[-60:-20] = bytes(40)
-    spoilt.write_bytes(body)
-    finding = only(check(data_yaml, images=True))
-    assert (finding.kind, finding.count) == ("image-unreadable", 2)
-    assert [issue.path.name for issue in finding.examples] == ["1.png", "2.png"]
 
 
 def test_an_image_of_another_size_than_coco_states_is_a_fault(tmp_path: Path) -> None:
@@ -129,13 +102,6 @@ def test_copies_and_leaks_are_told_by_their_bytes(tmp_path: Path) -> None:
     assert leak.message == "the same bytes as images/train/2.png of train"
 
 
-def test_images_of_equal_length_and_other_bytes_are_no_copies(tmp_path: Path) -> None:
-    data_yaml = write_yolo_splits(tmp_path, {"train": {"1.bmp": GOOD, "2.bmp": GOOD}})
-    paths = [tmp_path / f"images/train/{name}.bmp" for name in (1, 2)]
-    assert paths[0].stat().st_size == paths[1].stat().st_size
-    assert check(data_yaml, images=True).issues == ()
-
-
 def test_a_file_in_two_splits_leaks_without_any_image_being_read(tmp_path: Path) -> None:
     data_yaml = write_yolo_splits(tmp_path, {"train": {"1.png": GOOD, "2.png": GOOD}})
     write_text(tmp_path / "val.txt", "./images/train/2.png\n./images/train/../train/2.png\n")
@@ -144,17 +110,6 @@ def test_a_file_in_two_splits_leaks_without_any_image_being_read(tmp_path: Path)
         ("image-leaked", "val"): 1,
         ("image-listed-twice", "val"): 1,
     }
-
-
-def test_two_coco_images_of_one_file_are_copies(tmp_path: Path) -> None:
-    boxes = [coco_box(1, [10, 10, 40, 20]), coco_box(2, [10, 10, 40, 20], image=2, category=2)]
-    data_yaml = write_coco_file(tmp_path, boxes)
-    content = json.loads((tmp_path / "train.json").read_text())
-    content["images"][1]["file_name"] = "1.png"
-    (tmp_path / "train.json").write_text(json.dumps(content))
-    finding = only(check(data_yaml))
-    assert (finding.kind, finding.count) == ("image-duplicated", 1)
-    assert finding.examples[0].message == "the same file as photos/1.png of train"
 
 
 def test_label_files_without_image_and_images_without_label_are_found(tmp_path: Path) -> None:

@@ -11,11 +11,8 @@ import numpy as np
 import pytest
 import torch
 from dataset_files import (
-    coco_annotation,
     gradient,
     voc_object,
-    write_coco,
-    write_image,
     write_text,
     write_voc,
     write_yolo,
@@ -149,17 +146,6 @@ def test_coco_comes_back_whole_from_voc(tmp_path: Path, rows: list[dict[str, Any
     assert [note for note in told if "annotation ids" not in note] == [
         "boxes and areas are carried over; outlines and keypoints, if there are any, are not"
     ]
-
-
-@quickly
-@given(rows=truths(exact=False))
-def test_any_box_comes_back_from_voc_within_a_billionth_of_a_pixel(
-    tmp_path: Path, rows: list[dict[str, Any]]
-) -> None:
-    root = tmp_path / str(next(folders))
-    index = index_of(write_birds(root / "a", rows))
-    converted(root / "a", root / "b", "voc")
-    assert_equal_gt(index, index_of(root / "b"), within=1e-9)
 
 
 @quickly
@@ -300,13 +286,6 @@ def test_a_crowd_that_is_difficult_too_is_a_crowd_in_voc(tmp_path: Path) -> None
     assert (index.crowd.tolist(), index.difficult.tolist()) == ([True], [False])
 
 
-def test_a_crowd_is_difficult_for_other_readers_of_voc(tmp_path: Path) -> None:
-    write_birds(tmp_path / "birds", BIRDS)
-    converted(tmp_path / "birds", tmp_path / "voc", "voc")
-    xml = (tmp_path / "voc" / "Annotations" / "000004.xml").read_text(encoding="utf-8")
-    assert xml.count("<difficult>1</difficult>") == xml.count("<iscrowd>1</iscrowd>") == 1
-
-
 def test_names_and_ids_that_cannot_be_kept_are_told(tmp_path: Path) -> None:
     write_yolo(tmp_path / "a", {"x/my cat.jpg": "0 .5 .5 .5 .5", "y/my cat.jpg": None})
     notes = converted(tmp_path / "a", tmp_path / "voc", "voc").notes
@@ -316,15 +295,6 @@ def test_names_and_ids_that_cannot_be_kept_are_told(tmp_path: Path) -> None:
     converted(tmp_path / "a", tmp_path / "yolo", "yolo")
     names = read(tmp_path / "yolo").file_names.tolist()
     assert names == ["images/train/x/my cat.jpg", "images/train/y/my cat.jpg"]
-
-
-def test_image_ids_are_kept_by_number_or_told(tmp_path: Path) -> None:
-    write_coco(tmp_path / "a", [coco_annotation(1, [1, 1, 5, 5])])
-    images = [{"id": 8, "file_name": "7.jpg"}, {"id": 9, "file_name": "3.jpg"}]
-    write_coco(tmp_path / "b", [coco_annotation(1, [1, 1, 5, 5]) | {"image_id": 8}], images=images)
-    words = "train: image ids are lost: VOC has none, so they come from names or places"
-    assert words not in converted(tmp_path / "a", tmp_path / "c", "voc").notes
-    assert words in converted(tmp_path / "b", tmp_path / "d", "voc").notes
 
 
 def test_an_order_that_coco_does_not_keep_is_told(tmp_path: Path) -> None:
@@ -453,13 +423,3 @@ def test_splits_with_other_classes_are_coco_alone(tmp_path: Path) -> None:
     assert read(tmp_path / "coco", "val").names == ("lynx", "dog", "owl")
     with pytest.raises(DataError, match="in all splits for YOLO, found others in 'val'"):
         converted(root, tmp_path / "yolo", "yolo")
-
-
-def test_images_that_are_turned_keep_their_boxes(tmp_path: Path) -> None:
-    write_yolo(tmp_path / "a", {"1.jpg": "0 .5 .5 .2 .5"})
-    write_image(tmp_path / "a" / "images" / "train" / "1.jpg", orientation=6)
-    for to in ("coco", "voc"):
-        converted(tmp_path / "a", tmp_path / to, to)
-        index = read(tmp_path / to)
-        assert index.sizes_wh.tolist() == [[50, 100]]
-        np.testing.assert_allclose(index.boxes_xyxy, [[20, 25, 30, 75]])

@@ -64,16 +64,6 @@ def test_after_the_last_attempt_the_next_call_goes_on(server: FileServer, tmp_pa
     assert server.requests == [("/a.zip", "bytes=1500-")]
 
 
-def test_an_attempt_that_brought_a_mebibyte_renews_the_patience(
-    server: FileServer, tmp_path: Path
-) -> None:
-    big = bytes(5 << 20)
-    server.files["/a.zip"] = big
-    server.answers = [Answer(sends=1 << 20)] * 4
-    assert get(server, tmp_path, content=big).stat().st_size == len(big)
-    assert len(server.requests) == 5
-
-
 def test_a_server_without_ranges_sends_all_again(server: FileServer, tmp_path: Path) -> None:
     server.answers = [Answer(sends=HALF), Answer(knows_ranges=False)]
     assert get(server, tmp_path).read_bytes() == CONTENT
@@ -87,14 +77,6 @@ def test_a_server_that_announces_another_length_is_refused(
     with pytest.raises(DataError, match=f"found a length of {announced}"):
         get(server, tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_refused_length_leaves_what_had_arrived(server: FileServer, tmp_path: Path) -> None:
-    (tmp_path / "a.zip.part").write_bytes(CONTENT[:HALF])
-    server.answers = [Answer(announces=12, knows_ranges=False)]  # say, the page of a hotel
-    with pytest.raises(DataError, match="found a length of 12"):
-        get(server, tmp_path)
-    assert (tmp_path / "a.zip.part").stat().st_size == HALF
 
 
 def test_a_body_shorter_than_announced_ends_the_attempts(
@@ -130,12 +112,6 @@ def test_a_file_that_is_there_is_checked_and_not_fetched(
     with pytest.raises(DataError, match="found 102,399"):
         get(server, tmp_path)
     assert server.requests == []
-
-
-def test_more_than_the_file_beside_it_begins_anew(server: FileServer, tmp_path: Path) -> None:
-    (tmp_path / "a.zip.part").write_bytes(bytes(len(CONTENT) + 1))
-    assert get(server, tmp_path).read_bytes() == CONTENT
-    assert server.requests == [("/a.zip", None)]
 
 
 def test_a_missing_file_is_told_at_once(server: FileServer, tmp_path: Path) -> None:

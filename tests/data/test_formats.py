@@ -187,7 +187,7 @@ def test_an_unreadable_label_file_leaves_its_image_out(tmp_path: Path) -> None:
     assert places(report) == [("2.txt", 2, "image left out")]
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("orientation", [1, 3, 6])
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
 def test_sizes_are_those_after_the_exif_orientation(
     tmp_path: Path, orientation: int, suffix: str

@@ -66,14 +66,6 @@ def test_yolo_labels_are_found_in_labels_and_beside_the_image(
     assert report.labels.unlabelled == ()
 
 
-def test_a_data_set_below_a_folder_images_may_have_its_labels_beside(tmp_path: Path) -> None:
-    root = tmp_path / "images" / "shop"
-    write_images(root, "train/1.png")
-    write_text(root / "train/1.txt", BOX)
-    report = read(write_text(root / "data.yaml", "train: train\nnames: [a]\n"))
-    assert boxes_by_image(report) == {"train/1.png": 1}
-
-
 def test_of_two_label_files_that_in_labels_is_read_and_another_text_reported(
     tmp_path: Path,
 ) -> None:
@@ -167,16 +159,6 @@ def test_voc_with_xml_beside_the_images_is_read_a_folder_a_split(tmp_path: Path,
     assert check(data_yaml).num_errors == 0
     write_text(tmp_path / "train/lost.xml", annotated("lost.jpg"))
     assert counts(check(data_yaml)) == {("labels-without-image", None): 1}
-
-
-def test_splits_of_voc_may_share_a_folder_of_annotations(tmp_path: Path) -> None:
-    for split, name in (("train", "a"), ("valid", "c")):
-        write_images(tmp_path, f"{split}/{name}.png")
-        write_text(tmp_path / f"Annotations/{name}.xml", annotated(None))
-    text = "format: voc\ntrain: train\nval: valid\nnames: [cat]\n"
-    data_yaml = write_text(tmp_path / "data.yaml", text)
-    assert boxes_by_image(read(data_yaml)) == {"train/a.png": 1}
-    assert check(data_yaml).num_errors == 0
 
 
 def test_xml_beside_images_that_have_yolo_labels_are_passed_over(tmp_path: Path) -> None:

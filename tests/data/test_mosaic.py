@@ -99,12 +99,6 @@ def test_views_scale_and_place_the_canvas_within_their_ranges() -> None:
     assert np.abs(np.corrcoef(columns.T) - np.eye(3)).max() < 0.06
 
 
-def test_without_ranges_the_view_is_the_middle_of_the_canvas() -> None:
-    still = AugmentConfig(scale=0, translate=0)
-    view = random_view(192, 96, still, generator=np.random.default_rng(0))
-    assert view == CanvasView(192, 1.0, 48.0, 48.0)
-
-
 # ---- pixels
 
 
@@ -133,7 +127,7 @@ def by_canvas(tiles: Sequence[Tile], view: CanvasView) -> tuple[np.ndarray, np.n
     return output, cv2.warpAffine(inner, matrix, size, flags=cv2.INTER_NEAREST) == 1
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(8))
 def test_the_output_is_that_of_a_warped_canvas(seed: int) -> None:
     tiles, view = random_mosaic(seed)
     expected, inner = by_canvas(tiles, view)
@@ -143,7 +137,7 @@ def test_the_output_is_that_of_a_warped_canvas(seed: int) -> None:
     assert difference.mean() < 0.01
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(8))
 def test_a_mirrored_view_gives_the_mirrored_output(seed: int) -> None:
     tiles, view = random_mosaic(seed)
     plain, mirrored = (render(tiles, view._replace(mirrored=m), IMGSZ) for m in (False, True))
@@ -164,7 +158,7 @@ def test_left_becomes_right_for_pixels_and_boxes() -> None:
     np.testing.assert_array_equal(output.boxes_xyxy, [[66, 5, 86, 25], [0, 0, 96, 96]])
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(8))
 def test_what_no_tile_covers_is_grey(seed: int) -> None:
     """Coverage pixel by pixel: the canvas point under the middle of each output pixel."""
     generator = np.random.default_rng(seed)
@@ -205,46 +199,6 @@ def test_an_unmoved_tile_is_the_letterboxed_image() -> None:
 # ---- boxes
 
 
-def kept_by_the_rules(tiles: Sequence[Tile], view: CanvasView) -> list[tuple[list[float], int]]:
-    """Takes box after box to the output and applies the rules in plain numbers."""
-    kept = []
-    for tile in tiles:
-        for box, label in zip(tile.sample.boxes_xyxy.tolist(), tile.sample.labels, strict=True):
-            x0, y0, x1, y1 = (
-                min(max(side + origin, 0), view.canvas)
-                for side, origin in zip(box, [tile.left, tile.top] * 2, strict=True)
-            )
-            targets = [view.target_x, view.target_y] * 2
-            seen = [
-                min(max((side - view.canvas / 2) * view.scale + target, 0), IMGSZ)
-                for side, target in zip([x0, y0, x1, y1], targets, strict=True)
-            ]
-            width, height = seen[2] - seen[0], seen[3] - seen[1]
-            old_area = (x1 - x0) * (y1 - y0) * view.scale**2
-            if (
-                width > 2
-                and height > 2
-                and width * height > 0.1 * old_area
-                and max(width, height) < 100 * min(width, height)
-            ):
-                kept.append((seen, int(label)))
-    return kept
-
-
-def test_boxes_are_those_of_a_loop_over_boxes() -> None:
-    counts = []
-    for seed in range(150):
-        tiles, view = random_mosaic(seed, scale=0.9)
-        output = render(tiles, view, IMGSZ)
-        expected = kept_by_the_rules(tiles, view)
-        boxes = np.array([box for box, _ in expected]).reshape(-1, 4)
-        np.testing.assert_allclose(output.boxes_xyxy, boxes, atol=1e-4)
-        assert output.labels.tolist() == [label for _, label in expected]
-        counts.append((len(expected), sum(len(tile.sample.labels) for tile in tiles)))
-    kept, total = np.sum(counts, axis=0)
-    assert 0.3 < kept / total < 0.9  # both fates are common
-
-
 @pytest.mark.parametrize(
     ("box_xyxy", "remains"),
     [
@@ -274,13 +228,6 @@ def test_the_share_is_of_the_box_on_the_canvas() -> None:
     tile = Tile(sample_of(black(400, 60), [(0, 10, 400, 40)], [0]), -300, 60)
     output = render([tile], CanvasView(200, 1.0, 12, 48), IMGSZ)
     np.testing.assert_allclose(output.boxes_xyxy, [[0, 18, 12, 48]])
-
-
-def test_tiles_without_boxes_give_none() -> None:
-    tiles = [Tile(sample_of(black()), 48, 48)]
-    output = render(tiles, CanvasView(192, 1.0, 48, 48), IMGSZ)
-    assert output.boxes_xyxy.shape == (0, 4)
-    assert (output.boxes_xyxy.dtype, output.labels.dtype) == (np.float32, np.int64)
 
 
 # ---- boxes on pixels

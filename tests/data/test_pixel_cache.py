@@ -193,22 +193,6 @@ def test_images_are_decoded_once(
     assert len(drop_corrupt_images(report, known=second.faults()).index) == 6
 
 
-def test_size_and_place_are_told(data: Path, folder: Path) -> None:
-    heard = Heard()
-    cache = opened(data, imgsz=100, heard=heard)
-    # Heights of a, b, d, e, f are 73, 59, 71, 62, 80; c is upright, 77 wide.
-    image_bytes = 100 * (73 + 59 + 77 + 71 + 62 + 80) * 3
-    assert image_bytes < cache.nbytes < image_bytes + 2000
-    (file,) = kept(folder)
-    size = f"{cache.nbytes / 1e6:.1f} MB"
-    what = "6 images of split 'train' at 100 px"
-    assert heard.notes == [
-        f"decoding {what} once, {size} on disk",
-        f"cache of {what}: {size} in {file}",
-    ]
-    assert file.stat().st_size == cache.nbytes
-
-
 @pytest.mark.parametrize("place", PLACES)
 def test_a_changed_image_has_all_decoded_again(data: Path, place: CachePlace) -> None:
     earlier = opened(data, place)
@@ -220,17 +204,6 @@ def test_a_changed_image_has_all_decoded_again(data: Path, place: CachePlace) ->
     assert (after == 9).all()
     # Who has the cache open goes on with what it was.
     np.testing.assert_array_equal(earlier[4].image, before)
-
-
-def test_another_list_of_images_has_all_decoded_again(data: Path, folder: Path) -> None:
-    opened(data)
-    image_file(data, "d.png").rename(image_file(data, "h.png"))
-    (data.parent / "labels" / "train" / "d.txt").rename(data.parent / "labels" / "train" / "h.txt")
-    heard = Heard()
-    cache = opened(data, heard=heard)
-    assert heard.done == [1, 2, 3, 4, 5, 6]
-    assert cache[5].image.shape == (23, 32, 3)  # 90 x 64
-    assert len(kept(folder)) == 1  # in the place of the old one
 
 
 @pytest.mark.parametrize("module", ["cv2", "PIL"])
@@ -318,12 +291,6 @@ def test_a_worker_is_sent_the_place_of_the_pixels_not_the_pixels(
     np.testing.assert_array_equal(received[0].image, cache[0].image)
 
 
-def test_pixels_cannot_be_changed(data: Path) -> None:
-    for place in PLACES:
-        with pytest.raises(ValueError, match="read-only"):
-            opened(data, place)[0].image[0, 0, 0] = 1
-
-
 def test_a_full_disk_is_told_before_anything_is_decoded(
     data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -366,31 +333,6 @@ def test_memory_is_used_as_long_as_the_images_fit_into_a_quarter_of_what_is_free
         ]
 
 
-def test_memory_is_used_up_to_4_gb_alone(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_cache, "free_memory", lambda: 10**15)
-    heard = Heard()
-    assert tried(data, "auto", imgsz=20_000, heard=heard) is None
-    assert heard.notes[0].endswith(
-        "at 20000 px: 5.1 GB, more than the 4.0 GB of memory that --cache auto takes; --cache disk "
-        "keeps them"
-    )
-
-
-def test_where_the_system_has_no_room_in_memory_after_all_nothing_is_kept(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    heard = Heard()
-    assert tried(data, "auto", heard=heard) is None
-    assert heard.notes == [
-        "no cache of 6 images of split 'train' at 32 px: no space left on device"
-    ]
-    assert heard.done == []
-
-
 def test_none_decodes_nothing_before(data: Path, folder: Path) -> None:
     heard = Heard()
     assert tried(data, "none", heard=heard) is None
@@ -406,34 +348,6 @@ def test_files_written_just_now_are_kept_for_one_process_alone(
     second = opened(data, "auto", heard=heard)
     assert len(heard.done) == 6
     np.testing.assert_array_equal(second[1].image, first[1].image)
-
-
-def test_a_disk_that_fills_up_meanwhile_is_told_and_nothing_is_left(
-    data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(image_cache, "write_columns", full)
-    with pytest.raises(RunFailed, match=f"no space left on device .{folder}.. Free some space"):
-        opened(data)
-    assert kept(folder) == []
-
-
-def test_a_cache_folder_that_cannot_be_written_is_told(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("OSSA_CACHE", str(tmp_path / "file"))
-    with pytest.raises(
-        RunFailed, match=r"file exists .*/file\)\. .* name another folder in OSSA_CACHE"
-    ):
-        opened(data)
-
-
-def test_what_is_free_is_the_machines_or_less() -> None:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert 0 < free_memory() <= total
 
 
 def test_a_control_group_limits_what_is_free(
