@@ -59,14 +59,8 @@ def training_sample(
 ) -> Sample:
     """Returns one augmented sample of `imgsz` x `imgsz` pixels.
 
-    Args:
-        position: of the image in the index.
-        load: returns an image of the index with its longer side of `imgsz` pixels.
-        num_images: of the index; the other images of mosaic and mixup are drawn from all of them,
-            independently and with replacement.
-        imgsz: side of the result.
-        augment: probabilities and ranges.
-        generator: source of all randomness of this sample.
+    `load` returns an image of the index with its longer side of `imgsz` pixels. The other images of
+    mosaic and mixup are drawn from all `num_images`, independently and with replacement.
     """
 
     def composed(of: int) -> tuple[list[Tile], CanvasView]:

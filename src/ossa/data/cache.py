@@ -126,9 +126,9 @@ def open_pixels(
         place: 'auto' for memory that all processes share and that is free as soon as the last of
             them has ended, as long as the images fit into a quarter of the free memory and 4 GB;
             'disk' for a file in the cache folder; 'none'.
-        description: of the data set; with `split` it identifies the cache.
+        description: with `split` it identifies the cache.
         split: of the index.
-        imgsz: of the longer sides in pixels.
+        imgsz: longer sides in pixels.
         reduced: as for `read_resized`.
         listener: receives size, place and progress, and why nothing is kept.
         strict: raise at the first image that cannot be decoded.

@@ -133,15 +133,10 @@ def check_data(
 ) -> Check:
     """Returns what is wrong, strange and notable in a data set; nothing is written.
 
-    Args:
-        description: from `read_description`.
-        imgsz: side of the square network input at which sizes count.
-        anchors_wh: (L, A, 2) in pixels of the network input.
-        anchor_ratio: factor within which a box belongs to an anchor.
-        images: decode every image, and compare those of equal length by their sha256.
-        threads: that decode at the same time.
-        crowding_of: counts the boxes of a split by how close they are to others.
-        on_image: called with the number of images read and their total.
+    Sizes count at the square network input of side `imgsz`, as the anchors (L, A, 2); a box belongs
+    to an anchor within the factor `anchor_ratio`. With `images` every image is decoded, and those
+    of equal length are compared by their sha256. `crowding_of` counts the boxes of a split by how
+    close they are to others, and `on_image` gets the number of images read and their total.
 
     Raises:
         DataError: a split cannot be read at all, other than 'test', which no training needs.

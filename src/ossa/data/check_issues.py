@@ -174,23 +174,24 @@ def find_orphaned_labels(
     places, suffix = _places_of(description), ".txt" if description.format == "yolo" else ".xml"
     lists = {str(path) for source in description.splits.values() for path in source.sources}
     images = [path for report in reports.values() for path in paths_of(report.index)]
-    image_folders = {os.path.dirname(image) for image in images}
-    expected = {
-        place
-        for folder in image_folders
-        for name in names_in(folder)
-        if is_image(name)
-        for place in places(os.path.join(folder, name))
-    }
+    expected: set[str] = set()
+    images_of: dict[str, set[str]] = {}
+    for folder in {os.path.dirname(image) for image in images}:
+        names = ["_", *filter(is_image, names_in(folder))]
+        found = {place for name in names for place in places(os.path.join(folder, name))}
+        expected |= found
+        for labels in set(map(os.path.dirname, found)):
+            images_of.setdefault(labels, set()).add(folder)
     issues = []
     for folder in sorted({place for report in reports.values() for place in report.labels.places}):
         found = {os.path.join(folder, name) for name in names_in(folder) if name.endswith(suffix)}
-        if folder in image_folders and not found & expected:
+        beside = images_of.get(folder, set())
+        if folder in beside and not found & expected:
             continue  # these text files beside images are no labels
-        for path in sorted(found - expected - lists):
-            if os.path.basename(path) not in _NO_LABELS:
-                detail = f"no image '{os.path.splitext(os.path.basename(path))[0]}'"
-                issues.append(Issue(IssueKind.LABELS_WITHOUT_IMAGE, Path(path), None, detail))
+        for path in map(Path, sorted(found - expected - lists)):
+            if path.name not in _NO_LABELS:
+                detail = f"no image '{path.stem}' in {' and '.join(sorted(beside))}"
+                issues.append(Issue(IssueKind.LABELS_WITHOUT_IMAGE, path, None, detail))
     return group_issues(issues, None)
 
 

@@ -59,11 +59,7 @@ _MAX_BEYOND: Final = 0.5
 def write_check_page(check: Check, folder: Path, *, title: str, facts: Mapping[str, str]) -> Path:
     """Writes index.html, and check.json as `--json` prints it; returns the page.
 
-    Args:
-        check: of a data set.
-        folder: made if missing; files of the same names are replaced.
-        title: of the page, such as the data set's name.
-        facts: for the footer, such as versions.
+    The folder is made if missing; `facts`, such as versions, are for the footer.
 
     Raises:
         CheckpointError: the disk is full or cannot be written.

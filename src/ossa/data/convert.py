@@ -64,7 +64,7 @@ def convert(
         description: of the data set; its `classes` are applied.
         output: a folder that is empty or not there yet.
         to: 'coco', 'voc' or 'yolo'.
-        splits: those to write; all that the description has where None.
+        splits: those to write; all where None.
         copy_images: write copies instead of referring or linking to the images.
         on_image: called with the number of images of a split that are placed, and their total.
 

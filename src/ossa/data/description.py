@@ -71,7 +71,7 @@ _VALUES: Final[Mapping[str, tuple[Any, str]]] = {
     "kpt_shape": (_Shape, "number and size of the keypoints, such as [17, 3],"),
 }
 """Type and description of the value of every key that is read."""
-_TYPES: Final = {key: TypeAdapter(kind) for key, (kind, _) in _VALUES.items()}
+_TYPES: Final = {key: TypeAdapter(kind) for key, (kind, _) in _VALUES.items()}  # type: ignore
 _KEYS: Final = (*_VALUES, "download", "roboflow")
 
 

@@ -56,13 +56,9 @@ def download_dataset(
 ) -> Path:
     """Returns the data.yaml of a public data set below `root`, downloaded where it is missing.
 
-    Args:
-        info: what to download.
-        root: folder of all data sets, made where it is missing; nothing is written outside it.
-        mirror: address to use instead of the official one. The archives must be the official ones.
-        keep_archives: keep them in `root`/downloads after they are unpacked. An archive that lies
-            there already is used.
-        progress: called for every download, check and unpacking.
+    Nothing is written outside `root`, the folder of all data sets. A `mirror` must have the
+    official archives. They are kept in `root`/downloads where `keep_archives`, and used if there.
+    `progress` is called for every download, check and unpacking.
 
     Raises:
         ConfigError: `mirror` is no address, or another process downloads into the same folder.
@@ -178,9 +174,7 @@ def download(
     """Downloads a file to `target`, which then has the right length and checksum or is not there.
 
     What has arrived lies beside it with the suffix `.part`, and the next call continues from its
-    end. A `target` that is there already is only checked.
-
-    Redirections to other http or https addresses are followed. `waits` are the seconds before each
+    end. A `target` that is there already is only checked. `waits` are the seconds before each
     further attempt.
 
     Raises:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self
 
 from ossa.data.paths import Roots
 from ossa.errors import DataError, legible
@@ -38,7 +38,8 @@ class Severity(Enum):
     """Worth knowing; nothing has to be done."""
 
 
-class _Kind(NamedTuple):
+@dataclass(frozen=True)
+class _Kind:
     severity: Severity
     value: str
     summary: str
@@ -62,13 +63,11 @@ class IssueKind(StrEnum):
     advice: str
     stops_training: bool
 
-    def __new__(
-        cls, severity: Severity, value: str, summary: str, advice: str, stops_training: bool
-    ) -> Self:
-        kind = str.__new__(cls, value)
-        kind._value_ = value
-        kind.severity, kind.summary = severity, summary
-        kind.advice, kind.stops_training = advice, stops_training
+    def __new__(cls, stated: _Kind) -> Self:
+        kind = str.__new__(cls, stated.value)
+        kind._value_ = stated.value
+        kind.severity, kind.summary = stated.severity, stated.summary
+        kind.advice, kind.stops_training = stated.advice, stated.stops_training
         return kind
 
     VAL_MISSING = _stop("val-missing", "no split to evaluate on while training", "name one as val")
@@ -202,8 +201,10 @@ class Issue:
 
     def location(self, root: Path | None = None) -> str:
         """Returns path and line for a terminal, the path relative to `root` if it is inside."""
-        inside = root is not None and self.path.is_relative_to(root)
-        path = legible(str(self.path.relative_to(root) if inside else self.path), _MAX_PATH_LENGTH)
+        shown = self.path
+        if root is not None and shown.is_relative_to(root):
+            shown = shown.relative_to(root)
+        path = legible(str(shown), _MAX_PATH_LENGTH)
         return path if self.line is None else f"{path}:{self.line}"
 
     def __str__(self) -> str:
@@ -247,13 +248,9 @@ class IssueGroup:
 def group_issues(
     issues: Iterable[Issue], split: str | None, *, count: int | None = None, note: str = ""
 ) -> list[IssueGroup]:
-    """Returns one group per kind, in the order of the first issue of each.
+    """Returns one group per kind of issues, which stand worst first.
 
-    Args:
-        issues: worst first.
-        split: that they belong to.
-        count: of the issues there are, where `issues` are of one kind and not all of them.
-        note: of the groups.
+    `count` is that of all issues, where `issues` are of one kind and not all of them.
     """
     by_kind: dict[IssueKind, list[Issue]] = {}
     for issue in issues:

@@ -42,12 +42,9 @@ def letterbox(image: NDArray[np.uint8], imgsz: int) -> tuple[NDArray[np.uint8], 
 def letterbox_rectangular(
     image: NDArray[np.uint8], imgsz: int, *, stride: int
 ) -> tuple[NDArray[np.uint8], Letterbox]:
-    """Returns the image centred on the smallest grey rectangle that holds it, and its placement.
+    """Returns the image (H, W, 3) centred on the smallest grey rectangle, and its placement.
 
-    Args:
-        image: (H, W, 3).
-        imgsz: longer side of the rectangle, a multiple of `stride`.
-        stride: the shorter side is a multiple of it too.
+    Its sides are multiples of `stride`, and the longer one is `imgsz`.
     """
     resized = resize_long_side(image, imgsz)
     height, width = resized.shape[:2]

@@ -74,10 +74,7 @@ class EpochBatches(Sampler[list[Draw]]):
 def training_loader(
     dataset: TrainingDataset, batches: EpochBatches, *, workers: int, pin_memory: bool = False
 ) -> Iterator[Batch]:
-    """Returns all batches of all epochs in their order; they have no letterboxes.
-
-    The workers start at once.
-    """
+    """Returns all batches of all epochs in their order, without letterboxes; workers start now."""
     workers = workers_that_fit(workers, batch=batches.batch, imgsz=dataset.imgsz)
     if not workers:
         return _in_this_process(dataset, batches, pin_memory=pin_memory)

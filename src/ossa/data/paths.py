@@ -53,7 +53,8 @@ class Roots:
         """Returns a bound with more folders."""
         if self.folders is None:
             return self
-        return type(self)(tuple(sorted({*self.folders, *map(os.path.realpath, folders)})))
+        real = {os.path.realpath(folder) for folder in folders}
+        return type(self)(tuple(sorted(real.union(self.folders))))
 
     def check(self, path: str | Path) -> None:
         """Raises OSError, whose `strerror` says why, for a file that may not be read."""

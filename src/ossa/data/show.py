@@ -64,13 +64,9 @@ def sample_images(index: DatasetIndex, *, number: int, seed: int) -> ImageSample
 def augmented_batches(
     index: DatasetIndex, config: RunConfig, *, number: int, epoch: int = 0
 ) -> list[Batch]:
-    """Returns the first batches of an epoch, the very ones that a training begins it with.
+    """Returns the first batches of an epoch, from 0, the very ones that a training begins it with.
 
-    Args:
-        index: the training split.
-        config: of the training; its model plays no part.
-        number: of batches; an epoch may have fewer.
-        epoch: counted from 0.
+    The model of the training plays no part. An epoch may have fewer batches.
 
     Raises:
         ConfigError: a setting of earlier versions.
@@ -115,15 +111,9 @@ def write_sample_page(
     config: RunConfig,
     facts: Mapping[str, str],
 ) -> Path:
-    """Writes the page and returns its path.
+    """Writes the page of samples, by split, and of the first batches of epochs, counted from 0.
 
-    Args:
-        path: the HTML file.
-        title: of the page.
-        samples: by split.
-        batches: the first ones of epochs counted from 0; may be empty.
-        config: that made the batches.
-        facts: for the footer, such as the version.
+    `config` made the batches; `facts`, such as the version, are for the footer.
     """
     sections = [_sample_section(split, sample) for split, sample in samples.items()]
     subtitle = "Images with their boxes."

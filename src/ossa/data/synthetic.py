@@ -272,7 +272,7 @@ def write_scenes(
     images: Mapping[str, int] | None = None,
     imgsz: int = 160,
     seed: int = 0,
-    on_image: Callable[[int, int], None] | None = None,
+    on_image: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Path:
     """Writes a data set of synthetic scenes as YOLO txt and returns the path of its data.yaml.
 
@@ -309,8 +309,7 @@ def write_scenes(
         for done, (split, position) in enumerate(positions, start=1):
             generator = np.random.default_rng((seed, SPLITS.index(split), position))
             _write_sample(root, split, position, draw_scene(generator, imgsz))
-            if on_image is not None:
-                on_image(done, len(positions))
+            on_image(done, len(positions))
         splits = {split: f"images/{split}" for split in images}
         settings = {"format": "yolo", "path": ".", **splits, "names": list(NAMES)}
         (root / "data.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))

@@ -96,14 +96,14 @@ def _listed_images(
         parent, name = os.path.split(absolute(text, root))
         named = name if parent == folder else text
         found = by_name.get(named) or by_name.get(os.path.splitext(named)[0])
-        if found != named and num_images[found] > 1:
-            what, kind = f"'{text}' is the stem of several images", IssueKind.LABELS_SHARED
-            log.report(source, line, what, action=f"read for {found}", kind=kind)
         if found is None:
             what, kind = f"no image '{text}' in {folder}", IssueKind.IMAGE_MISSING
             log.report(source, line, what, action="image left out", kind=kind)
-        else:
-            yield line, text, os.path.join(folder, found)
+            continue
+        if found != named and num_images[found] > 1:
+            what, kind = f"'{text}' is the stem of several images", IssueKind.LABELS_SHARED
+            log.report(source, line, what, action=f"read for {found}", kind=kind)
+        yield line, text, os.path.join(folder, found)
 
 
 def _read_boxes(

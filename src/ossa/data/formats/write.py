@@ -7,6 +7,7 @@ Dimensions: I images, N ground-truth objects.
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -205,13 +206,13 @@ def _free_name(name: str, taken: set[str], *, spaces: bool) -> str:
     return free
 
 
-def as_read_back(index: DatasetIndex, to: str) -> tuple[DatasetIndex, dict[str, int]]:
+def as_read_back(index: DatasetIndex, to: str) -> tuple[DatasetIndex, Counter[str]]:
     """Returns the index with the objects as a format's reader returns them, and what that changes.
 
     Image and annotation ids, and file names, are left as they are. The counts of changed objects
     are by kind: crowd, difficult, clipped, thin, duplicates, areas.
     """
-    counts = dict.fromkeys(("crowd", "difficult", "clipped", "thin", "duplicates", "areas"), 0)
+    counts: Counter[str] = Counter()
     if to == "coco":
         return index, counts
 
@@ -232,7 +233,7 @@ def as_read_back(index: DatasetIndex, to: str) -> tuple[DatasetIndex, dict[str, 
         index = replace(index, boxes_xyxy=clipped, stated_xywh=None)
     if to == "voc":  # the reader's own rule: of xmin, which is one more than x0, and xmax
         thin = index.boxes_xyxy[:, 2:] <= index.boxes_xyxy[:, :2] + 1
-        index = without(thin.any(axis=1), "thin")
+        index = without(np.asarray(thin.any(axis=1)), "thin")
     index = without(duplicate_boxes(index), "duplicates")
     if to == "yolo":
         extents = (index.boxes_xyxy[:, 2:] - index.boxes_xyxy[:, :2]).prod(axis=1)
