@@ -11,10 +11,11 @@ import socket
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import Mock, call, create_autospec
 
 import cv2
 import numpy as np
@@ -40,7 +41,6 @@ from ossa.train.loggers import (
 )
 from ossa.train.loop import train
 from ossa.train.run_folder import read_log
-from ossa.types import Record
 
 KEY = "not-a-key-of-anyone-0123456789"
 ROW = {"epoch": 0, "train_box": 0.25, "ap": 0.5, "ap75": None}
@@ -62,43 +62,17 @@ def nobody_at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-class Recorder(Logger):
-    """A logger that remembers its calls, and fails in the method that is named."""
+def recorder(*, failing: str = "") -> Mock:
+    """Returns a logger that remembers its calls, and fails in the method that is named."""
+    logger = create_autospec(Logger, instance=True)
+    logger.name, logger.start.return_value = "recorder", "in memory"
+    if failing:
+        getattr(logger, failing).side_effect = ConnectionError("the server\nis gone")
+    return logger
 
-    name = "recorder"
 
-    def __init__(self, *, failing: str = "") -> None:
-        self.failing = failing
-        self.calls: list[tuple[Any, ...]] = []
-
-    def _called(self, method: str, *arguments: Any) -> None:
-        self.calls.append((method, *arguments))
-        if method == self.failing:
-            raise ConnectionError("the server\nis gone")
-
-    def start(self, run: RunStart) -> str:
-        self._called("start", run.folder)
-        return "in memory"
-
-    def log_metrics(self, row: Mapping[str, Any]) -> None:
-        self._called("log_metrics", dict(row))
-
-    def log_figure(self, name: str, path: Path, *, epoch: int) -> None:
-        self._called("log_figure", name, path, epoch)
-
-    def log_confusion_matrix(
-        self, names: Sequence[str], counts: Sequence[Sequence[int]], *, epoch: int
-    ) -> None:
-        self._called("log_confusion_matrix", names, counts, epoch)
-
-    def log_weights(self, path: Path) -> None:
-        self._called("log_weights", path)
-
-    def finish(self, record: Record | None) -> None:
-        self._called("finish", record and record.status)
-
-    def methods(self) -> list[str]:
-        return [call[0] for call in self.calls]
+def methods(logger: Mock) -> list[str]:
+    return [method for method, _, _ in logger.method_calls]
 
 
 def start_in(folder: Path, *, epochs_done: int = 0) -> RunStart:
@@ -141,23 +115,23 @@ def drive(logger: Logger, folder: Path, *, log_weights: bool = False) -> list[st
 
 
 @pytest.fixture(scope="module")
-def run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recorder, list[str]]:
+def run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Mock, list[str]]:
     """A training of two epochs: its folder, a logger's memory, and what was reported."""
-    folder, recorder, notes = tmp_path_factory.mktemp("run"), Recorder(), list[str]()
-    used = [Recorder(failing="log_metrics"), recorder, TensorBoardLogger()]
+    folder, logger, notes = tmp_path_factory.mktemp("run"), recorder(), list[str]()
+    used = [recorder(failing="log_metrics"), logger, TensorBoardLogger()]
     with LoggerCallback(used, notes.append) as callback:
         assert train(config_of(scenes), folder, callback=callback).status == "done"
-    return folder, recorder, notes
+    return folder, logger, notes
 
 
-def test_a_logger_receives_every_row_of_the_log(run: tuple[Path, Recorder, list[str]]):
-    folder, recorder, _ = run
-    assert recorder.methods() == ["start", "log_metrics", "log_metrics", "finish"]
-    assert [row for method, row in recorder.calls if method == "log_metrics"] == read_log(folder)
-    assert recorder.calls[-1] == ("finish", "done")
+def test_a_logger_receives_every_row_of_the_log(run: tuple[Path, Mock, list[str]]):
+    folder, logger, _ = run
+    assert methods(logger) == ["start", "log_metrics", "log_metrics", "finish"]
+    assert [call.args[0] for call in logger.log_metrics.mock_calls] == read_log(folder)
+    assert logger.finish.call_args.args[0].status == "done"
 
 
-def test_the_event_file_holds_every_number_of_every_row(run: tuple[Path, Recorder, list[str]]):
+def test_the_event_file_holds_every_number_of_every_row(run: tuple[Path, Mock, list[str]]):
     folder, _, _ = run
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     rows = [numeric_values(row) for row in read_log(folder)]
@@ -168,7 +142,7 @@ def test_the_event_file_holds_every_number_of_every_row(run: tuple[Path, Recorde
         assert found == pytest.approx({0: rows[0][key], 1: rows[1][key]}, rel=1e-6)
 
 
-def test_a_run_goes_on_without_a_logger_that_fails(run: tuple[Path, Recorder, list[str]]):
+def test_a_run_goes_on_without_a_logger_that_fails(run: tuple[Path, Mock, list[str]]):
     _, _, notes = run
     assert [note for note in notes if "logging stopped" in note] == [
         "recorder: logging stopped, the run goes on (ConnectionError: the server is gone)"
@@ -183,16 +157,16 @@ METHODS = ["start", "log_metrics", "log_figure", "log_confusion_matrix", "log_we
 
 @pytest.mark.parametrize("failing", METHODS)
 def test_a_logger_that_fails_is_not_called_again(tmp_path: Path, failing: str):
-    whole, broken = Recorder(), Recorder(failing=failing)
+    whole, broken = recorder(), recorder(failing=failing)
     drive(whole, tmp_path / "a", log_weights=True)
-    assert whole.methods() == METHODS
+    assert methods(whole) == METHODS
     notes = drive(broken, tmp_path / "b", log_weights=True)
-    assert broken.methods() == METHODS[: METHODS.index(failing) + 1]
+    assert methods(broken) == METHODS[: METHODS.index(failing) + 1]
     assert len([note for note in notes if "ConnectionError: the server is gone" in note]) == 1
 
 
 def test_figures_are_sent_every_tenth_epoch_and_at_the_end_where_they_have_changed(tmp_path: Path):
-    logger = Recorder()
+    logger = recorder()
     callback = LoggerCallback([logger])
     callback.on_start(start_in(tmp_path))
     for epoch in range(25):
@@ -202,22 +176,24 @@ def test_figures_are_sent_every_tenth_epoch_and_at_the_end_where_they_have_chang
             draw_figures(tmp_path, "mosaic")
         callback.on_epoch_end({"epoch": epoch}, cast(Any, None))
     callback.on_end(a_record())
-    sent = [(call[1], call[-1]) for call in logger.calls if call[0] == "log_figure"]
+    figures = logger.log_figure.mock_calls
+    sent = [(call.args[0], call.kwargs["epoch"]) for call in figures]
     assert sent == [("curves", 0), ("mosaic", 10), ("curves", 20), ("curves", 24)]
-    confusions = [call[1:] for call in logger.calls if call[0] == "log_confusion_matrix"]
-    assert confusions == [(NAMES, COUNTS, epoch) for epoch in (0, 10, 20, 24)]
+    assert logger.log_confusion_matrix.mock_calls == [
+        call(NAMES, COUNTS, epoch=epoch) for epoch in (0, 10, 20, 24)
+    ]
 
 
 def test_weights_are_sent_only_where_they_are_wanted(tmp_path: Path):
-    asked, not_asked = Recorder(), Recorder()
+    asked, not_asked = recorder(), recorder()
     drive(not_asked, tmp_path / "a")
     drive(asked, tmp_path / "b", log_weights=True)
-    assert "log_weights" not in not_asked.methods()
-    assert ("log_weights", tmp_path / "b" / "best.safetensors") in asked.calls
+    not_asked.log_weights.assert_not_called()
+    asked.log_weights.assert_called_once_with(tmp_path / "b" / "best.safetensors")
 
 
 def test_a_run_that_is_interrupted_is_finished_without_a_record(tmp_path: Path):
-    logger = Recorder()
+    logger = recorder()
 
     def interrupted() -> None:
         with LoggerCallback([logger]) as callback:
@@ -226,14 +202,14 @@ def test_a_run_that_is_interrupted_is_finished_without_a_record(tmp_path: Path):
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert logger.calls[1:] == [("finish", None)]
+    assert logger.method_calls[1:] == [call.finish(None)]
 
 
 def test_a_logger_that_was_never_started_is_not_finished():
-    logger = Recorder()
+    logger = recorder()
     with LoggerCallback([logger]):
         pass
-    assert logger.calls == []
+    assert logger.method_calls == []
 
 
 def test_settings_are_flat_and_have_the_cost(tmp_path: Path):
