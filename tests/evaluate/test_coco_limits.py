@@ -8,7 +8,7 @@ import pytest
 from evaluation_problems import ELSEWHERE, SQUARE, a_problem, an_index, by_pycocotools, found
 
 from ossa.errors import ConfigError
-from ossa.evaluate.metrics import evaluate_detections, score_at_limits
+from ossa.evaluate.metrics import score_at_limits
 
 LARGE = (0.0, 0.0, 50.0, 40.0)
 
@@ -42,30 +42,6 @@ def test_only_the_best_detections_of_an_image_and_class_take_part() -> None:
     ]
     # With all three, precision is at best 2/3, at any recall.
     assert mean["ap50"] == pytest.approx(2 / 3)
-
-
-def test_more_than_a_hundred_detections_can_take_part() -> None:
-    index = an_index([[(0, SQUARE)]])
-    detections = {1: found(*[(0.9, 0, ELSEWHERE)] * 150, (0.8, 0, SQUARE))}
-    mean = score_at_limits(index, detections, most_detections=[100, 300])[0]
-    assert (mean["ar_100"], mean["ar_300"]) == (0, 1)
-    assert mean["ap50"] == pytest.approx(1 / 151)
-
-
-def test_at_the_limits_of_coco_they_are_the_metrics() -> None:
-    index, detections = a_problem(3)
-    rows = score_at_limits(index, detections)
-    metrics = evaluate_detections(index, detections)
-    means = {row["area"]: row for row in rows if row["class"] is None}
-    assert [means["all"][key] for key in ("ap", "ap50", "ap75", "ar_1", "ar_10", "ar_100")] == [
-        *(metrics.ap, metrics.ap50, metrics.ap75, metrics.ar_1, metrics.ar_10, metrics.ar_100)
-    ]
-    for size in ("small", "medium", "large"):
-        assert means[size]["ap"] == getattr(metrics, f"ap_{size}")
-        assert means[size]["ar_100"] == getattr(metrics, f"ar_{size}")
-    classes = [row for row in rows if row["area"] == "all" and row["class"] is not None]
-    assert [row["ap"] for row in classes] == [one.ap for one in metrics.per_class]
-    assert [row["num_truths"] for row in classes] == [one.num_truths for one in metrics.per_class]
 
 
 AREAS = {"under 20 px": (0, 400), "20 to 60 px": (400, 3600), "over": (3600, 1e10)}

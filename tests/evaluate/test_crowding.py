@@ -84,12 +84,6 @@ def test_three_centres_within_two_sides_are_a_crowd_although_none_is_within_one_
     assert kinds_of(*cross[:3]) == ["isolated"] * 3
 
 
-def test_a_small_box_is_crowded_by_what_leaves_a_large_one_alone():
-    # 12 pixels apart: 1.2 sides of the small box, 0.6 of the large one, which is 20 x 20.
-    assert kinds_of(at(0, 5), at(7, 0, width=20, height=20)) == ["touching", "touching"]
-    assert kinds_of(at(0, 5), at(20, 0, width=20, height=20)) == ["isolated", "touching"]
-
-
 def test_difficult_objects_are_neighbours_and_crowd_regions_are_not():
     assert kinds_of(ALONE, at(6), difficult=[False, True])[0] == "crowded"
     assert kinds_of(ALONE, at(6), crowd=[False, True])[0] == "isolated"
@@ -151,19 +145,6 @@ def test_a_false_detection_counts_in_the_bin_of_its_own_place():
     assert (touching.num_truths, touching.num_detections) == (0, 0)
     assert (crowded.ap, crowded.num_truths, crowded.num_detections) == (pytest.approx(1), 2, 2)
     assert json.loads(json.dumps(scores.rows()))[2]["label"] == "crowded"
-
-
-def test_what_misses_the_higher_thresholds_misses_them_where_its_object_stands():
-    # IoU 0.8: found up to 0.8, seven of ten thresholds. In neither bin is anything else false.
-    index = an_index([[(0, ALONE)], [(0, at(0)), (0, at(6))]])
-    detections = {
-        1: found((0.9, 0, at(0, width=8))),
-        2: found((0.8, 0, at(0)), (0.7, 0, at(6))),
-    }
-    matches = match(index, detections)
-    truths = surroundings_of_gt(index)
-    scores = by_crowding(matches, truths, surroundings_of_detections(index, matches))
-    assert [row.ap for row in scores.bins] == [pytest.approx(0.7), None, pytest.approx(1)]
 
 
 # Coverage

@@ -1,12 +1,11 @@
 """How far two findings are apart, and when an export is good."""
 
-from pathlib import Path
+import re
 
 import numpy as np
 import pytest
 
 from ossa.config import EvaluateConfig
-from ossa.errors import ConfigError
 from ossa.export.export import ExportSettings, fault_of
 from ossa.export.graph import Precision
 from ossa.export.parity import Parity, gap_between
@@ -25,71 +24,59 @@ def found(*rows: tuple[float, float, int]) -> Detections:
     )
 
 
-def test_what_both_report_differs_by_score_and_by_pixels() -> None:
-    theirs, ours = found((0, 0.9, 0), (50, 0.8, 1)), found((50.5, 0.81, 1), (2, 0.7, 0))
-    gap = gap_between(theirs, ours, settings=SHOWN)
-    assert gap.score == pytest.approx(0.2)
-    assert gap.box_px == 2.0
-    assert (gap.detections, gap.unmatched) == (2, 0)
+NOTHING = Detections.empty()
+LOW = EvaluateConfig(confidence=0.01, nms_iou=0.3)
+FULL = EvaluateConfig(confidence=0.0, max_detections=2)
+TWO = found((0, 0.5001, 0), (5, 0.5, 0))
+THREE = found((0, 0.9, 0), (40, 0.0083, 0), (80, 0.0083, 0))
+OVERLAPPING = found((0, 0.9, 0), (2, 0.9, 0))
 
 
-def test_what_only_one_reports_counts_with_its_score_above_the_confidence() -> None:
-    gap = gap_between(found((0, 0.3, 0)), Detections.empty(), settings=SHOWN)
-    assert gap.score == pytest.approx(0.05)
-    assert gap.unmatched == 1
-    gap = gap_between(Detections.empty(), found((0, 0.6, 0), (50, 0.5, 0)), settings=SHOWN)
-    assert gap.score == pytest.approx(0.35)
-    assert gap.unmatched == 2
-
-
-def test_another_class_or_another_place_is_another_object() -> None:
-    # 6 px aside: IoU 4 / 16 = 0.25, under a half.
-    for other in (found((0, 0.9, 1)), found((6, 0.9, 0))):
-        gap = gap_between(found((0, 0.9, 0)), other, settings=SHOWN)
-        assert gap.unmatched == 2
-
-
-def test_one_of_ours_answers_for_one_of_theirs() -> None:
-    theirs = found((0, 0.9, 0), (4, 0.8, 0))  # IoU 6 / 14: none suppresses the other
-    gap = gap_between(theirs, found((0, 0.9, 0)), settings=SHOWN)
-    assert (gap.unmatched, gap.paired, gap.overlap) == (1, 1, 1.0)
-    assert gap.score == pytest.approx(0.55)
-
-
-def test_what_a_better_box_suppresses_on_one_side_differs_by_their_scores() -> None:
-    # 5 px apart of 10: IoU a third, so the boxes are no pair; NMS at 0.3 keeps one of them.
-    settings = EvaluateConfig(confidence=0.01, nms_iou=0.3)
-    first, second = found((0, 0.5001, 0)), found((5, 0.5, 0))
-    gap = gap_between(first, second, settings=settings)
-    assert gap.unmatched == 2
-    assert gap.score == pytest.approx(0.0001, abs=1e-6)
-    both = found((0, 0.5001, 0), (5, 0.5, 0))
-    assert gap_between(first, second, settings=settings, candidates=both).box_px == 0
-
-
-def test_what_a_full_list_has_no_room_for_differs_by_the_last_score() -> None:
-    settings = EvaluateConfig(confidence=0.0, max_detections=2)
-    theirs = found((0, 0.9, 0), (40, 0.0083, 0))
-    ours = found((0, 0.9, 0), (80, 0.0083, 0))
-    candidates = found((0, 0.9, 0), (40, 0.0083, 0), (80, 0.0083, 0))
+@pytest.mark.parametrize(
+    ("theirs", "ours", "settings", "candidates", "score", "box_px", "unmatched"),
+    [
+        (NOTHING, NOTHING, SHOWN, None, 0, 0, 0),
+        # What both report differs by score and by pixels.
+        (
+            *(found((0, 0.9, 0), (50, 0.8, 1)), found((50.5, 0.81, 1), (2, 0.7, 0)), SHOWN, None),
+            *(0.2, 2, 0),
+        ),
+        # What only one reports counts with its score above the confidence.
+        (found((0, 0.3, 0)), NOTHING, SHOWN, None, 0.05, 0, 1),
+        (NOTHING, found((0, 0.6, 0), (50, 0.5, 0)), SHOWN, None, 0.35, 0, 2),
+        # Another class, or 6 px aside with an IoU of 4 / 16, under a half: another object.
+        (found((0, 0.9, 0)), found((0, 0.9, 1)), SHOWN, None, 0.65, 0, 2),
+        (found((0, 0.9, 0)), found((6, 0.9, 0)), SHOWN, None, 0.65, 0, 2),
+        # One of ours answers for one of theirs; at IoU 6 / 14 neither suppresses the other.
+        (found((0, 0.9, 0), (4, 0.8, 0)), found((0, 0.9, 0)), SHOWN, None, 0.55, 0, 1),
+        # 5 px apart of 10, IoU a third: no pair, and NMS at 0.3 keeps one of them.
+        (TWO.above(0.50005), found((5, 0.5, 0)), LOW, None, 0.0001, 0, 2),
+        (TWO.above(0.50005), found((5, 0.5, 0)), LOW, TWO, 0.0001, 0, 2),
+        # What a full list has no room for differs by the last score.
+        (found((0, 0.9, 0), (40, 0.0083, 0)), THREE.above(0.9), FULL, THREE, 0.0083, 0, 1),
+        # A box or score that no candidate has is a difference still.
+        (OVERLAPPING, found((1, 0.8, 0)), SHOWN, OVERLAPPING, 0.1, 1, 1),
+        (NOTHING, found((60, 0.8, 0)), SHOWN, OVERLAPPING, 0.55, 0, 1),
+    ],
+)
+def test_a_gap_is_what_differs(
+    theirs: Detections,
+    ours: Detections,
+    settings: EvaluateConfig,
+    candidates: Detections | None,
+    score: float,
+    box_px: float,
+    unmatched: int,
+) -> None:
     gap = gap_between(theirs, ours, settings=settings, candidates=candidates)
-    assert (gap.score, gap.box_px, gap.unmatched) == (0.0, 0.0, 2)
+    assert (gap.score, gap.box_px) == pytest.approx((score, box_px), abs=1e-6)
+    assert (gap.unmatched, gap.detections) == (unmatched, len(theirs))
 
 
-def test_a_box_or_score_that_no_candidate_has_is_a_difference_still() -> None:
-    candidates = found((0, 0.9, 0), (2, 0.9, 0))
-    gap = gap_between(candidates, found((1, 0.8, 0)), settings=SHOWN, candidates=candidates)
-    assert gap.score == pytest.approx(0.1)
-    assert gap.box_px == 1.0
-    gap = gap_between(
-        Detections.empty(), found((60, 0.8, 0)), settings=SHOWN, candidates=candidates
-    )
-    assert gap.score == pytest.approx(0.55)
-
-
-def test_nothing_on_either_side_is_no_difference() -> None:
-    gap = gap_between(Detections.empty(), Detections.empty(), settings=SHOWN)
-    assert (gap.score, gap.box_px, gap.unmatched) == (0.0, 0.0, 0)
+def test_what_two_full_lists_end_with_is_no_difference() -> None:
+    theirs, ours = found((0, 0.9, 0), (40, 0.0083, 0)), found((0, 0.9, 0), (80, 0.0083, 0))
+    gap = gap_between(theirs, ours, settings=FULL, candidates=THREE)
+    assert (gap.score, gap.box_px, gap.unmatched, gap.paired, gap.overlap) == (0, 0, 2, 1, 1)
 
 
 def compared(**changes: float) -> Parity:
@@ -124,15 +111,10 @@ def test_an_export_is_good_within_its_limits(
     precision: Precision, changes: dict[str, float], said: str | None
 ) -> None:
     fault = fault_of(compared(**changes), ExportSettings("openvino", precision))
-    if said is None:
-        assert fault is None
-    else:
-        assert fault is not None
-        with pytest.raises(ConfigError, match=said):
-            raise ConfigError(fault)
+    assert fault is None if said is None else re.search(said, fault or "")
 
 
-def test_a_limit_of_nothing_is_kept(tmp_path: Path) -> None:
+def test_a_limit_of_nothing_is_kept() -> None:
     strict = ExportSettings("onnx", "int8", max_ap_drop=0.0)
     assert fault_of(compared(), strict) is not None
     assert fault_of(compared(ap_after=0.5), strict) is None

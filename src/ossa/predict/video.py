@@ -22,7 +22,7 @@ from ossa.escaping import hide_credentials
 from ossa.files import open_regular
 
 STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "http", "https", "srt", "udp", "tcp")
-
+_ADDRESSES: Final = tuple(f"{scheme}://" for scheme in STREAM_SCHEMES)
 _USUAL_RATE: Final = 30.0
 _MOST_RATE: Final = 300.0
 """Files that state no rate are said to have that of their clock, 1000 frames a second or more."""
@@ -90,7 +90,7 @@ class VideoReader:
         Raises:
             DataError: the source cannot be opened.
         """
-        if isinstance(source, str) and source.split("://")[0] not in STREAM_SCHEMES:
+        if isinstance(source, str) and not source.startswith(_ADDRESSES):
             source = Path(source)
         self._source = source
         self._every = every
