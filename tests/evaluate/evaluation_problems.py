@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ossa.data.annotations import DatasetIndex
-from ossa.evaluate.coco import detections_as_coco_results, gt_as_coco_dict
+from ossa.evaluate.coco import detections_as_coco_results
 from ossa.types import Detections
 
 SQUARE = (10.0, 10.0, 20.0, 20.0)
@@ -54,13 +54,33 @@ def found(*rows: tuple[float, int, tuple[float, ...]]) -> Detections:
     )
 
 
+def gt_rows(index: DatasetIndex) -> list[dict[str, Any]]:
+    """Returns COCO's annotations, counted from 1: pycocotools takes 0 for 'matched nothing'."""
+    columns = zip(
+        index.image_ids[index.gt_image_positions()].tolist(),
+        index.category_ids[index.labels].tolist(),
+        index.boxes_xywh.tolist(),
+        index.areas.tolist(),
+        (index.crowd | index.difficult).astype(int).tolist(),
+        strict=True,
+    )
+    keys = ("image_id", "category_id", "bbox", "area", "iscrowd")
+    rows = (dict(zip(keys, row, strict=True)) for row in columns)
+    return [{"id": number, **row} for number, row in enumerate(rows, start=1)]
+
+
 def by_pycocotools(
     index: DatasetIndex, detections: dict[int, Detections], **params: Any
 ) -> COCOeval:
     """Returns pycocotools' finished evaluation, with other parameters than its own if given."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco: Any = COCO()  # its stubs know only files
-        coco.dataset = gt_as_coco_dict(index)
+        coco.dataset = {
+            "info": {},
+            "images": [{"id": image_id} for image_id in index.image_ids.tolist()],
+            "categories": [{"id": category_id} for category_id in index.category_ids.tolist()],
+            "annotations": gt_rows(index),
+        }
         coco.createIndex()
         results = coco.loadRes(detections_as_coco_results(index, detections))
         evaluator = COCOeval(coco, results, "bbox")

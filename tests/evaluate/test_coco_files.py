@@ -8,28 +8,8 @@ import pytest
 from evaluation_problems import SQUARE, a_problem, an_index, found
 
 from ossa.errors import DataError
-from ossa.evaluate.coco import detections_as_coco_results, gt_as_coco_dict, read_coco_results
+from ossa.evaluate.coco import detections_as_coco_results, read_coco_results
 from ossa.evaluate.metrics import evaluate_detections
-
-
-def test_ground_truth_become_a_coco_instances_file_with_ids_from_one() -> None:
-    index = an_index(
-        [[], [(1, (10, 20, 40, 60))]], difficult=np.array([True]), areas=np.array([7.5])
-    )
-    assert gt_as_coco_dict(index) == {
-        "info": {},
-        "images": [
-            {"id": 1, "file_name": "0.jpg", "width": 100, "height": 80},
-            {"id": 2, "file_name": "1.jpg", "width": 100, "height": 80},
-        ],
-        "categories": [{"id": 3, "name": "cat"}, {"id": 13, "name": "dog"}],
-        "annotations": [
-            {
-                **{"id": 1, "image_id": 2, "category_id": 13, "iscrowd": 1},
-                **{"bbox": [10.0, 20.0, 30.0, 40.0], "area": 7.5},
-            }
-        ],
-    }
 
 
 def test_detections_become_coco_results_with_the_ids_of_the_data_set() -> None:

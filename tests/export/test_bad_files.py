@@ -167,7 +167,7 @@ from ossa.export.graph import openvino_core
 
 print({"onnx", "onnxscript", "onnxruntime", "openvino", "nncf"}.intersection(sys.modules))
 signal.signal(signal.SIGUSR1, lambda *_: print("heard", flush=True))
-cores = [openvino_core(purpose="a test") for _ in range(2)]
+cores = [openvino_core() for _ in range(2)]
 cores.append(sys.modules["openvino"].Core())
 for core in cores:
     core.get_property("CPU", "FULL_DEVICE_NAME")

@@ -18,7 +18,7 @@ NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino"
 
 
 def _processor_has_bf16() -> bool:
-    core = openvino_core(purpose="the question of what the processor can do")
+    core = openvino_core()
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 

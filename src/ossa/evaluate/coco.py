@@ -82,27 +82,6 @@ def tide_errors(index: DatasetIndex, detections: Mapping[int, Detections]) -> di
     return evaluator.tide_errors(pos_thr=0.5, bg_thr=0.1)
 
 
-def gt_as_coco_dict(index: DatasetIndex) -> dict[str, Any]:
-    """Returns the ground truth as the content of a COCO instances file, in plain Python numbers.
-
-    Annotation ids are counted from 1: pycocotools takes the id 0 for 'matched nothing'.
-    """
-    width, height = index.sizes_wh.T
-    return {
-        "info": {},
-        "images": _rows(id=index.image_ids, file_name=index.file_names, width=width, height=height),
-        "categories": _rows(id=index.category_ids, name=np.array(index.names)),
-        "annotations": _rows(
-            id=np.arange(1, len(index.labels) + 1),
-            image_id=index.image_ids[index.gt_image_positions()],
-            category_id=index.category_ids[index.labels],
-            bbox=index.boxes_xywh,
-            area=index.areas,
-            iscrowd=(index.crowd | index.difficult).astype(int),
-        ),
-    }
-
-
 def _rows(**columns: NDArray[Any]) -> list[dict[str, Any]]:
     """Returns one dictionary of plain Python values per row."""
     lists = (column.tolist() for column in columns.values())

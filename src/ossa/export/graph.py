@@ -79,23 +79,15 @@ def require(package: str, *, purpose: str) -> Any:
     return import_module(package)
 
 
-def openvino_core(*, purpose: str) -> Any:
+@cache
+def openvino_core() -> Any:
     """Returns the one `openvino.Core` of this process.
 
     A Core gives the thread a stack for signals, and puts the former one back when it goes, although
     that may be of a Core that has gone before: the next signal, be it Ctrl-C or the end of a child,
     then ends the process (OpenVINO 2026.4). So there is one, which stays.
-
-    Raises:
-        ConfigError: OpenVINO is not installed.
     """
-    require("openvino", purpose=purpose)
-    return _only_core()
-
-
-@cache
-def _only_core() -> Any:
-    core = import_module("openvino").Core()
+    core = require("openvino", purpose="OpenVINO").Core()
     core.get_property("CPU", "FULL_DEVICE_NAME")  # it is the device that brings the stack
     return core
 

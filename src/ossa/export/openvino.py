@@ -70,7 +70,7 @@ def add_nms(model: Any, description: ExportDescription) -> Any:
     """
     openvino = require("openvino", purpose=_PURPOSE)
     content = nms_graph(description).SerializeToString()
-    behind = openvino_core(purpose=_PURPOSE).read_model(BytesIO(content))
+    behind = openvino_core().read_model(BytesIO(content))
     for parameter, result in zip(behind.get_parameters(), model.get_results(), strict=True):
         parameter.output(0).replace(result.input_value(0))
     joined = openvino.Model(behind.get_results(), model.get_parameters(), "ossa")
@@ -93,7 +93,7 @@ def read(file: Path) -> tuple[Any, str | None]:
         ConfigError: OpenVINO is not installed.
         CheckpointError: the file is damaged, or holds an operator that OpenVINO does not know.
     """
-    core = openvino_core(purpose=f"reading {file}")
+    core = openvino_core()
     is_onnx = file.suffix == ".onnx"
     with file.open("rb") as content:
         # OpenVINO's readers would all try such a file, and print.
@@ -120,7 +120,7 @@ def engine(model: Any, *, precision: Precision, threads: int | None = None) -> E
         CheckpointError: OpenVINO cannot run the model.
         ConfigError: the processor cannot compute so.
     """
-    core = openvino_core(purpose=_PURPOSE)
+    core = openvino_core()
     if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise ConfigError("this processor has no bf16 arithmetic: take --precision fp32")
     settings = {
@@ -176,7 +176,7 @@ def quantized(model: Any, description: ExportDescription, images: DatasetIndex) 
         nncf = require("nncf", purpose="--precision int8")
     is_onnx = hasattr(model, "graph")
     if not is_onnx:
-        openvino_core(purpose="--precision int8")  # before NNCF makes one of its own
+        openvino_core()  # before NNCF makes one of its own
     batch = description.batch or 1
     batches = list(range(0, len(images), batch))
     source = LetterboxedDataset(images, imgsz=description.imgsz)
