@@ -374,7 +374,6 @@ def test_seed_and_worker_number_0_are_values(ossa: Ossa, monkeypatch: pytest.Mon
             "--model yolov5n --fit-anchors --set model.anchors_wh=[[[1,1]],[[2,2]],[[3,3]]]",
             "Expected --fit-anchors or model.anchors_wh, found both",
         ),
-        ("--model yolov5n --exist-ok", "a run never overwrites another"),
         ("", "Expected --model (such as yolov5n"),
         ("--resume nowhere", "Expected no settings beside --resume, which goes on with those"),
     ],

@@ -150,9 +150,7 @@ def serve(
     with tempfile.TemporaryDirectory(prefix="ossa-app-") as folder:
         uploads = Path(folder) / "uploads"
         uploads.mkdir()
-        app = build_app(
-            models, uploads, limits=limits, report=report, names=names, password=password
-        )
+        app = _build_app(models, uploads, limits, report, names, password)
         config = uvicorn.Config(
             app,
             log_level="error",  # bad requests are answered, not logged
@@ -202,22 +200,15 @@ async def _run(
     await serving
 
 
-def build_app(
+def _build_app(
     models: Sequence[PageModel],
     uploads: Path,
-    *,
     limits: Limits,
-    report: Path | None = None,
-    names: Sequence[str] = LOOPBACK,
-    password: str | None = None,
+    report: Path | None,
+    names: Sequence[str],
+    password: str | None,
 ) -> "ASGIApp":
-    """Returns the ASGI application.
-
-    Args:
-        models: to show.
-        uploads: an empty folder for uploads; the sessions are kept beside it.
-        limits, report, names, password: see `serve`.
-    """
+    """Returns the application; sessions are kept beside the empty folder of uploads."""
     os.environ.update(_ENVIRONMENT)
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
     os.environ["GRADIO_EXAMPLES_CACHE"] = str(uploads.parent / "examples")  # else in the cwd

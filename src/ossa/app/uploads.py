@@ -84,6 +84,8 @@ class Session:
     folder: Path
     """Holds the frames and the results, and is deleted with the session."""
     frames: list[KeptFrame]
+    num_bytes: int
+    """Size of the frames on the disk."""
     decode_ms: float
     """Milliseconds to read the image, or one frame."""
     inferences: dict[tuple[int, str], Inference] = field(default_factory=dict)
@@ -118,7 +120,7 @@ class Sessions:
         self._folder = folder
         self._limits = limits
         self._lock = threading.Lock()
-        self._by_key: OrderedDict[str, tuple[Session, int]] = OrderedDict()
+        self._by_key: OrderedDict[str, Session] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._by_key)
@@ -126,7 +128,7 @@ class Sessions:
     @property
     def num_bytes(self) -> int:
         """Size of all frames on the disk."""
-        return sum(size for _, size in self._by_key.values())
+        return sum(session.num_bytes for session in self._by_key.values())
 
     def open(self, key: str, upload: Path, name: str) -> Session:
         """Returns a session for an upload, which replaces the visitor's earlier one.
@@ -149,15 +151,13 @@ class Sessions:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         decode_ms = 1000 * (time.perf_counter() - started) / len(frames)
-        session = Session(name, folder, frames, decode_ms)
         size = sum(file.stat().st_size for file in folder.iterdir())
-        limits = self._limits
+        session = Session(name, folder, frames, size, decode_ms)
+        most, most_bytes = self._limits.sessions, self._limits.kept_bytes
         with self._lock:
             self._drop(key)
-            self._by_key[key] = session, size
-            while len(self) > limits.sessions or self.num_bytes > limits.kept_bytes:
-                if len(self) == 1:
-                    break
+            self._by_key[key] = session
+            while len(self) > 1 and (len(self) > most or self.num_bytes > most_bytes):
                 self._drop(next(iter(self._by_key)))
         return session
 
@@ -167,12 +167,12 @@ class Sessions:
             if key not in self._by_key:
                 return None
             self._by_key.move_to_end(key)
-            return self._by_key[key][0]
+            return self._by_key[key]
 
     def frame(self, token: str, position: int) -> KeptFrame | None:
         """Returns a frame of the session with this token, or None."""
         with self._lock:
-            sessions = [session for session, _ in self._by_key.values()]
+            sessions = list(self._by_key.values())
         for session in sessions:
             if secrets.compare_digest(session.token.encode(), token.encode()):
                 return session.frames[position] if 0 <= position < len(session.frames) else None
@@ -184,9 +184,8 @@ class Sessions:
             self._drop(key)
 
     def _drop(self, key: str) -> None:
-        session, _ = self._by_key.pop(key, (None, 0))
-        if session is not None:
-            shutil.rmtree(session.folder, ignore_errors=True)
+        if key in self._by_key:
+            shutil.rmtree(self._by_key.pop(key).folder, ignore_errors=True)
 
 
 def _keep_upload(upload: Path, name: str, folder: Path, limits: Limits) -> list[KeptFrame]:

@@ -238,19 +238,19 @@ def _print_notes(
     from ossa.evaluate.statistics import FEWEST_RUNS
 
     runs = ", ".join(str(len(model)) for model in matches)
-    differences = [row.difference for row in rows if row.difference is not None]
+    seeds = [row.difference.seeds for row in rows if row.difference is not None]
     print_line(
         f"Over images, 95%: these weights on other images ({num_images} images, drawn "
         f"{resamples:,} times)."
     )
-    if any(difference.seeds is not None for difference in differences):
+    if any(interval is not None for interval in seeds):
         print_line(
             f"And seeds, 95%: other seeds, too ({runs} runs); p and verdict are about these."
         )
-    if any(difference.seeds is None for difference in differences):
+    if None in seeds:
         print_line(
             f"No seed interval under {FEWEST_RUNS} runs of both models (found {runs}): the verdict "
             "is about these weights, not about training again."
         )
-    if len(differences) > 1:
-        print_line(f"p is corrected by Holm for {len(differences)} comparisons; intervals are not.")
+    if len(seeds) > 1:
+        print_line(f"p is corrected by Holm for {len(seeds)} comparisons; intervals are not.")

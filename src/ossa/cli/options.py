@@ -100,19 +100,9 @@ AsJson = Annotated[
     typer.Option("--json", rich_help_panel=MACHINE_PANEL),
     "Print one JSON document on stdout and everything else on stderr.",
 ]
-
-
-def _cache_place(text: str) -> str:
-    if text == "ram":
-        raise typer.BadParameter("expected auto, disk or none, found 'ram', which is auto today")
-    if text not in ("auto", "disk", "none"):
-        raise typer.BadParameter(f"expected auto, disk or none, found {text!r}")
-    return text
-
-
 Cache = Annotated[
-    str | None,
-    *(_MACHINE, typer.Option(parser=_cache_place, metavar="auto|disk|none"), shown("auto")),
+    Literal["auto", "disk", "none"] | None,
+    *(_MACHINE, shown("auto")),
     "Decode and resize every image once. auto keeps the pixels in memory that all processes share, "
     "while they fit into a quarter of the free memory and 4 GB; disk in the cache folder "
     "(OSSA_CACHE, else ~/.cache/ossa) for every later run. It changes the speed, never the result.",

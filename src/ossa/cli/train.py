@@ -79,14 +79,6 @@ SETTINGS = (
 """What is trained and how, as far as options say it; --set sets any other key."""
 
 
-def _refuse_to_overwrite(wanted: bool) -> None:
-    if wanted:
-        raise typer.BadParameter(
-            "not supported: a run never overwrites another; where the name exists the folder "
-            "becomes NAME-2, and --resume FOLDER goes on with a run"
-        )
-
-
 @command(
     *SETTINGS,
     schema=RunConfig,
@@ -127,7 +119,6 @@ def train(
     track_project: Annotated[
         options.Name | None, options.shown("their environment's"), "Project of comet and wandb."
     ] = None,
-    exist_ok: Annotated[bool, typer.Option(hidden=True, callback=_refuse_to_overwrite)] = False,
     device: options.Device = None,
     workers: options.Workers = None,
     threads: options.Threads = None,
