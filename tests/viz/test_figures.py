@@ -57,6 +57,10 @@ def test_lines_have_a_legend_and_none_looks_like_another():
     assert len(LINE_COLOURS) == 8
 
 
+def test_a_line_without_a_name_has_no_legend():
+    assert figure_of(Line("", [1, 2], [0.1, 0.2])).axes[0].get_legend() is None
+
+
 def test_bounds_are_a_band_around_the_line():
     figure = figure_of(Line("a", [1, 2], [0.2, 0.4], low=[0.1, 0.3], high=[0.3, 0.5]))
     band = np.asarray(figure.axes[0].collections[0].get_paths()[0].vertices)

@@ -209,4 +209,5 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     if not any(np.isfinite(line.get_ydata()).any() for line in axes.lines):
         axes.set(xticks=[], yticks=[])
         write_in_the_middle(axes, "no values")
-    add_legend(axes)
+    if any(line.name for line in panel.lines):  # a single line need not have one
+        add_legend(axes)
