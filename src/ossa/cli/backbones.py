@@ -52,19 +52,15 @@ def backbones(
     """List the architectures that can be the backbone of a detector.
 
     Supported is what has maps at strides 8, 16 and 32 for images of 320 x 320, 640 x 640 and
-    384 x 672 pixels. Parameters and FLOPs (2 a multiply-add) are those of the backbone alone;
-    parameters at 640 px, since position embeddings grow with the image. All comes from a table
-    made with one version of timm; with another version installed, what the filters leave is tried
-    out here, about two seconds a model. Nothing is downloaded: licences are those that timm states
-    for the weights.
+    384 x 672 pixels. Parameters and FLOPs (2 a multiply-add) are those of the backbone alone. All
+    comes from a table made with one version of timm; with another version installed, what the
+    filters leave is tried out here, about two seconds a model. Nothing is downloaded.
 
     [bold]Examples[/bold]
 
       ossa backbones 'vit_small*' --tags
 
       ossa backbones --supported --commercial --max-params 30M --max-flops 40G --sort flops
-
-      ossa backbones resnet --imgsz 320 --json
     """
     import timm
 

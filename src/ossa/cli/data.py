@@ -50,9 +50,7 @@ def get(
     both scored on the test of 2007. Interrupted at any point and started again, it goes on where it
     was; the parts that two data sets share are fetched once.
 
-    [bold]Examples[/bold]
-
-      ossa data get voc0712-seedB
+    [bold]Example[/bold]
 
       ossa data get coco --root /data --keep-archives
     """
@@ -94,9 +92,7 @@ def convert(
     Images stay where they are: COCO refers to them, VOC and YOLO get symbolic links. Key 'classes'
     of the data.yaml filters, merges and renames on the way.
 
-    [bold]Examples[/bold]
-
-      ossa data convert data/voc --to coco voc-as-coco
+    [bold]Example[/bold]
 
       ossa data convert cells.yaml --to yolo cells-yolo --split val --copy-images
     """
@@ -140,19 +136,14 @@ def check(
     Exit codes: 0 where nothing or only warnings are found, 1 where there are errors, 2 where the
     data set cannot be read at all.
 
-    [bold]Errors[/bold]: images missing, unreadable, truncated, of another size than annotated, or
-    in val or test and in train; boxes of no area, outside their image, not numbers, stated twice,
-    of an unknown class; labels without image, at two places, of two images, unreadable labels, VOC
-    images without XML; classes that are evaluated and not trained; and whatever 'ossa train' would
-    stop for: no split val, other classes in it, no box that trains, most images without labels.
+    [bold]Errors[/bold]: images and labels that are missing, unreadable, damaged or of other sizes,
+    boxes that no image can have, images in val or test and in train, classes that are evaluated and
+    not trained, and whatever 'ossa train' would stop for.
 
-    [bold]Warnings[/bold]: images rotated by EXIF, copies within a split, shared by val and test,
-    listed twice, without labels; boxes tiny, covering all, reaching out; classes unused, rare, not
-    evaluated; anchors that do not fit.
+    [bold]Warnings[/bold]: rotated images, copies, images without labels, boxes that are tiny, cover
+    all or reach out, classes that are unused, rare or not evaluated, anchors that do not fit.
 
-    [bold]Examples[/bold]
-
-      ossa data check bccd
+    [bold]Example[/bold]
 
       ossa data check data/coco --images --report pages/coco --json > check.json
     """

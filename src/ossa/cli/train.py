@@ -17,7 +17,6 @@ from ossa.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from ossa.train.callbacks import Callback
     from ossa.train.distributed import DistributedContext
-    from ossa.train.loggers import Logger
     from ossa.types import Record
 
 _MODEL, HOW_PANEL = "What is trained", "How it is trained"
@@ -143,9 +142,8 @@ def train(
     given = {key: value for key, value in call.params.items() if was_given(value)}
     options.set_threads(threads)
     with joined_processes(options.choose_device(device)) as processes:
-        loggers = _loggers(given) if processes.is_main else []
         if resume is None:
-            record, folder = _start(given, settings, loggers, processes)
+            record, folder = _start(given, settings, processes)
         else:
             options_given = {one.name: one.opts[0] for one in call.command.params}
             others = [options_given[name] for name in given if name not in _WITH_RESUME]
@@ -154,7 +152,7 @@ def train(
                     expected="no settings beside --resume, which goes on with those of the run",
                     found=", ".join(others),
                 )
-            record, folder = _resume(resume, given, loggers, processes), resume
+            record, folder = _resume(resume, given, processes), resume
         if processes.is_main:
             _report(record, folder, as_json=as_json)
     if record.status != "done":
@@ -222,10 +220,7 @@ def _with_largest_batch(config: RunConfig, device: str) -> RunConfig:
 
 
 def _start(
-    given: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    loggers: "list[Logger]",
-    processes: "DistributedContext",
+    given: Mapping[str, Any], settings: Mapping[str, Any], processes: "DistributedContext"
 ) -> tuple["Record", Path]:
     """Trains in a new folder; returns the record and the folder."""
     from ossa.train.loop import train as run_training
@@ -237,7 +232,7 @@ def _start(
     machine = _machine(given)
     with (
         _run_folder(wanted, processes) as folder,
-        _callback(folder, given, loggers, processes) as callback,
+        _callback(folder, given, processes) as callback,
     ):
         record = run_training(
             config,
@@ -251,19 +246,14 @@ def _start(
     return record, folder
 
 
-def _resume(
-    folder: Path,
-    given: Mapping[str, Any],
-    loggers: "list[Logger]",
-    processes: "DistributedContext",
-) -> "Record":
+def _resume(folder: Path, given: Mapping[str, Any], processes: "DistributedContext") -> "Record":
     """Goes on in the folder of a run; returns the record."""
     from ossa.train.loop import train as run_training
     from ossa.train.run_folder import RECORD_FILE, read_config, read_record, why_not_of
 
     config, file = read_config(folder), folder / RECORD_FILE
     more = {**_machine(given), "distributed": processes}
-    with _callback(folder, given, loggers, processes) as callback:
+    with _callback(folder, given, processes) as callback:
         if file.is_file():
             record = read_record(folder)
             if why := why_not_of(record, config):
@@ -277,20 +267,23 @@ def _resume(
 
 @contextmanager
 def _callback(
-    folder: Path,
-    given: Mapping[str, Any],
-    loggers: "list[Logger]",
-    processes: "DistributedContext",
+    folder: Path, given: Mapping[str, Any], processes: "DistributedContext"
 ) -> "Iterator[Callback]":
     """Yields the console, figures and loggers of a run; of several processes the first's."""
     from ossa.cli.console import Console
     from ossa.train.callbacks import Callback, CallbackList
     from ossa.train.figures import RunFigures
-    from ossa.train.loggers import LoggerCallback
+    from ossa.train.loggers import LoggerCallback, create_loggers
 
     if not processes.is_main:
         yield Callback()
         return
+    for key in ("track_weights", "track_project"):
+        if key in given and "track" not in given:
+            option = "--" + key.replace("_", "-")
+            raise ConfigError(expected=f"--track with the names of loggers beside {option}")
+    names = [name for names in given.get("track", []) for name in names.split(",")]
+    loggers = create_loggers(names, project=given.get("track_project"))
     with Console(f"in {folder} on {_machine(given)['device']}") as console:
         figures = [] if "no_figures" in given else [RunFigures(console.note)]
         log_weights = "track_weights" in given
@@ -306,18 +299,6 @@ def _machine(given: Mapping[str, Any]) -> dict[str, Any]:
     workers = options.choose_workers(given.get("workers"), device=device)
     more = {key: given[key] for key in ("cache", "save_minutes") if key in given}
     return {"device": device, "workers": workers, "cache": "auto", **more}
-
-
-def _loggers(given: Mapping[str, Any]) -> "list[Logger]":
-    """Returns the loggers of --track, which change nothing of what is computed."""
-    from ossa.train.loggers import create_loggers
-
-    for key in ("track_weights", "track_project"):
-        if key in given and "track" not in given:
-            option = "--" + key.replace("_", "-")
-            raise ConfigError(expected=f"--track with the names of loggers beside {option}")
-    names = [name for names in given.get("track", []) for name in names.split(",")]
-    return create_loggers(names, project=given.get("track_project"))
 
 
 @contextmanager
