@@ -14,7 +14,7 @@ from ossa.data.dataset import TrainingDataset
 from ossa.data.description import read_description
 from ossa.data.loader import EpochBatches, training_loader
 from ossa.data.reading import read_index
-from ossa.data.show import augmented_batches, draw_batch, sample_images
+from ossa.data.show import augmented_batches, sample_images
 
 SMALL = ("--imgsz", "64", "--batch", "4", "--number", "3", "--batches", "1")
 
@@ -87,27 +87,6 @@ def test_batches_are_those_of_a_training(train_index: DatasetIndex, epoch: int) 
     assert batch.image_ids == expected.image_ids
     torch.testing.assert_close(batch.images, expected.images, rtol=0, atol=0)
     torch.testing.assert_close(batch.boxes_xyxy, expected.boxes_xyxy, rtol=0, atol=0)
-
-
-def test_the_boxes_of_a_batch_lie_on_their_images(train_index: DatasetIndex) -> None:
-    """A row of four pictures; without boxes it is another at the corner of every box."""
-    (batch,) = augmented_batches(train_index, settings(), number=1)
-    nothing = type(batch)(
-        images=batch.images,
-        boxes_xyxy=batch.boxes_xyxy[:0],
-        labels=batch.labels[:0],
-        image_index=batch.image_index[:0],
-        image_ids=batch.image_ids,
-        letterboxes=(),
-    )
-    with_boxes = draw_batch(batch, names=train_index.names)
-    without = draw_batch(nothing, names=train_index.names)
-    assert with_boxes.shape == without.shape == (9 + 360 + 9, 9 + 4 * (360 + 9), 3)
-    assert (with_boxes != without).any()
-    left_top = (batch.boxes_xyxy[batch.image_index == 0] * 360 / 64).round().int()
-    for left, top, *_ in left_top.tolist():
-        corner = (9 + max(top, 1), 9 + max(left, 1))
-        assert (with_boxes[corner] != without[corner]).any()
 
 
 def test_a_sample_is_drawn_by_its_seed_without_repeats(train_index: DatasetIndex) -> None:

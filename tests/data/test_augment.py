@@ -79,16 +79,6 @@ def test_colours_change_as_calculated_by_hand(
     assert change_colour(image, np.array(gains_hsv)).tolist() == [[list(expected)]]
 
 
-def test_gains_of_one_leave_all_but_the_rounding_of_hues_to_two_degrees() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
-    before = image.copy()
-    difference = np.abs(change_colour(image, np.ones(3)) - image.astype(int))
-    # Half a hue step of 2 degrees moves a channel by up to 1/60 of 255, and rounding by 1 or 2.
-    assert difference.max() <= 6
-    assert difference.mean() < 0.6
-    np.testing.assert_array_equal(image, before)
-
-
 # ---- mixture
 
 
@@ -198,15 +188,6 @@ def test_the_other_images_are_drawn_independently_from_the_whole_split(
     assert ((counts - expected) ** 2 / expected).sum() < 43.8
     same = np.mean([images[0] == images[1] for images in drawn_images])
     assert same == pytest.approx(1 / 20, abs=0.025)
-
-
-def test_colours_vary_within_their_gains() -> None:
-    grey = painted(100)
-    values = [
-        drawn(with_(value=0.4), seed, lambda _: grey).image[32, 32, 0] for seed in range(1000)
-    ]
-    assert (min(values), max(values)) == (60, 139)  # 100 x (1 +- 0.4), cut to whole numbers
-    assert np.mean(values) == pytest.approx(99.5, abs=2)
 
 
 def test_the_sources_are_left_as_they_were() -> None:

@@ -114,15 +114,6 @@ def test_an_annotation_rewritten_with_its_old_size_and_time_is_read(tmp_path: Pa
     assert read(yaml_file).index.labels.tolist() == [1]
 
 
-def test_an_image_added_is_found(tmp_path: Path) -> None:
-    yaml_file = write(tmp_path, "yolo")
-    read(yaml_file)
-    write_image(tmp_path / "images/train/deeper/3.jpg")
-    assert len(read(yaml_file).index) == 3
-    write_image(tmp_path / "images/train/deeper/4.jpg")
-    assert len(read(yaml_file).index) == 4
-
-
 def test_an_image_of_another_size_is_seen(tmp_path: Path) -> None:
     yaml_file = write(tmp_path, "voc")
     read(yaml_file)
@@ -186,20 +177,6 @@ def test_a_folder_that_cannot_be_written_is_told_and_reading_goes_on(
     (note,) = report.notes
     assert note.startswith("could not keep the index of split 'train' in ")
     assert "read anew each time" in note
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_is_told_and_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path
-) -> None:
-    def fill(*_: object) -> None:
-        with open("/dev/full", "wb", buffering=0) as full:
-            full.write(b"x")
-
-    monkeypatch.setattr(cache_files, "write_columns", fill)
-    report = read(write(tmp_path, "coco"))
-    assert "no space left on device" in report.notes[0]
-    assert list(folder.iterdir()) == []
 
 
 def test_the_folder_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

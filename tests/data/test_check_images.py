@@ -32,28 +32,6 @@ def test_an_image_is_truncated_where_its_end_is_missing(tmp_path: Path, suffix: 
     assert is_truncated(path)
 
 
-def test_images_cut_short_unreadable_and_gone_are_told_apart(tmp_path: Path) -> None:
-    labels = {f"{name}.png": GOOD for name in ("good", "cut", "page", "gone")}
-    annotated = write_yolo_splits(tmp_path, {"train": labels})
-    folder = tmp_path / "images/train"
-    images = {name: folder / f"{name}.png" for name in ("good", "cut", "page", "gone")}
-    images["cut"].write_bytes(images["cut"].read_bytes()[:-20])
-    images["page"].write_text("<html>404</html>")
-    listed = write_text(tmp_path / "list.txt", "\n".join(map(str, images.values())))
-    annotated.write_text(annotated.read_text().replace("images/train", listed.name))
-    images["gone"].unlink()
-    unread = {
-        ("image-unreadable", "train"): 1,
-        ("image-missing", "train"): 1,
-        ("labels-without-image", None): 1,
-    }
-    assert counts(check(annotated)) == unread  # the header of what is cut can be read
-    found = check(annotated, images=True)
-    assert counts(found) == {**unread, ("image-truncated", "train"): 1}
-    (cut,) = next(one.examples for one in found.issues if one.kind == "image-truncated")
-    assert cut.path == images["cut"]
-
-
 def test_an_image_of_another_size_than_coco_states_is_a_fault(tmp_path: Path) -> None:
     boxes = [coco_box(1, [10, 10, 40, 20]), coco_box(2, [10, 10, 40, 20], image=2, category=2)]
     data_yaml = write_coco_file(tmp_path, boxes)

@@ -29,8 +29,6 @@ from ossa.data.description import read_description
 from ossa.data.loader import EpochBatches, evaluation_loader, training_loader
 from ossa.data.reading import read_index
 from ossa.errors import ConfigError, DataError
-from ossa.evaluate.coco import score_as_coco
-from ossa.types import Detections
 
 IDS = {"cat": 2, "dog": 5, "owl": 90}
 WIDTH, HEIGHT = 100, 50
@@ -222,27 +220,6 @@ def test_three_formats_give_the_same_batches(tmp_path: Path) -> None:
             assert torch.equal(batch.boxes_xyxy, first.boxes_xyxy)
             assert torch.equal(batch.labels, first.labels)
             assert batch.image_ids == first.image_ids
-
-
-def test_three_formats_give_the_same_ap(tmp_path: Path) -> None:
-    indexes = in_three_formats(tmp_path)
-    first = indexes["coco"]
-    rng = np.random.default_rng(0)
-    detections = {
-        int(image_id): Detections(
-            (first.boxes_xyxy[rows] + rng.normal(0, 2, (rows.stop - rows.start, 4))).astype("f4"),
-            np.sort(rng.random(rows.stop - rows.start).astype("f4"))[::-1],
-            first.labels[rows],
-        )
-        for image_id, rows in zip(
-            first.image_ids, map(first.gt_rows, range(len(first))), strict=True
-        )
-    }
-    scores = {name: score_as_coco(index, detections) for name, index in indexes.items()}
-    assert 0.1 < scores["coco"].precision[scores["coco"].precision >= 0].mean() < 1
-    for name in ("voc", "yolo"):
-        np.testing.assert_array_equal(scores[name].precision, scores["coco"].precision)
-        np.testing.assert_array_equal(scores[name].recall, scores["coco"].recall)
 
 
 # ---- what is lost is said

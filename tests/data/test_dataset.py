@@ -85,22 +85,6 @@ def test_the_last_epochs_may_be_without_mosaic_and_mixup(photographs: DatasetInd
         assert_same(dataset[Draw(epoch, 1)][0], reference[Draw(epoch, 1)][0])
 
 
-def test_a_sample_is_square_and_comes_with_the_id_of_its_image(
-    photographs: DatasetIndex,
-) -> None:
-    dataset = training(photographs, AugmentConfig())
-    assert len(dataset) == 4
-    for position in range(4):
-        sample, image_id = dataset[Draw(0, position)]
-        assert image_id == photographs.image_ids[position]
-        assert sample.image.shape == (64, 64, 3)
-        assert (sample.image.dtype, sample.boxes_xyxy.dtype) == (np.uint8, np.float32)
-        assert sample.labels.dtype == np.int64
-        assert len(sample.labels) == len(sample.boxes_xyxy)
-        assert (sample.boxes_xyxy >= 0).all()
-        assert (sample.boxes_xyxy <= 64).all()
-
-
 def test_a_letterboxed_image_comes_with_boxes_id_and_placement(
     photographs: DatasetIndex,
 ) -> None:

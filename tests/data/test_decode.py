@@ -121,12 +121,6 @@ def test_a_jpeg_is_reduced_while_its_long_side_keeps_what_is_asked(
     assert np.abs(decoded - expected.astype(int)).mean() < 3
 
 
-def test_an_image_of_another_size_than_its_annotation_says_is_an_error(tmp_path: Path) -> None:
-    path = saved(tmp_path, Image.fromarray(RGB), "JPEG")
-    with pytest.raises(DataError, match=r"Expected 64x96 pixels, found 96x64 .*image\)"):
-        decode_image(path, size_wh=(64, 96))
-
-
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("missing", [2, 20, 500, 3000])
 def test_a_jpeg_that_is_cut_short_is_an_error(

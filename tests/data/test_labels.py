@@ -96,14 +96,6 @@ def test_images_without_a_label_file_are_counted_and_empty_files_are_labels(
     )
 
 
-def test_coco_images_without_annotation_are_unlabelled_but_not_those_of_bad_ones(
-    tmp_path: Path,
-) -> None:
-    report = read(write_coco(tmp_path, [coco_annotation(1, [0, 0, 0, 0])]))
-    assert report.labels.unlabelled == (str(tmp_path / "photos/3.jpg"),)
-    assert report.labels.places == (str(tmp_path / "train.json"),)
-
-
 def test_voc_images_without_xml_are_unlabelled_though_left_out(tmp_path: Path) -> None:
     objects = [voc_object("cat", (11, 11, 50, 30))]
     data_yaml = write_voc(tmp_path, {"a": objects, "b": objects})

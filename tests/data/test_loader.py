@@ -128,15 +128,6 @@ def test_images_are_channels_first_in_shape_and_last_in_memory() -> None:
     np.testing.assert_array_equal(images[1, 2], image[..., 2])
 
 
-def test_a_batch_does_not_share_memory_with_its_samples() -> None:
-    sample = sample_with(1)
-    batch = make_batch([sample], [1])
-    batch.images.fill_(9)
-    batch.boxes_xyxy.fill_(9)
-    assert (sample.image == 0).all()
-    assert sample.boxes_xyxy.tolist() == [[0, 1, 2, 3]]
-
-
 # ---- loaders
 
 

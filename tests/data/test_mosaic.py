@@ -10,12 +10,10 @@ from ossa.config import AugmentConfig
 from ossa.data.augment import (
     CanvasView,
     Tile,
-    centred_tile,
     mosaic_tiles,
     random_view,
     render,
 )
-from ossa.data.letterbox import letterbox
 from ossa.types import Sample
 
 IMGSZ = 96
@@ -189,13 +187,6 @@ def test_nothing_of_a_tile_beyond_the_canvas_is_seen() -> None:
     np.testing.assert_array_equal(output.image, expected)
 
 
-def test_an_unmoved_tile_is_the_letterboxed_image() -> None:
-    image = rough(np.random.default_rng(0), 96, 41)
-    output = render([centred_tile(sample_of(image), 96)], CanvasView(96, 1.0, 48, 48), 96)
-    square, _ = letterbox(image, 96)
-    np.testing.assert_array_equal(output.image, square)
-
-
 # ---- boxes
 
 
@@ -221,13 +212,6 @@ def test_a_box_remains_by_size_share_and_shape(box_xyxy: tuple[float, ...], rema
     assert len(output.labels) == remains
     if remains:
         np.testing.assert_allclose(output.boxes_xyxy, [np.clip(box_xyxy, 0, 400)], atol=1e-4)
-
-
-def test_the_share_is_of_the_box_on_the_canvas() -> None:
-    # Of 400 px 300 lie beyond the canvas, of the other 100 px 12 are seen: 12 % of these count.
-    tile = Tile(sample_of(black(400, 60), [(0, 10, 400, 40)], [0]), -300, 60)
-    output = render([tile], CanvasView(200, 1.0, 12, 48), IMGSZ)
-    np.testing.assert_allclose(output.boxes_xyxy, [[0, 18, 12, 48]])
 
 
 # ---- boxes on pixels

@@ -87,16 +87,8 @@ class Heard:
         self.done.append(done)
 
 
-def opened(
-    data: Path,
-    place: CachePlace = "disk",
-    *,
-    imgsz: int = IMGSZ,
-    reduced: bool = True,
-    strict: bool = False,
-    heard: Heard | None = None,
-) -> PixelCache:
-    pixels = tried(data, place, imgsz=imgsz, reduced=reduced, strict=strict, heard=heard)
+def opened(data: Path, place: CachePlace = "disk", **options: Any) -> PixelCache:
+    pixels = tried(data, place, **options)
     assert pixels is not None
     return pixels
 
@@ -107,19 +99,12 @@ def tried(
     *,
     imgsz: int = IMGSZ,
     reduced: bool = True,
-    strict: bool = False,
     heard: Heard | None = None,
+    **options: Any,
 ) -> PixelCache | None:
-    return open_pixels(
-        index_of(data),
-        place,
-        description=read_description(data),
-        split="train",
-        imgsz=imgsz,
-        reduced=reduced,
-        listener=heard or Heard(),
-        strict=strict,
-    )
+    where = {"description": read_description(data), "split": "train", "imgsz": imgsz}
+    options |= {"listener": heard or Heard(), "reduced": reduced}
+    return open_pixels(index_of(data), place, **where, **options)
 
 
 def kept(folder: Path) -> list[Path]:
@@ -237,15 +222,8 @@ def test_images_that_cannot_be_decoded_are_told_each_time_as_without_a_cache(
     image_file(data, "d.png").unlink()
     without = drop_corrupt_images(report)
     for _ in range(2):
-        cache = open_pixels(
-            report.index,
-            place,
-            description=read_description(data),
-            split="train",
-            imgsz=IMGSZ,
-            reduced=True,
-            listener=Heard(),
-        )
+        where = {"description": read_description(data), "split": "train", "imgsz": IMGSZ}
+        cache = open_pixels(report.index, place, **where, reduced=True, listener=Heard())
         assert cache is not None
         checked = drop_corrupt_images(report, known=cache.faults())
         assert checked.issues == without.issues
