@@ -1,7 +1,6 @@
 """Samples and letterboxed images of an index, as functions of position and seed."""
 
-import math
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -23,34 +22,25 @@ class Draw(NamedTuple):
     """Of the image in the index."""
 
 
+@dataclass(eq=False)
 class TrainingDataset(Dataset[tuple[Sample, int]]):
     """Maps a `Draw` to an augmented sample and its image id.
 
     The sample depends on (seed, epoch, position) alone, never on workers or their number.
     """
 
-    def __init__(
-        self,
-        index: DatasetIndex,
-        *,
-        imgsz: int,
-        augment: AugmentConfig,
-        seed: int,
-        plain_from_epoch: int | None = None,
-        pixels: PixelCache | None = None,
-    ) -> None:
-        """`imgsz` is the side of a sample; `pixels` are the same images, which change no sample.
+    index: DatasetIndex
+    _: KW_ONLY
+    imgsz: int
+    augment: AugmentConfig
+    seed: int
+    plain_from_epoch: int | None = None
+    """From this epoch on there is neither mosaic nor mixup."""
+    pixels: PixelCache | None = None
+    """The same images, which change no sample."""
 
-        From `plain_from_epoch` on there is neither mosaic nor mixup.
-        """
-        self.index = index
-        self.pixels = pixels
-        self.imgsz = imgsz
-        self.augment = augment
-        self.seed = seed
-        self._plain_from = math.inf if plain_from_epoch is None else plain_from_epoch
-        self._plain = augment.model_copy(update={"mosaic": 0.0, "mixup": 0.0})
-        self._gt = _training_gt(index)
+    def __post_init__(self) -> None:
+        self._gt = _training_gt(self.index)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -61,10 +51,15 @@ class TrainingDataset(Dataset[tuple[Sample, int]]):
             load=self.load,
             num_images=len(self.index),
             imgsz=self.imgsz,
-            augment=self.augment if draw.epoch < self._plain_from else self._plain,
+            augment=self._augment_in(draw.epoch),
             generator=np.random.default_rng((self.seed, draw.epoch, draw.position)),
         )
         return sample, int(self.index.image_ids[draw.position])
+
+    def _augment_in(self, epoch: int) -> AugmentConfig:
+        if self.plain_from_epoch is None or epoch < self.plain_from_epoch:
+            return self.augment
+        return self.augment.model_copy(update={"mosaic": 0.0, "mixup": 0.0})
 
     def load(self, position: int) -> Sample:
         """Returns the image with its longer side of `imgsz` pixels, and the boxes that train."""
@@ -78,17 +73,17 @@ class TrainingDataset(Dataset[tuple[Sample, int]]):
         return Sample(image, boxes_xyxy.astype(np.float32), self._gt.labels[rows])
 
 
+@dataclass(eq=False)
 class LetterboxedDataset(Dataset[tuple[Sample, int, Letterbox]]):
     """Maps a position to the image on a square of `imgsz` pixels, its id and its placement."""
 
-    def __init__(
-        self, index: DatasetIndex, *, imgsz: int, pixels: PixelCache | None = None
-    ) -> None:
-        """`pixels`: the same images, decoded as this data set decodes them."""
-        self.index = index
-        self.imgsz = imgsz
-        self.pixels = pixels
-        self._gt = _training_gt(index)
+    index: DatasetIndex
+    _: KW_ONLY
+    imgsz: int
+    pixels: PixelCache | None = None
+
+    def __post_init__(self) -> None:
+        self._gt = _training_gt(self.index)
 
     def __len__(self) -> int:
         return len(self.index)

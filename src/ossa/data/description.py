@@ -21,14 +21,9 @@ Other keys are ignored with a note, unless they look like one of these misspelt.
 the files' own, and objects of all other classes are left out. A list, `[RBC, WBC]`, keeps these
 under their names.
 
-An entry is, by format:
-
-    yolo   a folder of images (searched with its subfolders) or a txt list of images; `names` may
-           be a file with a name on each line, such as darknet's obj.names
-    voc    a list of stems, ImageSets/Main/train.txt, or a folder of images with XML files
-    coco   {images: train2017, annotations: annotations/instances_train2017.json}, or only the
-           JSON file: its images then lie in the folder of the top-level key `images`, or, without
-           that key, in the folder of the JSON file
+An entry is a folder or list of images (yolo), a list of stems or a folder of images with XML files
+(voc), or {images: FOLDER, annotations: FILE} or the JSON file alone, whose images lie in the folder
+of the top-level key `images`, else beside it (coco). `names` may be a file of a name on each line.
 """
 
 import os

@@ -5,7 +5,7 @@ import itertools
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, NamedTuple
 
 import cv2
@@ -23,6 +23,7 @@ _PREFETCH = 2
 _NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 
 
+@dataclass(eq=False)
 class EpochBatches(Sampler[list[Draw]]):
     """Yields the batches of all epochs in a row, so that workers never wait for an epoch's end.
 
@@ -31,22 +32,13 @@ class EpochBatches(Sampler[list[Draw]]):
     fewer images are left than processes. `share` is rank and number of these processes.
     """
 
-    def __init__(
-        self,
-        num_images: int,
-        *,
-        batch: int,
-        seed: int,
-        epochs: int,
-        start_batch: int = 0,
-        share: tuple[int, int] = (0, 1),
-    ) -> None:
-        self.num_images = num_images
-        self.share = share
-        self.batch = batch
-        self.seed = seed
-        self.epochs = epochs
-        self.start_batch = start_batch
+    num_images: int
+    _: KW_ONLY
+    batch: int
+    seed: int
+    epochs: int
+    start_batch: int = 0
+    share: tuple[int, int] = (0, 1)
 
     @property
     def batches_per_epoch(self) -> int:
