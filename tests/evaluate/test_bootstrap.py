@@ -210,3 +210,15 @@ def test_metrics_are_known_by_name():
     )
     with pytest.raises(ConfigError, match=r"found 'ap_smal'\. Did you mean ap_small"):
         check_metrics(["ap", "ap_smal"])
+
+
+def test_images_of_a_group_are_drawn_and_left_out_together():
+    groups = np.array([0, 1, 0, 2, 1, 0])
+    weights = image_weightings(6, resamples=50, seed=0, groups=groups)
+    assert weights.shape == (1 + 50 + 3, 6)
+    of_groups = image_weightings(3, resamples=50, seed=0)
+    assert (weights == of_groups[:, groups]).all()
+    assert (weights[1:51, [0, 1, 3]].sum(axis=1) == 3).all()
+    assert weights[-3:].tolist() == [[0, 1, 0, 1, 1, 0], [1, 0, 1, 1, 0, 1], [1, 1, 1, 0, 1, 1]]
+    alone = image_weightings(6, resamples=50, seed=0, groups=np.arange(6))
+    assert (alone == image_weightings(6, resamples=50, seed=0)).all()

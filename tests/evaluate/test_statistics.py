@@ -227,3 +227,15 @@ def test_intervals_cover_and_verdicts_are_rarely_false(simulation: ModuleType, r
     assert tally.difference > 0.84
     assert tally.false_verdicts < 0.16
     assert tally.found > 0.1
+
+
+def test_twenty_images_of_five_groups_that_are_alike_say_as_much_as_five():
+    five, groups = [1, 0, 1, 1, 0], np.repeat(np.arange(5), 4)
+    twenty = np.repeat(five, 4).tolist()
+    (alone,) = compare_models([[a_run(five)]], metrics=("ar_100",))
+    (grouped,) = compare_models([[a_run(twenty)]], metrics=("ar_100",), groups=groups)
+    (wrong,) = compare_models([[a_run(twenty)]], metrics=("ar_100",))
+    assert half_width(grouped.estimate.images) == pytest.approx(half_width(alone.estimate.images))
+    assert half_width(wrong.estimate.images) < half_width(grouped.estimate.images) / 2
+    with pytest.raises(DataError, match="objects in two groups at least, found them in 1 of 1"):
+        compare_models([[a_run(five)]], metrics=("ar_100",), groups=np.zeros(5, np.int64))

@@ -271,6 +271,20 @@ def test_samples_that_were_edited_are_made_anew(study: StudyFolder):
         assert np.array_equal(ensure_resampled(detections, index)["ap"], before["ap"])
 
 
+def test_samples_of_groups_are_others_and_those_of_images_alone_stay_as_they_were(
+    study: StudyFolder,
+):
+    state = study.states()[0]
+    index = read_data(state.run.config.data, "val").index
+    detections = state.folder / DETECTIONS_FILE
+    alone = ensure_resampled(detections, index)["ap"]
+    groups = np.arange(len(index)) // 2
+    grouped = ensure_resampled(detections, replace(index, groups=groups))["ap"]
+    assert (len(alone), len(grouped)) == (1 + 2000 + 8, 1 + 2000 + 4)
+    assert grouped[0] == alone[0]
+    assert np.array_equal(ensure_resampled(detections, index)["ap"], alone)
+
+
 @pytest.mark.parametrize(
     "content",
     ["[]", "{", '{"models": []}', '{"models": {"a": {"ms_per_image": 0}}}', '{"models": null}'],

@@ -76,6 +76,7 @@ def compare(
                 bins=partial(bins_of, index) if needs_bins(metrics) else None,
                 resamples=resamples,
                 seed=seed,
+                groups=index.groups,
                 on_run=on_run,
             )
     if as_json:

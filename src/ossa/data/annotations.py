@@ -58,8 +58,16 @@ class DatasetIndex:
     stated_xywh: NDArray[np.float64] | None = None
     """(N, 4) the boxes as COCO's file states them; None in other formats, and where changed."""
 
+    groups: NDArray[np.int64] | None = None
+    """(I,) group of each image in 0..; None: every image is one of its own."""
+
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    @property
+    def num_units(self) -> int:
+        """How many units count as independent: groups, or images if there are none."""
+        return len(self) if self.groups is None else int(self.groups.max()) + 1
 
     def image_path(self, position: int) -> Path:
         """Returns the file of the image at `position` in 0..I-1."""
@@ -128,9 +136,12 @@ def select_gt(index: DatasetIndex, chosen: NDArray[np.bool_]) -> DatasetIndex:
 
 def select_images(index: DatasetIndex, chosen: NDArray[np.bool_]) -> DatasetIndex:
     """Returns the index of the chosen (I,) images alone, with their objects."""
-    counts = np.diff(index.gt_offsets)
+    counts, groups = np.diff(index.gt_offsets), index.groups
+    if groups is not None:  # without gaps
+        groups = np.unique(groups[chosen], return_inverse=True)[1]
     return replace(
         index,
+        groups=groups,
         file_names=index.file_names[chosen],
         image_ids=index.image_ids[chosen],
         sizes_wh=index.sizes_wh[chosen],

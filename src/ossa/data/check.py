@@ -18,6 +18,7 @@ from ossa.data.check_issues import (
     count_classes,
     find_broken_images,
     find_copies,
+    find_dependent_images,
     find_orphaned_labels,
     find_strange_boxes,
     find_strange_classes,
@@ -167,6 +168,7 @@ def check_data(
             *find_unlabelled(split, report, data_format=description.format),
             *find_strange_boxes(report.index, split, imgsz=imgsz, description=description),
             *(find_broken_images(report.index, split, states) if states else ()),
+            *find_dependent_images(report.index, split, states),
         ]
     if "train" in statistics:
         groups += _anchor_issues(statistics["train"], description, imgsz=imgsz)

@@ -19,6 +19,7 @@ from ossa.data.annotations import DatasetIndex, IndexReport, duplicate_boxes
 from ossa.data.decode import decode_image, read_header
 from ossa.data.description import DataDescription
 from ossa.data.formats.common import shown
+from ossa.data.groups import gradients, much_alike
 from ossa.data.issues import MAX_EXAMPLES, ImageBoxes, Issue, IssueGroup, IssueKind, group_issues
 from ossa.data.paths import annotation_places, is_image, label_places, names_in
 from ossa.data.reading import SMALLEST_DECODE, TINY_SIDE
@@ -213,6 +214,8 @@ class ImageState:
     """As EXIF has it, 1..8."""
     sha256: str | None = None
     """Of the file, if another file has the same length."""
+    gradients: NDArray[np.bool_] | None = None
+    """What `ossa.data.groups` compares images by; None if it was not decoded."""
 
 
 def read_images(
@@ -260,7 +263,7 @@ def _read_image(path: str, size_wh: Sequence[int], *, hashed: bool, decoded: boo
             return ImageState(IssueKind.IMAGE_OTHER_SIZE, found, orientation, sha256)
         if not decoded:
             return ImageState()
-        decode_image(file, reduce_to=SMALLEST_DECODE, size_wh=(width, height))
+        image = decode_image(file, reduce_to=SMALLEST_DECODE, size_wh=(width, height))
     except (DataError, CheckpointError) as error:
         kind, detail = IssueKind.IMAGE_UNREADABLE, error.found or error.reason
         if not file.is_file():
@@ -268,7 +271,7 @@ def _read_image(path: str, size_wh: Sequence[int], *, hashed: bool, decoded: boo
         elif is_truncated(file):
             kind, detail = IssueKind.IMAGE_TRUNCATED, "the end of the file is missing"
         return ImageState(kind, detail, orientation, sha256)
-    return ImageState(None, "", orientation, sha256)
+    return ImageState(None, "", orientation, sha256, gradients(image))
 
 
 def is_truncated(path: Path) -> bool:
@@ -342,6 +345,25 @@ def find_copies(
             issues.append(Issue(kind, Path(images[1].image), None, detail, images=images))
         groups += group_issues(issues, second, count=len(copies))
     return groups
+
+
+def find_dependent_images(
+    index: DatasetIndex, split: str, states: Mapping[str, ImageState]
+) -> list[IssueGroup]:
+    """Returns a group of images much like their neighbour by name, if they are not rare.
+
+    None if the data.yaml names groups, and for train, whose images need not be independent.
+    """
+    if split == "train" or index.groups is not None:
+        return []
+    looks = {path: s.gradients for path, s in states.items() if s.gradients is not None}
+    pairs = much_alike(paths_of(index), looks)
+    kind = IssueKind.IMAGES_DEPENDENT
+    issues = [
+        Issue(kind, Path(b), None, f"much like {a}", images=(ImageBoxes(a), ImageBoxes(b)))
+        for a, b in pairs[:MAX_EXAMPLES]
+    ]
+    return group_issues(issues, split, count=len(pairs))
 
 
 def paths_of(index: DatasetIndex) -> list[str]:

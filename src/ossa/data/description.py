@@ -12,6 +12,7 @@ Keys (those of a YOLOv5 data.yaml work as they are):
     kpt_shape: [17, 3]        # optional, yolo: columns behind the box on a line, which are ignored
     category_ids: [1, 3]      # optional, yolo and voc: COCO's ids of the names
     classes: {blood cell: [RBC, WBC]}  # optional: new name: names of the files; see below
+    groups: (*)_*.jpg         # optional: images that belong together (`ossa.data.groups`)
     outside: [/data/photos]   # optional: more folders that lists, JSON and links may lead to
     download: ...             # ignored, as is roboflow
 
@@ -30,10 +31,10 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import SequenceMatcher
+from difflib import get_close_matches
 from os.path import abspath
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -52,6 +53,7 @@ _Names = _Text | Annotated[list[str | int], Field(min_length=1)] | dict[int, str
 _Ids = list[Annotated[int, Field(ge=-(2**63), lt=2**63)]]
 _Classes = _Texts | Annotated[dict[str, str | _Texts], Field(min_length=1)]
 _Shape = Annotated[list[Annotated[int, Field(ge=0, lt=10_000)]], Field(min_length=2, max_length=2)]
+_Table = Annotated[dict[Literal["file"], _Text], Field(min_length=1)]
 _QUOTED: Final = "(quote words such as 'yes')"
 _VALUES: Final[Mapping[str, tuple[Any, str]]] = {
     "format": (str, "coco, voc or yolo"),
@@ -62,6 +64,7 @@ _VALUES: Final[Mapping[str, tuple[Any, str]]] = {
     "category_ids": (_Ids, "different whole numbers, one per name,"),
     "classes": (_Classes, f"a list of class names or {{new name: [names]}} {_QUOTED}"),
     "images": (_Text, "a folder"),
+    "groups": (_Text | _Table, "a pattern such as (*)_*.jpg or {file: groups.csv}"),
     "outside": (_Paths, "a path or a list of paths"),
     "kpt_shape": (_Shape, "number and size of the keypoints, such as [17, 3],"),
 }
@@ -101,6 +104,8 @@ class DataDescription:
     classes_line: int | None = None
     keypoint_columns: int = 0
     """Columns of keypoints behind the box on a line of YOLO labels, which are ignored."""
+    groups: str | Mapping[str, str] | None = None
+    """Which images belong together: a pattern, or the file of a table; see `ossa.data.groups`."""
     annotations_only: bool = False
     """Whether COCO's images need not exist."""
     missing: Mapping[str, DataError] = field(default_factory=dict)
@@ -141,6 +146,7 @@ def read_description(
         classes=_classes(content),
         classes_line=content.lines.get("classes"),
         keypoint_columns=keypoints[0] * keypoints[1],
+        groups=content.get("groups"),
         annotations_only=annotations_only,
         missing=missing,
         notes=(*content.notes, *missing_notes),
@@ -175,13 +181,8 @@ class _DataYaml:
         others = [key for key in self.lines if key not in _KEYS]
         for key in others:
             # At most three characters more or less: num_classes is not classes misspelt.
-            near = [
-                known
-                for known in _KEYS
-                if known not in self.lines
-                and abs(len(key) - len(known)) <= 3
-                and SequenceMatcher(None, key, known).ratio() >= 0.7
-            ]
+            alike = [k for k in _KEYS if k not in self.lines and abs(len(key) - len(k)) <= 3]
+            near = get_close_matches(key, alike, cutoff=0.7)
             if near:
                 raise ConfigError(
                     expected="a key of a data.yaml",

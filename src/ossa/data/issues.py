@@ -101,6 +101,12 @@ class IssueKind(StrEnum):
     IMAGE_DUPLICATED = _warning(
         "image-duplicated", "exact copies of another image of the split", "keep one of each"
     )
+    IMAGES_DEPENDENT = _warning(
+        "images-dependent",
+        "images much like the one before by name",
+        "if they are frames of one video or flight, name these by key 'groups': intervals are "
+        "otherwise too narrow",
+    )
     TRAIN_MISSING = _warning("train-missing", "no training split", _INTENDED, True)
     IMAGE_LISTED_TWICE = _info("image-listed-twice", "images listed twice", "they are read once")
     IMAGE_ROTATED = _warning(

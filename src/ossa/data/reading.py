@@ -20,6 +20,7 @@ from ossa.data.cache_files import SourceLog, load_index, store_index
 from ossa.data.decode import decode_image
 from ossa.data.description import DataDescription, read_description
 from ossa.data.formats import coco, voc, yolo
+from ossa.data.groups import with_groups
 from ossa.data.issues import Issue, IssueKind, IssueLog
 from ossa.data.paths import Roots, annotation_places, label_places
 from ossa.errors import ConfigError, DataError, legible
@@ -62,7 +63,8 @@ def read_index(description: DataDescription, split: str, *, strict: bool = False
         raise ConfigError(expected=f"a key '{split}'", found=found, path=description.file)
     sources = SourceLog()
     if description.annotations_only:
-        return _read(description, split, strict=strict, sources=sources)
+        report = _read(description, split, strict=strict, sources=sources)
+        return replace(report, index=with_groups(report.index, description, split))
     report = load_index(description, split)
     if report is None:
         report = _read(description, split, strict=strict, sources=sources)
@@ -70,7 +72,8 @@ def read_index(description: DataDescription, split: str, *, strict: bool = False
             report = store_index(report, description, split, sources=sources)
     elif strict and report.issues:
         IssueLog(strict=True).add(report.issues[0])
-    return replace(report, notes=(*description.notes, *report.notes))
+    index = with_groups(report.index, description, split)
+    return replace(report, index=index, notes=(*description.notes, *report.notes))
 
 
 def _read(

@@ -11,7 +11,7 @@ and AP is the mean of the 101. Only hits matter: after a false detection precisi
 recall the same. The weightings are fixed by the number of images and a seed, so every model that
 was scored on a split is resampled alike, today or from a file of last month.
 
-Dimensions: W weightings, B resamples, G groups, D detections, N ground-truth boxes, T IoU
+Dimensions: W weightings, B resamples, G parts, D detections, N ground-truth boxes, T IoU
 thresholds, K classes, I images, H hits of a class at a threshold.
 """
 
@@ -31,7 +31,7 @@ _BIN_OF: Final = {f"ap_{name}": name for name in (*SIZES, *KINDS)}
 RESAMPLED_METRICS: Final = ("ap", "ap50", "ap75", "ar_100", *_BIN_OF)
 """What can be resampled; `ossa.evaluate.metrics.METRIC_TITLES` has their titles."""
 RESAMPLES = 2000
-_GROUPS = 200
+_PARTS = 200
 _RECALLS = np.linspace(0.0, 1.0, 101)
 _VALUES_AT_ONCE = 2**18
 """Hits times weightings that are worked on together: arrays of 2 MiB, which a cache holds."""
@@ -212,12 +212,25 @@ def check_metrics(names: Sequence[str]) -> None:
             )
 
 
-def image_weightings(num_images: int, *, resamples: int, seed: int) -> NDArray[np.uint8]:
-    """Returns (W, I), W = 1 + B + G: each image once, then the draws, then each group left out."""
+def image_weightings(
+    num_images: int, *, resamples: int, seed: int, groups: NDArray[np.int64] | None = None
+) -> NDArray[np.uint8]:
+    """Returns (W, I), W = 1 + B + G: each image once, then the draws, then each part left out.
+
+    Args:
+        num_images: I.
+        resamples: B.
+        seed: of the draws.
+        groups: (I,) of images that are drawn and left out together, in 0..; each image alone if
+            None.
+    """
+    if groups is not None:
+        num_groups = int(groups.max()) + 1
+        return image_weightings(num_groups, resamples=resamples, seed=seed)[:, groups]
     once = np.ones((1, num_images), np.uint8)
     drawn = draw_images(num_images, resamples=resamples, seed=seed)
-    groups = num_groups(num_images)
-    left_out = np.arange(num_images) % groups != np.arange(groups)[:, None]
+    parts = num_parts(num_images)
+    left_out = np.arange(num_images) % parts != np.arange(parts)[:, None]
     return np.concatenate((once, drawn, left_out.astype(np.uint8)))
 
 
@@ -229,6 +242,6 @@ def draw_images(num_images: int, *, resamples: int, seed: int) -> NDArray[np.uin
     return np.stack([np.bincount(d, minlength=num_images).astype(np.uint8) for d in draws])
 
 
-def num_groups(num_images: int) -> int:
-    """Returns G, into how many groups the images are divided for the jackknife."""
-    return min(_GROUPS, num_images)
+def num_parts(num_images: int) -> int:
+    """Returns G, into how many parts the images are divided for the jackknife."""
+    return min(_PARTS, num_images)

@@ -1,6 +1,6 @@
 """Confidence intervals and comparisons of metrics, over images and over seeds.
 
-Dimensions: R runs of a model, B resamples, G groups, W weightings (1 + B + G).
+Dimensions: R runs of a model, B resamples, G parts of the images, W weightings (1 + B + G).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from ossa.errors import DataError
-from ossa.evaluate.bootstrap import RESAMPLES, Bin, image_weightings, num_groups, resample
+from ossa.evaluate.bootstrap import RESAMPLES, Bin, image_weightings, num_parts, resample
 from ossa.evaluate.matching import Matches
 
 LEVEL = 0.95
@@ -46,11 +46,12 @@ class Values:
     left_out: NDArray[np.float64]
     """(R, G)."""
     num_images: int
+    """How many images, or groups of images, count as independent."""
 
     @classmethod
     def of(cls, values: NDArray[np.float64], *, num_images: int) -> "Values":
         """Returns them from values (R, W) under the weightings of `image_weightings`."""
-        drawn_end = values.shape[1] - num_groups(num_images)
+        drawn_end = values.shape[1] - num_parts(num_images)
         plain, *others = np.split(values, [1, drawn_end], axis=1)
         # What is defined is the same for all runs of all models.
         resampled, left_out = (columns[:, np.isfinite(columns[0])] for columns in others)
@@ -135,6 +136,7 @@ def compare_models(
     bins: Callable[[Matches], Mapping[str, Bin]] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    groups: NDArray[np.int64] | None = None,
     on_run: Callable[[int, int], None] | None = None,
 ) -> list[Comparison]:
     """Returns every metric of every model with intervals, and its difference to the first model.
@@ -145,6 +147,7 @@ def compare_models(
         bins: of a run, for metrics of one kind of objects (`ossa.evaluate.object_bins.bins_of`).
         resamples: how often the images are drawn.
         seed: of the draws.
+        groups: (I,) of images that are drawn together (`DatasetIndex.groups`).
         on_run: called with the number of runs done and their total.
 
     Raises:
@@ -161,9 +164,10 @@ def compare_models(
         (1.0, None)
     """
     runs = [run for model in models for run in model]
-    check_gt(runs)
+    check_gt(runs, groups=groups)
     num_images = runs[0].num_images
-    weights = image_weightings(num_images, resamples=resamples, seed=seed)
+    weights = image_weightings(num_images, resamples=resamples, seed=seed, groups=groups)
+    num_units = num_images if groups is None else int(groups.max()) + 1
     sampled: list[dict[str, NDArray[np.float64]]] = []
     for run in runs:
         sampled.append(resample(run, metrics, weights=weights, bins=bins(run) if bins else None))
@@ -173,12 +177,15 @@ def compare_models(
     comparisons: list[Comparison] = []
     for metric in metrics:
         values = np.split(np.stack([run[metric] for run in sampled]), ends)
-        comparisons += compare_values(metric, [Values.of(v, num_images=num_images) for v in values])
+        comparisons += compare_values(metric, [Values.of(v, num_images=num_units) for v in values])
     return with_verdicts(comparisons)
 
 
-def check_gt(runs: Sequence[Matches]) -> None:
-    """Raises DataError unless all runs have the same ground truth, in two images at least."""
+def check_gt(runs: Sequence[Matches], *, groups: NDArray[np.int64] | None = None) -> None:
+    """Raises DataError unless all runs have the same ground truth, in two images at least.
+
+    If there are `groups` (I,) of images, in two of these.
+    """
     first = runs[0]
     for run in runs[1:]:
         same = (run.num_images, run.num_classes) == (first.num_images, first.num_classes) and all(
@@ -191,10 +198,13 @@ def check_gt(runs: Sequence[Matches]) -> None:
                 "detections on one split of one data set"
             )
     images = np.unique(first.gt_image_positions[first.gt_scored])
+    unit, total = "images", first.num_images
+    if groups is not None:
+        unit, images, total = "groups", np.unique(groups[images]), int(groups.max()) + 1
     if len(images) < 2:
         raise DataError(
-            f"expected objects in two images at least, found them in {len(images)} of "
-            f"{first.num_images}: how results vary from image to image cannot be estimated"
+            f"expected objects in two {unit} at least, found them in {len(images)} of "
+            f"{total}: how results vary from image to image cannot be estimated"
         )
 
 

@@ -180,12 +180,14 @@ def ensure_resampled(
         DataError: the detections do not belong to the split.
     """
     origin = f"{sha256_of(detections)} {index.fingerprint()} {resamples} {_SEED}"
+    if index.groups is not None:
+        origin += f" {hashlib.sha256(index.groups.tobytes()).hexdigest()}"
     file = detections.parent / RESAMPLED_FILE
     kept = _read_resampled(file, origin)
     if kept is not None:
         return kept
     matches = match(index, read_coco_results(detections, index))
-    weights = image_weightings(len(index), resamples=resamples, seed=_SEED)
+    weights = image_weightings(len(index), resamples=resamples, seed=_SEED, groups=index.groups)
     values = resample(matches, RESAMPLED_METRICS, weights=weights, bins=bins_of(index, matches))
     content = BytesIO()
     arrays = {"origin": np.array(origin), "digest": np.array(_digest(values)), **values}

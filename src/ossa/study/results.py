@@ -159,6 +159,13 @@ class StudyResults:
         return column in self._models and bool(self._models[column].notna().any())
 
     @property
+    def independence(self) -> str:
+        """A sentence on what the intervals over images take as independent."""
+        if self.index.groups is None:
+            return "Images count as independent: the data.yaml names no groups of them."
+        return f"Images of one of {self.index.num_units} groups are drawn together."
+
+    @property
     def qualities(self) -> dict[str, str]:
         """The `QUALITIES` that are known, with their titles."""
         return {key: title for key, title in QUALITIES.items() if self.is_known(key)}
@@ -176,7 +183,7 @@ class StudyResults:
         """
         return {
             model: values_of(
-                [run.resampled_metrics for run in runs], metric, num_images=len(self.index)
+                [run.resampled_metrics for run in runs], metric, num_images=self.index.num_units
             )
             for model, runs in self.runs_by_model.items()
         }
@@ -194,7 +201,7 @@ class StudyResults:
             by_model.setdefault(run.state.run.model, []).append(run.resampled_metrics)
         return {
             name: {
-                model: values_of(samples, "ap", num_images=len(self.index))
+                model: values_of(samples, "ap", num_images=self.index.num_units)
                 for model, samples in models.items()
             }
             for name, models in runs.items()
@@ -252,7 +259,7 @@ class StudyResults:
             images = (
                 np.repeat(plain[:, None], part.shape[1], 1) for part in (ap.resampled, ap.left_out)
             )
-            repeated[model] = Values(plain, *images, num_images=len(self.index))
+            repeated[model] = Values(plain, *images, num_images=self.index.num_units)
         return draw_qualities(repeated)
 
 

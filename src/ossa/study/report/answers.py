@@ -83,7 +83,7 @@ def answers_section(results: StudyResults, files: ReportFiles) -> Section:
             "intervals cover these weights on other images, not other trainings."
         )
     intervals = _INTERVALS.format(margin=results.study.margin)
-    return Section("Answers", blocks, text=f"{intervals} {covers}")
+    return Section("Answers", blocks, text=f"{intervals} {covers} {results.independence}")
 
 
 def budgets_table(results: StudyResults) -> ReportTable:
