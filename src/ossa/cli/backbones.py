@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from ossa.models.backbones.catalog import CatalogRow
     from ossa.models.backbones.pretrained import PretrainedTag
-
-ItemT = TypeVar("ItemT")
 
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 _NUMBER_OPTION = typer.Option(metavar="N")
@@ -144,9 +142,7 @@ def _at_most(number: int | None, limit: float | None) -> bool:
     return limit is None or (number is not None and number <= limit)
 
 
-def _each(
-    doing: str, work: "Callable[[ItemT], CatalogRow]", items: "Sequence[ItemT]"
-) -> "list[CatalogRow]":
+def _each(doing: str, work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     """Returns what `work` makes of each item, with a progress bar."""
     from ossa.cli.console import Console
 
