@@ -1,11 +1,18 @@
 """Looks at 3, 5 and 8 seeds: what each decides, which runs it asks for, and how many are needed."""
 
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tiny_studies import InThisProcess, a_study
 
+from ossa.data.synthetic import write_scenes
 from ossa.errors import DataError
 from ossa.evaluate.statistics import Values
+from ossa.study.folder import create_study
+from ossa.study.runner import run_until_decided, with_seeds_of_looks
 from ossa.study.sequential import Progress, SeededValues, decide, seeds_needed
 
 LOOKS = (3, 5, 8)
@@ -98,3 +105,30 @@ def test_a_pilot_of_single_seeds_is_refused():
     pilot = {name: seeded(values, seeds=1).values for name, values in models(a=0.3, b=0.4).items()}
     with pytest.raises(DataError, match="two models of 3 finished runs"):
         seeds_needed(pilot, difference=0.02, planned=3, models=2)
+
+
+@pytest.mark.slow
+def test_a_study_trains_only_the_seeds_that_decide(tmp_path: Path):
+    write_scenes(tmp_path / "scenes", images={"train": 16, "val": 8}, imgsz=128)
+    study = create_study(
+        a_study(looks=[3, 4], margin=0.9),
+        tmp_path / "study",
+        data=tmp_path / "scenes",
+        weights_folder=tmp_path,
+    )
+    executor, looks = InThisProcess(), []
+    states = run_until_decided(
+        with_seeds_of_looks(study), executor, on_run=lambda _: None, on_look=looks.append
+    )
+    # With a margin of 0.9 the two are practically the same at the first look.
+    assert len(executor.executed) == 6
+    assert [look.wanted for look in looks] == [{"cspdarknet_n": 3, "resnet10t": 3}, {}]
+    assert looks[-1].decisions[0].comparison.verdict == "practically the same"
+    assert Counter(state.state for state in states) == {"done": 6, "waiting": 2}
+    # Started again, it trains nothing and decides the same.
+    again = InThisProcess()
+    run_until_decided(
+        with_seeds_of_looks(study), again, on_run=lambda _: None, on_look=looks.append
+    )
+    assert again.executed == []
+    assert looks[-1] == looks[-2]

@@ -17,6 +17,7 @@ from ossa.study.folder import (
     StudyFolder,
     extend_study,
     read_progress,
+    read_study_folder,
     run_state,
     write_failure,
 )
@@ -136,6 +137,7 @@ def run_until_decided(
 
 def with_seeds_of_looks(study: StudyFolder) -> StudyFolder:
     """Returns the study with as many seeds as its last look needs; it is written to its folder."""
+    study = read_study_folder(study.path)
     seeds = list(study.study.seeds)
     missing = study.study.looks[-1] - len(seeds)
     if missing <= 0:
