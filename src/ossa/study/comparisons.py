@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from ossa.evaluate.statistics import LEVEL, Interval, Values
 from ossa.study.estimates import (
@@ -140,8 +141,6 @@ class Comparisons:
     """(D,) drawn largest absolute normal scores over all pairs, sorted."""
     largest_below: Floats
     """(D, M) drawn largest normal scores of other models minus this one, sorted."""
-    own: Floats
-    """(D, M) drawn absolute normal scores of every mean alone, sorted."""
     alpha: float
     margin: float
 
@@ -162,11 +161,16 @@ class Comparisons:
         return _critical_t(critical, self.dof) * self.standard_errors
 
     def interval(self, model: str) -> Interval:
-        """Returns the 95% interval of the mean of one model, unadjusted for the others."""
+        """Returns the 95% interval of the mean of one model, unadjusted, by its own variance."""
         i, estimates = self.models.index(model), self.estimates
-        variance, dof = _alone(estimates, estimates.seeds)
-        critical = _critical_t(float(np.quantile(self.own[:, i], LEVEL)), dof[i])
-        half = float(critical * variance[i] ** 0.5)
+        variance, dof = _total_variance(
+            np.diag(estimates.images),
+            np.diag(estimates.runs_over_images),
+            (estimates.variances / estimates.runs)[None],
+            (estimates.runs - 1)[None],
+            np.diag(estimates.image_dof),
+        )
+        half = float(stats.t.ppf((1 + LEVEL) / 2, dof[i]) * variance[i] ** 0.5)
         mean = float(estimates.means[i])
         return Interval(max(mean - half, 0.0), min(mean + half, 1.0))
 
@@ -264,32 +268,10 @@ def compare_estimates(
         estimates=estimates,
         standard_errors=errors,
         dof=dofs,
-        largest=np.sort(np.concatenate([largest for largest, _, _ in chunks])),
-        largest_below=np.sort(np.concatenate([below for _, below, _ in chunks]), axis=0),
-        own=np.sort(np.concatenate([own for _, _, own in chunks]), axis=0),
+        largest=np.sort(np.concatenate([largest for largest, _ in chunks])),
+        largest_below=np.sort(np.concatenate([below for _, below in chunks]), axis=0),
         alpha=alpha,
         margin=margin,
-    )
-
-
-class _Drawn(NamedTuple):
-    """Drawn normal scores, as in `Comparisons`, not sorted."""
-
-    largest: Floats
-    largest_below: Floats
-    own: Floats
-
-
-def _alone(
-    estimates: Estimates, seeds: SeedVariances, image_factor: Floats | float = 1.0
-) -> tuple[Floats, Floats]:
-    """Returns variance and degrees of freedom (..., M) of the means."""
-    return _total_variance(
-        np.diag(estimates.images) * image_factor,
-        np.diag(estimates.runs_over_images) * image_factor,
-        (seeds.value / estimates.runs)[None],
-        seeds.dof[None],
-        np.diag(estimates.image_dof),
     )
 
 
@@ -323,8 +305,8 @@ def _draw_largest(
     first: NDArray[np.intp],
     second: NDArray[np.intp],
     rng: np.random.Generator,
-) -> "_Drawn":
-    """Returns the scores of draws in which no models differ."""
+) -> tuple[Floats, Floats]:
+    """Returns drawn largest scores where no models differ: (D,) of all pairs, (D, M) below each."""
     count = len(estimates.models)
     deviations = rng.standard_normal((draws, count)) @ square_root(estimates.images)
     true, redrawn = draw_seed_variances(estimates, draws, rng)
@@ -333,21 +315,13 @@ def _draw_largest(
     factor = rng.chisquare(dof, size=(draws, 1)) / dof
     variance, dofs = _differences(estimates, redrawn, first, second, factor)
     difference = deviations[:, first] - deviations[:, second]
-    scores = _scores(_ratio(difference, variance), dofs)
+    t = np.divide(difference, variance**0.5, out=np.zeros_like(difference), where=variance > 0)
+    scores = _scores(t, dofs)
     below = np.full((count, draws), -np.inf)
     for pair, (i, j) in enumerate(zip(first, second, strict=True)):
         np.maximum(below[j], scores[:, pair], out=below[j])
         np.maximum(below[i], -scores[:, pair], out=below[i])
-    variance, dofs = _alone(estimates, redrawn, factor)
-    return _Drawn(
-        largest=np.abs(scores).max(axis=1, initial=0.0),
-        largest_below=np.where(np.isfinite(below), below, 0.0).T,
-        own=np.abs(_scores(_ratio(deviations, variance), dofs)),
-    )
-
-
-def _ratio(difference: Floats, variance: Floats) -> Floats:
-    return np.divide(difference, variance**0.5, out=np.zeros_like(difference), where=variance > 0)
+    return np.abs(scores).max(axis=1, initial=0.0), np.where(np.isfinite(below), below, 0.0).T
 
 
 class RankChange(NamedTuple):

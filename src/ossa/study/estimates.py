@@ -94,7 +94,10 @@ class Estimates:
     """(M,) number of runs."""
     over_seeds: bool
     """Whether the variance over seeds is known: every model has three runs."""
+    variances: Floats
+    """(M,) sample variances of the runs; 0 if not `over_seeds`."""
     seeds: SeedVariances
+    """The same, moderated."""
     images: Floats
     """(M, M) covariance of the means over images; of these runs alone if not `over_seeds`."""
     runs_over_images: Floats
@@ -121,6 +124,7 @@ class Estimates:
             means=np.array([model.plain.mean() for model in each]),
             runs=runs,
             over_seeds=over_seeds,
+            variances=variances,
             seeds=moderated_variances(variances, runs - 1),
             images=images,
             runs_over_images=total,

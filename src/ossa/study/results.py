@@ -234,7 +234,7 @@ class StudyResults:
 
     def efficiency(self, quality: str, complexity: str) -> tuple[Efficiency, ...]:
         """Returns the efficiency of every model, with intervals from the draws of `relation`."""
-        return efficiencies(self.points(quality, complexity), self._draws(quality))
+        return efficiencies(self.points(quality, complexity), self.draws(quality))
 
     @cached_property
     def _relations(self) -> dict[tuple[str, str], Relation]:

@@ -240,6 +240,7 @@ def detectable_difference(
         means=np.zeros(models),
         runs=np.full(models, float(runs)),
         over_seeds=True,
+        variances=variances,
         seeds=moderated_variances(variances, np.full(models, runs - 1.0)),
         images=np.eye(models) * image_deviation**2 / 2,
         runs_over_images=np.eye(models) * image_deviation**2 / 2,
