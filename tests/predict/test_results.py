@@ -48,6 +48,7 @@ def test_what_a_detector_finds_knows_its_picture(tmp_path: Path) -> None:
         assert isinstance(found, Detections)
         np.testing.assert_array_equal(found.draw(), of_array.draw())
     assert (of_file.file, of_text.file, of_array.file) == (file, file, None)
+    assert predictor.predict([]) == []
 
 
 def test_results_of_files_hold_no_pixels(tmp_path: Path) -> None:

@@ -45,12 +45,6 @@ def test_a_relative_source_keeps_its_paths(folder: Path, monkeypatch: pytest.Mon
     assert find_sources(".")[0] == Source("image", Path("a.jpg"), "a")
 
 
-def test_pictures_that_differ_in_their_suffix_alone_get_numbers(tmp_path: Path) -> None:
-    for name in ("a.jpg", "a.png", "a-2.png", "a.b.png"):
-        write_png(tmp_path / name)
-    assert names_of(tmp_path) == ["a-2", "a.b", "a", "a-3"]
-
-
 def test_videos_stand_among_the_pictures(folder: Path) -> None:
     for name in ("aa.MP4", ".hidden.mp4", "sub/c.webm"):
         (folder / name).touch()
