@@ -199,8 +199,9 @@ def analyse(
         confidence = metrics.best_confidence or 0.0
     weights = None
     if resamples:
-        shares = np.full(len(index), 1 / len(index))
-        weights = np.random.default_rng(0).multinomial(len(index), shares, size=resamples)
+        shares = np.full(index.num_units, 1 / index.num_units)
+        weights = np.random.default_rng(0).multinomial(index.num_units, shares, size=resamples)
+        weights = weights if index.groups is None else weights[:, index.groups]
     gt, found = surroundings_of_gt(index), surroundings_of_detections(index, matches)
     return Analysis(
         index=index,
