@@ -12,6 +12,9 @@ from ossa.errors import ConfigError, legible
 from ossa.safe_yaml import parse_yaml
 from ossa.schema import Section, validated
 
+CONDITIONS_VERSION = 2
+"""Of what the runs of a study share. Version 1 had laterals only where the channels do not fit, the
+SPPF of CSPDarknet, and a neck and head that were drawn after each backbone."""
 _DEEPEST = 10
 """Sections within sections that a setting may name."""
 

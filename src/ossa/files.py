@@ -152,7 +152,7 @@ def write_json_atomically(path: Path | str, value: Any) -> None:
 
     JSON has no word for them, and readers other than Python's refuse the file that has.
     """
-    text = json.dumps(_without_nan(value), indent=2, allow_nan=False)
+    text = json.dumps(without_nan(value), indent=2, allow_nan=False)
     write_text_atomically(path, text + "\n")
 
 
@@ -342,11 +342,12 @@ def _wrap_os_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """Returns a value for JSON in which NaN and infinities are None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return value

@@ -242,6 +242,8 @@ class Record:
     environment: dict[str, str]
     data_fingerprint: str
     files: dict[str, str] = field(default_factory=dict)
-    """sha256 of what lies beside the record: the epoch log, the compressed detections on val."""
+    """sha256 of what lies beside the record: epoch log, compressed detections on val, weights."""
     image_fingerprint: str | None = None
     """sha256 over the image files of each split, joined by '-'; None in records before schema 3."""
+    digest: str | None = None
+    """sha256 of all the rest, which shows an edited number; None in records before schema 4."""

@@ -106,11 +106,22 @@ def test_a_study_is_run_extended_and_told(ossa: Ossa, scenes: Path, tmp_path: Pa
     assert measured["models"]["cspdarknet_n"]["ms_per_image"] > 0
     (row,) = json.loads(ossa("study", "status", "runs/tiny", "--json").stdout)
     assert (row["state"], row["epochs_done"], row["epochs"]) == ("done", 1, 1)
+    verified = ossa("study", "verify", file, "--json")
+    (found,) = json.loads(verified.stdout)["runs"]
+    assert (verified.exit_code, found["verdict"], found["mismatches"]) == (0, "agrees", [])
     added = ossa("study", "add", "runs/tiny", "--model", "resnet10t")
     assert "2 runs, 1 of them are waiting" in added.stderr
     status = ossa("study", "status", file).stdout
     assert "1 done, 1 waiting" in status
     assert "of training are left" in status
+    record = Path("runs/tiny/runs/cspdarknet_n-seed0/record.json")
+    content = json.loads(record.read_text())
+    content["metrics"]["last"]["ap_small"] = 0.99
+    record.write_text(json.dumps(content))
+    verified = ossa("study", "verify", "runs/tiny")
+    assert verified.exit_code == 2
+    assert "cspdarknet_n-seed0 differs: metrics.last.ap_small: 0.99 recorded, 0." in verified.stdout
+    assert "no record" in verified.stdout
 
 
 @pytest.mark.parametrize(

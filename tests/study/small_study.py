@@ -58,7 +58,7 @@ def results_of(study: StudyFolder, run: str) -> dict[str, Any]:
     """Returns log, record and weights of a run without times, environment and their hashes."""
     folder = study.path / "runs" / run
     record = asdict(read_record(folder))
-    del record["times"], record["environment"], record["files"][LOG_FILE]
+    del record["times"], record["environment"], record["files"][LOG_FILE], record["digest"]
     log = [
         {key: value for key, value in row.items() if not key.endswith("seconds")}
         for row in read_log(folder)

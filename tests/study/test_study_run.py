@@ -246,12 +246,12 @@ def test_progress_is_zero_where_nothing_was_told_that_can_be(tmp_path: Path, epo
 def test_metrics_that_the_detections_do_not_give_are_foreign(study: StudyFolder):
     folder = study.run_folder(study.plan.runs[0])
     record = read_record(folder)
-    last = record.metrics["last"] | {"ap": 0.99}
+    last = record.metrics["last"] | {"ar_100": 0.99}  # which the log does not have
     write_record(replace(record, metrics=record.metrics | {"last": last}), folder)
     first, second = load_study(study).states
     assert (first.state, second.state) == ("foreign", "done")
     assert first.reason is not None
-    assert "Expected ap 0." in first.reason
+    assert "Expected ar_100 0." in first.reason
     assert "found 0.990000 recorded" in first.reason
 
 

@@ -101,7 +101,8 @@ def test_the_record_says_what_was_done(uninterrupted: Path, scenes: Path):
     assert record.metrics["last"]["num_images"] == 4
     assert record.times["train"] > 0
     assert record.initial_weights == dict.fromkeys(("file", "sha256", "pretraining", "licence"))
-    assert set(record.files) == {"log.jsonl", "val-detections.json.gz"}
+    weights = {"last.safetensors", "best.safetensors"}
+    assert set(record.files) == {"log.jsonl", "val-detections.json.gz", *weights}
     for name, digest in record.files.items():
         assert sha256_of(uninterrupted / name) == digest
 

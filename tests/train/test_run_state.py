@@ -275,6 +275,7 @@ RECORDS: dict[str, Callable[[dict[str, Any]], object]] = {
     "an unknown status": lambda r: r.update(status="great"),
     "a file elsewhere": lambda r: r["files"].update({"../../passwd": "0" * 64}),
     "a hash that is a number": lambda r: r["files"].update({"log.jsonl": 7}),
+    "no digest": lambda r: r.pop("digest"),
     "no schema": lambda r: r.pop("schema"),
     "a schema in words": lambda r: r.update(schema="2"),
     "a schema that is a truth": lambda r: r.update(schema=True),
@@ -329,7 +330,7 @@ def test_a_record_is_a_regular_file_of_a_bounded_size(tmp_path: Path):
         read_record(tmp_path)
 
 
-@pytest.mark.parametrize("schema", [1, 2])
+@pytest.mark.parametrize("schema", [1, 2, 3])
 def test_records_of_every_older_schema_are_read(
     uninterrupted: Path,
     tmp_path: Path,
@@ -337,7 +338,8 @@ def test_records_of_every_older_schema_are_read(
 ):
     record = json.loads((uninterrupted / RECORD_FILE).read_text())
     assert record.pop("image_fingerprint").count("-") == 1
+    assert len(record.pop("digest")) == 64
     (tmp_path / RECORD_FILE).write_text(json.dumps(record | {"schema": schema}))
     read = read_record(tmp_path)
-    assert (read.schema, read.image_fingerprint) == (3, None)
+    assert (read.schema, read.image_fingerprint, read.digest) == (4, None, None)
     assert read.metrics == record["metrics"]

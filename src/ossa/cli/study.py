@@ -5,19 +5,19 @@ import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
 from ossa.cli import options
 from ossa.cli.command import command
-from ossa.cli.study_folders import data_of, folder_of, open_study, read_results
+from ossa.cli.study_folders import data_of, executor_config, folder_of, open_study, read_results
 from ossa.errors import ConfigError
 from ossa.escaping import print_line
 
 if TYPE_CHECKING:
     from ossa.cli.console import Console
-    from ossa.study.config import ExecutorConfig, StudyConfig
+    from ossa.study.config import ExecutorConfig
     from ossa.study.folder import RunState, StudyFolder
 
 Study: TypeAlias = Annotated[
@@ -73,7 +73,7 @@ def plan(
         config = read_study(study)
         data, folder = data_of(config, study, data_root), weights_root or study.parent
         planned = make_plan(config, data=data, folder=folder)
-    chosen = _executor_config(planned.study, executor, jobs=jobs, device=device)
+    chosen = executor_config(planned.study, executor, jobs=jobs, device=device)
     with Console() as console:
         with console.progress("checking images"):
             prospect = summarize_data(planned, allow_unlabeled=allow_unlabeled, callback=console)
@@ -127,7 +127,7 @@ def run(
     roots = {"data_root": data_root, "weights_root": weights_root}
     opened = open_study(study, **roots, output=output, begin=True)
     machine = {"jobs": jobs, "device": device, "workers": workers, "cache": cache}
-    chosen = _executor_config(opened.study, executor, **machine)
+    chosen = executor_config(opened.study, executor, **machine)
     folder = shlex.quote(str(opened.path))
     with Console() as console:
         before = opened.states()
@@ -172,9 +172,35 @@ def status(study: Study, output: Output = None, as_json: options.AsJson = False)
     opened = open_study(study, output=output)
     states = opened.states()
     if as_json:
-        print_json(status_rows(states))
+        print_json(status_rows(opened, states))
     else:
         print_status(opened, states)
+
+
+@command()
+def verify(study: StudyFolderArgument, as_json: options.AsJson = False) -> None:
+    """Recompute what the records of a study say; exit code 2 where something differs.
+
+    Metrics and intervals from the stored detections, costs from the settings, hashes of all files.
+
+    [bold]Example[/bold]
+
+      ossa study verify runs/bccd-320
+    """
+    from ossa.cli.console import Console, print_json
+    from ossa.cli.study_output import print_verified
+    from ossa.study.folder import read_study_folder
+    from ossa.study.verify import verify_study
+
+    opened = read_study_folder(folder_of(study))
+    with Console() as console, console.progress("verifying runs") as on_run:
+        verified = verify_study(opened, on_run=on_run)
+    if as_json:
+        print_json({"study": str(opened.path), "runs": [run.flat() for run in verified]})
+    else:
+        print_verified(verified)
+    if any(run.mismatches for run in verified):
+        raise typer.Exit(2)
 
 
 @command()
@@ -342,18 +368,6 @@ def predict(
         print_json({"study": results.study.name, "model": model, **predicted.flat()})
     else:
         print_prediction(results, predicted, model)
-
-
-def _executor_config(study: "StudyConfig", kind: str | None, **machine: Any) -> "ExecutorConfig":
-    """Returns the executor settings of the study, overridden by the options."""
-    from ossa.schema import validated
-    from ossa.study.config import ExecutorConfig
-
-    given = {key: value for key, value in machine.items() if value is not None}
-    if kind is not None:
-        given["kind"] = kind
-    where = "the options of the executor"
-    return validated(ExecutorConfig, {**study.executor.model_dump(), **given}, where=where)
 
 
 def _images_kept(

@@ -1,14 +1,14 @@
-"""The study that a command names: its file, or the folder of a started study."""
+"""The study that a command names (its file, or the folder of a started one), and its executor."""
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ossa.errors import ConfigError
+from ossa.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from ossa.cli.console import Console
-    from ossa.study.config import StudyConfig
+    from ossa.study.config import ExecutorConfig, StudyConfig
     from ossa.study.folder import StudyFolder
     from ossa.study.results import StudyResults
 
@@ -62,9 +62,28 @@ def folder_of(study: Path) -> Path:
 
 
 def read_results(folder: Path, console: "Console") -> "StudyResults":
+    from ossa.cli.study_output import print_differences
+    from ossa.study.environments import environments_of, find_differences
     from ossa.study.folder import read_study_folder
     from ossa.study.results import load_study
 
     opened = read_study_folder(folder)
-    with console.progress("reading runs") as on_run:
-        return load_study(opened, on_run=on_run)
+    try:
+        with console.progress("reading runs") as on_run:
+            return load_study(opened, on_run=on_run)
+    except DataError:
+        different = find_differences(opened.study, environments_of(opened.states()))
+        print_differences([difference for difference in different if difference.is_refused])
+        raise
+
+
+def executor_config(study: "StudyConfig", kind: str | None, **machine: Any) -> "ExecutorConfig":
+    """Returns the executor settings of the study, overridden by the options."""
+    from ossa.schema import validated
+    from ossa.study.config import ExecutorConfig
+
+    given = {key: value for key, value in machine.items() if value is not None}
+    if kind is not None:
+        given["kind"] = kind
+    where = "the options of the executor"
+    return validated(ExecutorConfig, {**study.executor.model_dump(), **given}, where=where)

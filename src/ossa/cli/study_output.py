@@ -11,11 +11,13 @@ from ossa.escaping import print_line
 
 if TYPE_CHECKING:
     from ossa.cli.console import Console
+    from ossa.study.environments import Difference
     from ossa.study.folder import RunState, StudyFolder
     from ossa.study.measure import Estimate
     from ossa.study.plan import DatasetSummary, Plan
     from ossa.study.prediction import StudyPrediction
     from ossa.study.results import StudyResults
+    from ossa.study.verify import VerifiedRun
 
 
 _LAST_BATCH_OF_ONE = (
@@ -120,7 +122,8 @@ def _print_conditions(plan: "Plan", prospect: "DatasetSummary") -> None:
         ("neck", conditions.get("model.neck")),
         ("initial weights", common),
         ("data", f"{prospect.train_images:,} and {prospect.val_images:,} images, fingerprint "
-                 f"{prospect.data_fingerprint[:16]}"),
+                 f"{prospect.data_fingerprint[:16]}, of their pixels "
+                 f"{prospect.image_fingerprint[:16]}"),
         ("reported", f"{study.reported.weights} weights on {study.reported.split}"),
     ):  # fmt: skip
         if value is not None:
@@ -166,8 +169,11 @@ def ending(state: "RunState") -> str:
     return f"{state.run.name}: {result}"
 
 
-def status_rows(states: "Sequence[RunState]") -> list[dict[str, Any]]:
+def status_rows(study: "StudyFolder", states: "Sequence[RunState]") -> list[dict[str, Any]]:
     """Returns one flat object per run."""
+    from ossa.study.environments import environments_of, find_differences
+
+    differences = find_differences(study.study, environments_of(states))
     return [
         {
             "run": state.run.name,
@@ -181,6 +187,12 @@ def status_rows(states: "Sequence[RunState]") -> list[dict[str, Any]]:
             "ap": state.record.metrics["last"]["ap"]
             if state.state == "done" and state.record
             else None,
+            "differs_in": sorted(
+                difference.key
+                for difference in differences
+                if state.run.name not in next(iter(difference.runs.values()))
+                and state.state == "done"
+            ),
             "reason": state.reason,
             "folder": str(state.folder),
         }
@@ -190,6 +202,7 @@ def status_rows(states: "Sequence[RunState]") -> list[dict[str, Any]]:
 
 def print_status(study: "StudyFolder", states: "Sequence[RunState]") -> None:
     """Prints the number of runs by state, the time left, failures, and the ranking."""
+    from ossa.study.environments import environments_of, find_differences
     from ossa.study.runner import seconds_left
 
     counts = {state.state: 0 for state in states}
@@ -202,12 +215,26 @@ def print_status(study: "StudyFolder", states: "Sequence[RunState]") -> None:
             print_line(f"  {state.run.name}: {state.state}, epoch {state.epochs_done} of {epochs}")
         elif state.reason:
             print_line(f"  {state.run.name}: {state.state}: {state.reason}")
+    print_differences(find_differences(study.study, environments_of(states)))
     left = seconds_left(states)
     if left:
         print_line(
             f"{duration(left)} of training are left, on one machine like that of the finished runs"
         )
     _print_ranking(study, states)
+
+
+def print_differences(differences: "Sequence[Difference]") -> None:
+    """Prints what differs between the environments of the finished runs."""
+    if not differences:
+        return
+    table = new_table("environments differ in", "value", "runs", "")
+    for difference in differences:
+        refused = "refused in a report" if difference.is_refused else ""
+        for number, (value, runs) in enumerate(difference.described()):
+            first = "" if number else difference.key
+            table.add_row(first, value, runs, refused if not number else "")
+    print_table(table)
 
 
 def _print_ranking(study: "StudyFolder", states: "Sequence[RunState]") -> None:
@@ -224,6 +251,19 @@ def _print_ranking(study: "StudyFolder", states: "Sequence[RunState]") -> None:
     for model, scores in sorted(values.items(), key=lambda item: -fmean(item[1])):
         table.add_row(study.plan.marked(model), fraction(fmean(scores)), str(len(scores)))
     print_table(table)
+
+
+def print_verified(verified: "Sequence[VerifiedRun]") -> None:
+    """Prints one line per run, and then what differs or could not be verified."""
+    table = new_table("run", "numbers recomputed", "files hashed", "verdict")
+    for run in verified:
+        table.add_row(run.run, str(run.numbers), str(run.files), run.verdict)
+    print_table(table)
+    for run in verified:
+        for mismatch in run.mismatches:
+            print_line(f"{run.run} differs: {mismatch}")
+        for sentence in run.unverified:
+            print_line(f"{run.run} cannot be verified: {sentence}")
 
 
 def print_prediction(

@@ -25,7 +25,7 @@ from ossa.files import write_json_atomically
 from ossa.models.detector import Detector
 from ossa.models.fuse import fuse_detector
 from ossa.models.postprocess import non_max_suppression
-from ossa.train.run_folder import environment
+from ossa.train.provenance import environment
 from ossa.types import Letterbox, RawPredictions
 
 Network: TypeAlias = Callable[[Tensor], RawPredictions]

@@ -161,6 +161,9 @@ class StudyConfig(Section):
     """A pretraining source for all models, or by model: `none`, a source, a timm tag or a file."""
     mixed_initial_weights: bool = False
     """Whether models may start from weights pretrained on different data; tables then show it."""
+    mixed_environments: bool = False
+    """Whether runs may be computed by different code, versions or kinds of device; see
+    `ossa.study.environments`."""
     recipe: RecipeChoice = RecipeChoice()
     vary: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     """Settings such as train.lr, with the values that every model is trained with."""

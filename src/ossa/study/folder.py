@@ -8,6 +8,7 @@ measurements.json   latency and memory per image, measured after the last run
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field
 
-from ossa.config import merge, refuse_window
+from ossa.config import CONDITIONS_VERSION, merge, refuse_window
 from ossa.errors import ConfigError, DataError, OssaError, legible
 from ossa.files import (
     is_held,
@@ -29,12 +30,13 @@ from ossa.safe_yaml import read_yaml
 from ossa.schema import Section, validated
 from ossa.study.config import Reported, StudyConfig, check_study
 from ossa.study.executors import RUNS_FOLDER
-from ossa.study.plan import CONDITIONS_VERSION, Plan, PlannedRun, make_plan
+from ossa.study.plan import Plan, PlannedRun, make_plan
 from ossa.study.reported import is_reported
 from ossa.train.checkpoint import STATE_FILE
 from ossa.train.run_folder import (
     LOG_FILE,
     RECORD_FILE,
+    WEIGHTS,
     read_log,
     read_record,
     why_not_of,
@@ -88,14 +90,15 @@ class StudyFolder:
 
 def run_state(run: PlannedRun, folder: Path, reported: Reported) -> RunState:
     """Returns the state of a run, read from its folder."""
-    epochs = 0
+    rows = []
     if (folder / LOG_FILE).is_file():
         with suppress(DataError):
-            epochs = len(read_log(folder))
+            rows = read_log(folder)
+    epochs = len(rows)
     if is_held(folder):
         return RunState(run, folder, "running", epochs_done=epochs)
     if (folder / RECORD_FILE).exists():
-        return _recorded(run, folder, reported, epochs)
+        return _recorded(run, folder, reported, rows)
     failure = _failure(folder)
     if failure is not None:
         return RunState(run, folder, "failed", reason=failure, epochs_done=epochs)
@@ -103,10 +106,13 @@ def run_state(run: PlannedRun, folder: Path, reported: Reported) -> RunState:
     return RunState(run, folder, "interrupted" if begun else "waiting", epochs_done=epochs)
 
 
-def _recorded(run: PlannedRun, folder: Path, reported: Reported, epochs: int) -> RunState:
+def _recorded(
+    run: PlannedRun, folder: Path, reported: Reported, rows: Sequence[Mapping[str, Any]]
+) -> RunState:
+    epochs = len(rows)
     try:
         record = read_record(folder)
-        foreign = _why_foreign(run, folder, record)
+        foreign = why_foreign(run, folder, record, rows)
     except OssaError as problem:
         return RunState(run, folder, "foreign", reason=str(problem), epochs_done=epochs)
     if foreign is not None:
@@ -118,16 +124,40 @@ def _recorded(run: PlannedRun, folder: Path, reported: Reported, epochs: int) ->
     return RunState(run, folder, "failed", record, reason=record.reason, epochs_done=epochs)
 
 
-def _why_foreign(run: PlannedRun, folder: Path, record: Record) -> str | None:
-    """Returns why a record does not belong to this run, None if it does."""
+def why_foreign(
+    run: PlannedRun, folder: Path, record: Record, rows: Sequence[Mapping[str, Any]]
+) -> str | None:
+    """Returns why a record does not belong to this run or was changed, None if it is as written.
+
+    Args:
+        run: as planned.
+        folder: of the run.
+        record: in this folder.
+        rows: of its log.
+    """
     if why := why_not_of(record, run.config):
         return f"{folder / RECORD_FILE} {why}"
     for name, digest in record.files.items():
         file = folder / name
+        if name in WEIGHTS:
+            continue  # large, and may be deleted: `ossa study verify` looks at them
         if not file.is_file():
             return f"{file}, which {RECORD_FILE} lists, is missing"
         if sha256_of(file) != digest:
             return f"{file} is not the file that {RECORD_FILE} lists: its sha256 differs"
+    why = why_not_of_log(record, rows)
+    return None if why is None else f"{folder / RECORD_FILE} {why}"
+
+
+def why_not_of_log(record: Record, rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Returns which number of a record is not the one in its epoch log, or None."""
+    by_epoch = {row["epoch"]: row for row in rows}
+    for which, metrics in record.metrics.items():
+        row = by_epoch.get(metrics.get("epoch"), {})
+        for key in row.keys() & metrics.keys():
+            if metrics[key] != row[key]:
+                where = f"metrics.{which}.{key} is {metrics[key]}, and {row[key]} in {LOG_FILE}"
+                return f"was changed: {where}"
     return None
 
 
@@ -204,6 +234,8 @@ def create_study(
     if file.exists():
         there = read_study_folder(path)
         _check_continues(there, plan, file)
+        if study.mixed_environments and not there.study.mixed_environments:
+            return _declare_mixed_environments(there)
         return there
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         expected = "a new or empty folder or a study"
@@ -214,6 +246,14 @@ def create_study(
     places = {"data": str(data.resolve()), "weights": str(weights_folder.resolve())}
     _write(file, study, places)
     return StudyFolder(path, plan)
+
+
+def _declare_mixed_environments(there: StudyFolder) -> StudyFolder:
+    """Writes into the study of a folder that its environments may differ."""
+    study, places, version = _read(there.path / STUDY_FILE)
+    study = study.model_copy(update={"mixed_environments": True})
+    _write(there.path / STUDY_FILE, study, places, version)
+    return StudyFolder(there.path, _plan_of(study, places, version))
 
 
 def _check_continues(there: StudyFolder, plan: Plan, file: Path) -> None:
@@ -268,15 +308,17 @@ def extend_study(path: Path, *, models: list[str], seeds: list[int]) -> StudyFol
     }
     study = check_study(merge(content, more), where=f"{path / STUDY_FILE} with what is added")
     plan = _plan_of(study, places, version)
-    _write(path / STUDY_FILE, study, places)
+    _write(path / STUDY_FILE, study, places, version)
     return StudyFolder(path, plan)
 
 
-def _write(file: Path, study: StudyConfig, places: dict[str, str]) -> None:
+def _write(
+    file: Path, study: StudyConfig, places: dict[str, str], version: int = CONDITIONS_VERSION
+) -> None:
     content = {
         "study": study.model_dump(mode="json"),
         "places": places,
-        "conditions_version": CONDITIONS_VERSION,
+        "conditions_version": version,
     }
     write_text_atomically(file, yaml.safe_dump(content, sort_keys=False))
 

@@ -31,7 +31,8 @@ from ossa.study.folder import MEASUREMENTS_FILE, RunState, StudyFolder, read_mea
 from ossa.study.plan import Plan, PlannedRun, make_plan
 from ossa.train.autobatch import TrialStep
 from ossa.train.diagnostics import check_single_values
-from ossa.train.run_folder import LAST_WEIGHTS, environment
+from ossa.train.provenance import environment
+from ossa.train.run_folder import LAST_WEIGHTS
 from ossa.types import Letterbox
 
 _STEPS = 3

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ossa.config import RunConfig, build_config, merge, parse_settings
+from ossa.config import CONDITIONS_VERSION, RunConfig, build_config, merge, parse_settings
+from ossa.data.cache_files import content_fingerprint
 from ossa.errors import ConfigError
 from ossa.models.detector import PRESETS, with_weights_settings
 from ossa.study.config import InitialWeights, StudyConfig, initial_weights
@@ -29,9 +30,6 @@ _BACKBONE_SETTINGS = frozenset(
 _PLACES = frozenset({"data", "seed"})
 _OF_THE_NECK = frozenset({"model.neck", "model.equal_conditions"})
 """Settings that a preset has otherwise where it keeps its own neck."""
-CONDITIONS_VERSION = 2
-"""Of what runs share. Version 1 had laterals only where the channels do not fit, the SPPF of
-CSPDarknet, and a neck and head that were drawn after each backbone."""
 NOT_EQUAL = "not under equal conditions"
 
 
@@ -82,14 +80,15 @@ class Plan:
             )
         context = "the same context block (SPPF)" if self.study.context == "sppf" else "no SPPF"
         sentence = (
-            "Only the backbone differs: each passes a 1x1 lateral with norm at every level and "
+            "only the backbone differs: each passes a 1x1 lateral with norm at every level and "
             f"{context}, and the initial neck and head of a seed are equal bit for bit in all but "
             "the laterals."
         )
         if not self.not_equal:
-            return sentence
-        names = ", ".join(self.not_equal)
-        return f"{sentence} {NOT_EQUAL.capitalize()}, with a neck of its own: {names}."
+            return sentence[0].upper() + sentence[1:]
+        marked = f"{NOT_EQUAL.capitalize()}: {', '.join(self.not_equal)}, with a neck of its own."
+        all_marked = len(self.not_equal) == len(self.study.models)
+        return marked if all_marked else f"{marked} Of the other models {sentence}"
 
     def marked(self, model: str) -> str:
         """Returns the name of a model for a table, marked where its conditions are not equal."""
@@ -272,7 +271,9 @@ class DatasetSummary:
     val_images: int
     num_classes: int
     data_fingerprint: str
-    """The same value as in the records of the runs."""
+    """Of the annotations; like the next, the same value as in the records of the runs."""
+    image_fingerprint: str
+    """Of the image files: what their pixels are."""
 
     def last_batch(self, plan: Plan) -> int:
         """Returns the number of images in the last batch of an epoch."""
@@ -284,6 +285,7 @@ class DatasetSummary:
         return {
             "recipe_hash": plan.shared_settings_hash,
             "data_fingerprint": self.data_fingerprint,
+            "image_fingerprint": self.image_fingerprint,
             "train_images": self.train_images,
             "val_images": self.val_images,
             "last_batch_images": self.last_batch(plan),
@@ -320,4 +322,5 @@ def summarize_data(
         val_images=len(val),
         num_classes=len(train.names),
         data_fingerprint=f"{train.fingerprint()}-{val.fingerprint()}",
+        image_fingerprint=f"{content_fingerprint(train)}-{content_fingerprint(val)}",
     )

@@ -179,25 +179,39 @@ def ensure_resampled(
     Raises:
         DataError: the detections do not belong to the split.
     """
-    origin = f"{sha256_of(detections)} {index.fingerprint()} {resamples} {_SEED}"
-    if index.groups is not None:
-        origin += f" {hashlib.sha256(index.groups.tobytes()).hexdigest()}"
-    file = detections.parent / RESAMPLED_FILE
-    kept = _read_resampled(file, origin)
+    kept = read_resampled(detections, index, resamples=resamples)
     if kept is not None:
         return kept
-    matches = match(index, read_coco_results(detections, index))
-    weights = image_weightings(len(index), resamples=resamples, seed=_SEED, groups=index.groups)
-    values = resample(matches, RESAMPLED_METRICS, weights=weights, bins=bins_of(index, matches))
+    values = compute_resampled(detections, index, resamples=resamples)
     content = BytesIO()
-    arrays = {"origin": np.array(origin), "digest": np.array(_digest(values)), **values}
+    origin = np.array(_origin(detections, index, resamples))
+    arrays = {"origin": origin, "digest": np.array(_digest(values)), **values}
     np.savez_compressed(content, allow_pickle=False, **arrays)
-    write_atomically(file, content.getvalue())
+    write_atomically(detections.parent / RESAMPLED_FILE, content.getvalue())
     return values
 
 
-def _read_resampled(file: Path, origin: str) -> dict[str, NDArray[np.float64]] | None:
+def compute_resampled(
+    detections: Path, index: DatasetIndex, *, resamples: int = RESAMPLES
+) -> dict[str, NDArray[np.float64]]:
+    """Returns the same as `ensure_resampled`, always computed, and writes nothing."""
+    matches = match(index, read_coco_results(detections, index))
+    weights = image_weightings(len(index), resamples=resamples, seed=_SEED, groups=index.groups)
+    return resample(matches, RESAMPLED_METRICS, weights=weights, bins=bins_of(index, matches))
+
+
+def _origin(detections: Path, index: DatasetIndex, resamples: int) -> str:
+    origin = f"{sha256_of(detections)} {index.fingerprint()} {resamples} {_SEED}"
+    if index.groups is not None:
+        origin += f" {hashlib.sha256(index.groups.tobytes()).hexdigest()}"
+    return origin
+
+
+def read_resampled(
+    detections: Path, index: DatasetIndex, *, resamples: int = RESAMPLES
+) -> dict[str, NDArray[np.float64]] | None:
     """Returns the stored metrics, None if they are missing, changed or of other detections."""
+    file, origin = detections.parent / RESAMPLED_FILE, _origin(detections, index, resamples)
     try:
         with ZipFile(file) as archive, np.load(file, allow_pickle=False) as content:
             size = sum(member.file_size for member in archive.infolist())

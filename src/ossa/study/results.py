@@ -18,6 +18,7 @@ from ossa.study.analysis import Relation, pareto_membership
 from ossa.study.comparisons import Comparisons, compare_all
 from ossa.study.config import StudyConfig
 from ossa.study.efficiency import Efficiency, efficiencies
+from ossa.study.environments import check_environments, environments_of
 from ossa.study.estimates import draw_qualities
 from ossa.study.folder import RunState, StudyFolder, read_measurements, read_study_folder
 from ossa.study.reported import (
@@ -287,7 +288,8 @@ def load_study(
         on_run: called with the number of finished runs read and their total.
 
     Raises:
-        DataError: no run is finished, or the data have changed since the training.
+        DataError: no run is finished, runs were not computed alike, or the data have changed since
+            the training.
 
     Examples:
         >>> import ossa
@@ -305,6 +307,7 @@ def load_study(
             path=folder.path,
             advice="train them with 'ossa study run'",
         )
+    check_environments(folder.study, environments_of(done), folder.path)
     index = read_split(done[0].folder, done[0].run.config.data, folder.study.reported)
     states = _of_one_data_set(states, done[0])
     done = [state for state in states if state.state == "done"]
@@ -385,9 +388,9 @@ def _check_recomputed(
     metrics: Mapping[str, Any], resampled: Mapping[str, NDArray[Any]], folder: Path
 ) -> None:
     """Raises DataError if the recorded metrics differ from those of the detections."""
-    for name in ("ap", "ap50", "ap75"):
+    for name in resampled.keys() & metrics.keys():
         value, computed = metrics.get(name), float(resampled[name][0])
-        if value is not None and abs(value - computed) > _ROUNDING:
+        if value is not None and not abs(value - computed) <= _ROUNDING:
             raise DataError(
                 expected=f"{name} {computed:.6f}, as computed from the detections",
                 found=f"{value:.6f} recorded",

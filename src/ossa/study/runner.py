@@ -11,6 +11,7 @@ from ossa.data.description import read_description
 from ossa.data.reading import read_index
 from ossa.errors import ConfigError
 from ossa.evaluate.statistics import Values
+from ossa.study.environments import check_next_run
 from ossa.study.executors import DONE, STOPPED, Executor, Job
 from ossa.study.folder import (
     RunState,
@@ -25,6 +26,7 @@ from ossa.study.plan import PlannedRun
 from ossa.study.results import load_study
 from ossa.study.sequential import Progress, SeededValues, decide
 from ossa.train.callbacks import Callback
+from ossa.train.provenance import deciding_versions
 from ossa.train.run_folder import RECORD_FILE
 
 
@@ -73,6 +75,7 @@ def run_study(
         on_run: called with the state of each run that has ended.
 
     Raises:
+        DataError: finished runs were computed by other code or versions, which is not declared.
         KeyboardInterrupt: after Ctrl-C, once every run has saved its state.
     """
     wanted = [
@@ -81,6 +84,8 @@ def run_study(
         if (only is None or state.run.name in only)
         and (not state.finished or (retry_failed and state.state == "failed"))
     ]
+    if wanted:
+        check_next_run(study, deciding_versions())
     # A process of an earlier call may still train its run, which is therefore taken last.
     wanted.sort(key=lambda state: state.state == "running")
 

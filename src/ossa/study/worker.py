@@ -16,12 +16,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
+
 from ossa.data.cache import CachePlace
 from ossa.errors import OssaError
 from ossa.escaping import print_line
 from ossa.evaluate.evaluator import Evaluation
 from ossa.files import held
 from ossa.study.config import Reported
+from ossa.study.environments import check_next_run
 from ossa.study.executors import DONE, FAILED, STOPPED
 from ossa.study.folder import FAILURE_FILE, read_study_folder, write_failure, write_progress
 from ossa.study.plan import PlannedRun
@@ -35,6 +38,7 @@ from ossa.study.reported import (
 from ossa.train.callbacks import Callback, RunStart
 from ossa.train.checkpoint import STATE_FILE
 from ossa.train.loop import train
+from ossa.train.provenance import provenance
 from ossa.train.run_folder import RECORD_FILE, read_record
 from ossa.types import Record
 
@@ -149,9 +153,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _stop_without_parent(options.parent)
     study = read_study_folder(options.study)
     run = study.plan.run(options.run)
+    folder = study.run_folder(run)
+    if not (folder / RECORD_FILE).exists():
+        try:
+            check_next_run(study, provenance(run.config, torch.device(options.device)))
+        except OssaError as refusal:
+            print_line(str(refusal))
+            write_failure(folder, str(refusal))
+            return FAILED
     return train_run(
         run,
-        study.run_folder(run),
+        folder,
         reported=study.study.reported,
         device=options.device,
         workers=options.workers,

@@ -54,6 +54,8 @@ class Progress:
     """In the epoch in progress."""
     metrics: dict[str, Numbers] = field(default_factory=dict)
     """'last' and 'best' of the epochs that were evaluated: flat metrics."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """`ossa.train.provenance` of the run so far; empty in states of before it was kept here."""
     rows: list[LogRow] = field(default_factory=list)
     """Of `log.jsonl`, one per epoch that is done; empty in states of before they were kept here."""
 

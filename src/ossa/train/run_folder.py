@@ -1,19 +1,14 @@
 """The folder of a run: its configuration, log, weights, detections and record, written and read."""
 
 import gzip
+import hashlib
 import json
-import os
-import platform
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-import cv2
-import timm
-import torch
 import yaml
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
@@ -26,6 +21,7 @@ from ossa.files import (
     read_json_object,
     read_small_file,
     sha256_of,
+    without_nan,
     write_atomically,
     write_json_atomically,
     write_text_atomically,
@@ -41,7 +37,8 @@ LAST_WEIGHTS = "last.safetensors"
 BEST_WEIGHTS = "best.safetensors"
 DETECTIONS_FILE = "val-detections.json.gz"
 FIGURES_FOLDER = "figures"
-RECORD_SCHEMA = 3
+WEIGHTS = (LAST_WEIGHTS, BEST_WEIGHTS)
+RECORD_SCHEMA = 4
 _NUMBERS = ("epoch", "train_box", "train_objectness", "train_classes")
 """Keys that every row of a log has."""
 _ALWAYS = (
@@ -51,6 +48,8 @@ _ALWAYS = (
 """Keys that the record of every run has that is done."""
 SETTINGS_BEFORE = {"train": {"schedule_lag": False, "warmup_limit": None}}
 """Of runs before schema 3, which had neither a lag of the learning rate nor a warm-up limit."""
+_CURRENT_SETTINGS, _DIGEST_SCHEMA = 3, 4
+"""Schemas from which on records have all those settings, and a digest."""
 _Count: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
 Numbers: TypeAlias = dict[str, Annotated[int | float, Field(ge=-(2**63), le=2**63)] | None]
 """What a record says in numbers. JSON has integers that no float can hold."""
@@ -63,7 +62,8 @@ _ROW = TypeAdapter(LogRow)
 class _RecordContent(Section, strict=True):
     """The keys of a record, but the version of its schema. `ossa.types.Record` says what they are.
 
-    Schema 3 added `image_fingerprint`.
+    Schema 3 added `image_fingerprint`; schema 4 `digest`, the hashes of the weights, and in
+    `environment` where the numbers come from (`ossa.train.provenance`).
     """
 
     model: str
@@ -80,11 +80,19 @@ class _RecordContent(Section, strict=True):
     data_fingerprint: str
     files: dict[_FileName, str] = Field(default_factory=dict)
     image_fingerprint: str | None = None
+    digest: str | None = None
 
 
 def write_record(record: Record, folder: Path) -> None:
-    """Writes `record.json` whole into the run's folder."""
+    """Writes `record.json` whole into the run's folder, with the digest of its content."""
+    record = replace(record, digest=record_digest(record))
     write_json_atomically(folder / RECORD_FILE, asdict(record))
+
+
+def record_digest(record: Record) -> str:
+    """Returns the sha256 of the canonical JSON of a record but its `digest`."""
+    content = asdict(replace(record, digest=None))
+    return hashlib.sha256(json.dumps(without_nan(content), sort_keys=True).encode()).hexdigest()
 
 
 def read_record(folder: Path) -> Record:
@@ -113,35 +121,16 @@ def read_record(folder: Path) -> Record:
         _RecordContent.model_validate(content)
     except ValidationError as problems:
         raise DataError(f"{file} is damaged: {first_problem(problems, _RecordContent)}") from None
+    if schema >= _DIGEST_SCHEMA and content.get("digest") is None:
+        raise DataError(f"{file} is damaged: expected the digest of its content, found none")
     record = Record(schema=RECORD_SCHEMA, **content)
-    if schema == RECORD_SCHEMA:
+    if schema >= _CURRENT_SETTINGS:
         return record
     config = merge(SETTINGS_BEFORE, record.config)
     # A hash that was wrong before must not become right.
     honest = record.config_hash == settings_digest(record.config)
     config_hash = settings_digest(config) if honest else record.config_hash
     return replace(record, config=config, config_hash=config_hash)
-
-
-def environment() -> dict[str, str]:
-    """Returns what a result depends on beside the configuration: hardware and versions."""
-    from ossa import __version__
-
-    cpu = platform.processor() or platform.machine()
-    with suppress(OSError):
-        named = re.search(r"model name\s*: *(.*)", Path("/proc/cpuinfo").read_text())
-        cpu = named[1].strip() if named else cpu
-    return {
-        "ossa": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "timm": timm.__version__,
-        "opencv": cv2.__version__,
-        "cpu": cpu,
-        "cpu_count": str(os.cpu_count()),
-        "threads": str(torch.get_num_threads()),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-    }
 
 
 def start_folder(folder: Path, config: RunConfig) -> None:
@@ -163,7 +152,8 @@ def finish_folder(
     """Writes the last weights' detections on val and then, last of all, the record."""
     results = json.dumps(detections_as_coco_results(index, detections))
     write_atomically(folder / DETECTIONS_FILE, gzip.compress(results.encode(), mtime=0))
-    files = {name: sha256_of(folder / name) for name in (LOG_FILE, DETECTIONS_FILE)}
+    names = (LOG_FILE, DETECTIONS_FILE, *WEIGHTS)
+    files = {name: sha256_of(folder / name) for name in names if (folder / name).is_file()}
     record = replace(record, files=files)
     write_record(record, folder)
     return record
@@ -296,6 +286,8 @@ def why_not_of(record: Record, config: RunConfig, *, complete: bool = True) -> s
     """
     if record.config_hash != settings_digest(record.config):
         return "was changed: its settings are not those of its hash"
+    if record.digest is not None and record.digest != record_digest(record):
+        return "was changed: its content is not that of its digest"
     # By the schema of today: a record of an earlier one has what was added since by default.
     if build_config(record.config).digest() != config.digest():
         return "is of a run with other settings"

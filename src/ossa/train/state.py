@@ -22,11 +22,11 @@ from ossa.train.callbacks import Callback, RunStart
 from ossa.train.checkpoint import Progress, save_state
 from ossa.train.distributed import DistributedContext
 from ossa.train.optim import EMA, FrozenPart
+from ossa.train.provenance import continued, provenance
 from ossa.train.run_folder import (
     BEST_WEIGHTS,
     LAST_WEIGHTS,
     RECORD_SCHEMA,
-    environment,
     finish_folder,
     start_folder,
     write_log,
@@ -105,9 +105,12 @@ class TrainState:
 
     def start(self) -> None:
         """Writes the configuration and the log so far, and calls the callbacks."""
+        progress, now = self.progress, provenance(self.config, self.device)
+        begun = progress.batch_number > 0
+        progress.environment = continued(progress.environment, now) if begun else now
         if self.distributed.is_main:
             start_folder(self.folder, self.config)
-            write_log(self.progress.rows, self.folder)
+            write_log(progress.rows, self.folder)
         self.callback.on_start(
             RunStart(
                 config=self.config,
@@ -182,7 +185,7 @@ class TrainState:
             cost=dict(self.cost),
             metrics=asdict(progress)["metrics"],
             times={"train": progress.train_seconds, "evaluate": progress.evaluate_seconds},
-            environment=environment(),
+            environment=dict(progress.environment),
             data_fingerprint=self.identity["data"],
             image_fingerprint=self.identity["images"],
         )

@@ -11,6 +11,13 @@ from numpy.typing import NDArray
 from ossa.evaluate.coco import read_coco_results
 from ossa.evaluate.confusion import CONFIDENCE, ConfusionMatrix, confusion_matrix
 from ossa.evaluate.report import open_gallery
+from ossa.study.environments import (
+    MAY_DIFFER,
+    MUST_AGREE,
+    environments_of,
+    find_differences,
+    shorten_hash,
+)
 from ossa.study.report.figures import confusions_figure, curves_figure
 from ossa.study.report.tables import Column, ReportFiles, ReportTable
 from ossa.study.report.text import compact, counted, duration, listed
@@ -264,7 +271,7 @@ _SETTINGS = (
     "precision",
 )
 """Settings of `train` in the summary; the others are in the table of conditions."""
-_ENVIRONMENT = ("ossa", "torch", "timm", "opencv", "python", "cpu", "cpu_count", "threads", "gpu")
+_ENVIRONMENT = (*MUST_AGREE, *MAY_DIFFER, "cpu_count")
 
 
 def conditions_section(results: StudyResults, files: ReportFiles) -> Section:
@@ -286,6 +293,8 @@ def conditions_section(results: StudyResults, files: ReportFiles) -> Section:
         f"{len(results.runs)} of {planned} are done, {waiting} have not started. "
         f"Missing values are left out everywhere; no imputation. {results.folder.plan.equality}"
     )
+    if different := find_differences(results.study, environments_of(results.states)):
+        text += f" The runs were not all computed alike: {'; '.join(map(str, different))}."
     return Section("Conditions", blocks, text=text)
 
 
@@ -345,7 +354,7 @@ def environments_table(results: StudyResults) -> ReportTable:
 
 
 def _environment(environment: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    return tuple((key, str(environment.get(key, ""))) for key in _ENVIRONMENT)
+    return tuple((key, shorten_hash(key, str(environment.get(key, "")))) for key in _ENVIRONMENT)
 
 
 def missing_table(results: StudyResults) -> ReportTable:
