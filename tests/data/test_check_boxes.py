@@ -50,16 +50,6 @@ def test_each_fault_of_a_box_is_counted_once_and_placed_in_its_line(
     assert what in first.message
 
 
-def test_a_box_that_covers_99_percent_of_its_image_covers_all(tmp_path: Path) -> None:
-    almost = "0 .5 .5 .99 .99\n"  # 0.9801 of the area
-    covering = "0 .5 .5 .995 .995\n"  # 0.990025
-    finding = only(
-        check(write_yolo_splits(tmp_path, {"train": {"1.png": GOOD + almost + covering}}))
-    )
-    assert (finding.kind, finding.count) == ("box-covering", 1)
-    assert "99.0% of the image" in finding.examples[0].message
-
-
 def test_tiny_is_a_side_under_two_pixels_of_the_networks_input(tmp_path: Path) -> None:
     data_yaml = write_yolo_splits(tmp_path, {"train": {"1.png": GOOD + "0 .5 .5 .03 .2\n"}})
     assert counts(check(data_yaml)) == {}  # 3 pixels
@@ -84,19 +74,6 @@ def test_coco_boxes_stated_twice_are_found_though_reading_keeps_them(tmp_path: P
         "annotation 3 of image 1",
     ]
     assert finding.examples[0].path == tmp_path / "train.json"
-
-
-def test_crowd_regions_are_neither_tiny_nor_covering(tmp_path: Path) -> None:
-    annotations = [
-        coco_box(1, [10, 10, 40, 20]),
-        coco_box(2, [10, 10, 40, 20], category=2, image=2),
-        coco_box(3, [0, 0, 100, 50], iscrowd=1),
-        coco_box(4, [10, 10, 1, 1], iscrowd=1),
-    ]
-    found = check(write_coco_file(tmp_path, annotations))
-    assert found.issues == ()
-    statistics = found.statistics["train"]
-    assert (statistics.num_boxes, statistics.num_crowd) == (2, 2)
 
 
 def test_a_class_may_be_unused_untrained_or_unevaluated(tmp_path: Path) -> None:

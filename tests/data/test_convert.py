@@ -255,14 +255,6 @@ def test_boxes_out_of_the_image_twice_or_thin_are_told(tmp_path: Path) -> None:
     )
 
 
-def test_a_crowd_that_is_difficult_too_is_a_crowd_in_voc(tmp_path: Path) -> None:
-    write_birds(tmp_path / "birds", [truth(4, "dog", (1, 1, 9, 9), iscrowd=1, difficult=1)])
-    notes = converted(tmp_path / "birds", tmp_path / "voc", "voc").notes
-    assert "train: 1 crowd region no longer difficult, which VOC says of every crowd" in notes
-    index = read(tmp_path / "voc")
-    assert (index.crowd.tolist(), index.difficult.tolist()) == ([True], [False])
-
-
 def test_names_and_ids_that_cannot_be_kept_are_told(tmp_path: Path) -> None:
     write_yolo(tmp_path / "a", {"x/my cat.jpg": "0 .5 .5 .5 .5", "y/my cat.jpg": None})
     notes = converted(tmp_path / "a", tmp_path / "voc", "voc").notes

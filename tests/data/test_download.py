@@ -79,16 +79,6 @@ def test_a_server_that_announces_another_length_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_body_shorter_than_announced_ends_the_attempts(
-    server: FileServer, tmp_path: Path
-) -> None:
-    server.files["/a.zip"] = CONTENT[:HALF]
-    server.answers = [Answer(announces=len(CONTENT))]
-    # The second request finds nothing behind what is there, the third begins anew.
-    with pytest.raises(DataError, match=f"found a length of {HALF}"):
-        get(server, tmp_path)
-
-
 def test_a_body_that_does_not_end_is_cut_off(server: FileServer, tmp_path: Path) -> None:
     server.answers = [Answer(announces=-1, appends=bytes(1 << 20))]
     with pytest.raises(DataError, match=r"Expected 102,400 bytes .* Removed"):

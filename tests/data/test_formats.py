@@ -60,15 +60,6 @@ def test_keypoints_behind_a_yolo_box_are_no_corners_of_a_polygon(tmp_path: Path)
         read(data_yaml)
 
 
-def test_a_split_without_a_single_box_is_a_problem_of_its_yaml(tmp_path: Path) -> None:
-    data_yaml = write_yolo(tmp_path, {"1.jpg": None})
-    data_yaml.write_text(data_yaml.read_text() + "val: images/train\n")
-    report = read(data_yaml, "val")
-    assert len(report.index) == 1
-    assert report.index.boxes_xyxy.shape == (0, 4)
-    assert places(report) == [("data.yaml", None, "nothing is scored")]
-
-
 @pytest.mark.parametrize(
     ("line", "what"),
     [
@@ -452,13 +443,6 @@ def test_the_real_data_have_the_stated_images_and_boxes(
     limits = np.repeat(report.index.sizes_wh, np.diff(report.index.gt_offsets), axis=0)
     assert (report.index.boxes_xyxy[:, :2] >= 0).all()
     assert (report.index.boxes_xyxy[:, 2:] <= limits).all()
-
-
-def test_coco_names_with_dots_are_the_file_that_they_lead_to(tmp_path: Path) -> None:
-    images = [{"id": 7, "file_name": "./7.jpg"}, {"id": 3, "file_name": "gone/../3.jpg"}]
-    report = read(write_coco(tmp_path, [coco_annotation(1, [10, 10, 20, 20])], images=images))
-    assert report.index.file_names.tolist() == ["photos/3.jpg", "photos/7.jpg"]
-    assert report.issues == ()
 
 
 @pytest.mark.parametrize(

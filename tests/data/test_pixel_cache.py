@@ -191,17 +191,6 @@ def test_a_changed_image_has_all_decoded_again(data: Path, place: CachePlace) ->
     np.testing.assert_array_equal(earlier[4].image, before)
 
 
-@pytest.mark.parametrize("module", ["cv2", "PIL"])
-def test_another_decoder_has_all_decoded_again(
-    data: Path, module: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened(data)
-    monkeypatch.setattr(f"{module}.__version__", "other")
-    heard = Heard()
-    opened(data, heard=heard)
-    assert heard.done == [1, 2, 3, 4, 5, 6]
-
-
 @pytest.mark.parametrize("kept_bytes", [0, 7, 5000, -1])
 def test_a_file_that_is_cut_short_is_no_cache(data: Path, folder: Path, kept_bytes: int) -> None:
     opened(data)
@@ -309,12 +298,6 @@ def test_memory_is_used_as_long_as_the_images_fit_into_a_quarter_of_what_is_free
             "no cache of 6 images of split 'train' at 1024 px: 13.3 MB, more than the 13.2 MB of "
             "memory that --cache auto takes; --cache disk keeps them"
         ]
-
-
-def test_none_decodes_nothing_before(data: Path, folder: Path) -> None:
-    heard = Heard()
-    assert tried(data, "none", heard=heard) is None
-    assert (heard.notes, heard.done, folder.exists()) == ([], [], False)
 
 
 def test_files_written_just_now_are_kept_for_one_process_alone(
