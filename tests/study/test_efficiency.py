@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ossa.study.efficiency import QuantileCurve, efficiencies, quantile_curve
+from ossa.study.efficiency import QuantileCurve, efficiencies, efficiency_sentence, quantile_curve
 from ossa.study.scaling import InsufficientData, Points
 
 
@@ -46,6 +46,20 @@ def test_the_interval_of_an_efficiency_is_the_middle_of_the_draws():
     (_, rarely) = efficiencies(points, draws | {"b": np.where(np.arange(100) < 2, 0.4, 0.2)})
     assert rarely.interval == (0.25, 0.25)
     assert efficiencies(Points.of("", families="", complexity=[], quality=[]), {}) == ()
+
+
+def test_the_sentence_names_models_that_a_cheaper_one_clearly_equals():
+    points = Points.of("abc", families="xyz", complexity=[1, 4, 8], quality=[0.3, 0.2, 0.25])
+    assert efficiency_sentence(efficiencies(points)) == (
+        "At least as good and cheaper: a at 0.12 of the cost of c; a at 0.25 of the cost of b."
+    )
+    sure, unsure = np.full(100, 0.2), np.linspace(0, 1, 100)
+    draws = {"a": np.full(100, 0.3), "b": sure, "c": unsure}
+    assert efficiency_sentence(efficiencies(points, draws)) == (
+        "At least as good and cheaper: a at 0.25 of the cost of b (95% CI 0.25 to 0.25)."
+    )
+    nothing = efficiencies(points, draws | {"b": unsure, "c": unsure[::-1]})
+    assert efficiency_sentence(nothing).startswith("There is no model of which it is clear")
 
 
 def curve_of(points: Points) -> QuantileCurve:

@@ -204,7 +204,8 @@ def test_a_prediction_lies_on_the_fit_and_comes_with_its_validation(
     nine: StudyFolder, tmp_path: Path
 ):
     results = load_study(nine)
-    ReportFiles(tmp_path).table(efficiency_table(results))
+    efficiency = {"params": results.efficiency("ap", "params")}
+    ReportFiles(tmp_path).table(efficiency_table(results, efficiency))
     found = predict_quality(results, 2e7)
     law = choose_law(results.points("ap", "params"))
     row = found.flat()

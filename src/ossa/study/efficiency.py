@@ -6,7 +6,7 @@ cost: 1 in the Pareto set, 0.5 for a model whose quality is available at half of
 Dimensions: M models, D draws.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ _FEWEST_FOR_CURVE = 20
 """Number of models for the quantile curve: two of them lie above a quantile of 0.9."""
 _QUANTILE = 0.9
 _NUM_KNOTS = 3
+_MOST_NAMED = 5
+"""Number of models in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,23 @@ def efficiencies(
         )
         for rank, at in enumerate(order)
     )
+
+
+def efficiency_sentence(rows: Sequence[Efficiency]) -> str:
+    """Returns which models reach their quality at a needless cost, as one sentence."""
+    needless = [
+        row for row in rows if row.value < 1 and (row.interval is None or row.interval.high < 1)
+    ]
+    if not needless:
+        return "There is no model of which it is clear that a cheaper one is at least as good."
+    parts = []
+    for row in sorted(needless, key=lambda row: row.value)[:_MOST_NAMED]:
+        text = f"{row.cheapest} at {row.value:.2f} of the cost of {row.model}"
+        if row.interval is not None:
+            text += f" (95% CI {row.interval.low:.2f} to {row.interval.high:.2f})"
+        parts.append(text)
+    more = f"; and for {len(needless) - len(parts)} more models" * (len(needless) > len(parts))
+    return f"At least as good and cheaper: {'; '.join(parts)}{more}."
 
 
 def _cheapest_as_good(quality: NDArray[np.float64]) -> NDArray[np.int64]:

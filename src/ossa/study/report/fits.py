@@ -1,10 +1,10 @@
 """Quality against complexity: power-law fits, Pareto sets, and the validation of predictions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ossa.study.analysis import MeasureRanking, rank_measures
-from ossa.study.efficiency import QuantileCurve, quantile_curve
+from ossa.study.efficiency import Efficiency, QuantileCurve, efficiency_sentence, quantile_curve
 from ossa.study.laws import LawComparison, compare_laws
 from ossa.study.prediction import Validation, validate
 from ossa.study.report.figures import validation_figure
@@ -40,6 +40,7 @@ def relations_section(results: StudyResults, files: ReportFiles) -> Section:
         for measure in measures:
             name = f"{quality}-{measure}".replace("_", "-")
             files.figure(name, relation_figure(results, results.relation(quality, measure)))
+    efficiency = {measure: results.efficiency("ap", measure) for measure in measures}
     fits = fits_table(results)
     overall = [row for row in fits.rows if (row["quality"], row["family"]) == ("AP50-95", "all")]
     return Section(
@@ -52,9 +53,22 @@ def relations_section(results: StudyResults, files: ReportFiles) -> Section:
             files.table(pareto_table(results), wide=True),
             files.table(fits, folded=True),
             bullets("Form of the law", _form_sentences(results)),
-            files.table(forms_table(results), folded=True),
-            files.table(efficiency_table(results), folded=True),
-            files.table(quantile_table(results), folded=True),
+            bullets(
+                "Efficiency",
+                (
+                    f"AP50-95 and {MEASURES[measure]}: {efficiency_sentence(rows)}"
+                    for measure, rows in efficiency.items()
+                ),
+            ),
+            *(
+                files.table(table, folded=True)
+                for table in (
+                    forms_table(results),
+                    efficiency_table(results, efficiency),
+                    quantile_table(results),
+                )
+                if table.rows
+            ),
         ],
         text="A model is one point, at the mean of its seeds. The power-law fit is the fitted mean "
         "trend in log-log. A model is in the Pareto set if no trained model dominates it. In "
@@ -159,12 +173,14 @@ def forms_table(results: StudyResults) -> ReportTable:
     return ReportTable("forms", columns, rows, caption="Forms of the law", note=note)
 
 
-def efficiency_table(results: StudyResults) -> ReportTable:
+def efficiency_table(
+    results: StudyResults, efficiency: Mapping[str, Sequence[Efficiency]]
+) -> ReportTable:
     """Returns the efficiency of every model by measure of complexity."""
     rows = [
         {"measure": results.complexities[measure], **row.flat()}
-        for measure in measures_of(results)
-        for row in results.efficiency("ap", measure)
+        for measure, models in efficiency.items()
+        for row in models
     ]
     columns = [
         *(Column("measure", "complexity"), Column("model"), Column("cheapest", "at least as good")),
