@@ -82,6 +82,7 @@ def write_study(
     epochs: int = 12,
     false_per_image: int = 10,
     measured: bool = True,
+    skill: float = 0.0,
     settings: Mapping[str, Any] | None = None,
 ) -> StudyFolder:
     """Writes generated scenes and a study in which every run is done, and returns the study.
@@ -94,6 +95,7 @@ def write_study(
         epochs: in the logs.
         false_per_image: detections of nothing, most with low scores, as real detectors have them.
         measured: whether milliseconds and memory were measured.
+        skill: of all models, beside their own; at -20 they find nothing.
         settings: more of the study's file.
     """
     data = write_scenes(folder / "scenes", images={"train": 2, "val": images}, imgsz=_IMGSZ)
@@ -112,6 +114,7 @@ def write_study(
             indexes[1],
             data_fingerprint=fingerprint,
             false_per_image=false_per_image,
+            skill=skill,
         )
     if measured:
         write_measurements(opened)
@@ -133,6 +136,7 @@ def write_run(
     *,
     data_fingerprint: str,
     false_per_image: int = 10,
+    skill: float = 0.0,
 ) -> None:
     """Writes the folder of a finished run."""
     folder.mkdir(parents=True)
@@ -140,7 +144,7 @@ def write_run(
     write_text_atomically(folder / CONFIG_FILE, config)
     costs, rng = costs_of(run.model), _rng(run.name)
     family = _rng(run.family).normal() * _FAMILY_DEVIATION
-    skill = costs.skill + family + _SEED_DEVIATION * rng.normal() + _of_the_recipe(run)
+    skill += costs.skill + family + _SEED_DEVIATION * rng.normal() + _of_the_recipe(run)
     results = json.dumps(_results(index, skill, rng, false_per_image=false_per_image))
     write_atomically(folder / DETECTIONS_FILE, gzip.compress(results.encode(), mtime=0))
     detections = read_coco_results(folder / DETECTIONS_FILE, index)

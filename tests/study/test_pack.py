@@ -112,7 +112,7 @@ def test_the_report_shows_the_models_by_their_time_on_the_other_machine(
     assert "no power-law fit: expected 8 models at least, found " in machine.sentence()
     section = machines_section([machine], ReportFiles(tmp_path))
     assert section is not None
-    assert "median of 4 runs" in str(section.blocks)
+    assert "median of 4 runs" in str(section.text)
     assert (tmp_path / "tables" / "machines.csv").read_text().count("lap.top") == 2
     with pytest.raises(DataError, match=r"one file of each machine, found two of lap\.top"):
         read_machines(results, [file, file])

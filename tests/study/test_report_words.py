@@ -4,22 +4,20 @@ import csv
 import io
 
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
-from ossa.study.comparisons import RankChange
-from ossa.study.report.answers import round_limits
-from ossa.study.report.figures import label_points, model_styles
+from ossa.study.report.figures import label_points
+from ossa.study.report.fits import fit_sentences
 from ossa.study.report.tables import Column, ReportTable
 from ossa.study.report.text import (
     amount,
-    budget_sentence,
     compact,
-    comparison_sentence,
     duration,
-    fit_sentences,
+    extremes,
     listed,
     mean_and_deviation,
     p_value,
-    rank_change_sentence,
+    probability,
     signed,
 )
 
@@ -33,8 +31,7 @@ def test_numbers_are_written_as_a_reader_says_them():
     assert compact(0) == "0"
     assert duration(59.96) == "1 min 00 s"
     assert amount("flops", 2e9) == "2 GFLOPs"
-    assert amount("train_seconds", 300.0) == "5 min of training"
-    assert amount("train_seconds", 7200.0) == "2 h of training"
+    assert amount("train_seconds", 300.0) == "5 min 00 s of training"
     assert amount("peak_bytes", 1e8) == "100 MB of memory"
     assert signed(-0.0124) == "−0.012"
     assert signed(-0.0001) == "0.000"
@@ -44,6 +41,8 @@ def test_numbers_are_written_as_a_reader_says_them():
     assert listed(["a", "b", "c"]) == "a, b and c"
     assert listed(["a", "b", "c"], most=2) == "a, b and 1 more"
     assert p_value(0.0004) == "< 0.001"
+    assert extremes({"a": 0.3, "b": 0.07}, "{:.0%}".format) == ", from 7% (b) to 30% (a)"
+    assert extremes({"a": 0.3, "b": 0.3}, str) == ""
 
 
 TABLE = ReportTable(
@@ -81,48 +80,15 @@ def test_markdown_and_latex_say_what_the_page_says_and_escape_what_means_somethi
     assert r"rep\_vgg & 0.412 $\pm$ 0.006 & 4.08 M \\" in latex
 
 
-def test_budgets_are_round_and_each_lets_more_models_in():
-    assert round_limits("params", [3.4e6, 4.4e6, 18e6, 96e6]) == [5e6, 2e7, 1e8]
-    assert round_limits("params", [3e6]) == [5e6]
-    assert round_limits("train_seconds", [70.0, 500.0]) == [120.0, 600.0]
-    many = round_limits("flops", [10.0**power for power in range(3, 13)])
-    assert len(many) == 5
-    assert (many[0], many[-1]) == (1e3, 1e12)
-
-
-def test_sentences_are_rows_of_the_tables():
-    budget = {"budget": "10 M parameters", "best": "resnet18", "ap": 0.412, "ap_std": 0.006}
-    assert budget_sentence({**budget, "models": 5, "alternatives": "none"}) == (
-        "Up to 10 M parameters: resnet18, AP50-95 0.412 ± 0.006, the best of 5 models; no "
-        "difference found from it: none."
-    )
-    pair = {"model": "a", "reference": "b", "difference": 0.02, "low": -0.01, "high": 0.05}
-    verdict = {"over": "images alone", "within": 0.05, "verdict": "not decided"}
-    assert comparison_sentence({**pair, **verdict}) == (
-        "a − b: +0.020 AP50-95 (simultaneous 95% CI −0.010 to +0.050, over images alone): not "
-        "decided, the same within 0.050."
-    )
-    assert rank_change_sentence("lr 0.01", "lr 0.03", RankChange(3, 1, 0)) == (
-        "With lr 0.03 in place of lr 0.01: 1 of 3 pairs of models change their order, 0 of them "
-        "with a difference found under both settings."
-    )
-
-
 def test_why_there_is_no_fit_is_said_once():
     rows = [{"complexity": name, "reason": "expected 8 models"} for name in ("params", "FLOPs")]
     assert fit_sentences(rows) == ["No power-law fit: expected 8 models."]
 
 
-def test_a_family_has_one_colour_and_its_members_differ_in_their_dashes():
-    styles = model_styles({"a1": "a", "b1": "b", "a2": "a"})
-    assert styles["a1"].colour == styles["a2"].colour != styles["b1"].colour
-    assert styles["a1"].dashes != styles["a2"].dashes
-
-
-def test_twenty_families_have_twenty_styles():
-    names = [f"f{number}" for number in range(20)]
-    styles = model_styles(dict(zip(names, names, strict=True)))
-    assert len({(style.colour, style.symbol) for style in styles.values()}) == 20
+def test_a_membership_is_never_certain():
+    assert [probability(share) for share in (1.0, 0.991, 0.99, 0.5, 0.01, 0.004, 0.0)] == [
+        *("> 0.99", "> 0.99", "0.99", "0.50", "0.01", "< 0.01", "< 0.01")
+    ]
 
 
 def test_names_cover_neither_points_nor_each_other():
@@ -134,7 +100,8 @@ def test_names_cover_neither_points_nor_each_other():
     points = dict(zip(names, zip(x, y, strict=True), strict=True))
     without = label_points(axes, points, named=names, lines=[], colour="black")
     assert without == []
-    boxes = [text.get_window_extent() for text in axes.texts]
+    figure.draw_without_rendering()
+    boxes = [Text.get_window_extent(text) for text in axes.texts]  # without lines to points
     assert len(boxes) == 6
     for number, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[number + 1 :])

@@ -244,10 +244,10 @@ def report(
     ] = None,
     allow_outside: options.AllowOutside = False,
 ) -> None:
-    """Write the report: tables, curves, power-law fits, Pareto set, detections, conditions.
+    """Write the report: the best model per budget, table, pairs, fits, detections, conditions.
 
-    The page is one self-contained HTML file. Every figure is also written as SVG and PNG, and every
-    table as CSV, Markdown and LaTeX. Missing and failed runs are listed, without imputation.
+    The page is one self-contained HTML file, summary.md has its sentences. Every figure is also SVG
+    and PNG, every table CSV, Markdown and LaTeX. Missing and failed runs are listed, not imputed.
 
     [bold]Examples[/bold]
 

@@ -151,8 +151,10 @@ class Comparisons:
 
     @property
     def over(self) -> str:
-        """What the intervals cover: 'seeds and images' or 'images alone'."""
-        return "seeds and images" if self.estimates.over_seeds else "images alone"
+        """What the intervals cover: 'seeds and images', 'images alone' or 'seeds alone'."""
+        if not self.estimates.over_seeds:
+            return "images alone"
+        return "seeds and images" if self.estimates.images.any() else "seeds alone"
 
     @cached_property
     def half_widths(self) -> Floats:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
@@ -23,6 +23,7 @@ from ossa.safe_yaml import read_yaml
 from ossa.schema import Section, validated
 
 NO_WEIGHTS = "none"
+Budget: TypeAlias = Literal["params", "flops", "ms_per_image", "train_seconds", "peak_bytes"]
 _MOST_RUNS = 10_000
 _FAMILY = re.compile(r"(?:(?:tf|ese|legacy|dm|nf|test)_)?([a-z]+?(?:\d[a-z]{2,})?)(?=v\d|[^a-z]|$)")
 """Matches the first word of a model name, without the prefix of the weights and the version."""
@@ -172,6 +173,9 @@ class StudyConfig(Section):
     """Models whose difference is certainly smaller are practically the same."""
     looks: tuple[PositiveInt, ...] = (3, 5, 8)
     """Numbers of seeds after which `ossa study run --until decided` looks at the results."""
+    budgets: dict[Budget, tuple[PositiveFloat, ...]] = Field(default_factory=dict)
+    """Limits on the cost of a model, by measure of complexity, under each of which the report
+    recommends a model. Default: the costs of three models of the Pareto set."""
     families: dict[str, str] = Field(default_factory=dict)
     """Families of models whose family is not the first word of their name."""
     executor: ExecutorConfig = ExecutorConfig()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ossa.data.annotations import DatasetIndex
 from ossa.errors import DataError, OssaError
 from ossa.evaluate.metrics import METRIC_TITLES, Metrics
-from ossa.evaluate.statistics import Values
+from ossa.evaluate.statistics import Interval, Values
 from ossa.study.analysis import Relation, pareto_membership
 from ossa.study.comparisons import Comparisons, compare_all
 from ossa.study.config import StudyConfig
@@ -219,6 +219,12 @@ class StudyResults:
             self._comparisons[metric] = compare_all(self.values(metric), margin=self.study.margin)
         return self._comparisons[metric]
 
+    def intervals(self, quality: str) -> dict[str, Interval] | None:
+        """Returns the unadjusted 95% interval of a quality by model; None if not resampled."""
+        if quality not in self.runs[0].resampled_metrics:
+            return None
+        return {model: self.comparisons(quality).interval(model) for model in self.names}
+
     def points(self, quality: str, complexity: str) -> Points:
         """Returns one point for each model that has both numbers."""
         models = self._models
@@ -257,9 +263,8 @@ class StudyResults:
         repeated = {}
         for model, runs in self.runs_by_model.items():
             plain = np.array([run.row[quality] for run in runs], float)
-            images = (
-                np.repeat(plain[:, None], part.shape[1], 1) for part in (ap.resampled, ap.left_out)
-            )
+            parts = (ap.resampled, ap.left_out)
+            images = (np.repeat(plain[:, None], part.shape[1], 1) for part in parts)
             repeated[model] = Values(plain, *images, num_images=self.index.num_units)
         return draw_qualities(repeated)
 
@@ -301,12 +306,8 @@ def load_study(
     states = folder.states()
     done = [state for state in states if state.state == "done"]
     if not done:
-        raise DataError(
-            expected="finished runs",
-            found=f"none of {len(states)}",
-            path=folder.path,
-            advice="train them with 'ossa study run'",
-        )
+        found, advice = f"none of {len(states)}", "train them with 'ossa study run'"
+        raise DataError(expected="finished runs", found=found, path=folder.path, advice=advice)
     check_environments(folder.study, environments_of(done), folder.path)
     index = read_split(done[0].folder, done[0].run.config.data, folder.study.reported)
     states = _of_one_data_set(states, done[0])
@@ -317,8 +318,8 @@ def load_study(
         try:
             runs.append(_read_run(folder, state, index, measurements))
         except OssaError as problem:
-            foreign = replace(state, state="foreign", record=None, reason=str(problem))
-            states[states.index(state)] = foreign
+            at, reason = states.index(state), str(problem)
+            states[at] = replace(state, state="foreign", record=None, reason=reason)
         if on_run is not None:
             on_run(number, len(done))
     if not runs:
@@ -329,13 +330,13 @@ def load_study(
 
 def _of_one_data_set(states: Sequence[RunState], first: RunState) -> list[RunState]:
     """Returns the states, with runs on other data than the first one marked as foreign."""
-    kept = []
+    kept, expected = [], first.record
+    assert expected is not None
     for state in states:
         record = state.record
-        assert first.record is not None
         if record and not (
-            record.data_fingerprint == first.record.data_fingerprint
-            and same_images(record.image_fingerprint, first.record.image_fingerprint)
+            record.data_fingerprint == expected.data_fingerprint
+            and same_images(record.image_fingerprint, expected.image_fingerprint)
         ):
             reason = f"{state.folder} was trained on other data than the first run"
             state = RunState(state.run, state.folder, "foreign", reason=reason)

@@ -6,7 +6,7 @@ forbids the rest. It prints, fits a phone, and follows the reader's light or dar
 
 import base64
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -24,6 +24,16 @@ class Written:
 
     value: float
     text: str
+    bar: float | None = None
+    """Length of a bar behind the text, as a fraction of the cell."""
+    curve: Sequence[float] = ()
+    """Heights, 0 to 1, of a small curve that stands in place of the text."""
+
+    @property
+    def curve_points(self) -> str:
+        """The curve as points of an SVG polyline, 60 wide and 16 high."""
+        step = 60 / max(len(self.curve) - 1, 1)
+        return " ".join(f"{i * step:.1f},{15 - 14 * y:.1f}" for i, y in enumerate(self.curve))
 
 
 Cell = str | int | float | Written | None
@@ -40,6 +50,8 @@ class Column:
     """Which number is set in bold."""
     note: str = ""
     """Shown when the pointer rests on the heading."""
+    minor: bool = False
+    """Not shown on a phone."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +85,8 @@ class FigureBlock:
     kind: ClassVar[str] = "figure"
     svg: str
     caption: str = ""
+    narrow_svg: str = ""
+    """Drawn for a phone, and shown there in place of `svg`."""
 
 
 @dataclass(frozen=True)
@@ -119,16 +133,25 @@ class KeyValues:
 
 
 @dataclass(frozen=True)
-class LiveBlock:
-    """A figure that the page's scripts draw; its markup is not escaped."""
+class Grid:
+    """Small blocks beside each other, as many as fit."""
 
-    kind: ClassVar[str] = "live"
-    markup: str
-    """Where it is drawn, with what it is drawn from."""
-    caption: str = ""
+    kind: ClassVar[str] = "grid"
+    blocks: "Sequence[Block]"
 
 
-Block = Table | FigureBlock | PictureBlock | TextBlock | KeyValues | LiveBlock
+@dataclass(frozen=True)
+class Switch:
+    """One of several blocks, chosen by one value or more."""
+
+    kind: ClassVar[str] = "switch"
+    axes: Mapping[str, Mapping[str, str]]
+    """By the name of a choice, its values with their titles."""
+    blocks: "Mapping[tuple[str, ...], Block]"
+    """One for each combination of values, in the order of the axes."""
+
+
+Block = Table | FigureBlock | PictureBlock | TextBlock | KeyValues | Grid | Switch
 
 
 @dataclass(frozen=True)
@@ -139,6 +162,10 @@ class Section:
     blocks: Sequence[Block]
     text: str = ""
     """Plain text before the blocks; a blank line begins a new paragraph."""
+    folded: bool = False
+    """Only heading and text are seen until a click on them."""
+    beside: bool = False
+    """The first block stands beside the others, where the screen is wide."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +177,8 @@ class Page:
     subtitle: str = ""
     footer: str = ""
     """Small print at the end: what made the page, from which data."""
-    scripts: Sequence[str] = ()
-    """Run at the end, each once, in this order; not escaped."""
+    wide: bool = False
+    """For a large figure and table: wider than is good for text."""
 
 
 def render_page(page: Page) -> str:
@@ -175,6 +202,7 @@ class _RenderedCell(NamedTuple):
     """A plain number for numbers, so that '1,000' sorts after '9'; '' for what is missing."""
     is_number: bool
     is_best: bool = False
+    written: Written | None = None
 
 
 def _rendered(table: Table) -> dict[str, Any]:
@@ -206,7 +234,9 @@ def _rendered_column(column: Column, cells: Sequence[Cell]) -> list[_RenderedCel
             rendered.append(_RenderedCell(text, cell, is_number=False))
         else:
             key = "" if value is None else repr(value)
-            rendered.append(_RenderedCell(text, key, True, value is not None and text == best_text))
+            is_best = value is not None and text == best_text
+            written = cell if isinstance(cell, Written) else None
+            rendered.append(_RenderedCell(text, key, True, is_best, written))
     return rendered
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from ossa.study.pack import Machine
 from ossa.study.report.tables import Column, ReportFiles, ReportTable, bullets
+from ossa.study.report.text import probability
 from ossa.viz.page import Section
 
 _MACHINE_COLUMNS = (
@@ -11,7 +12,7 @@ _MACHINE_COLUMNS = (
     Column("ms_per_image", "ms per image, median", write=lambda ms: f"{ms:.2f}", best="lowest"),
     Column("p95_ms", "ms per image, 95% quantile", write=lambda ms: f"{ms:.2f}"),
     Column("ap", "AP50-95", decimals=3, best="highest"),
-    Column("probability", "probability of the Pareto set", decimals=2),
+    Column("probability", "Pareto", write=probability),
 )
 
 
@@ -21,9 +22,7 @@ def machines_section(machines: Sequence[Machine], files: ReportFiles) -> Section
         return None
     rows = [row for machine in machines for row in machine.rows()]
     table = ReportTable("machines", _MACHINE_COLUMNS, rows, caption="Times on other machines")
-    sentences = [machine.sentence() for machine in machines]
+    first, *others = [machine.sentence() for machine in machines]
     return Section(
-        "Other machines",
-        [bullets("Pareto set and power law by machine", sentences), files.table(table)],
-        text="The exported models, one image at a time on the CPU, with decoding and NMS.",
+        "Other machines", [bullets("", others), files.table(table)], text=first, folded=True
     )

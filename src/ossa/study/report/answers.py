@@ -1,215 +1,166 @@
-"""The best model per budget, pairwise comparisons, and the ranking under varied settings."""
+"""The first screen: a recommendation under each budget, what is the same and cheaper, what is open.
+
+Each sentence has a model, a number with its interval, and the seeds and images behind it.
+"""
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from statistics import median
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from ossa.evaluate.statistics import FEWEST_RUNS, Values
-from ossa.study.comparisons import Comparisons, PairwiseComparison, compare_all, rank_change
-from ossa.study.report.figures import pairs_figure
-from ossa.study.report.tables import (
-    DIFFERENCE_COLUMNS,
-    Column,
-    ReportFiles,
-    ReportTable,
-    bullets,
-)
-from ossa.study.report.text import (
-    OBJECTS,
-    amount,
-    budget_sentence,
-    comparison_sentence,
-    counted,
-    rank_change_sentence,
-)
+from ossa.study.report.tables import Column, ReportTable
+from ossa.study.report.text import MEASURES, amount, counted, listed, signed
 from ossa.study.results import StudyResults
-from ossa.viz.page import Block, Section
 
-_BUDGETS_IN = ("params", "flops", "ms_per_image", "train_seconds")
-_MOST_BUDGETS = 5
-"""Number of budgets per measure of complexity."""
-_MINUTE, _HOUR = 60.0, 3600.0
-_ROUND_TIMES = (
-    *(1, 2, 5, 10, 30),
-    *(minutes * _MINUTE for minutes in (1, 2, 5, 10, 20, 30)),
-    *(hours * _HOUR for hours in (1, 2, 5, 10, 24, 48, 120, 240)),
-)
-_ALL_PAIRS = 4
-"""Up to this many models, all pairs are in the answers."""
-_MOST_RIVALS = 5
-"""With more models, the number of models that the best one is compared with."""
-_MOST_PAIRED = 120
-"""Up to this many models, compare all pairs."""
-_INTERVALS = (
-    "Intervals are simultaneous 95% intervals over all pairs of models, and they decide: a model "
-    "is better where its interval excludes 0, and two are practically the same where it lies "
-    "within the margin of {margin:g}."
-)
+_MOST_BUDGETS = 3
+"""In sentences; the table has all."""
+_MOST_NAMED = 4
+_ZERO = 0.0005
+"""An AP below this is written as 0.000."""
 
 
-def answers_section(results: StudyResults, files: ReportFiles) -> Section:
-    """Returns the main results as sentences, with the tables from which they are derived."""
-    budgets = budgets_table(results)
-    blocks: list[Block] = [
-        bullets("Best model per budget", map(budget_sentence, budgets.rows)),
-        files.table(budgets, folded=True),
-    ]
-    rivals = rivals_table(results)
-    if rivals.rows:
-        overall = [row for row in rivals.rows if row["objects"] == "all"]
-        blocks += [
-            bullets("Pairwise comparisons", map(comparison_sentence, overall)),
-            files.table(rivals, folded=True),
+def main_measure(results: StudyResults) -> str:
+    """Returns the measure of the first budget; else latency if all models have it, or FLOPs."""
+    for measure in results.study.budgets:
+        if results.is_known(measure):
+            return measure
+    measured = [results.number(model, "ms_per_image") for model in results.names]
+    return "ms_per_image" if np.isfinite(measured).all() else "flops"
+
+
+def evidence(results: StudyResults, models: Sequence[str]) -> str:
+    """Returns how many seeds and images are behind a statement on these models."""
+    runs = sorted({len(results.runs_by_model[model]) for model in models})
+    seeds = counted(runs[0], "seed") if len(runs) == 1 else f"{runs[0]} to {runs[-1]} seeds"
+    over = results.comparisons().over
+    covers = "" if over == "seeds and images" else f", interval over {over}"
+    return f"{seeds}, {counted(len(results.index), 'image')}{covers}"
+
+
+def sentences(results: StudyResults) -> list[str]:
+    """Returns at most five sentences."""
+    best = results.best_first[0]
+    if results.number(best, "ap") < _ZERO:
+        high = max(high for _, high in (results.intervals("ap") or {}).values())
+        return [
+            f"No model reached an AP50-95 above 0 (95% CI 0 to {high:.3f} at most; "
+            f"{counted(len(results.names), 'model')}, {evidence(results, results.names)})."
         ]
-    if results.study.vary:
-        variations = results.variations()
-        (base, values), *others = variations.items()
-        changes = [
-            rank_change_sentence(base, name, rank_change(compare_all(values), compare_all(varied)))
-            for name, varied in others
-        ]
-        blocks += [
-            bullets("Does the ranking change with the recipe?", changes),
-            files.table(tuning_table(variations)),
-        ]
-    fewest = min(len(runs) for runs in results.runs_by_model.values())
-    covers = "The intervals cover other images and other seeds."
-    if fewest < FEWEST_RUNS:
-        covers = (
-            f"If a model has fewer than {FEWEST_RUNS} finished runs (the fewest: {fewest}), the "
-            "intervals cover these weights on other images, not other trainings."
-        )
-    intervals = _INTERVALS.format(margin=results.study.margin)
-    return Section("Answers", blocks, text=f"{intervals} {covers} {results.independence}")
+    budgets = [budget_sentence(results, row) for row in budgets_table(results).rows[:_MOST_BUDGETS]]
+    if len(results.names) == 1:
+        return budgets
+    return [*budgets, same_sentence(results, best), pairs_sentence(results)]
 
 
 def budgets_table(results: StudyResults) -> ReportTable:
-    """Returns the best model under round budgets of every measure, smallest budgets first."""
-    comparisons = results.comparisons()
+    """Returns the best model under each budget of the study, the largest budgets first.
+
+    By default the budgets are the costs of the costliest, the median and the cheapest model in the
+    Pareto set of the main measure.
+    """
+    budgets: dict[str, Sequence[float]] = {**results.study.budgets}
+    if not budgets:
+        measure = main_measure(results)
+        costs = [member.complexity for member in results.relation("ap", measure).members]
+        chosen = {costs[-1]: None, costs[len(costs) // 2]: None, costs[0]: None} if costs else ()
+        budgets = {measure: tuple(chosen)}
+    intervals = results.intervals("ap") or {}
     rows: list[Mapping[str, Any]] = []
-    for measure in (name for name in _BUDGETS_IN if name in results.complexities):
+    for measure, limits in budgets.items():
         costs = {model: results.number(model, measure) for model in results.best_first}
-        for limit in round_limits(measure, [cost for cost in costs.values() if cost > 0]):
-            best, *others = [model for model, cost in costs.items() if 0 < cost <= limit]
-            compared = [comparisons.pair(other, best) for other in others]
-            equals = [row for row in compared if not row.differs]
-            rows.append(
-                {
-                    "budget": amount(measure, limit),
-                    "measure": measure,
-                    "limit": limit,
-                    "best": best,
-                    "ap": results.number(best, "ap"),
-                    "ap_std": results.number(best, "ap_std"),
-                    "models": len(others) + 1,
-                    "alternatives": ", ".join(row.model for row in equals) or "none",
-                }
-            )
+        for limit in sorted(limits, reverse=True):
+            within = [model for model, cost in costs.items() if 0 < cost <= limit]
+            row = {"budget": amount(measure, limit), "measure": measure, "limit": limit}
+            if within:
+                low, high = intervals[within[0]]
+                ap = results.number(within[0], "ap")
+                row |= {"best": within[0], "ap": ap, "low": low, "high": high}
+            rows.append({**row, "models": len(within), "within": within})
     columns = [
-        Column("budget", "up to"),
-        Column("best"),
-        Column("ap", "AP50-95", decimals=3),
+        *(Column("budget", "up to"), Column("best"), Column("ap", "AP50-95", decimals=3)),
+        *(Column("low", "95% CI low", decimals=3), Column("high", "95% CI high", decimals=3)),
         Column("models", "models compared", write=str),
-        Column("alternatives", "no difference found"),
     ]
     return ReportTable("budgets", columns, rows, caption="The best model under each budget")
 
 
-def round_limits(measure: str, costs: Sequence[float]) -> list[float]:
-    """Returns up to five round limits, each of which admits more models than the previous one."""
-    series: Sequence[float] = _ROUND_TIMES
-    if measure != "train_seconds":
-        series = [float(f"{digit}e{power}") for power in range(-3, 15) for digit in (1, 2, 5)]
-    kept: dict[int, float] = {}
-    for limit in series:
-        number = sum(cost <= limit for cost in costs)
-        if number:
-            kept.setdefault(number, limit)
-    limits = list(kept.values())
-    if len(limits) <= _MOST_BUDGETS:
-        return limits
-    return [limits[round(at)] for at in np.linspace(0, len(limits) - 1, _MOST_BUDGETS)]
-
-
-def rivals_table(results: StudyResults) -> ReportTable:
-    """Returns pairwise comparisons of AP50-95, over all objects and by kind of object.
-
-    All pairs if at most 4 models, else the best against the next five.
-    """
-    ranking = results.best_first
-    pairs = list(combinations(ranking, 2))
-    if len(ranking) > _ALL_PAIRS:
-        pairs = pairs[:_MOST_RIVALS]
-    rows = [
-        {**_difference_row(comparisons.pair(*pair), comparisons), "objects": objects}
-        for pair in pairs
-        for objects, comparisons in known_comparisons(results).items()
-    ]
-    columns = [
-        *(Column("model"), Column("reference"), Column("objects")),
-        *DIFFERENCE_COLUMNS,
-    ]
-    return ReportTable("contests", columns, rows, caption="Pairwise comparisons by kind of object")
-
-
-def known_comparisons(results: StudyResults) -> dict[str, Comparisons]:
-    """Returns the comparisons by kind of object, for the kinds that the split has; `all` first."""
-    resampled = results.runs[0].resampled_metrics
-    kinds = {"ap": "all", **OBJECTS}
-    return {
-        name: results.comparisons(metric)
-        for metric, name in kinds.items()
-        if np.isfinite(resampled[metric][0])
-    }
-
-
-def _difference_row(row: PairwiseComparison, comparisons: Comparisons) -> dict[str, Any]:
-    return {**row.flat(), "over": comparisons.over}
-
-
-def tuning_table(variations: Mapping[str, Mapping[str, Values]]) -> ReportTable:
-    """Returns AP50-95 and rank of every model for every combination of the varied settings."""
-    models = list(dict.fromkeys(model for by_model in variations.values() for model in by_model))
-    rows: dict[str, dict[str, Any]] = {model: {"model": model} for model in models}
-    columns = [Column("model")]
-    for name, by_model in variations.items():
-        means = pd.Series({model: float(values.plain.mean()) for model, values in by_model.items()})
-        ranks = means.rank(ascending=False, method="min")
-        for model, values in by_model.items():
-            deviation = values.plain.std(ddof=1) if len(values.plain) > 1 else None
-            rows[model] |= {
-                name: means[model],
-                f"{name}_std": deviation,
-                f"{name} rank": ranks[model],
-            }
-        columns.append(Column(name, decimals=3, best="highest"))
-        columns.append(Column(f"{name} rank", "rank", write=lambda rank: f"{rank:.0f}"))
-    return ReportTable("tuning", columns, list(rows.values()), caption="AP50-95 by varied settings")
-
-
-def pairs_section(results: StudyResults, files: ReportFiles) -> Section | None:
-    """Returns the verdicts on AP50-95 for all pairs, None for a single model."""
-    models = results.best_first[:_MOST_PAIRED]
-    if len(models) < 2:
-        return None
-    # The better model of a pair comes first, so that differences are positive.
-    pairs = [(model, models[at]) for at in range(len(models)) for model in models[:at]]
-    compared = results.comparisons()
-    comparisons = [compared.pair(*pair) for pair in pairs]
-    rows = [_difference_row(row, compared) for row in comparisons]
-    columns = [Column("model"), Column("reference"), *DIFFERENCE_COLUMNS]
-    files.table(ReportTable("pairs", columns, rows, caption="All pairs of models"))
-    limit = (
-        f" Only the {_MOST_PAIRED} best models are shown."
-        if len(results.names) > _MOST_PAIRED
-        else ""
+def budget_sentence(results: StudyResults, row: Mapping[str, Any]) -> str:
+    """Returns the recommendation under a budget, from a row of the budgets table."""
+    if not row["models"]:
+        least = min(results.number(model, row["measure"]) for model in results.names)
+        return f"Up to {row['budget']}: no model; the cheapest has {amount(row['measure'], least)}."
+    best, others = row["best"], row["within"][1:]
+    start = (
+        f"Up to {row['budget']}: {best}, AP50-95 {row['ap']:.3f} (95% CI {row['low']:.3f} to "
+        f"{row['high']:.3f}; {evidence(results, [best])})"
     )
-    return Section(
-        "All-pairs matrix",
-        [files.figure("pairs", pairs_figure(models, comparisons))],
-        text="Blue: the model of the row has the higher AP50-95; orange: the lower; grey: "
-        f"not decided, by simultaneous intervals over {counted(len(rows), 'pair')}.{limit}",
+    if not others:
+        return f"{start}, the only model of the study within it."
+    if best == results.best_first[0]:
+        return f"{start}, the highest of all {len(results.names)}; {_with_best(results, best)}."
+    pairs = [results.comparisons().pair(model, best) for model in others]
+    open_pairs = [pair for pair in pairs if not pair.differs]
+    if not open_pairs:
+        return f"{start}, certainly the highest of {len(others) + 1}."
+    names = listed([pair.model for pair in open_pairs], most=_MOST_NAMED)
+    ahead = max(pair.high for pair in open_pairs)
+    return (
+        f"{start}, the highest of {len(others) + 1}; not decided against {names}, which may be "
+        f"better by {ahead:.3f} at most."
+    )
+
+
+def _with_best(results: StudyResults, best: str) -> str:
+    """Returns which others may be the best, by comparisons with the best."""
+    intervals = results.comparisons().with_best()
+    rivals = [model for model in results.comparisons().possibly_best() if model != best]
+    if not rivals:
+        return "it is certainly the best of them"
+    ahead = max(intervals[model].high for model in rivals)
+    names = listed(rivals, most=_MOST_NAMED)
+    return f"{names} may be better, by {ahead:.3f} at most (comparisons with the best)"
+
+
+def same_sentence(results: StudyResults, best: str) -> str:
+    """Returns which cheaper model is practically the same as the best, or comes closest."""
+    measure, margin = main_measure(results), results.study.margin
+    costs = {model: results.number(model, measure) for model in results.best_first}
+    cheaper = [
+        results.comparisons().pair(model, best)
+        for model, cost in costs.items()
+        if 0 < cost < costs[best] and results.number(model, "ap") > 0
+    ]
+    if not cheaper:
+        return f"No model is cheaper than {best} ({amount(measure, costs[best])})."
+    same = [pair for pair in cheaper if pair.is_equivalent]
+    chosen = min(same or cheaper, key=lambda p: costs[p.model] if same else p.at_most_lower)
+    share = f"{costs[chosen.model] / costs[best]:.0%} of its {MEASURES[measure]}"
+    found = (
+        f"at most {chosen.at_most_lower:.3f} lower ({signed(chosen.difference)}, simultaneous 95% "
+        f"CI {signed(chosen.low)} to {signed(chosen.high)}; "
+        f"{evidence(results, [chosen.model, best])})"
+    )
+    if same:
+        return (
+            f"{chosen.model} is practically the same as {best}, within the margin of {margin:g}, "
+            f"at {share}: {found}."
+        )
+    return (
+        f"No cheaper model is certainly within {margin:g} of {best}; the closest, at {share}, is "
+        f"{chosen.model}: {found}."
+    )
+
+
+def pairs_sentence(results: StudyResults) -> str:
+    """Returns how many pairs are decided, and what the data cannot tell."""
+    pairs = results.comparisons().pairs()
+    differ = sum(pair.differs for pair in pairs)
+    same = sum(pair.verdict == "practically the same" for pair in pairs)
+    halves = [(pair.high - pair.low) / 2 for pair in pairs]
+    return (
+        f"Of {counted(len(pairs), 'pair')} of models, {differ} differ, {same} are practically the "
+        f"same and {len(pairs) - differ - same} are not decided: the simultaneous 95% CIs are "
+        f"±{median(halves):.3f} wide in the median, ±{np.min(halves):.3f} to ±{np.max(halves):.3f} "
+        f"({evidence(results, results.names)})."
     )

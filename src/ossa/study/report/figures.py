@@ -1,8 +1,6 @@
-"""Matplotlib figures of curves, matrices and predictions, with their styles and legends."""
+"""The figures of the report, drawn by matplotlib: inline SVG on the page, SVG and PNG as files."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -10,276 +8,189 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
 from ossa.escaping import escape_figure
 from ossa.evaluate.confusion import ConfusionMatrix
+from ossa.study.analysis import ParetoPoint, Relation
 from ossa.study.comparisons import PairwiseComparison
-from ossa.study.prediction import Validation
-from ossa.study.report.text import signed
-from ossa.study.results import COMPLEXITIES, StudyResults
-from ossa.study.scaling import InsufficientData
-from ossa.viz.plots import INK, LINE_COLOURS, MUTED, fix_layout, style_axes, write_in_the_middle
+from ossa.study.report.text import amount, compact, probability, signed
+from ossa.study.results import COMPLEXITIES, QUALITIES, StudyResults
+from ossa.study.scaling import PowerLaw
+from ossa.viz.plots import INK, LINE_COLOURS, MUTED, style_axes, write_in_the_middle
 
-_MARKERS = {
-    "o": "circle",
-    "s": "square",
-    "D": "diamond",
-    "^": "triangle-up",
-    "v": "triangle-down",
-    "P": "cross",
-    "X": "x",
-}
-"""Matplotlib markers and their names in plotly."""
-_MOST_IN_LEGEND = 16
-"""Number of families in a legend."""
-_DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 2, 1.5, 2)), (0, (9, 3)))
+_MEMBER, _FIT, _STRIP = LINE_COLOURS[0], "#8a8a8a", "#f3f5f7"
+_MOST_NAMED = 30
+"""With more points, only those in the Pareto set are named."""
+_LEFT, _RIGHT, _TOP, _BOTTOM, _STRIP_HEIGHT = 0.55, 0.12, 0.42, 0.52, 0.36
+"""Room in inches around the axes, and the height of the strip for models outside of them."""
+HOVER = "hover:"
+"""Begins the group id of an artist; the rest becomes the text shown under the pointer."""
 
 
-@dataclass(frozen=True)
-class ModelStyle:
-    """The style of a model: colour and marker by family, dashes by model."""
-
-    family: str
-    colour: str
-    marker: str
-    """Marker in matplotlib."""
-    symbol: str
-    """The same marker in plotly."""
-    dashes: Any
-
-
-def model_styles(families: Mapping[str, str]) -> dict[str, ModelStyle]:
-    """Returns the style of every model from its family.
-
-    Colours are assigned by the size of the family, so that the largest families differ most; from
-    the ninth on, families share colours and differ in their markers.
-    """
-    order = [family for family, _ in Counter(families.values()).most_common()]
-    styles: dict[str, ModelStyle] = {}
-    num_with_colour: Counter[str] = Counter()
-    for model, family in families.items():
-        repeat, number = divmod(order.index(family), len(LINE_COLOURS))
-        marker, symbol = list(_MARKERS.items())[repeat % len(_MARKERS)]
-        colour = LINE_COLOURS[number]
-        dashes = _DASHES[num_with_colour[colour] % len(_DASHES)]
-        num_with_colour[colour] += 1
-        styles[model] = ModelStyle(family, colour, marker, symbol, dashes)
-    return styles
-
-
-def styles_of(results: StudyResults) -> dict[str, ModelStyle]:
-    """Returns the style of every model of a study."""
-    models = results.models()
-    return model_styles(dict(zip(models["model"], models["family"], strict=True)))
-
-
-def family_entries(styles: Mapping[str, ModelStyle], **line: Any) -> list[Line2D]:
-    """Returns legend entries, one per family; after 16 families, the others are counted.
-
-    Args:
-        styles: styles by model.
-        line: properties of the entries; `marker=True` adds the marker of the family.
-    """
-    with_marker = line.pop("marker", False)
-    families: dict[str, ModelStyle] = {}
-    for style in styles.values():
-        families.setdefault(style.family, style)
-    entries = []
-    for family, style in list(families.items())[:_MOST_IN_LEGEND]:
-        marker = style.marker if with_marker else None
-        label = escape_figure(family)
-        entries.append(Line2D([], [], color=style.colour, marker=marker, label=label, **line))
-    if len(families) > _MOST_IN_LEGEND:
-        rest = f"{len(families) - _MOST_IN_LEGEND} more families"
-        entries.append(Line2D([], [], linestyle="none", label=rest))
-    return entries
-
-
-_COLUMNS = 3
-_MOST_CURVES = 30
-"""Up to this many models, each has its own line style."""
-
-
-def curves_figure(
+def relation_figure(
     results: StudyResults,
-    curves: Mapping[str, Mapping[str, NDArray[np.float64]]],
-    titles: Mapping[str, str],
+    relation: Relation,
+    *,
+    size_inches: tuple[float, float] = (7.2, 4.6),
+    with_fit: bool = True,
 ) -> Figure:
-    """Returns a figure with one panel per curve, each with all models, and a common legend."""
-    styles = styles_of(results)
-    many = len(styles) > _MOST_CURVES
-    rows = -(-len(curves) // _COLUMNS)
-    entries = family_entries(styles)
-    if not many:
-        entries = [
-            Line2D([], [], color=style.colour, linestyle=style.dashes, label=escape_figure(model))
-            for model, style in styles.items()
-        ]
-    height = 2.75 * rows + 0.5 + 0.21 * -(-len(entries) // 5)
-    figure = Figure(figsize=(4.1 * _COLUMNS, height), facecolor="white")
-    figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.12)
-    for number, (key, models) in enumerate(curves.items(), start=1):
-        axes = figure.add_subplot(rows, _COLUMNS, number)
-        style_axes(axes, x_label="", y_label="")
-        _set_title(axes, titles[key], pad=8)
-        axes.margins(x=0.01)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-        for model, values in models.items():
-            known = np.flatnonzero(np.isfinite(values))  # others were not evaluated
-            axes.plot(
-                known + 1,
-                values[known],
-                color=styles[model].colour,
-                linestyle="-" if many else styles[model].dashes,
-                linewidth=0.7 if many else 1.5,
-                alpha=0.6 if many else 1.0,
-                marker="o" if len(known) == 1 else None,
-            )
-    place = {"loc": "outside lower center", "ncols": min(5, len(entries)), "handlelength": 3.2}
-    figure.legend(handles=entries, frameon=False, fontsize=9.5, labelcolor=INK, **place)
-    fix_layout(figure)
-    return figure
+    """Returns quality against complexity, with intervals, the Pareto set and the power-law fit.
 
-
-def _set_title(axes: Axes, title: str, *, pad: float) -> None:
-    style = {"loc": "left", "color": INK, "fontsize": 10.5, "fontweight": "bold"}
-    axes.set_title(escape_figure(title), pad=pad, **style)
-
-
-_SHARES = LinearSegmentedColormap.from_list("shares", ["#ffffff", "#e0edf5", LINE_COLOURS[0]])
-_SIGNS = LinearSegmentedColormap.from_list("signs", ["#e8b48f", "#f2f3f4", "#9cc6e2"])
-_MOST_NUMBERED = 10
-"""Up to this many rows, the cells of a confusion matrix have numbers."""
-_MOST_DIFFERENCES = 14
-_LONGEST_NAME = 14
-
-
-def _square_axes(axes: Axes, rows: Sequence[str], columns: Sequence[str], *, font: float) -> None:
-    """Formats axes as a matrix with named rows and columns."""
-    side = len(columns)
-    axes.set(xlim=(0, side), ylim=(side, 0), aspect="equal")
-    axes.set_xticks(np.arange(side) + 0.5, columns, rotation=90)
-    axes.set_yticks((np.arange(side) + 0.5)[: len(rows)], rows)
-    axes.tick_params(labelsize=font, length=0, pad=3)
-    axes.spines[:].set_visible(False)
-
-
-def _write_cell(axes: Axes, row: int, column: int, text: str, **style: Any) -> None:
-    axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8, **style)
-
-
-def confusions_figure(matrices: Mapping[str, ConfusionMatrix]) -> Figure:
-    """Returns the row-normalized confusion matrices, three per row."""
-    side = len(next(iter(matrices.values())).names)
-    columns = min(3, len(matrices))
-    rows = -(-len(matrices) // columns)
-    numbered = side <= _MOST_NUMBERED
-    inches, font = (3.6, 8.5) if numbered else (4.2, max(2.5, 170 / side))
-    figure = Figure(figsize=(columns * inches, rows * (inches + 0.15)), facecolor="white")
-    figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.1)
-    for number, (model, matrix) in enumerate(matrices.items()):
-        axes = figure.add_subplot(rows, columns, number + 1)
-        shares = matrix.normalized()
-        axes.pcolormesh(shares, cmap=_SHARES, vmin=0, vmax=1, edgecolors="#e4e4e4", linewidth=0.4)
-        names = [escape_figure(name, longest=_LONGEST_NAME) for name in matrix.names]
-        _square_axes(axes, [] if number % columns else names, names, font=font)
-        axes.tick_params(colors=MUTED)
-        _set_title(axes, model, pad=6)
-        for row, column in np.argwhere(matrix.counts).tolist() if numbered else ():
-            share = shares[row, column]
-            colour = "white" if share > 0.7 else INK
-            _write_cell(axes, row, column, f"{share:.2f}", color=colour)
-    figure.draw_without_rendering()  # the layout of square cells needs two passes
-    fix_layout(figure)
-    return figure
-
-
-def pairs_figure(models: Sequence[str], comparisons: Sequence[PairwiseComparison]) -> Figure:
-    """Returns the matrix of verdicts: blue if the row is better than the column, orange if worse.
-
-    Args:
-        models: the models, best first.
-        comparisons: the comparison of every pair.
+    Models that failed, or whose quality is 0, are in a strip below the axes. The bars are 95%
+    intervals of each mean, not adjusted for the number of models; without resampled metrics, one
+    standard deviation over seeds.
     """
-    side = len(models)
-    cell = min(0.62, max(8.5 / side, 0.105))
-    figure = Figure(figsize=(side * cell + 2.9, side * cell + 2.0), facecolor="white")
-    figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.1)
-    axes = figure.add_subplot()
-    signs = np.ma.masked_where(np.eye(side, dtype=bool), np.zeros((side, side)))
-    for comparison in comparisons:
-        row, column = models.index(comparison.model), models.index(comparison.reference)
-        sign = {"better": 1, "worse": -1}.get(comparison.verdict, 0)
-        signs[row, column], signs[column, row] = sign, -sign
-        if side <= _MOST_DIFFERENCES:
-            style = {"fontweight": "bold", "color": INK} if sign else {"color": MUTED}
-            _write_cell(axes, row, column, signed(comparison.difference), **style)
-            _write_cell(axes, column, row, signed(-comparison.difference), **style)
-    axes.pcolormesh(signs, cmap=_SIGNS, vmin=-1, vmax=1, edgecolors="white", linewidth=0.6)
-    _square_axes(axes, models, models, font=min(9.5, 62 * cell))
-    axes.tick_params(colors=INK)
-    figure.draw_without_rendering()
-    fix_layout(figure)
+    width, height = size_inches
+    figure = Figure(figsize=size_inches, facecolor="white")
+    outside = models_outside(results, relation)
+    strip = _STRIP_HEIGHT if outside else 0.0
+    # Fixed, as a layout engine takes longer than the drawing, and there are dozens of figures.
+    left, across = _LEFT / width, (width - _LEFT - _RIGHT) / width
+    bottom, high = (_BOTTOM + strip) / height, (height - _TOP - _BOTTOM - strip) / height
+    axes = figure.add_axes((left, bottom, across, high))
+    style_axes(axes, x_label="", y_label=QUALITIES[relation.quality])
+    axes.set_xscale("log")
+    bounds = _bounds(results, relation)
+    if bounds.size:
+        _draw_points(axes, relation, bounds, with_fit=with_fit)
+    else:
+        axes.set(yticks=[])
+        write_in_the_middle(axes, f"no model with {QUALITIES[relation.quality]} above 0")
+    _set_limits(axes, bounds, [cost for cost in outside.values() if cost > 0])
+    if width < 5:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=100))
+    lowest = axes
+    if outside:
+        lowest = figure.add_axes((left, _BOTTOM / height, across, strip / height))
+        _draw_outside(lowest, axes, outside, QUALITIES[relation.quality])
+    lowest.set_xlabel(f"{COMPLEXITIES[relation.complexity]}, logarithmic", color=MUTED, fontsize=10)
+    if bounds.size:
+        _name_points(axes, relation, bounds)
     return figure
 
 
-def validation_figure(
-    results: StudyResults,
-    validations: Mapping[str, Mapping[str, Validation | InsufficientData]],
-) -> Figure:
-    """Returns predicted against measured AP50-95: columns by measure, rows by unit left out.
-
-    Args:
-        results: the results of the study.
-        validations: by measure of complexity and by the unit that is left out.
-    """
-    measures = list(validations)[:3]
-    groups = list(validations[measures[0]])
-    figure = Figure(figsize=(3.9 * len(measures), 7.4), facecolor="white")
-    figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.12)
-    panels = product(groups, measures)
-    for number, (group, measure) in enumerate(panels, start=1):
-        axes = figure.add_subplot(len(groups), len(measures), number)
-        _draw_validation(axes, styles_of(results), validations[measure][group])
-        _set_title(axes, f"{COMPLEXITIES[measure]}, one {group} left out", pad=24)
-    fix_layout(figure)
-    return figure
+def models_outside(results: StudyResults, relation: Relation) -> dict[str, float]:
+    """Returns the models without a point, with their complexity (0 if it is unknown)."""
+    found = {
+        model: np.nan_to_num(results.number(model, relation.complexity))
+        for model in results.names
+        if model not in relation.points.models
+    }
+    for state in results.states:
+        model, cost = state.run.model, state.record.cost if state.record else {}
+        if model not in results.names and not found.get(model):
+            found[model] = float(cost.get(relation.complexity) or 0)
+    return found
 
 
-def _draw_validation(
-    axes: Axes, styles: Mapping[str, ModelStyle], validation: Validation | InsufficientData
+def _bounds(results: StudyResults, relation: Relation) -> NDArray[np.float64]:
+    """Returns (M, 3) complexity and both ends of the interval of every point."""
+    intervals = results.intervals(relation.quality)
+    rows = []
+    for point in relation.pareto:
+        deviation = np.nan_to_num(results.number(point.model, f"{relation.quality}_std"))
+        low, high = point.quality - deviation, point.quality + deviation
+        if intervals is not None:
+            low, high = intervals[point.model]
+        rows.append((point.complexity, low, high))
+    return np.array(rows)
+
+
+def _draw_points(
+    axes: Axes, relation: Relation, bounds: NDArray[np.float64], *, with_fit: bool
 ) -> None:
-    if isinstance(validation, InsufficientData):
-        style_axes(axes, x_label="", y_label="")
-        axes.set(xticks=[], yticks=[])
-        write_in_the_middle(axes, "no test")
-        return
-    style_axes(axes, x_label="measured AP50-95", y_label="predicted AP50-95 (80% interval)")
-    rows = validation.predictions
-    values = np.array([(row.measured, row.prediction.expected) for row in rows])
-    low, high = values.min(), values.max()
-    room = 0.12 * max(high - low, 0.02)
-    limits = (low - room, high + room)
-    axes.plot(limits, limits, color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
-    many = len(rows) > 30
-    for row in rows:
-        style, x = styles[row.model], row.measured
-        width, alpha = (0.8, 0.35) if many else (1.4, 0.5)
-        if not isinstance(row.prediction.interval, InsufficientData):
-            interval = row.prediction.interval
-            axes.plot([x, x], interval, color=style.colour, linewidth=width, alpha=alpha)
+    costs = relation.points.complexity
+    if with_fit and isinstance(relation.fit, PowerLaw):
+        grid = np.geomspace(costs.min() / 1.08, costs.max() * 1.08, 60)
+        band = relation.fit.band(grid)
+        axes.fill_between(grid, band.low, band.high, color=_FIT, alpha=0.14, linewidth=0)
+        axes.plot(grid, band.expected, color=_FIT, linewidth=1.4)
+    x, y = _pareto_steps(relation)
+    axes.step(x, y, where="post", color=_MEMBER, linewidth=1.2, alpha=0.7, zorder=2.5)
+    for point, (cost, low, high) in zip(relation.pareto, bounds, strict=True):
+        colour = _MEMBER if point.is_member else MUTED
+        axes.plot([cost, cost], [low, high], color=colour, linewidth=1.3, alpha=0.55)
         axes.plot(
-            *([x], [row.prediction.expected]),
-            marker=style.marker,
-            markersize=4 if many else 6,
-            color=style.colour,
-            markerfacecolor=style.colour if row.covered else "white",
+            *([cost], [point.quality]),
+            marker="o",
+            markersize=6.5,
+            markeredgewidth=1.5,
+            markeredgecolor=colour,
+            markerfacecolor=colour if point.is_member else "white",
             linestyle="none",
+            zorder=3,
+            gid=HOVER + escape_figure(_hover_text(relation, point, low, high), longest=300),
         )
-    axes.set(xlim=limits, ylim=limits)
+
+
+def _hover_text(relation: Relation, point: ParetoPoint, low: float, high: float) -> str:
+    text = (
+        f"{point.model} ({point.family}): {QUALITIES[relation.quality]} {point.quality:.3f}, "
+        f"{low:.3f} to {high:.3f}; {amount(relation.complexity, point.complexity)}"
+    )
+    if point.probability is not None:
+        text += f"; in the Pareto set with probability {probability(point.probability)}"
+    return text
+
+
+def _pareto_steps(relation: Relation) -> tuple[list[float], list[float]]:
+    """Returns x and y of the steps of the Pareto set, up to the largest of all models."""
+    x = [member.complexity for member in relation.members]
+    y = [member.quality for member in relation.members]
+    return [*x, float(relation.points.complexity.max()) * 1.08], [*y, y[-1]]
+
+
+def _set_limits(axes: Axes, bounds: NDArray[np.float64], outside: Sequence[float]) -> None:
+    """Sets limits with a margin around all points, and a few ticks at round numbers."""
+    x = np.array([*(bounds[:, 0] if bounds.size else ()), *outside] or [1.0])
+    wide = max(x.max() / x.min(), 1.5)
+    axes.set_xlim(x.min() / wide**0.08, x.max() * wide**0.1)
+    if bounds.size:
+        low, high = bounds[:, 1].min(), bounds[:, 2].max()
+        room = 0.08 * max(high - low, 0.02)
+        axes.set_ylim(max(low - room, 0.0), high + room)
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    ticks = tuple(range(1, 10)) if wide < 5 else (1, 2, 5) if wide < 300 else (1,)
+    axes.xaxis.set_major_locator(LogLocator(subs=ticks, numticks=100))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _draw_outside(strip: Axes, axes: Axes, outside: Mapping[str, float], quality: str) -> None:
+    """Draws the models without a point below the axes, each at its complexity if it is known."""
+    style_axes(strip, x_label="", y_label="")
+    strip.grid(visible=False)
+    strip.set(xscale="log", xlim=axes.get_xlim(), ylim=(0, 1), facecolor=_STRIP)
+    strip.set_yticks([0.5], [f"{quality} 0\nor failed"])
+    strip.tick_params(axis="y", labelsize=6.5, pad=3)
+    strip.xaxis.set_major_locator(axes.xaxis.get_major_locator())
+    strip.xaxis.set_major_formatter(axes.xaxis.get_major_formatter())
+    strip.xaxis.set_minor_locator(NullLocator())
+    axes.tick_params(axis="x", labelbottom=False)
+    known = {model: (cost, 0.5) for model, cost in outside.items() if cost > 0}
+    for cost, y in known.values():
+        strip.plot([cost], [y], marker="x", markersize=6, color=INK, linestyle="none")
+    if known:
+        label_points(strip, known, named=list(known), lines=[], colour=MUTED)
+    unknown = ", ".join(model for model in outside if model not in known)
+    style = {"fontsize": 8.5, "color": MUTED, "va": "center", "transform": strip.transAxes}
+    strip.text(0.99, 0.5, escape_figure(unknown), ha="right", **style)
+
+
+def _name_points(axes: Axes, relation: Relation, bounds: NDArray[np.float64]) -> None:
+    members = [member.model for member in relation.members]
+    others = [point.model for point in relation.pareto if not point.is_member]
+    named = members + (others if len(relation.pareto) <= _MOST_NAMED else [])
+    x, y = _pareto_steps(relation)
+    level = [(x[i], y[i], x[i + 1], y[i]) for i in range(len(x) - 1)]
+    upright = [(x[i + 1], y[i], x[i + 1], y[i + 1]) for i in range(len(x) - 1)]
+    bars = [(cost, low, cost, high) for cost, low, high in bounds]
+    points = {point.model: (point.complexity, point.quality) for point in relation.pareto}
+    label_points(axes, points, named=named, lines=[*level, *upright, *bars], colour=INK)
 
 
 _POINT_RADIUS = 5.0
@@ -349,7 +260,9 @@ def label_points(
             without.append(name)
             continue
         right, up, horizontal, vertical = _PLACES[chosen[0]]
-        place = {"ha": horizontal, "va": vertical, "textcoords": "offset points"}
+        place: dict[str, Any] = {"ha": horizontal, "va": vertical, "textcoords": "offset points"}
+        if chosen[0] >= len(_SIDES):  # not beside its point: a line leads there
+            place["arrowprops"] = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.6}
         axes.annotate(escape_figure(name), points[name], xytext=(right, up), **place, **style)
         taken = np.vstack((taken, boxes[chosen[0]]))
     return without
@@ -360,3 +273,79 @@ def _overlap(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray
     low = np.maximum(boxes[:, None, :2], others[:, :2])
     high = np.minimum(boxes[:, None, 2:], others[:, 2:])
     return np.any(np.all(low <= high, axis=2), axis=1)
+
+
+_SHARES = LinearSegmentedColormap.from_list("shares", ["#ffffff", "#e0edf5", LINE_COLOURS[0]])
+_SIGNS = LinearSegmentedColormap.from_list("signs", ["#e8b48f", "#f2f3f4", "#9cc6e2"])
+_MOST_NUMBERED = 10
+"""Up to this many rows, the cells of a matrix have numbers."""
+
+
+def confusion_figure(model: str, matrix: ConfusionMatrix) -> Figure:
+    """Returns a confusion matrix that is normalized by row."""
+    names = [escape_figure(name, longest=14) for name in matrix.names]
+    shares = matrix.normalized()
+    figure, axes = _matrix_figure(names, shares, colours=_SHARES, limits=(0, 1), edge="#e4e4e4")
+    title = {"loc": "left", "color": INK, "fontsize": 10.5, "fontweight": "bold"}
+    axes.set_title(escape_figure(model), pad=8, **title)
+    for row, column in np.argwhere(matrix.counts).tolist():
+        if len(names) <= _MOST_NUMBERED:
+            colour = "white" if shares[row, column] > 0.7 else INK
+            _write_cell(axes, row, column, f"{shares[row, column]:.2f}", color=colour)
+    return figure
+
+
+def pairs_figure(models: Sequence[str], comparisons: Sequence[PairwiseComparison]) -> Figure:
+    """Returns the matrix of verdicts: blue if the row is better than the column, orange if worse.
+
+    Args:
+        models: the models, best first.
+        comparisons: the comparison of every pair.
+    """
+    side = len(models)
+    signs = np.ma.masked_where(np.eye(side, dtype=bool), np.zeros((side, side)))
+    for comparison in comparisons:
+        row, column = models.index(comparison.model), models.index(comparison.reference)
+        sign = {"better": 1, "worse": -1}.get(comparison.verdict, 0)
+        signs[row, column], signs[column, row] = sign, -sign
+    names = [escape_figure(name) for name in models]
+    figure, axes = _matrix_figure(names, signs, colours=_SIGNS, limits=(-1, 1), edge="white")
+    for comparison in comparisons if side <= _MOST_NUMBERED else ():
+        row, column = models.index(comparison.model), models.index(comparison.reference)
+        style: dict[str, Any] = {"color": MUTED}
+        if comparison.differs:
+            style = {"color": INK, "fontweight": "bold"}
+        elif comparison.is_equivalent:
+            style = {"color": INK, "fontstyle": "italic"}
+        _write_cell(axes, row, column, signed(comparison.difference), **style)
+        _write_cell(axes, column, row, signed(-comparison.difference), **style)
+    return figure
+
+
+def _matrix_figure(
+    names: Sequence[str],
+    values: NDArray[np.float64],
+    *,
+    colours: LinearSegmentedColormap,
+    limits: tuple[float, float],
+    edge: str,
+) -> tuple[Figure, Axes]:
+    side = len(names)
+    cell = min(0.46, max(7.0 / side, 0.09))
+    room = 0.4 + 0.075 * max(map(len, names))
+    figure = Figure(figsize=(side * cell + room, side * cell + room), facecolor="white")
+    share = side * cell / (side * cell + room)
+    axes = figure.add_axes((0.97 - share, 0.97 - share - 0.2 / (side * cell + room), share, share))
+    axes.pcolormesh(
+        values, cmap=colours, vmin=limits[0], vmax=limits[1], edgecolors=edge, linewidth=0.5
+    )
+    axes.set(xlim=(0, side), ylim=(side, 0), aspect="equal")
+    axes.set_xticks(np.arange(side) + 0.5, names, rotation=90)
+    axes.set_yticks(np.arange(side) + 0.5, names)
+    axes.tick_params(labelsize=min(8.5, 70 * cell), length=0, pad=3, colors=INK)
+    axes.spines[:].set_visible(False)
+    return figure, axes
+
+
+def _write_cell(axes: Axes, row: int, column: int, text: str, **style: Any) -> None:
+    axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=7.5, **style)

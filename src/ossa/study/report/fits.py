@@ -7,20 +7,13 @@ from ossa.study.analysis import MeasureRanking, rank_measures
 from ossa.study.efficiency import Efficiency, QuantileCurve, efficiency_sentence, quantile_curve
 from ossa.study.laws import LawComparison, compare_laws
 from ossa.study.prediction import Validation, validate
-from ossa.study.report.figures import validation_figure
-from ossa.study.report.scatter import relation_figure, relations_block
+from ossa.study.report.answers import main_measure
+from ossa.study.report.figures import relation_figure
 from ossa.study.report.tables import Column, ReportFiles, ReportTable, bullets, interval_columns
-from ossa.study.report.text import (
-    MEASURES,
-    fit_sentences,
-    pareto_sentence,
-    ranking_sentence,
-    signed,
-    validation_sentence,
-)
+from ossa.study.report.text import MEASURES, listed, probability, signed
 from ossa.study.results import StudyResults
 from ossa.study.scaling import InsufficientData, PowerLaw, fit_families
-from ossa.viz.page import Block, Section
+from ossa.viz.page import Block, Section, Switch
 
 FITTED = ("params", "flops", "ms_per_image", "train_seconds", "peak_bytes")
 """MACs are left out: they are half the FLOPs and have the same fit."""
@@ -36,58 +29,52 @@ def measures_of(results: StudyResults) -> list[str]:
 def relations_section(results: StudyResults, files: ReportFiles) -> Section:
     """Returns quality against complexity, with power-law fits and Pareto sets."""
     measures = measures_of(results)
-    for quality in results.qualities:
-        for measure in measures:
-            name = f"{quality}-{measure}".replace("_", "-")
-            files.figure(name, relation_figure(results, results.relation(quality, measure)))
-    efficiency = {measure: results.efficiency("ap", measure) for measure in measures}
+    figures: dict[tuple[str, ...], Block] = {
+        (quality, measure): files.figure(
+            f"{quality}-{measure}".replace("_", "-"),
+            relation_figure(results, results.relation(quality, measure)),
+        )
+        for quality in results.qualities
+        for measure in measures
+    }
+    titles = {measure: results.complexities[measure] for measure in measures}
     fits = fits_table(results)
     overall = [row for row in fits.rows if (row["quality"], row["family"]) == ("AP50-95", "all")]
-    return Section(
-        "Quality against complexity",
-        [
-            relations_block(results),
-            bullets("Power-law fits", fit_sentences(overall)),
-            bullets("Pareto sets", (pareto_sentence(results.relation("ap", m)) for m in measures)),
-            bullets("Best predictor of quality", _ranking_sentences(results)),
-            files.table(pareto_table(results), wide=True),
-            files.table(fits, folded=True),
-            bullets("Form of the law", _form_sentences(results)),
-            bullets(
-                "Efficiency",
-                (
-                    f"AP50-95 and {MEASURES[measure]}: {efficiency_sentence(rows)}"
-                    for measure, rows in efficiency.items()
-                ),
-            ),
-            *(
-                files.table(table, folded=True)
-                for table in (
-                    forms_table(results),
-                    efficiency_table(results, efficiency),
-                    quantile_table(results),
-                )
-                if table.rows
-            ),
-        ],
-        text="A model is one point, at the mean of its seeds. The power-law fit is the fitted mean "
-        "trend in log-log. A model is in the Pareto set if no trained model dominates it. In "
-        "brackets is the probability of membership, over other images and, if a model has several "
-        "runs, other seeds.",
-    )
+    blocks: list[Block] = [Switch({"quality": results.qualities, "cost": titles}, figures)]
+    sentences = fit_sentences(overall)[1:] + _ranking_sentences(results) + _form_sentences(results)
+    efficiency = {measure: results.efficiency("ap", measure) for measure in measures}
+    sentences += [
+        f"AP50-95 and {MEASURES[measure]}: {efficiency_sentence(rows)}"
+        for measure, rows in efficiency.items()
+    ]
+    blocks.append(bullets("", sentences))
+    tables = [pareto_table(results), efficiency_table(results, efficiency)]
+    if any("slope" in row for row in fits.rows):
+        tables += [fits, forms_table(results), quantile_table(results)]
+    blocks += [files.table(table, folded=True) for table in tables if table.rows]
+    return Section("Quality and cost", blocks, text=fit_sentences(overall)[0], folded=True)
+
+
+def fit_sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns a sentence per power-law fit; without any fit, the first reason."""
+    sentences = [
+        f"AP50-95 and {MEASURES[row['measure']]}: {signed(row['doubling'], decimals=1)}% when the "
+        f"cost doubles (slope {row['slope']:.3f}, 95% CI {signed(row['low'])} to "
+        f"{signed(row['high'])}; R² {row['r_squared']:.2f}; {row['models']} models)."
+        for row in rows
+        if "slope" in row
+    ]
+    return sentences or [f"No power-law fit: {rows[0]['reason']}."]
 
 
 def _ranking_sentences(results: StudyResults) -> list[str]:
-    sentences = []
-    for quality, title in results.qualities.items():
-        points = {
-            MEASURES[measure]: results.relation(quality, measure).points
-            for measure in measures_of(results)
-        }
-        ranking = rank_measures(points)
-        if isinstance(ranking, MeasureRanking) and ranking.pairs:
-            sentences.append(ranking_sentence(title, ranking))
-    return sentences or ["There are too few fits to compare."]
+    points = {MEASURES[m]: results.relation("ap", m).points for m in measures_of(results)}
+    ranking = rank_measures(points)
+    if not isinstance(ranking, MeasureRanking) or not ranking.pairs:
+        return []
+    errors = listed([f"{name} {100 * error:.1f}%" for name, error in ranking.errors.items()])
+    best = "best" if len(ranking.best) == 1 else "not decided between"
+    return [f"Mean leave-one-out error by measure: {errors}; {best} {listed(ranking.best)}."]
 
 
 def fits_table(results: StudyResults) -> ReportTable:
@@ -143,12 +130,11 @@ def _fit_row(fit: PowerLaw | InsufficientData) -> dict[str, Any]:
 
 
 def _form_sentences(results: StudyResults) -> list[str]:
-    sentences = [
+    return [
         f"AP50-95 and {MEASURES[measure]}: {comparison.sentence()}"
         for measure in measures_of(results)
         if isinstance(comparison := compare_laws(results.points("ap", measure)), LawComparison)
     ]
-    return sentences or ["There are too few fits to compare."]
 
 
 def forms_table(results: StudyResults) -> ReportTable:
@@ -213,65 +199,46 @@ def quantile_table(results: StudyResults) -> ReportTable:
 
 def pareto_table(results: StudyResults) -> ReportTable:
     """Returns membership in the Pareto sets of AP50-95 and the residuals of the fits, by model."""
-    rows: dict[str, dict[str, Any]] = {
-        row["model"]: {key: row[key] for key in ("model", "family", "pretraining")}
-        for row in results.models().to_dict("records")
-    }
-    columns = [Column("model"), Column("family"), *pretraining_columns(results)]
+    rows: dict[str, dict[str, Any]] = {model: {"model": model} for model in results.best_first}
+    columns = [Column("model")]
     for measure in measures_of(results):
         relation, title = results.relation("ap", measure), results.complexities[measure]
         for point in relation.pareto:
             rows[point.model][f"{measure}_member"] = "yes" if point.is_member else "no"
             rows[point.model][f"{measure}_probability"] = point.probability
-        note = f"{title}: share of the draws in which the model is in the Pareto set"
+        note = f"{title}: probability that the model is in the Pareto set"
         columns += [
             Column(f"{measure}_member", f"Pareto, {title}"),
-            Column(f"{measure}_probability", "probability", decimals=2, note=note),
+            Column(f"{measure}_probability", "probability", write=probability, note=note),
         ]
         if isinstance(relation.fit, PowerLaw):
             ratios = relation.fit.ratios().tolist()
             for model, ratio in zip(relation.points.models, ratios, strict=True):
                 rows[model][f"{measure}_residual"] = 100 * (ratio - 1)
             note = f"measured AP50-95 relative to the power-law fit to {title}"
-            column = Column(f"{measure}_residual", "% above fit", write=_percent, note=note)
-            columns.append(column)
+            columns.append(Column(f"{measure}_residual", "% above fit", write=_percent, note=note))
     caption = "Pareto sets and residuals, AP50-95"
     return ReportTable("frontier", columns, list(rows.values()), caption=caption)
 
 
-def pretraining_columns(results: StudyResults) -> list[Column]:
-    """Returns the column of the pretraining data if it differs between models, else no column."""
-    return [Column("pretraining")] if len(results.pretraining_sources) > 1 else []
-
-
-def prediction_section(results: StudyResults, files: ReportFiles) -> Section:
-    """Returns the comparison of predictions with the measured quality of left-out models."""
+def prediction_section(results: StudyResults, files: ReportFiles) -> Section | None:
+    """Returns predictions of left-out models beside their measured quality, None without any."""
     validations: Validations = {
         measure: validate(results.points("ap", measure)) for measure in measures_of(results)
     }
-    candidates = [validation_sentence(measure, tests) for measure, tests in validations.items()]
-    sentences = [sentence for sentence in candidates if sentence is not None]
+    sentences = [
+        f"Predicted from {results.complexities[measure]} with one {group} left out, AP50-95 is off "
+        f"by {test.mean_absolute_error:.3f} on average, and {test.coverage} of the 80% intervals "
+        "contain the measured value (95% CI {:.0%} to {:.0%}).".format(*test.coverage_interval)
+        for measure, tests in validations.items()
+        for group, test in tests.items()
+        if isinstance(test, Validation) and measure == main_measure(results)
+    ]
+    if not sentences:
+        return None
     summary = files.table(validation_table(results, validations))
-    predictions = predictions_table(results, validations)
-    left_out = files.table(predictions, folded=True)
-    if predictions.rows:
-        figure = files.figure("prediction-test", validation_figure(results, validations))
-        blocks: list[Block] = [bullets("", sentences), summary, figure, left_out]
-    else:
-        reasons = [
-            test.reason
-            for tests in validations.values()
-            for test in tests.values()
-            if isinstance(test, InsufficientData)
-        ]
-        blocks = [bullets("", [f"No test of predictions: {reasons[0]}."])]
-    return Section(
-        "Prediction test",
-        blocks,
-        text="'ossa study predict' predicts the quality of a model that was not trained. Here, "
-        "trained models are left out, predicted from the others, and compared with their measured "
-        "AP50-95.",
-    )
+    left_out = files.table(predictions_table(results, validations), folded=True)
+    return Section("Held-out predictions", [summary, left_out], " ".join(sentences), folded=True)
 
 
 def validation_table(results: StudyResults, validations: Validations) -> ReportTable:

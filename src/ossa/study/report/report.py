@@ -1,26 +1,32 @@
 """The report of a study: one self-contained page, with its figures and tables as files."""
 
-import gc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ossa.errors import DataError
+from ossa.escaping import escape_markdown
+from ossa.files import write_text_atomically
 from ossa.study.pack import Machine
 from ossa.study.report.across import machines_section
-from ossa.study.report.answers import answers_section, pairs_section
+from ossa.study.report.answers import budgets_table, main_measure, sentences
+from ossa.study.report.conditions import conditions_section, total_times
+from ossa.study.report.figures import models_outside, relation_figure
 from ossa.study.report.fits import prediction_section, relations_section
-from ossa.study.report.scatter import scripts
 from ossa.study.report.sections import (
-    conditions_section,
     curves_section,
     detection_sections,
-    models_section,
+    models_table,
+    pairs_section,
+    variations_section,
 )
-from ossa.study.report.tables import ReportFiles
-from ossa.study.report.text import counted
+from ossa.study.report.tables import ReportFiles, ReportTable, bullets, svg_of
+from ossa.study.report.text import counted, duration, listed
 from ossa.study.results import StudyResults
-from ossa.viz.page import Page, write_page
+from ossa.viz.page import Page, Section, write_page
+
+SUMMARY_FILE = "summary.md"
+_BROAD, _NARROW = (8.0, 5.5), (4.0, 4.2)
+"""Inches of the first figure on a screen and on a phone."""
 
 
 def write_study_report(
@@ -30,13 +36,16 @@ def write_study_report(
     machines: Sequence[Machine] = (),
     on_figure: Callable[[int], None] | None = None,
 ) -> Path:
-    """Writes index.html, figures/*.svg and *.png, tables/*.csv, *.md and *.tex; returns the page.
+    """Writes index.html, summary.md, figures/*.svg and *.png, tables/*.csv, *.md and *.tex.
 
     Args:
         results: the results of a study with at least one finished run.
         folder: created if it is missing; files of the same names are replaced.
         machines: other machines on which the models were timed.
         on_figure: called with the number of figures drawn so far.
+
+    Returns:
+        The page.
 
     Raises:
         DataError: no finished run of the base recipe, missing detections, or an image that cannot
@@ -50,46 +59,76 @@ def write_study_report(
             advice="train them with 'ossa study run'",
         )
     files = ReportFiles(folder, on_figure, mark=results.folder.plan.marked)
-    with _frozen_garbage_collector():
-        sections = [
-            answers_section(results, files),
-            models_section(results, files),
-            relations_section(results, files),
-            machines_section(machines, files),
-            prediction_section(results, files),
-            pairs_section(results, files),
-            curves_section(results, files),
-            *detection_sections(results, files),
-            conditions_section(results, files),
-        ]
-    study, index = results.study, results.index
-    subtitle = study.description or (
-        f"{counted(len(results.names), 'backbone')} behind the same neck and head, "
-        f"{counted(len(study.seeds), 'seed')}, evaluated on {len(index):,} images with "
-        f"{len(index.labels):,} objects."
-    )
+    models = files.marked(models_table(results))
+    sections = [
+        _first_section(results, files),
+        Section("", [files.table(models)]),
+        pairs_section(results, files),
+        relations_section(results, files),
+        machines_section(machines, files),
+        prediction_section(results, files),
+        variations_section(results, files),
+        curves_section(results, files),
+        *detection_sections(results, files),
+        conditions_section(results, files),
+    ]
     record = results.runs[0].state.record
     version = record.environment.get("ossa", "") if record else ""
+    known = [section for section in sections if section]
     page = Page(
-        title=study.name,
-        subtitle=subtitle,
-        sections=[section for section in sections if section],
+        title=results.study.name,
+        subtitle=one_line(results),
+        sections=known,
         footer=f"Ossa {version} · hash of the shared settings "
         f"{results.folder.plan.shared_settings_hash[:16]} · figures as SVG and PNG and tables as "
         "CSV, Markdown and LaTeX are in the folder of this page",
-        scripts=scripts(),
+        wide=True,
     )
+    write_text_atomically(folder / SUMMARY_FILE, summary(results, models, known))
     return write_page(page, folder / "index.html")
 
 
-@contextmanager
-def _frozen_garbage_collector() -> Iterator[None]:
-    """Excludes all existing objects from garbage collection.
+def one_line(results: StudyResults) -> str:
+    """Returns what was compared."""
+    study, index = results.study, results.index
+    text = (
+        f"{counted(len(results.names), 'backbone')}, {counted(len(study.seeds), 'seed')}, "
+        f"{len(index):,} images with {len(index.labels):,} objects of {study.data}"
+    )
+    unfinished = sum(state.state != "done" for state in results.states)
+    if unfinished:
+        text += f"; {unfinished} of {counted(len(results.states), 'run')} have no result"
+    return f"{study.description} ({text})" if study.description else f"{text}."
 
-    statsmodels collects garbage at every Holm adjustment, which takes 0.7 s with PyTorch in memory.
-    """
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
+
+def _first_section(results: StudyResults, files: ReportFiles) -> Section:
+    """Returns the main figure beside the answers."""
+    relation = results.relation("ap", main_measure(results))
+    drawn = {
+        size: relation_figure(results, relation, size_inches=size, with_fit=False)
+        for size in (_BROAD, _NARROW)
+    }
+    figure = files.figure("first", drawn[_BROAD])
+    failed = {state.run.model: state.reason for state in results.states if state.reason}
+    outside = [
+        f"{model} ({'AP50-95 is 0' if model in results.names else failed.get(model, 'not run')})"
+        for model in models_outside(results, relation)
+    ]
+    caption = "Filled: the Pareto set. Bars: 95% intervals, not adjusted for the number of models."
+    if outside:
+        caption += f" Outside the axes: {listed(outside, most=6)}."
+    figure = type(figure)(figure.svg, caption, svg_of(drawn[_NARROW]))
+    files.table(budgets_table(results))
+    return Section("", [figure, bullets("", sentences(results))], beside=True)
+
+
+def summary(results: StudyResults, models: ReportTable, sections: Sequence[Section]) -> str:
+    """Returns the sentences and the main table of the page as Markdown."""
+    times = " and ".join(f"{duration(seconds)} of {name}" for name, seconds in total_times(results))
+    lines = [f"# {escape_markdown(results.study.name)}", "", escape_markdown(one_line(results)), ""]
+    lines += [f"- {escape_markdown(sentence)}" for sentence in sentences(results)]
+    lines += ["", models.markdown()]
+    for section in sections:
+        if section.text:
+            lines += [f"**{section.heading}.** {escape_markdown(section.text)}", ""]
+    return "\n".join([*lines, f"All runs together: {times}.", ""])

@@ -1,168 +1,239 @@
-"""Sections of the report: models, training curves, detections and conditions."""
+"""Sections of the report: the table of models, pairs, training curves and detections."""
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 
 from ossa.evaluate.coco import read_coco_results
 from ossa.evaluate.confusion import CONFIDENCE, ConfusionMatrix, confusion_matrix
 from ossa.evaluate.report import open_gallery
-from ossa.study.environments import (
-    MAY_DIFFER,
-    MUST_AGREE,
-    environments_of,
-    find_differences,
-    shorten_hash,
+from ossa.evaluate.statistics import Values
+from ossa.study.comparisons import compare_all, rank_change
+from ossa.study.report.answers import evidence, main_measure
+from ossa.study.report.figures import confusion_figure, pairs_figure
+from ossa.study.report.tables import (
+    CURVE,
+    DIFFERENCE_COLUMNS,
+    Column,
+    ReportFiles,
+    ReportTable,
+    bullets,
 )
-from ossa.study.report.figures import confusions_figure, curves_figure
-from ossa.study.report.tables import Column, ReportFiles, ReportTable
-from ossa.study.report.text import compact, counted, duration, listed
+from ossa.study.report.text import compact, counted, duration, extremes, listed, probability, signed
 from ossa.study.reported import detections_file
 from ossa.study.results import StudyResults
 from ossa.types import Detections
 from ossa.viz.draw import encode_jpeg, picture_grid
-from ossa.viz.page import Block, KeyValues, PictureBlock, Section
+from ossa.viz.page import Block, Grid, PictureBlock, Section
+from ossa.viz.plots import Line, line_figure
 
-_QUALITY = {"decimals": 3, "best": "highest"}
+_AP: Any = {"write": lambda ap: f"{ap:.3f}"}
+_COST: Any = {"best": "lowest", "bar": True}
 _COLUMNS = (
-    *(Column("model"), Column("family"), Column("runs", write=str)),
-    Column("ap", "AP50-95", **_QUALITY),
-    Column("ap50", "AP50", **_QUALITY),
-    Column("ap_small", "AP small", **_QUALITY),
-    Column("ap_medium", "AP medium", **_QUALITY),
-    Column("ap_large", "AP large", **_QUALITY),
-    Column(
-        *("ap_crowded", "AP crowded"),
-        note="AP of objects with IoU > 0.2, or three close neighbours, of any class",
-        **_QUALITY,
-    ),
-    Column("recall", note="at IoU 0.5 and the confidence with the best mean F1", **_QUALITY),
-    Column("params", "parameters", write=compact, best="lowest"),
-    Column("flops", "FLOPs", write=compact, best="lowest", note="per image"),
-    Column("macs", "MACs", write=compact, best="lowest", note="multiply-adds per image"),
-    Column(
-        *("ms_per_image", "ms per image"),
-        write=lambda milliseconds: f"{milliseconds:.1f}",
-        best="lowest",
-        note="batch 1, including decoding of the predictions and NMS",
-    ),
-    Column(
-        *("train_seconds", "training time"),
-        write=duration,
-        best="lowest",
-        note="per run, without evaluation",
-    ),
-    Column("pretraining"),
-    Column("weights", "initial weights"),
-    Column("licence", "licence of the weights"),
+    Column("model"),
+    Column("ap", "AP50-95", best="highest", bar=True, **_AP),
+    Column("interval", "95% CI", note="not adjusted for the number of models", minor=True),
+    Column("ap50", "AP50", best="highest", minor=True, **_AP),
+    Column("sizes", "S, M, L", note="AP of small, medium and large objects", minor=True),
+    Column("ap_crowded", "crowded", note="IoU > 0.2 or three close ones", minor=True, **_AP),
+    Column("epochs", decimals=3, note="AP50-95 on val by epoch", minor=True),
+    Column("params", "parameters", write=compact, minor=True, **_COST),
+    Column("flops", "FLOPs", write=compact, note="per image", minor=True, **_COST),
+    Column("ms_per_image", "ms/image", write="{:.1f}".format, note="with NMS", **_COST),
+    Column("train_seconds", "training", write=duration, minor=True, **_COST),
+    Column("probability", "Pareto", write=probability, minor=True),
+    *(Column("seeds", minor=True), Column("pretraining", minor=True)),
 )
-_ALWAYS = ("model", "family", "runs", "pretraining", "weights", "licence")
-
-
-def models_section(results: StudyResults, files: ReportFiles) -> Section:
-    """Returns the main table, with notes on missing metrics."""
-    table = files.table(models_table(results), wide=True)
-    return Section("Metrics and cost", [table], text=" ".join(missing_notes(results)))
+_IN_FILES = (
+    *(
+        "family",
+        "runs",
+        "ap_std",
+        "low",
+        "high",
+        "ap50_std",
+        "ap_small",
+        "ap_medium",
+        "ap_large",
+        "recall",
+    ),
+    *("macs", "train_seconds_std", "peak_bytes", "weights", "licence"),
+)
+"""Columns of the CSV that the page has no room for."""
 
 
 def models_table(results: StudyResults) -> ReportTable:
-    """Returns one row per model; metrics that were not measured have no column."""
-    models = results.models()
-    rows = [{str(key): value for key, value in row.items()} for row in models.to_dict("records")]
-    reported = results.study.reported
-    weights = "the last weights (EMA)"
-    if reported.weights == "best":
-        weights = "the weights of the best epoch on val"
-    several = any(len(runs) > 1 for runs in results.runs_by_model.values())
-    deviation = "± is the standard deviation over seeds. " if several else ""
-    note = (
-        f"{deviation}Metrics are those of {weights} on the {reported.split} split. "
-        "Click a heading to sort; the best value is in bold."
-    )
-    columns = [c for c in _COLUMNS if c.key in _ALWAYS or results.is_known(c.key)]
-    return ReportTable("models", columns, rows, note=note)
-
-
-def missing_notes(results: StudyResults) -> list[str]:
-    """Returns sentences on the metrics that the main table lacks."""
-    kinds = ("crowded", "small", "medium", "large")
-    lacking = [kind for kind in kinds if not results.is_known(f"ap_{kind}")]
-    sentences = [f"The split has no {kind} objects: AP is undefined." for kind in lacking]
-    models = results.models()
-    if not results.is_known("ms_per_image"):
-        sentences.append("Latency and memory per image were not measured.")
-    elif unmeasured := models[models["ms_per_image"].isna()]["model"].tolist():
-        sentences.append(f"Latency was not measured for {', '.join(unmeasured)}.")
-    if len(results.pretraining_sources) > 1:
-        sentences.append(
+    """Returns one row per model, the best first; what was not measured has no column."""
+    intervals = results.intervals("ap") or {}
+    curves = {model: frame["ap"].dropna() for model, frame in mean_curves(results).items()}
+    relation = results.relation("ap", main_measure(results))
+    members = {point.model: point.probability for point in relation.pareto}
+    highest = max(curve.max() for curve in curves.values()) or 1.0
+    planned = Counter(run.model for run in results.folder.plan.base_runs())
+    by_model, rows = results.models().set_index("model", drop=False), []
+    for model in results.best_first:
+        row, (low, high), curve = by_model.loc[model], intervals[model], curves[model]
+        sizes = [row[f"ap_{size}"] for size in ("small", "medium", "large")]
+        runs = f"{row['runs']} of {planned[model]}"
+        rows.append(
+            {str(key): value for key, value in row.items()}
+            | {"low": low, "high": high, "interval": f"{low:.3f} to {high:.3f}"}
+            | {"sizes": ", ".join("–" if np.isnan(s) else f"{s:.2f}" for s in sizes)}
+            | {"epochs": row["ap"], f"epochs{CURVE}": (curve / highest).tolist()}
+            | {"seeds": runs if row["runs"] < planned[model] else str(row["runs"])}
+            | {"probability": members.get(model)}
+        )
+    one_source = len(results.pretraining_sources) == 1
+    columns = [
+        column
+        for column in _COLUMNS
+        if any(pd.notna(row.get(column.key)) for row in rows)
+        and not (one_source and column.key == "pretraining")
+    ]
+    weights = "the best epoch" if results.study.reported.weights == "best" else "the last weights"
+    notes = [f"Means over seeds, with {weights}, on {results.study.reported.split}."]
+    if not one_source:
+        notes.append(
             "The models start from weights pretrained on different data: a difference between "
             "them is not due to the backbones alone."
         )
-    return sentences
+    if unmeasured := [m for m in results.names if np.isnan(results.number(m, "ms_per_image"))]:
+        notes.append(f"Latency was not measured for {listed(unmeasured, most=5)}.")
+    notes.append(results.independence)
+    notes.append(
+        f"Pareto: the probability in AP50-95 and {results.complexities[relation.complexity]}."
+    )
+    return ReportTable("models", columns, rows, note=" ".join(notes), in_files=_IN_FILES)
 
 
-CURVES: Mapping[str, str] = {
-    "train_box": "Box loss, training",
-    "train_objectness": "Objectness loss, training",
-    "train_classes": "Class loss, training",
-    "val_box": "Box loss, validation",
-    "val_objectness": "Objectness loss, validation",
-    "val_classes": "Class loss, validation",
-    "ap": "AP50-95, validation",
-    "ap50": "AP50, validation",
-    "recall": "Recall, validation",
-    "train_seconds": "Training time, s",
-    "train_total": "Total loss, training",
-    "val_total": "Total loss, validation",
+_MOST_PAIRED = 120
+"""Up to this many models, all pairs are in the matrix and the table."""
+
+
+def pairs_section(results: StudyResults, files: ReportFiles) -> Section | None:
+    """Returns the verdicts on AP50-95 for all pairs, None for a single model."""
+    models = results.best_first[:_MOST_PAIRED]
+    if len(models) < 2:
+        return None
+    compared = results.comparisons()
+    # The better model of a pair comes first, so that differences are positive.
+    pairs = [compared.pair(*pair) for pair in combinations(models, 2)]
+    rows = [{**pair.flat(), "over": compared.over} for pair in pairs]
+    columns = [Column("model"), Column("reference"), *DIFFERENCE_COLUMNS]
+    table = files.table(ReportTable("pairs", columns, rows, caption="All pairs"), folded=True)
+    largest, closest = max(pairs, key=lambda p: p.difference), min(pairs, key=lambda p: p.within)
+    text = (
+        f"The largest difference is {largest.model} − {largest.reference}, "
+        f"{largest.difference:.3f} (simultaneous 95% CI {signed(largest.low)} to "
+        f"{signed(largest.high)}); "
+        f"the closest are {closest.model} and {closest.reference}, within {closest.within:.3f} "
+        f"({evidence(results, results.names)}). Blue: the row is better; orange: worse."
+    )
+    return Section("Pairs", [files.figure("pairs", pairs_figure(models, pairs)), table], text, True)
+
+
+def variations_section(results: StudyResults, files: ReportFiles) -> Section | None:
+    """Returns whether the ranking changes with the varied settings, None if nothing is varied."""
+    if not results.study.vary:
+        return None
+    variations = results.variations()
+    (base, values), *others = variations.items()
+    sentences = []
+    for name, varied in others:
+        change = rank_change(compare_all(values), compare_all(varied))
+        sentences.append(
+            f"With {name} in place of {base}, {change.swapped} of "
+            f"{counted(change.num_pairs, 'pair')} change their order, {change.decided} of them "
+            "with a difference under both settings."
+        )
+    blocks: list[Block] = [files.table(tuning_table(variations))]
+    if len(sentences) > 1:
+        blocks.insert(0, bullets("", sentences[1:]))
+    return Section("Varied settings", blocks, " ".join(sentences[:1]), folded=True)
+
+
+def tuning_table(variations: Mapping[str, Mapping[str, Values]]) -> ReportTable:
+    """Returns AP50-95 and rank of every model for every combination of the varied settings."""
+    models = list(dict.fromkeys(model for by_model in variations.values() for model in by_model))
+    rows: dict[str, dict[str, Any]] = {model: {"model": model} for model in models}
+    columns = [Column("model")]
+    for name, by_model in variations.items():
+        means = pd.Series({model: float(values.plain.mean()) for model, values in by_model.items()})
+        ranks = means.rank(ascending=False, method="min")
+        for model, values in by_model.items():
+            deviation = values.plain.std(ddof=1) if len(values.plain) > 1 else None
+            rows[model] |= {name: means[model], f"{name}_std": deviation}
+            rows[model][f"{name} rank"] = ranks[model]
+        columns.append(Column(name, decimals=3, best="highest"))
+        columns.append(Column(f"{name} rank", "rank", write=lambda rank: f"{rank:.0f}"))
+    return ReportTable("tuning", columns, list(rows.values()), caption="AP50-95 by varied settings")
+
+
+_CURVES = {
+    "ap": "AP50-95 on val",
+    "recall": "recall on val",
+    "train_total": "total loss in training",
+    "val_total": "total loss on val",
 }
-"""Titles of the curves by their names in the log; the totals are sums of the three losses."""
-_LOSSES = ("box", "objectness", "classes")
+"""Titles of the drawn curves; the total is the sum of the three losses."""
+_MOST_MODELS, _MOST_DRAWN = 24, 12
+"""Number of models with example images, and with curves and a confusion matrix."""
 
 
 def curves_section(results: StudyResults, files: ReportFiles) -> Section:
     """Returns the training curves."""
     curves = mean_curves(results)
-    rows = [
-        {"model": model, "epoch": epoch + 1}
-        | {key: float(curves[key][model][epoch]) for key in CURVES}
-        for model in results.names
-        for epoch in range(len(curves["ap"][model]))
+    rows: list[dict[str, Any]] = [
+        {"model": model, "epoch": int(epoch) + 1, **row}
+        for model, frame in curves.items()
+        for epoch, row in zip(frame.index, frame.to_dict("records"), strict=True)
     ]
-    columns = [Column("model"), Column("epoch", write=str)]
-    for key, title in CURVES.items():
-        columns.append(Column(key, title, decimals=1 if key.endswith("seconds") else 4))
-    files.table(ReportTable("curves", columns, rows, caption="Means over seeds, by epoch"))
-    figure = files.figure("curves", curves_figure(results, curves, CURVES))
-    text = "Each curve is the mean over the seeds of a model, by epoch."
-    return Section("Training curves", [figure], text=text)
+    columns = [Column("model"), *(Column(key) for key in rows[0] if key != "model")]
+    files.table(ReportTable("curves", columns, rows))
+    figures = []
+    for key, title in _CURVES.items():
+        models = chosen_models(results, most=_MOST_DRAWN)
+        evaluated = {model: curves[model][key].dropna() for model in models}
+        lines = [Line(m, [e + 1 for e in c.index], c.tolist()) for m, c in evaluated.items()]
+        figure = line_figure(lines, x_label="epoch", y_label=title, size_inches=(5.6, 3.4))
+        figures.append(files.figure(f"curve-{key}".replace("_", "-"), figure))
+    return Section("Training curves", [Grid(figures)], _gain_sentence(curves), folded=True)
 
 
-def mean_curves(results: StudyResults) -> dict[str, dict[str, NDArray[np.float64]]]:
-    """Returns the mean over seeds, (epochs,), by curve and model.
+def _gain_sentence(curves: Mapping[str, pd.DataFrame]) -> str:
+    """Returns by how much AP50-95 still rose in the last quarter of the training."""
+    gains = {}
+    for model, frame in curves.items():
+        curve: Any = frame["ap"].dropna()
+        before = curve[curve.index <= 0.75 * curve.index[-1]]
+        gains[model] = float(curve.iloc[-1] - (before.iloc[-1] if len(before) else curve.iloc[0]))
+    return (
+        f"In the last quarter of the epochs, AP50-95 on val changed by "
+        f"{signed(float(np.median([*gains.values()])))} in the median of the models"
+        f"{extremes(gains, signed)}."
+    )
+
+
+def mean_curves(results: StudyResults) -> dict[str, pd.DataFrame]:
+    """Returns the logs by model, means over seeds: one row per epoch.
 
     If the runs of a model have different lengths, the mean ends with the shortest.
     """
-    curves: dict[str, dict[str, NDArray[np.float64]]] = {key: {} for key in CURVES}
+    curves: dict[str, Any] = {}
     for model, runs in results.runs_by_model.items():
-        epochs = min(len(run.log) for run in runs)
-        for key in CURVES:
-            seeds = [[_logged(row, key) for row in run.log[:epochs]] for run in runs]
-            curves[key][model] = np.array(seeds, float).mean(axis=0)
+        shortest = min(len(run.log) for run in runs)
+        logs = pd.concat([pd.DataFrame(run.log[:shortest]) for run in runs])
+        for split in ("train", "val"):
+            parts = [f"{split}_{loss}" for loss in ("box", "objectness", "classes")]
+            logs[f"{split}_total"] = logs[parts].astype(float).sum(axis=1, min_count=3)
+        curves[model] = logs.astype(float).groupby("epoch").mean()
     return curves
 
 
-def _logged(row: Mapping[str, Any], key: str) -> float:
-    split, _, name = key.partition("_")
-    parts = [f"{split}_{loss}" for loss in _LOSSES] if name == "total" else [key]
-    return sum(float("nan") if row.get(part) is None else row[part] for part in parts)
-
-
-_MOST_MODELS, _MOST_MATRICES = 24, 12
-"""Number of models with example images, and with a confusion matrix in the figure."""
 _IMAGES, _SIDE = 4, 420
 """Images per row, and the longer side of each in pixels."""
 _IN_A_GRID = 6
@@ -175,29 +246,33 @@ def detection_sections(results: StudyResults, files: ReportFiles) -> list[Sectio
     Raises:
         DataError: detections are missing, or an image cannot be decoded.
     """
-    name = detections_file(results.study.reported)
-    index = results.index
+    name, index = detections_file(results.study.reported), results.index
+    models = chosen_models(results, most=_MOST_MODELS)
     detections = {
         model: read_coco_results(results.runs_by_model[model][0].state.folder / name, index)
-        for model in chosen_models(results, most=_MOST_MODELS)
+        for model in models
     }
     matrices = {model: confusion_matrix(index, boxes) for model, boxes in detections.items()}
     files.table(confusions_table(matrices))
-    drawn = chosen_models(results, most=_MOST_MATRICES)
-    figure = files.figure("confusions", confusions_figure({m: matrices[m] for m in drawn}))
+    figures = [
+        files.figure(f"confusion-{model}", confusion_figure(model, matrices[model]))
+        for model in chosen_models(results, most=_MOST_DRAWN)
+    ]
+    rows = {model: matrix.counts[:-1] for model, matrix in matrices.items()}
+    missed = {m: float(c[:, -1].sum() / max(c.sum(), 1)) for m, c in rows.items()}
+    which = f"first finished run of each of {counted(len(models), 'model')}"
+    middle = np.median([*missed.values()])
+    text = (
+        f"At a confidence of {CONFIDENCE:g}, {middle:.0%} of {len(index.labels):,} objects are not "
+        f"detected in the median{extremes(missed, '{:.0%}'.format)}; {which}."
+    )
+    pictures = (
+        f"Detections with a confidence of at least {CONFIDENCE:g} on {_IMAGES} images; {which}."
+    )
+    blocks = _picture_blocks(results, detections)
     return [
-        Section(
-            "Confusion matrices",
-            [figure],
-            text="Rows are ground truth, columns are predictions, normalized by row. "
-            f"{_of_which(results, len(drawn))}",
-        ),
-        Section(
-            "Example detections",
-            _picture_blocks(results, detections),
-            text="Detections of every model on the same images, above the ground truth. "
-            f"{_of_which(results, len(detections))}",
-        ),
+        Section("Confusion matrices", [Grid(figures)], text, folded=True),
+        Section("Example detections", blocks, pictures, folded=True),
     ]
 
 
@@ -205,22 +280,9 @@ def chosen_models(results: StudyResults, *, most: int) -> list[str]:
     """Returns all models, or, if there are too many, the Pareto set and the best others."""
     names = results.names
     if len(names) > most:
-        members = [point.model for point in results.relation("ap", "params").members]
+        members = [p.model for p in results.relation("ap", main_measure(results)).members]
         names = list(dict.fromkeys([*members[::-1], *results.best_first]))[:most]
     return sorted(names, key=lambda model: results.number(model, "params"))
-
-
-def _of_which(results: StudyResults, number: int) -> str:
-    """Returns a sentence on the runs and models whose detections are shown."""
-    several = any(len(runs) > 1 for runs in results.runs_by_model.values())
-    which = " of the first finished run of each model" if several else ""
-    text = f"Detections{which} with a confidence of at least {CONFIDENCE:g} are shown."
-    if number < len(results.names):
-        text += (
-            f" {number} of {len(results.names)} models are included: the Pareto set of AP50-95 and "
-            "parameters, and the best others."
-        )
-    return text
 
 
 def confusions_table(matrices: Mapping[str, ConfusionMatrix]) -> ReportTable:
@@ -228,7 +290,7 @@ def confusions_table(matrices: Mapping[str, ConfusionMatrix]) -> ReportTable:
     rows = [
         {
             "model": model,
-            "truth": matrix.names[row],
+            "ground truth": matrix.names[row],
             "predicted": matrix.names[column],
             "count": int(matrix.counts[row, column]),
             "share": float(matrix.normalized()[row, column]),
@@ -236,12 +298,9 @@ def confusions_table(matrices: Mapping[str, ConfusionMatrix]) -> ReportTable:
         for model, matrix in matrices.items()
         for row, column in np.argwhere(matrix.counts).tolist()
     ]
-    columns = [
-        *(Column("model"), Column("truth", "ground truth"), Column("predicted")),
-        Column("count", write=lambda count: f"{count:,d}"),
-        Column("share", "share of the row", decimals=3),
-    ]
-    return ReportTable("confusions", columns, rows, caption="Confusion matrices")
+    columns = [*map(Column, ("model", "ground truth", "predicted", "count"))]
+    share = Column("share", "share of the row", decimals=3)
+    return ReportTable("confusions", [*columns, share], rows, caption="Confusion matrices")
 
 
 def _picture_blocks(
@@ -258,140 +317,3 @@ def _picture_blocks(
         alt = f"Detections of {', '.join(chosen)} above the ground truth of the same images"
         blocks.append(PictureBlock(encode_jpeg(picture), alt=alt))
     return blocks
-
-
-_SETTINGS = (
-    "epochs",
-    "imgsz",
-    "batch",
-    "nominal_batch",
-    "optimizer",
-    "lr",
-    "schedule",
-    "precision",
-)
-"""Settings of `train` in the summary; the others are in the table of conditions."""
-_ENVIRONMENT = (*MUST_AGREE, *MAY_DIFFER, "cpu_count")
-
-
-def conditions_section(results: StudyResults, files: ReportFiles) -> Section:
-    """Returns the shared settings, failed runs, environments, and hashes to verify them."""
-    missing = files.marked(missing_table(results))
-    files.table(missing)
-    begun = replace(missing, rows=[row for row in missing.rows if row["state"] != "waiting"])
-    blocks: list[Block] = [_conditions(results)]
-    if begun.rows:
-        blocks.append(begun.as_block())
-    blocks += [
-        files.table(environments_table(results), wide=True),
-        files.table(conditions_table(results), folded=True),
-        files.table(runs_table(results), folded=True, wide=True),
-    ]
-    planned = counted(len(results.states), "planned run")
-    waiting = len(missing.rows) - len(begun.rows)
-    text = (
-        f"{len(results.runs)} of {planned} are done, {waiting} have not started. "
-        f"Missing values are left out everywhere; no imputation. {results.folder.plan.equality}"
-    )
-    if different := find_differences(results.study, environments_of(results.states)):
-        text += f" The runs were not all computed alike: {'; '.join(map(str, different))}."
-    return Section("Conditions", blocks, text=text)
-
-
-def _conditions(results: StudyResults) -> KeyValues:
-    plan, index, study = results.folder.plan, results.index, results.study
-    records = [run.state.record for run in results.runs if run.state.record]
-    fingerprint = records[0].data_fingerprint if records else ""
-    seconds = sum(sum(record.times.values()) for record in records)
-    settings = {name: plan.conditions.get(f"train.{name}") for name in _SETTINGS}
-    pairs: list[tuple[str, str | int | float | None]] = [
-        ("recipe", study.recipe.base),
-        *((key, None if value is None else str(value)) for key, value in settings.items()),
-        ("neck", study.neck),
-        ("seeds", listed([str(seed) for seed in study.seeds])),
-        ("initial weights", listed(results.pretraining_sources)),
-        ("reported", f"{study.reported.weights} weights on {study.reported.split}"),
-        ("evaluated on", f"{len(index):,} images, {len(index.labels):,} objects"),
-        ("classes", listed(list(index.names), most=8)),
-        ("training and evaluation, all runs", duration(seconds)),
-        ("hash of the shared settings", plan.shared_settings_hash[:16]),
-        ("data fingerprint", "-".join(part[:12] for part in fingerprint.split("-"))),
-    ]
-    return KeyValues(pairs)
-
-
-def conditions_table(results: StudyResults) -> ReportTable:
-    """Returns every setting that all runs share, and the declared differences."""
-    plan = results.folder.plan
-    settings = {key: _written(value) for key, value in sorted(plan.conditions.items())}
-    for key, models in plan.exceptions.items():
-        settings |= {f"{key} ({model})": _written(value) for model, value in models.items()}
-    for key, values in results.study.vary.items():
-        settings[f"{key} (varied)"] = ", ".join(map(str, values))
-    rows = [{"setting": key, "value": value} for key, value in settings.items()]
-    columns = [Column("setting"), Column("value")]
-    return ReportTable("conditions", columns, rows, caption="All settings")
-
-
-def _written(value: Any) -> str:
-    return "not set" if value is None else str(value)
-
-
-def environments_table(results: StudyResults) -> ReportTable:
-    """Returns the environments of the runs and of the measurements."""
-    records = [run.state.record for run in results.runs if run.state.record]
-    counts = Counter(_environment(record.environment) for record in records)
-    rows = [
-        {"of": f"{count} runs" if count > 1 else "1 run", **dict(environment)}
-        for environment, count in counts.items()
-    ]
-    measured = results.measurements
-    if measured:
-        environment = _environment(measured.get("environment", {}))
-        rows.append({"of": f"latency, on {measured.get('device', '')}", **dict(environment)})
-    columns = [Column("of", "applies to"), *map(Column, _ENVIRONMENT)]
-    return ReportTable("environments", columns, rows, caption="Environment and hardware")
-
-
-def _environment(environment: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    return tuple((key, shorten_hash(key, str(environment.get(key, "")))) for key in _ENVIRONMENT)
-
-
-def missing_table(results: StudyResults) -> ReportTable:
-    """Returns the planned runs without results, with the reasons."""
-    rows = [
-        {
-            "run": state.run.name,
-            "state": state.state,
-            "epochs": state.epochs_done,
-            "reason": state.reason or "",
-        }
-        for state in results.states
-        if state.state != "done"
-    ]
-    columns = [
-        *(Column("run"), Column("state"), Column("epochs", "epochs done", write=str)),
-        Column("reason"),
-    ]
-    return ReportTable("missing", columns, rows, caption="Runs without results")
-
-
-def runs_table(results: StudyResults) -> ReportTable:
-    """Returns one row per finished run with its metrics, costs, times and hashes."""
-    rows: list[Mapping[str, Any]] = []
-    for run in results.runs:
-        if run.state.record is not None:
-            files = run.state.record.files.items()
-            hashes = {f"sha256 of {name}": digest for name, digest in files}
-            rows.append({**run.row, "config_hash": run.state.record.config_hash, **hashes})
-    hashes = dict.fromkeys(key for row in rows for key in row if key.startswith("sha256 of "))
-    columns = [
-        *(Column(key) for key in ("run", "model", "family", "pretraining")),
-        *(Column(key, write=str) for key in ("seed", *results.study.vary)),
-        *(Column(key, title, decimals=3) for key, title in results.qualities.items()),
-        Column("params", "parameters", write=compact),
-        Column("flops", "FLOPs", write=compact),
-        Column("train_seconds", "training time", write=duration),
-        *(Column("config_hash", "settings, sha256"), *map(Column, hashes)),
-    ]
-    return ReportTable("runs", columns, rows, caption="Finished runs")

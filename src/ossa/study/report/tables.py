@@ -6,6 +6,7 @@ formats, numbers are formatted.
 
 import io
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,12 +16,15 @@ from matplotlib.figure import Figure
 
 from ossa.escaping import escape_latex, escape_markdown, write_csv
 from ossa.files import write_atomically, write_text_atomically
+from ossa.study.report.figures import HOVER
 from ossa.study.report.text import mean_and_deviation, p_value, signed
 from ossa.viz import page
 from ossa.viz.plots import figure_png, figure_svg
 
 DEVIATION = "_std"
 """Suffix of a mean's standard-deviation key."""
+CURVE = "_curve"
+"""Suffix of the key of a small curve, heights 0 to 1, that the page shows in place of a number."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,10 @@ class Column:
     """Formats other numbers; the table still sorts by their values."""
     best: Literal["highest", "lowest"] | None = None
     note: str = ""
+    bar: bool = False
+    """Whether the page shows a bar behind the number."""
+    minor: bool = False
+    """Not shown on a phone."""
 
     @property
     def title(self) -> str:
@@ -58,13 +66,14 @@ class Column:
             return mean_and_deviation(number, deviation, decimals=self.decimals)
         return f"{number:,g}".replace("-", "−")
 
-    def cell(self, row: Mapping[str, Any]) -> page.Cell:
-        """Returns the cell of a row for the page."""
+    def cell(self, row: Mapping[str, Any], *, longest: float) -> page.Cell:
+        """Returns the cell of a row for the page; `longest` is the number with the longest bar."""
         value = row.get(self.key)
         number = _number(value)
         if number is None:
             return value if isinstance(value, str) else None
-        return page.Written(number, self.text(row))
+        bar = number / longest if self.bar and longest > 0 else None
+        return page.Written(number, self.text(row), bar, row.get(self.key + CURVE, ()))
 
 
 def interval_columns(heading: str = "95% CI", **style: Any) -> list[Column]:
@@ -95,12 +104,20 @@ class ReportTable:
     caption: str = ""
     note: str = ""
     """Shown in small print below the table."""
+    in_files: Sequence[str] = ()
+    """Keys of further columns of the CSV."""
 
     def as_block(self, *, wide: bool = False, folded: bool = False) -> page.Table:
         """Returns the table as a block of the page."""
+        longest = {
+            c.key: max([_number(row.get(c.key)) or 0 for row in self.rows], default=0)
+            for c in self.columns
+        }
         return page.Table(
-            columns=[page.Column(c.title, best=c.best, note=c.note) for c in self.columns],
-            rows=[[column.cell(row) for column in self.columns] for row in self.rows],
+            columns=[
+                page.Column(c.title, best=c.best, note=c.note, minor=c.minor) for c in self.columns
+            ],
+            rows=[[c.cell(row, longest=longest[c.key]) for c in self.columns] for row in self.rows],
             caption=self.caption,
             note=self.note,
             wide=wide,
@@ -109,12 +126,9 @@ class ReportTable:
 
     def csv(self) -> str:
         """Returns unrounded numbers as CSV; missing values are empty."""
-        keys = [
-            key
-            for column in self.columns
-            for key in (column.key, column.key + DEVIATION)
-            if key == column.key or any(key in row for row in self.rows)
-        ]
+        own = [key for c in self.columns for key in (c.key, c.key + DEVIATION)]
+        known = {key for row in self.rows for key in row} | {c.key for c in self.columns}
+        keys = [key for key in dict.fromkeys([*own, *self.in_files]) if key in known]
         text = io.StringIO()
         write_csv(text, [keys, *([_plain(row.get(key)) for key in keys] for row in self.rows)])
         return text.getvalue()
@@ -217,13 +231,18 @@ class ReportFiles:
         Raises:
             CheckpointError: the disk is full or cannot be written.
         """
-        svg = figure_svg(figure)
+        svg = svg_of(figure)
         write_text_atomically(self._figures / f"{name}.svg", svg)
         write_atomically(self._figures / f"{name}.png", figure_png(figure))
         self._num_figures += 1
         if self._on_figure is not None:
             self._on_figure(self._num_figures)
         return page.FigureBlock(svg)
+
+
+def svg_of(figure: Figure) -> str:
+    """Returns the figure as <svg>, with the texts that stand under the pointer as titles."""
+    return re.sub(rf'<g id="{HOVER}([^"]*)">', r"<g><title>\1</title>", figure_svg(figure))
 
 
 def bullets(heading: str, sentences: Iterable[str]) -> page.TextBlock:

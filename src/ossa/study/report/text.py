@@ -1,16 +1,10 @@
-"""Formatted numbers and sentences of the report; sentences are built from rows of its tables."""
+"""Formatted numbers and parts of sentences of the report."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from ossa.study.analysis import MeasureRanking, Relation
-from ossa.study.comparisons import RankChange
-from ossa.study.prediction import Validation
-from ossa.study.scaling import InsufficientData
+from collections.abc import Callable, Mapping, Sequence
 
 _UNITS = ("", " k", " M", " G", " T")
-_MINUTE, _HOUR = 60.0, 3600.0
+_MINUTE = 60.0
 
 MEASURES: Mapping[str, str] = {
     "params": "parameters",
@@ -21,17 +15,6 @@ MEASURES: Mapping[str, str] = {
     "peak_bytes": "memory",
 }
 """Names of the measures of complexity in sentences."""
-OBJECTS: Mapping[str, str] = {
-    "ap_small": "small",
-    "ap_medium": "medium",
-    "ap_large": "large",
-    "ap_isolated": "isolated",
-    "ap_touching": "touching",
-    "ap_crowded": "crowded",
-}
-"""Kinds of objects by metric."""
-_PERHAPS = 0.25
-"""Smallest probability at which a model outside the measured Pareto set is mentioned."""
 
 
 def compact(number: float) -> str:
@@ -64,17 +47,9 @@ def amount(measure: str, value: float) -> str:
         case "ms_per_image":
             return f"{value:.3g} ms per image"
         case "train_seconds":
-            return f"{_round_duration(value)} of training"
+            return f"{duration(value)} of training"
         case _:
             return f"{compact(value)}B of memory"
-
-
-def _round_duration(seconds: float) -> str:
-    if seconds and seconds % _HOUR == 0:
-        return f"{seconds / _HOUR:g} h"
-    if seconds and seconds < _HOUR and seconds % _MINUTE == 0:
-        return f"{seconds / _MINUTE:g} min"
-    return duration(seconds)
 
 
 def signed(value: float, *, decimals: int = 3) -> str:
@@ -114,90 +89,15 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _interval(row: Mapping[str, Any]) -> str:
-    return f"95% CI {signed(row['low'])} to {signed(row['high'])}"
+def probability(share: float) -> str:
+    """Returns a probability as '0.87', never as 1.00 or 0.00: draws cannot tell so much."""
+    if share > 0.99:
+        return "> 0.99"
+    return "< 0.01" if share < 0.01 else f"{share:.2f}"
 
 
-def budget_sentence(row: Mapping[str, Any]) -> str:
-    """Returns a sentence on the best model under a budget, from a row of the budgets table."""
-    return (
-        f"Up to {row['budget']}: {row['best']}, AP50-95 "
-        f"{mean_and_deviation(row['ap'], row['ap_std'])}, the best of "
-        f"{counted(row['models'], 'model')}; no difference found from it: {row['alternatives']}."
-    )
-
-
-def comparison_sentence(row: Mapping[str, Any]) -> str:
-    """Returns a sentence on the difference of two models, from a row of the comparisons table."""
-    return (
-        f"{row['model']} − {row['reference']}: {signed(row['difference'])} AP50-95 "
-        f"(simultaneous {_interval(row)}, over {row['over']}): {row['verdict']}, the same within "
-        f"{row['within']:.3f}."
-    )
-
-
-def rank_change_sentence(base: str, other: str, change: RankChange) -> str:
-    """Returns a sentence on the pairs of models whose order changes with another setting."""
-    return (
-        f"With {other} in place of {base}: {change.swapped} of "
-        f"{counted(change.num_pairs, 'pair')} of models change their order, "
-        f"{change.decided} of them with a difference found under both settings."
-    )
-
-
-def fit_sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns a sentence per power-law fit; without any fit, the first reason."""
-    sentences = [
-        f"AP50-95 and {MEASURES[row['measure']]}: {signed(row['doubling'], decimals=1)}% when the "
-        f"cost doubles (slope {row['slope']:.3f}, {_interval(row)}; R² {row['r_squared']:.2f}; "
-        f"{row['models']} models)."
-        for row in rows
-        if "slope" in row
-    ]
-    reasons = dict.fromkeys(row["reason"] for row in rows if "reason" in row)
-    return sentences + [f"No power-law fit: {reason}." for reason in list(reasons)[:1]]
-
-
-def pareto_sentence(relation: Relation) -> str:
-    """Returns a sentence on a Pareto set, with the probability of each member."""
-
-    def names(points: Sequence[Any]) -> str:
-        return listed(
-            [
-                point.model
-                if point.probability is None
-                else f"{point.model} ({point.probability:.2f})"
-                for point in points
-            ]
-        )
-
-    text = f"AP50-95 and {MEASURES[relation.complexity]}: {names(relation.members)}"
-    others = [
-        point
-        for point in relation.pareto
-        if not point.is_member and (point.probability or 0) >= _PERHAPS
-    ]
-    return text + (f"; perhaps also {names(others)}." if others else ".")
-
-
-def ranking_sentence(title: str, ranking: MeasureRanking) -> str:
-    """Returns a sentence on the measure of complexity that predicts a quality best."""
-    errors = listed([f"{name} {100 * error:.1f}%" for name, error in ranking.errors.items()])
-    best = "best" if len(ranking.best) == 1 else "not distinguishable"
-    return f"{title}, mean leave-one-out error: {errors}; {best}: {listed(ranking.best)}."
-
-
-def validation_sentence(
-    measure: str, validations: Mapping[str, Validation | InsufficientData]
-) -> str | None:
-    """Returns a sentence on the accuracy of predictions, None if none could be tested."""
-    parts = []
-    for group, validation in validations.items():
-        if isinstance(validation, Validation):
-            low, high = validation.coverage_interval
-            parts.append(
-                f"one {group} left out, mean absolute error {validation.mean_absolute_error:.3f}, "
-                f"{validation.coverage} prediction intervals (80%) contain the measured value "
-                f"(95% CI {low:.0%} to {high:.0%})"
-            )
-    return f"From {MEASURES[measure]}: {'; '.join(parts)}." if parts else None
+def extremes(values: Mapping[str, float], write: Callable[[float], str]) -> str:
+    """Returns ', from 7% (a) to 30% (b)', or nothing if all are the same."""
+    ends = [min(values, key=values.__getitem__), max(values, key=values.__getitem__)]
+    low, high = (f"{write(values[model])} ({model})" for model in ends)
+    return "" if values[ends[0]] == values[ends[1]] else f", from {low} to {high}"
