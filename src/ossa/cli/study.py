@@ -1,24 +1,19 @@
 """`ossa study`: train and compare many backbones under identical conditions."""
 
 import shlex
-import signal
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
-from ossa.cli import options
+from ossa.cli import options, study_folders
 from ossa.cli.command import command
-from ossa.cli.study_folders import data_of, executor_config, folder_of, open_study, read_results
 from ossa.errors import ConfigError
 from ossa.escaping import print_line
 
 if TYPE_CHECKING:
-    from ossa.cli.console import Console
-    from ossa.study.config import ExecutorConfig
-    from ossa.study.folder import RunState, StudyFolder
+    from ossa.study.folder import RunState
 
 Study: TypeAlias = Annotated[
     Path, typer.Argument(metavar="STUDY"), "The file of a study, or the folder of a started study."
@@ -46,6 +41,19 @@ def plan(
     data_root: DataRoot = None,
     weights_root: WeightsRoot = None,
     no_measure: Annotated[bool, "Do not measure seconds and memory."] = False,
+    detect: Annotated[
+        float | None,
+        typer.Option(min=0.001, max=1.0, metavar="AP"),
+        "Say how many seeds find this difference between two models.",
+    ] = None,
+    power: Annotated[
+        float, typer.Option(min=0.5, max=0.99, metavar="P"), "With which probability."
+    ] = 0.8,
+    pilot: Annotated[
+        options.Folder | None,
+        options.shown("the study itself"),
+        "The folder of a study with finished runs, for the deviations of --detect.",
+    ] = None,
     allow_unlabeled: AllowUnlabeled = False,
     executor: Executor = None,
     jobs: Jobs = None,
@@ -60,23 +68,28 @@ def plan(
     [bold]Example[/bold]
 
       ossa study plan studies/bccd-320.yaml --data-root data
+
+      ossa study plan studies/bccd-320.yaml --data-root data --detect 0.02 --pilot runs/bccd-160
     """
     from ossa.cli.console import Console, print_json
-    from ossa.cli.study_output import plan_rows, print_plan
+    from ossa.cli.study_output import plan_rows, print_plan, print_seeds_needed
     from ossa.study.config import read_study
     from ossa.study.measure import estimate_models
     from ossa.study.plan import make_plan, summarize_data
 
     if study.is_dir():
-        planned = open_study(study).plan
+        planned = study_folders.open_study(study).plan
     else:
         config = read_study(study)
-        data, folder = data_of(config, study, data_root), weights_root or study.parent
+        data, folder = study_folders.data_of(config, study, data_root), weights_root or study.parent
         planned = make_plan(config, data=data, folder=folder)
-    chosen = executor_config(planned.study, executor, jobs=jobs, device=device)
+    chosen = study_folders.executor_config(planned.study, executor, jobs=jobs, device=device)
     with Console() as console:
         with console.progress("checking images"):
             prospect = summarize_data(planned, allow_unlabeled=allow_unlabeled, callback=console)
+        seeds = detect and study_folders.seeds_from_pilot(
+            planned, pilot or study, console, detect, power
+        )
         estimates = {}
         if not no_measure:
             with console.progress("measuring a few steps of each model") as on_model:
@@ -85,9 +98,12 @@ def plan(
                 estimates = estimate_models(planned, num_classes=count, on_model=on_model, **here)
     rows = plan_rows(planned, prospect, estimates)
     if as_json:
-        print_json({"runs": rows, **prospect.flat(planned)})
+        found = {"detect": asdict(seeds)} if seeds else {}
+        print_json({"runs": rows, **prospect.flat(planned), **found})
     else:
         print_plan(planned, prospect, rows, jobs=chosen.jobs or 1)
+        if seeds:
+            print_seeds_needed(seeds)
 
 
 @command()
@@ -102,6 +118,12 @@ def run(
     workers: options.Workers = None,
     cache: options.Cache = None,
     retry_failed: Annotated[bool, "Train failed runs again."] = False,
+    until: Annotated[
+        Literal["done", "decided"],
+        typer.Option(metavar="WHEN"),
+        "done: every run. decided: look after 3, 5 and 8 seeds (`looks` of the study) and train "
+        "more seeds only of models that are neither different nor practically the same.",
+    ] = "done",
     allow_unlabeled: AllowUnlabeled = False,
     allow_outside: options.AllowOutside = False,
 ) -> None:
@@ -115,44 +137,48 @@ def run(
       ossa study run studies/bccd-320.yaml --data-root data
 
       ossa study run runs/bccd-320 --jobs 2
+
+      ossa study run studies/bccd-320.yaml --data-root data --until decided
     """
     from ossa.cli.console import Console
-    from ossa.cli.study_output import ending, live_epochs
-    from ossa.data.reading import labels_sentence
+    from ossa.cli.study_output import ending, live_epochs, print_look
     from ossa.study.executors import create_executor
     from ossa.study.measure import is_measured, measure_models
-    from ossa.study.runner import run_study
-    from ossa.train.splits import read_trainable
+    from ossa.study.runner import run_study, run_until_decided, with_seeds_of_looks
 
     roots = {"data_root": data_root, "weights_root": weights_root}
-    opened = open_study(study, **roots, output=output, begin=True)
+    if until == "decided" and retry_failed:
+        raise ConfigError("--retry-failed trains every failed run: leave out --until decided")
+    opened = study_folders.open_study(study, **roots, output=output, begin=True)
+    if until == "decided":
+        opened = with_seeds_of_looks(opened)
     machine = {"jobs": jobs, "device": device, "workers": workers, "cache": cache}
-    chosen = executor_config(opened.study, executor, **machine)
+    chosen = study_folders.executor_config(opened.study, executor, **machine)
     folder = shlex.quote(str(opened.path))
     with Console() as console:
-        before = opened.states()
-        done = sum(state.state == "done" for state in before)
-        console.note(f"{opened.path}: {done} of {len(before)} runs are done")
-        if done < len(before):
-            config = max((state.run.config for state in before), key=lambda c: c.train.imgsz)
-            console.note(labels_sentence(read_trainable(config, allow_unlabeled=allow_unlabeled)))
+        before = study_folders.states_before(opened, console, allow_unlabeled=allow_unlabeled)
+
+        def on_run(state: "RunState") -> None:
+            console.note(ending(state))
+
         try:
-            kept = _images_kept(opened, chosen, before, callback=console)
-            with _stoppable(), kept, live_epochs(console, opened):
-                states = run_study(
-                    opened,
-                    create_executor(chosen),
-                    retry_failed=retry_failed,
-                    on_run=lambda state: console.note(ending(state)),
-                )
+            kept = study_folders.images_kept_here(opened, chosen, before, callback=console)
+            with study_folders.stoppable(), kept, live_epochs(console, opened):
+                train = create_executor(chosen)
+                if until == "decided":
+                    states = run_until_decided(opened, train, on_run=on_run, on_look=print_look)
+                else:
+                    states = run_study(opened, train, retry_failed=retry_failed, on_run=on_run)
         except KeyboardInterrupt:
             console.note(f"stopped; go on with: ossa study run {folder}")
             raise typer.Exit(1) from None
         if not is_measured(opened, states):
             with console.progress("timing all models in turn"):
                 measure_models(opened, states, device=options.choose_device(device))
-    unfinished = [state for state in states if state.state != "done"]
-    console.note(f"{len(states) - len(unfinished)} of {len(states)} runs are done")
+    needless = ("done", "waiting") if until == "decided" else ("done",)
+    unfinished = [state for state in states if state.state not in needless]
+    done = sum(state.state == "done" for state in states)
+    console.note(f"{done} of {len(states)} runs are done")
     console.note(f"next: ossa study report {folder}")
     if unfinished:
         raise typer.Exit(1)
@@ -169,7 +195,7 @@ def status(study: Study, output: Output = None, as_json: options.AsJson = False)
     from ossa.cli.console import print_json
     from ossa.cli.study_output import print_status, status_rows
 
-    opened = open_study(study, output=output)
+    opened = study_folders.open_study(study, output=output)
     states = opened.states()
     if as_json:
         print_json(status_rows(opened, states))
@@ -192,7 +218,7 @@ def verify(study: StudyFolderArgument, as_json: options.AsJson = False) -> None:
     from ossa.study.folder import read_study_folder
     from ossa.study.verify import verify_study
 
-    opened = read_study_folder(folder_of(study))
+    opened = read_study_folder(study_folders.folder_of(study))
     with Console() as console, console.progress("verifying runs") as on_run:
         verified = verify_study(opened, on_run=on_run)
     if as_json:
@@ -259,11 +285,11 @@ def report(
     from ossa.study.pack import read_machines
     from ossa.study.report.report import write_study_report
 
-    folder = folder_of(study)
+    folder = study_folders.folder_of(study)
     output = output or folder / "report"
     options.check_writable("--output", output)
     with Console() as console:
-        results = read_results(folder, console)
+        results = study_folders.read_results(folder, console)
         machines = read_machines(results, measurements or [])
         with console.progress("drawing") as on_figure:
             page = write_study_report(
@@ -296,7 +322,7 @@ def pack(
     from ossa.study.folder import read_study_folder
     from ossa.study.pack import write_pack
 
-    folder = folder_of(study)
+    folder = study_folders.folder_of(study)
     output = output or folder / "pack"
     options.check_writable("--output", output)
     with Console() as console:
@@ -351,9 +377,9 @@ def predict(
         raise ConfigError(f"expected one of --model, --flops and --params, found {len(given)}")
     if complexity is not None and model is None:
         raise ConfigError("--complexity needs --model: --flops and --params set the measure")
-    folder = folder_of(study)
+    folder = study_folders.folder_of(study)
     with Console() as console:
-        results = read_results(folder, console)
+        results = study_folders.read_results(folder, console)
         if model is not None:
             measure = complexity or "params"
             cost = cost_in_study(results.folder, model, num_classes=len(results.index.names))
@@ -368,33 +394,3 @@ def predict(
         print_json({"study": results.study.name, "model": model, **predicted.flat()})
     else:
         print_prediction(results, predicted, model)
-
-
-def _images_kept(
-    study: "StudyFolder",
-    executor: "ExecutorConfig",
-    states: "list[RunState]",
-    *,
-    callback: "Console",
-) -> "AbstractContextManager[None]":
-    """Caches the decoded images of all unfinished runs, if they are trained on this machine."""
-    from ossa.study.runner import images_kept
-
-    runs = [state.run for state in states if not state.finished]
-    # On a cluster, the first run on a machine decodes the images for all.
-    if executor.kind != "local":
-        return nullcontext()
-    splits = ("train", "val", study.study.reported.split)
-    return images_kept(runs, executor.cache, splits=splits, callback=callback)
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Treats SIGTERM like Ctrl-C, and handles Ctrl-C even if the shell ignores it (background)."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    former = [signal.signal(number, signal.default_int_handler) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, former, strict=True):
-            signal.signal(number, handler)

@@ -1,6 +1,9 @@
-"""The study that a command names (its file, or the folder of a started one), and its executor."""
+"""What the commands of a study share: its file or folder, its executor, its pilot."""
 
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +12,10 @@ from ossa.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from ossa.cli.console import Console
     from ossa.study.config import ExecutorConfig, StudyConfig
-    from ossa.study.folder import StudyFolder
+    from ossa.study.folder import RunState, StudyFolder
+    from ossa.study.plan import Plan
     from ossa.study.results import StudyResults
+    from ossa.study.sequential import SeedsNeeded
 
 
 def open_study(
@@ -77,6 +82,26 @@ def read_results(folder: Path, console: "Console") -> "StudyResults":
         raise
 
 
+def seeds_from_pilot(
+    plan: "Plan", pilot: Path, console: "Console", difference: float, power: float
+) -> "SeedsNeeded":
+    """Returns how many seeds a study needs, from the deviations of a pilot."""
+    from ossa.study.sequential import seeds_needed
+
+    if not pilot.is_dir():
+        raise ConfigError(
+            "--detect needs the deviations of finished runs: name a study that has some with "
+            "--pilot FOLDER"
+        )
+    return seeds_needed(
+        read_results(pilot, console).values("ap"),
+        difference=difference,
+        planned=len(plan.study.seeds),
+        models=len(plan.study.models),
+        power=power,
+    )
+
+
 def executor_config(study: "StudyConfig", kind: str | None, **machine: Any) -> "ExecutorConfig":
     """Returns the executor settings of the study, overridden by the options."""
     from ossa.schema import validated
@@ -87,3 +112,49 @@ def executor_config(study: "StudyConfig", kind: str | None, **machine: Any) -> "
         given["kind"] = kind
     where = "the options of the executor"
     return validated(ExecutorConfig, {**study.executor.model_dump(), **given}, where=where)
+
+
+def images_kept_here(
+    study: "StudyFolder",
+    executor: "ExecutorConfig",
+    states: "list[RunState]",
+    *,
+    callback: "Console",
+) -> "AbstractContextManager[None]":
+    """Caches the decoded images of all unfinished runs, if they are trained on this machine."""
+    from ossa.study.runner import images_kept
+
+    runs = [state.run for state in states if not state.finished]
+    # On a cluster, the first run on a machine decodes the images for all.
+    if executor.kind != "local":
+        return nullcontext()
+    splits = ("train", "val", study.study.reported.split)
+    return images_kept(runs, executor.cache, splits=splits, callback=callback)
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Treats SIGTERM like Ctrl-C, and handles Ctrl-C even if the shell ignores it (background)."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    former = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, former, strict=True):
+            signal.signal(number, handler)
+
+
+def states_before(
+    study: "StudyFolder", console: "Console", *, allow_unlabeled: bool
+) -> "list[RunState]":
+    """Returns the states of all runs, and says how many are done and which images lack labels."""
+    from ossa.data.reading import labels_sentence
+    from ossa.train.splits import read_trainable
+
+    states = study.states()
+    done = sum(state.state == "done" for state in states)
+    console.note(f"{study.path}: {done} of {len(states)} runs are done")
+    if done < len(states):
+        config = max((state.run.config for state in states), key=lambda c: c.train.imgsz)
+        console.note(labels_sentence(read_trainable(config, allow_unlabeled=allow_unlabeled)))
+    return states

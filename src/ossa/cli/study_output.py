@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ossa.study.plan import DatasetSummary, Plan
     from ossa.study.prediction import StudyPrediction
     from ossa.study.results import StudyResults
+    from ossa.study.sequential import Progress, SeedsNeeded
     from ossa.study.verify import VerifiedRun
 
 
@@ -305,3 +306,41 @@ def print_prediction(
             f"prediction intervals (80%) contain the measured value "
             f"(95% CI {low:.0%} to {high:.0%})."
         )
+
+
+def print_look(progress: "Progress") -> None:
+    """Prints what a look at the results decided, and which models get more seeds."""
+    for made in progress.decisions:
+        pair = made.comparison
+        print_line(
+            f"  {pair.model} and {pair.reference}: {pair.difference:+.3f} ({pair.low:+.3f} to "
+            f"{pair.high:+.3f}), {pair.verdict}, at {made.seeds} seeds"
+        )
+    still_open = sum(made.is_open for made in progress.decisions)
+    if progress.wanted:
+        seeds = max(progress.wanted.values())
+        print_line(f"up to {seeds} seeds: {', '.join(progress.wanted)}")
+    else:
+        print_line(f"{len(progress.decisions) - still_open} pairs decided, {still_open} open")
+
+
+def print_seeds_needed(needed: "SeedsNeeded") -> None:
+    """Prints what the planned seeds can find, and how many find the difference asked for."""
+    from ossa.evaluate.statistics import FEWEST_RUNS
+
+    chance = f"{needed.power:.0%} of such studies"
+    print_line(
+        f"Deviation over seeds {needed.seed_deviation:.4f}, of a difference over images "
+        f"{needed.image_deviation:.4f} (the pilot's medians)."
+    )
+    if needed.planned < FEWEST_RUNS:
+        print_line(f"{needed.planned} seeds say nothing about other seeds: plan {FEWEST_RUNS}.")
+    else:
+        print_line(f"{needed.planned} seeds find {needed.detectable:.3f} in {chance}.")
+    if needed.needed is None:
+        print_line(
+            f"No number of seeds finds {needed.difference:g}: with these images {needed.floor:.3f} "
+            "at best. More or other images for evaluation would help."
+        )
+    else:
+        print_line(f"{needed.needed} seeds find {needed.difference:g} in {chance}.")
