@@ -106,9 +106,11 @@ def earlier(scenes: Path, tmp_path: Path) -> StudyFolder:
 
 
 def test_a_study_of_an_earlier_version_keeps_its_conditions_and_is_not_extended(
-    earlier: StudyFolder,
+    earlier: StudyFolder, scenes: Path
 ):
     assert not any(run.config.model.equal_conditions for run in earlier.plan.runs)
     assert "was started by an earlier version" in earlier.plan.equality
+    again = create_study(a_study(), earlier.path, data=scenes, weights_folder=scenes.parent)
+    assert again.plan == earlier.plan
     with pytest.raises(ConfigError, match=r"under conditions of version 1, .* start a new study"):
         extend_study(earlier.path, models=["resnet18"], seeds=[])

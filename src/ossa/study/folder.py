@@ -229,10 +229,11 @@ def create_study(
     Raises:
         ConfigError: the folder has another study, or the plan is invalid.
     """
-    plan = make_plan(study, data=data, folder=weights_folder)
     file = path / STUDY_FILE
-    if file.exists():
-        there = read_study_folder(path)
+    there = read_study_folder(path) if file.exists() else None
+    version = CONDITIONS_VERSION if there is None else there.plan.conditions_version
+    plan = make_plan(study, data=data, folder=weights_folder, conditions_version=version)
+    if there is not None:
         _check_continues(there, plan, file)
         if study.mixed_environments and not there.study.mixed_environments:
             return _declare_mixed_environments(there)
