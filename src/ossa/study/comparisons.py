@@ -26,6 +26,7 @@ from scipy import stats
 
 from ossa.evaluate.statistics import LEVEL, Interval, Values
 from ossa.study.estimates import (
+    ROUNDING,
     Estimates,
     Floats,
     SeedVariances,
@@ -154,7 +155,8 @@ class Comparisons:
         """What the intervals cover: 'seeds and images', 'images alone' or 'seeds alone'."""
         if not self.estimates.over_seeds:
             return "images alone"
-        return "seeds and images" if self.estimates.images.any() else "seeds alone"
+        over_images = self.estimates.images.diagonal().max() > ROUNDING
+        return "seeds and images" if over_images else "seeds alone"
 
     @cached_property
     def half_widths(self) -> Floats:

@@ -24,7 +24,7 @@ from ossa.evaluate.statistics import FEWEST_RUNS, Values
 _MOST_PRIOR_DOF = 6.0
 _FEWEST_MODERATED = 3
 """Smallest number of models from which a common distribution of variances is estimated."""
-_ROUNDING = 1e-20
+ROUNDING = 1e-20
 """A variance below this is none."""
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -194,7 +194,7 @@ def draw_qualities(
     estimates = Estimates.of(values)
     count = len(estimates.models)
     covariance = estimates.covariance()
-    if np.diag(covariance).max() < _ROUNDING:
+    if np.diag(covariance).max() < ROUNDING:
         return None
     rng = np.random.default_rng(seed)
     deviations = _draw_prior_deviations(estimates.means, covariance, draws, rng)

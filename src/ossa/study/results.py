@@ -122,15 +122,14 @@ class StudyResults:
     def models(self) -> pd.DataFrame:
         """Returns one row per model in the order of the study: number of runs and means over seeds.
 
-        Each numeric column has one for its standard deviation over seeds, such as `ap_std`, which
-        is NaN for a single run.
+        Columns such as `ap_std` are standard deviations over seeds, NaN for a single run.
         """
         return self._models
 
     @cached_property
     def _models(self) -> pd.DataFrame:
-        rows = [[run.row for run in runs] for runs in self.runs_by_model.values()]
-        return pd.DataFrame([_mean_row(model_rows) for model_rows in rows])
+        each = self.runs_by_model.values()
+        return pd.DataFrame([_mean_row([run.row for run in runs]) for runs in each])
 
     @property
     def names(self) -> list[str]:
@@ -345,22 +344,27 @@ def _of_one_data_set(states: Sequence[RunState], first: RunState) -> list[RunSta
 
 
 def _read_run(
-    folder: StudyFolder,
-    state: RunState,
-    index: DatasetIndex,
-    measurements: Mapping[str, Any],
+    folder: StudyFolder, state: RunState, index: DatasetIndex, measurements: Mapping[str, Any]
 ) -> StudyRun:
-    reported, run, record = folder.study.reported, state.run, state.record
-    assert record is not None
-    log = read_log(state.folder)
+    log, reported = read_log(state.folder), folder.study.reported
     resampled = ensure_resampled(state.folder / detections_file(reported), index)
     recorded = read_reported(state.folder, reported)
     metrics = {field.name: recorded.get(field.name) for field in fields(Metrics)}
     del metrics["per_class"]
     _check_recomputed(metrics, resampled, state.folder)
+    metrics["ap_crowded"] = float(resampled["ap_crowded"][0])
+    return StudyRun(state, tuple(log), resampled, run_row(state, log, metrics, measurements))
+
+
+def run_row(
+    state: RunState, log: Sequence[Any], metrics: Mapping[str, Any], measurements: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the flat row of a finished run, from its log, its metrics and all measurements."""
+    run, record = state.run, state.record
+    assert record is not None
     precision, recall = metrics.get("precision"), metrics.get("recall")
     measured = measurements.get("models", {}).get(run.model, {})
-    row = {
+    return {
         "run": run.name,
         "model": run.model,
         "family": run.family,
@@ -373,7 +377,6 @@ def _read_run(
         "imgsz": run.config.train.imgsz,
         **metrics,
         "f1": 2 * precision * recall / (precision + recall) if precision and recall else None,
-        "ap_crowded": float(resampled["ap_crowded"][0]),
         "inverse_loss": inverse_normalised_loss([sum(e[key] for key in _LOSSES) for e in log]),
         **{key: record.cost[key] for key in ("params", "flops", "macs")},
         "ms_per_image": measured.get("ms_per_image"),
@@ -382,7 +385,6 @@ def _read_run(
         "train_seconds": record.times["train"],
         "evaluate_seconds": record.times["evaluate"],
     }
-    return StudyRun(state, tuple(log), resampled, row)
 
 
 def _check_recomputed(
@@ -392,9 +394,7 @@ def _check_recomputed(
     for name in resampled.keys() & metrics.keys():
         value, computed = metrics.get(name), float(resampled[name][0])
         if value is not None and not abs(value - computed) <= _ROUNDING:
-            raise DataError(
-                expected=f"{name} {computed:.6f}, as computed from the detections",
-                found=f"{value:.6f} recorded",
-                path=folder,
-                advice=f"record, detections and {RESAMPLED_FILE} do not belong together",
-            )
+            expected = f"{name} {computed:.6f}, as computed from the detections"
+            found = f"{value:.6f} recorded"
+            advice = f"record, detections and {RESAMPLED_FILE} do not belong together"
+            raise DataError(expected=expected, found=found, path=folder, advice=advice)

@@ -59,7 +59,7 @@ def fit_sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Returns a sentence per power-law fit; without any fit, the first reason."""
     sentences = [
         f"AP50-95 and {MEASURES[row['measure']]}: {signed(row['doubling'], decimals=1)}% when the "
-        f"cost doubles (slope {row['slope']:.3f}, 95% CI {signed(row['low'])} to "
+        f"cost doubles (slope {signed(row['slope'])}, 95% CI {signed(row['low'])} to "
         f"{signed(row['high'])}; R² {row['r_squared']:.2f}; {row['models']} models)."
         for row in rows
         if "slope" in row

@@ -34,6 +34,7 @@ def write_study_report(
     folder: Path,
     *,
     machines: Sequence[Machine] = (),
+    detections: bool = True,
     on_figure: Callable[[int], None] | None = None,
 ) -> Path:
     """Writes index.html, summary.md, figures/*.svg and *.png, tables/*.csv, *.md and *.tex.
@@ -42,6 +43,7 @@ def write_study_report(
         results: the results of a study with at least one finished run.
         folder: created if it is missing; files of the same names are replaced.
         machines: other machines on which the models were timed.
+        detections: whether to show detections and confusion matrices, which need the images.
         on_figure: called with the number of figures drawn so far.
 
     Returns:
@@ -69,7 +71,7 @@ def write_study_report(
         prediction_section(results, files),
         variations_section(results, files),
         curves_section(results, files),
-        *detection_sections(results, files),
+        *(detection_sections(results, files) if detections else []),
         conditions_section(results, files),
     ]
     record = results.runs[0].state.record

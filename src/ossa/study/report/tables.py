@@ -126,8 +126,8 @@ class ReportTable:
 
     def csv(self) -> str:
         """Returns unrounded numbers as CSV; missing values are empty."""
-        own = [key for c in self.columns for key in (c.key, c.key + DEVIATION)]
-        known = {key for row in self.rows for key in row} | {c.key for c in self.columns}
+        own = [key for c in self._in_texts for key in (c.key, c.key + DEVIATION)]
+        known = {key for row in self.rows for key in row} | {c.key for c in self._in_texts}
         keys = [key for key in dict.fromkeys([*own, *self.in_files]) if key in known]
         text = io.StringIO()
         write_csv(text, [keys, *([_plain(row.get(key)) for key in keys] for row in self.rows)])
@@ -136,8 +136,8 @@ class ReportTable:
     def markdown(self) -> str:
         """Returns the table as GitHub-flavoured Markdown."""
         rows = [
-            [column.title for column in self.columns],
-            ["---:" if self._is_number(column) else "---" for column in self.columns],
+            [column.title for column in self._in_texts],
+            ["---:" if self._is_number(column) else "---" for column in self._in_texts],
             *self._texts(),
         ]
         lines = ["| " + " | ".join(map(escape_markdown, row)) + " |" for row in rows]
@@ -146,8 +146,8 @@ class ReportTable:
 
     def latex(self) -> str:
         """Returns the table as a LaTeX tabular with booktabs rules."""
-        alignment = "".join("r" if self._is_number(column) else "l" for column in self.columns)
-        rows = [[column.title for column in self.columns], *self._texts()]
+        alignment = "".join("r" if self._is_number(column) else "l" for column in self._in_texts)
+        rows = [[column.title for column in self._in_texts], *self._texts()]
         head, *body = [" & ".join(map(escape_latex, row)) + r" \\" for row in rows]
         begin, end = rf"\begin{{tabular}}{{{alignment}}}", r"\end{tabular}"
         return "\n".join(
@@ -164,8 +164,13 @@ class ReportTable:
         for suffix, text in texts.items():
             write_text_atomically(folder / f"{self.name}.{suffix}", text)
 
+    @property
+    def _in_texts(self) -> list[Column]:
+        """The columns of the files: a small curve has no text."""
+        return [c for c in self.columns if not any(c.key + CURVE in row for row in self.rows)]
+
     def _texts(self) -> list[list[str]]:
-        return [[column.text(row) for column in self.columns] for row in self.rows]
+        return [[column.text(row) for column in self._in_texts] for row in self.rows]
 
     def _is_number(self, column: Column) -> bool:
         return all(not isinstance(row.get(column.key), str) for row in self.rows)
