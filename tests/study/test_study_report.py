@@ -19,7 +19,7 @@ from ossa.study.measure import cost_in_study
 from ossa.study.prediction import predict_quality
 from ossa.study.report.answers import budgets_table, main_measure, sentences
 from ossa.study.report.figures import models_outside
-from ossa.study.report.fits import efficiency_table
+from ossa.study.report.fits import pareto_table
 from ossa.study.report.report import write_study_report
 from ossa.study.report.sections import models_table, pairs_section, variations_section
 from ossa.study.report.tables import ReportFiles
@@ -260,15 +260,14 @@ def test_a_prediction_lies_on_the_fit_and_comes_with_its_validation(
     nine: StudyFolder, tmp_path: Path
 ):
     results = load_study(nine)
-    efficiency = {"params": results.efficiency("ap", "params")}
-    ReportFiles(tmp_path).table(efficiency_table(results, efficiency))
+    ReportFiles(tmp_path).table(pareto_table(results))
     found = predict_quality(results, 2e7)
     law = choose_law(results.points("ap", "params"))
     row = found.flat()
     assert row["expected"] == pytest.approx(law.expected([2e7])[0])
     assert row["low"] < row["expected"] < row["high"]
     assert (row["form"], row["new_family"], row["models"]) == (law.form, True, 9)
-    assert {row["model"] for row in rows_of(tmp_path, "efficiency")} == set(results.names)
+    assert {row["model"] for row in rows_of(tmp_path, "frontier")} == set(results.names)
 
 
 @pytest.mark.slow

@@ -15,10 +15,8 @@ from ossa.study.environments import (
 from ossa.study.report.tables import Column, ReportFiles, ReportTable
 from ossa.study.report.text import compact, counted, duration, listed
 from ossa.study.results import StudyResults
-from ossa.viz.page import Block, KeyValues, Section
+from ossa.viz.page import Block, Section
 
-_SETTINGS = ("epochs", "imgsz", "batch", "optimizer", "lr", "schedule", "precision")
-"""Settings of `train` in the summary; the others are in the table of conditions."""
 _ENVIRONMENT = (*MUST_AGREE, *MAY_DIFFER, "cpu_count")
 
 
@@ -27,12 +25,10 @@ def conditions_section(results: StudyResults, files: ReportFiles) -> Section:
     missing = files.marked(missing_table(results))
     files.table(missing)
     begun = replace(missing, rows=[row for row in missing.rows if row["state"] != "waiting"])
-    blocks: list[Block] = [_summary(results)]
-    if begun.rows:
-        blocks.append(begun.as_block())
+    blocks: list[Block] = [begun.as_block()] if begun.rows else []
     blocks += [
         files.table(environments_table(results)),
-        files.table(conditions_table(results), folded=True),
+        files.table(conditions_table(results)),
         files.table(runs_table(results), folded=True),
     ]
     planned = counted(len(results.states), "planned run")
@@ -46,25 +42,6 @@ def conditions_section(results: StudyResults, files: ReportFiles) -> Section:
     return Section("Conditions", blocks, text=text, folded=True)
 
 
-def _summary(results: StudyResults) -> KeyValues:
-    plan, index, study = results.folder.plan, results.index, results.study
-    record = next((run.state.record for run in results.runs if run.state.record), None)
-    fingerprint = record.data_fingerprint if record else ""
-    pairs: list[tuple[str, str]] = [
-        ("recipe", study.recipe.base),
-        *((key, _written(plan.conditions.get(f"train.{key}"))) for key in _SETTINGS),
-        ("neck", study.neck),
-        ("seeds", listed([str(seed) for seed in study.seeds])),
-        ("initial weights", listed(results.pretraining_sources)),
-        ("reported", f"{study.reported.weights} weights on {study.reported.split}"),
-        ("classes", listed(list(index.names), most=8)),
-        *((f"{name}, all runs", duration(seconds)) for name, seconds in total_times(results)),
-        ("hash of the shared settings", plan.shared_settings_hash[:16]),
-        ("data fingerprint", "-".join(part[:12] for part in fingerprint.split("-"))),
-    ]
-    return KeyValues(pairs)
-
-
 def total_times(results: StudyResults) -> list[tuple[str, float]]:
     """Returns the seconds of training and of evaluation of all finished runs."""
     names = {"training": "train_seconds", "evaluation": "evaluate_seconds"}
@@ -73,19 +50,27 @@ def total_times(results: StudyResults) -> list[tuple[str, float]]:
 
 def conditions_table(results: StudyResults) -> ReportTable:
     """Returns every setting that all runs share, and the declared differences."""
-    plan = results.folder.plan
-    settings = {key: _written(value) for key, value in sorted(plan.conditions.items())}
+    plan, study = results.folder.plan, results.study
+    record = next((run.state.record for run in results.runs if run.state.record), None)
+    settings = {
+        "seeds": listed([str(seed) for seed in study.seeds]),
+        "initial weights": listed(results.pretraining_sources),
+        "reported": f"{study.reported.weights} weights on {study.reported.split}",
+        "classes": listed(list(results.index.names), most=8),
+        "hash of the shared settings": plan.shared_settings_hash,
+        "data fingerprint": record.data_fingerprint if record else None,
+        **{f"{name}, all runs": duration(seconds) for name, seconds in total_times(results)},
+        **dict(sorted(plan.conditions.items())),
+    }
     for key, models in plan.exceptions.items():
-        settings |= {f"{key} ({model})": _written(value) for model, value in models.items()}
-    for key, values in results.study.vary.items():
+        settings |= {f"{key} ({model})": value for model, value in models.items()}
+    for key, values in study.vary.items():
         settings[f"{key} (varied)"] = ", ".join(map(str, values))
-    rows = [{"setting": key, "value": value} for key, value in settings.items()]
-    columns = [Column("setting"), Column("value")]
-    return ReportTable("conditions", columns, rows, caption="All settings")
-
-
-def _written(value: Any) -> str:
-    return "not set" if value is None else str(value)
+    rows = [
+        {"setting": key, "value": "not set" if value is None else str(value)}
+        for key, value in settings.items()
+    ]
+    return ReportTable("conditions", [Column("setting"), Column("value")], rows, "All settings")
 
 
 def environments_table(results: StudyResults) -> ReportTable:

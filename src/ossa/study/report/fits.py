@@ -1,10 +1,10 @@
 """Quality against complexity: power-law fits, Pareto sets, and the validation of predictions."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 from ossa.study.analysis import MeasureRanking, rank_measures
-from ossa.study.efficiency import Efficiency, QuantileCurve, efficiency_sentence, quantile_curve
+from ossa.study.efficiency import QuantileCurve, efficiency_sentence, quantile_curve
 from ossa.study.laws import LawComparison, compare_laws
 from ossa.study.prediction import Validation, validate
 from ossa.study.report.answers import main_measure
@@ -15,15 +15,14 @@ from ossa.study.results import StudyResults
 from ossa.study.scaling import InsufficientData, PowerLaw, fit_families
 from ossa.viz.page import Block, Section, Switch
 
-FITTED = ("params", "flops", "ms_per_image", "train_seconds", "peak_bytes")
+_FITTED = ("params", "flops", "ms_per_image", "train_seconds", "peak_bytes")
 """MACs are left out: they are half the FLOPs and have the same fit."""
-Validations: TypeAlias = Mapping[str, Mapping[str, Validation | InsufficientData]]
-"""By measure of complexity and by the unit that is left out at a time."""
 
 
 def measures_of(results: StudyResults) -> list[str]:
-    """Returns the measures of complexity that are known."""
-    return [measure for measure in FITTED if measure in results.complexities]
+    """Returns the measures of complexity that are known, the one of the first screen first."""
+    known = [measure for measure in _FITTED if measure in results.complexities]
+    return sorted(known, key=lambda measure: measure != main_measure(results))
 
 
 def relations_section(results: StudyResults, files: ReportFiles) -> Section:
@@ -40,19 +39,20 @@ def relations_section(results: StudyResults, files: ReportFiles) -> Section:
     titles = {measure: results.complexities[measure] for measure in measures}
     fits = fits_table(results)
     overall = [row for row in fits.rows if (row["quality"], row["family"]) == ("AP50-95", "all")]
-    blocks: list[Block] = [Switch({"quality": results.qualities, "cost": titles}, figures)]
-    sentences = fit_sentences(overall)[1:] + _ranking_sentences(results) + _form_sentences(results)
-    efficiency = {measure: results.efficiency("ap", measure) for measure in measures}
-    sentences += [
-        f"AP50-95 and {MEASURES[measure]}: {efficiency_sentence(rows)}"
-        for measure, rows in efficiency.items()
-    ]
-    blocks.append(bullets("", sentences))
-    tables = [pareto_table(results), efficiency_table(results, efficiency)]
+    first, *sentences = fit_sentences(overall)
+    sentences += _ranking_sentences(results)
+    for measure in measures:
+        about = f"AP50-95 and {MEASURES[measure]}"
+        forms = compare_laws(results.points("ap", measure))
+        if isinstance(forms, LawComparison):
+            sentences.append(f"{about}: {forms.sentence()}")
+        sentences.append(f"{about}: {efficiency_sentence(results.efficiency('ap', measure))}")
+    tables = [pareto_table(results)]
     if any("slope" in row for row in fits.rows):
         tables += [fits, forms_table(results), quantile_table(results)]
-    blocks += [files.table(table, folded=True) for table in tables if table.rows]
-    return Section("Quality and cost", blocks, text=fit_sentences(overall)[0], folded=True)
+    shown = [files.table(table, folded=True) for table in tables if table.rows]
+    switch = Switch({"quality": results.qualities, "cost": titles}, figures)
+    return Section("Quality and cost", [switch, bullets("", sentences), *shown], first, True)
 
 
 def fit_sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -84,30 +84,21 @@ def fits_table(results: StudyResults) -> ReportTable:
         for measure in measures_of(results):
             relation = results.relation(quality, measure)
             families = fit_families(relation.points).items()
-            fits = {"all": relation.fit} | {
-                family: fit for family, fit in families if isinstance(fit, PowerLaw)
-            }
-            axes = {
-                "quality": title,
-                "complexity": results.complexities[measure],
-                "measure": measure,
-            }
+            fits = {family: fit for family, fit in families if isinstance(fit, PowerLaw)}
+            axes = {"quality": title, "measure": measure, "cost": results.complexities[measure]}
             rows += [
-                {**axes, "family": family, "models": len(relation.points), **_fit_row(fit)}
-                for family, fit in fits.items()
+                {**axes, "family": family, **_fit_row(fit)}
+                for family, fit in [("all", relation.fit), *fits.items()]
             ]
     columns = [
-        *(Column("quality"), Column("complexity"), Column("family")),
-        Column("models", write=str),
-        Column("slope", write=signed),
-        *interval_columns(write=signed),
+        *map(Column, ("quality", "cost", "family", "models")),
+        *(Column("slope", write=signed), *interval_columns(write=signed)),
         Column("doubling", "% when the cost doubles", write=_percent),
         Column("error", "SE", decimals=3, note="clustered by family if there are several"),
         Column("dof", "df", decimals=1, note="degrees of freedom of the interval"),
         Column("r_squared", "R²", decimals=2),
     ]
-    caption = "Power-law fits: quality = a x complexity ^ slope"
-    return ReportTable("laws", columns, rows, caption=caption)
+    return ReportTable("laws", columns, rows, caption="Power-law fits: quality = a x cost ^ slope")
 
 
 def _percent(value: float) -> str:
@@ -129,180 +120,110 @@ def _fit_row(fit: PowerLaw | InsufficientData) -> dict[str, Any]:
     }
 
 
-def _form_sentences(results: StudyResults) -> list[str]:
-    return [
-        f"AP50-95 and {MEASURES[measure]}: {comparison.sentence()}"
-        for measure in measures_of(results)
-        if isinstance(comparison := compare_laws(results.points("ap", measure)), LawComparison)
-    ]
-
-
 def forms_table(results: StudyResults) -> ReportTable:
     """Returns the leave-one-out error of AP50-95 by form of the law and measure of complexity."""
     rows = [
-        {"complexity": results.complexities[measure], **row}
+        {"cost": results.complexities[measure], **row}
         for measure in measures_of(results)
         if isinstance(comparison := compare_laws(results.points("ap", measure)), LawComparison)
         for row in comparison.flat()
     ]
     columns = [
-        *(Column("complexity"), Column("formula")),
+        *(Column("cost"), Column("formula")),
         Column("error", "mean leave-one-out error of AP50-95", decimals=3),
         Column("difference", "more than the best", decimals=3),
         *interval_columns(decimals=3),
         *(Column("exponent", "c", decimals=2), Column("ceiling", "a", decimals=3)),
     ]
-    note = (
-        "x is the complexity. c and a are given if the data identify them: if the 95% profile "
-        "interval of c lies within 0.05 to 2."
-    )
-    return ReportTable("forms", columns, rows, caption="Forms of the law", note=note)
-
-
-def efficiency_table(
-    results: StudyResults, efficiency: Mapping[str, Sequence[Efficiency]]
-) -> ReportTable:
-    """Returns the efficiency of every model by measure of complexity."""
-    rows = [
-        {"measure": results.complexities[measure], **row.flat()}
-        for measure, models in efficiency.items()
-        for row in models
-    ]
-    columns = [
-        *(Column("measure", "complexity"), Column("model"), Column("cheapest", "at least as good")),
-        Column("value", "efficiency", decimals=2),
-        *interval_columns(decimals=2),
-    ]
-    note = (
-        "The cost of the cheapest model that is at least as good, over the cost of the model: 1 in "
-        "the Pareto set. The interval is the middle 95% of the draws."
-    )
-    return ReportTable("efficiency", columns, rows, caption="Efficiency, AP50-95", note=note)
+    note = "c and a are given if the 95% profile interval of c lies within 0.05 to 2."
+    return ReportTable("forms", columns, rows, caption="Forms of the law, x: cost", note=note)
 
 
 def quantile_table(results: StudyResults) -> ReportTable:
     """Returns the knots of the 0.9-quantile curves of AP50-95, from 20 models on."""
     rows = [
-        {"measure": results.complexities[measure], **row}
+        {"cost": results.complexities[measure], **row}
         for measure in measures_of(results)
         if isinstance(curve := quantile_curve(results.points("ap", measure)), QuantileCurve)
         for row in curve.flat()
     ]
-    columns = [
-        Column("measure", "complexity"),
-        Column("complexity", "at"),
-        Column("quality", "AP50-95", decimals=3),
-    ]
+    columns = [Column("cost"), Column("complexity", "at")]
+    columns.append(Column("quality", "AP50-95", decimals=3))
     caption = "The AP50-95 that about one model in ten exceeds, from 20 models on"
     return ReportTable("quantile", columns, rows, caption=caption)
 
 
 def pareto_table(results: StudyResults) -> ReportTable:
-    """Returns membership in the Pareto sets of AP50-95 and the residuals of the fits, by model."""
-    rows: dict[str, dict[str, Any]] = {model: {"model": model} for model in results.best_first}
-    columns = [Column("model")]
+    """Returns membership, efficiency and residual of every model, by measure of complexity."""
+    rows = []
     for measure in measures_of(results):
-        relation, title = results.relation("ap", measure), results.complexities[measure]
-        for point in relation.pareto:
-            rows[point.model][f"{measure}_member"] = "yes" if point.is_member else "no"
-            rows[point.model][f"{measure}_probability"] = point.probability
-        note = f"{title}: probability that the model is in the Pareto set"
-        columns += [
-            Column(f"{measure}_member", f"Pareto, {title}"),
-            Column(f"{measure}_probability", "probability", write=probability, note=note),
-        ]
+        relation, ratios = results.relation("ap", measure), {}
         if isinstance(relation.fit, PowerLaw):
-            ratios = relation.fit.ratios().tolist()
-            for model, ratio in zip(relation.points.models, ratios, strict=True):
-                rows[model][f"{measure}_residual"] = 100 * (ratio - 1)
-            note = f"measured AP50-95 relative to the power-law fit to {title}"
-            columns.append(Column(f"{measure}_residual", "% above fit", write=_percent, note=note))
-    caption = "Pareto sets and residuals, AP50-95"
-    return ReportTable("frontier", columns, list(rows.values()), caption=caption)
+            names = relation.points.models
+            ratios = dict(zip(names, relation.fit.ratios().tolist(), strict=True))
+        efficiency = {row.model: row.flat() for row in results.efficiency("ap", measure)}
+        rows += [
+            {
+                **efficiency[point.model],
+                "cost": results.complexities[measure],
+                "member": "yes" if point.is_member else "no",
+                "probability": point.probability,
+                "residual": 100 * (ratios[point.model] - 1) if ratios else None,
+            }
+            for point in relation.pareto
+        ]
+    columns = [
+        *map(Column, ("cost", "model", "family")),
+        *(Column("member", "Pareto set"), Column("probability", write=probability)),
+        *(Column("cheapest", "at least as good"), Column("value", "efficiency", decimals=2)),
+        *interval_columns(decimals=2),
+        Column("residual", "% above fit", write=_percent),
+    ]
+    note = "Efficiency: the cost of the cheapest model that is at least as good, over its own cost."
+    caption = "Pareto sets and efficiency, AP50-95"
+    return ReportTable("frontier", columns, rows, caption=caption, note=note)
 
 
 def prediction_section(results: StudyResults, files: ReportFiles) -> Section | None:
     """Returns predictions of left-out models beside their measured quality, None without any."""
-    validations: Validations = {
-        measure: validate(results.points("ap", measure)) for measure in measures_of(results)
-    }
-    sentences = [
-        f"Predicted from {results.complexities[measure]} with one {group} left out, AP50-95 is off "
-        f"by {test.mean_absolute_error:.3f} on average, and {test.coverage} of the 80% intervals "
-        "contain the measured value (95% CI {:.0%} to {:.0%}).".format(*test.coverage_interval)
-        for measure, tests in validations.items()
-        for group, test in tests.items()
-        if isinstance(test, Validation) and measure == main_measure(results)
-    ]
-    if not sentences:
-        return None
-    summary = files.table(validation_table(results, validations))
-    left_out = files.table(predictions_table(results, validations), folded=True)
-    return Section("Held-out predictions", [summary, left_out], " ".join(sentences), folded=True)
-
-
-def validation_table(results: StudyResults, validations: Validations) -> ReportTable:
-    """Returns errors and coverage, one row per measure of complexity and group left out."""
-    rows: list[Mapping[str, Any]] = []
-    for measure, groups in validations.items():
-        for group, test in groups.items():
-            row: dict[str, Any] = {
-                "complexity": results.complexities[measure],
-                "left_out": group,
-            }
+    sentences, rows = [], []
+    for measure in measures_of(results):
+        title = results.complexities[measure]
+        for group, test in validate(results.points("ap", measure)).items():
             if isinstance(test, Validation):
                 low, high = test.coverage_interval
-                row |= {
-                    "error": test.mean_absolute_error,
-                    "log_error": 100 * test.mean_absolute_log_error,
-                    "coverage": test.coverage,
-                    "low": low,
-                    "high": high,
-                }
-            rows.append(row)
+                sentences.append(
+                    f"Predicted from {title} with one {group} left out, AP50-95 is off by "
+                    f"{test.mean_absolute_error:.3f} on average, and {test.coverage} of the 80% "
+                    f"intervals contain the measured value (95% CI {low:.0%} to {high:.0%})."
+                )
+                rows += prediction_rows(test, cost=title, left_out=group)
+    if not sentences:
+        return None
     columns = [
-        Column("complexity", "predicted from"),
-        Column("left_out", "left out at a time"),
-        Column("error", "mean absolute error of AP50-95", decimals=3),
-        Column("log_error", "mean absolute log error, %", decimals=1),
-        Column("coverage", "coverage of the 80% interval"),
-        *interval_columns(decimals=2),
-    ]
-    return ReportTable(
-        "prediction-test",
-        columns,
-        rows,
-        caption="Predicted against measured",
-        note="The confidence interval of the coverage is by Clopper and Pearson. It assumes "
-        "independent models, which the members of a family are not. A model of a new family has an "
-        "interval only if there are four other families.",
-    )
-
-
-def predictions_table(results: StudyResults, validations: Validations) -> ReportTable:
-    """Returns one row per left-out model, measure of complexity and unit left out."""
-    rows: list[Mapping[str, Any]] = [
-        {
-            "complexity": results.complexities[measure],
-            "left_out": group,
-            "model": row.model,
-            "family": row.family,
-            "measured": row.measured,
-            **row.prediction.flat(),
-            "covered": "–" if row.covered is None else "yes" if row.covered else "no",
-            "inside": "yes" if row.prediction.inside else "no, extrapolated",
-        }
-        for measure, groups in validations.items()
-        for group, test in groups.items()
-        if isinstance(test, Validation)
-        for row in test.predictions
-    ]
-    columns = [
-        *(Column("complexity", "predicted from"), Column("left_out", "left out")),
+        *(Column("cost", "predicted from"), Column("left_out", "left out")),
         *(Column("model"), Column("family"), Column("measured", decimals=3)),
         Column("expected", "predicted", decimals=3),
         *interval_columns("80% interval", decimals=3),
-        *(Column("covered"), Column("form")),
-        Column("inside", "within the fitted range"),
+        *map(Column, ("covered", "form", "extrapolated")),
     ]
-    return ReportTable("held-out", columns, rows, caption="Predictions of left-out models")
+    note = "The interval of the coverage takes models as independent, which families are not."
+    caption = "Predictions of left-out models"
+    table = files.table(ReportTable("held-out", columns, rows, caption, note), folded=True)
+    return Section("Held-out predictions", [bullets("", sentences[1:]), table], sentences[0], True)
+
+
+def prediction_rows(test: Validation, **shared: str) -> list[dict[str, Any]]:
+    """Returns one row per left-out model."""
+    return [
+        {
+            **shared,
+            **row.prediction.flat(),
+            "model": row.model,
+            "family": row.family,
+            "measured": row.measured,
+            "covered": "–" if row.covered is None else "yes" if row.covered else "no",
+            "extrapolated": "no" if row.prediction.inside else "yes",
+        }
+        for row in test.predictions
+    ]

@@ -17,13 +17,22 @@ from ossa.study.report.answers import evidence, main_measure
 from ossa.study.report.figures import confusion_figure, pairs_figure
 from ossa.study.report.tables import (
     CURVE,
-    DIFFERENCE_COLUMNS,
     Column,
     ReportFiles,
     ReportTable,
     bullets,
+    interval_columns,
 )
-from ossa.study.report.text import compact, counted, duration, extremes, listed, probability, signed
+from ossa.study.report.text import (
+    compact,
+    counted,
+    duration,
+    extremes,
+    listed,
+    p_value,
+    probability,
+    signed,
+)
 from ossa.study.reported import detections_file
 from ossa.study.results import StudyResults
 from ossa.types import Detections
@@ -123,7 +132,12 @@ def pairs_section(results: StudyResults, files: ReportFiles) -> Section | None:
     # The better model of a pair comes first, so that differences are positive.
     pairs = [compared.pair(*pair) for pair in combinations(models, 2)]
     rows = [{**pair.flat(), "over": compared.over} for pair in pairs]
-    columns = [Column("model"), Column("reference"), *DIFFERENCE_COLUMNS]
+    columns = [
+        *map(Column, ("model", "reference")),
+        *(Column("difference", write=signed), *interval_columns(write=signed)),
+        *(Column("p", "p, adjusted", write=p_value), Column("within", decimals=3)),
+        *(Column("verdict", "verdict on the model"), Column("over", "interval covers")),
+    ]
     table = files.table(ReportTable("pairs", columns, rows, caption="All pairs"), folded=True)
     largest, closest = max(pairs, key=lambda p: p.difference), min(pairs, key=lambda p: p.within)
     text = (

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from ossa.escaping import escape_latex, escape_markdown, write_csv
 from ossa.files import write_atomically, write_text_atomically
 from ossa.study.report.figures import HOVER
-from ossa.study.report.text import mean_and_deviation, p_value, signed
+from ossa.study.report.text import mean_and_deviation
 from ossa.viz import page
 from ossa.viz.plots import figure_png, figure_svg
 
@@ -79,17 +79,6 @@ class Column:
 def interval_columns(heading: str = "95% CI", **style: Any) -> list[Column]:
     """Returns the columns `low` and `high` of an interval."""
     return [Column("low", f"{heading} low", **style), Column("high", f"{heading} high", **style)]
-
-
-DIFFERENCE_COLUMNS = (
-    Column("difference", "difference in AP50-95", write=signed),
-    *interval_columns(write=signed),
-    Column("over", "interval covers"),
-    Column("p", "p, adjusted", write=p_value),
-    Column("within", "the same within", decimals=3),
-    Column("verdict", "verdict on the model"),
-)
-"""Columns of a `PairwiseComparison`."""
 
 
 @dataclass(frozen=True)
