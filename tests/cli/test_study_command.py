@@ -124,6 +124,57 @@ def test_a_study_is_run_extended_and_told(ossa: Ossa, scenes: Path, tmp_path: Pa
     assert "no record" in verified.stdout
 
 
+def two_data_sets(scenes: Path, folder: Path) -> Path:
+    """Writes a study on two data sets, copies of one, and returns its file."""
+    for name in ("first", "second"):
+        shutil.copytree(scenes, folder / "sets" / name)
+    file = study_file(scenes, folder)
+    file.write_text(file.read_text().replace("data: scenes", "data: [first, second]"))
+    return file
+
+
+def test_a_plan_of_two_data_sets_has_the_runs_of_both(
+    ossa: Ossa, scenes: Path, tmp_path: Path
+) -> None:
+    file = two_data_sets(scenes, tmp_path)
+    arguments = ("plan", file, "--data-root", tmp_path / "sets", "--no-measure")
+    told = ossa("study", *arguments)
+    assert told.exit_code == 0, told.stderr
+    assert [line for line in told.stdout.splitlines() if line.startswith("data set")] == [
+        *("data set first", "data set second"),
+    ]
+    plans = json.loads(ossa("study", *arguments, "--json").stdout)["data_sets"]
+    assert [len(plan["runs"]) for plan in plans.values()] == [1, 1]
+    assert plans["first"]["recipe_hash"] == plans["second"]["recipe_hash"]
+    missing = ossa("study", *("plan", file, "--data-root", tmp_path))
+    assert "expected the data set first at" in missing.stderr
+
+
+@pytest.mark.slow
+def test_a_study_of_two_data_sets_is_run_extended_and_reported(
+    ossa: Ossa, scenes: Path, tmp_path: Path
+) -> None:
+    file = two_data_sets(scenes, tmp_path)
+    finished = ossa("study", "run", file, "--data-root", tmp_path / "sets")
+    assert finished.exit_code == 0, finished.stderr
+    assert "2 of 2 runs are done" in finished.stderr
+    rows = json.loads(ossa("study", "status", "runs/tiny", "--json").stdout)
+    assert [(row["data"], row["state"]) for row in rows] == [("first", "done"), ("second", "done")]
+    added = ossa("study", "add", "runs/tiny", "--model", "resnet10t")
+    assert "4 runs, 2 of them are waiting" in added.stderr
+    refused = ossa("study", "predict", "runs/tiny", "--params", "1e6")
+    assert "Expected the study of one data set, found one on 2 (runs/tiny)" in refused.stderr
+    assert "Choose one: runs/tiny/data_sets/first, runs/tiny/data_sets/second" in refused.stderr
+    assert ossa("study", "run", "runs/tiny").exit_code == 0
+    told = ossa("study", "report", "runs/tiny")
+    assert told.exit_code == 0, told.stderr
+    assert told.stdout.split() == [
+        f"runs/tiny/report/{page}"
+        for page in ("first/index.html", "second/index.html", "index.html")
+    ]
+    assert "on 2 data sets: first, second." in Path("runs/tiny/report/index.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

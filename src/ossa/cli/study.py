@@ -3,7 +3,7 @@
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 
@@ -11,9 +11,6 @@ from ossa.cli import options, study_folders
 from ossa.cli.command import command
 from ossa.errors import ConfigError
 from ossa.escaping import print_line
-
-if TYPE_CHECKING:
-    from ossa.study.folder import RunState
 
 Study: TypeAlias = Annotated[
     Path, typer.Argument(metavar="STUDY"), "The file of a study, or the folder of a started study."
@@ -73,37 +70,38 @@ def plan(
     """
     from ossa.cli.console import Console, print_json
     from ossa.cli.study_output import plan_rows, print_plan, print_seeds_needed
-    from ossa.study.config import read_study
     from ossa.study.measure import estimate_models
-    from ossa.study.plan import make_plan, summarize_data
+    from ossa.study.plan import summarize_data
 
-    if study.is_dir():
-        planned = study_folders.open_study(study).plan
-    else:
-        config = read_study(study)
-        data, folder = study_folders.data_of(config, study, data_root), weights_root or study.parent
-        planned = make_plan(config, data=data, folder=folder)
-    chosen = study_folders.executor_config(planned.study, executor, jobs=jobs, device=device)
-    with Console() as console:
-        with console.progress("checking images"):
-            prospect = summarize_data(planned, allow_unlabeled=allow_unlabeled, callback=console)
-        seeds = detect and study_folders.seeds_from_pilot(
-            planned, pilot or study, console, detect, power
-        )
-        estimates = {}
-        if not no_measure:
-            with console.progress("measuring a few steps of each model") as on_model:
-                here = {"device": options.choose_device(device), "threads": chosen.threads or 1}
-                count = prospect.num_classes
-                estimates = estimate_models(planned, num_classes=count, on_model=on_model, **here)
-    rows = plan_rows(planned, prospect, estimates)
-    if as_json:
+    written: dict[str, Any] = {}
+    plans = study_folders.plans_of(study, data_root=data_root, weights_root=weights_root)
+    for data, planned in plans.items():
+        chosen = study_folders.executor_config(planned.study, executor, jobs=jobs, device=device)
+        with Console() as console:
+            with console.progress("checking images"):
+                prospect = summarize_data(
+                    planned, allow_unlabeled=allow_unlabeled, callback=console
+                )
+            seeds = detect and study_folders.seeds_from_pilot(
+                planned, pilot or study, console, detect, power
+            )
+            estimates = {}
+            if not no_measure:
+                with console.progress("measuring a few steps of each model") as on_model:
+                    here = {"device": options.choose_device(device), "threads": chosen.threads or 1}
+                    here |= {"num_classes": prospect.num_classes, "on_model": on_model}
+                    estimates = estimate_models(planned, **here)
+        rows = plan_rows(planned, prospect, estimates)
         found = {"detect": asdict(seeds)} if seeds else {}
-        print_json({"runs": rows, **prospect.flat(planned), **found})
-    else:
-        print_plan(planned, prospect, rows, jobs=chosen.jobs or 1)
-        if seeds:
-            print_seeds_needed(seeds)
+        written[data] = {"runs": rows, **prospect.flat(planned), **found}
+        if not as_json:
+            if data:
+                print_line(f"data set {data}")
+            print_plan(planned, prospect, rows, jobs=chosen.jobs or 1)
+            if seeds:
+                print_seeds_needed(seeds)
+    if as_json:
+        print_json(written.get("", {"data_sets": written}))
 
 
 @command()
@@ -141,40 +139,26 @@ def run(
       ossa study run studies/bccd-320.yaml --data-root data --until decided
     """
     from ossa.cli.console import Console
-    from ossa.cli.study_output import ending, live_epochs, print_look
-    from ossa.study.executors import create_executor
-    from ossa.study.measure import is_measured, measure_models
-    from ossa.study.runner import run_study, run_until_decided, with_seeds_of_looks
+    from ossa.cli.study_run import run_here
 
     roots = {"data_root": data_root, "weights_root": weights_root}
     if until == "decided" and retry_failed:
         raise ConfigError("--retry-failed trains every failed run: leave out --until decided")
-    opened = study_folders.open_study(study, **roots, output=output, begin=True)
-    if until == "decided":
-        opened = with_seeds_of_looks(opened)
+    opened = study_folders.open_studies(study, **roots, output=output, begin=True)
     machine = {"jobs": jobs, "device": device, "workers": workers, "cache": cache}
-    chosen = study_folders.executor_config(opened.study, executor, **machine)
+    how = {"until": until, "retry_failed": retry_failed, "allow_unlabeled": allow_unlabeled}
     folder = shlex.quote(str(opened.path))
+    states = []
     with Console() as console:
-        before = study_folders.states_before(opened, console, allow_unlabeled=allow_unlabeled)
-
-        def on_run(state: "RunState") -> None:
-            console.note(ending(state))
-
-        try:
-            kept = study_folders.images_kept_here(opened, chosen, before, callback=console)
-            with study_folders.stoppable(), kept, live_epochs(console, opened):
-                train = create_executor(chosen)
-                if until == "decided":
-                    states = run_until_decided(opened, train, on_run=on_run, on_look=print_look)
-                else:
-                    states = run_study(opened, train, retry_failed=retry_failed, on_run=on_run)
-        except KeyboardInterrupt:
-            console.note(f"stopped; go on with: ossa study run {folder}")
-            raise typer.Exit(1) from None
-        if not is_measured(opened, states):
-            with console.progress("timing all models in turn"):
-                measure_models(opened, states, device=options.choose_device(device))
+        for note in opened.notes:
+            console.note(note)
+        for one in opened.studies.values():
+            chosen = study_folders.executor_config(one.study, executor, **machine)
+            try:
+                states += run_here(one, chosen, console, device=device, **how)
+            except KeyboardInterrupt:
+                console.note(f"stopped; go on with: ossa study run {folder}")
+                raise typer.Exit(1) from None
     needless = ("done", "waiting") if until == "decided" else ("done",)
     unfinished = [state for state in states if state.state not in needless]
     done = sum(state.state == "done" for state in states)
@@ -195,12 +179,14 @@ def status(study: Study, output: Output = None, as_json: options.AsJson = False)
     from ossa.cli.console import print_json
     from ossa.cli.study_output import print_status, status_rows
 
-    opened = study_folders.open_study(study, output=output)
-    states = opened.states()
+    rows = []
+    for data, one in study_folders.open_studies(study, output=output).studies.items():
+        states = one.states()
+        rows += [({"data": data} if data else {}) | row for row in status_rows(one, states)]
+        if not as_json:
+            print_status(one, states)
     if as_json:
-        print_json(status_rows(opened, states))
-    else:
-        print_status(opened, states)
+        print_json(rows)
 
 
 @command()
@@ -244,14 +230,18 @@ def add(
       ossa study add runs/bccd-320 --model convnext_nano --seed 3
     """
     from ossa.cli.console import Console
+    from ossa.study.datasets import extend_studies, is_study_set
     from ossa.study.folder import extend_study
 
     if not model and not seed:
         raise ConfigError("expected --model or --seed, found neither")
-    extended = extend_study(study, models=model or [], seeds=seed or [])
-    waiting = sum(state.state == "waiting" for state in extended.states())
+    more = {"models": model or [], "seeds": seed or []}
+    several = is_study_set(study)
+    extended = extend_studies(study, **more) if several else (extend_study(study, **more),)
+    states = [state for one in extended for state in one.states()]
+    waiting = sum(state.state == "waiting" for state in states)
     console = Console()
-    console.note(f"{study}: {len(extended.plan.runs)} runs, {waiting} of them are waiting")
+    console.note(f"{study}: {len(states)} runs, {waiting} of them are waiting")
     console.note(f"next: ossa study run {shlex.quote(str(study))}")
 
 
@@ -283,22 +273,30 @@ def report(
     """
     from ossa.cli.console import Console
     from ossa.study.pack import read_machines
+    from ossa.study.report.across import write_ranks_report
     from ossa.study.report.report import write_study_report
 
-    folder = study_folders.folder_of(study)
-    output = output or folder / "report"
-    options.check_writable("--output", output)
+    if output is not None:
+        options.check_writable("--output", output)
+    opened = study_folders.open_studies(study)
+    output = output or opened.path / "report"
+    if measurements and len(opened.studies) > 1:
+        raise ConfigError("--measurements: expected the study of one data set, found several")
+    results = {}
     with Console() as console:
-        results = study_folders.read_results(folder, console)
-        machines = read_machines(results, measurements or [])
-        with console.progress("drawing") as on_figure:
-            page = write_study_report(
-                results,
-                output,
-                machines=machines,
-                on_figure=lambda n: on_figure(n, max(n, 34)),
-            )
-    print_line(page)
+        for data, one in opened.studies.items():
+            results[data] = study_folders.read_results(one.path, console)
+            machines = read_machines(results[data], measurements or [])
+            with console.progress("drawing") as on_figure:
+                page = write_study_report(
+                    results[data],
+                    output / data,
+                    machines=machines,
+                    on_figure=lambda n, show=on_figure: show(n, max(n, 34)),
+                )
+            print_line(page)
+        if len(results) > 1:
+            print_line(write_ranks_report(results, output, notes=opened.notes))
 
 
 @command()

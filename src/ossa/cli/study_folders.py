@@ -1,9 +1,6 @@
 """What the commands of a study share: its file or folder, its executor, its pilot."""
 
 import os
-import signal
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +9,8 @@ from ossa.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from ossa.cli.console import Console
     from ossa.study.config import ExecutorConfig, StudyConfig
-    from ossa.study.folder import RunState, StudyFolder
+    from ossa.study.datasets import StudySet
+    from ossa.study.folder import StudyFolder
     from ossa.study.plan import Plan
     from ossa.study.results import StudyResults
     from ossa.study.sequential import SeedsNeeded
@@ -37,33 +35,93 @@ def open_study(
     folder = output or Path("runs") / config.name
     if not begin:
         return read_study_folder(folder)
-    data = data_of(config, study, roots["data_root"])
+    (data,) = places_of(config, study, roots["data_root"]).values()
     weights = roots["weights_root"] or study.parent
     return create_study(config, folder, data=data, weights_folder=weights)
 
 
-def data_of(study: "StudyConfig", file: Path, root: Path | None) -> Path:
-    """Returns the data set of a study, which must be below the data root.
+def open_studies(
+    study: Path, *, output: Path | None = None, begin: bool = False, **roots: Path | None
+) -> "StudySet":
+    """Returns the studies of all data sets, or the only one by the name ''."""
+    from ossa.study.config import read_study
+    from ossa.study.datasets import StudySet, create_studies, is_study_set, read_studies
+
+    config = None if study.is_dir() else read_study(study)
+    folder = study if config is None else output or Path("runs") / config.name
+    if config is not None and len(config.data_sets) > 1 and begin:
+        places = places_of(config, study, roots["data_root"])
+        weights = roots["weights_root"] or study.parent
+        return create_studies(config, folder, places=places, weights_folder=weights)
+    if is_study_set(folder):
+        return read_studies(folder)
+    opened = open_study(study, output=output, begin=begin, **roots)
+    return StudySet(opened.path, {"": opened})
+
+
+def plans_of(
+    study: Path, *, data_root: Path | None, weights_root: Path | None
+) -> "dict[str, Plan]":
+    """Returns the plan of each data set by its name, or the only one by ''; nothing is written."""
+    from ossa.study.config import read_study
+    from ossa.study.datasets import split_study
+    from ossa.study.plan import make_plan
+
+    if study.is_dir():
+        return {name: one.plan for name, one in open_studies(study).studies.items()}
+    config = read_study(study)
+    places = places_of(config, study, data_root)
+    parts = {"": config} if len(places) == 1 else split_study(config, places)
+    folder = weights_root or study.parent
+    return {
+        name: make_plan(own, data=place, folder=folder)
+        for (name, own), place in zip(parts.items(), places.values(), strict=True)
+    }
+
+
+def places_of(study: "StudyConfig", file: Path, root: Path | None) -> dict[str, Path]:
+    """Returns the data sets of a study by their names; they must be below the data root.
+
+    Raises:
+        ConfigError: one is missing, or outside the data root.
+    """
+    from ossa.study.datasets import data_names
+
+    return {name: _place(data, file, root) for name, data in data_names(study).items()}
+
+
+def _place(data: str, file: Path, root: Path | None) -> Path:
+    """Returns a data set, which must be below the data root.
 
     Raises:
         ConfigError: it is missing, or outside the data root.
     """
     from ossa.recipes import file_below
 
-    place = file_below(root or file.parent, study.data, where=f"{file}: data (--data-root)")
+    place = file_below(root or file.parent, data, where=f"{file}: data (--data-root)")
     if os.path.exists(place):
         return place
     raise ConfigError(
-        f"{file}: expected the data set {study.data} at {place}, found none: name the folder "
+        f"{file}: expected the data set {data} at {place}, found none: name the folder "
         "that holds it with --data-root"
     )
 
 
 def folder_of(study: Path) -> Path:
-    """Returns the folder of a study, given its folder or its file."""
+    """Returns the folder of the study of one data set, given its folder or its file."""
     from ossa.study.config import read_study
+    from ossa.study.datasets import is_study_set, read_studies
 
-    return Path("runs") / read_study(study).name if study.is_file() else study
+    folder = Path("runs") / read_study(study).name if study.is_file() else study
+    if is_study_set(folder):
+        folders = [str(one.path) for one in read_studies(folder).studies.values()]
+        raise ConfigError(
+            expected="the study of one data set",
+            found=f"one on {len(folders)}",
+            path=folder,
+            advice=f"choose one: {', '.join(folders)}",
+        )
+    return folder
 
 
 def read_results(folder: Path, console: "Console") -> "StudyResults":
@@ -112,49 +170,3 @@ def executor_config(study: "StudyConfig", kind: str | None, **machine: Any) -> "
         given["kind"] = kind
     where = "the options of the executor"
     return validated(ExecutorConfig, {**study.executor.model_dump(), **given}, where=where)
-
-
-def images_kept_here(
-    study: "StudyFolder",
-    executor: "ExecutorConfig",
-    states: "list[RunState]",
-    *,
-    callback: "Console",
-) -> "AbstractContextManager[None]":
-    """Caches the decoded images of all unfinished runs, if they are trained on this machine."""
-    from ossa.study.runner import images_kept
-
-    runs = [state.run for state in states if not state.finished]
-    # On a cluster, the first run on a machine decodes the images for all.
-    if executor.kind != "local":
-        return nullcontext()
-    splits = ("train", "val", study.study.reported.split)
-    return images_kept(runs, executor.cache, splits=splits, callback=callback)
-
-
-@contextmanager
-def stoppable() -> Iterator[None]:
-    """Treats SIGTERM like Ctrl-C, and handles Ctrl-C even if the shell ignores it (background)."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    former = [signal.signal(number, signal.default_int_handler) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, former, strict=True):
-            signal.signal(number, handler)
-
-
-def states_before(
-    study: "StudyFolder", console: "Console", *, allow_unlabeled: bool
-) -> "list[RunState]":
-    """Returns the states of all runs, and says how many are done and which images lack labels."""
-    from ossa.data.reading import labels_sentence
-    from ossa.train.splits import read_trainable
-
-    states = study.states()
-    done = sum(state.state == "done" for state in states)
-    console.note(f"{study.path}: {done} of {len(states)} runs are done")
-    if done < len(states):
-        config = max((state.run.config for state in states), key=lambda c: c.train.imgsz)
-        console.note(labels_sentence(read_trainable(config, allow_unlabeled=allow_unlabeled)))
-    return states

@@ -24,7 +24,7 @@ from ossa.schema import Section, validated
 
 NO_WEIGHTS = "none"
 Budget: TypeAlias = Literal["params", "flops", "ms_per_image", "train_seconds", "peak_bytes"]
-_MOST_RUNS = 10_000
+_MOST_RUNS, _MOST_DATA_SETS = 10_000, 100
 _FAMILY = re.compile(r"(?:(?:tf|ese|legacy|dm|nf|test)_)?([a-z]+?(?:\d[a-z]{2,})?)(?=v\d|[^a-z]|$)")
 """Matches the first word of a model name, without the prefix of the weights and the version."""
 _VARIABLE: Mapping[str, type[Section]] = {
@@ -150,8 +150,8 @@ class StudyConfig(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     description: str = ""
-    data: str
-    """A folder below the data root, or a data.yaml in it."""
+    data: str | tuple[str, ...]
+    """A folder below the data root, or a data.yaml in it; or several, see `ossa.study.datasets`."""
     models: tuple[str, ...] = Field(min_length=1)
     neck: Literal["own", "n", "s", "m", "l", "x"] = "s"
     """The scale of the neck of all models; with `own`, presets keep theirs and others have s."""
@@ -180,6 +180,14 @@ class StudyConfig(Section):
     """Families of models whose family is not the first word of their name."""
     executor: ExecutorConfig = ExecutorConfig()
 
+    @field_validator("data", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        several = list(value) if isinstance(value, list | tuple) else [value]
+        if not 0 < len(several) <= _MOST_DATA_SETS or not all(isinstance(v, str) for v in several):
+            raise ValueError(f"expected a data set or a list of at most {_MOST_DATA_SETS}")
+        return several[0] if len(several) == 1 else tuple(several)
+
     @field_validator("looks")
     @classmethod
     def _increasing(cls, looks: tuple[int, ...]) -> tuple[int, ...]:
@@ -191,6 +199,11 @@ class StudyConfig(Section):
     @classmethod
     def _kind_alone(cls, value: Any) -> Any:
         return {"kind": value} if isinstance(value, str) else value
+
+    @property
+    def data_sets(self) -> tuple[str, ...]:
+        """The data sets, as they are named in the file."""
+        return (self.data,) if isinstance(self.data, str) else self.data
 
     def family(self, model: str) -> str:
         """Returns the family of a model, such as mobilenet for mobilenetv3_large_100."""
@@ -237,7 +250,7 @@ def check_study(content: Mapping[str, Any], *, where: str) -> StudyConfig:
         ConfigError: a key is unknown, a value is invalid, or a model or seed is repeated.
     """
     study = validated(StudyConfig, content, where=where)
-    for key in ("models", "seeds"):
+    for key in ("models", "seeds", "data_sets"):
         counts = Counter(getattr(study, key))
         if repeated := sorted(str(value) for value, count in counts.items() if count > 1):
             found = legible(repeated[0])
@@ -257,7 +270,7 @@ def check_study(content: Mapping[str, Any], *, where: str) -> StudyConfig:
         )
     _check_varied(study, where)
     values = math.prod(len(values) for values in study.vary.values())
-    if (runs := len(study.models) * len(study.seeds) * values) > _MOST_RUNS:
+    if (runs := len(study.data_sets) * len(study.models) * len(study.seeds) * values) > _MOST_RUNS:
         raise ConfigError(f"{where}: expected at most {_MOST_RUNS:,} runs, found {runs:,}")
     return study
 

@@ -322,7 +322,7 @@ def _improvement(drawn: _Drawn, at: int) -> Floats:
     assert drawn.deviations is not None
     lead = drawn.qualities[..., at] - drawn.qualities[..., 0]
     spread = np.hypot(drawn.deviations[..., at], drawn.deviations[..., 0])
-    return stats.norm.cdf(lead / np.maximum(spread, 1e-12)).mean(axis=1)
+    return np.mean(stats.norm.cdf(lead / np.maximum(spread, 1e-12)), axis=1)
 
 
 def _rank_rows(data: str, compared: Comparisons) -> list[dict[str, Any]]:
