@@ -16,7 +16,7 @@ from ossa.study.results import StudyResults
 _MOST_BUDGETS = 3
 """In sentences; the table has all."""
 _MOST_NAMED = 4
-_ZERO = 0.0005
+ZERO = 0.0005
 """An AP below this is written as 0.000."""
 
 
@@ -41,7 +41,7 @@ def evidence(results: StudyResults, models: Sequence[str]) -> str:
 def sentences(results: StudyResults) -> list[str]:
     """Returns at most five sentences."""
     best = results.best_first[0]
-    if results.number(best, "ap") < _ZERO:
+    if results.number(best, "ap") < ZERO:
         high = max(high for _, high in (results.intervals("ap") or {}).values())
         return [
             f"No model reached an AP50-95 above 0 (95% CI 0 to {high:.3f} at most; "

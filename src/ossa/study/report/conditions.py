@@ -27,8 +27,8 @@ def conditions_section(results: StudyResults, files: ReportFiles) -> Section:
     begun = replace(missing, rows=[row for row in missing.rows if row["state"] != "waiting"])
     blocks: list[Block] = [begun.as_block()] if begun.rows else []
     blocks += [
-        files.table(environments_table(results)),
-        files.table(conditions_table(results)),
+        files.table(environments_table(results), folded=True),
+        files.table(conditions_table(results), folded=True),
         files.table(runs_table(results), folded=True),
     ]
     planned = counted(len(results.states), "planned run")

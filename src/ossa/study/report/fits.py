@@ -64,7 +64,10 @@ def fit_sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         for row in rows
         if "slope" in row
     ]
-    return sentences or [f"No power-law fit: {rows[0]['reason']}."]
+    if sentences:
+        return sentences
+    reason = str(rows[0]["reason"])
+    return [f"No power-law fit: {reason if len(reason) < 120 else reason[:119] + '…'}."]
 
 
 def _ranking_sentences(results: StudyResults) -> list[str]:

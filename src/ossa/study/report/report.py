@@ -1,11 +1,13 @@
 """The report of a study: one self-contained page, with its figures and tables as files."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ossa.errors import DataError
 from ossa.escaping import escape_markdown
 from ossa.files import write_text_atomically
+from ossa.study.analysis import Relation
 from ossa.study.pack import Machine
 from ossa.study.report.across import machines_section
 from ossa.study.report.answers import budgets_table, main_measure, sentences
@@ -22,7 +24,7 @@ from ossa.study.report.sections import (
 from ossa.study.report.tables import ReportFiles, ReportTable, bullets, svg_of
 from ossa.study.report.text import counted, duration, listed
 from ossa.study.results import StudyResults
-from ossa.viz.page import Page, Section, write_page
+from ossa.viz.page import Block, FigureBlock, Page, Section, Switch, write_page
 
 SUMMARY_FILE = "summary.md"
 _BROAD, _NARROW = (8.0, 5.5), (4.0, 4.2)
@@ -62,9 +64,11 @@ def write_study_report(
         )
     files = ReportFiles(folder, on_figure, mark=results.folder.plan.marked)
     models = files.marked(models_table(results))
+    here = files.table(models)
+    others = {m.name: files.marked(models_table(results, m.relation)).as_block() for m in machines}
     sections = [
-        _first_section(results, files),
-        Section("", [files.table(models)]),
+        _first_section(results, machines, files),
+        Section("", [_by_machine(here, others)]),
         pairs_section(results, files),
         relations_section(results, files),
         machines_section(machines, files),
@@ -103,14 +107,32 @@ def one_line(results: StudyResults) -> str:
     return f"{study.description} ({text})" if study.description else f"{text}."
 
 
-def _first_section(results: StudyResults, files: ReportFiles) -> Section:
-    """Returns the main figure beside the answers."""
-    relation = results.relation("ap", main_measure(results))
-    drawn = {
-        size: relation_figure(results, relation, size_inches=size, with_fit=False)
+def _first_section(
+    results: StudyResults, machines: Sequence[Machine], files: ReportFiles
+) -> Section:
+    """Returns the main figure, for each machine, beside the answers."""
+    here = _main_figure(results, results.relation("ap", main_measure(results)), files, "first")
+    others = {m.name: _main_figure(results, m.relation, files, f"first-{m.name}") for m in machines}
+    files.table(budgets_table(results))
+    return Section("", [_by_machine(here, others), bullets("", sentences(results))], beside=True)
+
+
+def _by_machine(here: Block, others: Mapping[str, Block]) -> Block:
+    """Returns a switch between what was measured here and on other machines."""
+    if not others:
+        return here
+    titles = {"": "this study", **{name: name for name in others}}
+    blocks: dict[tuple[str, ...], Block] = {("",): here}
+    return Switch({"times of": titles}, blocks | {(name,): other for name, other in others.items()})
+
+
+def _main_figure(
+    results: StudyResults, relation: Relation, files: ReportFiles, name: str
+) -> FigureBlock:
+    broad, narrow = (
+        relation_figure(results, relation, size_inches=size, with_fit=False)
         for size in (_BROAD, _NARROW)
-    }
-    figure = files.figure("first", drawn[_BROAD])
+    )
     failed = {state.run.model: state.reason for state in results.states if state.reason}
     outside = [
         f"{model} ({'AP50-95 is 0' if model in results.names else failed.get(model, 'not run')})"
@@ -119,9 +141,7 @@ def _first_section(results: StudyResults, files: ReportFiles) -> Section:
     caption = "Filled: the Pareto set. Bars: 95% intervals, not adjusted for the number of models."
     if outside:
         caption += f" Outside the axes: {listed(outside, most=6)}."
-    figure = type(figure)(figure.svg, caption, svg_of(drawn[_NARROW]))
-    files.table(budgets_table(results))
-    return Section("", [figure, bullets("", sentences(results))], beside=True)
+    return replace(files.figure(name, broad), caption=caption, narrow_svg=svg_of(narrow))
 
 
 def summary(results: StudyResults, models: ReportTable, sections: Sequence[Section]) -> str:

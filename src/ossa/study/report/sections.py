@@ -12,8 +12,9 @@ from ossa.evaluate.coco import read_coco_results
 from ossa.evaluate.confusion import CONFIDENCE, ConfusionMatrix, confusion_matrix
 from ossa.evaluate.report import open_gallery
 from ossa.evaluate.statistics import Values
+from ossa.study.analysis import Relation
 from ossa.study.comparisons import compare_all, rank_change
-from ossa.study.report.answers import evidence, main_measure
+from ossa.study.report.answers import ZERO, evidence, main_measure
 from ossa.study.report.figures import confusion_figure, pairs_figure
 from ossa.study.report.tables import (
     CURVE,
@@ -58,29 +59,24 @@ _COLUMNS = (
     *(Column("seeds", minor=True), Column("pretraining", minor=True)),
 )
 _IN_FILES = (
-    *(
-        "family",
-        "runs",
-        "ap_std",
-        "low",
-        "high",
-        "ap50_std",
-        "ap_small",
-        "ap_medium",
-        "ap_large",
-        "recall",
-    ),
-    *("macs", "train_seconds_std", "peak_bytes", "weights", "licence"),
+    *("family", "runs", "ap_std", "low", "high", "ap50_std"),
+    *("ap_small", "ap_medium", "ap_large", "recall", "macs", "train_seconds_std"),
+    *("peak_bytes", "weights", "licence"),
 )
 """Columns of the CSV that the page has no room for."""
 
 
-def models_table(results: StudyResults) -> ReportTable:
-    """Returns one row per model, the best first; what was not measured has no column."""
+def models_table(results: StudyResults, machine: Relation | None = None) -> ReportTable:
+    """Returns one row per model, the best first; what was not measured has no column.
+
+    Args:
+        results: the results of the study.
+        machine: AP50-95 against the milliseconds per image of another machine.
+    """
     intervals = results.intervals("ap") or {}
     curves = {model: frame["ap"].dropna() for model, frame in mean_curves(results).items()}
-    relation = results.relation("ap", main_measure(results))
-    members = {point.model: point.probability for point in relation.pareto}
+    relation = machine or results.relation("ap", main_measure(results))
+    members = {point.model: point for point in relation.pareto}
     highest = max(curve.max() for curve in curves.values()) or 1.0
     planned = Counter(run.model for run in results.folder.plan.base_runs())
     by_model, rows = results.models().set_index("model", drop=False), []
@@ -94,8 +90,10 @@ def models_table(results: StudyResults) -> ReportTable:
             | {"sizes": ", ".join("–" if np.isnan(s) else f"{s:.2f}" for s in sizes)}
             | {"epochs": row["ap"], f"epochs{CURVE}": (curve / highest).tolist()}
             | {"seeds": runs if row["runs"] < planned[model] else str(row["runs"])}
-            | {"probability": members.get(model)}
         )
+        if model in members:
+            rows[-1]["probability"] = members[model].probability
+            rows[-1][relation.complexity] = members[model].complexity
     one_source = len(results.pretraining_sources) == 1
     columns = [
         column
@@ -110,7 +108,7 @@ def models_table(results: StudyResults) -> ReportTable:
             "The models start from weights pretrained on different data: a difference between "
             "them is not due to the backbones alone."
         )
-    if unmeasured := [m for m in results.names if np.isnan(results.number(m, "ms_per_image"))]:
+    if unmeasured := [row["model"] for row in rows if pd.isna(row["ms_per_image"])]:
         notes.append(f"Latency was not measured for {listed(unmeasured, most=5)}.")
     notes.append(results.independence)
     notes.append(
@@ -124,9 +122,9 @@ _MOST_PAIRED = 120
 
 
 def pairs_section(results: StudyResults, files: ReportFiles) -> Section | None:
-    """Returns the verdicts on AP50-95 for all pairs, None for a single model."""
+    """Returns the verdicts on AP50-95 for all pairs, None for one model, or if all are at 0."""
     models = results.best_first[:_MOST_PAIRED]
-    if len(models) < 2:
+    if len(models) < 2 or results.number(models[0], "ap") < ZERO:
         return None
     compared = results.comparisons()
     # The better model of a pair comes first, so that differences are positive.
