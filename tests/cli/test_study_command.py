@@ -92,6 +92,8 @@ def test_a_plan_tells_of_a_last_batch_of_one_image(
 
 def test_a_study_is_run_extended_and_told(ossa: Ossa, scenes: Path, tmp_path: Path) -> None:
     file = study_file(scenes, tmp_path)
+    newest = max(path.stat().st_ctime for path in scenes.rglob("*"))
+    time.sleep(max(0.0, newest + 2.1 - time.time()))  # images so new are not shared
     finished = ossa("study", "run", file, "--data-root", scenes.parent)
     assert finished.exit_code == 0, finished.stderr
     # Decoded here, once for all runs, which find the images in memory.

@@ -82,9 +82,10 @@ def plan(
                 prospect = summarize_data(
                     planned, allow_unlabeled=allow_unlabeled, callback=console
                 )
-            seeds = detect and study_folders.seeds_from_pilot(
-                planned, pilot or study, console, detect, power
-            )
+            seeds = None
+            if detect is not None:
+                from_pilot = (planned, pilot or study, console, detect, power)
+                seeds = study_folders.seeds_from_pilot(*from_pilot)
             estimates = {}
             if not no_measure:
                 with console.progress("measuring a few steps of each model") as on_model:
