@@ -84,7 +84,10 @@ def compare(
         print_json([{**_flat(row, models, len(matches[row.model])), **shared} for row in rows])
     else:
         _print_tables(rows, models)
-        _print_notes(rows, matches, num_images=len(index), resamples=resamples)
+        images = f"{len(index)} images"
+        if index.groups is not None:
+            images += f" in {index.num_units} groups"
+        _print_notes(rows, matches, images=images, resamples=resamples)
 
 
 def _read_sources(model: str) -> "list[FinishedRun | Path]":
@@ -232,7 +235,7 @@ def _print_notes(
     rows: "Sequence[Comparison]",
     matches: "Sequence[Sequence[Matches]]",
     *,
-    num_images: int,
+    images: str,
     resamples: int,
 ) -> None:
     """Prints what the intervals and verdicts are about."""
@@ -241,8 +244,7 @@ def _print_notes(
     runs = ", ".join(str(len(model)) for model in matches)
     seeds = [row.difference.seeds for row in rows if row.difference is not None]
     print_line(
-        f"Over images, 95%: these weights on other images ({num_images} images, drawn "
-        f"{resamples:,} times)."
+        f"Over images, 95%: these weights on other images ({images}, drawn {resamples:,} times)."
     )
     if any(interval is not None for interval in seeds):
         print_line(

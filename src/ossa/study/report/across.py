@@ -193,11 +193,12 @@ def ranking_sentences(ranking: Ranking) -> list[str]:
 
 def _mean_sentence(ranking: Ranking) -> str:
     first, interval = ranking.mean_rows()[0], rank_intervals(ranking.mean)[ranking.models[0]]
+    rank = str(interval.low) if interval.width == 1 else f"{interval.low} to {interval.high}"
     return (
         f"Of the mean over these {len(ranking.data)} data sets {first['model']} is the highest "
-        f"with {first['mean']:.3f} (rank {interval.low} to {interval.high} of "
-        f"{len(ranking.models)}, simultaneous 95%), interquartile mean {first['iqm']:.3f} (95% CI "
-        f"{first['iqm_low']:.3f} to {first['iqm_high']:.3f})."
+        f"with {first['mean']:.3f} (rank {rank} of {len(ranking.models)}, simultaneous 95%), "
+        f"interquartile mean {first['iqm']:.3f} "
+        f"(95% CI {first['iqm_low']:.3f} to {first['iqm_high']:.3f})."
     )
 
 
