@@ -36,6 +36,8 @@ def test_a_study_of_ten_lines_is_read(tmp_path: Path):
         ({"vary": {"train.lr": [0.1]}}, "vary.train.lr needs at least two different values"),
         ({"executor": "cloud"}, "executor.kind: "),
         ({"name": "a/b"}, "name: "),
+        ({"budgets": {"fps": [1]}}, "budgets.fps"),
+        ({"budgets": {"flops": [0]}}, "budgets.flops.0: input should be greater than 0"),
     ],
 )
 def test_what_a_study_cannot_say_is_told_in_a_sentence(settings: dict, sentence: str):

@@ -74,9 +74,10 @@ def relation_figure(
 def models_outside(results: StudyResults, relation: Relation) -> dict[str, float]:
     """Returns the models without a point, with their complexity (0 if it is unknown)."""
     found = {
-        model: np.nan_to_num(results.number(model, relation.complexity))
-        for model in results.names
-        if model not in relation.points.models
+        left.model: 0.0
+        if results.number(left.model, relation.quality) > 0
+        else float(np.nan_to_num(results.number(left.model, relation.complexity)))
+        for left in relation.points.left_out
     }
     for state in results.states:
         model, cost = state.run.model, state.record.cost if state.record else {}

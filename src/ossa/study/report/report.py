@@ -133,10 +133,11 @@ def _main_figure(
         relation_figure(results, relation, size_inches=size, with_fit=False)
         for size in (_BROAD, _NARROW)
     )
-    failed = {state.run.model: state.reason for state in results.states if state.reason}
+    reasons = {state.run.model: state.reason for state in results.states if state.reason}
+    for model in results.names:
+        reasons[model] = "AP50-95 is 0" if not results.number(model, "ap") else "not measured"
     outside = [
-        f"{model} ({'AP50-95 is 0' if model in results.names else failed.get(model, 'not run')})"
-        for model in models_outside(results, relation)
+        f"{model} ({reasons.get(model, 'not run')})" for model in models_outside(results, relation)
     ]
     caption = "Filled: the Pareto set. Bars: 95% intervals, not adjusted for the number of models."
     if outside:
