@@ -119,7 +119,7 @@ def _with_best(results: StudyResults, best: str) -> str:
         return "it is certainly the best of them"
     ahead = max(intervals[model].high for model in rivals)
     names = listed(rivals, most=_MOST_NAMED)
-    return f"{names} may be better, by {ahead:.3f} at most (comparisons with the best)"
+    return f"{names} may be better, by {ahead:.3f} at most (95%, comparisons with the best)"
 
 
 def same_sentence(results: StudyResults, best: str) -> str:
@@ -159,8 +159,8 @@ def pairs_sentence(results: StudyResults) -> str:
     same = sum(pair.verdict == "practically the same" for pair in pairs)
     halves = [(pair.high - pair.low) / 2 for pair in pairs]
     return (
-        f"Of {counted(len(pairs), 'pair')} of models, {differ} differ, {same} are practically the "
-        f"same and {len(pairs) - differ - same} are not decided: the simultaneous 95% CIs are "
-        f"±{median(halves):.3f} wide in the median, ±{np.min(halves):.3f} to ±{np.max(halves):.3f} "
-        f"({evidence(results, results.names)})."
+        f"Of {counted(len(pairs), 'pair')} of models, {differ:,} differ, {same:,} are practically "
+        f"the same and {len(pairs) - differ - same:,} are not decided: their differences are known "
+        f"to ±{median(halves):.3f} in the median, ±{min(halves):.3f} to ±{max(halves):.3f} "
+        f"(simultaneous 95% CIs; {evidence(results, results.names)})."
     )
