@@ -119,6 +119,11 @@ def test_a_folder_in_use_and_another_study_are_refused(places: dict[str, Path], 
     created(tmp_path / "study", places)
     with pytest.raises(ConfigError, match="add its model or seed with 'ossa study add'"):
         created(tmp_path / "study", places, models=["resnet34"])
+    other = {"one": places["one"], "sets-two-copy": places["sets-two"]}
+    with pytest.raises(ConfigError) as error:
+        created(tmp_path / "study", other, data=["one", "sets/two/copy"])
+    assert "Expected a study on one, sets-two-copy, found one on one, sets-two" in str(error.value)
+    assert list(read_studies(tmp_path / "study").studies) == ["one", "sets-two"]
 
 
 def test_the_page_ranks_the_models_over_the_data_sets(places: dict[str, Path], tmp_path: Path):

@@ -5,7 +5,7 @@ data_sets/NAME/     the study of one data set, as `ossa.study.folder` says
 
 Every data set has its own runs, records, measurements and report; models, seeds and settings are
 shared. Where the study reports `test` and a data set has no such split, the last weights are
-reported on its val, and every table of the study says so.
+reported on its val; plan, run and the page over the data sets say so.
 """
 
 import re
@@ -103,10 +103,18 @@ def create_studies(
     if path.exists() and not is_study_set(path) and (not path.is_dir() or any(path.iterdir())):
         expected = "a new or empty folder or a study on several data sets"
         raise ConfigError(expected=expected, found="one in use", path=path)
-    path.mkdir(parents=True, exist_ok=True)
-    # First, so that an interrupted start is gone on with.
-    content = {"study": study.model_dump(mode="json"), "data_sets": list(places)}
-    write_text_atomically(path / STUDIES_FILE, yaml.safe_dump(content, sort_keys=False))
+    if is_study_set(path):
+        if (known := _read_names(path)) != list(places):
+            raise ConfigError(
+                expected=f"a study on {', '.join(places)}",
+                found=f"one on {', '.join(known)}",
+                path=path,
+                advice="use another folder",
+            )
+    else:  # first, so that an interrupted start is gone on with
+        path.mkdir(parents=True, exist_ok=True)
+        content = yaml.safe_dump({"study": study.model_dump(mode="json")}, sort_keys=False)
+        write_text_atomically(path / STUDIES_FILE, content)
     for name, own in split_study(study, places).items():
         folder = path / _FOLDER / name
         create_study(own, folder, data=places[name], weights_folder=weights_folder)
@@ -119,14 +127,7 @@ def read_studies(path: Path) -> StudySet:
     Raises:
         ConfigError: the folder has none, or they are not under the same conditions.
     """
-    file = path / STUDIES_FILE
-    try:
-        content = read_yaml(file).value
-        study = check_study(content["study"], where=str(file))
-        names = list(data_names(study))
-    except (OSError, KeyError, TypeError):
-        raise ConfigError(expected="a study on several data sets", path=file) from None
-    studies = {name: read_study_folder(path / _FOLDER / name) for name in names}
+    studies = {name: read_study_folder(path / _FOLDER / name) for name in _read_names(path)}
     first, *others = studies.values()
     for other in others:
         for key in first.plan.conditions.keys() | other.plan.conditions.keys():
@@ -143,6 +144,15 @@ def read_studies(path: Path) -> StudySet:
             found = str(other.plan.conditions_version)
             raise ConfigError(expected=expected, found=found, path=other.path)
     return StudySet(path, studies)
+
+
+def _read_names(path: Path) -> list[str]:
+    file = path / STUDIES_FILE
+    try:
+        content = read_yaml(file).value
+        return list(data_names(check_study(content["study"], where=str(file))))
+    except (OSError, KeyError, TypeError):
+        raise ConfigError(expected="a study on several data sets", path=file) from None
 
 
 def extend_studies(path: Path, *, models: list[str], seeds: list[int]) -> tuple[StudyFolder, ...]:
