@@ -11,7 +11,7 @@ each with two Monte Carlo standard errors:
 - how often the intervals of all twelve ranks hold on a data set, and of the mean over the eight,
   and how often the interval of one model does;
 - the median number of ranks in an interval;
-- how often the interval of an interquartile mean, and of a probability of improvement, holds.
+- how often the interval of an interquartile mean holds.
 """
 
 import argparse
@@ -28,10 +28,6 @@ from ossa.study.ranks import Ranking, RankInterval, rank_intervals, rank_models
 _MODELS, _DATA_SETS = 12, 8
 _DEVIATION = 0.01
 """Of the runs over seeds."""
-_EVERY = 10
-"""Of so many studies, one has its interquartile means and improvements drawn."""
-_NO_MATTER = 0.005
-"""A probability of improvement may be off its interval by so much."""
 
 
 @dataclass(frozen=True)
@@ -92,35 +88,23 @@ def simulate(row: Row, study: int, draws: int) -> dict[str, float]:
     held = np.array([_holds(one, q) for one, q in zip(each, qualities, strict=True)])
     of_mean = rank_intervals(ranking.mean)
     mean_held = _holds(of_mean, qualities.mean(axis=0))
-    rates = {
+    return {
         "all ranks of a data set": float(held.all(axis=1).mean()),
         "a rank of a data set": float(held.mean()),
         "all ranks of the mean": float(mean_held.all()),
         "a rank of the mean": float(mean_held.mean()),
         "width on a data set": float(np.median([i.width for one in each for i in one.values()])),
         "width of the mean": float(np.median([i.width for i in of_mean.values()])),
+        "an interquartile mean": _means_held(ranking, qualities),
     }
-    return rates if study % _EVERY else rates | _means_held(ranking, qualities, deviations)
 
 
-def _means_held(
-    ranking: Ranking, qualities: np.ndarray, deviations: np.ndarray
-) -> dict[str, float]:
-    """Returns how many intervals hold the true interquartile mean and chance of improvement."""
+def _means_held(ranking: Ranking, qualities: np.ndarray) -> float:
+    """Returns the share of intervals that hold the true interquartile mean."""
     order = [int(model[1:]) for model in ranking.models]
     middle = stats.trim_mean(qualities[:, order], 0.25, axis=0)
-    lead = qualities[:, order] - qualities[:, order[:1]]
-    improved = stats.norm.cdf(lead / np.hypot(deviations[order], deviations[order[0]])).mean(axis=0)
-    rows = ranking.mean_rows()
-    found = {
-        name: np.array([row[name] for row in rows], float) for name in rows[0] if name != "model"
-    }
-    iqm = (found["iqm_low"] <= middle) & (middle <= found["iqm_high"])
-    low, high = found["improvement_low"] - _NO_MATTER, found["improvement_high"] + _NO_MATTER
-    return {
-        "interquartile mean": float(iqm.mean()),
-        "improvement": float(((low <= improved) & (improved <= high))[1:].mean()),
-    }
+    ends = np.array([[row["iqm_low"], row["iqm_high"]] for row in ranking.mean_rows()])
+    return float(((ends[:, 0] <= middle) & (middle <= ends[:, 1])).mean())
 
 
 def main() -> None:
@@ -143,7 +127,7 @@ def main() -> None:
 
 def _print(rates: Sequence[Mapping[str, float]]) -> None:
     for key in rates[0]:
-        each = np.array([one[key] for one in rates if key in one])
+        each = np.array([one[key] for one in rates])
         middle = np.median(each) if key.startswith("width") else each.mean()
         error = 2 * each.std(ddof=1) / len(each) ** 0.5
         print(f"  {key:26} {middle:.4f} ± {error:.4f}", flush=True)

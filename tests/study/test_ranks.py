@@ -47,7 +47,6 @@ def test_the_mean_over_two_data_sets_has_half_the_variance_and_twice_the_degrees
 def test_without_three_runs_the_mean_is_over_images_alone():
     ranking = rank(values_of(0.1, 0.2, runs=2), values_of(0.3, 0.6))
     assert ranking.mean.over == "images alone"
-    assert ranking.mean_rows()[1]["improvement"] is None
 
 
 def test_best_on_all_on_most_and_only_here():
@@ -71,7 +70,7 @@ def test_the_best_by_far_is_certainly_so_and_others_hardly_improve_on_it():
     assert (first["certainly_best_on"], second["may_be_best_on"]) == (2, 0)
     low, other = ranking.mean_rows()
     assert (low["model"], low["improvement"]) == ("a", None)
-    assert other["improvement"] == pytest.approx(0, abs=1e-6)
+    assert other["improvement"] == 0
     assert low["iqm"] == pytest.approx(0.55)
     assert low["iqm_low"] < 0.55 < low["iqm_high"]
 
@@ -80,6 +79,13 @@ def test_the_interquartile_mean_of_four_data_sets_leaves_out_the_lowest_and_the_
     ranking = rank(*(values_of(quality, 0.05) for quality in (0.1, 0.3, 0.4, 0.9)))
     assert ranking.mean_rows()[0]["iqm"] == pytest.approx(0.35)
     assert ranking.mean_rows()[0]["mean"] == pytest.approx(0.425)
+
+
+def test_the_chance_of_improvement_is_the_share_of_pairs_of_runs():
+    ranking = rank(values_of(0.5, 0.5), values_of(0.5, 0.499), values_of(0.5, 0.4))
+    # Of nine pairs: three ties and three above; two ties and one above; none.
+    chances = (3 / 2 + 3) / 9, (2 / 2 + 1) / 9, 0
+    assert ranking.mean_rows()[1]["improvement"] == pytest.approx(sum(chances) / 3)
 
 
 def test_new_data_sets_are_spoken_of_from_five_on():

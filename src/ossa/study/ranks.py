@@ -9,7 +9,8 @@
 - **The interquartile mean** over data sets leaves out a quarter of them at either end, for each
   model its own. **The probability of improvement** is that a run of one model scores above a run of
   another on one of these data sets drawn at random (Agarwal et al., "Deep reinforcement learning at
-  the edge of the statistical precipice", 2021). Intervals of both are quantiles of draws.
+  the edge of the statistical precipice", 2021), here the share of all pairs of runs. It has no
+  interval: none that was tried held in simulation.
 - **Other data sets** are spoken of from five on: these are then taken as a sample of such.
 
 Coverage is simulated in `benchmarks/ranks.py`. Dimensions: M models, K data sets, D draws.
@@ -31,8 +32,6 @@ from ossa.study.estimates import (
     Estimates,
     Floats,
     SeedVariances,
-    draw_seed_variances,
-    square_root,
 )
 
 FEWEST_LEFT_OUT, FEWEST_NEW = 4, 5
@@ -40,7 +39,7 @@ FEWEST_LEFT_OUT, FEWEST_NEW = 4, 5
 _FEWEST_CORRELATED = 6
 """Models, for an interval of a correlation at equal cost."""
 _TRIMMED = 0.25
-_DRAWS = 4000
+_TAIL = (1 - LEVEL) / 2
 
 
 class RankInterval(NamedTuple):
@@ -106,7 +105,7 @@ def _added(variances: Floats, dofs: Floats) -> tuple[Floats, Floats]:
     """Returns the sum (...) of variances (K, ...) and its degrees of freedom (Satterthwaite)."""
     total = variances.sum(axis=0)
     doubt = (variances**2 / np.maximum(dofs, 1e-9)).sum(axis=0)
-    return total, np.divide(total**2, doubt, out=dofs.min(axis=0), where=doubt > 0)
+    return total, np.divide(total**2, doubt, out=np.array(dofs.min(axis=0)), where=doubt > 0)
 
 
 def _image_variances(covariance: Floats) -> Floats:
@@ -124,6 +123,8 @@ class Ranking:
     """By data set."""
     mean: Comparisons
     """Of the mean over the data sets; of the models that all of them have."""
+    values: Mapping[str, Mapping[str, Values]]
+    """By data set and model."""
     costs: Mapping[str, float]
     """Parameters by model; missing if unknown."""
 
@@ -156,43 +157,46 @@ class Ranking:
 
     def mean_rows(self) -> list[dict[str, Any]]:
         """Returns a row per model: interquartile mean, and improvement over the best mean."""
-        drawn = self._draws()
-        middle = stats.trim_mean(drawn.qualities, _TRIMMED, axis=1)  # (D, M)
         rows = []
         for at, model in enumerate(self.models):
-            low, high = np.quantile(middle[:, at], _TAILS)
-            row = {
-                "model": model,
-                "mean": float(self.qualities[:, at].mean()),
-                "iqm": float(stats.trim_mean(self.qualities[:, at], _TRIMMED)),
-                "iqm_low": max(float(low), 0.0),
-                "iqm_high": min(float(high), 1.0),
-                **dict.fromkeys(("improvement", "improvement_low", "improvement_high")),
-            }
-            if drawn.deviations is not None and at > 0:
-                improved = _improvement(drawn, at)
-                low, high = np.quantile(improved, _TAILS)
-                row |= {
-                    "improvement": float(np.median(improved)),
-                    "improvement_low": float(low),
-                    "improvement_high": float(high),
+            middle, half = self._interquartile(at)
+            rows.append(
+                {
+                    "model": model,
+                    "mean": float(self.qualities[:, at].mean()),
+                    "iqm": middle,
+                    "iqm_low": max(middle - half, 0.0),
+                    "iqm_high": min(middle + half, 1.0),
+                    "improvement": self._improvement(model) if at else None,
                 }
-            rows.append(row)
+            )
         return rows
 
-    def _draws(self) -> "_Drawn":
-        rng = np.random.default_rng(0)
-        qualities, deviations = [], []
-        for compared in self.by_data.values():
-            own = compared.estimates
-            order = [own.models.index(model) for model in self.models]
-            true, _ = draw_seed_variances(own, _DRAWS, rng)
-            noise = rng.standard_normal((_DRAWS, len(own.models))) @ square_root(own.images)
-            noise += rng.standard_normal(noise.shape) * np.sqrt(true / own.runs)
-            qualities.append((own.means + noise)[:, order])
-            deviations.append(np.sqrt(true)[:, order])
-        known = self.mean.estimates.over_seeds
-        return _Drawn(np.stack(qualities, axis=1), np.stack(deviations, axis=1) if known else None)
+    def _improvement(self, model: str) -> float:
+        """Returns the share of pairs of runs in which a model scores above the best mean."""
+        shares = []
+        for values in self.values.values():
+            own, best = (values[name].plain for name in (model, self.models[0]))
+            lead = own[:, None] - best
+            shares.append(np.mean(np.where(lead == 0, 0.5, lead > 0)))
+        return float(np.mean(shares))
+
+    def _interquartile(self, at: int) -> tuple[float, float]:
+        """Returns the interquartile mean of a model and half its 95% interval, by own variances."""
+        order = np.argsort(self.qualities[:, at])
+        cut = int(_TRIMMED * len(order))
+        middle = order[cut : len(order) - cut]
+        parts = []
+        for compared in (list(self.by_data.values())[data] for data in middle):
+            own, i = compared.estimates, compared.models.index(self.models[at])
+            seeds = own.variances[i] / own.runs[i]
+            if own.images[i, i] + seeds > own.runs_over_images[i, i]:
+                parts += [(own.images[i, i], own.image_dof[i, i]), (seeds, own.runs[i] - 1)]
+            else:  # by chance, the runs agree better than the images allow
+                parts.append((own.runs_over_images[i, i], own.image_dof[i, i]))
+        variance, dof = _added(*(np.array(part, float) for part in zip(*parts, strict=True)))
+        half = stats.t.ppf(1 - _TAIL, max(dof, 1.0)) * variance**0.5 / len(middle)
+        return float(self.qualities[middle, at].mean()), float(half)
 
     def best_rows(self) -> list[dict[str, Any]]:
         """Returns a row per model: on which data sets it may be the best, and certainly is."""
@@ -307,24 +311,6 @@ class Ranking:
         return rows
 
 
-_TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
-
-
-class _Drawn(NamedTuple):
-    qualities: Floats
-    """(D, K, M) true qualities."""
-    deviations: Floats | None
-    """(D, K, M) of runs over seeds; None if there are too few."""
-
-
-def _improvement(drawn: _Drawn, at: int) -> Floats:
-    """Returns (D,) the probability that a run of a model scores above one of the first."""
-    assert drawn.deviations is not None
-    lead = drawn.qualities[..., at] - drawn.qualities[..., 0]
-    spread = np.hypot(drawn.deviations[..., at], drawn.deviations[..., 0])
-    return np.mean(stats.norm.cdf(lead / np.maximum(spread, 1e-12)), axis=1)
-
-
 def _rank_rows(data: str, compared: Comparisons) -> list[dict[str, Any]]:
     means = compared.estimates.means
     ranks = stats.rankdata(-means, method="min")
@@ -392,4 +378,5 @@ def rank_models(
         else Estimates.of({model: own[model] for model in common})
         for data, own in values.items()
     ]
-    return Ranking(by_data, compare_estimates(mean_estimates(each), **options), dict(costs or {}))
+    mean = compare_estimates(mean_estimates(each), **options)
+    return Ranking(by_data, mean, values, dict(costs or {}))

@@ -59,8 +59,6 @@ _TABLES: Mapping[str, tuple[str, Sequence[Column]]] = {
             Column("iqm", "interquartile mean", **_ROUNDED),
             *(Column("iqm_low", "CI low", **_ROUNDED), Column("iqm_high", "CI high", **_ROUNDED)),
             Column("improvement", "probability of improvement", **_CHANCE),
-            Column("improvement_low", "CI low", **_CHANCE),
-            Column("improvement_high", "CI high", **_CHANCE),
         ),
     ),
     "best": (
