@@ -26,7 +26,7 @@ from metrics import generate, timed  # the benchmark beside this one
 from ossa.evaluate.matching import Matches, match
 from ossa.evaluate.metrics import evaluate_detections
 from ossa.evaluate.statistics import compare_models
-from ossa.train.run_folder import environment
+from ossa.train.provenance import environment
 
 _TRUTHS_AN_IMAGE, _DETECTIONS_AN_IMAGE = 7.2, 100
 _SIZES = (500, 5000)

@@ -43,7 +43,7 @@ from ossa.data.description import read_description
 from ossa.data.loader import EpochBatches, training_loader
 from ossa.data.reading import read_data
 from ossa.train.callbacks import Callback
-from ossa.train.run_folder import environment
+from ossa.train.provenance import environment
 
 _STAGES = (
     (resized, "decode_image"),

@@ -30,7 +30,8 @@ from typing import Any
 
 from scipy.stats import theilslopes
 
-from ossa.train.run_folder import LOG_FILE, environment
+from ossa.train.provenance import environment
+from ossa.train.run_folder import LOG_FILE
 
 _KINDS = {"pss": "Pss", "anonymous": "Pss_Anon", "shared": "Pss_Shmem"}
 _POLL_SECONDS = 0.2

@@ -40,7 +40,7 @@ from ossa.evaluate.object_bins import (
     surroundings_of_gt,
 )
 from ossa.evaluate.voc import score_as_voc
-from ossa.train.run_folder import environment
+from ossa.train.provenance import environment
 from ossa.types import Detections
 
 _NUM_CLASSES = 80

@@ -24,7 +24,7 @@ from ossa.models.detector import PRESETS, build_detector
 from ossa.models.loss import DetectionLoss
 from ossa.models.norms import PreciseNorms
 from ossa.train.optim import EMA, build_optimizer
-from ossa.train.run_folder import environment
+from ossa.train.provenance import environment
 from ossa.types import Batch
 
 _WARMUP_PAIRS = 3

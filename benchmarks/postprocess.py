@@ -41,7 +41,7 @@ from ossa.evaluate.evaluator import detector_for_evaluation, evaluate
 from ossa.models.checkpoint import read_checkpoint
 from ossa.models.loss import decode_boxes_in_cells
 from ossa.models.postprocess import non_max_suppression
-from ossa.train.run_folder import environment
+from ossa.train.provenance import environment
 from ossa.types import Batch, Detections, Letterbox, RawPredictions
 
 Given = ParamSpec("Given")

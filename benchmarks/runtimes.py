@@ -46,7 +46,7 @@ from ossa.export.parity import some_images
 from ossa.export.select import RuntimeName, runtime_in_memory
 from ossa.models.detector import Detector, create_detector
 from ossa.models.postprocess import non_max_suppression
-from ossa.train.run_folder import environment
+from ossa.train.provenance import environment
 from ossa.types import RawPredictions
 
 _PICTURES = 4

@@ -38,7 +38,7 @@ from ossa.recipes import load_recipe
 from ossa.train.callbacks import Callback
 from ossa.train.loop import forward
 from ossa.train.optim import EMA, build_optimizer, optimizer_step
-from ossa.train.run_folder import environment
+from ossa.train.provenance import environment
 from ossa.train.setup import init_run
 from ossa.train.state import TrainState
 from ossa.types import Batch
