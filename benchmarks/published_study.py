@@ -68,7 +68,8 @@ def published_results(temporary: Path) -> StudyResults:
 
 def _split_of(metrics: dict[str, Any]) -> DatasetIndex:
     """Returns a split with as many images and objects, of which nothing else is known."""
-    images, objects = metrics["num_images"], metrics.get("num_gt", metrics.get("num_truths"))
+    images = int(metrics["num_images"])
+    objects = int(metrics["num_gt"] if "num_gt" in metrics else metrics["num_truths"])
     offsets = np.full(images + 1, objects)
     offsets[0] = 0
     return DatasetIndex(

@@ -17,11 +17,12 @@ def test_a_shipped_study_can_be_planned(file: Path):
     study = read_study(file)
     assert study.name == file.stem
     assert f"ossa study run studies/{file.name}" in file.read_text()
+    data = Path(str(study.data))
     if study.name == "convnext-yolo":
         with pytest.raises(ConfigError, match=r"Expected a file for initial_weights.*yolov5s.pt"):
-            make_plan(study, data=Path(study.data), folder=Path("nowhere"))
+            make_plan(study, data=data, folder=Path("nowhere"))
         return
-    plan = make_plan(study, data=Path(study.data), folder=file.parent)
+    plan = make_plan(study, data=data, folder=file.parent)
     settings = math.prod(len(values) for values in study.vary.values())
     assert len(plan.runs) == len(study.models) * len(study.seeds) * settings
     assert {run.weights.pretraining for run in plan.runs} == {"none"}

@@ -75,7 +75,9 @@ def test_the_first_screen_has_at_most_five_sentences_with_interval_seeds_and_ima
 ):
     found = sentences(two)
     assert 2 <= len(found) <= 5
-    best, low, high = two.best_first[0], *two.intervals("ap")[two.best_first[0]]
+    best, intervals = two.best_first[0], two.intervals("ap")
+    assert intervals is not None
+    low, high = intervals[best]
     assert (
         f"{best}, AP50-95 {two.number(best, 'ap'):.3f} (95% CI {low:.3f} to {high:.3f};" in found[0]
     )

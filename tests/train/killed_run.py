@@ -32,7 +32,7 @@ class Tells(Callback):
     def on_evaluate(self, *, epoch: int, done: int, total: int) -> None:
         self.pipe.send(f"evaluating {epoch}")
 
-    def on_epoch_end(self, row: Mapping[str, Any], evaluation: Evaluation) -> None:
+    def on_epoch_end(self, row: Mapping[str, Any], evaluation: Evaluation | None) -> None:
         self.pipe.send(f"epoch {row['epoch']}")
 
 

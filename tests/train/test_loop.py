@@ -342,7 +342,7 @@ def test_a_state_younger_than_a_minute_is_not_written_again_at_an_epochs_end(
     saved: list[int] = []
 
     class Looks(Callback):
-        def on_epoch_end(self, row: Mapping[str, Any], evaluation: Evaluation) -> None:
+        def on_epoch_end(self, row: Mapping[str, Any], evaluation: Evaluation | None) -> None:
             state = torch.load(tmp_path / STATE_FILE, weights_only=True)
             saved.append(state["progress"]["batch_number"])
 

@@ -92,14 +92,15 @@ def val(
     """
     from ossa.cli.console import Console
 
-    if weights is None and predictions is None:
-        raise ConfigError(expected="--weights of a detector or its --predictions", found="neither")
     _check_files(save_predictions, report)
     with Console() as console:
         if predictions is not None:
             _check_alone(call)
             scored = _score_predictions(predictions, data, split, class_ids_from, console)
             scored.row["imgsz"] = imgsz
+        elif weights is None:
+            expected = "--weights of a detector or its --predictions"
+            raise ConfigError(expected=expected, found="neither")
         else:
             options.set_threads(threads)
             device = options.choose_device_for(weights, device)

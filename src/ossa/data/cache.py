@@ -102,7 +102,10 @@ class PixelCache:
 
     def of(self, index: DatasetIndex) -> Self:
         """Returns the images of an index that has a part of these, in their order."""
-        rows = np.flatnonzero(np.isin(self.columns["image_ids"], index.image_ids))
+        return self.at(np.flatnonzero(np.isin(self.columns["image_ids"], index.image_ids)))
+
+    def at(self, rows: NDArray[np.int64]) -> Self:
+        """Returns these images of the file, in this order."""
         return type(self)(self.file, rows, self._memory)
 
 

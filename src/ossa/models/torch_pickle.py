@@ -20,7 +20,7 @@ import pickletools
 import struct
 import sys
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -191,6 +191,8 @@ class _InertUnpickler(pickle._Unpickler):
     """Python's stack machine, in which nothing imports, calls, hashes or sets a foreign object."""
 
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
 
     def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
         pickled = archive.read(f"{folder}data.pkl")

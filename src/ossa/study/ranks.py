@@ -279,7 +279,7 @@ class Ranking:
         the models as a sample; noise of the runs draws the correlation towards 0. Empty with fewer
         than six models of positive AP and known cost.
         """
-        positive = (self.qualities > 0).all(axis=0)
+        positive = np.asarray((self.qualities > 0).all(axis=0))
         chosen = [
             at
             for at, model in enumerate(self.models)

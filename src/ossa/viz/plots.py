@@ -193,14 +193,15 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.margins(x=0.015)
     style_axes(axes, x_label=panel.x_label, y_label=panel.y_label, title=panel.title)
     for i, line in enumerate(panel.lines):
-        y, low, high = (
+        low, high = (
             None if values is None else np.array(values, dtype=float)
-            for values in (line.y, line.low, line.high)
+            for values in (line.low, line.high)
         )
         style: dict[str, Any] = {"linewidth": 1.8, "markersize": 3.5, **line_style(i)}
         if low is not None and high is not None:
             axes.fill_between(line.x, low, high, color=style["color"], alpha=0.15, linewidth=0)
         marker = "o" if len(line.x) <= 25 else None
+        y = np.array(line.y, dtype=float)
         axes.plot(line.x, y, label=escape_figure(line.name), marker=marker, **style)
     if panel.y_low is not None:
         axes.set_ylim(bottom=panel.y_low)
