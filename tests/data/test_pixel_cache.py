@@ -395,13 +395,11 @@ def test_what_a_killed_builder_leaves_is_no_cache_and_is_removed(data: Path, fol
 def test_memory_is_free_again_when_the_last_process_that_shares_it_was_killed(
     data: Path, folder: Path
 ) -> None:
-    def shared() -> int:
-        return sum(1 for link in _memory_files() if "ossa-pixels" in link)
-
-    before = shared()
+    before = _memory_files()
     with builders(data, "auto", 1) as ((first,), _, heard):
         heard.get(timeout=60)
-        assert shared() > before
+        made = _memory_files(str(first.pid)) - before
+        assert made
         with builders(data, "auto", 1) as ((second,), _, heard_by_second):
             assert heard_by_second.get(timeout=60).done == []
             first.kill()
@@ -411,7 +409,7 @@ def test_memory_is_free_again_when_the_last_process_that_shares_it_was_killed(
             assert ours.done == []
             second.kill()
             second.join()
-    assert shared() == before
+    assert not made & _memory_files()
     assert kept(folder) == []
 
 
@@ -427,7 +425,11 @@ def test_memory_of_another_user_is_not_taken_for_the_cache() -> None:
         file.close()
 
 
-def _memory_files() -> Iterator[str]:
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
+def _memory_files(process: str = "[0-9]*") -> set[int]:
+    """Returns the inodes of the shared pixels that a process, or any, has open."""
+    inodes = set()
+    for link in Path("/proc").glob(f"{process}/fd/*"):
         with suppress(OSError):
-            yield os.readlink(link)
+            if "ossa-pixels" in os.readlink(link):
+                inodes.add(link.stat().st_ino)
+    return inodes
