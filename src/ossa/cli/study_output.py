@@ -321,7 +321,8 @@ def print_look(progress: "Progress") -> None:
         seeds = max(progress.wanted.values())
         print_line(f"up to {seeds} seeds: {', '.join(progress.wanted)}")
     else:
-        print_line(f"{len(progress.decisions) - still_open} pairs decided, {still_open} open")
+        count = len(progress.decisions)
+        print_line(f"{count - still_open} of {count} pairs are decided")
 
 
 def print_seeds_needed(needed: "SeedsNeeded") -> None:
