@@ -82,7 +82,8 @@ def measure_throughput(
         detectors: by name or other key, in evaluation mode where they have modes, on `device`.
         imgsz: side of the square input in pixels.
         batch: images in one run.
-        warmup, runs: runs of each detector that are not counted, and that are.
+        warmup: runs of each detector that are not counted.
+        runs: runs of each detector that are counted.
         device: where they run; a GPU is waited for before and after network and NMS.
         config: include decoding and NMS with these settings; the network alone if None.
         memory_format: of the images, as the detectors' weights have it.

@@ -188,7 +188,8 @@ def analyse(
     """Returns all diagnostics of detections.
 
     Args:
-        index, detections: as of `ossa.evaluate.matching.detection_columns`.
+        index: a split with its ground truth.
+        detections: by image id; images without any may be left out.
         imgsz: side of the square network input in pixels, at which objects are small or large.
         confidence: of confusions and images; that of the best mean F1 if not given.
         resamples: of the images, for the 95% intervals of the bins; 0 for none.

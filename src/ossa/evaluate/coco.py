@@ -66,7 +66,8 @@ def score_as_coco(
     """Returns what pycocotools' COCOeval ('bbox') computes, without its printing.
 
     Args:
-        index, detections: as of `detection_columns`.
+        index: a split with its ground truth.
+        detections: by image id; images without any may be left out.
         areas: from and to, both included, in square pixels of the original image.
         most_detections: per image and class, ascending.
     """

@@ -89,7 +89,8 @@ def confusion_matrix(
     """Returns which class was detected as which, by the rule at the head of this file.
 
     Args:
-        index, detections: as of `ossa.evaluate.matching.detection_columns`.
+        index: a split with its ground truth.
+        detections: by image id; images without any may be left out.
         confidence: lowest score of the detections that take part.
 
     Raises:

@@ -124,7 +124,8 @@ def by_crowding(
 
     Args:
         matches: what every detection matches.
-        gt, found: the surroundings of the ground truth and of the detections.
+        gt: the surroundings of the ground truth.
+        found: the surroundings of the detections.
         weights: (B, I) how often each image counts in each resample, for intervals.
     """
     return _scores("crowding", matches, _bins(KINDS, gt.kinds, found.kinds), weights)

@@ -84,7 +84,8 @@ def export_detector(
         settings: of the export.
         images: on which it is compared, with ground truth.
         calibration: images from which the ranges of int8 are taken, none of them in `images`.
-        on_stage, on_images: called with what begins, and with images compared and their total.
+        on_stage: called with what begins.
+        on_images: called with the number of images compared and their total.
 
     Raises:
         ConfigError: settings that exclude each other, a package that is not installed, or a data

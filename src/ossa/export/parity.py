@@ -258,7 +258,8 @@ def gap_between(
     a full list, and the score of the overlapping detection that suppressed it.
 
     Args:
-        theirs, ours: by PyTorch and by the export.
+        theirs: by PyTorch.
+        ours: by the export.
         settings: confidence, NMS and limits of both.
         candidates: what PyTorch's NMS chose from. Where given, scores and boxes of ours are
             compared with the nearest of these: of two almost equal scores, either may win the NMS.

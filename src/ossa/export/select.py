@@ -307,9 +307,11 @@ def runtime_in_memory(
 
     Args:
         detector: in the training form.
-        imgsz, batch: side of the images in pixels, and their number in one run.
+        imgsz: side of the images in pixels.
+        batch: number of images in one run.
         runtime: 'openvino' or 'onnxruntime'.
-        precision, threads: of the computation; the runtime's own choice of threads if None.
+        precision: of the computation.
+        threads: of the computation; the runtime's own choice if None.
         calibration: images from which the ranges of int8 are taken.
 
     Raises:
