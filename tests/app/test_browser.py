@@ -153,7 +153,8 @@ def test_a_bad_file_gets_a_sentence_and_a_good_one_works_afterwards(
     page.set_input_files(_FILE_INPUT, bad)
     fault = page.get_by_role("alert").filter(has_text="holiday.jpg")
     fault.wait_for()
-    assert fault.inner_text().startswith("holiday.jpg is neither an image nor a video: expected")
+    said = "Expected an image or a video, found neither (holiday.jpg)."
+    assert fault.inner_text().startswith(said)
     page.locator("#ossa-file").get_by_role(
         "button", name=re.compile("clear|remove", re.I)
     ).first.click()
