@@ -52,6 +52,14 @@ def test_what_is_far_apart_is_decided_at_once_and_what_is_open_gets_more_seeds()
     assert verdicts["c", "a"] == verdicts["c", "b"] == "better"
 
 
+def test_no_seeds_are_spent_on_a_pair_that_the_last_look_would_not_decide():
+    # A deviation of 0.1: eight seeds leave the difference open by far more than the margin.
+    around = 0.1 * np.array([-1, 0, 1, 1, -1, 0.5, -0.5, 0])
+    found = progress({"a": 0.3 + around, "b": 0.32 + around}, a=3, b=3)
+    assert found.wanted == {}
+    assert found.decisions[0].is_open
+
+
 def test_a_decision_is_kept_and_says_at_how_many_seeds_it_was_made():
     plain = models(a=0.3, b=0.31, c=0.6)
     found = progress(plain, a=8, b=8, c=3)

@@ -191,6 +191,16 @@ class Comparisons:
         low, high = max(difference - half, -1.0), min(difference + half, 1.0)
         return PairwiseComparison(model, reference, difference, low, high, p, self.margin)
 
+    def half_width_with(self, model: str, reference: str, *, runs: int) -> float:
+        """Returns half the width that the interval of two models would have with so many runs."""
+        i, j = self.models.index(model), self.models.index(reference)
+        images, seeds = self.estimates.images, self.estimates.seeds.value
+        variance = max(images[i, i] + images[j, j] - 2 * images[i, j], 0.0)
+        variance += (seeds[i] + seeds[j]) / runs
+        dof = self.dof[i, j] * (runs - 1) / (self.estimates.runs[[i, j]].mean() - 1)
+        critical = float(np.quantile(self.largest, 1 - self.alpha))
+        return float(_critical_t(critical, dof) * variance**0.5)
+
     def pairs(self) -> list[PairwiseComparison]:
         """Returns every pair once, best models first, the better one as the model."""
         best_first = sorted(zip(-self.estimates.means, self.models, strict=True))

@@ -1,9 +1,9 @@
 """How many seeds a study needs: planned beforehand, or decided while it runs.
 
 `ossa study run --until decided` looks at the results after numbers of seeds that are fixed in the
-study's file. The error rate is split evenly over the looks (Bonferroni), a decision once made is
-kept, and only models of pairs that are still open are trained with more seeds. The decisions are
-computed from the finished runs alone, so an interrupted study decides the same.
+study's file. The error rate is split evenly over the looks (Bonferroni), and a decision once made
+is kept. Models are trained with more seeds where a pair of theirs is open and the last look may
+decide it. All follows from the finished runs alone, so an interrupted study decides the same.
 
 Error rate and savings are simulated in `benchmarks/sequential.py`.
 """
@@ -56,6 +56,8 @@ class Decision:
     comparison: PairwiseComparison
     seeds: int
     """Of the look."""
+    is_promising: bool
+    """Whether the last look may decide, if the two are one standard error off."""
 
     @property
     def is_open(self) -> bool:
@@ -93,19 +95,30 @@ def decide(
     trained = dict.fromkeys(runs, looks[0])
     latest: dict[tuple[str, str], Decision] = {}
     for seeds in looks:
-        active = _models_of([pair for pair, made in latest.items() if made.is_open] or None, runs)
+        active = [pair for pair, made in latest.items() if made.is_open and made.is_promising]
+        if latest and not active:
+            break
+        active = _models_of(active or None, runs)
         trained |= dict.fromkeys(active, seeds)
         wanted = {model: seeds for model in active if not runs[model].is_complete(seeds)}
         if wanted:
             return Progress(tuple(latest.values()), wanted)
         compared = _compare_at(runs, trained, margin, alpha / len(looks), draws)
-        for pair in compared.pairs() if compared else ():
+        if compared is None:
+            continue
+        for pair in compared.pairs():
             key = (min(pair.model, pair.reference), max(pair.model, pair.reference))
             if key not in latest or latest[key].is_open:
-                latest[key] = Decision(pair, seeds)
-        if not any(decision.is_open for decision in latest.values()):
-            break
+                latest[key] = Decision(pair, seeds, _is_promising(compared, pair, looks[-1]))
     return Progress(tuple(latest.values()), {})
+
+
+def _is_promising(compared: Comparisons, pair: PairwiseComparison, runs: int) -> bool:
+    """Returns whether so many runs may show a difference of two models, or that there is none."""
+    half = compared.half_width_with(pair.model, pair.reference, runs=runs)
+    i, j = compared.models.index(pair.model), compared.models.index(pair.reference)
+    error, difference = float(compared.standard_errors[i, j]), abs(pair.difference)
+    return difference + error > half or max(difference - error, 0.0) + half < pair.margin
 
 
 def _models_of(
