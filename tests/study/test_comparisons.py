@@ -169,3 +169,12 @@ def test_the_simulation_holds_what_the_page_promises(simulation: ModuleType):
     row = simulation.error_rates(simulation.CASES["equal"], studies=60, draws=1000)
     assert row["family-wise error"] <= 0.15
     assert row["coverage"] >= 0.85
+
+
+def test_a_model_without_a_number_has_no_draws_and_many_models_fit_into_memory():
+    values = {f"m{i}": runs_of(0.01 * i, 0.01 * i + 0.01, 0.01 * i + 0.02) for i in range(60)}
+    draws = draw_qualities(values | {"lost": runs_of(np.nan, 0.1, 0.2)})
+    assert draws is not None
+    assert set(draws) == set(values)
+    assert draws["m59"].mean() == pytest.approx(0.60, abs=0.01)
+    assert draw_qualities({"lost": runs_of(np.nan, 0.1, 0.2)}) is None

@@ -6,7 +6,7 @@ import pytest
 from tiny_studies import a_plan, a_study
 
 from ossa.errors import ConfigError
-from ossa.study.config import read_study
+from ossa.study.config import check_study, read_study
 
 
 def test_a_study_of_ten_lines_is_read(tmp_path: Path):
@@ -115,3 +115,10 @@ def test_a_study_may_name_families_itself():
 def test_a_study_names_nothing_outside_its_folder(settings: dict, sentence: str):
     with pytest.raises(ConfigError, match=sentence):
         a_plan(**settings)
+
+
+@pytest.mark.parametrize("looks", [[], [2, 5], [5, 3], [3, 3], [3, 10**12]])
+def test_looks_are_increasing_numbers_of_seeds(looks: list[int]):
+    content = {"name": "a", "data": "b", "models": ["resnet18"], "looks": looks}
+    with pytest.raises(ConfigError, match="increasing numbers of seeds, 3 to 256"):
+        check_study(content, where="the test")

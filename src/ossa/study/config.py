@@ -24,7 +24,7 @@ from ossa.schema import Section, validated
 
 NO_WEIGHTS = "none"
 Budget: TypeAlias = Literal["params", "flops", "ms_per_image", "train_seconds", "peak_bytes"]
-_MOST_RUNS, _MOST_DATA_SETS = 10_000, 100
+_MOST_RUNS, _MOST_DATA_SETS, _MOST_SEEDS = 10_000, 100, 256
 _FAMILY = re.compile(r"(?:(?:tf|ese|legacy|dm|nf|test)_)?([a-z]+?(?:\d[a-z]{2,})?)(?=v\d|[^a-z]|$)")
 """Matches the first word of a model name, without the prefix of the weights and the version."""
 _VARIABLE: Mapping[str, type[Section]] = {
@@ -33,8 +33,6 @@ _VARIABLE: Mapping[str, type[Section]] = {
     "augment": AugmentConfig,
 }
 """Sections with settings that a study may vary."""
-
-
 _MODEL_KEYS_OF_A_RECIPE = {"drop_path", "anchors_wh"}
 
 
@@ -191,8 +189,11 @@ class StudyConfig(Section):
     @field_validator("looks")
     @classmethod
     def _increasing(cls, looks: tuple[int, ...]) -> tuple[int, ...]:
-        if not looks or looks[0] < FEWEST_RUNS or sorted(set(looks)) != list(looks):
-            raise ValueError(f"expected increasing numbers of seeds from {FEWEST_RUNS} on")
+        within = looks and looks[0] >= FEWEST_RUNS and looks[-1] <= _MOST_SEEDS
+        if not within or sorted(set(looks)) != list(looks):
+            raise ValueError(
+                f"expected increasing numbers of seeds, {FEWEST_RUNS} to {_MOST_SEEDS}"
+            )
         return looks
 
     @field_validator("executor", mode="before")

@@ -11,7 +11,7 @@ degrees of freedom, as one failing model would otherwise pass for a stable one.
 Dimensions: M models, R runs of a model, B resamples, G groups of images, D draws.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self, TypeAlias
 
@@ -26,6 +26,10 @@ _FEWEST_MODERATED = 3
 """Smallest number of models from which a common distribution of variances is estimated."""
 ROUNDING = 1e-20
 """A variance below this is none."""
+_CELLS_AT_ONCE = 2**21
+"""Draws times pairs of models that are in memory together."""
+_FEWEST_DRAWS, _MOST_DRAWN = 500, 2**25
+"""With many models there are fewer draws, so that draws times pairs are at most `_MOST_DRAWN`."""
 Floats: TypeAlias = NDArray[np.float64]
 
 
@@ -177,6 +181,17 @@ def draw_seed_variances(
     )
 
 
+def without_images(plain: Mapping[str, Sequence[float | None]], like: Values) -> dict[str, Values]:
+    """Returns the values of runs by model, the same for all images; None becomes NaN."""
+    values = {}
+    for model, numbers in plain.items():
+        runs = np.array(numbers, float)
+        resampled = np.repeat(runs[:, None], like.resampled.shape[1], axis=1)
+        left_out = np.repeat(runs[:, None], like.left_out.shape[1], axis=1)
+        values[model] = Values(runs, resampled, left_out, like.num_images)
+    return values
+
+
 def draw_qualities(
     values: Mapping[str, Values], *, draws: int = 4000, seed: int = 0
 ) -> dict[str, Floats] | None:
@@ -191,17 +206,31 @@ def draw_qualities(
         draws: D.
         seed: of the draws.
     """
-    estimates = Estimates.of(values)
-    count = len(estimates.models)
+    known = {name: own for name, own in values.items() if np.isfinite(own.plain).all()}
+    if not known:
+        return None
+    estimates = Estimates.of(known)
     covariance = estimates.covariance()
     if np.diag(covariance).max() < ROUNDING:
         return None
+    cells = len(known) ** 2
+    draws = min(draws, max(_FEWEST_DRAWS, _MOST_DRAWN // cells))
     rng = np.random.default_rng(seed)
     deviations = _draw_prior_deviations(estimates.means, covariance, draws, rng)
+    at_once = max(1, _CELLS_AT_ONCE // cells)
+    chunks = [
+        _draw_posterior(estimates, deviations[start : start + at_once], rng)
+        for start in range(0, draws, at_once)
+    ]
+    return dict(zip(estimates.models, np.concatenate(chunks).T, strict=True))
+
+
+def _draw_posterior(estimates: Estimates, deviations: Floats, rng: np.random.Generator) -> Floats:
+    """Returns draws (D, M) of the true qualities, under priors of these deviations (D,)."""
+    draws, count = len(deviations), len(estimates.models)
     true, _ = draw_seed_variances(estimates, draws, rng)
-    drawn = estimates.images + (true / estimates.runs)[:, :, None] * np.eye(count)
-    prior = (deviations**2)[:, None, None] * np.eye(count)
-    total = drawn + prior
+    own = true / estimates.runs + (deviations**2)[:, None]
+    total = estimates.images + own[:, :, None] * np.eye(count)
     ones = np.ones((draws, count, 1))
     solved = np.linalg.solve(total, np.concatenate((ones, _columns(estimates.means, draws)), 2))
     precision = solved[..., 0].sum(axis=1)
@@ -212,8 +241,7 @@ def draw_qualities(
     noise = rng.standard_normal((draws, count)) @ square_root(estimates.images)
     noise += rng.standard_normal((draws, count)) * np.sqrt(true / estimates.runs)
     gap = (estimates.means - at_random - noise)[..., None]
-    qualities = at_random + (deviations**2)[:, None] * np.linalg.solve(total, gap)[..., 0]
-    return dict(zip(estimates.models, qualities.T, strict=True))
+    return at_random + (deviations**2)[:, None] * np.linalg.solve(total, gap)[..., 0]
 
 
 def _columns(row: Floats, draws: int) -> Floats:

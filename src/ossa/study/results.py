@@ -19,7 +19,7 @@ from ossa.study.comparisons import Comparisons, compare_all
 from ossa.study.config import StudyConfig
 from ossa.study.efficiency import Efficiency, efficiencies
 from ossa.study.environments import check_environments, environments_of
-from ossa.study.estimates import draw_qualities
+from ossa.study.estimates import draw_qualities, without_images
 from ossa.study.folder import RunState, StudyFolder, read_measurements, read_study_folder
 from ossa.study.reported import (
     RESAMPLED_FILE,
@@ -98,7 +98,8 @@ class StudyResults:
     """The content of `measurements.json`; empty if nothing was measured."""
 
     _comparisons: dict[str, Comparisons] = field(default_factory=dict, repr=False, compare=False)
-    """By metric, as they are asked for."""
+    _drawn: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """Both by metric, as they are asked for."""
 
     @property
     def study(self) -> StudyConfig:
@@ -256,16 +257,15 @@ class StudyResults:
 
     def draws(self, quality: str) -> dict[str, NDArray[np.float64]] | None:
         """Returns draws of the true quality by model, None if neither images nor seeds vary it."""
-        if quality in self.runs[0].resampled_metrics:
-            return draw_qualities(self.values(quality))
-        ap = next(iter(self.values("ap").values()))
-        repeated = {}
-        for model, runs in self.runs_by_model.items():
-            plain = np.array([run.row[quality] for run in runs], float)
-            parts = (ap.resampled, ap.left_out)
-            images = (np.repeat(plain[:, None], part.shape[1], 1) for part in parts)
-            repeated[model] = Values(plain, *images, num_images=self.index.num_units)
-        return draw_qualities(repeated)
+        if quality not in self._drawn:
+            if quality in self.runs[0].resampled_metrics:
+                values = self.values(quality)
+            else:
+                each = self.runs_by_model.items()
+                plain = {model: [run.row[quality] for run in runs] for model, runs in each}
+                values = without_images(plain, like=next(iter(self.values("ap").values())))
+            self._drawn[quality] = draw_qualities(values)
+        return self._drawn[quality]
 
 
 def _variation(varied: Mapping[str, Any]) -> str:
