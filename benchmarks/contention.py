@@ -27,8 +27,8 @@ def train_a_few_batches(batches: int) -> None:
     """Is the process that trains: prints the milliseconds of every batch as JSON."""
     import torch
 
-    from ossa.allocator import keep_freed_memory
     from ossa.config import build_config
+    from ossa.machine import keep_freed_memory
     from ossa.train.autobatch import TrialStep
 
     keep_freed_memory()

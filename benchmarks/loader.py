@@ -31,7 +31,6 @@ from unittest.mock import patch
 import cv2
 import numpy as np
 
-from ossa.allocator import keep_freed_memory
 from ossa.config import AugmentConfig
 from ossa.data import augment
 from ossa.data import letterbox as resized
@@ -42,6 +41,7 @@ from ossa.data.decode import decode_image
 from ossa.data.description import read_description
 from ossa.data.loader import EpochBatches, training_loader
 from ossa.data.reading import read_data
+from ossa.machine import keep_freed_memory
 from ossa.train.callbacks import Callback
 from ossa.train.provenance import environment
 

@@ -18,8 +18,8 @@ from contextlib import nullcontext
 
 import torch
 
-from ossa.allocator import keep_freed_memory
 from ossa.config import TrainConfig, build_config
+from ossa.machine import keep_freed_memory
 from ossa.models.detector import PRESETS, build_detector
 from ossa.models.loss import DetectionLoss
 from ossa.models.norms import PreciseNorms

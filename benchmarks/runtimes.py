@@ -32,7 +32,6 @@ import cv2
 import torch
 from torch import Tensor
 
-from ossa.allocator import keep_freed_memory
 from ossa.config import EvaluateConfig
 from ossa.cost.benchmark import hardware_name, using_threads
 from ossa.data.annotations import DatasetIndex
@@ -44,6 +43,7 @@ from ossa.export.backends import Runtime, TorchRuntime
 from ossa.export.graph import Precision, can_run, is_installed
 from ossa.export.parity import some_images
 from ossa.export.select import RuntimeName, runtime_in_memory
+from ossa.machine import keep_freed_memory
 from ossa.models.detector import Detector, create_detector
 from ossa.models.postprocess import non_max_suppression
 from ossa.train.provenance import environment
@@ -87,7 +87,7 @@ def plain_pytorch(
     """Gives the turns of PyTorch as it comes, in fp32, in a process of its own.
 
     Nothing is folded, channels are first and the allocator is untouched: in a process with
-    other runtimes its heap has grown by theirs, which makes PyTorch faster (`ossa.allocator`).
+    other runtimes its heap has grown by theirs, which makes PyTorch faster (`ossa.machine`).
 
     Args:
         detector: in the training form.

@@ -29,10 +29,10 @@ from typing import Any
 
 import torch
 
-from ossa.allocator import keep_freed_memory
 from ossa.config import RunConfig, build_config, merge
 from ossa.data.dataset import TrainingDataset
 from ossa.data.loader import EpochBatches, training_loader
+from ossa.machine import keep_freed_memory
 from ossa.models.detector import PRESETS
 from ossa.recipes import load_recipe
 from ossa.train.callbacks import Callback

@@ -24,7 +24,7 @@ ORDER = (
         "config",
     ),
     "recipes",
-    "allocator",
+    "machine",
     *("viz", "models", "data", "evaluate", "train", "export", "predict", "cost", "study"),
     *("app", "cli", "__main__"),
 )

@@ -10,7 +10,7 @@ Examples:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ossa.allocator import wait_passively
+from ossa.machine import use_threads_well
 
 if TYPE_CHECKING:
     from ossa.config import RunConfig
@@ -131,7 +131,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'ossa' has no attribute {name!r}")
-    wait_passively()  # before torch is imported, if it is not yet
+    use_threads_well()  # before torch is imported, if it is not yet
     return getattr(import_module(_HOMES[name]), name)
 
 

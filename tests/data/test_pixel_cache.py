@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dataset_files import write_text, write_yolo
+from dataset_files import write_yolo
 from PIL import Image
 
 from ossa.config import AugmentConfig
@@ -24,7 +24,7 @@ from ossa.data import cache as image_cache
 from ossa.data import cache_files
 from ossa.data import letterbox as resized
 from ossa.data.annotations import DatasetIndex, select_images
-from ossa.data.cache import CachePlace, PixelCache, free_memory, open_pixels
+from ossa.data.cache import CachePlace, PixelCache, open_pixels
 from ossa.data.dataset import LetterboxedDataset, TrainingDataset
 from ossa.data.description import read_description
 from ossa.data.loader import EpochBatches, evaluation_loader, training_loader
@@ -309,26 +309,6 @@ def test_files_written_just_now_are_kept_for_one_process_alone(
     second = opened(data, "auto", heard=heard)
     assert len(heard.done) == 6
     np.testing.assert_array_equal(second[1].image, first[1].image)
-
-
-def test_a_control_group_limits_what_is_free(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    files = {
-        "proc/meminfo": "MemTotal: 9000 kB\nMemAvailable: 5000 kB\n",
-        "proc/self/cgroup": "0::/job/step\n",
-        "groups/job/memory.max": "3000000\n",
-        "groups/job/memory.current": "2500000\n",
-        "groups/job/memory.stat": "anon 1\ninactive_file 100000\nactive_file 20000\n",
-        "groups/job/step/memory.max": "max\n",
-    }
-    for name, text in files.items():
-        write_text(tmp_path / name, text)
-    monkeypatch.setattr(image_cache, "_PROC", tmp_path / "proc")
-    monkeypatch.setattr(image_cache, "_CGROUPS", tmp_path / "groups")
-    assert free_memory() == 3_000_000 - 2_500_000 + 120_000
-    (tmp_path / "groups/job/memory.max").write_text("max\n")
-    assert free_memory() == 5000 * 1024
 
 
 def build_slowly(data: Path, place: CachePlace, started: Event, heard: "Queue[Heard]") -> None:

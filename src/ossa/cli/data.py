@@ -1,6 +1,5 @@
 """`ossa data`: getting, converting, checking and showing data sets."""
 
-import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ from ossa.cli.train import HOW_PANEL, IMGSZ, RECIPE, SEED, configuration
 from ossa.config import RunConfig
 from ossa.errors import ConfigError, DataError
 from ossa.escaping import print_line
+from ossa.machine import count_processors
 
 if TYPE_CHECKING:
     from ossa.data.annotations import DatasetIndex, IndexReport
@@ -164,7 +164,7 @@ def check(
                 imgsz=imgsz,
                 anchors_wh=default_anchors_wh((8, 16, 32)).numpy(),
                 images=images,
-                threads=os.cpu_count() or 1,
+                threads=count_processors(),
                 crowding_of=_crowding,
                 on_image=on_image,
             )

@@ -1,6 +1,5 @@
 """`ossa demo`: two backbones learn the same scenes, and a page shows what each buys and costs."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +8,7 @@ import typer
 from ossa.cli import options
 from ossa.cli.command import command
 from ossa.errors import RunFailed
+from ossa.machine import count_processors
 
 _STUDY: dict[str, Any] = {
     "name": "demo",
@@ -67,7 +67,7 @@ def demo(
             data=data.parent,
             weights_folder=folder,
         )
-        jobs = min(len(study.plan.runs), os.cpu_count() or 1)
+        jobs = min(len(study.plan.runs), count_processors())
         with live_epochs(console, study):
             states = run_study(
                 study,

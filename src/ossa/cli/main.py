@@ -19,10 +19,10 @@ from typer.core import TyperGroup
 from typer.rich_utils import rich_format_error
 
 from ossa import __version__
-from ossa.allocator import keep_freed_memory, wait_passively
 from ossa.errors import OssaError, RunFailed, legible
 from ossa.escaping import hide_credentials, print_line
 from ossa.files import NO_SPACE
+from ossa.machine import keep_freed_memory, use_threads_well
 
 _COMMANDS = {
     "train": "Train a detector and score it after every epoch.",
@@ -161,7 +161,7 @@ for _name, _help in _COMMANDS.items():
 
 def main() -> None:
     """Runs the command of `sys.argv` and ends the process with its exit code."""
-    wait_passively()
+    use_threads_well()
     keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):  # a path may hold bytes that are no UTF-8
         if isinstance(stream, io.TextIOWrapper):

@@ -9,6 +9,7 @@ import typer
 from ossa.cli.command import Setting
 from ossa.data.paths import ALLOW_OUTSIDE_VARIABLE
 from ossa.errors import ConfigError
+from ossa.machine import count_processors
 
 MACHINE_PANEL = "Machine and output"
 IMGSZ_NAMES = ("--imgsz", "--img", "--img-size")
@@ -182,7 +183,7 @@ def choose_workers(wanted: int | None, *, device: str) -> int:
     """
     if wanted is not None:
         return wanted
-    processors = os.cpu_count() or 1
+    processors = count_processors()
     if device == "cpu":
         return min(_MOST_WORKERS, processors // 4)
     return max(1, min(_MOST_WORKERS, processors // 2))

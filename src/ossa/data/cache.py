@@ -34,6 +34,7 @@ from ossa.data.description import DataDescription
 from ossa.data.letterbox import Resized, read_resized
 from ossa.errors import CheckpointError, DataError, RunFailed, os_reason
 from ossa.files import held, open_regular
+from ossa.machine import count_processors, free_memory
 
 CachePlace: TypeAlias = Literal["auto", "disk", "none"]
 
@@ -45,7 +46,6 @@ _MOST_THREADS: Final = 8
 _AT_ONCE: Final = 64
 """Images for each thread that are decoded before they are written: as many wait in memory."""
 _PROC: Final = Path("/proc")
-_CGROUPS: Final = Path("/sys/fs/cgroup")
 
 
 class Listener(Protocol):
@@ -307,7 +307,7 @@ class _Builder:
             except DataError as error:
                 return error
 
-        threads = min(os.cpu_count() or 1, _MOST_THREADS)
+        threads = min(count_processors(), _MOST_THREADS)
         pool = ThreadPoolExecutor(threads)
         try:
             for first in range(0, len(self.index), _AT_ONCE * threads):
@@ -362,28 +362,6 @@ def open_memory_files(name: str) -> Iterator[BinaryIO]:
 def _path_of(memory: BinaryIO) -> Path:
     # By which the processes that this one starts find it, too.
     return Path(f"/proc/{os.getpid()}/fd/{memory.fileno()}")
-
-
-def free_memory() -> int:
-    """Returns the bytes of memory that this process may still take, of the machine or its cgroup.
-
-    What the system keeps of files, and would give up, counts as free.
-    """
-    meminfo = (_PROC / "meminfo").read_text().splitlines()
-    available = next(line for line in meminfo if line.startswith("MemAvailable:"))
-    free = [1024 * int(available.split()[1])]
-    with suppress(OSError):
-        own = (_PROC / "self" / "cgroup").read_text().rpartition("0::")[2].strip().strip("/")
-        folder = _CGROUPS / own
-        # In a container the group's own files may lie at the top.
-        for group in (folder, *folder.parents):
-            with suppress(OSError, ValueError, KeyError):  # no limit is called max
-                limit = int((group / "memory.max").read_text())
-                used = int((group / "memory.current").read_text())
-                stat = dict(line.split() for line in (group / "memory.stat").open())
-                cached = int(stat["inactive_file"]) + int(stat["active_file"])
-                free.append(limit - used + cached)
-    return min(free)
 
 
 def _size(nbytes: int) -> str:

@@ -22,6 +22,7 @@ from ossa.data.annotations import DatasetIndex, IndexReport, LabelSearch
 from ossa.data.issues import ImageBoxes, Issue, IssueKind
 from ossa.errors import CheckpointError, DataError, os_reason
 from ossa.files import sha256_of, write_atomically
+from ossa.machine import count_processors
 
 if TYPE_CHECKING:
     from ossa.data.description import DataDescription
@@ -224,7 +225,7 @@ def content_fingerprint(index: DatasetIndex) -> str:
     # Before a file is read, so that a change during the reading shows the next time.
     stamps = {name: list(_stamp_of(os.path.join(index.root, name))) for name in names}
     new = [name for name in stamps if known.get(name, [])[:-1] != stamps[name]]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing frees the interpreter
+    with ThreadPoolExecutor(min(8, count_processors())) as pool:  # hashing frees the interpreter
         hashes = pool.map(lambda name: _hash_of(index.root / name), new)
         known |= {name: [*stamps[name], content] for name, content in zip(new, hashes, strict=True)}
     if any(_is_settled(stamps[name]) for name in new):

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ossa.allocator import keep_freed_memory
 from ossa.config import RunConfig, TrainConfig
 from ossa.data.cache import CachePlace
 from ossa.data.loader import training_loader
 from ossa.errors import ConfigError, RunFailed
 from ossa.evaluate.evaluator import Evaluation, evaluate
 from ossa.files import held
+from ossa.machine import keep_freed_memory
 from ossa.models.detector import with_weights_settings
 from ossa.models.loss import DetectionLoss, LossTerms
 from ossa.models.norms import PreciseNorms

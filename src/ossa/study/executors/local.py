@@ -17,9 +17,9 @@ from multiprocessing.context import ForkServerProcess
 
 import torch
 
-from ossa.allocator import wait_passively
 from ossa.errors import ConfigError
 from ossa.files import open_to_append
+from ossa.machine import count_processors, use_threads_well
 from ossa.study.config import ExecutorConfig
 from ossa.study.executors import Job, OnEnd
 from ossa.study.worker import main as train_named_run
@@ -34,7 +34,7 @@ class LocalExecutor:
         devices = _devices(config.device)
         jobs = config.jobs or len(devices)
         self._slots = [devices[number % len(devices)] for number in range(jobs)]
-        processors = len(os.sched_getaffinity(0))
+        processors = count_processors()
         self._threads = config.threads or max(1, processors // jobs)
         on_gpu = devices[0] != "cpu"
         # On the CPU, the network already keeps all processors busy.
@@ -46,7 +46,7 @@ class LocalExecutor:
         running: dict[ForkServerProcess, Job] = {}
         processes = multiprocessing.get_context("forkserver")
         processes.set_forkserver_preload([__name__])
-        wait_passively()
+        use_threads_well()
         with _threads_of_new_processes(self._threads):
             forkserver.ensure_running()
         place = {"workers": self._workers, "threads": self._threads, "cache": self._cache}

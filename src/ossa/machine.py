@@ -1,0 +1,102 @@
+"""What this process may use of the machine, and how it uses memory and threads."""
+
+import ctypes
+import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Of `mallopt` in glibc's malloc.h, https://man7.org/linux/man-pages/man3/mallopt.3.html."""
+_MMAP_BYTES = 2**30
+_KEPT_BYTES = 2**31 - 1
+"""The largest value of `mallopt`, which takes an int."""
+_PROC: Final = Path("/proc")
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+_MEMORY_ASSUMED = 2**32
+"""Bytes, where the system does not tell what is free."""
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep up to 2 GiB of freed memory for what is allocated next.
+
+    By default it returns every large array to the system at once, and the system clears each page
+    of the next one: on a CPU up to a third of the time of a network in PyTorch, whose features
+    are some megabytes per layer (benchmarks/train.py). The memory of the process then stays near
+    its peak, and so does that of processes forked from it; no result changes.
+
+    Returns whether the setting was made: with glibc, on Linux.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "gnu_get_libc_version"):
+        return False
+    kept = library.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+    return bool(kept and library.mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES))
+
+
+def use_threads_well() -> None:
+    """Set OpenMP's threads for a shared machine, unless the user said otherwise.
+
+    They sleep while they wait for each other. By default they spin: beside any other program that
+    computes, the waiting threads keep the working ones from the processors, and training is tens
+    of times slower (benchmarks/contention.py). And where a cgroup grants fewer processors than
+    there are, as in a container, there are no more threads than that.
+
+    The settings act on libraries that are loaded later, so call it before torch is imported, and
+    on the processes that this one starts.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if count_processors() < _allowed_processors():
+        os.environ.setdefault("OMP_NUM_THREADS", str(count_processors()))
+
+
+def count_processors() -> int:
+    """Return how many processors this process may keep busy: by affinity and the cgroup's quota."""
+    counts = [_allowed_processors()]
+    for group in _own_cgroups():
+        with suppress(OSError, ValueError):  # without a limit the quota is called max
+            quota, period = (group / "cpu.max").read_text().split()
+            counts.append(max(1, math.ceil(int(quota) / int(period))))
+    return min(counts)
+
+
+def free_memory() -> int:
+    """Return the bytes of memory that this process may still take, of the machine or its cgroup.
+
+    What the system keeps of files, and would give up, counts as free. 4 GiB where the system does
+    not tell.
+    """
+    try:
+        meminfo = (_PROC / "meminfo").read_text().splitlines()
+    except OSError:
+        return _MEMORY_ASSUMED
+    available = next(line for line in meminfo if line.startswith("MemAvailable:"))
+    free = [1024 * int(available.split()[1])]
+    for group in _own_cgroups():
+        with suppress(OSError, ValueError, KeyError):  # no limit is called max
+            limit = int((group / "memory.max").read_text())
+            used = int((group / "memory.current").read_text())
+            stat = dict(line.split() for line in (group / "memory.stat").open())
+            cached = int(stat["inactive_file"]) + int(stat["active_file"])
+            free.append(limit - used + cached)
+    return min(free)
+
+
+def _allowed_processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _own_cgroups() -> Iterator[Path]:
+    """Yield the folders of this process's cgroup (version 2) and of those around it."""
+    with suppress(OSError):
+        own = (_PROC / "self" / "cgroup").read_text().rpartition("0::")[2].strip().strip("/")
+        folder = _CGROUPS / own
+        # In a container the group's own files may lie at the top.
+        yield from (folder, *folder.parents)
