@@ -94,8 +94,6 @@ def test_no_more_threads_than_the_control_group_grants_processors(
     use_threads_well()
     granted = {"OMP_NUM_THREADS": str(processors)} if processors < 8 else {}
     assert environment == {"OMP_WAIT_POLICY": "PASSIVE"} | granted
-        {"OMP_NUM_THREADS": str(processors)} if processors < 8 else {}
-    )
 
 
 def test_a_system_without_proc_has_processors_and_memory(
