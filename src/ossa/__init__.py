@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from ossa.types import Batch, Detections, Letterbox, Level, RawPredictions, Record, Sample
     from ossa.viz.draw import draw_boxes
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _NAMES = {
     "ossa.config": "RunConfig",

@@ -3,6 +3,7 @@
 import ctypes
 import math
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -85,6 +86,15 @@ def free_memory() -> int:
             cached = int(stat["inactive_file"]) + int(stat["active_file"])
             free.append(limit - used + cached)
     return min(free)
+
+
+def cpu_name() -> str:
+    """Return the model of the processor, such as 'AMD EPYC'."""
+    with suppress(OSError):
+        for line in (_PROC / "cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _allowed_processors() -> int:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -96,7 +97,21 @@ def test_the_help_needs_no_heavy_import() -> None:
 
 
 def test_the_version_is_printed(ossa: Ossa) -> None:
-    assert ossa("--version").stdout == f"ossa {__version__}\n"
+    versions = f"torch {version('torch')}, timm {version('timm')}"
+    assert ossa("--version").stdout == f"ossa {__version__} ({versions})\n"
+
+
+def test_the_shell_completes_commands_and_options() -> None:
+    for words, expected in (("ossa exp", "export"), ("ossa train --rec", "--recipe")):
+        environment = {
+            **os.environ,
+            "_OSSA_COMPLETE": "complete_bash",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(len(words.split()) - 1),
+        }
+        command = [sys.executable, "-m", "ossa"]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.stdout.split() == [expected]
 
 
 def test_a_misspelt_command_is_answered_with_the_near_one(ossa: Ossa) -> None:

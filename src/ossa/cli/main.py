@@ -12,6 +12,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from importlib import metadata
 from typing import Annotated, Any
 
 import typer
@@ -36,6 +37,7 @@ _COMMANDS = {
     "bench": "Time detectors and runtimes, several of them turn by turn.",
     "app": "Try detectors side by side on a page of your own.",
     "demo": "Draw a data set, train two small detectors on it, compare them on one page.",
+    "doctor": "Tell what this machine gives to ossa, and what stands in the way.",
     "data": "Data sets: get public ones, convert, check and look at any.",
     "study": "Many backbones, identical conditions.",
 }
@@ -135,18 +137,24 @@ def _sentence(error: Exception) -> str:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        print_line(f"ossa {__version__}")
+        libraries = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "timm"))
+        print_line(f"ossa {__version__} ({libraries})")
         raise typer.Exit(_DONE)
 
 
-app = typer.Typer(name="ossa", cls=_LazyCommands, **_TYPER)
+app = typer.Typer(name="ossa", cls=_LazyCommands, **{**_TYPER, "add_completion": True})
 
 
 @app.callback()
 def _ossa(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+        typer.Option(
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            help="Show the versions of ossa, torch and timm.",
+        ),
     ] = False,
 ) -> None:
     """Which backbone should my detector have?

@@ -14,6 +14,7 @@ import timm
 import torch
 
 from ossa.config import CONDITIONS_VERSION, RunConfig
+from ossa.machine import cpu_name
 
 _PACKAGE = Path(__file__).parent.parent
 _DECIDING = ("models", "data", "train", "evaluate")
@@ -33,7 +34,7 @@ def environment() -> dict[str, str]:
         "torch": str(torch.__version__),
         "timm": timm.__version__,
         "opencv": cv2.__version__,
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cpu_count": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
@@ -96,11 +97,3 @@ def _commit() -> str:
         found = subprocess.run([*git, *described], check=True, capture_output=True, timeout=10)
         return found.stdout.decode().strip()
     return "none"
-
-
-def _cpu_name() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
