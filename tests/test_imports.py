@@ -21,6 +21,7 @@ ORDER = (
         "safe_yaml",
         "schema",
         "backbone_args",
+        "model_config",
         "config",
     ),
     "recipes",

@@ -3,12 +3,13 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer
 
-from ossa.backbone_args import MAX_IMGSZ, BackboneArgs, Numbers3, PositiveNumbers3
+from ossa.backbone_args import MAX_IMGSZ
 from ossa.errors import ConfigError, legible
+from ossa.model_config import ModelConfig
 from ossa.safe_yaml import parse_yaml
 from ossa.schema import Section, validated
 
@@ -17,72 +18,6 @@ CONDITIONS_VERSION = 2
 SPPF of CSPDarknet, and a neck and head that were drawn after each backbone."""
 _DEEPEST = 10
 """Sections within sections that a setting may name."""
-
-
-_AnchorsOfLevel = Annotated[tuple[tuple[float, float], ...], Field(max_length=64, fail_fast=True)]
-_Anchors = Annotated[tuple[_AnchorsOfLevel, ...], Field(max_length=8, fail_fast=True)]
-
-
-class ModelConfig(Section):
-    """Which detector is built, and from which weights it starts."""
-
-    name: str = Field(
-        max_length=200,
-        pattern=r"^\w[\w.+-]*$",
-        description="yolov5n to yolov5x, cspdarknet_n to cspdarknet_x (or "
-        "cspdarknet-w0.375-d0.33), or any timm architecture.",
-    )
-    neck: Literal["own", "n", "s", "m", "l", "x"] = Field(
-        default="s", description="Scale of YOLOv5's neck; presets bring their own."
-    )
-    context: Literal["none", "sppf"] = Field(
-        default="none",
-        description="sppf puts YOLOv5's pooling pyramid behind the coarsest lateral of the neck.",
-    )
-    strides: tuple[PositiveInt, ...] = Field(
-        default=(8, 16, 32),
-        min_length=1,
-        max_length=8,
-        fail_fast=True,
-        description="Strides of the levels in pixels; 4,8,16,32 adds a fine one for small objects.",
-    )
-    anchors_wh: _Anchors | None = Field(
-        default=None,
-        description="Anchors per level, in pixels of the network input; YOLOv5's by default.",
-    )
-    pretrained: bool = Field(
-        default=False,
-        description="Start the backbone from timm's weights (from the hub or its cache).",
-    )
-    backbone_weights: str | None = Field(
-        default=None,
-        description="Start the backbone from a safetensors file with timm's key names.",
-    )
-    backbone_mean: Numbers3 | None = Field(
-        default=None, description="Input mean of the backbone's weights, such as 0.5,0.5,0.5."
-    )
-    backbone_std: PositiveNumbers3 | None = Field(
-        default=None, description="Input standard deviation of the backbone's weights."
-    )
-    backbone_args: BackboneArgs | None = Field(
-        default=None,
-        description="Arguments of timm's constructor; by default those in the weights' metadata.",
-    )
-    drop_path: float | None = Field(
-        default=None,
-        ge=0,
-        lt=1,
-        description="timm's drop_path_rate, over the one in backbone_args.",
-    )
-    weights: str | None = Field(
-        default=None,
-        description="Start from a whole detector: a checkpoint, or an official yolov5*.pt.",
-    )
-    equal_conditions: bool = Field(
-        default=False,
-        description="Set by the plan of a study: a lateral at every level, no SPPF in CSPDarknet, "
-        "and the same initial neck and head for every backbone of a seed.",
-    )
 
 
 class TrainConfig(Section):
@@ -370,6 +305,7 @@ def _refuse_what_would_be_ignored(config: RunConfig, where: str) -> None:
     one_cycle, peak_lr = train.schedule == "one-cycle", train.peak_lr
     no_partners = not augment.mosaic and not augment.mixup
     weights = model.pretrained or model.backbone_weights is not None
+    anchor = model.head == "anchor"
     faults = {
         "the schedule one-cycle needs train.peak_lr above train.lr, from which it starts": one_cycle
         and (peak_lr is None or peak_lr <= train.lr),
@@ -385,6 +321,10 @@ def _refuse_what_would_be_ignored(config: RunConfig, where: str) -> None:
         and augment.plain_epochs > 0,
         "model.pretrained and model.backbone_weights both bring the backbone's weights; leave one "
         "of them out": model.pretrained and model.backbone_weights is not None,
+        "model.reg_max and model.end_to_end act with model.head dense only": anchor
+        and (model.reg_max != ModelConfig.model_fields["reg_max"].default or model.end_to_end),
+        "model.anchors_wh acts with model.head anchor only": not anchor
+        and model.anchors_wh is not None,
         "model.weights brings a whole detector, over the backbone's weights that model.pretrained "
         "or model.backbone_weights bring; leave one of them out": weights
         and model.weights is not None,

@@ -53,6 +53,8 @@ SETTINGS = (
     _model("name", "NAME", "--model", "--cfg", parse=_model_name, note="Of --weights if left out."),
     _model("neck"),
     _model("context"),
+    _model("head"),
+    _model("end_to_end"),
     _model("pretrained"),
     _model("backbone_weights", "FILE"),
     _model("backbone_mean", "R,G,B"),

@@ -227,6 +227,8 @@ def build_detector(
         context=config.context == "sppf" and (equal or not isinstance(backbone, CSPDarknet)),
         lateral_everywhere=equal,
     )
+    if config.head != "anchor":
+        raise ConfigError("model.head dense is not built yet: take anchor")
     head = AnchorHead(neck.levels, num_classes=num_classes, anchors_wh=_configured_anchors(config))
     if equal and seed is not None:
         _draw_parameters(nn.ModuleDict({"neck": neck, "head": head}), seed)
