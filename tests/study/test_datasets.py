@@ -1,6 +1,8 @@
 """A study on several data sets: the same conditions on each, and one page on the ranks."""
 
+import html
 import json
+import re
 import runpy
 import shutil
 from pathlib import Path
@@ -13,7 +15,7 @@ from tiny_studies import TINY
 from ossa.data.description import read_description
 from ossa.data.reading import read_index
 from ossa.data.synthetic import write_scenes
-from ossa.errors import ConfigError
+from ossa.errors import ConfigError, DataError
 from ossa.study.config import check_study
 from ossa.study.datasets import (
     StudySet,
@@ -23,8 +25,10 @@ from ossa.study.datasets import (
     read_studies,
     split_study,
 )
-from ossa.study.report.across import write_ranks_report
-from ossa.study.results import load_study
+from ossa.study.pack import machines_by_data
+from ossa.study.report.across import write_studies_report
+from ossa.study.report.answers import sentences
+from ossa.study.results import StudyResults, load_study
 
 ROOT = Path(__file__).parents[2]
 synthetic = SimpleNamespace(**runpy.run_path(str(ROOT / "benchmarks" / "synthetic_study.py")))
@@ -126,9 +130,14 @@ def test_a_folder_in_use_and_another_study_are_refused(places: dict[str, Path], 
     assert list(read_studies(tmp_path / "study").studies) == ["one", "sets-two"]
 
 
-def test_the_page_ranks_the_models_over_the_data_sets(places: dict[str, Path], tmp_path: Path):
-    made = created(tmp_path / "study", places)
-    for name, study in made.studies.items():
+@pytest.fixture(scope="module")
+def finished(
+    places: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, StudyResults]:
+    """The results on each data set of a study in which every run is done."""
+    results = {}
+    folder = tmp_path_factory.mktemp("finished") / "study"
+    for name, study in created(folder, places).studies.items():
         splits = [
             read_index(read_description(places[name]), split).index for split in ("train", "val")
         ]
@@ -136,15 +145,49 @@ def test_the_page_ranks_the_models_over_the_data_sets(places: dict[str, Path], t
         for run in study.plan.runs:
             folder = study.run_folder(run)
             synthetic.write_run(folder, run, splits[1], data_fingerprint=fingerprint)
-    results = {name: load_study(study) for name, study in made.studies.items()}
-    page = write_ranks_report(results, tmp_path / "page", notes=["a note"]).read_text()
+        results[name] = load_study(study)
+    return results
+
+
+def test_one_page_ranks_the_models_over_the_data_sets_and_shows_each_by_a_switch(
+    finished: dict[str, StudyResults], tmp_path: Path
+):
+    folder = tmp_path / "page"
+    page = write_studies_report(finished, folder, detections=False, notes=["a note"]).read_text()
     assert "2 backbones on 2 data sets: one, sets-two." in page
     assert "Of the mean over these 2 data sets " in page
     assert "Nothing is said of other data sets: expected 5 at least, found 2." in page
     assert "a note" in page
-    names = {file.stem for file in (tmp_path / "page" / "tables").glob("*.csv")}
+    assert re.findall(r'<input type="radio" name="choice-1" value="([^"]*)"', page) == [
+        *("", "one", "sets-two"),
+    ]
+    assert re.findall(r'<div data-choice="([\w-]*)"( hidden)?>\s*<section', page) == [
+        *(("", ""), ("one", " hidden"), ("sets-two", " hidden")),
+    ]
+    for name, one in finished.items():
+        assert all(html.escape(sentence) in page for sentence in sentences(one))
+        assert (folder / name / "index.html").is_file()
+    names = {file.stem for file in (folder / "tables").glob("*.csv")}
     assert names == {"ranks", "means", "best"}
-    assert len((tmp_path / "page" / "tables" / "ranks.csv").read_text().splitlines()) == 1 + 6
+    assert len((folder / "tables" / "ranks.csv").read_text().splitlines()) == 1 + 6
+
+
+def test_measurements_belong_to_the_study_that_they_name(
+    finished: dict[str, StudyResults], tmp_path: Path
+):
+    times = {"median_ms": 1.0, "mean_ms": 1.0, "p95_ms": 1.0}
+    file = tmp_path / "measurements.json"
+    for study, found in (("two-sets-two", None), ("three", "found three")):
+        content = {
+            **{"schema_number": 1, "machine": "a", "study": study, "imgsz": 64, "cpu": "a"},
+            **{"system": "a", "runtime": "onnxruntime", "runtime_version": "1", "threads": 1},
+            **{"warmup_runs": 1, "timed_runs": 1},
+            "models": {"resnet18": {**times, "weights_sha256": "0" * 64}},
+        }
+        file.write_text(json.dumps(content))
+        # Of the right study, it is read, and its weights, which were never trained, are not.
+        with pytest.raises(DataError, match=found or "times of weights of the study two-sets-two"):
+            machines_by_data(finished, [file])
 
 
 def test_a_list_of_one_is_one():

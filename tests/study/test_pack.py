@@ -16,8 +16,8 @@ from ossa.files import sha256_of
 from ossa.study import time_models
 from ossa.study.folder import StudyFolder
 from ossa.study.pack import read_machines, write_pack
-from ossa.study.report.across import machines_section
-from ossa.study.report.tables import ReportFiles
+from ossa.study.report.answers import main_measure
+from ossa.study.report.report import write_study_report
 from ossa.study.results import load_study
 
 HIDDEN = (
@@ -110,9 +110,11 @@ def test_the_report_shows_the_models_by_their_time_on_the_other_machine(
     ]
     assert "1 threads, median of 4 runs): Pareto set " in machine.sentence()
     assert "no power-law fit: expected 8 models at least, found " in machine.sentence()
-    section = machines_section([machine], ReportFiles(tmp_path))
-    assert section is not None
-    assert "median of 4 runs" in str(section.text)
+    page = write_study_report(results, tmp_path, machines=[machine], detections=False).read_text()
+    assert "median of 4 runs" in page
+    assert main_measure(machine.results) == "ms_per_image"
+    assert main_measure(results) == "flops"
+    assert '<div data-choice="lap.top" hidden>' in page
     assert (tmp_path / "tables" / "machines.csv").read_text().count("lap.top") == 2
     with pytest.raises(DataError, match=r"one file of each machine, found two of lap\.top"):
         read_machines(results, [file, file])

@@ -98,7 +98,7 @@ def test_names_cover_neither_points_nor_each_other():
     names = [f"model_{number}" for number in range(6)]
     x, y = [5.0, 5.2, 5.4, 5.1, 9.8, 0.2], [5.0, 5.1, 4.9, 5.3, 9.7, 0.3]
     points = dict(zip(names, zip(x, y, strict=True), strict=True))
-    without = label_points(axes, points, named=names, lines=[], colour="black")
+    without = label_points(axes, points, named=names, lines=[], bars=[], colour="black")
     assert without == []
     figure.draw_without_rendering()
     boxes = [Text.get_window_extent(text) for text in axes.texts]  # without lines to points
@@ -106,3 +106,18 @@ def test_names_cover_neither_points_nor_each_other():
     for number, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[number + 1 :])
         assert not any(box.contains(*axes.transData.transform(p)) for p in zip(x, y, strict=True))
+
+
+def test_a_name_rather_crosses_a_bar_than_lies_on_the_line_of_the_pareto_set():
+    figure = Figure(figsize=(6, 4))
+    axes = figure.add_subplot()
+    axes.set(xlim=(0, 10), ylim=(0, 10))
+    line = (0.0, 5.0, 10.0, 5.0)
+    bars = [(x, 0.0, x, 10.0) for x in [n / 4 for n in range(41)]]  # denser than any name is wide
+    label_points(
+        axes, {"a_name": (5.0, 5.0)}, named=["a_name"], lines=[line], bars=bars, colour="k"
+    )
+    figure.draw_without_rendering()
+    box = Text.get_window_extent(axes.texts[0])
+    on_line = axes.transData.transform((5.0, 5.0))[1]
+    assert not box.y0 <= on_line <= box.y1

@@ -273,31 +273,31 @@ def report(
       ossa study report runs/bccd-320 --measurements measurements-laptop.json
     """
     from ossa.cli.console import Console
-    from ossa.study.pack import read_machines
-    from ossa.study.report.across import write_ranks_report
+    from ossa.study.pack import machines_by_data
+    from ossa.study.report.across import write_studies_report
     from ossa.study.report.report import write_study_report
 
     if output is not None:
         options.check_writable("--output", output)
     opened = study_folders.open_studies(study)
     output = output or opened.path / "report"
-    if measurements and len(opened.studies) > 1:
-        raise ConfigError("--measurements: expected the study of one data set, found several")
-    results = {}
     with Console() as console:
-        for data, one in opened.studies.items():
-            results[data] = study_folders.read_results(one.path, console)
-            machines = read_machines(results[data], measurements or [])
-            with console.progress("drawing") as on_figure:
-                page = write_study_report(
-                    results[data],
-                    output / data,
-                    machines=machines,
-                    on_figure=lambda n, show=on_figure: show(n, max(n, 34)),
+        results = {
+            data: study_folders.read_results(one.path, console)
+            for data, one in opened.studies.items()
+        }
+        machines = machines_by_data(results, measurements or [])
+        with console.progress("drawing") as on_figure:
+            options_of_page: dict[str, Any] = {"on_figure": lambda n: on_figure(n, max(n, 34))}
+            if len(results) > 1:
+                notes = opened.notes
+                page = write_studies_report(
+                    results, output, machines=machines, notes=notes, **options_of_page
                 )
-            print_line(page)
-        if len(results) > 1:
-            print_line(write_ranks_report(results, output, notes=opened.notes))
+            else:
+                ((data, one),) = results.items()
+                page = write_study_report(one, output, machines=machines[data], **options_of_page)
+    print_line(page)
 
 
 @command()

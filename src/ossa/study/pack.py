@@ -7,7 +7,7 @@ schema, sizes and names, and refuses times of weights that are not the study's.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,11 +30,11 @@ from ossa.files import (
 from ossa.models.checkpoint import read_checkpoint
 from ossa.schema import Section, validated
 from ossa.study import time_models
-from ossa.study.analysis import Relation, pareto_membership
+from ossa.study.analysis import Relation
 from ossa.study.folder import RunState, StudyFolder
 from ossa.study.reported import read_split
 from ossa.study.results import StudyResults
-from ossa.study.scaling import InsufficientData, Points, fit_power_law
+from ossa.study.scaling import InsufficientData
 from ossa.train.run_folder import LAST_WEIGHTS
 
 _COMPARED = 8
@@ -198,12 +198,17 @@ class Machine:
     """Quality against the time on one machine."""
 
     measured: Measured
-    relation: Relation
-    """AP50-95 against milliseconds per image."""
+    results: StudyResults
+    """The study's, with the times of this machine."""
 
     @property
     def name(self) -> str:
         return self.measured.machine
+
+    @property
+    def relation(self) -> Relation:
+        """AP50-95 against milliseconds per image."""
+        return self.results.relation("ap", "ms_per_image")
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns one flat row per timed model, the fastest first."""
@@ -253,21 +258,53 @@ def read_machines(results: StudyResults, files: Sequence[Path]) -> list[Machine]
         if measured.machine in {machine.name for machine in machines}:
             expected = "one file of each machine"
             raise DataError(expected=expected, found=f"two of {measured.machine}", path=file)
-        machines.append(Machine(measured, _relation(results, measured)))
+        machines.append(Machine(measured, _timed_on(results, measured)))
     return machines
 
 
-def _relation(results: StudyResults, measured: Measured) -> Relation:
-    models = results.models()
+def machines_by_data(
+    results: Mapping[str, StudyResults], files: Sequence[Path]
+) -> dict[str, list[Machine]]:
+    """Returns the machines of every data set; a file is of the study that it names.
+
+    Args:
+        results: by data set.
+        files: as of `read_machines`.
+
+    Raises:
+        DataError: as `read_machines`; a file of none of the studies.
+    """
+    if len(results) == 1:
+        return {data: read_machines(one, files) for data, one in results.items()}
+    own: dict[str, list[Path]] = {one.study.name: [] for one in results.values()}
+    for file in files:
+        study = _read(file).study
+        if study not in own:
+            expected = f"measurements of one of the studies {', '.join(own)}"
+            raise DataError(expected=expected, found=legible(study), path=file)
+        own[study].append(file)
+    return {data: read_machines(one, own[one.study.name]) for data, one in results.items()}
+
+
+def _timed_on(results: StudyResults, measured: Measured) -> StudyResults:
+    """Returns the results with the times of a machine; of the budgets, those in ms are left."""
     times = {model: own.median_ms for model, own in measured.models.items()}
-    points = Points.of(
-        results.names,
-        families=models["family"].tolist(),
-        complexity=[times.get(model) for model in results.names],
-        quality=models["ap"].to_numpy(float),
-    )
-    pareto = pareto_membership(points, results.draws("ap"))
-    return Relation("ap", "ms_per_image", points, fit_power_law(points), pareto)
+    runs = [
+        replace(run, row={**run.row, "ms_per_image": times.get(run.row["model"])})
+        for run in results.runs
+    ]
+    budgets = {"ms_per_image": results.study.budgets.get("ms_per_image", ())}
+    study = results.study.model_copy(update={"budgets": budgets})
+    folder = replace(results.folder, plan=replace(results.folder.plan, study=study))
+    return replace(results, runs=tuple(runs), folder=folder)
+
+
+def _read(file: Path) -> Measured:
+    content = read_json_object(file, what="the measurements of a machine")
+    try:
+        return validated(Measured, content, where=str(file))
+    except ConfigError as problem:
+        raise DataError(str(problem)) from None
 
 
 def read_measured(results: StudyResults, file: Path) -> Measured:
@@ -276,11 +313,7 @@ def read_measured(results: StudyResults, file: Path) -> Measured:
     Raises:
         DataError: as `read_machines`.
     """
-    content = read_json_object(file, what="the measurements of a machine")
-    try:
-        measured = validated(Measured, content, where=str(file))
-    except ConfigError as problem:
-        raise DataError(str(problem)) from None
+    measured = _read(file)
     imgsz = results.runs[0].state.run.config.train.imgsz
     for what, expected, found in (
         ("study", results.study.name, measured.study),

@@ -36,6 +36,8 @@ from ossa.study.estimates import (
 
 FEWEST_LEFT_OUT, FEWEST_NEW = 4, 5
 """Numbers of data sets from which one is predicted from the others, and new ones are spoken of."""
+MEAN = "mean over these"
+"""In place of the name of a data set, in `Ranking.rank_rows`."""
 _FEWEST_CORRELATED = 6
 """Models, for an interval of a correlation at equal cost."""
 _TRIMMED = 0.25
@@ -151,7 +153,7 @@ class Ranking:
         """Returns a row per data set and model: quality, rank, and the interval of the rank."""
         return [
             row
-            for data, compared in {**self.by_data, "mean over these": self.mean}.items()
+            for data, compared in {**self.by_data, MEAN: self.mean}.items()
             for row in _rank_rows(data, compared)
         ]
 

@@ -237,23 +237,20 @@ class StudyResults:
 
     def relation(self, quality: str, complexity: str) -> Relation:
         """Returns the relation of a quality to a complexity: power-law fit and Pareto set."""
-        return self._relations[quality, complexity]
+        key = (quality, complexity)
+        if key not in self._relations:
+            points = self.points(quality, complexity)
+            pareto = pareto_membership(points, self.draws(quality))
+            self._relations[key] = Relation(*key, points, fit_power_law(points), pareto)
+        return self._relations[key]
+
+    @cached_property
+    def _relations(self) -> dict[tuple[str, str], Relation]:
+        return {}
 
     def efficiency(self, quality: str, complexity: str) -> tuple[Efficiency, ...]:
         """Returns the efficiency of every model, with intervals from the draws of `relation`."""
         return efficiencies(self.points(quality, complexity), self.draws(quality))
-
-    @cached_property
-    def _relations(self) -> dict[tuple[str, str], Relation]:
-        relations = {}
-        for quality in self.qualities:
-            draws = self.draws(quality)
-            for complexity in self.complexities:
-                points = self.points(quality, complexity)
-                pareto = pareto_membership(points, draws)
-                fit = fit_power_law(points)
-                relations[quality, complexity] = Relation(quality, complexity, points, fit, pareto)
-        return relations
 
     def draws(self, quality: str) -> dict[str, NDArray[np.float64]] | None:
         """Returns draws of the true quality by model, None if neither images nor seeds vary it."""

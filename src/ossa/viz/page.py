@@ -142,16 +142,29 @@ class Grid:
 
 @dataclass(frozen=True)
 class Switch:
-    """One of several blocks, chosen by one value or more."""
+    """One of several blocks, chosen by one value or more.
+
+    Switches of a page that have a choice in common follow each other.
+    """
 
     kind: ClassVar[str] = "switch"
     axes: Mapping[str, Mapping[str, str]]
     """By the name of a choice, its values with their titles."""
     blocks: "Mapping[tuple[str, ...], Block]"
     """One for each combination of values, in the order of the axes."""
+    tabs: bool = False
+    """Whether all values are seen, as tabs, instead of the chosen one alone."""
 
 
-Block = Table | FigureBlock | PictureBlock | TextBlock | KeyValues | Grid | Switch
+@dataclass(frozen=True)
+class Group:
+    """Whole sections as one block, so that a switch can choose between them."""
+
+    kind: ClassVar[str] = "group"
+    sections: "Sequence[Section]"
+
+
+Block = Table | FigureBlock | PictureBlock | TextBlock | KeyValues | Grid | Switch | Group
 
 
 @dataclass(frozen=True)

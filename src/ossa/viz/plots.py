@@ -25,10 +25,8 @@ LINE_COLOURS = (
 """After Okabe and Ito, without their yellow; lines beyond the eighth are dashed, then dotted."""
 
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
-INK, MUTED = "#222222", "#6b6b6b"
-"""Of what is read first, and of what explains it."""
-
-_RULE = "#e4e4e4"
+INK, MUTED, RULE = "#222222", "#6b6b6b", "#e4e4e4"
+"""Of what is read first, of what explains it, and of lines between them."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,7 @@ def style_axes(axes: Axes, *, x_label: str, y_label: str, title: str = "") -> No
     """Gives axes the look of all our figures; both labels stand along the x axis' direction."""
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color("#9a9a9a")
-    axes.grid(axis="y", color=_RULE, linewidth=0.8)
+    axes.grid(axis="y", color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=MUTED, labelsize=9.5, length=0, pad=6)
     axes.tick_params(axis="x", length=3, color="#9a9a9a", pad=4)

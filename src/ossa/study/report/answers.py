@@ -53,13 +53,14 @@ def sentences(results: StudyResults) -> list[str]:
     return [*budgets, same_sentence(results, best), pairs_sentence(results)]
 
 
-def budgets_table(results: StudyResults) -> ReportTable:
+def budgets_table(results: StudyResults, name: str = "budgets") -> ReportTable:
     """Returns the best model under each budget of the study, the largest budgets first.
 
     By default the budgets are the costs of the costliest, the median and the cheapest model in the
     Pareto set of the main measure.
     """
-    budgets: dict[str, Sequence[float]] = {**results.study.budgets}
+    given = results.study.budgets.items()
+    budgets: dict[str, Sequence[float]] = {key: limits for key, limits in given if limits}
     if not budgets:
         measure = main_measure(results)
         costs = [member.complexity for member in results.relation("ap", measure).members]
@@ -82,7 +83,7 @@ def budgets_table(results: StudyResults) -> ReportTable:
         *(Column("low", "95% CI low", decimals=3), Column("high", "95% CI high", decimals=3)),
         Column("models", "models compared", write=str),
     ]
-    return ReportTable("budgets", columns, rows, caption="The best model under each budget")
+    return ReportTable(name, columns, rows, caption="The best model under each budget")
 
 
 def budget_sentence(results: StudyResults, row: Mapping[str, Any]) -> str:

@@ -176,7 +176,7 @@ def _draw_outside(strip: Axes, axes: Axes, outside: Mapping[str, float], quality
     for cost, y in known.values():
         strip.plot([cost], [y], marker="x", markersize=6, color=INK, linestyle="none")
     if known:
-        label_points(strip, known, named=list(known), lines=[], colour=MUTED)
+        label_points(strip, known, named=list(known), lines=[], bars=[], colour=MUTED)
     unknown = ", ".join(model for model in outside if model not in known)
     style = {"fontsize": 8.5, "color": MUTED, "va": "center", "transform": strip.transAxes}
     strip.text(0.99, 0.5, escape_figure(unknown), ha="right", **style)
@@ -191,7 +191,7 @@ def _name_points(axes: Axes, relation: Relation, bounds: NDArray[np.float64]) ->
     upright = [(x[i + 1], y[i], x[i + 1], y[i + 1]) for i in range(len(x) - 1)]
     bars = [(cost, low, cost, high) for cost, low, high in bounds]
     points = {point.model: (point.complexity, point.quality) for point in relation.pareto}
-    label_points(axes, points, named=named, lines=[*level, *upright, *bars], colour=INK)
+    label_points(axes, points, named=named, lines=[*level, *upright], bars=bars, colour=INK)
 
 
 _POINT_RADIUS = 5.0
@@ -209,7 +209,7 @@ _SIDES = (
 """Direction (right, up) and alignment of a name; preferred positions first."""
 _PLACES = [
     (distance * right, distance * up, horizontal, vertical)
-    for distance, (right, up, horizontal, vertical) in product((7, 12, 18, 26), _SIDES)
+    for distance, (right, up, horizontal, vertical) in product((7, 12, 18, 26, 38), _SIDES)
 ]
 """Offsets in points of 1/72 inch."""
 _BEFORE = {"left": 0.0, "center": 0.5, "right": 1.0, "bottom": 0.0, "top": 1.0}
@@ -222,23 +222,24 @@ def label_points(
     *,
     named: Sequence[str],
     lines: ArrayLike,
+    bars: ArrayLike,
     colour: str,
 ) -> list[str]:
     """Writes names beside their points and returns the names for which there was no room.
 
-    Names cover neither points nor each other, and cover lines only if no other position is free.
-    The layout and limits of the axes must be final.
+    Names cover neither points nor each other. They cover bars only if no other position is free,
+    and lines only if neither is one over bars. The layout and limits of the axes must be final.
 
     Args:
         axes: axes with logarithmic or linear scales.
         points: x and y of all points by name.
         named: the names to write, the most important first.
         lines: (N, 4) x0 y0 x1 y1 of vertical and horizontal lines.
+        bars: (N, 4) of others.
         colour: colour of the text.
     """
     centres = axes.transData.transform(np.array(list(points.values())))
-    ends = axes.transData.transform(np.reshape(lines, (-1, 2))).reshape(-1, 2, 2)
-    around_lines = np.column_stack((ends.min(axis=1) - 1, ends.max(axis=1) + 1))
+    around_lines, around_bars = (_around(axes, one) for one in (lines, bars))
     taken = np.column_stack((centres - _POINT_RADIUS, centres + _POINT_RADIUS))
     frame = np.array(axes.get_window_extent().extents)
     scale = axes.get_figure(root=True).dpi / 72  # pyright: ignore[reportOptionalMemberAccess]
@@ -255,8 +256,8 @@ def label_points(
         boxes = np.hstack((corners, corners + size_wh))
         inside = (boxes[:, :2] >= frame[:2]).all(axis=1) & (boxes[:, 2:] <= frame[2:]).all(axis=1)
         free = inside & ~_overlap(boxes, taken)
-        best = np.flatnonzero(free & ~_overlap(boxes, around_lines))
-        chosen = best if len(best) else np.flatnonzero(free)
+        cost = 2 * _overlap(boxes, around_lines) + _overlap(boxes, around_bars)
+        chosen = np.flatnonzero(free)[np.argsort(cost[free], kind="stable")]
         if not len(chosen):
             without.append(name)
             continue
@@ -267,6 +268,12 @@ def label_points(
         axes.annotate(escape_figure(name), points[name], xytext=(right, up), **place, **style)
         taken = np.vstack((taken, boxes[chosen[0]]))
     return without
+
+
+def _around(axes: Axes, lines: ArrayLike) -> NDArray[np.float64]:
+    """Returns (N, 4) xyxy in pixels, a little larger than each of the lines."""
+    ends = axes.transData.transform(np.reshape(lines, (-1, 2))).reshape(-1, 2, 2)
+    return np.column_stack((ends.min(axis=1) - 2, ends.max(axis=1) + 2))
 
 
 def _overlap(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.bool_]:

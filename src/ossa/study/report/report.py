@@ -1,15 +1,13 @@
 """The report of a study: one self-contained page, with its figures and tables as files."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ossa.errors import DataError
 from ossa.escaping import escape_markdown
 from ossa.files import write_text_atomically
-from ossa.study.analysis import Relation
 from ossa.study.pack import Machine
-from ossa.study.report.across import machines_section
 from ossa.study.report.answers import budgets_table, main_measure, sentences
 from ossa.study.report.conditions import conditions_section, total_times
 from ossa.study.report.figures import models_outside, relation_figure
@@ -21,12 +19,14 @@ from ossa.study.report.sections import (
     pairs_section,
     variations_section,
 )
-from ossa.study.report.tables import ReportFiles, ReportTable, bullets, svg_of
-from ossa.study.report.text import counted, duration, listed
+from ossa.study.report.tables import Column, ReportFiles, ReportTable, bullets, svg_of
+from ossa.study.report.text import counted, duration, listed, probability
 from ossa.study.results import StudyResults
-from ossa.viz.page import Block, FigureBlock, Page, Section, Switch, write_page
+from ossa.viz.page import Block, FigureBlock, Group, Page, Section, Switch, write_page
 
-SUMMARY_FILE = "summary.md"
+PAGE_FILE, SUMMARY_FILE = "index.html", "summary.md"
+MOST_TABS = 8
+"""Of a switch; more choices are in a list that opens."""
 _BROAD, _NARROW = (8.0, 5.5), (4.0, 4.2)
 """Inches of the first figure on a screen and on a phone."""
 
@@ -56,6 +56,21 @@ def write_study_report(
             be decoded.
         CheckpointError: the disk is full or cannot be written.
     """
+    write_study_sections(
+        results, folder, machines=machines, detections=detections, on_figure=on_figure
+    )
+    return folder / PAGE_FILE
+
+
+def write_study_sections(
+    results: StudyResults,
+    folder: Path,
+    *,
+    machines: Sequence[Machine],
+    detections: bool,
+    on_figure: Callable[[int], None] | None,
+) -> list[Section]:
+    """Writes what `write_study_report` does and returns the sections of the page."""
     if not results.runs_by_model or not results.is_known("ap"):
         raise DataError(
             expected="finished runs of the base recipe, on a split with objects",
@@ -63,12 +78,8 @@ def write_study_report(
             advice="train them with 'ossa study run'",
         )
     files = ReportFiles(folder, on_figure, mark=results.folder.plan.marked)
-    models = files.marked(models_table(results))
-    here = files.table(models)
-    others = {m.name: files.marked(models_table(results, m.relation)).as_block() for m in machines}
-    sections = [
-        _first_section(results, machines, files),
-        Section("", [_by_machine(here, others)]),
+    found = [
+        *_first_sections(results, machines, files),
         pairs_section(results, files),
         relations_section(results, files),
         machines_section(machines, files),
@@ -78,20 +89,28 @@ def write_study_report(
         *(detection_sections(results, files) if detections else []),
         conditions_section(results, files),
     ]
-    record = results.runs[0].state.record
-    version = record.environment.get("ossa", "") if record else ""
-    known = [section for section in sections if section]
+    sections = [section for section in found if section]
     page = Page(
         title=results.study.name,
         subtitle=one_line(results),
-        sections=known,
-        footer=f"Ossa {version} · hash of the shared settings "
-        f"{results.folder.plan.shared_settings_hash[:16]} · figures as SVG and PNG and tables as "
-        "CSV, Markdown and LaTeX are in the folder of this page",
+        sections=sections,
+        footer=footer(results),
         wide=True,
     )
-    write_text_atomically(folder / SUMMARY_FILE, summary(results, models, known))
-    return write_page(page, folder / "index.html")
+    write_text_atomically(folder / SUMMARY_FILE, summary(results, files, sections))
+    write_page(page, folder / PAGE_FILE)
+    return sections
+
+
+def footer(results: StudyResults) -> str:
+    """Returns what made the page, from which settings."""
+    record = results.runs[0].state.record
+    version = record.environment.get("ossa", "") if record else ""
+    return (
+        f"Ossa {version} · hash of the shared settings "
+        f"{results.folder.plan.shared_settings_hash[:16]} · figures as SVG and PNG and tables as "
+        "CSV, Markdown and LaTeX are in the folder of this page"
+    )
 
 
 def one_line(results: StudyResults) -> str:
@@ -107,28 +126,30 @@ def one_line(results: StudyResults) -> str:
     return f"{study.description} ({text})" if study.description else f"{text}."
 
 
-def _first_section(
+def _first_sections(
     results: StudyResults, machines: Sequence[Machine], files: ReportFiles
-) -> Section:
-    """Returns the main figure, for each machine, beside the answers."""
-    here = _main_figure(results, results.relation("ap", main_measure(results)), files, "first")
-    others = {m.name: _main_figure(results, m.relation, files, f"first-{m.name}") for m in machines}
-    files.table(budgets_table(results))
-    return Section("", [_by_machine(here, others), bullets("", sentences(results))], beside=True)
-
-
-def _by_machine(here: Block, others: Mapping[str, Block]) -> Block:
-    """Returns a switch between what was measured here and on other machines."""
-    if not others:
+) -> list[Section]:
+    """Returns the main figure beside the answers, and the table; for each machine, by a switch."""
+    here = _answered(results, files)
+    if not machines:
         return here
-    titles = {"": "this study", **{name: name for name in others}}
-    blocks: dict[tuple[str, ...], Block] = {("",): here}
-    return Switch({"times of": titles}, blocks | {(name,): other for name, other in others.items()})
+    groups: dict[tuple[str, ...], Block] = {("",): Group(here)}
+    for machine in machines:
+        groups[(machine.name,)] = Group(_answered(machine.results, files, f"-{machine.name}"))
+    titles = {"": "this study", **{machine.name: machine.name for machine in machines}}
+    return [Section("", [Switch({"times of": titles}, groups, tabs=len(titles) <= MOST_TABS)])]
 
 
-def _main_figure(
-    results: StudyResults, relation: Relation, files: ReportFiles, name: str
-) -> FigureBlock:
+def _answered(results: StudyResults, files: ReportFiles, suffix: str = "") -> list[Section]:
+    figure = _main_figure(results, files, f"first{suffix}")
+    files.table(budgets_table(results, f"budgets{suffix}"))
+    table = files.table(models_table(results, f"models{suffix}"))
+    answers = Section("", [figure, bullets("", sentences(results))], beside=True)
+    return [answers, Section("", [table])]
+
+
+def _main_figure(results: StudyResults, files: ReportFiles, name: str) -> FigureBlock:
+    relation = results.relation("ap", main_measure(results))
     broad, narrow = (
         relation_figure(results, relation, size_inches=size, with_fit=False)
         for size in (_BROAD, _NARROW)
@@ -145,12 +166,33 @@ def _main_figure(
     return replace(files.figure(name, broad), caption=caption, narrow_svg=svg_of(narrow))
 
 
-def summary(results: StudyResults, models: ReportTable, sections: Sequence[Section]) -> str:
+_MACHINE_COLUMNS = (
+    *(Column("machine"), Column("model")),
+    Column("ms_per_image", "ms per image, median", write=lambda ms: f"{ms:.2f}", best="lowest"),
+    Column("p95_ms", "ms per image, 95% quantile", write=lambda ms: f"{ms:.2f}"),
+    Column("ap", "AP50-95", decimals=3, best="highest"),
+    Column("probability", "Pareto", write=probability),
+)
+
+
+def machines_section(machines: Sequence[Machine], files: ReportFiles) -> Section | None:
+    """Returns quality against time on each other machine, None without any."""
+    if not machines:
+        return None
+    rows = [row for machine in machines for row in machine.rows()]
+    table = ReportTable("machines", _MACHINE_COLUMNS, rows, caption="Times on other machines")
+    first, *others = [machine.sentence() for machine in machines]
+    return Section(
+        "Other machines", [bullets("", others), files.table(table)], text=first, folded=True
+    )
+
+
+def summary(results: StudyResults, files: ReportFiles, sections: Sequence[Section]) -> str:
     """Returns the sentences and the main table of the page as Markdown."""
     times = " and ".join(f"{duration(seconds)} of {name}" for name, seconds in total_times(results))
     lines = [f"# {escape_markdown(results.study.name)}", "", escape_markdown(one_line(results)), ""]
     lines += [f"- {escape_markdown(sentence)}" for sentence in sentences(results)]
-    lines += ["", models.markdown()]
+    lines += ["", files.marked(models_table(results)).markdown()]
     for section in sections:
         if section.text:
             lines += [f"**{section.heading}.** {escape_markdown(section.text)}", ""]

@@ -12,7 +12,6 @@ from ossa.evaluate.coco import read_coco_results
 from ossa.evaluate.confusion import CONFIDENCE, ConfusionMatrix, confusion_matrix
 from ossa.evaluate.report import open_gallery
 from ossa.evaluate.statistics import Values
-from ossa.study.analysis import Relation
 from ossa.study.comparisons import compare_all, rank_change
 from ossa.study.report.answers import ZERO, evidence, main_measure
 from ossa.study.report.figures import confusion_figure, pairs_figure
@@ -66,16 +65,11 @@ _IN_FILES = (
 """Columns of the CSV that the page has no room for."""
 
 
-def models_table(results: StudyResults, machine: Relation | None = None) -> ReportTable:
-    """Returns one row per model, the best first; what was not measured has no column.
-
-    Args:
-        results: the results of the study.
-        machine: AP50-95 against the milliseconds per image of another machine.
-    """
+def models_table(results: StudyResults, name: str = "models") -> ReportTable:
+    """Returns one row per model, the best first; what was not measured has no column."""
     intervals = results.intervals("ap") or {}
     curves = {model: frame["ap"].dropna() for model, frame in mean_curves(results).items()}
-    relation = machine or results.relation("ap", main_measure(results))
+    relation = results.relation("ap", main_measure(results))
     members = {point.model: point for point in relation.pareto}
     highest = max(curve.max() for curve in curves.values()) or 1.0
     planned = Counter(run.model for run in results.folder.plan.base_runs())
@@ -93,7 +87,6 @@ def models_table(results: StudyResults, machine: Relation | None = None) -> Repo
         )
         if model in members:
             rows[-1]["probability"] = members[model].probability
-            rows[-1][relation.complexity] = members[model].complexity
     one_source = len(results.pretraining_sources) == 1
     columns = [
         column
@@ -114,7 +107,7 @@ def models_table(results: StudyResults, machine: Relation | None = None) -> Repo
     notes.append(
         f"Pareto: the probability in AP50-95 and {results.complexities[relation.complexity]}."
     )
-    return ReportTable("models", columns, rows, note=" ".join(notes), in_files=_IN_FILES)
+    return ReportTable(name, columns, rows, note=" ".join(notes), in_files=_IN_FILES)
 
 
 _MOST_PAIRED = 120
