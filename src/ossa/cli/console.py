@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -19,7 +19,7 @@ from rich.progress import (
 from rich.segment import Segment
 from rich.table import Table
 
-from ossa.escaping import escape_terminal
+from ossa.escaping import escape_terminal, print_line
 from ossa.train.callbacks import Callback
 
 if TYPE_CHECKING:  # a command that trains nothing need not wait for torch
@@ -40,6 +40,9 @@ KEYS: Final = (
 )
 """The keys of every object with metrics; null where undefined. Metrics are fractions in 0..1, FLOPs
 and MACs are those of one image of `imgsz` x `imgsz` pixels."""
+
+_MOST_CLASSES: Final = 20
+"""In a table; of more only both ends are shown."""
 
 
 def row_of(known: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,6 +117,20 @@ def new_table(first: str, *others: str) -> Table:
     for title in others:
         table.add_column(escape_terminal(title), justify="right", overflow="fold")
     return table
+
+
+def print_classes(classes: Mapping[str, Mapping[str, int]], splits: Iterable[str]) -> None:
+    """Prints the boxes of every class by split; of many classes those with most and fewest."""
+    rows = list(classes.items())
+    if len(rows) > _MOST_CLASSES:
+        half = _MOST_CLASSES // 2
+        rows = sorted(rows, key=lambda row: -sum(row[1].values()))
+        print_line(f"{len(rows)} classes; the {half} with most boxes and the {half} with fewest:")
+        rows = [*rows[:half], *rows[-half:]]
+    table = new_table("class", *(f"boxes in {split}" for split in splits))
+    for name, counts in rows:
+        table.add_row(name, *(f"{number:,}" for number in counts.values()))
+    print_table(table)
 
 
 def print_table(table: Table) -> None:

@@ -1,7 +1,7 @@
-"""`ossa data`: getting, converting, checking and showing data sets."""
+"""`ossa data`: getting, converting, splitting, checking and showing data sets."""
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ossa.cli import options
+from ossa.cli import data_split, options
 from ossa.cli.command import command
 from ossa.cli.train import HOW_PANEL, IMGSZ, RECIPE, SEED, configuration
 from ossa.config import RunConfig
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 _ROOT_VARIABLE = "OSSA_DATA_ROOT"
 _EXAMPLES_SHOWN = 3
-_MOST_CLASSES = 20
-"""In the table; of more only both ends are shown."""
+
+split = data_split.split
+"""The command of this name."""
 
 
 @command()
@@ -80,11 +81,12 @@ def get(
 @command()
 def convert(
     *,
-    data: options.DataArgument,
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT"), "New or empty folder."],
+    data: options.DataArgument = "",
+    output: options.OutputArgument = "",
     to: Annotated[Literal["coco", "voc", "yolo"], "The format to write."],
     split: options.Splits = None,
     copy_images: Annotated[bool, "Copy the images, too: the folder needs no other then."] = False,
+    data_option: options.DataOption = "",
     allow_outside: options.AllowOutside = False,
 ) -> None:
     """Write a data set in another format, and say what that format cannot hold.
@@ -119,7 +121,7 @@ def convert(
 @command()
 def check(
     *,
-    data: options.DataArgument,
+    data: options.DataArgument = "",
     images: Annotated[bool, "Read every image, too, and look for damages and copies."] = False,
     imgsz: Annotated[
         options.Pixels, "Side of the square training input: judges sizes and anchors."
@@ -128,6 +130,7 @@ def check(
         options.Folder | None,
         "Write a page, index.html, with figures and images of the worst cases.",
     ] = None,
+    data_option: options.DataOption = "",
     allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -186,7 +189,7 @@ def check(
 @command(RECIPE, IMGSZ, SEED, schema=RunConfig, panels={HOW_PANEL: "set_"})
 def show(
     *,
-    data: options.DataArgument,
+    data: options.DataArgument = "",
     split: options.Splits = None,
     number: Annotated[
         options.Count, typer.Option("--number", "-n", max=200), "Images of each split."
@@ -204,6 +207,7 @@ def show(
         "Images in one.",
     ] = None,
     set_: options.Set = None,
+    data_option: options.DataOption = "",
     allow_outside: options.AllowOutside = False,
 ) -> None:
     """Write a page with images and their boxes, and with augmented batches as training makes them.
@@ -296,7 +300,7 @@ def _name(data_yaml: Path) -> str:
 
 def _print_check(found: "Check") -> None:
     """Prints issues with their first examples, the figures of every split, and the classes."""
-    from ossa.cli.console import new_table, print_table
+    from ossa.cli.console import new_table, print_classes, print_table
 
     if found.issues:
         table = new_table("", "count", "split", "")
@@ -315,16 +319,7 @@ def _print_check(found: "Check") -> None:
         table.add_row(title, *cells)
     print_table(table)
     print_line()
-    rows: Sequence[tuple[str, Mapping[str, int]]] = list(found.classes.items())
-    if len(rows) > _MOST_CLASSES:
-        half = _MOST_CLASSES // 2
-        rows = sorted(rows, key=lambda row: -sum(row[1].values()))
-        print_line(f"{len(rows)} classes; the {half} with most boxes and the {half} with fewest:")
-        rows = [*rows[:half], *rows[-half:]]
-    table = new_table("class", *(f"boxes in {split}" for split in found.statistics))
-    for name, counts in rows:
-        table.add_row(name, *(f"{number:,}" for number in counts.values()))
-    print_table(table)
+    print_classes(found.classes, found.statistics)
     print_line()
     number = found.num_images_read
     read = f"{number:,} images read" if number else "images not read (--images)"

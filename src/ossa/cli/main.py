@@ -38,14 +38,14 @@ _COMMANDS = {
     "app": "Try detectors side by side on a page of your own.",
     "demo": "Draw a data set, train two small detectors on it, compare them on one page.",
     "doctor": "Tell what this machine gives to ossa, and what stands in the way.",
-    "data": "Data sets: get public ones, convert, check and look at any.",
+    "data": "Data sets: get public ones, split, convert, check and look at any.",
     "study": "Many backbones, identical conditions.",
 }
 """What the help says of each, in the order of the help. The module `ossa.cli` of the same name has
 the function of the same name, and is imported when the command is called."""
 
 _GROUPS = {
-    "data": ("get", "convert", "check", "show"),
+    "data": ("get", "split", "convert", "check", "show"),
     "study": ("plan", "run", "status", "verify", "add", "report", "predict", "pack"),
 }
 """Commands behind `ossa data` and `ossa study`, functions of these modules."""

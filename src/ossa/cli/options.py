@@ -72,7 +72,55 @@ ModelArgument = typer.Argument(
 )
 _DATA_HELP = "A data.yaml, or the folder that holds one."
 DataPath: TypeAlias = Annotated[str, typer.Option(metavar="PATH"), _DATA_HELP]
-DataArgument: TypeAlias = Annotated[str, typer.Argument(), _DATA_HELP]
+
+
+def _keep_data(call: typer.Context, given: str) -> None:
+    call.meta[_DATA] = given
+
+
+def _choose_data(call: typer.Context, given: str) -> str:
+    """Returns what DATA or --data names; DATA may then be the argument that follows it."""
+    by_option = call.meta.get(_DATA)
+    if by_option and given:
+        kinds = [one.param_type_name for one in call.command.params]
+        if kinds.count("argument") == 1:
+            raise typer.BadParameter("give the data set as DATA or by --data, not both")
+        call.meta[_SECOND] = given
+    if not (by_option or given):
+        raise typer.BadParameter("missing: a data.yaml, or the folder that holds one")
+    return by_option or given
+
+
+def _choose_second(call: typer.Context, given: str) -> str:
+    """Returns the argument behind DATA, which is the first where --data is given."""
+    first = call.meta.get(_SECOND, "")
+    if bool(first) == bool(given):
+        raise typer.BadParameter("one too many" if given else "missing")
+    return first or given
+
+
+_DATA, _SECOND = "ossa.data", "ossa.second"
+DataArgument: TypeAlias = Annotated[
+    str, typer.Argument(metavar="DATA", callback=_choose_data, show_default=False), _DATA_HELP
+]
+"""Has the default '', since --data may stand for it."""
+DataOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        *("--data",),
+        metavar="PATH",
+        callback=_keep_data,
+        expose_value=False,
+        is_eager=True,
+        show_default=False,
+    ),
+    "The same as DATA.",
+]
+OutputArgument: TypeAlias = Annotated[
+    str,
+    typer.Argument(metavar="OUTPUT", callback=_choose_second, show_default=False),
+    "New or empty folder.",
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE"),

@@ -144,7 +144,7 @@ def _write_splits(
         found = _losses(index, changes, written, source=description.format, to=to)
         losses += [f"{split}: {loss}" for loss in found]
     indexes = [] if copy_images else [report.index for report in reports.values()]
-    outside = _folders_of_images(indexes, beyond=root or output)
+    outside = folders_of_images(indexes, beyond=root or output)
     if outside:  # where the links lead
         content["outside"] = outside
     if to != "coco":
@@ -262,7 +262,7 @@ def _losses(
     return losses
 
 
-def _folders_of_images(indexes: Iterable[DatasetIndex], *, beyond: Path) -> list[str]:
+def folders_of_images(indexes: Iterable[DatasetIndex], *, beyond: Path) -> list[str]:
     """Returns the folders outside another one in which images lie, none within one of these."""
     paths = {os.path.realpath(index.root / name) for index in indexes for name in index.file_names}
     folders: list[str] = []

@@ -112,6 +112,8 @@ class DataDescription:
     """Why a split that the file names is not in `splits`: 'test' may name what does not exist."""
     notes: tuple[str, ...] = ()
     """What is worth knowing but no fault, such as ignored keys."""
+    content: Mapping[str, Any] = field(default_factory=dict)
+    """All keys of the file with their values."""
 
 
 def read_description(
@@ -150,6 +152,7 @@ def read_description(
         annotations_only=annotations_only,
         missing=missing,
         notes=(*content.notes, *missing_notes),
+        content=content.values,
     )
 
 
@@ -170,7 +173,7 @@ class _DataYaml:
             ) from error
         if not isinstance(document.value, dict):
             raise ConfigError(expected="keys such as train, val and names", path=file)
-        self._values, self.lines = document.value, document.key_lines
+        self.values, self.lines = document.value, document.key_lines
         self._check_keys()
         self.root = file.parent
         self.root = self.existing("path", self.get("path") or ".")
@@ -203,7 +206,7 @@ class _DataYaml:
 
     def get(self, key: str) -> Any:
         """Returns a value; None where it is empty or missing."""
-        value = self._values.get(key)
+        value = self.values.get(key)
         # An empty text is no split, as for YOLOv5; as a path it would be the root with all images.
         return None if key in SPLITS and value == "" else value
 

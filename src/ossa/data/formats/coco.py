@@ -127,7 +127,7 @@ class _Content:
 
     def _add_annotation(self, line: int, row: dict[str, Any]) -> None:
         """Takes an annotation; reports one whose ids are no whole numbers."""
-        annotation_id, image_id, category_id = ids = [_as_id(row.get(key)) for key in _IDS]
+        annotation_id, image_id, category_id = ids = [as_id(row.get(key)) for key in _IDS]
         bbox, area = row.get("bbox"), row.get("area", math.nan)
         if type(area) not in _NUMBER or not 0 <= area <= _LARGEST:
             area = math.nan
@@ -158,7 +158,7 @@ class _Content:
                 self._rows += _ROW.pack(*ids, line, *(math.nan,) * 4, area, *flags)
 
     def _add_image(self, line: int, row: dict[str, Any]) -> None:
-        image_id, name = _as_id(row.get("id")), row.get("file_name")
+        image_id, name = as_id(row.get("id")), row.get("file_name")
         if not _is_id(image_id) or not isinstance(name, str):
             expected = "a whole number as id and a text as file_name for each of 'images'"
             found = f"{legible(repr(image_id))} and {legible(repr(name))}"
@@ -171,7 +171,7 @@ class _Content:
             self.images[image_id] = line, name, row.get("width"), row.get("height")
 
 
-def _as_id(value: Any) -> Any:
+def as_id(value: Any) -> Any:
     """Returns a whole number also for 1.0 and "1"; any other value as it is."""
     if type(value) is int:
         return value
@@ -198,7 +198,7 @@ def _categories(content: _Content, description: DataDescription) -> dict[int, st
     ids_by_name: dict[str, set[int]] = {}
     children = set()
     for line, row in content.categories:
-        category_id, name = _as_id(row.get("id")), row.get("name")
+        category_id, name = as_id(row.get("id")), row.get("name")
         if not _is_id(category_id) or not isinstance(name, str):
             expected = "a whole number as id and a text as name for each of 'categories'"
             found = f"{legible(repr(category_id))} and {legible(repr(name))}"

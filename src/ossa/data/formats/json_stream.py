@@ -24,8 +24,12 @@ _BLANK: Final = " \t\n\r"
 _AFTER_A_VALUE: Final = frozenset(f"{_BLANK}:,]}}")
 
 
-def stream_lists(file: Path, keys: Collection[str]) -> Iterator[tuple[str, int, Any]]:
+def stream_lists(
+    file: Path, keys: Collection[str], *, optional: Collection[str] = ()
+) -> Iterator[tuple[str, int, Any]]:
     """Yields key, line and element for every element of the lists under `keys` of a JSON object.
+
+    Lists under the keys `optional` are as well, if there are any.
 
     The line, counted from 1, is where the element begins. They come in the order of the file; other
     keys are skipped.
@@ -34,7 +38,7 @@ def stream_lists(file: Path, keys: Collection[str]) -> Iterator[tuple[str, int, 
         DataError: the file is unreadable or no JSON, or one of `keys` is no list, stands twice or,
             raised after the last element, not at all.
     """
-    found = set()
+    found, wanted = set(), {*keys}
     try:
         with TextIOWrapper(open_regular(file), encoding="utf-8-sig") as stream:
             window = _Window(stream, file)
@@ -48,10 +52,11 @@ def stream_lists(file: Path, keys: Collection[str]) -> Iterator[tuple[str, int, 
                 if window.peek() != "[":
                     window.value()
                     continue
+                wanted |= {key}.intersection(optional)
                 for _ in _between(window, "[", "]"):
-                    line = window.line() if key in keys else 0
+                    line = window.line() if key in wanted else 0
                     element = window.value()
-                    if key in keys:
+                    if key in wanted:
                         yield key, line, element
     except UnicodeDecodeError as error:
         line = line_of_fault(file)

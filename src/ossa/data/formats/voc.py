@@ -32,6 +32,7 @@ from ossa.data.paths import (
     MOST_BYTES_OF_AN_IMAGE,
     absolute,
     annotation_places,
+    is_hidden_below,
     is_image,
     listed_lines,
     names_in,
@@ -74,19 +75,30 @@ def voc_root(source: Path) -> Path | None:
 def _listed_images(
     source: Path, *, default: Path, log: IssueLog, sources: SourceLog
 ) -> Iterator[tuple[int, str, str]]:
-    """Yields the images that a list names by stem, by name or by path; of a stem the JPEG."""
+    """Yields the images that a list names by stem, by name or by path; of a stem the JPEG.
+
+    A path may lead elsewhere than to JPEGImages: its XML is looked for as in a folder of images.
+    """
     root = voc_root(source) or default
-    for name in ("Annotations", "JPEGImages"):
-        if not (root / name).is_dir():
-            raise DataError(expected="the folders of PASCAL VOC", found=f"no {name}", path=root)
     folder = str(root / "JPEGImages")
-    sources.add(folder)
+    missing = [name for name in ("Annotations", "JPEGImages") if not (root / name).is_dir()]
+    if not missing:
+        sources.add(folder)
     images = [name for name in names_in(folder) if is_image(name)]
     images.sort(key=lambda name: (name.lower().endswith(_JPEG), name))
     by_name = {os.path.splitext(name)[0]: name for name in images}
     num_images = Counter(by_name[os.path.splitext(name)[0]] for name in images)
     by_name |= {name: name for name in images}
     for line, text in listed_lines(source):
+        path = absolute(text, root)
+        if is_image(text) and os.path.dirname(path) != folder and os.path.lexists(path):
+            if not is_hidden_below(path, root):
+                yield line, text, path
+            continue
+        if missing:
+            raise DataError(
+                expected="the folders of PASCAL VOC", found=f"no {missing[0]}", path=root
+            )
         stem, *flag = text.split()
         # Numbers stand behind the stem in the lists of one class; else a blank is part of a name.
         if text not in by_name and all(word.lstrip("-").isdecimal() for word in flag):
