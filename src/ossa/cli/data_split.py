@@ -1,6 +1,5 @@
 """`ossa data split`: dividing a data set into splits, and removing copies between them."""
 
-import os
 import shlex
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ from ossa.cli import options
 from ossa.cli.command import command
 from ossa.errors import ConfigError
 from ossa.escaping import print_line
+from ossa.machine import count_processors
 
 if TYPE_CHECKING:
     from ossa.data.split import Copies, DataSplit
@@ -87,7 +87,7 @@ def split(
                 by=tuple(by or ()),
                 sources=tuple(from_ or ("train",)),
                 remove_duplicates=remove_duplicates,
-                threads=os.cpu_count() or 1,
+                threads=count_processors(),
                 on_image=on_image,
             )
         for report in found.reports.values():
