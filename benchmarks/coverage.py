@@ -15,7 +15,6 @@ and a seed makes a run better or worse. Of three classes the rarest is in about 
 """
 
 import argparse
-import gc
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -226,7 +225,6 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=150, help="in each data set")
     parser.add_argument("--resamples", type=int, default=200)
     options = parser.parse_args()
-    gc.freeze()  # statsmodels collects garbage at every call, 0.2 s with all of torch in memory
     print("| runs a model | coverage, AP | coverage, difference | false verdicts | better found |")
     print("|---|---|---|---|---|")
     for runs in (1, 3):

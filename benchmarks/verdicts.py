@@ -27,9 +27,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
-from ossa.evaluate.statistics import Values
+from ossa.evaluate.statistics import Values, adjust_by_holm
 from ossa.study.analysis import pareto_set
 from ossa.study.comparisons import Comparisons, compare_all
 from ossa.study.estimates import draw_qualities
@@ -156,7 +155,7 @@ def _welch_and_holm(values: Mapping[str, Values]) -> NDArray[np.bool_]:
     dof = variance**2 / ((own[first] ** 2 + own[second] ** 2) / (len(each[0].plain) - 1))
     p = 2 * stats.t.sf(np.abs(means[first] - means[second]) / np.sqrt(variance), dof)
     found = np.zeros((len(each), len(each)), bool)
-    found[first, second] = multipletests(p, method="holm")[0]
+    found[first, second] = np.array(adjust_by_holm(p.tolist())) < 0.05
     return found
 
 

@@ -1,7 +1,6 @@
 """Files and folders: safe reading, atomic writing, hashes, and locked folders."""
 
 import errno
-import fcntl
 import hashlib
 import itertools
 import json
@@ -305,6 +304,10 @@ def _claim(folder: Path) -> bool:
         is_made = True
     except FileExistsError:
         is_made = False
+    try:
+        import fcntl
+    except ImportError:  # Windows, which locks no folders: who has made it has it
+        return is_made
     try:
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except (FileNotFoundError, NotADirectoryError):  # removed by another, or a file

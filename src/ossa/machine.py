@@ -88,6 +88,19 @@ def free_memory() -> int:
     return min(free)
 
 
+def peak_memory() -> int:
+    """Return the most bytes of memory that this process has had; 0 on Windows, which has no such.
+
+    macOS states bytes where Linux states kibibytes.
+    """
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
 def cpu_name() -> str:
     """Return the model of the processor, such as 'AMD EPYC'."""
     with suppress(OSError):

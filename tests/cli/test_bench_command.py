@@ -59,7 +59,7 @@ def test_the_file_holds_a_command_that_repeats_it(ossa: Ossa, tmp_path: Path) ->
         (("yolov5q",), "error: there is no model named 'yolov5q'. Did you mean yolov5"),
         (("yolov5n", "--imgsz", "333"), "use 320 or 352"),
         (("yolov5n", "--precision", "fp8"), "'fp8' is not one of 'fp32', 'bf16'"),
-        (("yolov5n", "--device", "tpu"), "Expected --device cpu, cuda or the number of a GPU"),
+        (("yolov5n", "--device", "tpu"), "Expected --device cpu, cuda, mps or the number of a GPU"),
         (("levit_128",), "error: levit_128 declares feature maps at strides [16, 32, 64]"),
         ((), "Expected a MODEL or --weights to time, found neither"),
         (("yolov5n", "--data", "bccd"), "Expected --data with --weights alone"),

@@ -37,7 +37,7 @@ def test_a_device_is_named_in_any_usual_way(
         ("cuda", 0, "found no CUDA device"),
         ("1", 1, "for --device 1, found 1 CUDA device"),
         ("cuda:2", 2, "found 2 CUDA devices, counted from 0"),
-        ("0,1", 2, "Expected --device cpu, cuda or the number of a GPU, found '0,1'"),
+        ("0,1", 2, "Expected --device cpu, cuda, mps or the number of a GPU, found '0,1'"),
         ("cuda:", 2, "found 'cuda:'"),
         ("-1", 2, "found '-1'"),
     ],
@@ -62,5 +62,5 @@ def test_an_absent_device_is_refused(
 def test_as_many_workers_as_leave_a_network_its_processors(
     monkeypatch: pytest.MonkeyPatch, device: str, wanted: int | None, processors: int, chosen: int
 ) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: processors)
+    monkeypatch.setattr("ossa.cli.options.count_processors", lambda: processors)
     assert choose_workers(wanted, device=device) == chosen

@@ -365,7 +365,7 @@ def test_seed_and_worker_number_0_are_values(ossa: Ossa, monkeypatch: pytest.Mon
         ("--model resnet18 --backbone-mean a,b,c", "model.backbone_mean"),
         ("--model resnet18 --backbone-args {", "Expected YAML in '{', found a syntax error"),
         ("--model yolov5n --device 7", "a GPU for --device 7, found"),
-        ("--model yolov5n --device tpu", "Expected --device cpu, cuda or the number of a GPU"),
+        ("--model yolov5n --device tpu", "Expected --device cpu, cuda, mps or the number of a GPU"),
         ("--model yolov5n --freeze bakcbone", "no module named 'bakcbone'. Did you mean backbone"),
         ("--model resnet18 --strides 4,8,16,32", "fit anchors to the data with --fit-anchors"),
         ("--model yolov5n --set model.drop_path=0.1", "no blocks that drop path could drop"),

@@ -1,7 +1,6 @@
 """Pareto sets by hand and by definition, and which measure of complexity predicts best."""
 
-import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -104,14 +103,6 @@ def test_the_probability_is_the_share_of_draws_in_which_a_model_belongs():
 def test_without_draws_there_is_a_pareto_set_and_no_probability():
     found = pareto_membership(points_of([1, 2], [0.3, 0.0]))
     assert [(point.model, point.probability) for point in found] == [("a", None)]
-
-
-@pytest.fixture(autouse=True)
-def _quick_collections() -> Iterator[None]:
-    """Spares what is loaded from garbage collection: statsmodels collects at every correction."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def points_by_measure(

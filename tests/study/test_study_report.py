@@ -1,10 +1,8 @@
 """The report of a study: a small one as a page, a larger one with all that can go wrong."""
 
 import csv
-import gc
 import re
 import runpy
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,14 +27,6 @@ ROOT = Path(__file__).parents[2]
 synthetic = SimpleNamespace(**runpy.run_path(str(ROOT / "benchmarks" / "synthetic_study.py")))
 FAMILIES = ("resnet18", "resnet34", "resnet50", "mobilenetv2_100", "mobilenetv3_large_100")
 NINE = (*FAMILIES, "convnext_atto", "convnext_tiny", "ghostnet_100", "densenet121")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_collections() -> Iterator[None]:
-    """statsmodels collects garbage at every correction by Holm, 0.7 s with PyTorch in memory."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")

@@ -130,7 +130,7 @@ _MACHINE = typer.Option(rich_help_panel=MACHINE_PANEL)
 Device = Annotated[
     Name | None,
     _MACHINE,
-    "cpu, cuda, or the number of a GPU. The first GPU where there is one.",
+    "cpu, cuda, mps (Apple), or the number of a GPU. The first NVIDIA GPU where there is one.",
 ]
 Workers = Annotated[
     Natural | None,
@@ -183,7 +183,7 @@ AllowOutside = Annotated[
 
 
 def choose_device(wanted: str | None) -> str:
-    """Returns 'cpu' or 'cuda:N': what is wanted, or the first GPU where there is one.
+    """Returns 'cpu', 'mps' or 'cuda:N': what is wanted, or the first GPU where there is one.
 
     Raises:
         ConfigError: no such device on this machine.
@@ -195,9 +195,17 @@ def choose_device(wanted: str | None) -> str:
         return "cuda:0" if gpus else "cpu"
     if wanted == "cpu":
         return wanted
+    if wanted == "mps":
+        if not torch.backends.mps.is_available():
+            raise ConfigError(
+                expected="an Apple GPU for --device mps", found="none that PyTorch can use"
+            )
+        return wanted
     number = "0" if wanted == "cuda" else wanted.removeprefix("cuda:")
     if not number.isdecimal():
-        raise ConfigError(expected="--device cpu, cuda or the number of a GPU", found=repr(wanted))
+        raise ConfigError(
+            expected="--device cpu, cuda, mps or the number of a GPU", found=repr(wanted)
+        )
     if int(number) >= gpus:
         found = "1 CUDA device" if gpus == 1 else f"{gpus} CUDA devices, counted from 0"
         raise ConfigError(

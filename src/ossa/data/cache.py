@@ -10,7 +10,6 @@ that had it open, also by SIGKILL. Other processes of the same user find it in /
 """
 
 import errno
-import fcntl
 import hashlib
 import os
 import time
@@ -337,6 +336,8 @@ def new_memory_file(name: str) -> BinaryIO:
 
 def seal(file: BinaryIO) -> None:
     """Makes a file in memory what it is for good: only then do others find it."""
+    import fcntl  # of Linux, as are files in memory
+
     file.flush()
     seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
     fcntl.fcntl(file, fcntl.F_ADD_SEALS, seals)
@@ -344,6 +345,10 @@ def seal(file: BinaryIO) -> None:
 
 def open_memory_files(name: str) -> Iterator[BinaryIO]:
     """Yields the sealed files of a name that any process of this user has, opened for reading."""
+    if not hasattr(os, "memfd_create"):
+        return
+    import fcntl
+
     for process in _PROC.glob("[0-9]*/fd"):
         with suppress(OSError):  # ended meanwhile, or of somebody else
             for link in process.iterdir():

@@ -260,7 +260,7 @@ def workers_that_fit(
     """
     try:
         status = os.statvfs(shared_memory)
-    except OSError:  # no such folder: the batches lie elsewhere
+    except (OSError, AttributeError):  # no such folder, or Windows: the batches lie elsewhere
         return workers
     batches = status.f_bavail * status.f_frsize // (batch * 3 * imgsz**2)
     return max(0, min(workers, (batches - 1) // 2))

@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
-from ossa.evaluate.statistics import LEVEL, Interval, Verdict
+from ossa.evaluate.statistics import LEVEL, Interval, Verdict, adjust_by_holm
 from ossa.study.scaling import InsufficientData, Points, PowerLaw, leave_one_out
 
 
@@ -216,8 +215,8 @@ def _measure_pairs(errors: Mapping[str, NDArray[np.float64]]) -> tuple[MeasurePa
     """Returns the comparisons of all pairs of measures from the errors (M,) of each."""
     pairs = list(combinations(errors, 2))
     tests = [_paired_t_test(errors[first] - errors[second]) for first, second in pairs]
-    adjusted = multipletests([p for _, _, p in tests], method="holm")[1] if tests else []
-    rows = zip(pairs, tests, np.asarray(adjusted).tolist(), strict=True)
+    adjusted = adjust_by_holm([p for _, _, p in tests])
+    rows = zip(pairs, tests, adjusted, strict=True)
     return tuple(MeasurePair(*names, *test, p) for names, test, p in rows)
 
 

@@ -7,7 +7,6 @@ Each model is estimated in a separate process, so that its peak memory is its ow
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from ossa.cost.benchmark import measure_throughput
 from ossa.errors import DataError, OssaError
 from ossa.escaping import print_line
 from ossa.files import write_json_atomically
+from ossa.machine import peak_memory
 from ossa.models.checkpoint import detector_from, read_checkpoint
 from ossa.models.complexity import Cost, count_cost
 from ossa.models.detector import Detector, build_detector
@@ -123,11 +123,7 @@ def estimate(config: RunConfig, *, num_classes: int, device: torch.device) -> Es
     batch = config.train.batch
     step_seconds = _seconds(lambda: step(batch), device)
     evaluate_seconds = _seconds(lambda: _evaluate(step.detector, config, device), device)
-    peak = (
-        torch.cuda.max_memory_reserved(device)
-        if device.type == "cuda"
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
+    peak = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else peak_memory()
     return Estimate(cost.params, cost.flops, cost.macs, step_seconds, evaluate_seconds, peak)
 
 

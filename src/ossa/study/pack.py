@@ -16,8 +16,8 @@ from pydantic import Field
 
 from ossa.data.annotations import DatasetIndex, select_images
 from ossa.errors import ConfigError, DataError, OssaError, legible
-from ossa.export.export import Export, ExportSettings, export_detector
-from ossa.export.graph import NMSSettings, require
+from ossa.export.export import Export, export_detector
+from ossa.export.graph import ExportSettings, NMSSettings, require
 from ossa.export.parity import some_images
 from ossa.files import (
     read_json_object,

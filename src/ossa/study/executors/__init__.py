@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 RUNS_FOLDER, WORKER_LOG = "runs", "worker.log"
 DONE, FAILED, STOPPED = 0, 1, 3
 """Exit codes of a run's process; a STOPPED run has saved everything."""
-LOST = -signal.SIGKILL
-"""Exit code of a run whose machine was lost."""
-BROKEN = os.EX_SOFTWARE
-"""Exit code of a run whose process could not be started."""
+LOST = -9
+"""Exit code of a run whose machine was lost: that of SIGKILL."""
+BROKEN = 70
+"""Exit code of a run whose process could not be started: EX_SOFTWARE of sysexits.h."""
 _ENDED_FROM_OUTSIDE = (STOPPED, -signal.SIGTERM, LOST)
 _WORKERS_ON_GPU = 4
 

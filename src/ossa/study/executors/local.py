@@ -1,7 +1,8 @@
 """Executor for this machine: one process per GPU, or a few on the CPU that share its threads.
 
 Every run is forked from a fork server that has already imported the libraries, since importing
-torch and timm takes 8 s, a noticeable part of runs that take a few minutes.
+torch and timm takes 8 s, a noticeable part of runs that take a few minutes. Windows has none: there
+each run is a new process (spawn).
 """
 
 import multiprocessing
@@ -12,8 +13,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from multiprocessing import forkserver
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.process import BaseProcess
+from typing import Any
 
 import torch
 
@@ -43,19 +44,17 @@ class LocalExecutor:
 
     def execute(self, jobs: Sequence[Job], *, on_end: OnEnd) -> None:
         waiting, free = list(jobs), list(self._slots)
-        running: dict[ForkServerProcess, Job] = {}
-        processes = multiprocessing.get_context("forkserver")
-        processes.set_forkserver_preload([__name__])
+        running: dict[BaseProcess, Job] = {}
+        processes = _process_context()
         use_threads_well()
-        with _threads_of_new_processes(self._threads):
-            forkserver.ensure_running()
         place = {"workers": self._workers, "threads": self._threads, "cache": self._cache}
         try:
             while waiting or running:
                 while waiting and free:
                     job = replace(waiting.pop(0), device=free.pop(0), **place)
                     process = processes.Process(target=_train, args=(job,))
-                    process.start()
+                    with _threads_of_new_processes(self._threads):
+                        process.start()
                     running[process] = job
                 ended = [process for process in running if process.exitcode is not None]
                 for process in ended:
@@ -82,10 +81,21 @@ def _threads_of_new_processes(threads: int) -> Iterator[None]:
             os.environ[name] = before
 
 
+def _process_context() -> Any:
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([__name__])
+    return processes
+
+
 def _train(job: Job) -> None:
     """Trains a run in this process, which stops when the fork server has ended."""
     # Ctrl-C in the terminal must reach only the study, which stops its runs.
-    os.setsid()
+    if hasattr(os, "setsid"):
+        os.setsid()
+    else:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with open_to_append(job.log) as file:
         for stream in (sys.stdout, sys.stderr):
@@ -95,7 +105,7 @@ def _train(job: Job) -> None:
     sys.exit(train_named_run(job.arguments(parent=os.getppid())))
 
 
-def _stop(processes: Sequence[ForkServerProcess]) -> None:
+def _stop(processes: Sequence[BaseProcess]) -> None:
     """Asks all processes to save and stop, and waits; a second Ctrl-C kills them."""
     for process in processes:
         if process.pid is not None and process.exitcode is None:
