@@ -62,6 +62,16 @@ def test_json_is_one_object_with_the_common_keys(
     assert [entry["name"] for entry in row["per_class"]] == ["disc", "triangle", "cross", "ring"]
 
 
+def test_without_data_it_is_that_of_the_training(
+    ossa: Ossa, scenes: Path, training: FinishedTraining
+) -> None:
+    weights = training.folder / "last.safetensors"
+    result = ossa("val", "--weights", weights, "--json", *SAME_MACHINE)
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["data"] == str(scenes)
+    assert f"data: {scenes}, that of the training" in result.stderr
+
+
 def test_the_table_has_the_metrics_and_on_demand_every_class(
     ossa: Ossa, training: FinishedTraining, scenes: Path
 ) -> None:

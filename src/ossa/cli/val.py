@@ -42,7 +42,7 @@ class _Scored:
 def val(
     *,
     call: typer.Context,
-    data: options.DataPath,
+    data: Annotated[options.DataPath | None, options.shown("that of the training")] = None,
     weights: options.AnyWeights | None = None,
     predictions: Annotated[
         options.File | None,
@@ -96,6 +96,8 @@ def val(
     with Console() as console:
         if predictions is not None:
             _check_alone(call)
+            if data is None:
+                raise ConfigError(expected="--data beside --predictions")
             scored = _score_predictions(predictions, data, split, class_ids_from, console)
             scored.row["imgsz"] = imgsz
         elif weights is None:
@@ -145,7 +147,7 @@ def _check_alone(call: typer.Context) -> None:
 
 def _score_detector(
     weights: Path,
-    data: str,
+    data: str | None,
     split: str,
     imgsz: int | None,
     settings: dict[str, Any],
@@ -170,6 +172,13 @@ def _score_detector(
     config = validated(EvaluateConfig, settings, where="evaluate")
     open_weights = _open_exported if is_exported(weights) else _open_checkpoint
     network, names, side, known = open_weights(weights, config, imgsz, machine["device"])
+    trained_on = known.pop("data", None)
+    if data is None:
+        if not isinstance(trained_on, str):
+            expected = "--data, since the file does not name the data of its training"
+            raise ConfigError(expected=expected, path=weights)
+        data = trained_on
+        console.note(f"data: {data}, that of the training")
     description = read_description(data)
     report = read_index(description, split)
     check_classes(names, report.index, weights=weights, data=data)
@@ -194,7 +203,8 @@ def _score_detector(
 
 
 _Opened = tuple["nn.Module", tuple[str, ...], int, dict[str, Any]]
-"""Network, class names, side of its input in pixels, and what the row says of it."""
+"""Network, class names, side of its input in pixels, and what the row says of it, with the data of
+its training if known."""
 
 
 def _open_checkpoint(
@@ -210,6 +220,8 @@ def _open_checkpoint(
     detector = detector_for_evaluation(checkpoint, imgsz=side, device=device)
     cost = count_cost(detector, side).total
     known = {"params": cost.params, "flops": cost.flops, "macs": cost.macs}
+    run = checkpoint.details.get("run")
+    known |= {"data": run.get("data") if isinstance(run, dict) else None}
     return detector, checkpoint.names, side, {"model": checkpoint.model.name, **known}
 
 
