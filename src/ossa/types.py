@@ -4,7 +4,7 @@ Dimensions: B images, N boxes, K classes, L levels, A anchors, H W pixels or cel
 Boxes are xyxy in absolute pixels everywhere; each field says of which image.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Self
 
@@ -164,6 +164,8 @@ class Detections:
         >>> found = Detections(boxes_xyxy, np.array([0.9, 0.2]), np.array([0, 1]))
         >>> len(found.above(0.5)), found.boxes_xywh[0].tolist()
         (1, [10.0, 20.0, 100.0, 200.0])
+        >>> found[found.labels == 1].scores.tolist(), [len(one) for one in found]
+        ([0.2], [1, 1])
     """
 
     boxes_xyxy: NDArray[np.floating]
@@ -196,14 +198,24 @@ class Detections:
 
         Both are compared in float32, so that saving to a file and reading it changes nothing.
         """
-        keep = self.scores.astype(np.float32) >= np.float32(confidence)
+        return self[self.scores.astype(np.float32) >= np.float32(confidence)]
+
+    def __getitem__(
+        self, chosen: int | slice | Sequence[int] | NDArray[np.bool_] | NDArray[np.integer]
+    ) -> Self:
+        """Return those at a position, in a slice, in a list of positions, or of a mask (N,)."""
+        rows = np.arange(len(self))[chosen].reshape(-1)
         return replace(
             self,
-            boxes_xyxy=self.boxes_xyxy[keep],
-            scores=self.scores[keep],
-            labels=self.labels[keep],
-            stated_xywh=None if self.stated_xywh is None else self.stated_xywh[keep],
+            boxes_xyxy=self.boxes_xyxy[rows],
+            scores=self.scores[rows],
+            labels=self.labels[rows],
+            stated_xywh=None if self.stated_xywh is None else self.stated_xywh[rows],
         )
+
+    def __iter__(self) -> Iterator[Self]:
+        """Yield each detection on its own, best first."""
+        return (self[position] for position in range(len(self)))
 
 
 @dataclass(frozen=True)

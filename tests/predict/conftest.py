@@ -6,7 +6,7 @@ import pytest
 import torch
 from known_detector import NAMES
 
-from ossa.config import ModelConfig
+from ossa.model_config import ModelConfig
 from ossa.models.checkpoint import save_checkpoint
 from ossa.models.detector import build_detector
 

@@ -1,5 +1,6 @@
 """Pictures go in, detections come out in pixels of the picture."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ossa.export.graph import usual_confidence
 from ossa.models.checkpoint import read_checkpoint
 from ossa.models.detector import create_detector
 from ossa.predict.predictor import Predictor, load
+from ossa.predict.results import pixels_of
 
 
 def grey(width: int, height: int) -> np.ndarray:
@@ -134,7 +136,9 @@ def test_pictures_of_one_network_size_go_through_at_once() -> None:
     ("source", "found"),
     [
         (grey(4, 4).astype(np.float32), "float32"),
-        (grey(4, 4)[..., 0], "uint8"),
+        (grey(4, 4)[..., [0, 0]], "uint8"),
+        (torch.full((3, 4, 4), 1.5), "float32"),
+        (torch.zeros(5, 4, 3, dtype=torch.uint8), "uint8"),
         (grey(4, 4)[None], "uint8"),
         (grey(0, 4), "uint8"),
         (None, "NoneType"),
@@ -144,7 +148,7 @@ def test_pictures_of_one_network_size_go_through_at_once() -> None:
     ],
 )
 def test_what_is_neither_a_file_nor_an_image_is_refused(source: Any, found: str) -> None:
-    with pytest.raises(DataError, match=rf"as uint8 \(height, width, 3\) RGB, found {found}"):
+    with pytest.raises(DataError, match=rf"as a tensor \(channels, height, width\), found {found}"):
         known_predictor().predict(source)
 
 
@@ -155,8 +159,37 @@ def test_a_picture_of_pillow_is_pixels_alone_and_in_a_list() -> None:
         assert found.labels.tolist() == [1, 2]
         assert found.to_dataframe()["file"].tolist() == [None, None]
         assert found.draw().shape == (64, 128, 3)
-    with pytest.raises(DataError, match=r"found uint8 \(64, 128\)"):
-        known_predictor().predict(picture.convert("L"))
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda rgb: rgb[..., 0],
+        lambda rgb: rgb[..., :1],
+        lambda rgb: np.dstack((rgb, np.zeros_like(rgb[..., :1]))),  # transparent
+        lambda rgb: rgb.astype(np.uint16) * 256 + 255,
+        lambda rgb: torch.from_numpy(rgb).permute(2, 0, 1),
+        lambda rgb: torch.from_numpy(rgb).permute(2, 0, 1)[:1] / 255,
+        lambda rgb: Image.fromarray(rgb).convert("L"),
+        lambda rgb: Image.fromarray(rgb).convert("RGBA"),
+        lambda rgb: Image.fromarray(rgb[..., 0].astype(np.uint16) * 256),
+    ],
+)
+def test_an_image_is_the_same_in_every_form(convert: Callable[[Any], Any]) -> None:
+    rgb = np.repeat(np.arange(24, dtype=np.uint8).reshape(4, 6, 1), 3, axis=2)
+    np.testing.assert_array_equal(pixels_of(convert(rgb)), rgb)
+
+
+def test_nothing_is_fetched_from_an_address() -> None:
+    with pytest.raises(DataError, match="nothing here loads from the network"):
+        known_predictor().predict("https://example.org/photo.jpg")
+
+
+def test_a_predictor_is_called_and_says_what_it_is() -> None:
+    predictor = known_predictor()
+    assert predictor(grey(128, 64)).labels.tolist() == [1, 2]
+    expected = "<Predictor in memory: 3 classes (cat, dog, fire truck), 64 px, torch on cpu>"
+    assert repr(predictor) == expected
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,16 @@
 """The detections of an image are drawn, cropped, and converted to other formats."""
 
+import base64
+import io
 import json
 import pickle
+import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import PIL.Image
 import pytest
 from known_detector import NAMES, known_predictor, write_png
 
@@ -65,6 +71,36 @@ def test_those_above_a_score_can_be_drawn_as_well() -> None:
     found = found_in(counted(40, 30), (1, 1, 9, 9), (20, 20, 30, 30)).above(0.85)
     assert isinstance(found, Results)
     assert len(found.crop()) == 1
+
+
+def test_results_are_indexed_iterated_and_filtered() -> None:
+    assert [one.class_names for one in FOUND] == [("dog",), (NAMES[2],)]
+    assert FOUND[-1].scores.tolist() == [0.5]
+    assert FOUND[FOUND.scores > 0.6].boxes_xyxy.tolist() == [[10, 5, 30, 25]]
+    assert FOUND[:1].class_names == FOUND.filter("dog").class_names == FOUND.filter([1]).class_names
+    assert len(FOUND[[1, 0, 1]]) == 3
+    with pytest.raises(IndexError):
+        FOUND[2]
+    with pytest.raises(ConfigError, match="Did you mean dog"):
+        FOUND.filter("dgo")
+
+
+def test_a_notebook_shows_the_drawn_image_with_escaped_names() -> None:
+    found = replace(FOUND, names=("a", "<b>", "c"))
+    shown = found._repr_html_()
+    picture = base64.b64decode(shown.partition("base64,")[2].partition('"')[0])
+    np.testing.assert_array_equal(np.asarray(PIL.Image.open(io.BytesIO(picture))), found.draw())
+    assert shown.endswith("<figcaption>Results of an image: 1 &lt;b&gt;, 1 c</figcaption></figure>")
+
+
+def test_supervision_gets_the_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", SimpleNamespace(Detections=dict))
+    given = FOUND.to_supervision()
+    assert given["data"]["class_name"].tolist() == ["dog", NAMES[2]]
+    np.testing.assert_array_equal(given["xyxy"], FOUND.boxes_xyxy)
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ConfigError, match="Pip install supervision"):
+        FOUND.to_supervision()
 
 
 def test_a_crop_has_every_pixel_that_the_box_touches() -> None:

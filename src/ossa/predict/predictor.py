@@ -34,12 +34,13 @@ from ossa.export.select import (
 )
 from ossa.models.checkpoint import read_checkpoint
 from ossa.models.detector import Detector
-from ossa.predict.results import Image, Results, pixels_of
+from ossa.predict.results import Image, Results, labels_of, pixels_of
 from ossa.predict.sources import Frame
 from ossa.schema import validated
 from ossa.types import Detections, Letterbox
 
 MAX_DETECTIONS = 300
+_NAMES_SHOWN = 5
 
 Images: TypeAlias = (
     list[str] | tuple[str, ...] | Sequence[Path] | Sequence[NDArray[np.uint8]] | list[Image]
@@ -48,7 +49,7 @@ Images: TypeAlias = (
 
 def load(
     path: Path | str,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     imgsz: int | None = None,
     *,
     runtime: RuntimeName | None = None,
@@ -60,7 +61,8 @@ def load(
     Args:
         path: a checkpoint, an official `yolov5*.pt` (read without running its code), or a file
             of `ossa export`: an .onnx, or an OpenVINO .xml or its folder.
-        device: 'cpu', 'cuda', 'cuda:1', ...
+        device: 'cpu', 'cuda', 'cuda:1', ...; by default the first GPU where there is one for a
+            checkpoint, and the CPU for an exported file.
         imgsz: longer side of the network input in pixels; by default that of the training.
         runtime: 'torch', 'onnxruntime', 'openvino', or 'auto' for the fastest of those installed.
             By default 'torch' for a checkpoint and 'auto' for an exported file.
@@ -87,6 +89,8 @@ def load(
             found=repr(runtime),
             advice=suggestion(str(runtime), known).strip(),
         )
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() and not is_exported(path) else "cpu"
     if is_exported(path):
         network = open_exported(path, runtime=runtime or "auto", precision=precision)
         names, origin = network.description.names, network.description.origin
@@ -167,6 +171,14 @@ class Predictor:
         inside = isinstance(detector, NMSRuntime)
         self.nms_iou: float = detector.nms.nms_iou if inside else PREDICTION_NMS_IOU
 
+    def __repr__(self) -> str:
+        names = ", ".join(self.names[:_NAMES_SHOWN]) + ", ..." * (len(self.names) > _NAMES_SHOWN)
+        weights = Path(self.origin.get("file", "in memory")).name
+        return (
+            f"<Predictor {weights}: {len(self.names)} classes ({names}), {self.imgsz} px, "
+            f"{self.runtime.name} on {self.device}>"
+        )
+
     @property
     def detector(self) -> Detector:
         """The network in PyTorch.
@@ -224,8 +236,9 @@ class Predictor:
         Unlike in evaluation, which follows COCO, a box has one class: its best.
 
         Args:
-            source: an image file, an array uint8 (H, W, 3) RGB or something that NumPy converts
-                to one (a Pillow image in mode RGB), or a list of these.
+            source: an image file, an array (H, W, 3) RGB, grey or with alpha, of uint8 or uint16,
+                a Pillow image, a tensor (C, H, W), or a list of these
+                (`ossa.predict.results.pixels_of`).
             confidence: 0..1; detections with a lower score are dropped. By default that of the
                 best F1 on val, which training stores in the checkpoint, or else 0.25.
             nms_iou: of two boxes of one class that overlap more, the better is kept. By default
@@ -250,8 +263,10 @@ class Predictor:
             _check_within(settings, self.runtime.nms)
         wanted = torch.zeros(len(self.names), dtype=torch.bool)
         wanted[self.labels_of(classes)] = True
-        if isinstance(source, str | Path | np.ndarray) or not isinstance(source, Iterable):
-            return self._predict_batch([source], settings, wanted)[0]
+        one_image = str | Path | np.ndarray | Tensor
+        if isinstance(source, one_image) or not isinstance(source, Iterable):
+            alone: Any = source
+            return self._predict_batch([alone], settings, wanted)[0]
         if batch < 1:
             raise ConfigError(expected="a batch of at least 1 image", found=str(batch))
         images, results = iter(source), []
@@ -259,26 +274,15 @@ class Predictor:
             results += self._predict_batch(some, settings, wanted)
         return results
 
+    __call__ = predict
+
     def labels_of(self, classes: Sequence[str | int] | str | int | None) -> list[int]:
         """Returns the labels of classes, or of one, given by name or label; of all for None.
 
         Raises:
             ConfigError: there is no such class.
         """
-        if classes is None:
-            return list(range(len(self.names)))
-        numbers = {str(label): label for label in range(len(self.names))}
-        found = []
-        for one in [classes] if isinstance(classes, str | int) else classes:
-            label = self.names.index(one) if one in self.names else numbers.get(str(one))
-            if label is None:
-                raise ConfigError(
-                    expected=f"the name of a class or its number in 0..{len(self.names) - 1}",
-                    found=repr(one),
-                    advice=suggestion(str(one), self.names).strip(),
-                )
-            found.append(label)
-        return found
+        return labels_of(classes, self.names)
 
     def prepare(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Letterbox]:
         """Returns the network input (H, W, 3) of an image, and how the image lies in it."""
