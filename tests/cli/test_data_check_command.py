@@ -42,7 +42,8 @@ def test_a_data_set_without_val_is_refused_by_check_and_train_in_the_same_words(
 ) -> None:
     data_yaml = cells / "data.yaml"
     data_yaml.write_text("train: images/train\nnames: [cell]\n")
-    what = "no split 'val': training scores every epoch on it"
+    what = "no split 'val': training scores every epoch on it; "
+    what += "'ossa data split DATA --val 0.2' makes one"
     checked = ossa("data", "check", cells, "--json")
     (finding,) = json.loads(checked.stdout)["findings"]
     assert (checked.exit_code, finding["stops_training"]) == (1, True)

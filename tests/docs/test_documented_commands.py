@@ -150,7 +150,7 @@ def test_there_are_commands_on_most_pages() -> None:
         "ossa trian --data bccd --model yolov5n",
         "ossa train --data bccd --model yolov5n --epoch 3",
         "ossa train --data bccd --model yolov5n --seed three",
-        "ossa val --weights best.safetensors",
+        "ossa cost --imgsz 64",
         "ossa study plan",
     ],
 )

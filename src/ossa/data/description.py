@@ -38,7 +38,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from ossa.data.paths import Roots, has_xml_alone, listed_lines
+from ossa.data.layouts import find_description, format_of
+from ossa.data.paths import Roots, listed_lines
 from ossa.errors import ConfigError, DataError, legible, os_reason, suggestion
 from ossa.safe_yaml import read_yaml
 from ossa.schema import shown
@@ -119,8 +120,9 @@ class DataDescription:
 def read_description(
     path: Path | str, *, annotations_only: bool = False, allow_outside: bool | None = None
 ) -> DataDescription:
-    """Returns the description of a data set from a data.yaml, or the data.yaml in a folder.
+    """Returns the description of a data set from a data.yaml, or from a folder with or without one.
 
+    Layouts of folders without a data.yaml that are known: see `ossa.data.layouts`.
     With `annotations_only` images whose files are missing are read, too, where the annotations
     state their sizes, as COCO's do. With `allow_outside` lists, JSON files and links may lead
     anywhere; None: only where the environment has OSSA_ALLOW_OUTSIDE, which --allow-outside sets.
@@ -130,7 +132,7 @@ def read_description(
         DataError: the file, or a folder or file that it names, does not exist.
     """
     file = Path(abspath(path))
-    content = _DataYaml(file / "data.yaml" if file.is_dir() else file)
+    content = _DataYaml(*find_description(file))
     data_format = _format(content)
     splits, missing = _splits(content, data_format, annotations_only=annotations_only)
     roots = Roots.chosen(_named_folders(content, splits), allow_outside=allow_outside)
@@ -159,8 +161,16 @@ def read_description(
 class _DataYaml:
     """The keys of a data.yaml, whose values have the types of `_VALUES`, with their lines."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, file: Path, values: dict[str, Any] | None) -> None:
+        """`file` is a folder where the values stand for a data.yaml."""
+        self.file, self.values, self.lines = file, values or {}, {}
+        if values is None:
+            self._read(file)
+        self._check_keys()
+        self.root = file.parent if values is None else file
+        self.root = self._existing_root()
+
+    def _read(self, file: Path) -> None:
         try:
             document = read_yaml(file)
         except OSError as error:
@@ -174,11 +184,12 @@ class _DataYaml:
         if not isinstance(document.value, dict):
             raise ConfigError(expected="keys such as train, val and names", path=file)
         self.values, self.lines = document.value, document.key_lines
-        self._check_keys()
-        self.root = file.parent
-        self.root = self.existing("path", self.get("path") or ".")
-        if not self.root.is_dir():
-            raise self.error("path", "a folder", str(self.root), missing=True)
+
+    def _existing_root(self) -> Path:
+        root = self.existing("path", self.get("path") or ".")
+        if not root.is_dir():
+            raise self.error("path", "a folder", str(root), missing=True)
+        return root
 
     def _check_keys(self) -> None:
         others = [key for key in self.lines if key not in _KEYS]
@@ -195,7 +206,13 @@ class _DataYaml:
                     advice=suggestion(key, near),
                 )
         note = f"{self.file}: keys of other tools are passed over: {legible(', '.join(others))}"
-        self.notes = (note,) if others else ()
+        notes = [note] if others else []
+        if self.file.is_dir():
+            keys = (f"{key}: {shown(value)}" for key, value in self.values.items())
+            notes.append(
+                f"{self.file}: without a data.yaml, read by {legible(', '.join(keys), 500)}"
+            )
+        self.notes = tuple(notes)
         for key, (_, expected) in _VALUES.items():
             value = self.get(key)
             try:
@@ -254,23 +271,10 @@ def _format(content: _DataYaml) -> str:
     if stated and stated not in FORMATS:
         advice = suggestion(stated, FORMATS)
         raise content.error("format", "coco, voc or yolo", f"'{stated}'", advice=advice)
-    data_format = stated or _format_of(entries, content.root)
+    data_format = stated or format_of(entries, content.root)
     if content.get("images") is not None and data_format != "coco":
         raise content.error("images", "the format coco beside a folder", data_format)
     return data_format
-
-
-def _format_of(entries: Iterable[Any], root: Path) -> str:
-    flat = [part for entry in entries for part in (entry if isinstance(entry, list) else [entry])]
-    paths = [part for part in flat if isinstance(part, str)]
-    if len(paths) < len(flat) or any(path.lower().endswith(".json") for path in paths):
-        return "coco"
-    is_voc = (
-        all((root / name).is_dir() for name in ("Annotations", "JPEGImages"))
-        or any("ImageSets" in Path(path).parts for path in paths)
-        or any(has_xml_alone(root / path) for path in paths)
-    )
-    return "voc" if is_voc else "yolo"
 
 
 def _splits(

@@ -27,6 +27,8 @@ from ossa.errors import ConfigError, DataError, legible, os_reason
 def default_output(description: DataDescription) -> Path:
     """Returns the folder `split` beside data.yaml, or `NAME-split` beside NAME.yaml."""
     file = description.file
+    if file.is_dir():
+        return file / "split"
     return file.parent / ("split" if file.stem == "data" else f"{file.stem}-split")
 
 

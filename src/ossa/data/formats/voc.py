@@ -32,6 +32,7 @@ from ossa.data.paths import (
     MOST_BYTES_OF_AN_IMAGE,
     absolute,
     annotation_places,
+    folders_under,
     is_hidden_below,
     is_image,
     listed_lines,
@@ -146,6 +147,20 @@ def _read_boxes(
             area = _area(thing.fields.get("area"))
             boxes.append(LabelledBox(thing.line, *found, area, crowd, difficult))
     return boxes
+
+
+def class_names(folders: Iterable[Path]) -> list[str]:
+    """Returns the names of all objects in the XML files of folders and of theirs, sorted."""
+    names: set[str] = set()
+    for folder in folders:
+        for parent, files in folders_under(folder):
+            for file in (Path(parent, name) for name in files if name.lower().endswith(".xml")):
+                try:
+                    objects = _parse(file).objects
+                except (expat.ExpatError, _ForbiddenXmlError, OSError):
+                    continue  # reported when its boxes are read
+                names.update(name for thing in objects if (name := thing.fields.get("name")))
+    return sorted(names)
 
 
 def _label_and_box(
