@@ -64,6 +64,13 @@ def test_best_on_all_on_most_and_only_here():
     assert sentence == "May be the best on all: a; on most: c; only on d2: d."
 
 
+def test_where_all_are_at_zero_none_is_certainly_the_best():
+    nothing = values_of(0.0, 0.0, deviation=0.0)
+    ranking = rank(nothing, nothing)
+    rows = ranking.best_rows()
+    assert [(row["verdict"], row["certainly_best_on"]) for row in rows] == [("on all", 0)] * 2
+
+
 def test_the_best_by_far_is_certainly_so_and_others_hardly_improve_on_it():
     ranking = rank(values_of(0.5, 0.3), values_of(0.6, 0.4))
     (first, second) = ranking.best_rows()

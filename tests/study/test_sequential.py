@@ -60,6 +60,12 @@ def test_no_seeds_are_spent_on_a_pair_that_the_last_look_would_not_decide():
     assert found.decisions[0].is_open
 
 
+def test_of_models_that_are_all_at_zero_nothing_is_learned_and_nothing_decided():
+    found = progress({"a": np.zeros(8), "b": np.zeros(8)}, a=3, b=3)
+    assert (found.decisions, found.wanted, found.learned) == ((), {}, False)
+    assert progress({"a": np.zeros(8), **models(b=0.3)}, a=3, b=3).learned
+
+
 def test_a_decision_is_kept_and_says_at_how_many_seeds_it_was_made():
     plain = models(a=0.3, b=0.31, c=0.6)
     found = progress(plain, a=8, b=8, c=3)

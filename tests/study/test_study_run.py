@@ -29,6 +29,7 @@ from ossa.study.folder import (
 from ossa.study.reported import RESAMPLED_FILE, ensure_resampled
 from ossa.study.results import load_study
 from ossa.study.runner import epochs_trained, run_study, seconds_left
+from ossa.study.verify import verify_study
 from ossa.train.run_folder import DETECTIONS_FILE, read_log, read_record, write_record
 
 
@@ -200,6 +201,12 @@ def test_the_best_epoch_is_reported_on_the_test_split(scenes: Path, tmp_path: Pa
     reported = json.loads((folder / "reported.json").read_text())
     assert (reported["weights"], reported["split"]) == ("best", "test")
     assert reported["metrics"]["num_truths"] > 0
+    assert [run.verdict for run in verify_study(study)] == ["agrees"]
+    del reported["images"]  # as before they were hashed
+    (folder / "reported.json").write_text(json.dumps(reported))
+    (run,) = verify_study(study)
+    expected = "images of test: they were not hashed when the run was scored on them"
+    assert (run.mismatches, run.unverified) == ((), (expected,))
     (folder / "reported.json").unlink()
     assert states_of(study) == {"cspdarknet_n-seed0": "interrupted"}
 

@@ -316,6 +316,12 @@ def print_look(progress: "Progress") -> None:
             f"  {pair.model} and {pair.reference}: {pair.difference:+.3f} ({pair.low:+.3f} to "
             f"{pair.high:+.3f}), {pair.verdict}, at {made.seeds} seeds"
         )
+    if not progress.learned:
+        print_line(
+            "nothing was learned: no run is above an AP50-95 of 0, so nothing is decided; train "
+            "longer (recipe: epochs) or look at the data with 'ossa data check'"
+        )
+        return
     still_open = sum(made.is_open for made in progress.decisions)
     if progress.wanted:
         seeds = max(progress.wanted.values())

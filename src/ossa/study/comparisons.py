@@ -37,6 +37,8 @@ from ossa.study.estimates import (
 Verdict: TypeAlias = Literal["better", "worse", "practically the same", "not decided"]
 MARGIN = 0.02
 """Models whose difference is certainly smaller are practically the same."""
+ZERO = 0.0005
+"""An AP below this is written as 0.000."""
 _DRAWS = 8000
 _FEWEST_DRAWS, _MOST_DRAWN = 1000, 10_000_000
 """With many pairs there are fewer draws, so that draws times pairs are at most `_MOST_DRAWN`."""
@@ -232,7 +234,8 @@ class Comparisons:
         intervals = self.with_best()
         means = dict(zip(self.models, self.estimates.means, strict=True))
         candidates = [model for model in self.models if intervals[model].high > 0]
-        return sorted(candidates or self.models[:1], key=lambda model: -means[model])
+        highest = [model for model in self.models if means[model] == max(means.values())]
+        return sorted(candidates or highest, key=lambda model: -means[model])
 
 
 def compare_all(

@@ -204,9 +204,8 @@ class Ranking:
         """Returns a row per model: on which data sets it may be the best, and certainly is."""
         may, certain = {}, {}
         for data, compared in self.by_data.items():
-            intervals = compared.with_best()
             may[data] = set(compared.possibly_best())
-            certain[data] = {model for model, interval in intervals.items() if interval.low >= 0}
+            certain[data] = may[data] if len(may[data]) == 1 else set()
         rows = []
         for at, model in enumerate(self.models):
             possible = [data for data in self.data if model in may[data]]

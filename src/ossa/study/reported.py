@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from ossa.config import build_config
 from ossa.data.annotations import DatasetIndex
 from ossa.data.cache import CachePlace
+from ossa.data.cache_files import content_fingerprint
 from ossa.data.description import read_description
 from ossa.data.reading import read_data, read_index
 from ossa.errors import DataError
@@ -55,6 +56,8 @@ class _ReportedContent(Reported, strict=True):
 
     metrics: Numbers
     fingerprint: str
+    images: str | None = None
+    """Of the bytes of all images; None in files of earlier versions."""
     files: dict[str, str]
 
 
@@ -99,6 +102,7 @@ def write_reported(
         **reported.model_dump(),
         "metrics": evaluation.metrics.flat(),
         "fingerprint": index.fingerprint(),
+        "images": content_fingerprint(index),
         "files": {detections.name: sha256_of(detections)},
     }
     write_json_atomically(folder / REPORTED_FILE, content)
@@ -124,6 +128,18 @@ def reported_fingerprint(folder: Path, reported: Reported) -> str:
     if reported.split == "val":
         return read_record(folder).data_fingerprint.rpartition("-")[2]
     return _read(folder, reported).fingerprint
+
+
+def reported_images(folder: Path, reported: Reported) -> str | None:
+    """Returns the fingerprint of the image files that the study reports on, None if not recorded.
+
+    Raises:
+        DataError: as `read_reported`.
+    """
+    if reported.split == "val":
+        images = read_record(folder).image_fingerprint
+        return images and images.rpartition("-")[2]
+    return _read(folder, reported).images
 
 
 def read_split(folder: Path, data: str, reported: Reported) -> DatasetIndex:

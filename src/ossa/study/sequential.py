@@ -17,6 +17,7 @@ from scipy import stats
 from ossa.errors import ConfigError, DataError
 from ossa.evaluate.statistics import FEWEST_RUNS, LEVEL, Values
 from ossa.study.comparisons import (
+    ZERO,
     Comparisons,
     PairwiseComparison,
     compare_all,
@@ -73,6 +74,8 @@ class Progress:
     """The latest of every pair."""
     wanted: Mapping[str, int]
     """Number of seeds by model, for the models whose runs the next look waits for."""
+    learned: bool = True
+    """Whether any model is above 0; if not, nothing is decided and no seed is wanted."""
 
 
 def decide(
@@ -103,6 +106,8 @@ def decide(
         wanted = {model: seeds for model in active if not runs[model].is_complete(seeds)}
         if wanted:
             return Progress(tuple(latest.values()), wanted)
+        if all((seeded.first(seeds).plain < ZERO).all() for seeded in runs.values()):
+            return Progress((), {}, learned=False)
         compared = _compare_at(runs, trained, margin, alpha / len(looks), draws)
         if compared is None:
             continue

@@ -29,6 +29,7 @@ from ossa.study.reported import (
     read_reported,
     read_resampled,
     read_split,
+    reported_images,
 )
 from ossa.train.run_folder import LOG_FILE, RECORD_FILE, read_log, read_record, why_not_of
 from ossa.types import Record
@@ -212,15 +213,10 @@ class _Verification:
     def _score(self, record: Record) -> DatasetIndex | None:
         """Recomputes the metrics of the last weights on val; returns the split, if it is there."""
         known = record.data_fingerprint.rpartition("-")[2]
-        images = record.image_fingerprint and record.image_fingerprint.rpartition("-")[2]
         index = self._index(Reported(), known)
-        if index is None:
-            return None
-        if images is not None:
-            self.numbers += 1
-            if (found := self.data.images(index)) != images:
-                self.mismatches.append(Mismatch("images of val", images, found))
-        self._recompute("metrics.last", record.metrics["last"], index, Reported())
+        if index is not None:
+            self._hash_images(index, Reported())
+            self._recompute("metrics.last", record.metrics["last"], index, Reported())
         return index
 
     def _score_reported(self, reported: Reported) -> None:
@@ -232,7 +228,24 @@ class _Verification:
             return
         index = self._index(reported, "reported")
         if index is not None:
+            self._hash_images(index, reported)
             self._recompute(f"{reported.split} metrics", metrics, index, reported)
+
+    def _hash_images(self, index: DatasetIndex, reported: Reported) -> None:
+        """Compares the image files of a split with those that the run was scored on."""
+        what = f"images of {reported.split}"
+        recorded = reported_images(self.folder, reported)
+        if recorded is None:
+            self.unverified.append(f"{what}: they were not hashed when the run was scored on them")
+            return
+        try:
+            found = self.data.images(index)
+        except OssaError as problem:
+            self.unverified.append(f"{what}: {problem}")
+            return
+        self.numbers += 1
+        if found != recorded:
+            self.mismatches.append(Mismatch(what, recorded, found))
 
     def _index(self, reported: Reported, known: str) -> DatasetIndex | None:
         try:

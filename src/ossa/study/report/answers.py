@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ossa.study.comparisons import ZERO
 from ossa.study.report.tables import Column, ReportTable
 from ossa.study.report.text import MEASURES, amount, counted, listed, signed
 from ossa.study.results import StudyResults
@@ -16,8 +17,6 @@ from ossa.study.results import StudyResults
 _MOST_BUDGETS = 3
 """In sentences; the table has all."""
 _MOST_NAMED = 4
-ZERO = 0.0005
-"""An AP below this is written as 0.000."""
 
 
 def main_measure(results: StudyResults) -> str:

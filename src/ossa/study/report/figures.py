@@ -110,9 +110,9 @@ def _draw_points(
         axes.plot(grid, band.expected, color=_FIT, linewidth=1.4)
     x, y = _pareto_steps(relation)
     axes.step(x, y, where="post", color=_MEMBER, linewidth=1.2, alpha=0.7, zorder=2.5)
-    for point, (cost, low, high) in zip(relation.pareto, bounds, strict=True):
-        colour = _MEMBER if point.is_member else MUTED
-        axes.plot([cost, cost], [low, high], color=colour, linewidth=1.3, alpha=0.55)
+    colours = [_MEMBER if point.is_member else MUTED for point in relation.pareto]
+    axes.vlines(*bounds.T, color=colours, linewidth=1.3, alpha=0.55, zorder=2)
+    for point, colour, (cost, low, high) in zip(relation.pareto, colours, bounds, strict=True):
         axes.plot(
             *([cost], [point.quality]),
             marker="o",

@@ -12,8 +12,8 @@ from ossa.evaluate.coco import read_coco_results
 from ossa.evaluate.confusion import CONFIDENCE, ConfusionMatrix, confusion_matrix
 from ossa.evaluate.report import open_gallery
 from ossa.evaluate.statistics import Values
-from ossa.study.comparisons import compare_all, rank_change
-from ossa.study.report.answers import ZERO, evidence, main_measure
+from ossa.study.comparisons import ZERO, compare_all, rank_change
+from ossa.study.report.answers import evidence, main_measure
 from ossa.study.report.figures import confusion_figure, pairs_figure
 from ossa.study.report.tables import (
     CURVE,

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -153,7 +154,7 @@ class ReportTable:
         for suffix, text in texts.items():
             write_text_atomically(folder / f"{self.name}.{suffix}", text)
 
-    @property
+    @cached_property
     def _in_texts(self) -> list[Column]:
         """The columns of the files: a small curve has no text."""
         return [c for c in self.columns if not any(c.key + CURVE in row for row in self.rows)]
