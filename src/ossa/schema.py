@@ -47,8 +47,13 @@ def first_problem(problems: ValidationError, schema: type[Any]) -> str:
     if problem["type"] == "extra_forbidden":
         known = _known_keys(schema, path[:-1])
         return f"there is no setting '{key}'.{suggestion(path[-1][:_SHOWN], known)}"
-    message = legible(problem["msg"], _SHOWN)
+    message = legible(without_kind(problem["msg"]), _SHOWN)
     return f"{key}: {message[0].lower()}{message[1:]}, found {shown(problem['input'])}"
+
+
+def without_kind(message: str) -> str:
+    """Returns a message of pydantic without the kind of error that it may begin with."""
+    return message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
 
 
 def shown(value: Any) -> str:

@@ -171,6 +171,16 @@ def test_an_error_from_a_loading_process_is_told_without_its_traceback() -> None
     assert (result.exit_code, result.stderr) == (2, "error: image 7 cannot be decoded\n")
 
 
+def test_a_misspelt_value_is_told_without_the_words_of_a_library(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ossa.cli.main.keep_freed_memory", lambda: None)
+    monkeypatch.setattr("sys.argv", ["ossa", "study", "run", "x", "--until", "decidd"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "'--until': 'decidd' is not one of 'done', 'decided'." in capsys.readouterr().err
+
+
 def test_a_misspelt_command_line_is_shown_without_passwords(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -87,7 +87,7 @@ def test_a_data_set_without_a_test_split_reports_val_and_says_so(
     ("data", "sentence"),
     [
         (["one", "one"], "data_sets has one more than once: leave one out"),
-        ([], "data: value error, expected a data set or a list of at most 100, found []"),
+        ([], "data: expected a data set or a list of at most 100, found []"),
         (["one", 2], "expected a data set or a list of at most 100, found ['one', 2]"),
         (["a/one", "a-one"], "Expected data sets with different names, found a-one and a/one"),
     ],

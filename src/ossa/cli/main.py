@@ -185,8 +185,11 @@ def main() -> None:
         except Exception as error:
             if not hasattr(error, "format_message"):
                 raise
+            from ossa.schema import without_kind
+
             # A misspelt command line, which typer shows: an address in it with its password.
-            error.message = hide_credentials(error.message)  # type: ignore[attr-defined]
+            message = without_kind(error.message)  # type: ignore[attr-defined]
+            error.message = hide_credentials(message)  # type: ignore[attr-defined]
             rich_format_error(error)  # type: ignore[arg-type]
             code = _BAD_INPUT
         sys.exit(code)

@@ -30,7 +30,7 @@ from ossa.models.checkpoint import Checkpoint
 from ossa.models.detector import Backbone, Detector
 from ossa.models.fuse import fuse_detector
 from ossa.models.head import AnchorHead
-from ossa.schema import Section, validated
+from ossa.schema import Section, validated, without_kind
 
 METADATA_KEY = "ossa"
 """Of ONNX's metadata_props and of OpenVINO's rt_info."""
@@ -242,7 +242,7 @@ def read_description(text: object, *, path: Path | str) -> ExportDescription:
         except ValidationError as problems:
             first = problems.errors()[0]
             key = legible(".".join(map(str, first["loc"])))
-            found = f"a damaged one ({key}: {legible(first['msg'])})"
+            found = f"a damaged one ({key}: {legible(without_kind(first['msg']))})"
         except (ValueError, RecursionError) as problem:
             found = f"a damaged one ({legible(str(problem))})"
     expected = "a description by ossa in an exported file"
