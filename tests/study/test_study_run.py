@@ -25,10 +25,17 @@ from ossa.study.folder import (
     extend_study,
     read_progress,
     read_study_folder,
+    write_failure,
 )
 from ossa.study.reported import RESAMPLED_FILE, ensure_resampled
 from ossa.study.results import load_study
-from ossa.study.runner import epochs_trained, run_study, seconds_left
+from ossa.study.runner import (
+    epochs_trained,
+    run_study,
+    run_until_decided,
+    seconds_left,
+    with_seeds_of_looks,
+)
 from ossa.study.verify import verify_study
 from ossa.train.run_folder import DETECTIONS_FILE, read_log, read_record, write_record
 
@@ -121,7 +128,7 @@ def test_a_damaged_record_is_told(study: StudyFolder):
     assert "Expected the record of a run" in str(study.states()[0].reason)
 
 
-def test_a_model_that_cannot_be_built_fails_with_its_reason_and_stops_nobody(
+def test_a_model_that_cannot_be_built_is_refused_with_its_reason_and_stops_nobody(
     scenes: Path, tmp_path: Path
 ):
     models = ["vit_giant_patch14_reg4_dinov2_x", "cspdarknet_n"]
@@ -129,7 +136,7 @@ def test_a_model_that_cannot_be_built_fails_with_its_reason_and_stops_nobody(
         a_study(models=models), tmp_path / "study", data=scenes, weights_folder=tmp_path
     )
     states = run_study(study, InThisProcess(), on_run=ignore)
-    assert [state.state for state in states] == ["failed", "done"]
+    assert [state.state for state in states] == ["refused", "done"]
     assert "no model named 'vit_giant_patch14_reg4_dinov2_x'" in str(states[0].reason)
 
 
@@ -146,6 +153,34 @@ def test_a_failed_run_keeps_its_reason_until_it_is_tried_again(study: StudyFolde
     run_study(study, executor, retry_failed=True, on_run=ignore)
     assert executor.executed == ["resnet10t-seed0"]
     assert set(states_of(study).values()) == {"done"}
+
+
+def test_a_refused_run_is_tried_again_by_the_next_call(study: StudyFolder):
+    folder = study.run_folder(study.plan.runs[1])
+    shutil.rmtree(folder)
+    write_failure(folder, "the data are not there", refused=True)
+    state = study.states()[1]
+    assert (state.state, state.reason) == ("refused", "the data are not there")
+    executor = InThisProcess()
+    run_study(study, executor, on_run=ignore)
+    assert executor.executed == ["resnet10t-seed0"]
+    assert set(states_of(study).values()) == {"done"}
+
+
+def test_a_study_of_which_every_run_fails_ends_without_a_decision(scenes: Path, tmp_path: Path):
+    study = with_seeds_of_looks(
+        create_study(a_study(), tmp_path / "study", data=scenes, weights_folder=tmp_path)
+    )
+
+    class Refuses:
+        def execute(self, jobs: Sequence[Job], *, on_end: OnEnd) -> None:
+            for job in jobs:
+                run = study.plan.run(job.run)
+                write_failure(study.run_folder(run), "no such data", refused=True)
+                on_end(job.run, 1)
+
+    states = run_until_decided(study, Refuses(), on_run=ignore, on_look=ignore)
+    assert [state.state for state in states if state.run.seed < 3] == ["refused"] * 6
 
 
 def test_a_process_that_dies_without_a_word_has_failed(study: StudyFolder):

@@ -48,7 +48,8 @@ MEASUREMENTS_FILE = "measurements.json"
 FAILURE_FILE = "failure.json"
 _PROGRESS_FILE = "progress.json"
 
-State = Literal["done", "failed", "running", "interrupted", "waiting", "foreign"]
+State = Literal["done", "failed", "refused", "running", "interrupted", "waiting", "foreign"]
+"""Of a run; one that was refused could not begin, and is tried again by the next call."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class RunState:
     record: Record | None = None
     """Present if the run is done, or failed after its start."""
     reason: str | None = None
-    """Why the run failed, or why its record does not belong to it."""
+    """Why the run failed or was refused, or why its record does not belong to it."""
     epochs_done: int = 0
 
     @property
@@ -99,9 +100,9 @@ def run_state(run: PlannedRun, folder: Path, reported: Reported) -> RunState:
         return RunState(run, folder, "running", epochs_done=epochs)
     if (folder / RECORD_FILE).exists():
         return _recorded(run, folder, reported, rows)
-    failure = _failure(folder)
-    if failure is not None:
-        return RunState(run, folder, "failed", reason=failure, epochs_done=epochs)
+    if (folder / FAILURE_FILE).exists():
+        state, reason = _failure(folder / FAILURE_FILE)
+        return RunState(run, folder, state, reason=reason, epochs_done=epochs)
     begun = (folder / STATE_FILE).exists() or epochs > 0
     return RunState(run, folder, "interrupted" if begun else "waiting", epochs_done=epochs)
 
@@ -161,10 +162,10 @@ def why_not_of_log(record: Record, rows: Sequence[Mapping[str, Any]]) -> str | N
     return None
 
 
-def write_failure(folder: Path, reason: str) -> None:
-    """Records why a run without a record failed."""
+def write_failure(folder: Path, reason: str, *, refused: bool = False) -> None:
+    """Records why a run without a record failed, or was refused: for what the user can mend."""
     folder.mkdir(parents=True, exist_ok=True)  # if its process did not create it
-    write_json_atomically(folder / FAILURE_FILE, {"reason": reason})
+    write_json_atomically(folder / FAILURE_FILE, {"reason": reason, "refused": refused})
 
 
 def write_progress(folder: Path, epochs: float) -> None:
@@ -211,14 +212,12 @@ def read_measurements(folder: Path) -> dict[str, Any]:
         ) from None
 
 
-def _failure(folder: Path) -> str | None:
-    file = folder / FAILURE_FILE
-    if not file.exists():
-        return None
+def _failure(file: Path) -> tuple[State, str]:
     try:
-        return str(read_json_object(file, what="why a run failed")["reason"])
+        content = read_json_object(file, what="why a run failed")
+        return "refused" if content.get("refused") is True else "failed", str(content["reason"])
     except (DataError, KeyError):
-        return f"{file} cannot be read"
+        return "failed", f"{file} cannot be read"
 
 
 def create_study(

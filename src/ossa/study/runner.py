@@ -14,6 +14,7 @@ from ossa.evaluate.statistics import Values
 from ossa.study.environments import check_next_run
 from ossa.study.executors import DONE, STOPPED, Executor, Job
 from ossa.study.folder import (
+    FAILURE_FILE,
     RunState,
     StudyFolder,
     extend_study,
@@ -93,7 +94,7 @@ def run_study(
         run = study.plan.run(name)
         folder = study.run_folder(run)
         state = run_state(run, folder, study.study.reported)
-        if exit_code not in (DONE, STOPPED) and not state.finished:
+        if exit_code not in (DONE, STOPPED) and not _has_ended(state):
             write_failure(folder, _reason(exit_code))  # as its process could not
         on_run(run_state(run, folder, study.study.reported))
 
@@ -126,6 +127,9 @@ def run_until_decided(
             expected="a study without 'vary' to run until it is decided",
             found=", ".join(study.study.vary),
         )
+    for state in study.states():
+        if state.state == "refused":  # perhaps its cause is gone
+            (state.folder / FAILURE_FILE).unlink()
     while True:
         progress = study_progress(study)
         on_look(progress)
@@ -137,7 +141,13 @@ def run_until_decided(
             for run in study.plan.runs
             if seeds.index(run.seed) < progress.wanted.get(run.model, 0)
         }
+        if not any(state.run.name in names and not _has_ended(state) for state in study.states()):
+            return study.states()  # all of them failed
         run_study(study, executor, only=names, on_run=on_run)
+
+
+def _has_ended(state: RunState) -> bool:
+    return state.finished or state.state == "refused"
 
 
 def with_seeds_of_looks(study: StudyFolder) -> StudyFolder:
@@ -164,7 +174,7 @@ def study_progress(study: StudyFolder) -> Progress:
     runs = {}
     for model in config.models:
         done = [run.state.run.seed for run in results.runs_by_model.get(model, ())]
-        lost = [s.run.seed for s in results.states if s.run.model == model and s.finished]
+        lost = [s.run.seed for s in results.states if s.run.model == model and _has_ended(s)]
         runs[model] = SeededValues(
             values.get(model, nothing),
             positions=tuple(config.seeds.index(seed) for seed in done),

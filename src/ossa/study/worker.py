@@ -19,7 +19,7 @@ from typing import Any, get_args
 import torch
 
 from ossa.data.cache import CachePlace
-from ossa.errors import OssaError
+from ossa.errors import OssaError, RunFailed
 from ossa.escaping import print_line
 from ossa.evaluate.evaluator import Evaluation
 from ossa.files import held
@@ -86,7 +86,8 @@ def train_run(
             known = isinstance(failure, OssaError)
             reason = str(failure) if known else f"{type(failure).__name__}: {failure}"
             if not (folder / RECORD_FILE).exists():
-                write_failure(folder, " ".join(reason.split()))
+                refused = known and not isinstance(failure, RunFailed)
+                write_failure(folder, " ".join(reason.split()), refused=refused)
             return FAILED
     return DONE
 
@@ -159,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check_next_run(study, provenance(run.config, torch.device(options.device)))
         except OssaError as refusal:
             print_line(str(refusal))
-            write_failure(folder, str(refusal))
+            write_failure(folder, str(refusal), refused=True)
             return FAILED
     return train_run(
         run,
