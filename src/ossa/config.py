@@ -199,7 +199,7 @@ class RunConfig(Section):
     """
 
     model: ModelConfig = Field(description="Which detector is built.")
-    data: str = Field(description="A data.yaml, or the folder that holds one.")
+    data: str = Field(description="A data.yaml, or the folder of a data set.")
     recipe: str = Field(
         default="yolov5-low", description="A recipe shipped with ossa, or a YAML file."
     )

@@ -75,4 +75,4 @@ def test_check_show_and_convert_take_data_as_well(ossa: Ossa, cells: Path) -> No
     assert "no split 'val'" in checked.stdout
     missing = ossa("data", "check")
     assert missing.exit_code == 2
-    assert "a data.yaml, or the folder that holds one" in " ".join(missing.stderr.split())
+    assert "a data.yaml, or the folder of a data set" in " ".join(missing.stderr.split())

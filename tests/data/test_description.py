@@ -132,7 +132,7 @@ def test_a_bad_key_or_value_is_refused_by_name(tmp_path: Path, text: str, messag
             "pictures as key 'train', found none .* line 1",
         ),
         (
-            "path: nowhere\ntrain: images\nnames: [a]\n",
+            "path: nowhere\ntrain: photos\nnames: [a]\n",
             "at .*nowhere as key 'path', found none .*line 1",
         ),
         ("train: {images: none, annotations: images/1.jpg}\n", "none as key 'train'"),

@@ -126,6 +126,17 @@ def test_the_only_yaml_that_names_splits_describes_the_folder(tmp_path: Path) ->
     assert read_description(tmp_path).file == tmp_path / "notes.yml"
 
 
+def test_a_data_yaml_of_another_machine_counts_from_its_own_folder(tmp_path: Path) -> None:
+    write_images(tmp_path, "images/a.png", labels="labels")
+    text = "path: /content/cells\ntrain: images\nnames: [x, y]\n"
+    description = read_description(write_text(tmp_path / "data.yaml", text))
+    assert description.root == tmp_path
+    assert "no folder /content/cells, so that of the file counts" in description.notes[0]
+    write_text(tmp_path / "data.yaml", f"{text}val: valid\n")
+    with pytest.raises(DataError, match="at /content/cells as key 'path', found none"):
+        read_description(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("files", "sentence"),
     [

@@ -70,7 +70,7 @@ ModelArgument = typer.Argument(
     help="yolov5n to yolov5x, cspdarknet_n to cspdarknet_x (or cspdarknet-w0.375-d0.33), or any "
     "timm architecture.",
 )
-_DATA_HELP = "A data.yaml, or the folder that holds one."
+_DATA_HELP = "A data.yaml, or the folder of a data set."
 DataPath: TypeAlias = Annotated[str, typer.Option(metavar="PATH"), _DATA_HELP]
 
 
@@ -87,7 +87,7 @@ def _choose_data(call: typer.Context, given: str) -> str:
             raise typer.BadParameter("give the data set as DATA or by --data, not both")
         call.meta[_SECOND] = given
     if not (by_option or given):
-        raise typer.BadParameter("missing: a data.yaml, or the folder that holds one")
+        raise typer.BadParameter("missing: a data.yaml, or the folder of a data set")
     return by_option or given
 
 

@@ -38,8 +38,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from ossa.data.layouts import find_description, format_of
-from ossa.data.paths import Roots, listed_lines
+from ossa.data.layouts import find_description, format_of, has_entries
+from ossa.data.paths import Roots, first_existing, listed_lines
 from ossa.errors import ConfigError, DataError, legible, os_reason, suggestion
 from ossa.safe_yaml import read_yaml
 from ossa.schema import shown
@@ -186,7 +186,14 @@ class _DataYaml:
         self.values, self.lines = document.value, document.key_lines
 
     def _existing_root(self) -> Path:
-        root = self.existing("path", self.get("path") or ".")
+        try:
+            root = self.existing("path", self.get("path") or ".")
+        except DataError:  # of another machine, where the file was written
+            if not has_entries(self.root, map(self.get, SPLITS)):
+                raise
+            note = f"{self.file}: no folder {legible(self.get('path'))}, so that of the file counts"
+            self.notes = (*self.notes, note)
+            return self.root
         if not root.is_dir():
             raise self.error("path", "a folder", str(root), missing=True)
         return root
@@ -243,24 +250,11 @@ class _DataYaml:
 
     def existing(self, key: str, entry: str) -> Path:
         """Returns the absolute file or folder of an entry; DataError where there is none."""
-        candidates = [entry]
-        if "\\" in entry:  # of Windows
-            candidates.append(entry.replace("\\", "/"))
-        if entry.startswith("../"):  # exports of Roboflow mean '../train/images' from the root
-            candidates.append(entry[3:])
-        paths = [Path(abspath(self.root / candidate)) for candidate in candidates]
-        reason = "none"
-        for path in paths:
-            try:
-                path.stat()
-                return path
-            except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null byte
-                pass
-            except OSError as error:
-                reason = os_reason(error)
-                break
-        place = legible(str(paths[0]))
-        raise self.error(key, f"a folder or file at {place}", reason, missing=True)
+        path, reason = first_existing(self.root, entry)
+        if reason is not None:
+            expected = f"a folder or file at {legible(str(path))}"
+            raise self.error(key, expected, reason, missing=True)
+        return path
 
 
 def _format(content: _DataYaml) -> str:

@@ -12,7 +12,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from ossa.data.paths import annotation_places, has_xml_alone, is_image, label_places, listed_lines
+from ossa.data.paths import (
+    annotation_places,
+    first_existing,
+    has_xml_alone,
+    is_image,
+    label_places,
+    listed_lines,
+)
 from ossa.errors import ConfigError, DataError
 from ossa.safe_yaml import read_yaml
 
@@ -54,6 +61,18 @@ def find_description(path: Path) -> tuple[Path, dict[str, Any] | None]:
             return path, content
     _refuse_others(path)
     return path / _YAMLS[0], None
+
+
+def has_entries(root: Path, entries: Iterable[Any]) -> bool:
+    """Returns whether what a data.yaml names as splits lies in a folder."""
+    texts = [
+        text
+        for entry in entries
+        for part in (entry if isinstance(entry, list) else [entry])
+        for text in (part.values() if isinstance(part, dict) else [part])
+        if isinstance(text, str)
+    ]
+    return bool(texts) and all(first_existing(root, text)[1] is None for text in texts)
 
 
 def _names_splits(file: Path) -> bool:

@@ -109,6 +109,29 @@ def absolute(path: str, folder: Path) -> str:
     return place
 
 
+def first_existing(root: Path, entry: str) -> tuple[Path, str | None]:
+    """Returns the absolute path of an entry of a data.yaml, and why it cannot be used, if so.
+
+    Read are also backslashes of Windows, and '../train/images', which exports of Roboflow mean from
+    the root.
+    """
+    candidates = [entry]
+    if "\\" in entry:
+        candidates.append(entry.replace("\\", "/"))
+    if entry.startswith("../"):
+        candidates.append(entry[3:])
+    paths = [Path(abspath(root / candidate)) for candidate in candidates]
+    for path in paths:
+        try:
+            path.stat()
+            return path, None
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null byte
+            pass
+        except OSError as error:
+            return paths[0], os_reason(error)
+    return paths[0], "none"
+
+
 def relative_to(root: Path, file: str) -> str:
     """Returns an absolute path as an index holds it: relative to its root, with slashes."""
     prefix = f"{root}{os.sep}"

@@ -242,7 +242,7 @@ def read_data(data: Path | str, split: str = "val", *, strict: bool = False) -> 
     It is what training and evaluation use: images whose files cannot be decoded are left out.
 
     Args:
-        data: a data.yaml, or the folder that holds one.
+        data: a data.yaml, or the folder of a data set.
         split: 'train', 'val' or 'test'.
         strict: raise at the first fault instead of reporting it.
 

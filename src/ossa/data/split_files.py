@@ -122,11 +122,10 @@ def _list(split: DataSplit, name: str, *, back: str | None) -> str:
         entries += split.index(name, source).file_names.tolist()
     entries.sort()
     for entry in entries:
-        unusual = any(not c.isprintable() and c != " " for c in entry) or entry != entry.strip()
-        if unusual:
+        unusual = any(c in "\r\n" or "\ud800" <= c <= "\udfff" for c in entry)
+        if unusual or entry != entry.strip():
             raise DataError(
-                expected="file names that a list can hold, printable and without blanks at the "
-                "ends",
+                expected="file names that a list can hold, in UTF-8 and on one line",
                 found=legible(repr(entry)),
                 path=description.root,
                 advice="rename it and its labels",

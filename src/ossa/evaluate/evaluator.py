@@ -127,7 +127,7 @@ def evaluate_detector(
 
     Args:
         weights: a checkpoint of ours, or an official `yolov5*.pt`.
-        data: a data.yaml, or the folder that holds one; its classes must be the detector's.
+        data: a data.yaml, or the folder of a data set; its classes must be the detector's.
         split: 'train', 'val' or 'test'.
         imgsz: side of the square network input in pixels; that of the training if not given.
         settings: of the configuration's section `evaluate`, such as {'nms_iou': 0.65}.

@@ -303,7 +303,7 @@ def read_annotated(data: Path | str) -> AnnotatedImages:
     """Returns the images of a data set; one in several splits counts for the first.
 
     Args:
-        data: a data.yaml, or the folder that holds one.
+        data: a data.yaml, or the folder of a data set.
 
     Raises:
         ConfigError, DataError: as `ossa.data.description` and `ossa.data.reading`.

@@ -78,7 +78,7 @@ def train_detector(
     """Trains a detector and returns its record; its weights are `best.safetensors` in `folder`.
 
     Args:
-        data: a data.yaml, or the folder that holds one.
+        data: a data.yaml, or the folder of a data set.
         model: a preset (`yolov5n` to `yolov5x`), or any backbone.
         folder: of the run; a new or an empty one.
         recipe: a shipped recipe, or the path of a YAML file.

@@ -54,7 +54,7 @@ def run_config(
     """Returns the checked configuration of a run.
 
     Args:
-        data: a data.yaml, or the folder that holds one.
+        data: a data.yaml, or the folder of a data set.
         model: a preset (`yolov5n` to `yolov5x`), which brings its own neck, or any backbone,
             which gets YOLOv5's neck of scale s unless the settings name another.
         recipe: a shipped recipe, or the path of a YAML file.
