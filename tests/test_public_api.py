@@ -52,6 +52,10 @@ def test_type_checkers_see_the_same_names_at_the_same_places() -> None:
     assert sorted(ossa.__all__) == sorted(ossa._HOMES)
 
 
+def test_the_citation_has_the_version_of_the_package() -> None:
+    assert f"\nversion: {ossa.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
 def test_no_name_hides_a_part_of_the_package() -> None:
     parts = {module.name for module in pkgutil.iter_modules(ossa.__path__)}
     assert parts.isdisjoint(ossa.__all__)

@@ -2,10 +2,20 @@
 
 import json
 import math
+from dataclasses import fields
 
 import pytest
 
 from ossa.cli.console import KEYS, duration, print_json, print_metrics_table, row_of, with_unit
+from ossa.evaluate.metrics import METRIC_TITLES, Metrics
+
+LEFT_OUT = {"f1", "best_confidence", "ar_small", "ar_medium", "ar_large"}
+"""Metrics that the table and the keys leave out on purpose."""
+
+
+def test_every_metric_is_in_the_table_or_left_out_on_purpose() -> None:
+    metrics = {field.name for field in fields(Metrics)} & set(METRIC_TITLES)
+    assert metrics - set(KEYS) == LEFT_OUT
 
 
 @pytest.mark.parametrize(

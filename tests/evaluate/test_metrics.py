@@ -193,7 +193,7 @@ def _or_minus_one(value: float | None) -> float:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_all_coco_numbers_equal_those_ofby_pycocotools(seed: int) -> None:
+def test_all_coco_numbers_equal_those_of_pycocotools(seed: int) -> None:
     index, detections = a_problem(seed)
     oracle = by_pycocotools(index, detections)
     metrics = evaluate_detections(index, detections)

@@ -29,7 +29,10 @@ from ossa.evaluate.metrics import KINDS, SIZES
 
 _BIN_OF: Final = {f"ap_{name}": name for name in (*SIZES, *KINDS)}
 RESAMPLED_METRICS: Final = ("ap", "ap50", "ap75", "ar_100", *_BIN_OF)
-"""What can be resampled; `ossa.evaluate.metrics.METRIC_TITLES` has their titles."""
+"""What can be resampled; `ossa.evaluate.metrics.METRIC_TITLES` has their titles.
+
+Where a name is added, what studies have stored is computed anew.
+"""
 RESAMPLES = 2000
 _PARTS = 200
 _RECALLS = np.linspace(0.0, 1.0, 101)

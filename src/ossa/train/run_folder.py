@@ -39,6 +39,7 @@ DETECTIONS_FILE = "val-detections.json.gz"
 FIGURES_FOLDER = "figures"
 WEIGHTS = (LAST_WEIGHTS, BEST_WEIGHTS)
 RECORD_SCHEMA = 4
+"""A new setting needs no other one, unless its default changes what old runs did."""
 _NUMBERS = ("epoch", "train_box", "train_objectness", "train_classes")
 """Keys that every row of a log has."""
 _ALWAYS = (
