@@ -17,7 +17,7 @@ from typing import Literal
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = tuple(
     str(page.relative_to(ROOT))
-    for page in (*sorted(ROOT.glob("[A-Z]*.md")), *sorted((ROOT / "docs").glob("*.md")))
+    for page in (*sorted((ROOT / name for name in ("CONTRIBUTING.md", "README.md", "SECURITY.md"))), *sorted((ROOT / "docs").glob("*.md")))
 )
 REASONS = {
     "camera": "a camera or a stream",
