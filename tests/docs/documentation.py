@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Literal
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = tuple(
-    str(page.relative_to(ROOT))
-    for page in (*sorted((ROOT / name for name in ("CONTRIBUTING.md", "README.md", "SECURITY.md"))), *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (
+    *("CONTRIBUTING.md", "README.md", "SECURITY.md"),
+    *(str(page.relative_to(ROOT)) for page in sorted((ROOT / "docs").glob("*.md"))),
 )
 REASONS = {
     "camera": "a camera or a stream",
