@@ -139,6 +139,26 @@ def test_copies_and_leaks_are_left_out_of_the_lists_and_the_images_stay(tmp_path
     assert split.classes == {"common": {"train": 3, "val": 2}, "rare": {"train": 1, "val": 1}}
 
 
+def test_a_test_split_stays_and_its_copies_are_not_divided(tmp_path: Path):
+    data = write_scenes(tmp_path, dict.fromkeys("abcdefghi", ONE), folder="images/train")
+    write_scenes(tmp_path, {"a": ONE, "z": ONE}, folder="images/test")
+    data.write_text("train: images/train\ntest: images/test\nnames: [common, rare]\n")
+    split = divide(data, remove_duplicates=True)
+    assert (split.copies.leaks, split.num_images) == (1, {"train": 6, "val": 2, "test": 2})
+    data.write_text("train: images/train\nval: images/train\nnames: [common, rare]\n")
+    with pytest.raises(DataError, match="images for split 'train', found none of which no copy"):
+        divide(data, shares={}, remove_duplicates=True)
+
+
+def test_odd_names_are_listed_or_refused(tmp_path: Path):
+    names = (" a", "b c", "ü", "d\u00a0", "data", "#e", "f")
+    found = write(write_scenes(tmp_path, dict.fromkeys(names, ONE)))
+    assert sorted(found["train"] + found["val"]) == sorted(f"{name}.png" for name in names)
+    data = write_scenes(tmp_path / "two", dict.fromkeys(("a\nb", "c"), ONE))
+    with pytest.raises(DataError, match="file names that a list can hold"):
+        write(data, shares={"val": 0.5})
+
+
 def test_coco_gets_one_json_per_split_with_all_keys_of_its_rows(tmp_path: Path):
     images, annotations = [], []
     for number in range(10, 18):
