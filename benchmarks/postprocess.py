@@ -39,8 +39,8 @@ from ossa.data.loader import evaluation_loader
 from ossa.data.reading import read_data
 from ossa.evaluate.evaluator import detector_for_evaluation, evaluate
 from ossa.models.checkpoint import read_checkpoint
-from ossa.models.loss import decode_boxes_in_cells
 from ossa.models.postprocess import non_max_suppression
+from ossa.models.predictions import decode_boxes_in_cells
 from ossa.train.provenance import environment
 from ossa.types import Batch, Detections, Letterbox, RawPredictions
 

@@ -213,6 +213,8 @@ OTHER_VALUES: dict[str, Any] = {
     "model.backbone_args": {"pad_type": "same"},
     "model.drop_path": 0.1,
     "model.weights": "file",
+    "model.head": "dense",
+    "model.end_to_end": True,
     "model.equal_conditions": True,
     "recipe": "quick",
     "train.precision": "bf16",

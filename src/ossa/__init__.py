@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ossa.evaluate.metrics import Metrics, evaluate_detections
     from ossa.evaluate.statistics import compare_models
     from ossa.export.export import export_detector
+    from ossa.models.dense_head import DenseHead
     from ossa.models.detector import Backbone, Detector, create_backbone, create_detector
     from ossa.models.head import AnchorHead
     from ossa.models.neck import PAFPN
@@ -62,6 +63,7 @@ _NAMES = {
     "ossa.evaluate.statistics": "compare_models",
     "ossa.export.export": "export_detector",
     "ossa.models.detector": "Backbone Detector create_backbone create_detector",
+    "ossa.models.dense_head": "DenseHead",
     "ossa.models.head": "AnchorHead",
     "ossa.models.neck": "PAFPN",
     "ossa.models.postprocess": "non_max_suppression",
@@ -90,6 +92,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DatasetIndex",
+    "DenseHead",
     "Detections",
     "Detector",
     "Letterbox",

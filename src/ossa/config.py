@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, model_se
 
 from ossa.backbone_args import MAX_IMGSZ
 from ossa.errors import ConfigError, legible
-from ossa.model_config import ModelConfig
+from ossa.model_config import ModelConfig as ModelConfig
 from ossa.safe_yaml import parse_yaml
 from ossa.schema import Section, validated
 
@@ -128,7 +128,10 @@ class TrainConfig(Section):
 
 
 class LossConfig(Section):
-    """Gains as YOLOv5 states them: for 3 levels, 80 classes and 640 px; rescaled to the run."""
+    """Gains as YOLOv5 states them: for 3 levels, 80 classes and 640 px; rescaled to the run.
+
+    Those of the dense head act as they are.
+    """
 
     box: float = Field(default=0.05, ge=0, description="Gain of the box loss.")
     objectness: float = Field(default=1.0, ge=0, description="Gain of the objectness loss.")
@@ -140,6 +143,22 @@ class LossConfig(Section):
         default=4.0,
         gt=1,
         description="Largest ratio between the sides of a ground-truth box and of its anchor.",
+    )
+    dense_box: float = Field(default=7.5, ge=0, description="Dense head: gain of the box loss.")
+    dense_classes: float = Field(
+        default=0.5, ge=0, description="Dense head: gain of the class loss."
+    )
+    dense_dfl: float = Field(
+        default=1.5, ge=0, description="Dense head: gain of the distribution focal loss."
+    )
+    dense_alpha: float = Field(
+        default=0.5, ge=0, description="Dense head: exponent of the score in the assignment."
+    )
+    dense_beta: float = Field(
+        default=6.0, ge=0, description="Dense head: exponent of the IoU in the assignment."
+    )
+    dense_topk: int = Field(
+        default=10, ge=1, le=1000, description="Dense head: most positives of a box."
     )
 
 

@@ -4,9 +4,9 @@ Dimensions: B images, N boxes, K classes, L levels, A anchors, H W pixels or cel
 Boxes are xyxy in absolute pixels everywhere; each field says of which image.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,8 +134,8 @@ class Batch:
         )
 
 
-class RawPredictions(NamedTuple):
-    """What the network returns, the same in training and evaluation.
+class RawPredictions(Protocol):
+    """What a head returns, the same in training and evaluation; every head has its own type.
 
     Examples:
         >>> import torch
@@ -145,12 +145,43 @@ class RawPredictions(NamedTuple):
         ((8, 16, 32), (1, 3, 8, 8, 8))
     """
 
-    logits: tuple[Tensor, ...]
-    """L tensors (B, A, H_l, W_l, 5 + K): x, y, w, h, objectness, classes, before any sigmoid."""
-    anchors_wh: Tensor
-    """(L, A, 2) width and height in pixels of the network input."""
-    strides: tuple[int, ...]
-    """L strides in pixels of the network input per cell."""
+    @property
+    def logits(self) -> tuple[Tensor, ...]:
+        """L tensors (B, A, H_l, W_l, C), before any sigmoid."""
+        ...
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """L strides in pixels of the network input per cell."""
+        ...
+
+    @property
+    def needs_nms(self) -> bool:
+        """Whether several boxes may be of one object."""
+        ...
+
+    def possible_boxes(self, confidence: float) -> list[tuple[Tensor, ...]]:
+        """Return the boxes that may be above a confidence: for each level, B tensors (P, 5 + K).
+
+        They are on the CPU: xyxy in pixels of the network input, logits of objectness (infinite
+        for a head without) and classes; in the order of row, column and anchor.
+        """
+        ...
+
+
+LOSSES = ("box", "objectness", "classes", "dfl")
+"""What logs name the losses of heads: each head has some of them."""
+
+
+def sum_of_losses(terms: Mapping[str, Any], prefix: str = "") -> float:
+    """Return the sum of those `LOSSES` that a mapping has, as keys behind a prefix.
+
+    Examples:
+        >>> from ossa.types import sum_of_losses
+        >>> sum_of_losses({"train_box": 1.0, "train_dfl": 0.5, "ap": 0.3}, "train_")
+        1.5
+    """
+    return sum(terms[f"{prefix}{name}"] for name in LOSSES if f"{prefix}{name}" in terms)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from ossa.app.inference import PageModel
 from ossa.models.detector import Detector
+from ossa.models.predictions import AnchorPredictions
 from ossa.predict.predictor import Predictor
-from ossa.types import Level, RawPredictions
+from ossa.types import Level
 
 NAMES = ("cat", "dog", "bird")
 SIDE = 64
@@ -41,7 +42,7 @@ class KnownDetector(nn.Module):
         self.num_classes = num_classes
         self.runs = 0
 
-    def forward(self, images: Tensor) -> RawPredictions:
+    def forward(self, images: Tensor) -> AnchorPredictions:
         self.runs += bool(images.any())  # a predictor first tries black images of other shapes
         batch, _, height, width = images.shape
         logits = torch.full((batch, 1, height // 8, width // 8, 5 + self.num_classes), -20.0)
@@ -49,7 +50,7 @@ class KnownDetector(nn.Module):
             logit = float(torch.tensor(probability, dtype=torch.float64).logit())
             logits[:, 0, row, column, :4] = 0  # in the middle of the cell, of the anchor's size
             logits[:, 0, row, column, [4, 5 + label]] = logit
-        return RawPredictions((logits,), torch.tensor([[[16.0, 8.0]]]), (8,))
+        return AnchorPredictions((logits,), torch.tensor([[[16.0, 8.0]]]), (8,))
 
 
 def known_model(title: str, boxes: list[Box], names: tuple[str, ...] = NAMES) -> PageModel:

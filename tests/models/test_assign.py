@@ -8,7 +8,8 @@ from yolov5_oracle import Positive, Truth, positives_of_level
 
 from ossa.models.assign import LevelAssignment, assign
 from ossa.models.head import default_anchors_wh
-from ossa.types import Batch, RawPredictions
+from ossa.models.predictions import AnchorPredictions
+from ossa.types import Batch
 
 HEIGHT, WIDTH = 64, 96
 STRIDES = (8, 16, 32)
@@ -26,13 +27,13 @@ def batch_of(truths: list[Truth]) -> Batch:
     )
 
 
-def predictions(anchors_wh: Tensor | None = None) -> RawPredictions:
+def predictions(anchors_wh: Tensor | None = None) -> AnchorPredictions:
     anchors_wh = default_anchors_wh(STRIDES) if anchors_wh is None else anchors_wh
     logits = tuple(torch.zeros(2, anchors_wh.shape[1], HEIGHT // s, WIDTH // s, 7) for s in STRIDES)
-    return RawPredictions(logits, anchors_wh, STRIDES)
+    return AnchorPredictions(logits, anchors_wh, STRIDES)
 
 
-def positives(truths: list[Truth], raw: RawPredictions) -> list[LevelAssignment]:
+def positives(truths: list[Truth], raw: AnchorPredictions) -> list[LevelAssignment]:
     """Returns of each level's candidates those that are positives."""
     levels = assign(batch_of(truths), raw, ratio=4.0)
     return [
@@ -54,7 +55,7 @@ def as_positives(level: LevelAssignment) -> list[Positive]:
     return sorted(Positive(*row) for row in zip(*columns, strict=True))
 
 
-def expected(truths: list[Truth], raw: RawPredictions) -> list[list[Positive]]:
+def expected(truths: list[Truth], raw: AnchorPredictions) -> list[list[Positive]]:
     return [
         positives_of_level(
             truths,

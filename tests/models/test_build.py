@@ -11,7 +11,8 @@ from ossa.config import LossConfig, ModelConfig
 from ossa.errors import ConfigError
 from ossa.models.detector import Detector, build_detector, neck_widths
 from ossa.models.loss import DetectionLoss
-from ossa.types import Batch, RawPredictions
+from ossa.models.predictions import AnchorPredictions
+from ossa.types import Batch
 
 FOUR_STRIDES = (4, 8, 16, 32)
 FOUR_ANCHORS_WH = tuple(((float(s), float(s)), (2.0 * s, 1.0 * s)) for s in FOUR_STRIDES)
@@ -67,7 +68,7 @@ def test_four_levels_learn_from_stride_4_to_32(name: str, neck: Literal["n", "ow
     images = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
     raw = detector(images)
     assert [tuple(x.shape) for x in raw.logits] == [(1, 2, s, s, 8) for s in (16, 8, 4, 2)]
-    loss = DetectionLoss(LossConfig(), num_classes=3, num_levels=4, imgsz=64)
+    loss = detector.head.criterion(LossConfig(), imgsz=64)
     batch = Batch(
         images=images,
         boxes_xyxy=torch.tensor([[10.0, 10.0, 14.0, 14.0], [0.0, 0.0, 60.0, 60.0]]),
@@ -95,7 +96,7 @@ def test_the_objectness_of_four_levels_is_weighted_from_fine_to_coarse():
     )
     loss = DetectionLoss(LossConfig(), num_classes=3, num_levels=4, imgsz=640)
     # A logit of 0 where nothing is costs log 2 a cell; the gains are shared by 4 instead of 3.
-    terms = loss(RawPredictions(logits, torch.tensor(FOUR_ANCHORS_WH), FOUR_STRIDES), nothing)
+    terms = loss(AnchorPredictions(logits, torch.tensor(FOUR_ANCHORS_WH), FOUR_STRIDES), nothing)
     expected = (4.0 + 1.0 + 0.25 + 0.06) * 0.6931 * 3 / 4
     assert terms.objectness.item() == pytest.approx(expected, rel=1e-3)
 

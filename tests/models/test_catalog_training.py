@@ -18,7 +18,6 @@ from ossa.config import EvaluateConfig, LossConfig
 from ossa.errors import UnsupportedBackbone
 from ossa.models.backbones.catalog import shipped_table
 from ossa.models.detector import Detector, create_detector
-from ossa.models.loss import DetectionLoss
 from ossa.models.postprocess import non_max_suppression
 from ossa.types import Batch, Letterbox
 
@@ -65,7 +64,7 @@ def gradients_of(name: str) -> tuple[Detector, list[str]]:
     """Returns a detector with the gradients of one batch, and the parameters without any."""
     torch.manual_seed(0)
     detector, imgsz = smallest_detector(name)
-    loss = DetectionLoss(LossConfig(), num_classes=CLASSES, num_levels=3, imgsz=imgsz)
+    loss = detector.head.criterion(LossConfig(), imgsz=imgsz)
     batch = two_images(imgsz)
     total = loss(detector.train()(batch.images), batch).total()
     total.backward()

@@ -196,5 +196,5 @@ class _OneSizeOnly(nn.Module):
 
 
 def test_a_backbone_of_one_image_size_is_traced_at_that_size() -> None:
-    detector = Detector(_OneSizeOnly(), nn.BatchNorm2d(4), nn.Identity())
+    detector = Detector(_OneSizeOnly(), nn.BatchNorm2d(4), nn.Identity())  # type: ignore[arg-type]
     assert norms_of(fuse_detector(detector)) == []

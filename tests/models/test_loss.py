@@ -9,7 +9,8 @@ from ossa.config import LossConfig
 from ossa.errors import ConfigError
 from ossa.models.head import default_anchors_wh
 from ossa.models.loss import DetectionLoss, LossTerms
-from ossa.types import Batch, RawPredictions
+from ossa.models.predictions import AnchorPredictions
+from ossa.types import Batch
 
 SIDE, CLASSES = 64, 3
 STRIDES = (8, 16, 32)
@@ -29,13 +30,13 @@ def batch_of(truths: list[Truth], *, images: int = 2) -> Batch:
     )
 
 
-def random_predictions(seed: int, *, images: int = 2, classes: int = CLASSES) -> RawPredictions:
+def random_predictions(seed: int, *, images: int = 2, classes: int = CLASSES) -> AnchorPredictions:
     generator = torch.Generator().manual_seed(seed)
     logits = tuple(
         torch.randn(images, 3, SIDE // s, SIDE // s, 5 + classes, generator=generator)
         for s in STRIDES
     )
-    return RawPredictions(logits, default_anchors_wh(STRIDES), STRIDES)
+    return AnchorPredictions(logits, default_anchors_wh(STRIDES), STRIDES)
 
 
 def random_gt(seed: int, *, count: int = 6) -> list[Truth]:
@@ -54,7 +55,7 @@ def loss_of(config: LossConfig | None = None, *, classes: int = CLASSES) -> Dete
 
 
 def slow_losses(
-    raw: RawPredictions, truths: list[Truth], *, smoothing: float = 0.0
+    raw: AnchorPredictions, truths: list[Truth], *, smoothing: float = 0.0
 ) -> tuple[float, float, float]:
     """Returns box, objectness and class loss, weighted, from loops over positives and cells."""
     box = objectness = classes = 0.0
@@ -105,7 +106,7 @@ def test_the_losses_are_those_of_plain_loops_over_the_formulas(seed: int, smooth
 def test_without_ground_truth_there_is_objectness_loss_alone():
     # A logit of 0 costs ln 2 in every cell: (4 + 1 + 0.4) x ln 2 x (64 / 640)^2.
     raw = random_predictions(0)
-    zeros = RawPredictions(tuple(x * 0 for x in raw.logits), raw.anchors_wh, raw.strides)
+    zeros = AnchorPredictions(tuple(x * 0 for x in raw.logits), raw.anchors_wh, raw.strides)
     terms = loss_of()(zeros, batch_of([]))
     assert terms.box.item() == 0
     assert terms.classes.item() == 0

@@ -7,7 +7,6 @@ from ossa.errors import ConfigError
 from ossa.models.blocks import SPPF, ConvNormAct
 from ossa.models.detector import Detector, build_detector, create_backbone
 from ossa.models.head import AnchorHead
-from ossa.models.loss import DetectionLoss
 from ossa.models.neck import PAFPN
 from ossa.types import Batch, Level
 
@@ -101,7 +100,7 @@ def test_every_parameter_receives_a_gradient():
         image_ids=(0, 1),
         letterboxes=(),
     )
-    loss = DetectionLoss(LossConfig(), num_classes=2, num_levels=3, imgsz=64)
+    loss = detector.head.criterion(LossConfig(), imgsz=64)
     loss(detector(batch.images), batch).total().backward()
     without = [
         key

@@ -15,7 +15,8 @@ from ossa.config import LossConfig
 from ossa.models.detector import Detector, create_detector
 from ossa.models.loss import DetectionLoss
 from ossa.models.norms import PreciseNorms, single_value_norms
-from ossa.types import Batch, RawPredictions
+from ossa.models.predictions import AnchorPredictions
+from ossa.types import Batch
 
 CHANNELS = 16
 TIMM: Any = layers  # which does not declare what it exports
@@ -154,8 +155,8 @@ def gradients(detector: Detector, images: Tensor) -> dict[str, Tensor]:
         image_ids=tuple(range(batch)),
         letterboxes=(),
     )
-    raw = detector(images)
-    single = RawPredictions(
+    raw: Any = detector(images)
+    single = AnchorPredictions(
         tuple(logits.float() for logits in raw.logits), raw.anchors_wh.float(), raw.strides
     )
     loss = DetectionLoss(LossConfig(), num_classes=3, num_levels=3, imgsz=side)

@@ -18,7 +18,6 @@ from ossa.models.backbones.pretrained import read_backbone_weights
 from ossa.models.backbones.timm import TimmBackbone
 from ossa.models.complexity import count_cost
 from ossa.models.detector import create_backbone, create_detector
-from ossa.models.loss import DetectionLoss
 from ossa.types import Batch, Level
 
 
@@ -170,9 +169,8 @@ def test_every_parameter_receives_a_gradient_in_a_step_of_the_detector():
         image_ids=(0, 1),
         letterboxes=(),
     )
-    loss = DetectionLoss(LossConfig(), num_classes=3, num_levels=3, imgsz=64)
-    terms = loss(detector(batch.images), batch)
-    (terms.box + terms.objectness + terms.classes).backward()
+    loss = detector.head.criterion(LossConfig(), imgsz=64)
+    loss(detector(batch.images), batch).total().backward()
     gradients = {name: p.grad for name, p in detector.named_parameters()}
     assert [name for name, gradient in gradients.items() if gradient is None] == []
     for name in ("cls_token", "pos_embed", "norm.weight", "patch_embed.proj.weight"):

@@ -19,7 +19,8 @@ from ossa.models import postprocess
 from ossa.models.checkpoint import detector_from, read_checkpoint
 from ossa.models.head import default_anchors_wh
 from ossa.models.postprocess import check_not_nan, find_candidates, non_max_suppression, run_nms
-from ossa.types import Detections, Letterbox, RawPredictions
+from ossa.models.predictions import AnchorPredictions
+from ossa.types import Detections, Letterbox
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "postprocess.py"
 
@@ -35,7 +36,7 @@ def random_predictions(
     classes: int = 3,
     size_hw: tuple[int, int] = (64, 32),
     spread: float = 1.5,
-) -> RawPredictions:
+) -> AnchorPredictions:
     """Returns logits of an input of `size_hw` pixels, by default maps of 8x4, 4x2 and 2x1 cells."""
     generator = torch.Generator().manual_seed(seed)
     height, width = size_hw
@@ -43,12 +44,12 @@ def random_predictions(
         spread * torch.randn(images, 3, height // s, width // s, 5 + classes, generator=generator)
         for s in STRIDES
     )
-    return RawPredictions(logits, default_anchors_wh(STRIDES), STRIDES)
+    return AnchorPredictions(logits, default_anchors_wh(STRIDES), STRIDES)
 
 
 def with_logits(
-    raw: RawPredictions, change: Callable[[torch.Tensor], torch.Tensor]
-) -> RawPredictions:
+    raw: AnchorPredictions, change: Callable[[torch.Tensor], torch.Tensor]
+) -> AnchorPredictions:
     """Returns the predictions with every level's logits changed."""
     return raw._replace(logits=tuple(change(level) for level in raw.logits))
 
@@ -79,7 +80,7 @@ def assert_same(found: list[Detections], expected: list[Detections], *, rtol: fl
 
 
 def slow_detections(
-    raw: RawPredictions, image: int, placement: Letterbox, config: EvaluateConfig
+    raw: AnchorPredictions, image: int, placement: Letterbox, config: EvaluateConfig
 ) -> list[tuple[float, int, Box]]:
     """Returns (score, label, box in pixels of the image), best first."""
     found: list[tuple[float, int, Box]] = []
@@ -135,7 +136,7 @@ def test_detections_are_those_of_a_plain_loop(config: EvaluateConfig):
         assert len(found) > 5
 
 
-def certain_predictions(*cells: tuple[int, int, tuple[float, ...]]) -> RawPredictions:
+def certain_predictions(*cells: tuple[int, int, tuple[float, ...]]) -> AnchorPredictions:
     """Returns logits that say no but in some cells (row, column) of the middle anchor, stride 8."""
     raw = random_predictions(0, images=1)
     logits = tuple(torch.full_like(x, -20.0) for x in raw.logits)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ossa.data.decode import decode_image
 from ossa.models.detector import Detector
+from ossa.models.predictions import AnchorPredictions
 from ossa.predict.predictor import Predictor
-from ossa.types import Level, RawPredictions
+from ossa.types import Level
 
 NAMES = ("cat", "dog", "fire truck")
 
@@ -36,7 +37,7 @@ class KnownDetector(nn.Module):
         self.only_squares = only_squares
         self.register_buffer("anchors_wh", torch.tensor([[[16.0, 8.0]], [[32.0, 32.0]]]))
 
-    def forward(self, images: Tensor) -> RawPredictions:
+    def forward(self, images: Tensor) -> AnchorPredictions:
         batch, _, height, width = images.shape
         if self.only_squares and height != width:
             raise RuntimeError("built for squares")
@@ -47,7 +48,7 @@ class KnownDetector(nn.Module):
         fine[:, 0, 1, 2] = torch.tensor([0, 0, 0, 0, *map(_logit, (0.9, 0.6, 0.9, 1e-6))])
         coarse[:, 0, 0, 0] = torch.tensor([0, 0, 0, 0, *map(_logit, (0.5, 1e-6, 1e-6, 0.8))])
         anchors_wh = cast(Tensor, self.anchors_wh)
-        return RawPredictions((fine, coarse), anchors_wh, (8, 32))
+        return AnchorPredictions((fine, coarse), anchors_wh, (8, 32))
 
 
 def _logit(probability: float) -> float:

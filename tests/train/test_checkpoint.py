@@ -12,6 +12,7 @@ from ossa.errors import CheckpointError
 from ossa.train.checkpoint import STATE_FILE, Progress, load_state, save_state
 from ossa.train.optim import EMA
 
+LOSSES = ("box", "objectness", "classes")
 IDENTITY = {"settings": "abc"}
 
 
@@ -37,13 +38,18 @@ def saved(folder: Path, optimizer: str = "sgd") -> dict[str, Any]:
     """Writes the state of a training of one step and returns what it holds."""
     begun = parts(optimizer)
     step(begun)
-    save_state(folder, progress=Progress(batch_number=1), identity=IDENTITY, **begun)
+    save_state(
+        folder,
+        progress=Progress(batch_number=1, loss_sums=dict.fromkeys(LOSSES, 0.0)),
+        identity=IDENTITY,
+        **begun,
+    )
     return torch.load(folder / STATE_FILE, weights_only=True)
 
 
 def loaded(folder: Path, optimizer: str = "sgd") -> dict[str, Any]:
     fresh = parts(optimizer)
-    return {"progress": load_state(folder, identity=IDENTITY, **fresh), **fresh}
+    return {"progress": load_state(folder, identity=IDENTITY, losses=LOSSES, **fresh), **fresh}
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -53,7 +59,7 @@ def test_a_training_goes_on_from_its_state_to_the_bit(optimizer: str, tmp_path: 
     step(whole)
     for training in (resumed, whole):  # with the first step's gradients still there
         step(training)
-    assert resumed["progress"] == Progress(batch_number=1)
+    assert resumed["progress"] == Progress(batch_number=1, loss_sums=dict.fromkeys(LOSSES, 0.0))
     for own, other in zip(
         whole["detector"].parameters(), resumed["detector"].parameters(), strict=True
     ):

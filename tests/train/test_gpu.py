@@ -14,7 +14,6 @@ from test_step import batch_of
 from ossa.config import LossConfig, TrainConfig
 from ossa.errors import RunFailed
 from ossa.models.detector import create_detector
-from ossa.models.loss import DetectionLoss
 from ossa.train.autobatch import largest_batch
 from ossa.train.distributed import AsyncMetricReader
 from ossa.train.loop import forward, train
@@ -68,7 +67,7 @@ def test_values_are_read_one_batch_late():
 
 def test_a_step_never_waits_for_the_device():
     detector = create_detector("yolov5n", num_classes=2, imgsz=64).train().to(GPU)
-    loss = DetectionLoss(LossConfig(), num_classes=2, num_levels=3, imgsz=64)
+    loss = detector.head.criterion(LossConfig(), imgsz=64)
     config = TrainConfig(imgsz=64)
     optimizer, ema = build_optimizer(detector, config), EMA(detector, decay=0.5, ramp=1.0)
 

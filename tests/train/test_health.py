@@ -7,6 +7,7 @@ import torch
 from test_step import batch_of, losses_of
 from torch import Tensor
 
+from ossa.config import LossConfig
 from ossa.models.detector import Detector, create_detector
 from ossa.train.diagnostics import LevelHealth, first_bad_layer, reporting_levels
 
@@ -19,7 +20,8 @@ def detector() -> Detector:
 
 def levels_of(detector: Detector) -> list[LevelHealth]:
     batch, levels = batch_of(2), list[LevelHealth]()
-    with reporting_levels(detector, batch, ratio=4.0, report=levels.append):
+    loss = detector.head.criterion(LossConfig(), imgsz=64)
+    with reporting_levels(detector, batch, loss=loss, report=levels.append):
         (2 * losses_of(detector, batch).total()).backward()
     return levels
 

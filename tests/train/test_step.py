@@ -19,8 +19,8 @@ CPU = torch.device("cpu")
 
 
 def losses_of(network: Any, batch: Batch, **settings: Any) -> LossTerms:
-    loss = DetectionLoss(LossConfig(), num_classes=2, num_levels=3, imgsz=64)
-    return loss(forward(network, batch.images, TrainConfig(imgsz=64, **settings)), batch)
+    criterion: Any = DetectionLoss(LossConfig(), num_classes=2, num_levels=3, imgsz=64)
+    return criterion(forward(network, batch.images, TrainConfig(imgsz=64, **settings)), batch)
 
 
 def step(network: nn.Module, **settings: Any) -> tuple[Tensor, EMA[Any]]:

@@ -13,9 +13,8 @@ from torch import nn
 from ossa.config import LossConfig, TrainConfig
 from ossa.data.loader import EpochBatches
 from ossa.models.detector import create_detector
-from ossa.models.loss import DetectionLoss
 from ossa.train.distributed import DistributedContext, joined_processes
-from ossa.train.loop import forward, zero_losses
+from ossa.train.loop import forward
 from ossa.train.optim import EMA, build_optimizer, optimizer_step, set_hyperparameters
 from ossa.train.schedule import hyperparameters_at
 from ossa.types import Batch
@@ -54,7 +53,7 @@ def train(backbone: str, processes: DistributedContext) -> dict[str, torch.Tenso
         epochs=100, imgsz=IMGSZ, batch=BATCH, nominal_batch=10, warmup_min_batches=1, lr=1e-3
     )
     optimizer = build_optimizer(detector, config)
-    loss = DetectionLoss(LossConfig(), num_classes=2, num_levels=3, imgsz=IMGSZ)
+    loss = detector.head.criterion(LossConfig(), imgsz=IMGSZ)
     loss = loss.with_all_reduce(processes.sum)
     ema = EMA(detector, decay=0.9, ramp=10.0)
     batches = EpochBatches(IMAGES, batch=BATCH, seed=0, epochs=100, share=processes.share)
@@ -68,8 +67,8 @@ def train(backbone: str, processes: DistributedContext) -> dict[str, torch.Tenso
             terms = loss(forward(detector, batch.images, config), batch)
             (terms.total() * batches.images_of(number)).backward()
         else:
-            terms = zero_losses(loss, torch.device("cpu"))
-        losses.append(processes.sum(torch.stack(terms).detach()))
+            terms = loss.without_images(torch.device("cpu"))
+        losses.append(processes.sum(torch.stack(tuple(terms)).detach()))
         if number % 2:
             norms.append(optimizer_step(detector, optimizer, ema, config, processes))
         if len(norms) == STEPS:

@@ -115,7 +115,8 @@ class PageModel:
             clock.append(time.perf_counter())
             if isinstance(runtime, NMSRuntime):
                 columns = (output.boxes_xyxy, output.scores, output.labels)
-                candidates = Candidates(*(column.cpu().numpy() for column in columns))
+                columns = (column.cpu().numpy() for column in columns)
+                candidates = Candidates(*columns, runtime.description.needs_nms)
             else:
                 check_not_nan(output)
                 wanted = torch.ones(len(predictor.names), dtype=torch.bool)

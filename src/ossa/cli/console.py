@@ -21,6 +21,7 @@ from rich.table import Table
 
 from ossa.escaping import escape_terminal, print_line
 from ossa.train.callbacks import Callback
+from ossa.types import sum_of_losses
 
 if TYPE_CHECKING:  # a command that trains nothing need not wait for torch
     from ossa.config import RunConfig
@@ -295,7 +296,7 @@ class Console(Callback):
 
 
 def _total_loss(row: Mapping[str, Any], split: str) -> float:
-    return sum(row[f"{split}_{name}"] for name in ("box", "objectness", "classes"))
+    return sum_of_losses(row, f"{split}_")
 
 
 def _settings_lines(config: "RunConfig") -> list[str]:

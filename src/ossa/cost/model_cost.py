@@ -24,7 +24,6 @@ from ossa.models.complexity import (
 )
 from ossa.models.detector import create_detector
 from ossa.models.fuse import fuse_network
-from ossa.types import RawPredictions
 
 _COMPARED_IMGSZ = 128
 _MAX_COMPARED_PARAMS = 1_000_000_000
@@ -147,7 +146,7 @@ def compare_fused(build: Callable[[], nn.Module], *, imgsz: int) -> FusionError:
 
 def _flat_outputs(outputs: Any) -> Tensor:
     """Return all numbers that the network computed in one row."""
-    computed = outputs.logits if isinstance(outputs, RawPredictions) else outputs
+    computed = getattr(outputs, "logits", outputs)
     return torch.cat([tensor.flatten() for tensor in tree_leaves(computed)])
 
 

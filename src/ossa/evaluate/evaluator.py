@@ -19,7 +19,7 @@ from ossa.errors import ConfigError
 from ossa.evaluate.metrics import Metrics, evaluate_detections
 from ossa.models.checkpoint import Checkpoint, detector_from, read_checkpoint
 from ossa.models.detector import Detector
-from ossa.models.loss import DetectionLoss, LossTerms
+from ossa.models.head import Criterion
 from ossa.models.postprocess import check_not_nan, non_max_suppression
 from ossa.types import Detections
 
@@ -32,7 +32,7 @@ class Evaluation:
     detections: dict[int, Detections]
     """By image id, in pixels of the original images."""
     losses: dict[str, float] | None
-    """box, objectness, classes: means over images; None where no loss was given."""
+    """The terms of the loss: means over images; None where no loss was given."""
     seconds: float
     """Of loading, network, NMS and scoring together."""
 
@@ -52,7 +52,7 @@ def evaluate(
     batch: int = 16,
     device: torch.device | str = "cpu",
     workers: int = 0,
-    loss: DetectionLoss | None = None,
+    loss: Criterion | None = None,
     on_images: Callable[[int, int], None] | None = None,
     share: tuple[int, int] = (0, 1),
     gather: Callable[[Found], list[Found]] = lambda found: [found],
@@ -84,7 +84,7 @@ def evaluate(
     was_training = detector.training
     detector.eval()
     found: dict[int, Detections] = {}
-    sums = dict.fromkeys(LossTerms._fields, 0.0)
+    sums = dict.fromkeys(() if loss is None else loss.names, 0.0)
     for images in loader:
         on_device = images.to(device)
         raw = detector(on_device.images)

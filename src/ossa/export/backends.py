@@ -107,14 +107,12 @@ class ExportedRuntime(_FileRuntime):
         chunks = [[output[:count] for output in outputs] for outputs, count in self._run(images)]
         levels = chunks[0] if len(chunks) == 1 else list(map(torch.cat, zip(*chunks, strict=True)))
         about, (count, _, height, width) = self.description, images.shape
-        answers = (len(about.anchors_wh[0]), 5 + len(about.names))
-        expected = [(count, height // s, width // s, *answers) for s in about.strides]
+        expected = [(count, height // s, width // s, *about.answers) for s in about.strides]
         found = [tuple(level.shape) for level in levels]
         if found != expected or any(level.dtype != torch.float32 for level in levels):
             raise _wrong_outputs(f"logits of {expected}", found)
-        # (B, H, W, A, 5 + K), as post-processing walks through them.
-        logits = tuple(level.permute(0, 3, 1, 2, 4) for level in levels)
-        return RawPredictions(logits, torch.tensor(about.anchors_wh), about.strides)
+        # (B, H, W, A, C), as post-processing walks through them.
+        return about.read(tuple(level.permute(0, 3, 1, 2, 4) for level in levels))
 
 
 class NMSOutput(NamedTuple):

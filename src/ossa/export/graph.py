@@ -29,8 +29,9 @@ from ossa.errors import CheckpointError, ConfigError, UnsupportedBackbone, legib
 from ossa.models.checkpoint import Checkpoint
 from ossa.models.detector import Backbone, Detector
 from ossa.models.fuse import fuse_detector
-from ossa.models.head import AnchorHead
+from ossa.models.predictions import AnchorPredictions, DensePredictions
 from ossa.schema import Section, validated, without_kind
+from ossa.types import RawPredictions
 
 METADATA_KEY = "ossa"
 """Of ONNX's metadata_props and of OpenVINO's rt_info."""
@@ -40,7 +41,7 @@ _EXTRA_OF = {"openvino": "openvino", "nncf": "openvino"}
 """Extra of ossa that brings a package; all others are in 'export'."""
 _PACKAGES_OF = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime", "onnx", "onnxscript")}
 _PLACES = ("Exception from", "Check '", "FrontEnd API failed")
-_SCHEMA = 1
+_SCHEMA = 2
 _MOST_CHARACTERS = 4_000_000
 """Of a description; that of 10,000 classes with long names has a tenth of it."""
 _LARGEST_SIDE = 16_384
@@ -159,18 +160,31 @@ class ExportSettings:
     """`Parity.agreement` that a file of less than fp32 must reach to be called good."""
 
 
+class DenseOutputs(Section):
+    """What the logits of a dense head are."""
+
+    reg_max: int = Field(ge=1, le=64)
+    """Bins of each distance."""
+    end_to_end: bool
+    """Whether they are those of a one-to-one branch, which need no NMS."""
+
+
 class ExportDescription(Section):
     """How an exported file is fed and how its answers are read.
 
     The graph takes uint8 (B, 3, H, W) RGB and does scaling, mean and deviation itself. Without
     `nms` it returns for every level the logits (B, H_l, W_l, A, 5 + K): x, y, w, h,
-    objectness, classes. With it, the N detections of all images, in no promised order: boxes
-    float32 (N, 4) xyxy in pixels of the network input, scores (N,), labels int64 (N,), image_index
-    int64 (N,); of each image and class at most `max_detections`, of which a reader keeps the best
-    `max_detections` of an image.
+    objectness, classes; or of a dense head (B, H_l, W_l, 1, 4 R + K): distances to left, top,
+    right and bottom, each of R bins, and classes.
+
+    With it, the N detections of all images, in no promised order: boxes float32 (N, 4) xyxy in
+    pixels of the network input, scores (N,), labels int64 (N,), image_index int64 (N,); of each
+    image and class at most `max_detections`, of which a reader keeps the best `max_detections` of
+    an image.
     """
 
-    schema_number: Literal[1] = _SCHEMA
+    schema_number: Literal[1, 2] = 1
+    """2 for files of a dense head, which earlier versions cannot read."""
     ossa: str = __version__
     """Version that wrote the file."""
     names: tuple[_ClassName, ...] = Field(min_length=1, max_length=50_000)
@@ -186,8 +200,10 @@ class ExportDescription(Section):
     only_squares: bool = False
     """Whether the network takes squares only, so that its checkpoint sees squares, too."""
     strides: tuple[_Stride, ...] = Field(min_length=1, max_length=8)
-    anchors_wh: tuple[tuple[tuple[_Side, _Side], ...], ...] = Field(min_length=1, max_length=8)
-    """Per level, in pixels of the network input."""
+    anchors_wh: tuple[tuple[tuple[_Side, _Side], ...], ...] = Field(default=(), max_length=8)
+    """Per level, in pixels of the network input; none of a dense head."""
+    dense: DenseOutputs | None = None
+    """Of a dense head."""
     precision: Precision = "fp32"
     nms: NMSSettings | None = Field(
         default=None,
@@ -209,7 +225,11 @@ class ExportDescription(Section):
     @model_validator(mode="after")
     def _check_levels(self) -> Self:
         num_anchors = {len(level) for level in self.anchors_wh}
-        if len(self.strides) != len(self.anchors_wh):
+        if self.dense is not None:
+            if self.anchors_wh:
+                raise ValueError("anchors of a dense head, which has none")
+            num_anchors = {1}
+        elif len(self.strides) != len(self.anchors_wh):
             raise ValueError(
                 f"{len(self.strides)} strides but anchors of {len(self.anchors_wh)} levels"
             )
@@ -219,8 +239,27 @@ class ExportDescription(Section):
             raise ValueError(f"imgsz {self.imgsz}, no multiple of stride {max(self.strides)}")
         return self
 
+    @property
+    def needs_nms(self) -> bool:
+        """Whether several of the boxes that the logits stand for may be of one object."""
+        return self.dense is None or not self.dense.end_to_end
+
+    @property
+    def answers(self) -> tuple[int, int]:
+        """Predictions of a cell, and logits of each."""
+        if self.dense is None:
+            return len(self.anchors_wh[0]), 5 + len(self.names)
+        return 1, 4 * self.dense.reg_max + len(self.names)
+
+    def read(self, logits: tuple[Tensor, ...]) -> RawPredictions:
+        """Return the predictions of which these are the logits (B, A, H_l, W_l, C)."""
+        if self.dense is None:
+            return AnchorPredictions(logits, torch.tensor(self.anchors_wh), self.strides)
+        return DensePredictions(logits, self.strides, **self.dense.model_dump())
+
     def to_json(self) -> str:
-        return json.dumps(self.model_dump(mode="json", by_alias=True))
+        excluded = {"dense"} if self.dense is None else {"anchors_wh"}
+        return json.dumps(self.model_dump(mode="json", by_alias=True, exclude=excluded))
 
 
 def read_description(text: object, *, path: Path | str) -> ExportDescription:
@@ -250,7 +289,7 @@ def read_description(text: object, *, path: Path | str) -> ExportDescription:
 
 
 class LogitsGraph(nn.Module):
-    """Maps uint8 (B, 3, H, W) RGB to the logits (B, H_l, W_l, A, 5 + K) of each level.
+    """Maps uint8 (B, 3, H, W) RGB to the logits (B, H_l, W_l, A, C) of each level.
 
     The detector in its deployed form, in float32. Anchors come last but one, so that
     post-processing walks through memory in order; and since runtimes keep channels last, too, the
@@ -262,14 +301,9 @@ class LogitsGraph(nn.Module):
         self.detector = fuse_detector(detector).cpu().float()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        network: Any = self.detector
-        head: AnchorHead = network.head
+        network = self.detector
         features = network.neck(network.backbone(images))
-        answers = (head.num_anchors, 5 + head.num_classes)
-        return tuple(
-            conv(maps).permute(0, 2, 3, 1).unflatten(3, answers).contiguous().float()
-            for conv, maps in zip(head.predict, features, strict=True)
-        )
+        return tuple(level.contiguous().float() for level in network.head.cells(features))
 
 
 def describe(
@@ -285,7 +319,7 @@ def describe(
     Raises:
         ConfigError: any size is asked of a detector that takes squares of one size only.
     """
-    head: Any = detector.head
+    head = detector.head
     imgsz = settings.imgsz or (checkpoint.imgsz if checkpoint else 0)
     rectangles = takes_rectangles(detector, imgsz=imgsz)
     only = getattr(detector.backbone, "only_imgsz", None)
@@ -302,7 +336,7 @@ def describe(
         "rectangular": settings.any_size,
         "only_squares": not rectangles,
         "strides": tuple(head.strides),
-        "anchors_wh": head.anchors_wh.tolist(),
+        **head.description(),
         "precision": settings.precision,
         "nms": settings.nms,
     }

@@ -18,6 +18,7 @@ from ossa.export.graph import (
     METADATA_KEY,
     ExportDescription,
     LogitsGraph,
+    NMSSettings,
     first_line,
     quiet,
     require,
@@ -162,11 +163,21 @@ class _Nodes:
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
 
-    def add(self, operator: str, *inputs: Any, output: str | None = None, **attributes: Any) -> str:
-        """Adds a node; an input is the name of a value, or the number or numbers themselves."""
+    def add(
+        self,
+        operator: str,
+        *inputs: Any,
+        output: str | None = None,
+        more: tuple[str, ...] = (),
+        **attributes: Any,
+    ) -> str:
+        """Adds a node; an input is the name of a value, or the number or numbers themselves.
+
+        `more` are names of its other outputs.
+        """
         names = [one if isinstance(one, str) else self._constant(one) for one in inputs]
         name = output or f"nms_{operator}_{len(self.nodes)}"
-        node = self._onnx.helper.make_node(operator, names, [name], name=name, **attributes)
+        node = self._onnx.helper.make_node(operator, names, [name, *more], name=name, **attributes)
         self.nodes.append(node)
         return name
 
@@ -186,9 +197,9 @@ def nms_graph(description: ExportDescription, *, like: Any | None = None) -> Any
     """Returns the `onnx.ModelProto` that maps `nms_logits_<stride>` to the four outputs.
 
     It does what `ossa predict` does: a box counts for its best class, scores are objectness times
-    class, and of two boxes of a class that overlap by more than the limit the better stays. A graph
-    of its own, after the one that returns logits, it computes in float whatever that one computes
-    in.
+    class, and of two boxes of a class that overlap by more than the limit the better stays, unless
+    the head is one to one: then the best boxes are the detections. A graph of its own, after the
+    one that returns logits, it computes in float whatever that one computes in.
 
     Args:
         description: levels, anchors, classes and settings of the NMS.
@@ -199,24 +210,24 @@ def nms_graph(description: ExportDescription, *, like: Any | None = None) -> Any
     helper, proto = onnx.helper, onnx.TensorProto
     num_classes, write = len(description.names), _Nodes(onnx)
     inputs, all_boxes, all_scores = [], [], []
-    for stride, anchors_wh in zip(description.strides, description.anchors_wh, strict=True):
+    for level, stride in enumerate(description.strides):
         name = f"nms_logits_{stride}"
-        shape = [None, None, None, len(anchors_wh), 5 + num_classes]
+        shape = [None, None, None, *description.answers]
         inputs.append(helper.make_tensor_value_info(name, proto.FLOAT, shape))
-        fractions = write.add("Sigmoid", name)
-        boxes = _add_boxes(write, name, fractions, anchors_wh=anchors_wh, stride=stride)
+        if description.dense is None:
+            fractions, anchors_wh = write.add("Sigmoid", name), description.anchors_wh[level]
+            boxes = _add_boxes(write, name, fractions, anchors_wh=anchors_wh, stride=stride)
+            classes = write.last(fractions, 5, 5 + num_classes)
+            objectness = write.last(fractions, 4, 5)
+        else:
+            bins, objectness = 4 * description.dense.reg_max, 1.0
+            boxes = _add_dense_boxes(write, name, bins=bins, stride=stride)
+            classes = write.add("Sigmoid", write.last(name, bins, bins + num_classes))
         all_boxes.append(boxes)
-        all_scores.append(_add_scores(write, fractions, num_classes))
-    boxes_xyxy = write.add("Concat", *all_boxes, axis=1)
-    scores = write.add("Transpose", write.add("Concat", *all_scores, axis=1), perm=[0, 2, 1])
-    limits = ([nms.max_detections], [nms.nms_iou], [nms.confidence])
-    chosen = write.add("NonMaxSuppression", boxes_xyxy, scores, *limits)  # (N, 3)
-    image, label, box = (write.last(chosen, axis, axis + 1) for axis in range(3))
-    of_image = write.add("Concat", image, box, axis=1)
-    write.add("GatherND", boxes_xyxy, of_image, output="boxes")
-    write.add("GatherND", scores, chosen, output="scores")
-    write.add("Reshape", label, [-1], output="labels")
-    write.add("Reshape", image, [-1], output="image_index")
+        all_scores.append(_add_scores(write, classes, objectness, num_classes))
+    boxes_xyxy, scores = (write.add("Concat", *one, axis=1) for one in (all_boxes, all_scores))
+    add_choice = _add_suppression if description.needs_nms else _add_best
+    add_choice(write, boxes_xyxy, scores, nms)
     kinds = {"boxes": proto.FLOAT, "scores": proto.FLOAT}
     outputs = [
         helper.make_tensor_value_info(name, kinds.get(name, proto.INT64), ["N", *more])
@@ -247,10 +258,61 @@ def _add_boxes(write: _Nodes, logits: str, fractions: str, *, anchors_wh: Any, s
     return write.add("Reshape", boxes_xyxy, [0, -1, 4])  # 0 keeps the number of images
 
 
-def _add_scores(write: _Nodes, fractions: str, num_classes: int) -> str:
+def _add_dense_boxes(write: _Nodes, logits: str, *, bins: int, stride: int) -> str:
+    """Writes the decoding of the distances of one level: xyxy (B, P, 4)."""
+    distances = write.last(logits, 0, bins)
+    if bins == 4:
+        distances = write.add("Softplus", distances)
+    else:
+        by_side = write.add("Reshape", distances, [0, 0, 0, 4, bins // 4])
+        values = np.arange(bins // 4, dtype=np.float32)[:, None]
+        means = write.add("MatMul", write.add("Softmax", by_side, axis=-1), values)
+        distances = write.add("Reshape", means, [0, 0, 0, 1, 4])
+    shape, sides = write.add("Shape", logits), []
+    for side, operator in enumerate(("Sub", "Sub", "Add", "Add")):  # left, top, right, bottom
+        axis, place = ((2, [1, 1, -1, 1, 1]), (1, [1, -1, 1, 1, 1]))[side % 2]
+        cells = write.add("Range", 0, write.add("Gather", shape, axis, axis=0), 1)
+        grid = write.add("Cast", write.add("Reshape", cells, place), to=1)
+        point = write.add("Add", grid, 0.5)
+        sides.append(write.add(operator, point, write.last(distances, side, side + 1)))
+    boxes_xyxy = write.add("Mul", write.add("Concat", *sides, axis=-1), float(stride))
+    return write.add("Reshape", boxes_xyxy, [0, -1, 4])
+
+
+def _add_suppression(write: _Nodes, boxes_xyxy: str, scores: str, nms: NMSSettings) -> None:
+    """Writes NMS of boxes (B, P, 4) and scores (B, P, K), and the four outputs."""
+    scores = write.add("Transpose", scores, perm=[0, 2, 1])
+    limits = ([nms.max_detections], [nms.nms_iou], [nms.confidence])
+    chosen = write.add("NonMaxSuppression", boxes_xyxy, scores, *limits)  # (N, 3)
+    image, label, box = (write.last(chosen, axis, axis + 1) for axis in range(3))
+    of_image = write.add("Concat", image, box, axis=1)
+    write.add("GatherND", boxes_xyxy, of_image, output="boxes")
+    write.add("GatherND", scores, chosen, output="scores")
+    write.add("Reshape", label, [-1], output="labels")
+    write.add("Reshape", image, [-1], output="image_index")
+
+
+def _add_best(write: _Nodes, boxes_xyxy: str, scores: str, nms: NMSSettings) -> None:
+    """Writes the choice of the best boxes of each image without NMS, and the four outputs."""
+    best = write.add("ReduceMax", scores, [-1], keepdims=0)  # (B, P)
+    labels = write.add("ArgMax", scores, axis=-1, keepdims=0)
+    points = write.add("Slice", write.add("Shape", best), [1], [2])
+    count = write.add("Min", points, [nms.max_detections])
+    values = write.add("TopK", best, count, more=("nms_best_points",), axis=1)
+    above = write.add("NonZero", write.add("Greater", values, nms.confidence))
+    places = write.add("Transpose", above, perm=[1, 0])  # (N, 2): image and rank
+    point = write.add("Unsqueeze", write.add("GatherND", "nms_best_points", places), [1])
+    image = write.last(places, 0, 1)
+    of_image = write.add("Concat", image, point, axis=1)
+    write.add("GatherND", boxes_xyxy, of_image, output="boxes")
+    write.add("GatherND", values, places, output="scores")
+    write.add("GatherND", labels, of_image, output="labels")
+    write.add("Reshape", image, [-1], output="image_index")
+
+
+def _add_scores(write: _Nodes, classes: str, objectness: str | float, num_classes: int) -> str:
     """Writes the scores of one level: (B, P, K), 0 but for the best class of a box."""
-    classes = write.last(fractions, 5, 5 + num_classes)
     best = write.add("ReduceMax", classes, [-1], keepdims=1)
-    products = write.add("Mul", classes, write.last(fractions, 4, 5))
+    products = write.add("Mul", classes, objectness)
     scores = write.add("Where", write.add("GreaterOrEqual", classes, best), products, 0.0)
     return write.add("Reshape", scores, [0, -1, num_classes])

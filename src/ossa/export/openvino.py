@@ -206,17 +206,22 @@ def quantized(model: Any, description: ExportDescription, images: DatasetIndex) 
 def _last_onnx_convolutions(model: Any) -> set[str]:
     """Returns the names of the convolutions nearest to each output."""
     writers = {output: node for node in model.graph.node for output in node.output}
-    nodes = [writers[output.name] for output in model.graph.output]
-    while any(node.op_type != "Conv" for node in nodes):
-        nodes = [node if node.op_type == "Conv" else writers[node.input[0]] for node in nodes]
-    return {node.name for node in nodes}
+    names, pending = set(), [output.name for output in model.graph.output]
+    while pending:
+        node = writers.get(pending.pop())  # none writes weights and constants
+        if node is not None and node.op_type == "Conv":
+            names.add(node.name)
+        elif node is not None:
+            pending.extend(node.input)
+    return names
 
 
 def _last_convolutions(model: Any) -> set[str]:
-    names = set()
-    for output in model.outputs:
-        node = output.get_node()
-        while node.get_type_name() not in ("Convolution", "GroupConvolution"):
-            node = node.input_value(0).get_node()
-        names.add(node.get_friendly_name())
+    names, pending = set(), [output.get_node() for output in model.outputs]
+    while pending:
+        node = pending.pop()
+        if node.get_type_name() in ("Convolution", "GroupConvolution"):
+            names.add(node.get_friendly_name())
+        else:
+            pending.extend(value.get_node() for value in node.input_values())
     return names

@@ -221,7 +221,9 @@ def runtime_for_checkpoint(
         # With 'auto', what one runtime cannot express is left to the next.
         with suppress(*((UnsupportedBackbone,) if runtime == "auto" else ())):
             return _converted(checkpoint, name, computed, imgsz=imgsz, on_conversion=on_conversion)
-    return TorchRuntime(detector_from(checkpoint), device=device, precision=computed)
+    detector = detector_from(checkpoint)
+    detector.head.switch_to_deploy()
+    return TorchRuntime(detector, device=device, precision=computed)
 
 
 def _converted(

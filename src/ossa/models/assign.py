@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ossa.boxes import xyxy_to_cxcywh
-from ossa.types import Batch, RawPredictions
+from ossa.models.predictions import AnchorPredictions
+from ossa.types import Batch
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class LevelAssignment:
     """int64 (C,)."""
 
 
-def assign(batch: Batch, raw: RawPredictions, *, ratio: float) -> tuple[LevelAssignment, ...]:
+def assign(batch: Batch, raw: AnchorPredictions, *, ratio: float) -> tuple[LevelAssignment, ...]:
     """Return the candidates of every level.
 
     A box matches an anchor when neither its width nor its height differs from the anchor's by the

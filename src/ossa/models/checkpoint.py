@@ -170,9 +170,10 @@ def start_from(
 ) -> Adapted:
     """Load a checkpoint into a detector that may have other classes or another image size.
 
-    Where the number of classes differs the head's predictions stay as they were initialised; with
-    `backbone_only` all of neck and head do, and a CSPDarknet without SPPF leaves it out. A plain
-    transformer's position embedding is resampled to the patches of its new image size.
+    Where the number of classes differs, what depends on it in the head stays as it was initialised,
+    and all of another kind of head does; with `backbone_only` all of neck and head do, and a
+    CSPDarknet without SPPF leaves it out. A plain transformer's position embedding is resampled to
+    the patches of its new image size.
 
     Raises:
         CheckpointError: backbone and neck are not those of the checkpoint.
@@ -185,9 +186,14 @@ def start_from(
         left_out = {
             key
             for key in tensors.keys() & own.keys()
-            if key.startswith("head.predict.") and own[key].shape != tensors[key].shape
+            if key.startswith("head.")
+            and key != "head.anchors_wh"
+            and own[key].shape != tensors[key].shape
         }
         kept = {key: own[key] for key in left_out}
+        ours, theirs = ({k for k in one if k.startswith("head.")} for one in (own, tensors))
+        if ours != theirs:
+            left_out, kept = theirs, {key: own[key] for key in ours}
     resampled = _resampled_positions(detector, tensors)
     taken = {key: tensor for key, tensor in tensors.items() if key not in left_out}
     taken = taken | kept | resampled
@@ -257,8 +263,8 @@ def _read_ours(path: Path) -> Checkpoint:
     names, imgsz = metadata.names, metadata.imgsz
     _check_detector(model, infos, num_classes=len(names), imgsz=imgsz, where=path)
     tensors = read_tensors(str(path))
-    anchors_wh = tensors["head.anchors_wh"]
-    if not ((anchors_wh > 0) & (anchors_wh <= MAX_IMGSZ)).all():
+    anchors_wh = tensors.get("head.anchors_wh")
+    if anchors_wh is not None and not ((anchors_wh > 0) & (anchors_wh <= MAX_IMGSZ)).all():
         raise CheckpointError(
             f"{path}: expected anchors of more than 0 and at most {MAX_IMGSZ:,} pixels, found "
             f"{anchors_wh.min():g} to {anchors_wh.max():g}"

@@ -99,9 +99,11 @@ class NetworkCost:
 def count_cost(detector: Detector, imgsz: int) -> NetworkCost:
     """Return the cost of a detector for one image of `imgsz` x `imgsz` pixels.
 
-    The detector may lie on any device; it is copied to the meta device.
+    The detector may lie on any device; it is copied to the meta device. Branches of a head that
+    only training needs are left out.
     """
     shadow = on_meta(detector)
+    shadow.head.switch_to_deploy()
     laterals: Any = getattr(shadow.neck, "laterals", ())  # a neck may have none
     parts = {
         "backbone": [shadow.backbone],

@@ -19,7 +19,8 @@ from ossa.models.backbones.cspdarknet import (
 )
 from ossa.models.backbones.pretrained import BackboneWeights, read_backbone_weights
 from ossa.models.backbones.timm import create_timm_backbone, known_architectures
-from ossa.models.head import AnchorHead
+from ossa.models.dense_head import DenseHead
+from ossa.models.head import AnchorHead, Head
 from ossa.models.neck import PAFPN
 from ossa.types import Level, RawPredictions
 
@@ -63,16 +64,16 @@ class Detector(nn.Module):
         [(1, 3, 8, 12, 8), (1, 3, 4, 6, 8), (1, 3, 2, 3, 8)]
     """
 
-    def __init__(self, backbone: nn.Module, neck: nn.Module, head: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, neck: nn.Module, head: Head) -> None:
         """Args:
         backbone: as `Backbone` says.
         neck: maps the backbone's features to one map per level, and has `levels`, too.
-        head: maps the neck's features to `RawPredictions`.
+        head: maps the neck's features to `RawPredictions`, and owns their loss and decoding.
         """
         super().__init__()
         self.backbone = backbone
         self.neck = neck
-        self.head = head
+        self.head: Head = head
 
     def forward(self, images: Tensor) -> RawPredictions:
         return self.head(self.neck(self.backbone(images)))
@@ -227,13 +228,22 @@ def build_detector(
         context=config.context == "sppf" and (equal or not isinstance(backbone, CSPDarknet)),
         lateral_everywhere=equal,
     )
-    if config.head != "anchor":
-        raise ConfigError("model.head dense is not built yet: take anchor")
-    head = AnchorHead(neck.levels, num_classes=num_classes, anchors_wh=_configured_anchors(config))
+    head = _build_head(config, neck.levels, num_classes=num_classes)
     if equal and seed is not None:
         _draw_parameters(nn.ModuleDict({"neck": neck, "head": head}), seed)
         head.start_from_priors()
     return Detector(backbone, neck, head)
+
+
+def _build_head(config: ModelConfig, levels: Sequence[Level], *, num_classes: int) -> Head:
+    if config.head == "dense":
+        return DenseHead(
+            levels,
+            num_classes=num_classes,
+            reg_max=config.reg_max,
+            end_to_end=config.end_to_end,
+        )
+    return AnchorHead(levels, num_classes=num_classes, anchors_wh=_configured_anchors(config))
 
 
 def _draw_parameters(network: nn.Module, seed: int) -> None:

@@ -16,7 +16,8 @@ from ossa.boxes import cxcywh_to_xyxy
 from ossa.config import LossConfig
 from ossa.errors import ConfigError
 from ossa.models.assign import LevelAssignment, assign
-from ossa.types import Batch, RawPredictions
+from ossa.models.predictions import AnchorPredictions, decode_boxes_in_cells
+from ossa.types import Batch
 
 _OBJECTNESS_BALANCE = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.25, 0.06)}
 """Weight of each level's objectness, fine to coarse, by number of levels.
@@ -48,6 +49,8 @@ class DetectionLoss:
     the objectness target is the larger CIoU, where YOLOv5 keeps the last one written.
     """
 
+    names = LossTerms._fields
+
     def __init__(
         self, config: LossConfig, *, num_classes: int, num_levels: int, imgsz: int
     ) -> None:
@@ -76,7 +79,18 @@ class DetectionLoss:
         shared.all_reduce = all_reduce
         return shared
 
-    def __call__(self, raw: RawPredictions, batch: Batch) -> LossTerms:
+    def without_images(self, device: torch.device) -> LossTerms:
+        """Return zero losses for a rank without images, which still joins the all-reduce."""
+        zero = torch.zeros((), device=device)
+        self.all_reduce(zero.new_zeros(1 + len(self.balance)))
+        return LossTerms(zero, zero, zero)
+
+    def positives(self, raw: AnchorPredictions, batch: Batch) -> list[int]:
+        """Return the number of positives of each level."""
+        levels = assign(batch, raw, ratio=self.anchor_ratio)
+        return [int(level.positive.sum()) for level in levels]
+
+    def __call__(self, raw: AnchorPredictions, batch: Batch) -> LossTerms:
         assignment = assign(batch, raw, ratio=self.anchor_ratio)
         images = raw.logits[0].new_tensor(raw.logits[0].shape[0], dtype=torch.float32)
         counts = torch.stack([images, *(level.positive.sum() for level in assignment)])
@@ -113,19 +127,6 @@ class DetectionLoss:
         targets = one_hot_labels * (1.0 - self.smoothing) + 0.5 * self.smoothing
         losses = binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1)
         return (level.positive * losses).sum()
-
-
-def decode_boxes_in_cells(logits: Tensor, anchors_wh: Tensor) -> Tensor:
-    """Return cxcywh (..., 4) in cells, relative to the corner of the predicting cell.
-
-    Args:
-        logits: (..., 4) raw x, y, w, h.
-        anchors_wh: (..., 2) in the same unit.
-    """
-    fractions = logits.sigmoid()
-    centres = 2.0 * fractions[..., :2] - 0.5
-    sizes = (2.0 * fractions[..., 2:]) ** 2 * anchors_wh
-    return torch.cat((centres, sizes), dim=-1)
 
 
 def _ciou(box_logits: Tensor, level: LevelAssignment) -> Tensor:

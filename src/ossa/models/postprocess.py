@@ -16,7 +16,6 @@ or on the other images of the batch.
 Dimensions: B images, A anchors, H W cells, P predicted boxes, C candidates, K classes.
 """
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -27,15 +26,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import nms
 
-from ossa.boxes import cxcywh_to_xyxy
 from ossa.config import EvaluateConfig
 from ossa.errors import CheckpointError
-from ossa.models.loss import decode_boxes_in_cells
+from ossa.models.predictions import MARGIN
 from ossa.types import Detections, Letterbox, RawPredictions
 
-_MARGIN = 1 - 1e-5
-"""Logits are compared with a confidence this much lower, lest rounding lose a candidate; the
-comparison that decides is of scores."""
 _MIN_CHUNK = 2048
 _CHUNK_PER_DETECTION = 7
 """Candidates per round of NMS, at least and for each detection wanted; what the best 300 of a
@@ -51,10 +46,13 @@ class Candidates(NamedTuple):
     """(C,) above the confidence."""
     labels: NDArray[np.int64]
     """(C,) in 0..K-1."""
+    overlapping: bool = True
+    """Whether several may be of one object, which NMS is for."""
 
     def take(self, which: NDArray[Any]) -> "Candidates":
         """Return some of them, by position or by a mask (C,)."""
-        return Candidates(self.boxes_xyxy[which], self.scores[which], self.labels[which])
+        columns = (self.boxes_xyxy[which], self.scores[which], self.labels[which])
+        return Candidates(*columns, self.overlapping)
 
 
 @torch.no_grad()
@@ -102,11 +100,9 @@ def find_candidates(
 
     Those above a higher confidence, or of fewer wanted classes, are among them in the same order.
     """
-    levels = zip(raw.logits, raw.anchors_wh, raw.strides, strict=True)
-    by_level = [_possible_boxes(*level, confidence) for level in levels]
     return [
-        _candidates(torch.cat(answers), confidence, wanted)
-        for answers in zip(*by_level, strict=True)
+        _candidates(torch.cat(answers), confidence, wanted)._replace(overlapping=raw.needs_nms)
+        for answers in zip(*raw.possible_boxes(confidence), strict=True)
     ]
 
 
@@ -128,34 +124,6 @@ def run_nms(candidates: Candidates, letterbox: Letterbox, config: EvaluateConfig
     return Detections(letterbox.boxes_to_image(kept.boxes_xyxy), kept.scores, kept.labels)
 
 
-def _possible_boxes(
-    logits: Tensor, anchors_wh: Tensor, stride: int, confidence: float
-) -> tuple[Tensor, ...]:
-    """Returns, for each image, one level's boxes whose objectness alone is above the confidence.
-
-    Args:
-        logits: (B, A, H, W, 5 + K).
-        anchors_wh: (A, 2) in pixels of the network input.
-        stride: pixels of the network input per cell.
-        confidence: 0..1.
-
-    Returns:
-        B tensors (P, 5 + K) on the CPU: xyxy in pixels of the network input, logits of objectness
-        and classes; in the order of row, column and anchor.
-    """
-    cells = logits.permute(0, 2, 3, 1, 4)  # as they lie in memory where that is channels-last
-    possible = cells[..., 4].float() > _logit(confidence * _MARGIN)
-    image_index, rows, columns, anchor_index = possible.nonzero(as_tuple=True)
-    _, height, width, anchors, _ = cells.shape
-    flat_index = ((image_index * height + rows) * width + columns) * anchors + anchor_index
-    answers = cells.flatten(0, 3).index_select(0, flat_index).float()
-    boxes_cxcywh = decode_boxes_in_cells(answers[:, :4], anchors_wh[anchor_index] / stride)
-    boxes_cxcywh[:, :2] += torch.stack((columns, rows), dim=1)
-    answers[:, :4] = cxcywh_to_xyxy(boxes_cxcywh * stride)
-    counts = torch.bincount(image_index, minlength=len(logits)).tolist()
-    return answers.cpu().split(counts)
-
-
 def _candidates(answers: Tensor, confidence: float, wanted: Tensor | None) -> Candidates:
     """Return the pairs of box and class of one image whose score is above the confidence.
 
@@ -164,7 +132,7 @@ def _candidates(answers: Tensor, confidence: float, wanted: Tensor | None) -> Ca
         confidence: 0..1.
         wanted: bool (K,), of which the best class of a box must be; every class counts for None.
     """
-    enough = torch.logit(confidence * _MARGIN / answers[:, 4].sigmoid())
+    enough = torch.logit(confidence * MARGIN / answers[:, 4].sigmoid())
     classes = answers[:, 5:]
     above_enough = classes > enough[:, None]
     if wanted is not None:
@@ -184,6 +152,8 @@ def _candidates(answers: Tensor, confidence: float, wanted: Tensor | None) -> Ca
 def _best_after_nms(candidates: Candidates, config: EvaluateConfig) -> NDArray[np.int64]:
     """Return the positions of the candidates that are detections, best first."""
     order = _best_first(candidates.scores)[: config.max_candidates]
+    if not candidates.overlapping:
+        return order[: config.max_detections]
     chunk = max(_MIN_CHUNK, _CHUNK_PER_DETECTION * config.max_detections)
     kept = order[:0]
     for start in range(0, len(order), chunk):
@@ -226,7 +196,3 @@ def _kept_by_nms(
             members = members[nms(boxes[start:end], ranks[start:end], nms_iou).numpy()]
         stays[members] = True
     return stays
-
-
-def _logit(probability: float) -> float:
-    return math.log(probability / (1 - probability)) if probability > 0 else -math.inf

@@ -30,6 +30,7 @@ from ossa.study.reported import (
 )
 from ossa.study.scaling import Points, fit_power_law, inverse_normalised_loss
 from ossa.train.run_folder import read_log, same_images
+from ossa.types import sum_of_losses
 
 QUALITIES: Final[Mapping[str, str]] = {
     **{name: METRIC_TITLES[name] for name in ("ap", "ap50", "ap_small", "ap_crowded", "recall")},
@@ -46,7 +47,6 @@ COMPLEXITIES: Final[Mapping[str, str]] = {
 _OTHER_NUMBERS = ("ap75", "ap_medium", "ap_large", "ar_100", "precision", "f1", "evaluate_seconds")
 _TEXTS = ("model", "family", "pretraining", "weights", "licence", "neck")
 _ROUNDING = 1e-6
-_LOSSES = ("train_box", "train_objectness", "train_classes")
 
 
 def values_of(
@@ -374,7 +374,7 @@ def run_row(
         "imgsz": run.config.train.imgsz,
         **metrics,
         "f1": 2 * precision * recall / (precision + recall) if precision and recall else None,
-        "inverse_loss": inverse_normalised_loss([sum(e[key] for key in _LOSSES) for e in log]),
+        "inverse_loss": inverse_normalised_loss([sum_of_losses(epoch, "train_") for epoch in log]),
         **{key: record.cost[key] for key in ("params", "flops", "macs")},
         "ms_per_image": measured.get("ms_per_image"),
         "images_per_second": 1000.0 / measured["ms_per_image"] if measured else None,

@@ -7,7 +7,6 @@ import torch
 from ossa.config import RunConfig
 from ossa.errors import ConfigError
 from ossa.models.detector import build_detector
-from ossa.models.loss import DetectionLoss
 from ossa.models.norms import PreciseNorms
 from ossa.types import Batch
 
@@ -75,12 +74,7 @@ class TrialStep:
         self.device = device
         self.detector = build_detector(model, num_classes=num_classes, imgsz=config.train.imgsz)
         self.detector.to(device).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.loss = DetectionLoss(
-            config.loss,
-            num_classes=num_classes,
-            num_levels=len(model.strides),
-            imgsz=config.train.imgsz,
-        )
+        self.loss = self.detector.head.criterion(config.loss, imgsz=config.train.imgsz)
         # Room for the average and for the optimiser's one or two moments.
         copies = 3 if config.train.optimizer == "adamw" else 2
         self.held = [torch.zeros_like(p) for p in self.detector.parameters() for _ in range(copies)]

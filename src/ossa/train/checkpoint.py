@@ -1,5 +1,6 @@
 """The state of a training from which it goes on exactly as if it had never stopped."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -11,7 +12,6 @@ from torch.optim import AdamW, Optimizer
 
 from ossa.errors import CheckpointError, legible
 from ossa.files import write_atomically
-from ossa.models.loss import LossTerms
 from ossa.models.torch_pickle import read_torch_file
 from ossa.schema import first_problem
 from ossa.train.distributed import SINGLE_PROCESS, DistributedContext
@@ -46,10 +46,8 @@ class Progress:
     evaluate_seconds: _Seconds = 0.0
     epoch_seconds: _Seconds = 0.0
     """Of the epoch in progress, without evaluation."""
-    loss_sums: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(LossTerms._fields, 0.0)
-    )
-    """Of the epoch in progress, over images."""
+    loss_sums: dict[str, float] = field(default_factory=dict)
+    """Of the epoch in progress, over images: the terms of the head's loss."""
     images_seen: _Count = 0
     """In the epoch in progress."""
     metrics: dict[str, Numbers] = field(default_factory=dict)
@@ -72,7 +70,7 @@ class Progress:
         self.train_seconds += row["train_seconds"]
         self.evaluate_seconds += row["evaluate_seconds"]
         self.epoch_seconds, self.images_seen = 0.0, 0
-        self.loss_sums = dict.fromkeys(LossTerms._fields, 0.0)
+        self.loss_sums = dict.fromkeys(self.loss_sums, 0.0)
 
 
 def save_state(
@@ -120,13 +118,20 @@ def load_state(
     optimizer: Optimizer,
     ema: EMA[Any],
     identity: dict[str, str],
+    losses: Collection[str],
     older_settings: str | None = None,
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> Progress:
     """Brings detector, optimiser and EMA to where they were, and returns the progress.
 
-    `older_settings`: another digest of the same settings, under which a version that had fewer of
-    them may have saved the state.
+    Args:
+        folder: of the run.
+        detector, optimizer, ema: of the run; changed.
+        identity: as when it was saved.
+        losses: names of the terms of the loss.
+        older_settings: another digest of the same settings, under which a version that had fewer
+            of them may have saved the state.
+        distributed: of this process.
 
     Raises:
         CheckpointError: no state, a damaged one, or one of other settings or data.
@@ -146,7 +151,7 @@ def load_state(
         if older_settings is not None and saved.get("settings") == older_settings:
             saved["settings"] = identity["settings"]
         others = [what for what, expected in identity.items() if saved.get(what) != expected]
-        progress = Progress() if others else _checked(state, detector, optimizer, ema)
+        progress = Progress() if others else _checked(state, detector, optimizer, ema, losses)
     except (CheckpointError, _UnfitError) as fault:
         raise CheckpointError(
             f"{file} is damaged or of another version and cannot be resumed from: {fault}; start "
@@ -173,7 +178,13 @@ class _UnfitError(Exception):
     """A state is not one of this training; the message says what was expected and found."""
 
 
-def _checked(state: Any, detector: nn.Module, optimizer: Optimizer, ema: EMA[Any]) -> Progress:
+def _checked(
+    state: Any,
+    detector: nn.Module,
+    optimizer: Optimizer,
+    ema: EMA[Any],
+    losses: Collection[str],
+) -> Progress:
     """Returns the progress of a state that has the structure of the training's own.
 
     Raises:
@@ -198,7 +209,7 @@ def _checked(state: Any, detector: nn.Module, optimizer: Optimizer, ema: EMA[Any
         progress = TypeAdapter(Progress).validate_python(state["progress"])
     except ValidationError as problems:
         raise _UnfitError(f"progress.{first_problem(problems, Progress)}") from None
-    _check_alike(Progress().loss_sums, progress.loss_sums, "progress.loss_sums")
+    _check_alike(dict.fromkeys(losses, 0.0), progress.loss_sums, "progress.loss_sums")
     return progress
 
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ossa.config import RunConfig
 from ossa.errors import ConfigError, RunFailed
-from ossa.models.assign import assign
 from ossa.models.detector import Detector
+from ossa.models.head import Criterion
 from ossa.models.norms import single_value_norms
 from ossa.types import Batch, RawPredictions
 
@@ -28,7 +28,7 @@ class LevelHealth(NamedTuple):
     gradient_norm: float | None
     """Of the mean loss of an image, with respect to that map; None for a frozen backbone."""
     positives: int
-    """Cells and anchors that are matched to a ground-truth box."""
+    """Predictions that are assigned to a ground-truth box."""
 
     def __str__(self) -> str:
         gradient = "frozen" if self.gradient_norm is None else f"{self.gradient_norm:.2g}"
@@ -46,11 +46,11 @@ class LevelHealth(NamedTuple):
 
 @contextmanager
 def reporting_levels(
-    detector: Detector, batch: Batch, *, ratio: float, report: Callable[[LevelHealth], object]
+    detector: Detector, batch: Batch, *, loss: Criterion, report: Callable[[LevelHealth], object]
 ) -> Iterator[None]:
     """Calls `report` with each level, fine to coarse, after the passes of a batch done within.
 
-    Nothing is reported of a share without images. `ratio`: as in `assign`.
+    Nothing is reported of a share without images. `loss` is that of the detector's head.
     """
     maps: list[Tensor] = []
     raws: list[RawPredictions] = []
@@ -62,8 +62,7 @@ def reporting_levels(
         maps.extend(features)
 
     def keep_raw(_: nn.Module, __: Any, raw: RawPredictions) -> None:
-        logits = tuple(level.detach() for level in raw.logits)
-        raws.append(RawPredictions(logits, raw.anchors_wh, raw.strides))
+        raws.append(detector.head.read(tuple(level.detach() for level in raw.logits)))
 
     with (
         detector.get_submodule("backbone").register_forward_hook(keep_maps),
@@ -71,13 +70,13 @@ def reporting_levels(
     ):
         yield
     for raw in raws:
-        assignment = assign(batch, raw, ratio=ratio)
-        for stride, level, matched in zip(raw.strides, maps, assignment, strict=True):
+        positives = loss.positives(raw, batch)
+        for stride, level, count in zip(raw.strides, maps, positives, strict=True):
             scale, gradient = level.detach().float().std(), level.grad
             norm = None
             if gradient is not None:
                 norm = float(gradient.float().norm()) / len(batch.image_ids)
-            report(LevelHealth(stride, float(scale), norm, int(matched.positive.sum())))
+            report(LevelHealth(stride, float(scale), norm, count))
 
 
 def check_single_values(

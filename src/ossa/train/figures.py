@@ -37,6 +37,7 @@ _PANELS = (
     ("Box loss", "mean over images", {"train_box": "train", "val_box": "val"}),
     ("Objectness loss", "mean over images", {"train_objectness": "train", "val_objectness": "val"}),
     ("Class loss", "mean over images", {"train_classes": "train", "val_classes": "val"}),
+    ("Distribution focal loss", "mean over images", {"train_dfl": "train", "val_dfl": "val"}),
     ("Average precision", "on val", {"ap": "AP50-95", "ap50": "AP50"}),
     (
         "Precision, recall",
@@ -152,6 +153,7 @@ def curves_figure(log: Sequence[Mapping[str, Any]]) -> Figure:
             y_low=0.0,
         )
         for title, y_label, names in _PANELS
+        if not log or names.keys() <= log[0].keys()  # heads differ in their losses
     ]
     return panel_figure(panels, columns=3)
 

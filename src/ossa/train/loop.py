@@ -19,7 +19,7 @@ from ossa.evaluate.evaluator import Evaluation, evaluate
 from ossa.files import held
 from ossa.machine import keep_freed_memory
 from ossa.models.detector import with_weights_settings
-from ossa.models.loss import DetectionLoss, LossTerms
+from ossa.models.head import Terms
 from ossa.models.norms import PreciseNorms
 from ossa.train.autobatch import largest_batch
 from ossa.train.callbacks import Callback
@@ -40,7 +40,7 @@ from ossa.train.schedule import hyperparameters_at
 from ossa.train.setup import init_run, resume_run, run_config
 from ossa.train.splits import training_dataset
 from ossa.train.state import TrainState
-from ossa.types import Batch, RawPredictions, Record
+from ossa.types import Batch, RawPredictions, Record, sum_of_losses
 
 _MAX_SKIPPED = 20
 """Batches that may be skipped with `on_nan: skip` before the run fails."""
@@ -48,7 +48,6 @@ _SAVE_SECONDS = 60.0
 """Minimum time between two saves of the state at epoch ends."""
 
 Network: TypeAlias = Callable[[Tensor], RawPredictions]
-Criterion: TypeAlias = Callable[[RawPredictions, Batch], LossTerms]
 
 
 class _BatchInfo(NamedTuple):
@@ -191,7 +190,8 @@ def fit(state: TrainState, *, workers: int = 0, save_seconds: float = 900.0) -> 
     )
     network: Network = torch.compile(detector) if train.compile else detector
     loss = state.loss.with_all_reduce(distributed.sum)
-    criterion: Criterion = torch.compile(loss) if train.compile else loss
+    criterion: Callable[[RawPredictions, Batch], Terms]
+    criterion = torch.compile(loss) if train.compile else loss
     per_epoch, skip_nan = state.batches.batches_per_epoch, train.on_nan == "skip"
     reader = AsyncMetricReader[_BatchInfo](state.device)
     loader = _open_loader(state, workers=workers)
@@ -216,12 +216,13 @@ def fit(state: TrainState, *, workers: int = 0, save_seconds: float = 900.0) -> 
                     if batch.image_ids:
                         terms = criterion(forward(network, batch.images, train), batch)
                     else:
-                        terms = zero_losses(loss, state.device)
+                        terms = loss.without_images(state.device)
                     # One sum over all ranks: the losses, a stop request, the age of the state.
                     age = time.monotonic() - state.saved_at if distributed.is_main else 0.0
-                    flags = terms.box.new_tensor((float(request.requested), age))
-                    totals = distributed.sum(torch.cat((torch.stack(terms).detach(), flags)))
-                    if skip_nan and not totals[:3].isfinite().all():
+                    losses = torch.stack(tuple(terms)).detach()
+                    flags = losses.new_tensor((float(request.requested), age))
+                    totals = distributed.sum(torch.cat((losses, flags)))
+                    if skip_nan and not totals[: len(losses)].isfinite().all():
                         torch._foreach_copy_(list(detector.buffers()), saved_buffers)  # pyright: ignore[reportPrivateImportUsage]
                     elif batch.image_ids:
                         (terms.total() * images).backward()
@@ -241,7 +242,7 @@ def fit(state: TrainState, *, workers: int = 0, save_seconds: float = 900.0) -> 
                     _add_losses(state, *result)
                 progress.epoch_seconds += time.perf_counter() - started
                 if progress.images_seen:
-                    mean = sum(progress.loss_sums.values()) / progress.images_seen
+                    mean = sum_of_losses(progress.loss_sums) / progress.images_seen
                     callback.on_batch_end(epoch=epoch, batch=number % per_epoch + 1, loss=mean)
                 if at_end or state.stop:
                     break
@@ -281,13 +282,6 @@ def forward(network: Network, images: Tensor, config: TrainConfig) -> RawPredict
         return network(images)
 
 
-def zero_losses(loss: DetectionLoss, device: torch.device) -> LossTerms:
-    """Returns zero losses for a rank without images, which still joins the all-reduce."""
-    zero = torch.zeros((), device=device)
-    loss.all_reduce(zero.new_zeros(1 + len(loss.balance)))
-    return LossTerms(zero, zero, zero)
-
-
 def _seed_step(seed: int, batch_number: int, rank: int) -> None:
     """Seeds dropout and drop path by (seed, step, rank), so that a resumed run draws the same."""
     entropy = (seed, batch_number, *([rank] if rank else []))
@@ -298,7 +292,7 @@ def _first_batch_reported(state: TrainState, batch: Batch) -> AbstractContextMan
     return reporting_levels(
         state.detector,
         batch,
-        ratio=state.config.loss.anchor_ratio,
+        loss=state.loss,
         report=lambda level: state.callback.note(f"first batch, {level}"),
     )
 
@@ -313,20 +307,21 @@ def _add_losses(state: TrainState, info: _BatchInfo, values: Sequence[float]) ->
 
     Args:
         info: of the batch.
-        values: box, objectness and class loss, stop, age of the state, gradient norm.
+        values: the terms of the loss, stop, age of the state, gradient norm.
 
     Raises:
         RunFailed: losses or gradients that are not finite, with the layer where it began.
     """
-    progress, losses, (stop, state.state_age, norm) = state.progress, values[:3], values[3:]
+    progress, names = state.progress, state.loss.names
+    losses, (stop, state.state_age, norm) = values[: len(names)], values[len(names) :]
     state.stop = state.stop or stop > 0
     if all(map(math.isfinite, (*losses, norm))):
-        for name, value in zip(progress.loss_sums, losses, strict=True):
+        for name, value in zip(names, losses, strict=True):
             progress.loss_sums[name] += value * info.images
         progress.images_seen += info.images
         return
     what = (
-        f"losses or gradients not finite at batch {info.number} (box, objectness, classes: "
+        f"losses or gradients not finite at batch {info.number} ({', '.join(names)}: "
         f"{list(losses)}, gradient norm {norm:.3g}, lr {info.lr:.2g}, images "
         f"{list(info.batch.image_ids)})"
     )

@@ -40,7 +40,7 @@ FIGURES_FOLDER = "figures"
 WEIGHTS = (LAST_WEIGHTS, BEST_WEIGHTS)
 RECORD_SCHEMA = 4
 """A new setting needs no other one, unless its default changes what old runs did."""
-_NUMBERS = ("epoch", "train_box", "train_objectness", "train_classes")
+_NUMBERS = ("epoch", "train_box", "train_classes")
 """Keys that every row of a log has."""
 _ALWAYS = (
     *("cost.params", "cost.flops", "cost.macs", "times.train", "times.evaluate"),

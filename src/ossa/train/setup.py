@@ -20,11 +20,10 @@ from ossa.models.backbones.pretrained import read_header
 from ossa.models.checkpoint import read_checkpoint, start_from
 from ossa.models.complexity import count_cost
 from ossa.models.detector import PRESETS, Detector, build_detector
-from ossa.models.loss import DetectionLoss
 from ossa.recipes import load_recipe
 from ossa.safe_yaml import read_yaml
 from ossa.train.callbacks import Callback
-from ossa.train.checkpoint import STATE_FILE, load_state
+from ossa.train.checkpoint import STATE_FILE, Progress, load_state
 from ossa.train.diagnostics import check_single_values
 from ossa.train.distributed import SINGLE_PROCESS, DistributedContext
 from ossa.train.optim import (
@@ -93,6 +92,7 @@ def init_run(
     torch.manual_seed(config.seed)
     detector, initial_weights = _initial_detector(config, num_classes, callback)
     cost = count_cost(detector, imgsz).flat(("params", "flops", "macs"))
+    loss = detector.head.criterion(config.loss, imgsz=imgsz)
     detector.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.train.sync_batchnorm:
         nn.SyncBatchNorm.convert_sync_batchnorm(detector)  # in place
@@ -126,9 +126,8 @@ def init_run(
             lr_scales=learning_rate_scales(detector, config),
             undecayed=undecayed_parameters(detector, config.model),
         ),
-        loss=DetectionLoss(
-            config.loss, num_classes=num_classes, num_levels=len(config.model.strides), imgsz=imgsz
-        ),
+        loss=loss,
+        progress=Progress(loss_sums=dict.fromkeys(loss.names, 0.0)),
         initial_weights=initial_weights,
         cost=cost,
         identity={
@@ -155,6 +154,7 @@ def resume_run(state: TrainState) -> None:
         optimizer=state.optimizer,
         ema=state.ema,
         identity=state.identity,
+        losses=state.loss.names,
         older_settings=older_settings,
         distributed=state.distributed,
     )
@@ -234,12 +234,14 @@ def _initial_detector(
     )
     if model.weights is not None:
         checkpoint = read_checkpoint(model.weights)
-        anchors_wh = detector.head.get_buffer("anchors_wh").clone()
         adapted = start_from(detector, checkpoint, backbone_only=model.equal_conditions)
         if model.anchors_wh is not None:  # asked for, so they win over those of the checkpoint
+            anchors_wh = torch.tensor(model.anchors_wh)
             detector.head.get_buffer("anchors_wh").copy_(anchors_wh)
         loaded = len(checkpoint.tensors) - len(adapted.left_out)
         reason = "other classes: the head starts anew"
+        if checkpoint.model.head != model.head:
+            reason = "another head, which starts anew"
         if model.equal_conditions:
             reason = "equal conditions: of a whole detector, only the backbone is taken"
         callback.note(
@@ -281,13 +283,21 @@ def _notes(
     single_values = check_single_values(
         detector, config, images=images, frozen=frozen, processes=processes
     )
+    anchors = _anchors_note(detector, index, config)
+    notes = (warmup, single_values, *frozen_notes(detector, config), anchors)
+    return [note for note in notes if note is not None]
+
+
+def _anchors_note(detector: Detector, index: DatasetIndex, config: RunConfig) -> str | None:
+    """Returns which fraction of the boxes the anchors fit; None for a head without anchors."""
+    anchors_wh = getattr(detector.head, "anchors_wh", None)
+    if anchors_wh is None:
+        return None
     recall = best_possible_recall(
         index,
-        detector.head.get_buffer("anchors_wh").cpu().numpy(),
+        anchors_wh.cpu().numpy(),
         imgsz=config.train.imgsz,
         ratio=config.loss.anchor_ratio,
     )
     few = f"; under {_LOW_RECALL} --fit-anchors may help" if recall < _LOW_RECALL else ""
-    recall_note = f"best possible recall of the anchors: {recall:.4f}{few}"
-    notes = (warmup, single_values, *frozen_notes(detector, config), recall_note)
-    return [note for note in notes if note is not None]
+    return f"best possible recall of the anchors: {recall:.4f}{few}"

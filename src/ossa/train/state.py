@@ -17,7 +17,7 @@ from ossa.errors import OssaError
 from ossa.evaluate.evaluator import Evaluation
 from ossa.models.checkpoint import save_checkpoint
 from ossa.models.detector import Detector
-from ossa.models.loss import DetectionLoss
+from ossa.models.head import Criterion
 from ossa.train.callbacks import Callback, RunStart
 from ossa.train.checkpoint import Progress, save_state
 from ossa.train.distributed import DistributedContext
@@ -57,13 +57,13 @@ class TrainState:
     frozen: FrozenPart
     ema: EMA[Detector]
     optimizer: Optimizer
-    loss: DetectionLoss
+    loss: Criterion
     initial_weights: dict[str, Any]
     """What the record says of them."""
     cost: dict[str, int]
     identity: dict[str, str]
     """Hashes of settings, data and images, which must be the same when the run is resumed."""
-    progress: Progress = field(default_factory=Progress)
+    progress: Progress
     saved_at: float = field(default_factory=time.monotonic)
     state_age: float = 0.0
     """Seconds since the state was saved, the same on all ranks: they save together or not."""

@@ -35,7 +35,7 @@ from ossa.study.report.text import (
 )
 from ossa.study.reported import detections_file
 from ossa.study.results import StudyResults
-from ossa.types import Detections
+from ossa.types import LOSSES, Detections
 from ossa.viz.draw import encode_jpeg, picture_grid
 from ossa.viz.page import Block, Grid, PictureBlock, Section
 from ossa.viz.plots import Line, line_figure
@@ -233,8 +233,8 @@ def mean_curves(results: StudyResults) -> dict[str, pd.DataFrame]:
         shortest = min(len(run.log) for run in runs)
         logs = pd.concat([pd.DataFrame(run.log[:shortest]) for run in runs])
         for split in ("train", "val"):
-            parts = [f"{split}_{loss}" for loss in ("box", "objectness", "classes")]
-            logs[f"{split}_total"] = logs[parts].astype(float).sum(axis=1, min_count=3)
+            parts = [key for loss in LOSSES if (key := f"{split}_{loss}") in logs]
+            logs[f"{split}_total"] = logs[parts].astype(float).sum(axis=1, min_count=len(parts))
         curves[model] = logs.astype(float).groupby("epoch").mean()
     return curves
 
