@@ -39,12 +39,14 @@ _COMMANDS = {
     "demo": "Draw a data set, train two small detectors on it, compare them on one page.",
     "doctor": "Tell what this machine gives to ossa, and what stands in the way.",
     "data": "Data sets: get public ones, split, convert, check and look at any.",
+    "weights": "Get the official weights of YOLOv5.",
     "study": "Many backbones, identical conditions.",
 }
 """What the help says of each, in the order of the help. The module `ossa.cli` of the same name has
 the function of the same name, and is imported when the command is called."""
 
 _GROUPS = {
+    "weights": ("get",),
     "data": ("get", "split", "convert", "check", "show"),
     "study": ("plan", "run", "status", "verify", "add", "report", "predict", "pack"),
 }
@@ -74,6 +76,8 @@ def _imported(name: str) -> Any:
     """Returns a command or group of commands as typer runs it."""
     module = importlib.import_module(f"ossa.cli.{name}")
     commands = typer.Typer(help=_COMMANDS[name], **_TYPER)
+    if name in _GROUPS:  # else a single command of a group would be the group
+        commands.callback()(lambda: None)
     for one in _GROUPS.get(name, (name,)):
         commands.command(one)(with_exit_code(getattr(module, one)))
     return typer.main.get_command(commands)

@@ -36,7 +36,7 @@ from ossa.models.backbones.pretrained import (
     read_tensors,
 )
 from ossa.models.backbones.timm import SkipInit
-from ossa.models.detector import Detector, build_detector
+from ossa.models.detector import PRESETS, Detector, build_detector
 from ossa.models.yolov5_weights import YOLOV5_STRIDES, read_yolov5
 from ossa.schema import Section, validated
 
@@ -117,7 +117,14 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     """
     path = Path(path)
     if not os.path.isfile(path):  # which, unlike Path's, takes any text
-        raise CheckpointError(f"expected a weights file at {legible(str(path))}, found none")
+        advice = ""
+        if str(path).removesuffix(".pt") in PRESETS:
+            advice = (
+                f". Nothing is fetched unasked: 'ossa weights get {path.stem}' shows the licence "
+                "of the official file and puts it here"
+            )
+        found = f"expected a weights file at {legible(str(path))}, found none{advice}"
+        raise CheckpointError(found)
     refuse_torchscript(path)
     if path.suffix in EXPORTED_SUFFIXES:
         raise CheckpointError(
