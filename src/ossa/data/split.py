@@ -6,38 +6,22 @@ Dimensions: I images of all splits that were read.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ossa.data.annotations import DatasetIndex, IndexReport, select_images
-from ossa.data.check_issues import ImageState, count_classes, paths_of, read_images
+from ossa.data.check_issues import ImageState, count_classes, read_images
 from ossa.data.description import DataDescription
-from ossa.data.groups import groups_of, join_groups, near_duplicates
+from ossa.data.image_pool import GROUPS, IMAGES, NEAR_DUPLICATES, Copies, ImagePool
 from ossa.data.reading import read_index
 from ossa.data.stratify import stratify
 from ossa.errors import ConfigError, DataError, legible
 
-NEAR_DUPLICATES, GROUPS, IMAGES = "near-duplicates", "groups", "images"
-_RANK = ("test", "val", "train")
-"""Of copies in two of these the one in the first stays."""
 _OFF = 0.05
 """Of the images, by which a split may differ from what was asked for without a note."""
-
-
-@dataclass(frozen=True)
-class Copies:
-    """Which images stay, and how many were left out because the same image stays elsewhere."""
-
-    kept: NDArray[np.int64]
-    duplicates: int
-    """Of images in the same split, or also to be divided."""
-    leaks: int
-    """Of images in another split that stays as it is."""
-    relabelled: int
-    """Of both, those with other boxes than the image that stays."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +136,7 @@ def split_data(
     if remove_duplicates or NEAR_DUPLICATES in by:
         indexes = [report.index for report in reports.values()]
         states = read_images(indexes, threads=threads, headers_only=False, on_image=on_image)
-    pool = _Pool(reports, sources, states)
+    pool = ImagePool(reports, sources, states)
     copies = pool.find_copies(everywhere=remove_duplicates)
     parts = ("train", *shares) if shares else ()
     places = copies.kept[pool.divided[copies.kept]]
@@ -162,7 +146,7 @@ def split_data(
     if shares:
         named, boxes = bool(patterns) or GROUPS in by, pool.boxes[places]
         part_of = _assign(boxes, groups, shares, seed=seed, named=named, by=by)
-        notes = _notes(boxes, part_of, shares, next(iter(reports.values())).index.names)
+        notes = _notes(boxes, part_of, shares, pool.class_names)
     chosen = {part: pool.members(places[part_of == number]) for number, part in enumerate(parts)}
     if remove_duplicates:
         chosen |= pool.members_of_others(copies.kept, description)
@@ -274,113 +258,3 @@ def _notes(
             listed = legible(", ".join(names[label] for label in np.flatnonzero(lacks).tolist()))
             notes.append(f"{part} has no box of {listed}: too few groups have any")
     return notes
-
-
-def _boxes_of_images(index: DatasetIndex) -> NDArray[np.int64]:
-    """Returns (I, K) the number of boxes of each class that train."""
-    num_classes = len(index.names)
-    cells = (index.gt_image_positions() * num_classes + index.labels)[index.trains]
-    return np.bincount(cells, minlength=len(index) * num_classes).reshape(-1, num_classes)
-
-
-class _Pool:
-    """The images of all splits that were read, sorted by file name."""
-
-    def __init__(
-        self,
-        reports: Mapping[str, IndexReport],
-        sources: Sequence[str],
-        states: Mapping[str, ImageState],
-    ) -> None:
-        self._splits, self._states = list(reports), states
-        self._indexes = [report.index for report in reports.values()]
-        rows = sorted(
-            (name, origin, position, path)
-            for origin, index in enumerate(self._indexes)
-            for position, (name, path) in enumerate(
-                zip(index.file_names.tolist(), paths_of(index), strict=True)
-            )
-        )
-        self._names, origins, positions, self._paths = zip(*rows, strict=True)
-        self.origins, self._positions = np.array(origins), np.array(positions)
-        self.divided = np.array([split in sources for split in self._splits])[self.origins]
-        """(I,) the others stay in their split."""
-        starts = np.cumsum([0, *map(len, self._indexes)])
-        boxes = np.concatenate([_boxes_of_images(index) for index in self._indexes])
-        self.boxes = boxes[starts[self.origins] + self._positions]
-        """(I, K) of each class."""
-
-    def find_copies(self, *, everywhere: bool) -> Copies:
-        """Returns the images that stay, all but copies of others.
-
-        If not `everywhere`, only a file that is twice among those to divide stays once.
-        """
-        ranks = [_RANK.index(split) for split in self._splits]
-        rank = np.where(self.divided, len(_RANK), np.array(ranks)[self.origins])
-        first: dict[str, int] = {}
-        kept, duplicates, leaks, relabelled = [], 0, 0, 0
-        for place in np.argsort(rank, kind="stable").tolist():
-            if not everywhere and not self.divided[place]:
-                kept.append(place)
-                continue
-            content = self._content(place) if everywhere else self._paths[place]
-            original = first.setdefault(content, place)
-            if original == place:
-                kept.append(place)
-            else:
-                leaked = rank[original] != rank[place]
-                leaks, duplicates = leaks + leaked, duplicates + (not leaked)
-                relabelled += self._boxes(original) != self._boxes(place)
-        return Copies(np.sort(np.array(kept, np.int64)), duplicates, int(leaks), relabelled)
-
-    def _content(self, place: int) -> str:
-        path = self._paths[place]
-        return self._states.get(path, ImageState()).sha256 or path
-
-    def _boxes(self, place: int) -> list[list[float]]:
-        index = self._indexes[self.origins[place]]
-        rows = index.gt_rows(int(self._positions[place]))
-        return sorted(np.column_stack((index.labels[rows], index.boxes_xyxy[rows])).tolist())
-
-    def groups(
-        self, places: NDArray[np.int64], by: Sequence[str], description: DataDescription
-    ) -> NDArray[np.int64]:
-        """Returns the group of each of some images, numbered in their order."""
-        names, paths = ([texts[p] for p in places.tolist()] for texts in (self._names, self._paths))
-        together = [np.arange(len(places))]
-        for one in by if len(places) else ():
-            if one == NEAR_DUPLICATES:
-                contents = [self._content(place) for place in places.tolist()]
-                looks = {path: self._states[path].gradients for path in paths}
-                known = {path: look for path, look in looks.items() if look is not None}
-                together += [_numbered(contents), near_duplicates(paths, known)]
-            elif one != IMAGES:
-                named = description if one == GROUPS else replace(description, groups=one)
-                together.append(_numbered(groups_of(names, named, "the data set")))
-        return join_groups(*together)
-
-    def members(self, places: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
-        """Returns the positions of some images by split that was read."""
-        origins = self.origins[places]
-        return {
-            self._splits[origin]: self._positions[places[origins == origin]]
-            for origin in np.unique(origins).tolist()
-        }
-
-    def members_of_others(
-        self, kept: NDArray[np.int64], description: DataDescription
-    ) -> dict[str, dict[str, NDArray[np.int64]]]:
-        """Returns the images of the splits that are not divided, by split, as `members` does."""
-        found = self.members(kept[~self.divided[kept]])
-        others = {self._splits[origin] for origin in self.origins[~self.divided].tolist()}
-        for split in sorted(others - found.keys()):
-            raise DataError(
-                expected=f"images for split '{split}'",
-                found="none of which no copy is in another split",
-                path=description.file,
-            )
-        return {split: {split: positions} for split, positions in found.items()}
-
-
-def _numbered(texts: Sequence[str]) -> NDArray[np.int64]:
-    return np.unique(np.array(texts), return_inverse=True)[1]
