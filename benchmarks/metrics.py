@@ -27,9 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ossa.data.annotations import DatasetIndex
-from ossa.evaluate.analysis import calibration, errors_by_kind
 from ossa.evaluate.coco import score_as_coco
 from ossa.evaluate.confusion import confusion_matrix
+from ossa.evaluate.error_analysis import calibration, errors_by_kind
 from ossa.evaluate.matching import match
 from ossa.evaluate.metrics import evaluate_detections
 from ossa.evaluate.object_bins import (

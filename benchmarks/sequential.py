@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ossa.evaluate.statistics import Values
 from ossa.study.comparisons import compare_all
-from ossa.study.sequential import Progress, SeededValues, decide, detectable_difference
+from ossa.study.sequential import Look, SeededValues, decide, detectable_difference
 
 _LOOKS, _MARGIN = (3, 5, 8), 0.02
 _FAR = np.array([0.0] * 7 + [0.05, 0.10, 0.15])
@@ -47,7 +47,7 @@ def outcome(
     rng = np.random.default_rng(seed)
     plain = 0.3 + qualities[:, None] + deviation * rng.standard_normal((len(qualities), 8))
     trained = dict.fromkeys(range(len(qualities)), 0)
-    found = Progress((), dict.fromkeys(map(str, trained), _LOOKS[0]))
+    found = Look((), dict.fromkeys(map(str, trained), _LOOKS[0]))
     while found.wanted:
         trained |= {int(model): seeds for model, seeds in found.wanted.items()}
         runs = {str(model): _seeded(plain[model, :seeds]) for model, seeds in trained.items()}

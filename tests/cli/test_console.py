@@ -71,7 +71,7 @@ def test_a_file_receives_one_line_an_epoch_and_no_control_codes(
     assert out == ""
     first, *settings, last = err.splitlines()
     assert first == "training yolov5n in runs/yolov5n on cpu (epochs: 12, batches in each: 2)"
-    assert settings[0].endswith("a step of the optimiser after 4 batches, 64 images")
+    assert settings[0].endswith("a step of the optimizer after 4 batches, 64 images")
     assert [line.split(":")[0].strip() for line in settings[1:]] == [
         *("model", "train", "loss", "augment", "evaluate")
     ]

@@ -103,7 +103,7 @@ def tried(
     **options: Any,
 ) -> PixelCache | None:
     where = {"description": read_description(data), "split": "train", "imgsz": imgsz}
-    options |= {"listener": heard or Heard(), "reduced": reduced}
+    options |= {"callback": heard or Heard(), "reduced": reduced}
     return open_pixels(index_of(data), place, **where, **options)
 
 
@@ -212,7 +212,7 @@ def test_images_that_cannot_be_decoded_are_told_each_time_as_without_a_cache(
     without = drop_corrupt_images(report)
     for _ in range(2):
         where = {"description": read_description(data), "split": "train", "imgsz": IMGSZ}
-        cache = open_pixels(report.index, place, **where, reduced=True, listener=Heard())
+        cache = open_pixels(report.index, place, **where, reduced=True, callback=Heard())
         assert cache is not None
         checked = drop_corrupt_images(report, known=cache.faults())
         assert checked.issues == without.issues

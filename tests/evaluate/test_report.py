@@ -13,7 +13,7 @@ from evaluation_problems import ELSEWHERE, SQUARE, an_index, found
 from page_structure import HOSTILE, structure
 
 from ossa.evaluate import report
-from ossa.evaluate.analysis import Analysis, analyse
+from ossa.evaluate.error_analysis import Analysis, analyse
 from ossa.evaluate.report import write_report
 from ossa.viz.plots import save_figure
 

@@ -13,7 +13,7 @@ from ossa.errors import DataError
 from ossa.evaluate.statistics import Values
 from ossa.study.folder import create_study
 from ossa.study.runner import run_until_decided, with_seeds_of_looks
-from ossa.study.sequential import Progress, SeededValues, decide, seeds_needed
+from ossa.study.sequential import Look, SeededValues, decide, seeds_needed
 
 LOOKS = (3, 5, 8)
 
@@ -31,7 +31,7 @@ def models(**means: float) -> dict[str, NDArray[np.float64]]:
     return {name: mean + around for name, mean in means.items()}
 
 
-def progress(plain: dict[str, NDArray[np.float64]], **seeds: int) -> Progress:
+def progress(plain: dict[str, NDArray[np.float64]], **seeds: int) -> Look:
     runs = {name: seeded(values, seeds=seeds[name]) for name, values in plain.items()}
     return decide(runs, looks=LOOKS, margin=0.02, draws=2000)
 

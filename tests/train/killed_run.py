@@ -11,8 +11,8 @@ from small_run import config_of
 
 from ossa.evaluate.evaluator import Evaluation
 from ossa.train.callbacks import Callback, RunStart
-from ossa.train.checkpoint import STATE_FILE
 from ossa.train.loop import train
+from ossa.train.resume import STATE_FILE
 
 EPOCHS = 6
 

@@ -11,9 +11,9 @@ from ossa.data.synthetic import write_scenes
 from ossa.errors import ConfigError
 from ossa.models.detector import build_detector, create_detector
 from ossa.train.callbacks import Callback
-from ossa.train.checkpoint import STATE_FILE
 from ossa.train.loop import train
 from ossa.train.optim import EMA, freeze, set_training
+from ossa.train.resume import STATE_FILE
 
 FROZEN = ("backbone", "neck.top_down.1")
 

@@ -35,8 +35,8 @@ from ossa.models.checkpoint import read_checkpoint
 from ossa.models.loss import DetectionLoss
 from ossa.train import optim
 from ossa.train.callbacks import Callback
-from ossa.train.checkpoint import STATE_FILE
 from ossa.train.loop import train
+from ossa.train.resume import STATE_FILE
 from ossa.train.run_folder import (
     CONFIG_FILE,
     RECORD_FILE,

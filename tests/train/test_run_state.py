@@ -27,8 +27,8 @@ from ossa.data.cache_files import content_fingerprint
 from ossa.data.reading import read_data
 from ossa.errors import CheckpointError, ConfigError, DataError
 from ossa.files import held, is_held
-from ossa.train.checkpoint import STATE_FILE
 from ossa.train.loop import train
+from ossa.train.resume import STATE_FILE
 from ossa.train.run_folder import LOG_FILE, RECORD_FILE, read_log, read_record
 
 HOLDS = """

@@ -22,7 +22,7 @@ from ossa.data.reading import read_index
 from ossa.evaluate.evaluator import evaluate
 from ossa.files import write_atomically
 from ossa.models.checkpoint import detector_from, read_checkpoint
-from ossa.train import checkpoint
+from ossa.train import resume
 from ossa.train.callbacks import Callback
 from ossa.train.distributed import SINGLE_PROCESS, joined_processes
 from ossa.train.loop import train
@@ -47,7 +47,7 @@ def write_slowly(path: Path, content: Callable[[BinaryIO], object]) -> None:
 
 
 def main(scenes: Path, folder: Path) -> None:
-    checkpoint.write_atomically = write_slowly
+    resume.write_atomically = write_slowly
     with joined_processes("cpu") as processes:
         whole, resumed = (folder / name for name in ("whole", "resumed"))
         for run in (whole, resumed):

@@ -21,7 +21,7 @@ class Turn(NamedTuple):
     bias_lr: float
     momentum: float
     steps: bool
-    """Whether the optimiser steps behind it."""
+    """Whether the optimizer steps behind it."""
     waiting: int
     """Batches whose gradients then wait for a step."""
 

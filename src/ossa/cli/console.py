@@ -307,7 +307,7 @@ def _settings_lines(config: "RunConfig") -> list[str]:
     batches = full_accumulation(config.train)
     return [
         f"  recipe {config.recipe}, seed {config.seed}, settings {config.digest()[:12]}; "
-        f"a step of the optimiser after {batches} {'batch' if batches == 1 else 'batches'}, "
+        f"a step of the optimizer after {batches} {'batch' if batches == 1 else 'batches'}, "
         f"{batches * config.train.batch} images",
         *(
             f"  {name}: " + ", ".join(f"{key} {value}" for key, value in section.items())

@@ -77,7 +77,7 @@ def demo(
         for state in states:
             if state.state != "done":
                 raise RunFailed(f"{state.run.name} {state.state}: {state.reason}")
-        with console.progress("timing both turn by turn"):
+        with console.progress("timing both one after the other, in turn"):
             measure_models(study, states)
         with console.progress("writing the report"):
             results = load_study(study)

@@ -142,7 +142,7 @@ Workers = Annotated[
 Threads = Annotated[
     Count | None,
     *(_MACHINE, shown("one for each processor, or OMP_NUM_THREADS")),
-    "Threads with which the CPU computes. Another number rounds sums otherwise.",
+    "Threads with which the CPU computes. Results differ by rounding with another number.",
 ]
 AsJson = Annotated[
     bool,
@@ -179,7 +179,7 @@ AllowOutside = Annotated[
     "Let lists, JSON files and links of the data lead out of the folders that the data.yaml names: "
     "for data that you trust.",
 ]
-"""No command receives its value: `ossa.data.roots` asks the environment."""
+"""No command receives its value: `ossa.data.paths` asks the environment."""
 
 
 def choose_device(wanted: str | None) -> str:

@@ -79,9 +79,7 @@ def plan(
         chosen = study_folders.executor_config(planned.study, executor, jobs=jobs, device=device)
         with Console() as console:
             with console.progress("checking images"):
-                prospect = summarize_data(
-                    planned, allow_unlabeled=allow_unlabeled, callback=console
-                )
+                summary = summarize_data(planned, allow_unlabeled=allow_unlabeled, callback=console)
             seeds = None
             if detect is not None:
                 from_pilot = (planned, pilot or study, console, detect, power)
@@ -90,15 +88,15 @@ def plan(
             if not no_measure:
                 with console.progress("measuring a few steps of each model") as on_model:
                     here = {"device": options.choose_device(device), "threads": chosen.threads or 1}
-                    here |= {"num_classes": prospect.num_classes, "on_model": on_model}
+                    here |= {"num_classes": summary.num_classes, "on_model": on_model}
                     estimates = estimate_models(planned, **here)
-        rows = plan_rows(planned, prospect, estimates)
+        rows = plan_rows(planned, summary, estimates)
         found = {"detect": asdict(seeds)} if seeds else {}
-        written[data] = {"runs": rows, **prospect.flat(planned), **found}
+        written[data] = {"runs": rows, **summary.flat(planned), **found}
         if not as_json:
             if data:
                 print_line(f"data set {data}")
-            print_plan(planned, prospect, rows, jobs=chosen.jobs or 1)
+            print_plan(planned, summary, rows, jobs=chosen.jobs or 1)
             if seeds:
                 print_seeds_needed(seeds)
     if as_json:

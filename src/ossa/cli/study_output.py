@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from ossa.cli.console import Console
     from ossa.study.environments import Difference
     from ossa.study.folder import RunState, StudyFolder
-    from ossa.study.measure import Estimate
+    from ossa.study.measure import RunEstimate
     from ossa.study.plan import DatasetSummary, Plan
     from ossa.study.prediction import StudyPrediction
     from ossa.study.results import StudyResults
-    from ossa.study.sequential import Progress, SeedsNeeded
+    from ossa.study.sequential import Look, SeedsNeeded
     from ossa.study.verify import VerifiedRun
 
 
@@ -27,7 +27,7 @@ _LAST_BATCH_OF_ONE = (
 
 
 def plan_rows(
-    plan: "Plan", prospect: "DatasetSummary", estimates: "Mapping[str, Estimate | str]"
+    plan: "Plan", summary: "DatasetSummary", estimates: "Mapping[str, RunEstimate | str]"
 ) -> list[dict[str, Any]]:
     """Returns one flat object per planned run; null for values that were not measured."""
     rows = []
@@ -54,15 +54,15 @@ def plan_rows(
             row["peak_bytes"] = estimate.peak_bytes
             row["seconds"] = estimate.run_seconds(
                 run.config,
-                train_images=prospect.train_images,
-                val_images=prospect.val_images,
+                train_images=summary.train_images,
+                val_images=summary.val_images,
             )
         rows.append(row)
     return rows
 
 
 def print_plan(
-    plan: "Plan", prospect: "DatasetSummary", rows: Sequence[Mapping[str, Any]], *, jobs: int
+    plan: "Plan", summary: "DatasetSummary", rows: Sequence[Mapping[str, Any]], *, jobs: int
 ) -> None:
     """Prints one line per model, the total time, and the shared settings."""
     table = new_table(
@@ -93,7 +93,7 @@ def print_plan(
         f"{len(plan.runs)} runs: {len(study.models)} models x {len(study.seeds)} seeds{varied}"
         + _time_of_all(rows, jobs)
     )
-    _print_conditions(plan, prospect)
+    _print_conditions(plan, summary)
 
 
 def _time_of_all(rows: Sequence[Mapping[str, Any]], jobs: int) -> str:
@@ -106,12 +106,12 @@ def _time_of_all(rows: Sequence[Mapping[str, Any]], jobs: int) -> str:
     return f"; about {duration(sum(known) / jobs)}{at_once}{rest} (without reading images)"
 
 
-def _print_conditions(plan: "Plan", prospect: "DatasetSummary") -> None:
+def _print_conditions(plan: "Plan", summary: "DatasetSummary") -> None:
     """Prints the settings that all runs share, and the differences."""
     study, conditions = plan.study, plan.conditions
     sources = {run.model: run.weights.pretraining for run in plan.runs}
     common = next(iter(sources.values())) if len(set(sources.values())) == 1 else None
-    last_is_one = prospect.last_batch(plan) == 1 != conditions.get("train.batch")
+    last_is_one = summary.last_batch(plan) == 1 != conditions.get("train.batch")
     print_line()
     print_line(f"the same for all runs ({len(conditions)} settings):")
     for name, value in (
@@ -122,9 +122,9 @@ def _print_conditions(plan: "Plan", prospect: "DatasetSummary") -> None:
         ("image side", f"{conditions['train.imgsz']} px"),
         ("neck", conditions.get("model.neck")),
         ("initial weights", common),
-        ("data", f"{prospect.train_images:,} and {prospect.val_images:,} images, fingerprint "
-                 f"{prospect.data_fingerprint[:16]}, of their pixels "
-                 f"{prospect.image_fingerprint[:16]}"),
+        ("data", f"{summary.train_images:,} and {summary.val_images:,} images, fingerprint "
+                 f"{summary.data_fingerprint[:16]}, of their pixels "
+                 f"{summary.image_fingerprint[:16]}"),
         ("reported", f"{study.reported.weights} weights on {study.reported.split}"),
     ):  # fmt: skip
         if value is not None:
@@ -308,7 +308,7 @@ def print_prediction(
         )
 
 
-def print_look(progress: "Progress") -> None:
+def print_look(progress: "Look") -> None:
     """Prints what a look at the results decided, and which models get more seeds."""
     for made in progress.decisions:
         pair = made.comparison

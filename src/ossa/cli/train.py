@@ -307,7 +307,7 @@ def _machine(given: Mapping[str, Any]) -> dict[str, Any]:
 def _run_folder(path: Path, processes: "DistributedContext") -> Iterator[Path]:
     """Yields a new folder for a run, and removes it again if nothing was trained in it."""
     from ossa.files import new_folder
-    from ossa.train.checkpoint import STATE_FILE
+    from ossa.train.resume import STATE_FILE
     from ossa.train.run_folder import LAST_WEIGHTS
 
     missing = [parent for parent in path.parents if not parent.exists()]

@@ -183,7 +183,7 @@ def _score_detector(
     report = read_index(description, split)
     check_classes(names, report.index, weights=weights, data=data)
     where: dict[str, Any] = {"description": description, "split": split, "imgsz": side}
-    pixels = open_pixels(report.index, cache, **where, reduced=False, listener=console)
+    pixels = open_pixels(report.index, cache, **where, reduced=False, callback=console)
     faults = None if pixels is None else pixels.faults()
     with console.progress("checking images") as on_image:
         report = drop_corrupt_images(report, known=faults, on_image=on_image)
@@ -311,7 +311,7 @@ def _save(scored: _Scored, file: Path) -> None:
 def _write_report(scored: _Scored, folder: Path) -> Path:
     """Writes the page on an evaluation and returns its path."""
     from ossa import __version__
-    from ossa.evaluate.analysis import analyse
+    from ossa.evaluate.error_analysis import analyse
     from ossa.evaluate.report import write_report
 
     row, index = scored.row, scored.index

@@ -47,7 +47,7 @@ _AT_ONCE: Final = 64
 _PROC: Final = Path("/proc")
 
 
-class Listener(Protocol):
+class CacheCallback(Protocol):
     """Receives how a cache is built; every `ossa.train.callbacks.Callback` is one."""
 
     def note(self, sentence: str) -> None: ...
@@ -116,7 +116,7 @@ def open_pixels(
     split: str,
     imgsz: int,
     reduced: bool,
-    listener: Listener,
+    callback: CacheCallback,
     strict: bool = False,
 ) -> PixelCache | None:
     """Returns the resized images of a split, decoded once, or None where they are not kept.
@@ -132,7 +132,7 @@ def open_pixels(
         split: of the index.
         imgsz: longer sides in pixels.
         reduced: as for `read_resized`.
-        listener: receives size, place and progress, and why nothing is kept.
+        callback: receives size, place and progress, and why nothing is kept.
         strict: raise at the first image that cannot be decoded.
 
     Raises:
@@ -144,7 +144,7 @@ def open_pixels(
     identity = repr((str(description.file), split, imgsz, reduced))
     name = f"pixels-{hashlib.sha256(identity.encode()).hexdigest()[:24]}"
     what = f"{len(index):,} images of split '{split}' at {imgsz} px"
-    builder = _Builder(index, imgsz, reduced, name, what, listener, strict)
+    builder = _Builder(index, imgsz, reduced, name, what, callback, strict)
     find, build = builder.in_memory, builder.build_in_memory
     if place == "disk":
         find, build = builder.on_disk, builder.build_on_disk
@@ -152,13 +152,13 @@ def open_pixels(
         pixels = find()
         if pixels is None:
             cache_folder().mkdir(parents=True, exist_ok=True)
-            on_wait = lambda owner: listener.note(f"waiting for {owner}")  # noqa: E731
+            on_wait = lambda owner: callback.note(f"waiting for {owner}")  # noqa: E731
             with held(cache_folder(), on_wait=on_wait):  # who builds a cache is alone
                 pixels = find() or build()
     except (OSError, CheckpointError) as error:
         reason = os_reason(error) if isinstance(error, OSError) else error.reason
         if place == "auto":
-            listener.note(f"no cache of {what}: {reason}")
+            callback.note(f"no cache of {what}: {reason}")
             return None
         raise RunFailed(
             f"could not write the cache of {what}, {_size(builder.nbytes)}: {reason}",
@@ -167,7 +167,7 @@ def open_pixels(
         ) from error
     if pixels is not None:
         where = f"in {pixels.file}" if place == "disk" else "in memory"
-        listener.note(f"cache of {what}: {_size(pixels.nbytes)} {where}")
+        callback.note(f"cache of {what}: {_size(pixels.nbytes)} {where}")
     return pixels
 
 
@@ -180,7 +180,7 @@ class _Builder:
     reduced: bool
     name: str
     what: str
-    listener: Listener
+    callback: CacheCallback
     strict: bool
 
     @cached_property
@@ -242,7 +242,7 @@ class _Builder:
     def build_in_memory(self) -> PixelCache | None:
         room = min(int(_SHARE_OF_MEMORY * free_memory()), _MOST_IN_MEMORY)
         if self.nbytes > room:
-            self.listener.note(
+            self.callback.note(
                 f"no cache of {self.what}: {_size(self.nbytes)}, more than the {_size(room)} of "
                 "memory that --cache auto takes; --cache disk keeps them"
             )
@@ -270,7 +270,7 @@ class _Builder:
     def _write(self, stream: BinaryIO, where: str) -> None:
         """Decodes all images and writes the file; reserves the room for it first."""
         _allocate(stream, self.nbytes)
-        self.listener.note(f"decoding {self.what} once, {_size(self.nbytes)} {where}")
+        self.callback.note(f"decoding {self.what} once, {_size(self.nbytes)} {where}")
         count, at = len(self.index), 0
         columns = {
             "image_ids": self.index.image_ids,
@@ -290,7 +290,7 @@ class _Builder:
                 raise read
             else:
                 faults.append((position, read.reason))
-            self.listener.on_prepare("decoding for the cache", done=position + 1, total=count)
+            self.callback.on_prepare("decoding for the cache", done=position + 1, total=count)
         at += stream.write(bytes(-at % _END_BYTES))  # so that the columns are aligned
         write_columns(stream, columns, {"key": self._key, "faults": faults})
         stream.write(at.to_bytes(_END_BYTES, "little"))

@@ -88,7 +88,7 @@ def evaluate(
     for images in loader:
         on_device = images.to(device)
         raw = detector(on_device.images)
-        if loss is None:  # a training looks at its loss
+        if loss is None:  # a training checks its loss instead
             check_not_nan(raw)
         found.update(
             zip(images.image_ids, non_max_suppression(raw, images.letterboxes, config), strict=True)

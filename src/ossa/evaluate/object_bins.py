@@ -1,8 +1,8 @@
 """AP within bins of objects: by size, by crowding, by how much of an object others cover.
 
 Ground truth counts in its own bin, and with it the detection that matches it; a false detection
-counts in the bin of its own box. One rule places both: if all false detections counted in every
-bin, those of everywhere would fall on the rarest. What matches ground truth of another bin is
+counts in the bin of its own box. One rule places both: if every false detection counted in every
+bin, the rarest bin would be charged with all of them. What matches ground truth of another bin is
 ignored. Detectors are compared within a bin, never bins with one another: precision, and so AP,
 falls with the number of false detections per object, which differs between bins whatever the
 detector.

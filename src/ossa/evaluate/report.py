@@ -16,8 +16,8 @@ from ossa.data.decode import decode_image
 from ossa.data.letterbox import resize_long_side
 from ossa.errors import DataError
 from ossa.escaping import write_csv
-from ossa.evaluate.analysis import Analysis
 from ossa.evaluate.confusion import CONFIDENCE
+from ossa.evaluate.error_analysis import Analysis
 from ossa.evaluate.metrics import METRIC_TITLES
 from ossa.evaluate.report_figures import (
     bins_figure,

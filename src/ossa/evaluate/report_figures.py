@@ -13,8 +13,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from ossa.escaping import escape_figure
-from ossa.evaluate.analysis import Calibration, ErrorKind
 from ossa.evaluate.confusion import ConfusionMatrix
+from ossa.evaluate.error_analysis import Calibration, ErrorKind
 from ossa.evaluate.metrics import Metrics, OperatingPoint
 from ossa.evaluate.object_bins import BinScores
 from ossa.files import write_text_atomically

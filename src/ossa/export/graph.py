@@ -207,7 +207,7 @@ class ExportDescription(Section):
     precision: Precision = "fp32"
     nms: NMSSettings | None = Field(
         default=None,
-        # The key in files.
+        # The key in files that were exported before; kept so that they still load.
         validation_alias=AliasChoices("suppression", "nms"),
         serialization_alias="suppression",
     )

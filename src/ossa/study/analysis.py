@@ -5,7 +5,7 @@ expensive. It is a set of trained models, not a curve; a power-law fit is the fi
 log-log.
 
 The probability of membership is the share of draws of the true qualities, which other images and
-other seeds would show (`ossa.study.comparisons.draw_qualities`), in which a model is a member.
+other seeds would show (`ossa.study.estimates.draw_qualities`), in which a model is a member.
 Complexity is taken as exact.
 
 Dimensions: M models, D draws.

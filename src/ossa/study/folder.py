@@ -32,7 +32,7 @@ from ossa.study.config import Reported, StudyConfig, check_study
 from ossa.study.executors import RUNS_FOLDER
 from ossa.study.plan import Plan, PlannedRun, make_plan
 from ossa.study.reported import is_reported
-from ossa.train.checkpoint import STATE_FILE
+from ossa.train.resume import STATE_FILE
 from ossa.train.run_folder import (
     LOG_FILE,
     RECORD_FILE,

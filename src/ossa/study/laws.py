@@ -39,7 +39,8 @@ FORMS: Final[Mapping[Form, str]] = {
 }
 """Formula of each form."""
 _EXPONENTS = np.geomspace(0.05, 2.0, 64)
-"""Candidates for c of the saturating form. Below, it is a line in ln x; above, nearly a step."""
+"""Candidates for c of the saturating form: nearly a line in ln x for smaller ones, a step for larger.
+"""
 _FEWEST_FOR_THREE = 5
 """Number of models for a form with three parameters."""
 

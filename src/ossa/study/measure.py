@@ -43,7 +43,7 @@ _MODELS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class Estimate:
+class RunEstimate:
     """The estimated cost of one run of a model."""
 
     params: int
@@ -72,7 +72,7 @@ def estimate_models(
     device: str,
     threads: int,
     on_model: Callable[[int, int], None] | None = None,
-) -> dict[str, Estimate | str]:
+) -> dict[str, RunEstimate | str]:
     """Returns the estimated cost of each model, or the reason why it cannot be trained.
 
     Args:
@@ -85,7 +85,7 @@ def estimate_models(
     first: dict[str, PlannedRun] = {}
     for run in plan.base_runs():
         first.setdefault(run.model, run)
-    estimates: dict[str, Estimate | str] = {}
+    estimates: dict[str, RunEstimate | str] = {}
     for model, run in first.items():
         estimates[model] = _estimate_in_process(
             run.config, num_classes=num_classes, device=device, threads=threads
@@ -97,7 +97,7 @@ def estimate_models(
 
 def _estimate_in_process(
     config: RunConfig, *, num_classes: int, device: str, threads: int
-) -> Estimate | str:
+) -> RunEstimate | str:
     command = [sys.executable, "-m", "ossa.study.measure", str(num_classes), device]
     finished = subprocess.run(
         command,
@@ -108,12 +108,12 @@ def _estimate_in_process(
         env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "OMP_NUM_THREADS": str(threads)},
     )
     if finished.returncode == 0:
-        return Estimate(**json.loads(finished.stdout.splitlines()[-1]))
+        return RunEstimate(**json.loads(finished.stdout.splitlines()[-1]))
     lines = finished.stderr.strip().splitlines()
     return lines[-1] if lines else f"its process ended with exit code {finished.returncode}"
 
 
-def estimate(config: RunConfig, *, num_classes: int, device: torch.device) -> Estimate:
+def estimate(config: RunConfig, *, num_classes: int, device: torch.device) -> RunEstimate:
     """Returns the estimated cost of a run, from a few steps in this process."""
     detector = build_detector(config.model, num_classes=num_classes, imgsz=config.train.imgsz)
     cost = count_cost(detector, config.train.imgsz).total
@@ -124,7 +124,7 @@ def estimate(config: RunConfig, *, num_classes: int, device: torch.device) -> Es
     step_seconds = _seconds(lambda: step(batch), device)
     evaluate_seconds = _seconds(lambda: _evaluate(step.detector, config, device), device)
     peak = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else peak_memory()
-    return Estimate(cost.params, cost.flops, cost.macs, step_seconds, evaluate_seconds, peak)
+    return RunEstimate(cost.params, cost.flops, cost.macs, step_seconds, evaluate_seconds, peak)
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:

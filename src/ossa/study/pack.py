@@ -32,7 +32,7 @@ from ossa.schema import Section, validated
 from ossa.study import time_models
 from ossa.study.analysis import Relation
 from ossa.study.folder import RunState, StudyFolder
-from ossa.study.reported import read_split
+from ossa.study.reported import read_reported_split
 from ossa.study.results import StudyResults
 from ossa.study.scaling import InsufficientData
 from ossa.train.run_folder import LAST_WEIGHTS
@@ -91,7 +91,7 @@ def write_pack(
         raise ConfigError(expected="a new or empty folder", found="one in use", path=folder)
     first = _first_runs(study)
     some = next(iter(first.values()))
-    index = read_split(some.folder, some.run.config.data, study.study.reported)
+    index = read_reported_split(some.folder, some.run.config.data, study.study.reported)
     with_objects = select_images(index, np.diff(index.gt_offsets) > 0)
     images = some_images(with_objects, _COMPARED)
     (folder / "models").mkdir(parents=True, exist_ok=True)

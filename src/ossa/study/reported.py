@@ -43,7 +43,7 @@ from ossa.train.run_folder import (
     Numbers,
     read_record,
 )
-from ossa.train.splits import read_split as read_split_of_run
+from ossa.train.splits import read_split
 
 REPORTED_FILE = "reported.json"
 RESAMPLED_FILE = "resampled.npz"
@@ -82,7 +82,7 @@ def write_reported(
     config = build_config(read_record(folder).config)
     weights = folder / (LAST_WEIGHTS if reported.weights == "last" else BEST_WEIGHTS)
     checkpoint = read_checkpoint(weights)
-    split = read_split_of_run(config, reported.split, callback=Callback(), cache=cache)
+    split = read_split(config, reported.split, callback=Callback(), cache=cache)
     index = split.index
     check_classes(checkpoint.names, index, weights=weights, data=config.data)
     evaluation = evaluate(
@@ -142,7 +142,7 @@ def reported_images(folder: Path, reported: Reported) -> str | None:
     return _read(folder, reported).images
 
 
-def read_split(folder: Path, data: str, reported: Reported) -> DatasetIndex:
+def read_reported_split(folder: Path, data: str, reported: Reported) -> DatasetIndex:
     """Returns the split that a study reports on, checked against a run that was scored on it.
 
     Raises:

@@ -26,7 +26,7 @@ from ossa.study.reported import (
     detections_file,
     ensure_resampled,
     read_reported,
-    read_split,
+    read_reported_split,
 )
 from ossa.study.scaling import Points, fit_power_law, inverse_normalised_loss
 from ossa.train.run_folder import read_log, same_images
@@ -305,7 +305,7 @@ def load_study(
         found, advice = f"none of {len(states)}", "train them with 'ossa study run'"
         raise DataError(expected="finished runs", found=found, path=folder.path, advice=advice)
     check_environments(folder.study, environments_of(done), folder.path)
-    index = read_split(done[0].folder, done[0].run.config.data, folder.study.reported)
+    index = read_reported_split(done[0].folder, done[0].run.config.data, folder.study.reported)
     states = _of_one_data_set(states, done[0])
     done = [state for state in states if state.state == "done"]
     measurements = read_measurements(folder.path)

@@ -25,7 +25,7 @@ from ossa.study.folder import (
 )
 from ossa.study.plan import PlannedRun
 from ossa.study.results import load_study
-from ossa.study.sequential import Progress, SeededValues, decide
+from ossa.study.sequential import Look, SeededValues, decide
 from ossa.train.callbacks import Callback
 from ossa.train.provenance import deciding_versions
 from ossa.train.run_folder import RECORD_FILE
@@ -51,7 +51,7 @@ def images_kept(
                 split=split,
                 imgsz=imgsz,
                 reduced=split == "train",
-                listener=callback,
+                callback=callback,
             )
             kept.append(pixels)
     yield
@@ -108,7 +108,7 @@ def run_until_decided(
     executor: Executor,
     *,
     on_run: Callable[[RunState], None],
-    on_look: Callable[[Progress], None],
+    on_look: Callable[[Look], None],
 ) -> list[RunState]:
     """Trains the runs that decide which models differ, and returns the states of all runs.
 
@@ -161,12 +161,12 @@ def with_seeds_of_looks(study: StudyFolder) -> StudyFolder:
     return extend_study(study.path, models=[], seeds=more[:missing])
 
 
-def study_progress(study: StudyFolder) -> Progress:
+def study_progress(study: StudyFolder) -> Look:
     """Returns the decisions from the finished runs, and the seeds that models need next."""
     config = study.study
     states = study.states()
     if not any(state.state == "done" for state in states):
-        return Progress((), dict.fromkeys(config.models, config.looks[0]))
+        return Look((), dict.fromkeys(config.models, config.looks[0]))
     results = load_study(study)
     values = results.values("ap")
     resampled, left_out = next((own.resampled, own.left_out) for own in values.values())

@@ -2,8 +2,8 @@
 
 `ossa study run --until decided` looks at the results after numbers of seeds that are fixed in the
 study's file. The error rate is split evenly over the looks (Bonferroni), and a decision once made
-is kept. Models are trained with more seeds where a pair of theirs is open and the last look may
-decide it. All follows from the finished runs alone, so an interrupted study decides the same.
+is kept. A model is trained with more seeds while one of its pairs is not decided and the last look
+may decide it. All follows from the finished runs alone, so an interrupted study decides the same.
 
 Error rate and savings are simulated in `benchmarks/sequential.py`.
 """
@@ -67,7 +67,7 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Progress:
+class Look:
     """The decisions so far, and the seeds that the models need next."""
 
     decisions: tuple[Decision, ...]
@@ -85,7 +85,7 @@ def decide(
     margin: float,
     alpha: float = 1 - LEVEL,
     draws: int = 8000,
-) -> Progress:
+) -> Look:
     """Returns the decisions from the runs that have ended.
 
     Args:
@@ -105,9 +105,9 @@ def decide(
         trained |= dict.fromkeys(active, seeds)
         wanted = {model: seeds for model in active if not runs[model].is_complete(seeds)}
         if wanted:
-            return Progress(tuple(latest.values()), wanted)
+            return Look(tuple(latest.values()), wanted)
         if all((seeded.first(seeds).plain < ZERO).all() for seeded in runs.values()):
-            return Progress((), {}, learned=False)
+            return Look((), {}, learned=False)
         compared = _compare_at(runs, trained, margin, alpha / len(looks), draws)
         if compared is None:
             continue
@@ -115,7 +115,7 @@ def decide(
             key = (min(pair.model, pair.reference), max(pair.model, pair.reference))
             if key not in latest or latest[key].is_open:
                 latest[key] = Decision(pair, seeds, _is_promising(compared, pair, looks[-1]))
-    return Progress(tuple(latest.values()), {})
+    return Look(tuple(latest.values()), {})
 
 
 def _is_promising(compared: Comparisons, pair: PairwiseComparison, runs: int) -> bool:

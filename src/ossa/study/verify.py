@@ -27,8 +27,8 @@ from ossa.study.reported import (
     compute_resampled,
     detections_file,
     read_reported,
+    read_reported_split,
     read_resampled,
-    read_split,
     reported_images,
 )
 from ossa.train.run_folder import LOG_FILE, RECORD_FILE, read_log, read_record, why_not_of
@@ -117,7 +117,7 @@ class _Data:
         """Returns the split that a run was scored on; `known` is its fingerprint."""
         key = (data, reported.split, known)
         if key not in self._splits:
-            self._splits[key] = read_split(folder, data, reported)
+            self._splits[key] = read_reported_split(folder, data, reported)
         return self._splits[key]
 
     def images(self, index: DatasetIndex) -> str:

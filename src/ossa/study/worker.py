@@ -32,13 +32,13 @@ from ossa.study.reported import (
     detections_file,
     ensure_resampled,
     is_reported,
-    read_split,
+    read_reported_split,
     write_reported,
 )
 from ossa.train.callbacks import Callback, RunStart
-from ossa.train.checkpoint import STATE_FILE
 from ossa.train.loop import train
 from ossa.train.provenance import provenance
+from ossa.train.resume import STATE_FILE
 from ossa.train.run_folder import RECORD_FILE, read_record
 from ossa.types import Record
 
@@ -77,7 +77,8 @@ def train_run(
             if not is_reported(folder, reported):
                 write_reported(folder, reported, device=device, workers=workers, cache=cache)
             ensure_resampled(
-                folder / detections_file(reported), read_split(folder, run.config.data, reported)
+                folder / detections_file(reported),
+                read_reported_split(folder, run.config.data, reported),
             )
         except KeyboardInterrupt:
             return STOPPED

@@ -64,7 +64,7 @@ def largest_that_fits(fits: Callable[[int], bool], *, most: int) -> int | None:
 
 
 class TrialStep:
-    """Trains one batch of as many images as it is called with, all but the optimiser's step."""
+    """Trains one batch of as many images as it is called with, all but the optimizer's step."""
 
     def __init__(self, config: RunConfig, *, num_classes: int, device: torch.device) -> None:
         # Weights do not matter for memory: none are fetched.
@@ -75,7 +75,7 @@ class TrialStep:
         self.detector = build_detector(model, num_classes=num_classes, imgsz=config.train.imgsz)
         self.detector.to(device).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss = self.detector.head.criterion(config.loss, imgsz=config.train.imgsz)
-        # Room for the average and for the optimiser's one or two moments.
+        # Room for the average and for the optimizer's one or two moments.
         copies = 3 if config.train.optimizer == "adamw" else 2
         self.held = [torch.zeros_like(p) for p in self.detector.parameters() for _ in range(copies)]
 

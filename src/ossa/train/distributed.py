@@ -103,7 +103,7 @@ class DistributedContext:
         dist.all_reduce(flat)
         totals = flat.split([parameter.numel() for parameter in learning])
         for parameter, total in zip(learning, totals, strict=True):
-            # In the parameter's own memory format, which fused optimisers insist on.
+            # In the parameter's own memory format, which fused optimizers insist on.
             parameter.grad = torch.empty_like(parameter).copy_(total.view_as(parameter))
 
 

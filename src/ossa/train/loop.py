@@ -56,7 +56,7 @@ class _BatchInfo(NamedTuple):
     number: int
     """Counted over the whole training."""
     images: int
-    """In the shares of all ranks."""
+    """Number of images over all ranks."""
     batch: Batch
     """This rank's share."""
     lr: float
@@ -89,7 +89,7 @@ def train_detector(
         callback: its hooks are called while the training runs.
 
     Raises:
-        ConfigError: settings that are misspelt or out of range, or a folder that holds something.
+        ConfigError: settings that are misspelt or out of range, or a folder that is not empty.
         OssaError: other bad input, or a run that could not go on.
 
     Examples:
@@ -204,7 +204,7 @@ def fit(state: TrainState, *, workers: int = 0, save_seconds: float = 900.0) -> 
             for number in range(progress.batch_number, (epoch + 1) * per_epoch):
                 started = time.perf_counter()
                 batch = next(loader).to(state.device)  # this rank's share
-                images = state.batches.images_of(number)  # in the shares of all ranks
+                images = state.batches.images_of(number)  # over all ranks
                 hyperparameters = hyperparameters_at(train, number, per_epoch)
                 set_hyperparameters(optimizer, hyperparameters)
                 _seed_step(config.seed, number, distributed.rank)

@@ -1,4 +1,4 @@
-"""The optimiser and what belongs to it: parameter groups, the step, freezing and the EMA."""
+"""The optimizer and what belongs to it: parameter groups, the step, freezing and the EMA."""
 
 import copy
 import math
@@ -26,7 +26,7 @@ _ADAM_BETA2 = 0.999
 class EMA(Generic[Network]):
     """An exponential moving average of a network's weights and buffers, which evaluation uses.
 
-    It is counted in optimiser steps. The decay grows as decay x (1 - exp(-updates / ramp)), so that
+    It is counted in optimizer steps. The decay grows as decay x (1 - exp(-updates / ramp)), so that
     early averages follow quickly.
 
     Examples:
@@ -77,7 +77,7 @@ def build_optimizer(
     lr_scales: Mapping[str, float] | None = None,
     undecayed: Collection[str] = (),
 ) -> Optimizer:
-    """Returns the optimiser with groups 'weights' (decayed), 'norms' and 'biases' (not decayed).
+    """Returns the optimizer with groups 'weights' (decayed), 'norms' and 'biases' (not decayed).
 
     Every parameter of one dimension or none that is no bias counts as a norm's (so do layer
     scales). For sgd the decay is multiplied by batch x accumulate / nominal batch, as YOLOv5 does.
@@ -208,7 +208,7 @@ def optimizer_step(
     parameters = dict(learning_parameters(detector))
     distributed.sum_gradients(parameters)
     norm = nn.utils.clip_grad_norm_(parameters.values(), config.clip_norm)
-    # torch's fused optimisers read this flag on the device, and leave the step out.
+    # torch's fused optimizers read this flag on the device, and leave the step out.
     optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
     if config.on_nan == "stop" or norm.isfinite():
         optimizer.step()

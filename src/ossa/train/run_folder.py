@@ -39,7 +39,7 @@ DETECTIONS_FILE = "val-detections.json.gz"
 FIGURES_FOLDER = "figures"
 WEIGHTS = (LAST_WEIGHTS, BEST_WEIGHTS)
 RECORD_SCHEMA = 4
-"""A new setting needs no other one, unless its default changes what old runs did."""
+"""A new setting needs no new version, unless its default changes what old runs did."""
 _NUMBERS = ("epoch", "train_box", "train_classes")
 """Keys that every row of a log has."""
 _ALWAYS = (
@@ -129,8 +129,8 @@ def read_record(folder: Path) -> Record:
         return record
     config = merge(SETTINGS_BEFORE, record.config)
     # A hash that was wrong before must not become right.
-    honest = record.config_hash == settings_digest(record.config)
-    config_hash = settings_digest(config) if honest else record.config_hash
+    hash_matches = record.config_hash == settings_digest(record.config)
+    config_hash = settings_digest(config) if hash_matches else record.config_hash
     return replace(record, config=config, config_hash=config_hash)
 
 

@@ -23,7 +23,6 @@ from ossa.models.detector import PRESETS, Detector, build_detector
 from ossa.recipes import load_recipe
 from ossa.safe_yaml import read_yaml
 from ossa.train.callbacks import Callback
-from ossa.train.checkpoint import STATE_FILE, Progress, load_state
 from ossa.train.diagnostics import check_single_values
 from ossa.train.distributed import SINGLE_PROCESS, DistributedContext
 from ossa.train.optim import (
@@ -34,6 +33,7 @@ from ossa.train.optim import (
     learning_rate_scales,
     undecayed_parameters,
 )
+from ossa.train.resume import STATE_FILE, Progress, load_state
 from ossa.train.run_folder import CONFIG_FILE, LOG_FILE, read_config, recovered_rows
 from ossa.train.schedule import warmup_note
 from ossa.train.splits import read_training_data

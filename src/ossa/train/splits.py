@@ -97,7 +97,7 @@ def read_split(
         split=split,
         imgsz=config.train.imgsz,
         reduced=split == "train",
-        listener=callback,
+        callback=callback,
         strict=strict,
     )
     known = None if pixels is None else pixels.faults()

@@ -19,10 +19,10 @@ from ossa.models.checkpoint import save_checkpoint
 from ossa.models.detector import Detector
 from ossa.models.head import Criterion
 from ossa.train.callbacks import Callback, RunStart
-from ossa.train.checkpoint import Progress, save_state
 from ossa.train.distributed import DistributedContext
 from ossa.train.optim import EMA, FrozenPart
 from ossa.train.provenance import continued, provenance
+from ossa.train.resume import Progress, save_state
 from ossa.train.run_folder import (
     BEST_WEIGHTS,
     LAST_WEIGHTS,
@@ -203,7 +203,7 @@ class TrainState:
         try:
             yield
         except OssaError as failure:
-            with suppress(OssaError):  # the disk may be what is full
+            with suppress(OssaError):  # if the disk is full, it cannot be written
                 record = self.record(status="failed", reason=str(failure))
                 if self.distributed.is_main:
                     write_record(record, self.folder)

@@ -36,7 +36,7 @@ class Progress:
     batch_number: _Count = 0
     """Batches done since the start of the training."""
     last_step_batch: _Last = -1
-    """Number of the batch behind which the optimiser last stepped."""
+    """Number of the batch behind which the optimizer last stepped."""
     best_fitness: Annotated[float, Field(ge=-1, le=1)] = -1.0
     best_epoch: _Last = -1
     skipped: _Count = 0
@@ -122,7 +122,7 @@ def load_state(
     older_settings: str | None = None,
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> Progress:
-    """Brings detector, optimiser and EMA to where they were, and returns the progress.
+    """Brings detector, optimizer and EMA to where they were, and returns the progress.
 
     Args:
         folder: of the run.

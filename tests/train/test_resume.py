@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from ossa.errors import CheckpointError
-from ossa.train.checkpoint import STATE_FILE, Progress, load_state, save_state
 from ossa.train.optim import EMA
+from ossa.train.resume import STATE_FILE, Progress, load_state, save_state
 
 LOSSES = ("box", "objectness", "classes")
 IDENTITY = {"settings": "abc"}

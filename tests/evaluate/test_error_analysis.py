@@ -9,7 +9,7 @@ from evaluation_problems import ELSEWHERE, SQUARE, a_problem, an_index, found
 from hotcoco.metrics import calibration_error
 
 from ossa.data.annotations import DatasetIndex
-from ossa.evaluate.analysis import ErrorKind, calibration, errors_by_kind
+from ossa.evaluate.error_analysis import ErrorKind, calibration, errors_by_kind
 from ossa.evaluate.matching import match
 from ossa.types import Detections
 
