@@ -39,7 +39,7 @@ FORMS: Final[Mapping[Form, str]] = {
 }
 """Formula of each form."""
 _EXPONENTS = np.geomspace(0.05, 2.0, 64)
-"""Candidates for c of the saturating form: nearly a line in ln x for smaller ones, a step for larger.
+"""Candidates for c of the saturating form: the smallest gives a line in ln x, the largest a step.
 """
 _FEWEST_FOR_THREE = 5
 """Number of models for a form with three parameters."""
