@@ -131,6 +131,20 @@ def test_json_is_a_list_with_the_metrics_of_the_records(
     assert rows[1]["p_adjusted"] >= rows[1]["p"]
 
 
+def test_environments_that_differ_are_shown_in_one_line(
+    ossa: Ossa, write_run: WriteRun, tmp_path: Path
+) -> None:
+    for name, threads in (("a", "1"), ("b", "2")):
+        write_run(name, fraction=0.5)
+        record = read_record(tmp_path / name)
+        write_record(
+            replace(record, environment={"torch": "2.9", "threads": threads}), tmp_path / name
+        )
+    result = ossa("compare", "a", "b", "--metric", "ap", *FEW)
+    line = "the runs were not all computed alike: threads 1 in a, 2 in b"
+    assert line in result.stderr.splitlines()
+
+
 @pytest.mark.parametrize("separator", ["pattern", "commas"])
 def test_three_runs_each_have_an_interval_over_seeds(
     ossa: Ossa, write_run: WriteRun, separator: str

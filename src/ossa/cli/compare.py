@@ -68,6 +68,7 @@ def compare(
     sources = [_read_sources(model) for model in models]
     with Console() as console:
         index = _read_index(sources, data=data, split=split, console=console)
+        _note_environments(sources, console)
         matches = [[_match(source, index) for source in model] for model in sources]
         with console.progress("resampling") as on_run:
             rows = compare_models(
@@ -159,6 +160,19 @@ def _read_index(
             found = f"in {first.folder} and {run.folder} {what}"
             raise DataError(expected="models scored on one split", found=found)
     return index
+
+
+def _note_environments(
+    sources: "Sequence[Sequence[FinishedRun | Path]]", console: "Console"
+) -> None:
+    """Says in one line where the environments of the runs differ."""
+    from ossa.study.environments import find_differences
+    from ossa.train.run_folder import FinishedRun
+
+    runs = [source for model in sources for source in model if isinstance(source, FinishedRun)]
+    different = find_differences(None, {str(run.folder): run.record.environment for run in runs})
+    if different:
+        console.note(f"the runs were not all computed alike: {'; '.join(map(str, different))}")
 
 
 def _val_split(data: str, run: "FinishedRun", console: "Console") -> "DatasetIndex":

@@ -44,11 +44,11 @@ class Difference:
         return f"{self.key} {values}"
 
 
-def find_differences(study: StudyConfig, environments: Environments) -> list[Difference]:
-    """Returns what differs between the runs, first what is refused unless declared."""
+def find_differences(study: StudyConfig | None, environments: Environments) -> list[Difference]:
+    """Returns what differs between the runs, first what is refused in a study unless declared."""
     found = []
     for key in (*MUST_AGREE, *MAY_DIFFER):
-        if f"train.{key}" in study.vary:
+        if study is not None and f"train.{key}" in study.vary:
             continue
         runs: dict[str, list[str]] = {}
         for name, environment in environments.items():
@@ -56,7 +56,7 @@ def find_differences(study: StudyConfig, environments: Environments) -> list[Dif
         if len(runs) > 1:
             by_count = sorted(runs.items(), key=lambda item: -len(item[1]))
             ordered = {value: tuple(names) for value, names in by_count}
-            refused = key in MUST_AGREE and not study.mixed_environments
+            refused = key in MUST_AGREE and study is not None and not study.mixed_environments
             found.append(Difference(key, ordered, refused))
     return found
 

@@ -9,13 +9,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from ossa.config import ModelConfig
 from ossa.data.annotations import DatasetIndex
 from ossa.data.cache_files import content_fingerprint
 from ossa.errors import OssaError
 from ossa.evaluate.coco import read_coco_results
 from ossa.evaluate.metrics import evaluate_detections
 from ossa.files import sha256_of
+from ossa.model_config import ModelConfig
 from ossa.models.backbones.timm import SkipInit
 from ossa.models.complexity import count_cost
 from ossa.models.detector import build_detector
