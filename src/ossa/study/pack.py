@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -209,23 +209,6 @@ class Machine:
     def relation(self) -> Relation:
         """AP50-95 against milliseconds per image."""
         return self.results.relation("ap", "ms_per_image")
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Returns one flat row per timed model, the fastest first."""
-        points = {point.model: point for point in self.relation.pareto}
-        times = sorted(self.measured.models.items(), key=lambda item: item[1].median_ms)
-        return [
-            {
-                "machine": self.name,
-                "model": model,
-                "ms_per_image": own.median_ms,
-                "p95_ms": own.p95_ms,
-                "ap": points[model].quality if model in points else 0.0,
-                "pareto": model in points and points[model].is_member,
-                "probability": points[model].probability if model in points else 0.0,
-            }
-            for model, own in times
-        ]
 
     def sentence(self) -> str:
         """Returns a sentence on the machine, its Pareto set and its power law."""

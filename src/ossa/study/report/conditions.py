@@ -104,7 +104,7 @@ def missing_table(results: StudyResults) -> ReportTable:
         for s in results.states
         if s.state != "done"
     ]
-    columns = [*map(Column, ("run", "state", "epochs", "reason"))]
+    columns = [*map(Column, ("run", "state", "epochs done", "reason"))]
     return ReportTable("missing", columns, rows, caption="Runs without results")
 
 

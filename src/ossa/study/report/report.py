@@ -19,10 +19,10 @@ from ossa.study.report.sections import (
     pairs_section,
     variations_section,
 )
-from ossa.study.report.tables import Column, ReportFiles, ReportTable, bullets, svg_of
-from ossa.study.report.text import counted, duration, listed, probability
+from ossa.study.report.tables import ReportFiles, bullets, svg_of
+from ossa.study.report.text import counted, duration, listed
 from ossa.study.results import StudyResults
-from ossa.viz.page import Block, FigureBlock, Group, Page, Section, Switch, write_page
+from ossa.viz.page import Block, FigureBlock, Group, Page, Section, Switch, TextBlock, write_page
 
 PAGE_FILE, SUMMARY_FILE = "index.html", "summary.md"
 MOST_TABS = 8
@@ -82,7 +82,6 @@ def write_study_sections(
         *_first_sections(results, machines, files),
         pairs_section(results, files),
         relations_section(results, files),
-        machines_section(machines, files),
         prediction_section(results, files),
         variations_section(results, files),
         curves_section(results, files),
@@ -135,7 +134,8 @@ def _first_sections(
         return here
     groups: dict[tuple[str, ...], Block] = {("",): Group(here)}
     for machine in machines:
-        groups[(machine.name,)] = Group(_answered(machine.results, files, f"-{machine.name}"))
+        answered = _answered(machine.results, files, f"-{machine.name}")
+        groups[(machine.name,)] = Group([Section("", [TextBlock(machine.sentence())]), *answered])
     titles = {"": "this study", **{machine.name: machine.name for machine in machines}}
     return [Section("", [Switch({"times of": titles}, groups, tabs=len(titles) <= MOST_TABS)])]
 
@@ -164,27 +164,6 @@ def _main_figure(results: StudyResults, files: ReportFiles, name: str) -> Figure
     if outside:
         caption += f" Outside the axes: {listed(outside, most=6)}."
     return replace(files.figure(name, broad), caption=caption, narrow_svg=svg_of(narrow))
-
-
-_MACHINE_COLUMNS = (
-    *(Column("machine"), Column("model")),
-    Column("ms_per_image", "ms per image, median", write=lambda ms: f"{ms:.2f}", best="lowest"),
-    Column("p95_ms", "ms per image, 95% quantile", write=lambda ms: f"{ms:.2f}"),
-    Column("ap", "AP50-95", decimals=3, best="highest"),
-    Column("probability", "Pareto", write=probability),
-)
-
-
-def machines_section(machines: Sequence[Machine], files: ReportFiles) -> Section | None:
-    """Returns quality against time on each other machine, None without any."""
-    if not machines:
-        return None
-    rows = [row for machine in machines for row in machine.rows()]
-    table = ReportTable("machines", _MACHINE_COLUMNS, rows, caption="Times on other machines")
-    first, *others = [machine.sentence() for machine in machines]
-    return Section(
-        "Other machines", [bullets("", others), files.table(table)], text=first, folded=True
-    )
 
 
 def summary(results: StudyResults, files: ReportFiles, sections: Sequence[Section]) -> str:

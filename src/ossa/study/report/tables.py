@@ -97,7 +97,7 @@ class ReportTable:
     in_files: Sequence[str] = ()
     """Keys of further columns of the CSV."""
 
-    def as_block(self, *, wide: bool = False, folded: bool = False) -> page.Table:
+    def as_block(self, *, folded: bool = False) -> page.Table:
         """Returns the table as a block of the page."""
         longest = {
             c.key: max([_number(row.get(c.key)) or 0 for row in self.rows], default=0)
@@ -110,7 +110,6 @@ class ReportTable:
             rows=[[c.cell(row, longest=longest[c.key]) for c in self.columns] for row in self.rows],
             caption=self.caption,
             note=self.note,
-            wide=wide,
             folded=folded,
         )
 
@@ -201,11 +200,11 @@ class ReportFiles:
         self._mark = mark
         self._num_figures = 0
 
-    def table(self, table: ReportTable, *, wide: bool = False, folded: bool = False) -> page.Table:
+    def table(self, table: ReportTable, *, folded: bool = False) -> page.Table:
         """Writes the files of a table and returns its block."""
         table = self.marked(table)
         table.save(self._tables)
-        return table.as_block(wide=wide, folded=folded)
+        return table.as_block(folded=folded)
 
     def marked(self, table: ReportTable) -> ReportTable:
         """Returns a table in which the names of models are marked, alone or in a list."""
