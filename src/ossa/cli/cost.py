@@ -21,6 +21,7 @@ def cost(
     imgsz: Annotated[options.Side | None, options.shown("640, of a classifier 224")] = None,
     classes: Annotated[options.Classes | None, options.shown("80")] = None,
     neck: Annotated[options.Neck | None, options.shown("s")] = None,
+    head: Annotated[options.Head | None, options.shown("anchor")] = None,
     classifier: Annotated[
         options.Classes | None,
         "Cost timm's classifier of N classes instead of a detector, its convolutions and linear "
@@ -53,15 +54,16 @@ def cost(
 
     if as_csv and as_json:
         raise ConfigError(expected="--csv or --json", found="both")
-    if classifier is not None and (classes, neck) != (None, None):
+    if classifier is not None and (classes, neck, head) != (None, None, None):
         raise ConfigError(
-            expected="no --classes and --neck beside --classifier, which has no neck",
+            expected="no --classes, --neck and --head beside --classifier, which has none",
             found="one of them",
         )
     models = list(dict.fromkeys(models))
     if classifier is None:
         check_imgsz(imgsz or 640, stride=32)
-        settings = {"num_classes": classes or 80, "neck": neck or "s", "imgsz": imgsz or 640}
+        settings: dict[str, Any] = {"num_classes": classes or 80, "imgsz": imgsz or 640}
+        settings |= {"neck": neck or "s", "head": head or "anchor"}
         costs = [cost_detector(model, **settings, compare=compare) for model in models]
     else:
         settings = {"num_classes": classifier, "imgsz": imgsz or 224}

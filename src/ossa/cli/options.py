@@ -52,6 +52,7 @@ Batch = Annotated[
 ]
 Classes = Annotated[int, typer.Option(min=1, max=100_000, metavar="N"), "Number of classes."]
 Neck: TypeAlias = Annotated[Literal["n", "s", "m", "l", "x"], "Scale of the neck of a backbone."]
+Head: TypeAlias = Annotated[Literal["anchor", "dense"], "Head of the detector."]
 RuntimeName: TypeAlias = Literal["auto", "torch", "onnxruntime", "openvino"]
 Runtime = Annotated[
     RuntimeName,

@@ -180,12 +180,16 @@ def configuration(
     model = settings.get("model", {})
     any_batch = settings.get("train", {}).get("batch") in ("auto", -1)
     under: dict[str, Any] = {}
-    if "weights" in model and "name" not in model:
-        brought = read_checkpoint(model["weights"]).model
-        under = {"model": brought.model_dump(exclude={"pretrained", "backbone_weights"})}
     if any_batch:
         settings = merge(settings, {"train": {"batch": 1}})
-    merged = merge(merge(merge(load_recipe(recipe), under), settings), parse_settings(set_))
+    over = merge(settings, parse_settings(set_))
+    if "weights" in model and "name" not in model:
+        brought = read_checkpoint(model["weights"]).model
+        left_out = {"pretrained", "backbone_weights"}
+        if over["model"].get("head", brought.head) != brought.head:
+            left_out |= {"anchors_wh", "reg_max", "end_to_end"}
+        under = {"model": brought.model_dump(exclude=left_out)}
+    merged = merge(merge(load_recipe(recipe), under), over)
     name = model.get("name") if isinstance(model := merged.get("model", {}), Mapping) else model
     if not name:
         raise ConfigError(
@@ -198,6 +202,12 @@ def configuration(
         # A detector that training starts from may bring anchors; those are the ones to replace.
         if config.model.anchors_wh is not None and config.model.weights is None:
             raise ConfigError(expected="--fit-anchors or model.anchors_wh", found="both")
+        if config.model.head != "anchor":
+            raise ConfigError(
+                expected="--fit-anchors with the head that has anchors",
+                found=f"--head {config.model.head}",
+                advice="leave --fit-anchors out",
+            )
         config = with_fitted_anchors(config)
     return _with_largest_batch(config, options.choose_device(device)) if any_batch else config
 

@@ -75,7 +75,13 @@ class ModelCost:
 
 
 def cost_detector(
-    name: str, *, num_classes: int, neck: str = "s", imgsz: int = 640, compare: bool = True
+    name: str,
+    *,
+    num_classes: int,
+    neck: str = "s",
+    head: str = "anchor",
+    imgsz: int = 640,
+    compare: bool = True,
 ) -> ModelCost:
     """Return the cost of a detector; arguments and errors are those of `create_detector`.
 
@@ -84,7 +90,7 @@ def cost_detector(
     """
 
     def build(side: int) -> nn.Module:
-        return create_detector(name, num_classes=num_classes, neck=neck, imgsz=side)
+        return create_detector(name, num_classes=num_classes, neck=neck, head=head, imgsz=side)
 
     return _cost_model(name, build, count_cost, imgsz=imgsz, compare=compare)
 

@@ -151,6 +151,7 @@ def create_detector(
     *,
     num_classes: int,
     neck: str = "s",
+    head: str = "anchor",
     pretrained: bool = False,
     imgsz: int = 640,
 ) -> Detector:
@@ -160,6 +161,7 @@ def create_detector(
         name: a preset (`yolov5n` to `yolov5x`), or a backbone's name.
         num_classes: K.
         neck: scale of YOLOv5's neck, n to x; a preset always brings its own.
+        head: 'anchor' (YOLOv5's) or 'dense'.
         pretrained: start the backbone from timm's weights.
         imgsz: side of the input in pixels at which the backbone is verified.
 
@@ -172,8 +174,9 @@ def create_detector(
         >>> detector.neck.levels[0]
         Level(stride=8, channels=64)
     """
+    neck = "own" if name in PRESETS else neck
     config = ModelConfig.model_validate(
-        {"name": name, "neck": "own" if name in PRESETS else neck, "pretrained": pretrained}
+        {"name": name, "neck": neck, "head": head, "pretrained": pretrained}
     )
     return build_detector(config, num_classes=num_classes, imgsz=imgsz)
 
