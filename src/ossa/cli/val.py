@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from ossa.cli.console import Console
     from ossa.data.annotations import DatasetIndex
+    from ossa.data.cache import PixelCache
+    from ossa.evaluate.evaluator import Evaluation
     from ossa.evaluate.metrics import Metrics
     from ossa.types import Detections
 
@@ -194,12 +196,35 @@ def _score_detector(
     with console.progress("evaluating") as on_images:
         how: dict[str, Any] = {"imgsz": side, "config": config, **machine}
         found = evaluate(network, index, pixels=pixels, on_images=on_images, **how)
+        known |= _other_readings(network, index, found, pixels=pixels, console=console, how=how)
     seconds, count = found.seconds, len(index)
     known |= {"ms_per_image": 1000.0 * seconds / count, "images_per_second": count / seconds}
     known |= {"imgsz": side, "data": data, "split": split}
     known |= {"weights": str(weights), "predictions": None}
     row = row_of({**found.metrics.flat(), **known})
     return _Scored(index, found.detections, found.metrics, row)
+
+
+def _other_readings(
+    network: "nn.Module",
+    index: "DatasetIndex",
+    found: "Evaluation",
+    *,
+    pixels: "PixelCache | None",
+    console: "Console",
+    how: dict[str, Any],
+) -> dict[str, float]:
+    """Returns AP50-95 of other branches of a head, by keys of the row; prints their difference."""
+    from ossa.evaluate.evaluator import OtherReading, evaluate
+
+    aps: dict[str, float] = {}
+    head: Any = getattr(network, "head", None)  # an exported file has one branch
+    for name, read in head.other_readings().items() if head is not None else ():
+        ap = evaluate(OtherReading(network, read), index, pixels=pixels, **how).metrics.ap or 0.0
+        aps[f"ap_{name.split(' ')[0].replace('-', '_')}"] = ap
+        difference = (found.metrics.ap or 0.0) - ap
+        console.note(f"{name}: AP50-95 {ap:.3f}; that of inference {difference:+.3f}")
+    return aps
 
 
 _Opened = tuple["nn.Module", tuple[str, ...], int, dict[str, Any]]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ossa.config import EvaluateConfig, build_config
 from ossa.data.annotations import DatasetIndex
@@ -21,7 +21,7 @@ from ossa.models.checkpoint import Checkpoint, detector_from, read_checkpoint
 from ossa.models.detector import Detector
 from ossa.models.head import Criterion
 from ossa.models.postprocess import check_not_nan, non_max_suppression
-from ossa.types import Detections
+from ossa.types import Detections, RawPredictions
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,18 @@ class Evaluation:
     """The terms of the loss: means over images; None where no loss was given."""
     seconds: float
     """Of loading, network, NMS and scoring together."""
+
+
+class OtherReading(nn.Module):
+    """A detector whose predictions are read in one of the head's `other_readings`."""
+
+    def __init__(self, detector: nn.Module, read: Callable[[Any], RawPredictions]) -> None:
+        super().__init__()
+        self.detector = detector
+        self._read = read
+
+    def forward(self, images: Tensor) -> RawPredictions:
+        return self._read(self.detector(images))
 
 
 Found = tuple[dict[int, Detections], dict[str, float]]

@@ -279,8 +279,9 @@ class TaskAlignedLoss:
 
 
 def _flat_logits(raw: DensePredictions, *, branch: int) -> Tensor:
-    """Return float32 (B, P, 4 R + K) of all levels."""
-    return torch.cat([level[:, branch].flatten(1, 2) for level in raw.logits], dim=1).float()
+    """Return (B, P, 4 R + K) of all levels, in float32 at least."""
+    flat = torch.cat([level[:, branch].flatten(1, 2) for level in raw.logits], dim=1)
+    return flat.to(torch.promote_types(flat.dtype, torch.float32))
 
 
 def _with_area(boxes_xyxy: Tensor) -> Tensor:
