@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from ossa.models.blocks import ConvNormAct, InputNormalization
+from ossa.models.dense_head import DenseHead
 from ossa.models.detector import Detector
 from ossa.models.head import AnchorHead
 from ossa.types import Level
@@ -28,6 +29,20 @@ class SmallBackbone(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         fine = self.fine(self.normalize(images))
         return fine, self.coarse(fine)
+
+
+def small_dense_detector(*, end_to_end: bool) -> Detector:
+    """Returns the same with the dense head, of both branches where it is end to end."""
+    torch.manual_seed(0)
+    backbone = SmallBackbone()
+    head = DenseHead(backbone.levels, num_classes=len(NAMES), end_to_end=end_to_end)
+    with torch.no_grad():
+        for name, conv in head.named_modules():
+            if isinstance(conv, nn.Conv2d) and conv.bias is not None:
+                conv.weight.mul_(8.0)
+                if ".classes." in name:
+                    conv.bias.zero_()
+    return Detector(backbone, nn.Identity(), head).eval()
 
 
 def small_detector() -> Detector:

@@ -77,7 +77,8 @@ def test_any_batch_and_any_size_gives_the_logits_of_pytorch(
     run: ExportedRuntime, detector: Detector, count: int, side_hw: tuple[int, int]
 ) -> None:
     images = noise(count, side_hw)
-    expected, found = TorchRuntime(detector)(images), run(images)
+    expected: Any = TorchRuntime(detector)(images)
+    found: Any = run(images)
     assert found.strides == (8, 16)
     torch.testing.assert_close(found.anchors_wh, expected.anchors_wh)
     for ours, theirs in zip(found.logits, expected.logits, strict=True):

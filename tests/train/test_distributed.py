@@ -40,8 +40,9 @@ def runs(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_ten_steps_of_two_processes_are_those_of_one(runs: Path):
-    assert_same_steps("cspdarknet_n", runs / "steps.pt")
+@pytest.mark.parametrize("head", ["anchor", "dense"])
+def test_ten_steps_of_two_processes_are_those_of_one(runs: Path, head: str):
+    assert_same_steps("cspdarknet_n", runs / f"{head}.pt", head=head)
 
 
 @pytest.mark.slow
@@ -50,8 +51,8 @@ def test_layer_norms_in_two_processes_are_those_of_one(tmp_path: Path):
     assert_same_steps("test_convnext", tmp_path / "two.pt")
 
 
-def assert_same_steps(backbone: str, file: Path) -> None:
-    two, one = torch.load(file, weights_only=True), train(backbone, SINGLE_PROCESS)
+def assert_same_steps(backbone: str, file: Path, *, head: str = "anchor") -> None:
+    two, one = torch.load(file, weights_only=True), train(backbone, SINGLE_PROCESS, head=head)
     assert len(one["norms"]) == STEPS
     assert (one["norms"] > 0).all()
     assert set(two) == set(one)

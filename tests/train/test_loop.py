@@ -186,8 +186,15 @@ def test_patience_waits_for_the_next_evaluation(scenes: Path, tmp_path: Path):
     assert [row["ap"] is not None for row in read_log(tmp_path)] == [False, True, False, True]
 
 
-def test_what_is_dropped_at_random_is_the_same_after_a_stop(scenes: Path, tmp_path: Path):
-    model = ModelConfig(name="test_convnext", neck="n", backbone_args={"drop_path_rate": 0.5})
+DROPS_PATHS = {"name": "test_convnext", "neck": "n", "backbone_args": {"drop_path_rate": 0.5}}
+DENSE = {"name": "yolov5n", "neck": "own", "head": "dense", "end_to_end": True}
+
+
+@pytest.mark.parametrize("settings", [DROPS_PATHS, DENSE], ids=["drop path", "dense head"])
+def test_random_drops_and_the_dense_head_are_the_same_after_a_stop(
+    scenes: Path, tmp_path: Path, settings: dict[str, Any]
+):
+    model = ModelConfig(**settings)
     config = config_of(scenes, epochs=1).model_copy(update={"model": model})
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     straight.mkdir()
@@ -196,6 +203,7 @@ def test_what_is_dropped_at_random_is_the_same_after_a_stop(scenes: Path, tmp_pa
     train(config, stopped, callback=CtrlC(2))
     train(config, stopped, resume=True)
     assert_same_weights(straight, stopped)
+    assert log_without_times(straight) == log_without_times(stopped)
 
 
 def test_a_finished_run_that_is_resumed_only_writes_its_record_again(

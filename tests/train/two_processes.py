@@ -43,9 +43,11 @@ def share_of(positions: list[int]) -> Batch:
     )
 
 
-def train(backbone: str, processes: DistributedContext) -> dict[str, torch.Tensor]:
+def train(
+    backbone: str, processes: DistributedContext, *, head: str = "anchor"
+) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
-    detector = create_detector(backbone, num_classes=2, neck="n", imgsz=IMGSZ).train()
+    detector = create_detector(backbone, num_classes=2, neck="n", head=head, imgsz=IMGSZ).train()
     for module in detector.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()

@@ -74,10 +74,12 @@ def main(scenes: Path, folder: Path) -> None:
                 gather=sharing.gather,
             )
             scores.append(found.metrics.flat())
-        steps = train_steps("cspdarknet_n", processes)
+        heads = ("anchor", "dense")
+        steps = [train_steps("cspdarknet_n", processes, head=head) for head in heads]
         if processes.is_main:
             torch.save(scores, folder / "scores.pt")
-            torch.save(steps, folder / "steps.pt")
+            for head, values in zip(heads, steps, strict=True):
+                torch.save(values, folder / f"{head}.pt")
 
 
 if __name__ == "__main__":
