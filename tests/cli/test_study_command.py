@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from running import Ossa, start_ossa
 
-from ossa.study.measure import Estimate
+from ossa.study.measure import RunEstimate
 
 STUDY = """\
 name: tiny
@@ -31,7 +31,7 @@ def study_file(scenes: Path, folder: Path, *, more: str = "", epochs: int = 1) -
 def test_a_plan_has_cost_conditions_differences_and_what_cannot_be_trained(
     ossa: Ossa, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = Estimate(1_872_157, 4_468_121_600, 2_234_060_800, 10.0, 5.0, 30_100_000)
+    known = RunEstimate(1_872_157, 4_468_121_600, 2_234_060_800, 10.0, 5.0, 30_100_000)
     estimates = {"cspdarknet_n": known, "resnet1": "there is no model named 'resnet1'"}
     monkeypatch.setattr("ossa.study.measure.estimate_models", lambda *_, **__: estimates)
     file = study_file(scenes, tmp_path, more=", resnet1")
