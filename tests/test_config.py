@@ -203,6 +203,7 @@ def test_a_configuration_survives_yaml():
 OTHER_VALUES: dict[str, Any] = {
     "model.name": "yolov5s",
     "model.neck": "s",
+    "model.neck_type": "fpn",
     "model.context": "sppf",
     "model.strides": (16, 32),
     "model.anchors_wh": (((1.0, 2.0),),),

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ossa.models.dense_head import DenseHead
     from ossa.models.detector import Backbone, Detector, create_backbone, create_detector
     from ossa.models.head import AnchorHead
-    from ossa.models.neck import PAFPN
+    from ossa.models.neck import FPN, PAFPN, BiFPN
     from ossa.models.postprocess import non_max_suppression
     from ossa.predict.predictor import Predictor, load
     from ossa.predict.results import Results
@@ -65,7 +65,7 @@ _NAMES = {
     "ossa.models.detector": "Backbone Detector create_backbone create_detector",
     "ossa.models.dense_head": "DenseHead",
     "ossa.models.head": "AnchorHead",
-    "ossa.models.neck": "PAFPN",
+    "ossa.models.neck": "BiFPN FPN PAFPN",
     "ossa.models.postprocess": "non_max_suppression",
     "ossa.predict.predictor": "Predictor load",
     "ossa.predict.results": "Results",
@@ -83,10 +83,12 @@ _HOMES = {name: module for module, names in _NAMES.items() for name in names.spl
 
 __all__ = [
     "EMA",
+    "FPN",
     "PAFPN",
     "AnchorHead",
     "Backbone",
     "Batch",
+    "BiFPN",
     "Callback",
     "CheckpointError",
     "ConfigError",

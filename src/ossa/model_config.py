@@ -23,6 +23,11 @@ class ModelConfig(Section):
     neck: Literal["own", "n", "s", "m", "l", "x"] = Field(
         default="s", description="Scale of YOLOv5's neck; presets bring their own."
     )
+    neck_type: Literal["pafpn", "fpn", "bifpn", "none"] = Field(
+        default="pafpn",
+        description="How the levels are fused: pafpn is YOLOv5's; fpn and bifpn have the width of "
+        "the finest level at all levels; none fuses nothing.",
+    )
     context: Literal["none", "sppf"] = Field(
         default="none",
         description="sppf puts YOLOv5's pooling pyramid behind the coarsest lateral of the neck.",

@@ -61,6 +61,19 @@ def test_neck_and_head_of_a_seed_start_from_the_same_numbers_behind_every_backbo
     assert first["neck.downsample.0.conv.weight"].abs().max() == pytest.approx(1 / 24, rel=0.01)
 
 
+@pytest.mark.parametrize("neck_type", ["fpn", "bifpn", "none"])
+def test_so_do_other_necks(neck_type: str):
+    starts = []
+    for name in ("resnet18", "cspdarknet_n"):
+        settings = {"name": name, "neck": "n", "neck_type": neck_type, "equal_conditions": True}
+        model = ModelConfig.model_validate(settings)
+        built = build_detector(model, num_classes=4, imgsz=64, seed=0)
+        starts.append(behind_the_laterals(built.state_dict()))
+    first, second = starts
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_of_a_whole_detector_only_the_backbone_is_taken(scenes: Path, tmp_path: Path):
     model = ModelConfig(name="yolov5n", neck="own")
     torch.manual_seed(7)

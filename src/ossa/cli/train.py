@@ -52,6 +52,7 @@ SETTINGS = (
     Setting("data", (), "PATH"),
     _model("name", "NAME", "--model", "--cfg", parse=_model_name, note="Of --weights if left out."),
     _model("neck"),
+    _model("neck_type"),
     _model("context"),
     _model("head"),
     _model("end_to_end"),

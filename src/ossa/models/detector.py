@@ -21,7 +21,7 @@ from ossa.models.backbones.pretrained import BackboneWeights, read_backbone_weig
 from ossa.models.backbones.timm import create_timm_backbone, known_architectures
 from ossa.models.dense_head import DenseHead
 from ossa.models.head import AnchorHead, Head
-from ossa.models.neck import PAFPN
+from ossa.models.neck import NECKS
 from ossa.types import Level, RawPredictions
 
 PRESETS = {f"yolov5{scale}": scale for scale in SCALES}
@@ -151,6 +151,7 @@ def create_detector(
     *,
     num_classes: int,
     neck: str = "s",
+    neck_type: str = "pafpn",
     head: str = "anchor",
     pretrained: bool = False,
     imgsz: int = 640,
@@ -161,6 +162,7 @@ def create_detector(
         name: a preset (`yolov5n` to `yolov5x`), or a backbone's name.
         num_classes: K.
         neck: scale of YOLOv5's neck, n to x; a preset always brings its own.
+        neck_type: how it fuses the levels: 'pafpn', 'fpn', 'bifpn' or 'none'.
         head: 'anchor' (YOLOv5's) or 'dense'.
         pretrained: start the backbone from timm's weights.
         imgsz: side of the input in pixels at which the backbone is verified.
@@ -174,10 +176,8 @@ def create_detector(
         >>> detector.neck.levels[0]
         Level(stride=8, channels=64)
     """
-    neck = "own" if name in PRESETS else neck
-    config = ModelConfig.model_validate(
-        {"name": name, "neck": neck, "head": head, "pretrained": pretrained}
-    )
+    settings = {"neck": "own" if name in PRESETS else neck, "neck_type": neck_type, "head": head}
+    config = ModelConfig.model_validate({"name": name, "pretrained": pretrained, **settings})
     return build_detector(config, num_classes=num_classes, imgsz=imgsz)
 
 
@@ -204,6 +204,11 @@ def build_detector(
             if preset
             else f"{config.name} is a backbone: choose its neck with --neck n, s, m, l or x"
         )
+    if preset and config.neck_type != "pafpn":
+        raise ConfigError(
+            f"{config.name} brings its own neck, a PAFPN: take cspdarknet_{preset} as the backbone "
+            f"before the neck {config.neck_type}"
+        )
     equal = config.equal_conditions
     if equal and preset:
         raise ConfigError(
@@ -223,7 +228,7 @@ def build_detector(
     levels = backbone.levels
     assert isinstance(levels, tuple)
     scale = preset or config.neck
-    neck = PAFPN(
+    neck = NECKS[config.neck_type](
         levels,
         widths=neck_widths(scale, config.strides),
         depth=SCALES[scale].repeats(_NECK_REPEATS),
