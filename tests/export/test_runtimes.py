@@ -7,16 +7,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_detector import NAMES, noise, picture, small_detector
+from small_detector import NAMES, SmallBackbone, noise, picture, small_detector
 
 from ossa.config import EvaluateConfig
 from ossa.errors import CheckpointError, ConfigError
 from ossa.export import onnx as onnx_format
 from ossa.export import openvino as openvino_format
 from ossa.export.backends import ExportedRuntime, NMSRuntime, TorchRuntime, find
-from ossa.export.graph import ExportDescription, NMSSettings
+from ossa.export.graph import (
+    ExportDescription,
+    ExportSettings,
+    LogitsGraph,
+    NMSSettings,
+    describe,
+)
 from ossa.export.select import open_exported
 from ossa.models.detector import Detector
+from ossa.models.head import AnchorHead
+from ossa.models.neck import NECKS
 from ossa.models.postprocess import non_max_suppression
 from ossa.predict.predictor import Predictor, load
 from ossa.types import Detections, Letterbox
@@ -82,6 +90,21 @@ def test_any_batch_and_any_size_gives_the_logits_of_pytorch(
     assert found.strides == (8, 16)
     torch.testing.assert_close(found.anchors_wh, expected.anchors_wh)
     for ours, theirs in zip(found.logits, expected.logits, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("neck_type", ["fpn", "bifpn", "none"])
+def test_a_file_has_the_logits_of_every_neck(tmp_path: Path, neck_type: str) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="needs the extra export")
+    torch.manual_seed(0)
+    backbone = SmallBackbone()
+    neck = NECKS[neck_type](backbone.levels, widths=(8, 12), depth=2)
+    detector = Detector(backbone, neck, AnchorHead(neck.levels, num_classes=3)).eval()
+    about = describe(detector, None, ExportSettings(imgsz=64)).model_copy(update={"names": NAMES})
+    onnx_format.save(onnx_format.convert(LogitsGraph(detector), about), tmp_path / "n.onnx", about)
+    found: Any = open_exported(tmp_path / "n.onnx", runtime="onnxruntime")(noise(1))
+    for ours, theirs in zip(found.logits, detector(noise(1)).logits, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 

@@ -40,6 +40,7 @@ def bench(
     training_form: Annotated[bool, "Time branches and batch norms as they are trained."] = False,
     classes: options.Classes = 80,
     neck: options.Neck = "s",
+    neck_type: options.NeckType = "pafpn",
     head: options.Head = "anchor",
     runtimes: Annotated[Literal["all"] | None, "Every runtime and precision on the CPU."] = None,
     weights: Annotated[options.Weights | None, "Time the detector of a checkpoint."] = None,
@@ -90,7 +91,8 @@ def bench(
         options.check_writable("--output", output)
         output.mkdir(parents=True, exist_ok=True)
     with Console() as console:
-        settings = {"num_classes": classes, "neck": neck, "head": head, "imgsz": imgsz}
+        parts = {"neck": neck, "neck_type": neck_type, "head": head}
+        settings = {"num_classes": classes, **parts, "imgsz": imgsz}
         detectors, more = _detectors(models, settings, weights, data, split, console)
         if runtimes is not None:
             more["backends"] = backends_here(calibrated="calibration" in more)
@@ -98,13 +100,7 @@ def bench(
         console.note(f"timing {', '.join(detectors)}: {about}")
         rows, protocol = _time(detectors, protocol, console, free=runtime == "auto", more=more)
         if output is not None:
-            extra = {
-                "classes": classes,
-                "neck": neck,
-                "head": head,
-                "runtimes": runtimes,
-                "weights": weights,
-            }
+            extra = {"classes": classes, **parts, "runtimes": runtimes, "weights": weights}
             extra |= {"data": data, "split": split if data else None}
             file = write_rows(rows, output, command=_command(models, protocol, extra))
             console.note(f"written to {file}")

@@ -21,6 +21,7 @@ def cost(
     imgsz: Annotated[options.Side | None, options.shown("640, of a classifier 224")] = None,
     classes: Annotated[options.Classes | None, options.shown("80")] = None,
     neck: Annotated[options.Neck | None, options.shown("s")] = None,
+    neck_type: Annotated[options.NeckType | None, options.shown("pafpn")] = None,
     head: Annotated[options.Head | None, options.shown("anchor")] = None,
     classifier: Annotated[
         options.Classes | None,
@@ -54,16 +55,17 @@ def cost(
 
     if as_csv and as_json:
         raise ConfigError(expected="--csv or --json", found="both")
-    if classifier is not None and (classes, neck, head) != (None, None, None):
+    if classifier is not None and (classes, neck, neck_type, head) != (None,) * 4:
         raise ConfigError(
-            expected="no --classes, --neck and --head beside --classifier, which has none",
+            expected="no --classes, --neck, --neck-type or --head beside --classifier",
             found="one of them",
         )
     models = list(dict.fromkeys(models))
     if classifier is None:
         check_imgsz(imgsz or 640, stride=32)
         settings: dict[str, Any] = {"num_classes": classes or 80, "imgsz": imgsz or 640}
-        settings |= {"neck": neck or "s", "head": head or "anchor"}
+        settings |= {"neck": neck or "s", "neck_type": neck_type or "pafpn"}
+        settings |= {"head": head or "anchor"}
         costs = [cost_detector(model, **settings, compare=compare) for model in models]
     else:
         settings = {"num_classes": classifier, "imgsz": imgsz or 224}

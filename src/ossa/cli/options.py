@@ -52,6 +52,9 @@ Batch = Annotated[
 ]
 Classes = Annotated[int, typer.Option(min=1, max=100_000, metavar="N"), "Number of classes."]
 Neck: TypeAlias = Annotated[Literal["n", "s", "m", "l", "x"], "Scale of the neck of a backbone."]
+NeckType: TypeAlias = Annotated[
+    Literal["pafpn", "fpn", "bifpn", "none"], "How the neck fuses the levels."
+]
 Head: TypeAlias = Annotated[Literal["anchor", "dense"], "Head of the detector."]
 RuntimeName: TypeAlias = Literal["auto", "torch", "onnxruntime", "openvino"]
 Runtime = Annotated[

@@ -79,6 +79,7 @@ def cost_detector(
     *,
     num_classes: int,
     neck: str = "s",
+    neck_type: str = "pafpn",
     head: str = "anchor",
     imgsz: int = 640,
     compare: bool = True,
@@ -90,7 +91,14 @@ def cost_detector(
     """
 
     def build(side: int) -> nn.Module:
-        return create_detector(name, num_classes=num_classes, neck=neck, head=head, imgsz=side)
+        return create_detector(
+            name,
+            num_classes=num_classes,
+            neck=neck,
+            neck_type=neck_type,
+            head=head,
+            imgsz=side,
+        )
 
     return _cost_model(name, build, count_cost, imgsz=imgsz, compare=compare)
 
