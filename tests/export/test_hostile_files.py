@@ -191,7 +191,7 @@ def test_a_description_comes_back_as_it_was(description: ExportDescription) -> N
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"schema_number": 2}, r"found schema 2, newer than 1 \(a\.onnx\)\. Update ossa"),
+        ({"schema_number": 3}, r"found schema 3, newer than 2 \(a\.onnx\)\. Update ossa"),
         ({"names": []}, r"a damaged one \(names: "),
         ({"names": ["x" * 10**6]}, r"\(names"),
         ({"names": [1, None, {}]}, r"\(names"),
