@@ -35,6 +35,7 @@ CASES: Mapping[str, tuple[NDArray[np.floating], float]] = {
     "equal, deviation 0.005": (np.zeros(10), 0.005),
     "half of the pairs 0.05 apart, deviation 0.01": (_FAR, 0.01),
     "half of the pairs 0.05 apart, deviation 0.005": (_FAR, 0.005),
+    "half of the pairs 0.05 apart, deviation 0.003": (_FAR, 0.003),
     "evenly spread, deviation 0.005": (_EVEN, 0.005),
     "a margin apart, deviation 0.005": (0.02 * (np.arange(10) % 2), 0.005),
 }

@@ -337,7 +337,7 @@ def test_seed_and_worker_number_0_are_values(ossa: Ossa, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("ossa.train.loop.train", stand_in)
     common = ("train", "--data", "d", "--model", "yolov5n", "--device", "cpu")
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr("ossa.cli.options.count_processors", lambda: 8)
     ossa(*common)
     assert (received["workers"], received["device"], received["strict"]) == (2, "cpu", False)
     ossa(*common, "--workers", 0, "--seed", 0, "--strict", "--set", "seed=4")

@@ -98,7 +98,8 @@ def export(
     )
     file = output or weights.with_name(f"{weights.stem}-{precision}{SUFFIXES[format]}")
     check_request(checkpoint, file, request)
-    source = data or (checkpoint.details.get("run") or {}).get("data")
+    run = checkpoint.details.get("run")
+    source = data or (run.get("data") if isinstance(run, dict) else None)
     if source is None:
         raise ConfigError(
             expected="a data set, on whose images the file is compared with PyTorch",
