@@ -8,13 +8,17 @@ import runpy
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
-from documentation import PAGES, ROOT
+from documentation import PAGES, ROOT, steps_of
 from reader import run_page
 from workplace import prepare
+
+import ossa
 
 STUDIES = {"README.md": "bccd-160", "docs/studies.md": "bccd-320"}
 """Pages that show a study of hours. It lies there finished, with results that are invented."""
@@ -61,4 +65,22 @@ def begin_study(folder: Path, name: str) -> None:
 def test_a_page_does_what_it_shows(page: str, place: Path) -> None:
     if page in STUDIES:
         begin_study(place, STUDIES[page])
-    run_page(page)
+    names = run_page(page)
+    if page == "docs/export.md":
+        check_detections_without_ossa(page, names)
+
+
+def check_detections_without_ossa(page: str, names: dict[str, Any]) -> None:
+    """Compares the best boxes that the page finds with onnxruntime and NumPy alone."""
+    code = next(step.text for step in steps_of(page) if "InferenceSession" in step.text)
+    exec(code.replace('about["confidence"]', "1e-5"), names)  # the network has learned little
+    expected = ossa.load("best-fp32.onnx").predict("photo.jpg", confidence=1e-5)[:20]
+    best_first = sorted(names["found"], key=lambda one: -one[1])[:20]
+    assert len(expected) == len(best_first) == 20
+    for (name, score, box_xywh), wanted in zip(best_first, expected, strict=True):
+        assert (name,) == wanted.class_names
+        assert score == pytest.approx(wanted.scores[0], rel=1e-3)
+        # ossa cuts boxes off at the edges of the photo.
+        ends = np.add(box_xywh[:2], box_xywh[2:])
+        box_xyxy = np.clip([*box_xywh[:2], *ends], 0, names["photo"].shape[:2][::-1] * 2)
+        np.testing.assert_allclose(box_xyxy, wanted.boxes_xyxy[0], atol=0.1)
