@@ -141,26 +141,11 @@ class FPN(Neck):
         *,
         widths: Sequence[int],
         depth: int = 1,
-        context: bool = False,
-        lateral_everywhere: bool = False,
+        **entrance: bool,
     ) -> None:
-        """Args:
-            backbone_levels: what the backbone returns, fine to coarse, each stride twice the last.
-            widths: of which the first is taken for all levels.
-            depth: not used: this neck has no repeats.
-            context: apply an SPPF after the coarsest lateral.
-            lateral_everywhere: a 1x1 convolution also where the channels fit.
-
-        Raises:
-            ConfigError: widths and levels differ in number, or strides do not double.
-        """
+        """As `PAFPN`; all levels have the first of the widths, and `depth` is not used."""
         width = widths[0]
-        super().__init__(
-            backbone_levels,
-            widths=[width] * len(widths),
-            context=context,
-            lateral_everywhere=lateral_everywhere,
-        )
+        super().__init__(backbone_levels, widths=[width] * len(widths), **entrance)
         self.smooth = nn.ModuleList(ConvNormAct(width, width, kernel=3) for _ in self.levels)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -192,25 +177,10 @@ class BiFPN(Neck):
         *,
         widths: Sequence[int],
         depth: int = 1,
-        context: bool = False,
-        lateral_everywhere: bool = False,
+        **entrance: bool,
     ) -> None:
-        """Args:
-            backbone_levels: what the backbone returns, fine to coarse, each stride twice the last.
-            widths: of which the first is taken for all levels.
-            depth: how often all levels are fused.
-            context: apply an SPPF after the coarsest lateral.
-            lateral_everywhere: a 1x1 convolution also where the channels fit.
-
-        Raises:
-            ConfigError: widths and levels differ in number, or strides do not double.
-        """
-        super().__init__(
-            backbone_levels,
-            widths=[widths[0]] * len(widths),
-            context=context,
-            lateral_everywhere=lateral_everywhere,
-        )
+        """As `PAFPN`; all levels have the first of the widths, and are fused `depth` times."""
+        super().__init__(backbone_levels, widths=[widths[0]] * len(widths), **entrance)
         self.rounds = nn.ModuleList(_BiFPNRound(len(widths), widths[0]) for _ in range(depth))
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -278,13 +248,10 @@ class Laterals(Neck):
         *,
         widths: Sequence[int],
         depth: int = 1,
-        context: bool = False,
-        lateral_everywhere: bool = False,
+        **entrance: bool,
     ) -> None:
-        """Args: as of `PAFPN`; `depth` is not used."""
-        super().__init__(
-            backbone_levels, widths=widths, context=context, lateral_everywhere=lateral_everywhere
-        )
+        """As `PAFPN`; `depth` is not used."""
+        super().__init__(backbone_levels, widths=widths, **entrance)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return tuple(self.enter(features))
