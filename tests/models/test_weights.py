@@ -91,6 +91,17 @@ def test_the_same_classes_take_every_tensor(detector: Detector, tmp_path: Path):
     )
 
 
+def test_another_head_starts_anew_behind_the_backbone_and_neck(detector: Detector, tmp_path: Path):
+    checkpoint = read_checkpoint(saved(detector, tmp_path / "best.safetensors"))
+    dense = build_detector(MODEL.model_copy(update={"head": "dense"}), num_classes=2, imgsz=64)
+    before = {key: value.clone() for key, value in dense.state_dict().items()}
+    left_out, _ = start_from(dense, checkpoint)
+    assert set(left_out) == {key for key in checkpoint.tensors if key.startswith("head.")}
+    for key, value in dense.state_dict().items():
+        expected = before[key] if key.startswith("head.") else checkpoint.tensors[key]
+        assert torch.equal(value, expected)
+
+
 @pytest.mark.parametrize(
     "name", ["test_vit", pytest.param("eva02_tiny_patch14_224", marks=pytest.mark.slow)]
 )
