@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ossa.models.head import AnchorHead
     from ossa.models.neck import FPN, PAFPN, BiFPN
     from ossa.models.postprocess import non_max_suppression
+    from ossa.predict.hub import push_to_hub
     from ossa.predict.predictor import Predictor, load
     from ossa.predict.results import Results
     from ossa.predict.video import VideoReader, VideoWriter
@@ -67,6 +68,7 @@ _NAMES = {
     "ossa.models.head": "AnchorHead",
     "ossa.models.neck": "BiFPN FPN PAFPN",
     "ossa.models.postprocess": "non_max_suppression",
+    "ossa.predict.hub": "push_to_hub",
     "ossa.predict.predictor": "Predictor load",
     "ossa.predict.results": "Results",
     "ossa.predict.video": "VideoReader VideoWriter",
@@ -124,6 +126,7 @@ __all__ = [
     "load",
     "load_study",
     "non_max_suppression",
+    "push_to_hub",
     "read_coco_results",
     "read_data",
     "read_record",

@@ -34,6 +34,7 @@ from ossa.export.select import (
 )
 from ossa.models.checkpoint import read_checkpoint
 from ossa.models.detector import Detector
+from ossa.predict.hub import HUB_PREFIX, fetch_from_hub
 from ossa.predict.results import Image, Results, labels_of, pixels_of
 from ossa.predict.sources import Frame
 from ossa.schema import validated
@@ -60,7 +61,8 @@ def load(
 
     Args:
         path: a checkpoint, an official `yolov5*.pt` (read without running its code), or a file
-            of `ossa export`: an .onnx, or an OpenVINO .xml or its folder.
+            of `ossa export`: an .onnx, or an OpenVINO .xml or its folder; or
+            `hf://user/name`, which is fetched from the Hugging Face hub (`push_to_hub`).
         device: 'cpu', 'cuda', 'cuda:1', ...; by default the first GPU where there is one for a
             checkpoint, and the CPU for an exported file.
         imgsz: longer side of the network input in pixels; by default that of the training.
@@ -89,6 +91,8 @@ def load(
             found=repr(runtime),
             advice=suggestion(str(runtime), known).strip(),
         )
+    if str(path).startswith(HUB_PREFIX):
+        path = fetch_from_hub(str(path))
     if device is None:
         device = "cuda" if torch.cuda.is_available() and not is_exported(path) else "cpu"
     if is_exported(path):
