@@ -15,6 +15,7 @@ from ossa.machine import use_threads_well
 if TYPE_CHECKING:
     from ossa.config import RunConfig
     from ossa.data.annotations import DatasetIndex
+    from ossa.data.dataset_files import Dataset
     from ossa.data.letterbox import letterbox
     from ossa.data.reading import read_data
     from ossa.data.synthetic import write_scenes
@@ -54,6 +55,7 @@ __version__ = "0.2.0"
 _NAMES = {
     "ossa.config": "RunConfig",
     "ossa.data.annotations": "DatasetIndex",
+    "ossa.data.dataset_files": "Dataset",
     "ossa.data.letterbox": "letterbox",
     "ossa.data.reading": "read_data",
     "ossa.data.synthetic": "write_scenes",
@@ -95,6 +97,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "Dataset",
     "DatasetIndex",
     "DenseHead",
     "Detections",

@@ -118,11 +118,16 @@ class DataDescription:
 
 
 def read_description(
-    path: Path | str, *, annotations_only: bool = False, allow_outside: bool | None = None
+    path: Path | str,
+    *,
+    keys: Mapping[str, Any] | None = None,
+    annotations_only: bool = False,
+    allow_outside: bool | None = None,
 ) -> DataDescription:
     """Returns the description of a data set from a data.yaml, or from a folder with or without one.
 
-    Layouts of folders without a data.yaml that are known: see `ossa.data.layouts`.
+    Layouts of folders without a data.yaml that are known: see `ossa.data.layouts`. For others
+    `keys` stand for a data.yaml in the folder `path`.
     With `annotations_only` images whose files are missing are read, too, where the annotations
     state their sizes, as COCO's do. With `allow_outside` lists, JSON files and links may lead
     anywhere; None: only where the environment has OSSA_ALLOW_OUTSIDE, which --allow-outside sets.
@@ -132,7 +137,7 @@ def read_description(
         DataError: the file, or a folder or file that it names, does not exist.
     """
     file = Path(abspath(path))
-    content = _DataYaml(*find_description(file))
+    content = _DataYaml(*(find_description(file) if keys is None else (file, dict(keys))))
     data_format = _format(content)
     splits, missing = _splits(content, data_format, annotations_only=annotations_only)
     roots = Roots.chosen(_named_folders(content, splits), allow_outside=allow_outside)

@@ -127,7 +127,7 @@ def _coco(folder: Path) -> dict[str, Any] | None:
             names = " and ".join(str(file.relative_to(folder)) for file in instances[:2])
             raise _unclear(folder, f"one JSON file for split '{split}'", names)
         (file,) = instances
-        images = _images_of(file, folder, split)
+        images = images_of_coco(file, folder, split)
         content[split] = {
             "images": str(images.relative_to(folder)),
             "annotations": str(file.relative_to(folder)),
@@ -160,8 +160,12 @@ def _first_image(file: Path) -> str | None:
     return None
 
 
-def _images_of(file: Path, folder: Path, split: str) -> Path:
-    """Returns the folder that the names of a JSON file are relative to."""
+def images_of_coco(file: Path, folder: Path, split: str) -> Path:
+    """Returns the folder that the names of a JSON file are relative to, at or below `folder`.
+
+    Raises:
+        DataError: the first image is in none of the usual places.
+    """
     name = (_first_image(file) or "").replace("\\", "/")
     end = file.stem.rpartition("_")[2]  # instances_train2017 has the folder train2017
     words = dict.fromkeys((end, *(word for word, one in _WORDS.items() if one == split)))
