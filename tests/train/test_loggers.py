@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import socket
+import sys
 import threading
 import time
 import zipfile
@@ -40,6 +41,7 @@ from ossa.train.loggers import (
     tracking_key,
 )
 from ossa.train.loop import train
+from ossa.train.mlflow import MLflowLogger
 from ossa.train.run_folder import read_log
 
 KEY = "not-a-key-of-anyone-0123456789"
@@ -256,7 +258,7 @@ def test_loggers_are_created_by_their_names_each_once():
 def test_a_misspelt_logger_gets_the_nearest_name():
     with pytest.raises(ConfigError, match=r"no logger named 'tensorbord'. Did you mean tensorb"):
         create_loggers(["tensorbord"])
-    with pytest.raises(ConfigError, match=r"There are comet, tensorboard, wandb\."):
+    with pytest.raises(ConfigError, match=r"There are comet, mlflow, tensorboard, wandb\."):
         create_loggers(["xyz"])
 
 
@@ -264,6 +266,7 @@ def test_a_misspelt_logger_gets_the_nearest_name():
     ("name", "package", "install"),
     [
         ("comet", "comet_ml", "comet-ml"),
+        ("mlflow", "mlflow", "mlflow"),
         ("tensorboard", "tensorboard", "tensorboard"),
         ("wandb", "wandb", "'ossa[wandb]'"),
     ],
@@ -295,6 +298,32 @@ def test_figures_and_tables_are_in_the_event_file(tmp_path: Path):
     tables = {tag: event.tensor_proto.string_val[0].decode() for tag, event in text.items()}
     assert "|train.lr|0.01|" in tables["settings"].splitlines()
     assert "|square|0|5|3|" in tables["confusion"].splitlines()
+
+
+# MLflow
+
+
+def test_mlflow_gets_settings_numbers_pictures_and_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    mlflow = Mock()
+    mlflow.start_run.return_value.info.run_id = "abc"
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    monkeypatch.setattr("ossa.train.loggers.find_spec", lambda package: package)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    notes = drive(MLflowLogger(project="cells"), tmp_path, log_weights=True)
+    own = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert notes == [f"mlflow: mlflow ui --backend-store-uri {own}"]
+    mlflow.set_experiment.assert_called_once_with("cells")
+    assert mlflow.log_params.call_args[0][0]["train.lr"] == "0.01"
+    assert mlflow.log_metrics.call_args[1]["step"] == 0
+    assert {Path(call[0][0]).name for call in mlflow.log_artifact.call_args_list} == {
+        *("curves.png", "best.safetensors"),
+    }
+    assert mlflow.log_dict.call_args[0][0]["counts"][1] == [0, 5, 3]
+    mlflow.end_run.assert_called_once_with("FINISHED")
+    MLflowLogger().start(start_in(tmp_path, epochs_done=1))  # resumed
+    assert mlflow.start_run.call_args[1] == {"run_id": "abc", "run_name": None}
 
 
 # Comet, offline

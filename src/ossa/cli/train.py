@@ -115,7 +115,7 @@ def train(
     ] = None,
     no_figures: Annotated[bool, "Leave out the folder 'figures'."] = False,
     track: Annotated[
-        list[str] | None, options.NAMES, "Also log to comet, tensorboard or wandb."
+        list[str] | None, options.NAMES, "Also log to comet, mlflow, tensorboard or wandb."
     ] = None,
     track_weights: Annotated[bool, "Upload best.safetensors to comet and wandb."] = False,
     track_project: Annotated[

@@ -1,4 +1,4 @@
-"""Experiment loggers: a run's settings, metrics and figures in Comet, TensorBoard or W&B.
+"""Experiment loggers: a run's settings, metrics and figures in Comet, MLflow, TensorBoard or W&B.
 
 Logged: the resolved configuration with the paths of data and weights as they were given, the cost,
 the row of every epoch, the PNGs of the run's figures, the confusion matrix, and at the end the
@@ -289,17 +289,19 @@ def _why_wandb_is_offline() -> str | None:
 
 
 def create_loggers(names: Iterable[str], *, project: str | None = None) -> list[Logger]:
-    """Return one logger for each different name ('comet', 'tensorboard', 'wandb'), in their order.
+    """Return one logger for each different name ('comet', 'mlflow', 'tensorboard', 'wandb').
 
     `project` is for those that have projects; None for what their environment says.
 
     Raises:
         ConfigError: a name is misspelt, or the package of a logger is not installed.
     """
-    from ossa.train.comet import CometLogger  # imports this module
+    from ossa.train.comet import CometLogger  # they import this module
+    from ossa.train.mlflow import MLflowLogger
 
     constructors: dict[str, Callable[[], Logger]] = {
         "comet": lambda: CometLogger(project=project),
+        "mlflow": lambda: MLflowLogger(project=project),
         "tensorboard": TensorBoardLogger,
         "wandb": lambda: WandbLogger(project=project),
     }
