@@ -17,11 +17,11 @@ from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, special
+from scipy import optimize, special, stats
 
 from ossa.evaluate.statistics import FEWEST_RUNS, Values
 
-_MOST_PRIOR_DOF = 6.0
+_MOST_PRIOR_DOF, _MOST_PRIOR_DOF_OF_DRAWS = 6.0, 60.0
 _FEWEST_MODERATED = 3
 """Smallest number of models from which a common distribution of variances is estimated."""
 ROUNDING = 1e-20
@@ -59,7 +59,9 @@ def moderated_variances(variance: Floats, dof: Floats) -> SeedVariances:
     return SeedVariances(*moderate(variance, dof, prior), prior)
 
 
-def _variance_prior(variance: Floats, dof: Floats) -> tuple[float, float]:
+def _variance_prior(
+    variance: Floats, dof: Floats, *, most_dof: float = _MOST_PRIOR_DOF
+) -> tuple[float, float]:
     """Returns variance and degrees of freedom of the prior, by the moments of the logarithms."""
     positive = (variance > 0) & (dof > 0)
     if positive.sum() < _FEWEST_MODERATED:
@@ -70,7 +72,7 @@ def _variance_prior(variance: Floats, dof: Floats) -> tuple[float, float]:
     # Half the degrees of freedom h from trigamma(h) = excess; practically infinite at exp(12).
     log_h = root(lambda x: np.log(special.polygamma(1, np.exp(x)) / max(excess, 1e-5)), -12, 12)
     prior_variance = np.exp(logs.mean() + special.digamma(np.exp(log_h)) - log_h)
-    return float(prior_variance), min(2 * float(np.exp(log_h)), _MOST_PRIOR_DOF)
+    return float(prior_variance), min(2 * float(np.exp(log_h)), most_dof)
 
 
 def root(function: Callable[[float], float], low: float, high: float) -> float:
@@ -181,6 +183,26 @@ def draw_seed_variances(
     )
 
 
+def _draw_probable_variances(estimates: Estimates, draws: int, rng: np.random.Generator) -> Floats:
+    """Returns draws (D, M) of the true variances over seeds, neither too large nor too small.
+
+    `draw_seed_variances` guards an error rate, and so errs on the side of large ones. A probability
+    is to be right in both directions: the prior has the degrees of freedom that are estimated, and
+    a model keeps its own variance only where that is significantly above the prior's (F, 5%).
+    """
+    own, variances = estimates.runs - 1, estimates.variances
+    if not estimates.over_seeds:
+        return np.zeros((draws, len(own)))
+    prior, prior_dof = _variance_prior(variances, own, most_dof=_MOST_PRIOR_DOF_OF_DRAWS)
+    keeps_own = np.ones(len(own), bool)
+    if prior_dof > 0:
+        keeps_own = variances > prior * stats.f.ppf(0.95, own, prior_dof)
+    dof = np.where(keeps_own, own, own + prior_dof)
+    weighted = (prior_dof * prior + own * variances) / (own + prior_dof)
+    value = np.where(keeps_own, variances, weighted)
+    return value * dof / rng.chisquare(dof, size=(draws, len(own)))
+
+
 def without_images(plain: Mapping[str, Sequence[float | None]], like: Values) -> dict[str, Values]:
     """Returns the values of runs by model, the same for all images; None becomes NaN."""
     values = {}
@@ -228,7 +250,7 @@ def draw_qualities(
 def _draw_posterior(estimates: Estimates, deviations: Floats, rng: np.random.Generator) -> Floats:
     """Returns draws (D, M) of the true qualities, under priors of these deviations (D,)."""
     draws, count = len(deviations), len(estimates.models)
-    true, _ = draw_seed_variances(estimates, draws, rng)
+    true = _draw_probable_variances(estimates, draws, rng)
     own = true / estimates.runs + (deviations**2)[:, None]
     total = estimates.images + own[:, :, None] * np.eye(count)
     ones = np.ones((draws, count, 1))
