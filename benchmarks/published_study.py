@@ -58,7 +58,12 @@ def published_results(temporary: Path) -> StudyResults:
         state = RunState(run, folder, "done", record, epochs_done=len(log))
         known = {name: metrics.get(name, np.nan) for name in RESAMPLED_METRICS}
         same = {name: np.full(weightings, float(value)) for name, value in known.items()}
-        row = run_row(state, log, {"ap_crowded": np.nan, **metrics}, measurements)
+        row = run_row(
+            state,
+            log,
+            {"ap_crowded": np.nan, **metrics},
+            measurements.get("models", {}).get(state.run.model, {}),
+        )
         runs.append(StudyRun(state, tuple(log), same, row))
     assert index is not None
     states = tuple(run.state for run in runs)

@@ -8,6 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 from scipy import stats
+from tiny_studies import runs_of
 
 from ossa.evaluate.statistics import Values
 from ossa.study.comparisons import (
@@ -20,12 +21,6 @@ from ossa.study.estimates import draw_qualities, moderated_variances
 from ossa.study.sequential import detectable_difference
 
 SIMULATION = Path(__file__).parents[2] / "benchmarks" / "verdicts.py"
-
-
-def runs_of(*seeds: float) -> Values:
-    """Returns runs whose value does not depend on the images."""
-    plain = np.array(seeds)
-    return Values(plain, np.repeat(plain[:, None], 20, 1), np.repeat(plain[:, None], 10, 1), 10)
 
 
 def compared(**models: tuple[float, ...]) -> Comparisons:

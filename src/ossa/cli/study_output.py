@@ -32,10 +32,12 @@ def plan_rows(
     """Returns one flat object per planned run; null for values that were not measured."""
     rows = []
     for run in plan.runs:
-        estimate = estimates.get(run.model)
+        detector = plan.detector_of(run)
+        estimate = estimates.get(detector)
         row: dict[str, Any] = {
             "run": run.name,
             "model": run.model,
+            "detector": detector,
             "family": run.family,
             "seed": run.seed,
             **run.varied,
@@ -64,33 +66,34 @@ def plan_rows(
 def print_plan(
     plan: "Plan", summary: "DatasetSummary", rows: Sequence[Mapping[str, Any]], *, jobs: int
 ) -> None:
-    """Prints one line per model, the total time, and the shared settings."""
+    """Prints one line per detector, the total time, and the shared settings."""
     table = new_table(
         "model",
         *("family", "neck", "initial weights", "parameters", "FLOPs", "MACs"),
         *("time per run", "memory"),
     )
-    models = {row["model"]: row for row in reversed(rows)}
-    for model in plan.study.models:
-        row = models[model]
+    detectors = {row["detector"]: row for row in reversed(rows)}
+    for row in sorted(detectors.values(), key=lambda row: plan.study.models.index(row["model"])):
+        name = plan.marked(row["model"]) + row["detector"].removeprefix(row["model"])
         measured = row["seconds"] is not None
         figures = [with_unit(row[key]) for key in ("params", "flops", "macs")] if measured else ()
         last = (duration(row["seconds"]), with_unit(row["peak_bytes"]) + "B") if measured else ()
         problem = ("cannot be trained",) if row["problem"] else ()
         weights = row["initial_weights"]
-        table.add_row(
-            plan.marked(model), row["family"], row["neck"], weights, *problem, *figures, *last
-        )
+        table.add_row(name, row["family"], row["neck"], weights, *problem, *figures, *last)
     print_table(table)
     print_line()
-    for model, row in models.items():
+    for detector, row in detectors.items():
         if row["problem"]:
-            print_line(f"{model}: {row['problem']}")
+            print_line(f"{detector}: {row['problem']}")
     study = plan.study
-    variations = len(plan.runs) // len(study.models) // len(study.seeds)
-    varied = f" x {variations} settings" if variations > 1 else ""
+    varied = [
+        f" x {len(levels)} values of {key} ({', '.join(map(str, levels))})"
+        for key, levels in study.factors.items()
+    ]
     print_line(
-        f"{len(plan.runs)} runs: {len(study.models)} models x {len(study.seeds)} seeds{varied}"
+        f"{len(plan.runs)} runs: {len(study.models)} models x {len(study.seeds)} seeds"
+        + "".join(varied)
         + _time_of_all(rows, jobs)
     )
     _print_conditions(plan, summary)
@@ -112,15 +115,20 @@ def _print_conditions(plan: "Plan", summary: "DatasetSummary") -> None:
     sources = {run.model: run.weights.pretraining for run in plan.runs}
     common = next(iter(sources.values())) if len(set(sources.values())) == 1 else None
     last_is_one = summary.last_batch(plan) == 1 != conditions.get("train.batch")
+
+    def shared(key: str) -> Any:
+        return conditions.get(key, "varied")
+
     print_line()
     print_line(f"the same for all runs ({len(conditions)} settings):")
     for name, value in (
         ("recipe", study.recipe.base),
         ("shared settings", f"hash {plan.shared_settings_hash[:16]}"),
-        ("epochs, batch", f"{conditions['train.epochs']}, {conditions['train.batch']}"),
+        ("epochs, batch", f"{shared('train.epochs')}, {shared('train.batch')}"),
         ("last batch", _LAST_BATCH_OF_ONE if last_is_one else None),
-        ("image side", f"{conditions['train.imgsz']} px"),
+        ("image side", f"{shared('train.imgsz')} px"),
         ("neck", conditions.get("model.neck")),
+        ("head", shared("model.head")),
         ("initial weights", common),
         ("data", f"{summary.train_images:,} and {summary.val_images:,} images, fingerprint "
                  f"{summary.data_fingerprint[:16]}, of their pixels "
@@ -130,7 +138,9 @@ def _print_conditions(plan: "Plan", summary: "DatasetSummary") -> None:
         if value is not None:
             print_line(f"  {name:16} {value}")
     print_line(plan.equality)
-    print_line("what differs: the backbone, the seed" + "".join(f", {key}" for key in study.vary))
+    print_line(
+        "what differs: the backbone, the seed" + "".join(f", {key}" for key in study.factors)
+    )
     for key, values in plan.exceptions.items():
         each = ", ".join(f"{model} {value}" for model, value in values.items())
         print_line(f"  declared: {key} ({each})")
@@ -248,7 +258,8 @@ def _print_ranking(study: "StudyFolder", states: "Sequence[RunState]") -> None:
                 values.setdefault(state.run.model, []).append(ap)
     if not values:
         return
-    table = new_table("ranking so far, last weights on val", "AP50-95", "runs")
+    where = "".join(f", {key} {value}" for key, value in base.items())
+    table = new_table(f"ranking so far, last weights on val{where}", "AP50-95", "runs")
     for model, scores in sorted(values.items(), key=lambda item: -fmean(item[1])):
         table.add_row(study.plan.marked(model), fraction(fmean(scores)), str(len(scores)))
     print_table(table)

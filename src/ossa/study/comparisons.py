@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -173,7 +173,7 @@ class Comparisons:
             np.diag(estimates.images),
             np.diag(estimates.runs_over_images),
             (estimates.variances / estimates.runs)[None],
-            (estimates.runs - 1)[None],
+            estimates.dof[None],
             np.diag(estimates.image_dof),
         )
         half = float(stats.t.ppf((1 + LEVEL) / 2, dof[i]) * variance[i] ** 0.5)
@@ -339,21 +339,3 @@ def _draw_largest(
         np.maximum(below[j], scores[:, pair], out=below[j])
         np.maximum(below[i], -scores[:, pair], out=below[i])
     return np.abs(scores).max(axis=1, initial=0.0), np.where(np.isfinite(below), below, 0.0).T
-
-
-class RankChange(NamedTuple):
-    """How the order of models differs between two settings."""
-
-    num_pairs: int
-    swapped: int
-    """Pairs of models whose order is reversed."""
-    decided: int
-    """Swapped pairs that differ under both settings."""
-
-
-def rank_change(first: Comparisons, second: Comparisons) -> RankChange:
-    """Returns how the order of the models that both have differs between two settings."""
-    pairs = list(combinations([model for model in first.models if model in second.models], 2))
-    both = [(first.pair(*pair), second.pair(*pair)) for pair in pairs]
-    swapped = [rows for rows in both if rows[0].difference * rows[1].difference < 0]
-    return RankChange(len(pairs), len(swapped), sum(a.differs and b.differs for a, b in swapped))

@@ -1,11 +1,9 @@
 """The configuration of a study: models, shared settings, varied settings, and executor."""
 
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -14,11 +12,9 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_va
 from ossa.config import AugmentConfig, LossConfig, TrainConfig, merge
 from ossa.errors import ConfigError, legible, os_reason, suggestion
 from ossa.evaluate.statistics import FEWEST_RUNS
-from ossa.models.backbones.cspdarknet import cspdarknet_scale
-from ossa.models.backbones.pretrained import PretrainedTag, pretrained_tags, read_backbone_weights
-from ossa.models.checkpoint import read_checkpoint
+from ossa.model_config import ModelConfig
 from ossa.models.detector import PRESETS
-from ossa.recipes import file_below, load_recipe
+from ossa.recipes import load_recipe
 from ossa.safe_yaml import read_yaml
 from ossa.schema import Section, validated
 
@@ -31,9 +27,16 @@ _VARIABLE: Mapping[str, type[Section]] = {
     "train": TrainConfig,
     "loss": LossConfig,
     "augment": AugmentConfig,
+    "model": ModelConfig,
 }
 """Sections with settings that a study may vary."""
-_MODEL_KEYS_OF_A_RECIPE = {"drop_path", "anchors_wh"}
+SETTINGS_OF_A_HEAD: Mapping[str, frozenset[str]] = {
+    "anchor": frozenset({"anchors_wh"}),
+    "dense": frozenset({"reg_max", "end_to_end"}),
+}
+"""Settings of a model that act with one head only."""
+_MODEL_KEYS_OF_A_RECIPE = {"drop_path"}.union(*SETTINGS_OF_A_HEAD.values())
+_VARIABLE_OF_A_MODEL = {"head", "neck_type", "strides", "context"} | _MODEL_KEYS_OF_A_RECIPE
 
 
 class RecipeChoice(Section):
@@ -55,7 +58,8 @@ class RecipeChoice(Section):
     augment: dict[str, Any] = Field(default_factory=dict)
     evaluate: dict[str, Any] = Field(default_factory=dict)
     model: dict[str, Any] = Field(default_factory=dict)
-    """`drop_path` and `anchors_wh` of every detector; the study decides the rest of the model."""
+    """`drop_path`, `anchors_wh`, `reg_max` and `end_to_end` of every detector with such a head;
+    the study decides the rest of the model."""
 
     def sections(self, folder: Path) -> dict[str, Any]:
         """Returns the sections of `RunConfig`; `folder` is the folder of the study's file."""
@@ -75,7 +79,8 @@ class RecipeChoice(Section):
         sections = merge(load_recipe(self.base, below=folder), sections)
         for key in sections["model"].keys() - _MODEL_KEYS_OF_A_RECIPE:
             raise ConfigError(
-                expected="only drop_path and anchors_wh in the model section of a study's recipe",
+                expected=f"only {', '.join(sorted(_MODEL_KEYS_OF_A_RECIPE))} in the model section "
+                "of a study's recipe",
                 found=str(key),
                 advice="the study's own settings decide the rest",
             )
@@ -153,6 +158,8 @@ class StudyConfig(Section):
     models: tuple[str, ...] = Field(min_length=1)
     neck: Literal["own", "n", "s", "m", "l", "x"] = "s"
     """The scale of the neck of all models; with `own`, presets keep theirs and others have s."""
+    heads: tuple[Literal["anchor", "dense"], ...] = Field(default=("anchor",), min_length=1)
+    """Every model is trained with each; the first is in the main tables."""
     context: Literal["none", "sppf"] = "none"
     strides: tuple[PositiveInt, ...] = (8, 16, 32)
     seeds: tuple[NonNegativeInt, ...] = Field(default=(0, 1, 2), min_length=1)
@@ -165,7 +172,7 @@ class StudyConfig(Section):
     `ossa.study.environments`."""
     recipe: RecipeChoice = RecipeChoice()
     vary: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
-    """Settings such as train.lr, with the values that every model is trained with."""
+    """Settings such as train.imgsz, with the values that every model is trained with."""
     reported: Reported = Reported()
     margin: PositiveFloat = Field(default=0.02, lt=1)
     """Models whose difference is certainly smaller are practically the same."""
@@ -200,6 +207,12 @@ class StudyConfig(Section):
     @classmethod
     def _kind_alone(cls, value: Any) -> Any:
         return {"kind": value} if isinstance(value, str) else value
+
+    @property
+    def factors(self) -> dict[str, tuple[Any, ...]]:
+        """The settings that differ beside the model, by their dotted names, with their levels."""
+        of_model = {"model.head": self.heads}
+        return {key: levels for key, levels in of_model.items() if len(levels) > 1} | self.vary
 
     @property
     def data_sets(self) -> tuple[str, ...]:
@@ -251,7 +264,7 @@ def check_study(content: Mapping[str, Any], *, where: str) -> StudyConfig:
         ConfigError: a key is unknown, a value is invalid, or a model or seed is repeated.
     """
     study = validated(StudyConfig, content, where=where)
-    for key in ("models", "seeds", "data_sets"):
+    for key in ("models", "seeds", "data_sets", "heads"):
         counts = Counter(getattr(study, key))
         if repeated := sorted(str(value) for value, count in counts.items() if count > 1):
             found = legible(repeated[0])
@@ -270,7 +283,7 @@ def check_study(content: Mapping[str, Any], *, where: str) -> StudyConfig:
             "report the last weights, or the best weights on another split (split: test)"
         )
     _check_varied(study, where)
-    values = math.prod(len(values) for values in study.vary.values())
+    values = math.prod(len(values) for values in study.factors.values())
     if (runs := len(study.data_sets) * len(study.models) * len(study.seeds) * values) > _MOST_RUNS:
         raise ConfigError(f"{where}: expected at most {_MOST_RUNS:,} runs, found {runs:,}")
     return study
@@ -279,122 +292,18 @@ def check_study(content: Mapping[str, Any], *, where: str) -> StudyConfig:
 def _check_varied(study: StudyConfig, where: str) -> None:
     """Raises ConfigError for an unknown varied setting, or one with fewer than two values."""
     known = {
-        f"{section}.{name}" for section, schema in _VARIABLE.items() for name in schema.model_fields
+        f"{section}.{name}"
+        for section, schema in _VARIABLE.items()
+        for name in schema.model_fields
+        if section != "model" or name in _VARIABLE_OF_A_MODEL
     }
+    if "model.head" in study.vary:
+        raise ConfigError(f"{where}: vary has 'model.head': list the heads under 'heads' instead")
     for key, values in study.vary.items():
         if key not in known:
             raise ConfigError(
                 f"{where}: vary has '{legible(key)}', expected a setting of "
                 f"{', '.join(_VARIABLE)} such as train.lr.{suggestion(key, known)}"
             )
-        if len(set(map(str, values))) < 2:
-            raise ConfigError(f"{where}: vary.{key} needs at least two different values")
-
-
-PRETRAINING_SOURCES: Mapping[str, tuple[str, ...]] = {
-    "imagenet-1k": ("in1k",),
-    "imagenet-12k": ("in12k",),
-    "imagenet-22k": ("in22k", "in21k", "inw21k"),
-}
-"""First training data of weights by source; they may be fine-tuned on ImageNet-1k afterwards."""
-
-
-@dataclass(frozen=True)
-class InitialWeights:
-    """The initial weights of one model."""
-
-    pretraining: str
-    """`none`, a pretraining source or `coco`; for other data, the first word of the tag."""
-    source: str
-    """`none`, timm's full name with the tag, or a file."""
-    licence: str | None
-    model_settings: Mapping[str, Any]
-    """Settings for `ModelConfig`."""
-
-
-def initial_weights(study: StudyConfig, *, folder: Path) -> dict[str, InitialWeights]:
-    """Returns the initial weights of every model.
-
-    Args:
-        study: has a pretraining source for all models, or weights for each.
-        folder: the folder of the study's file; its weights are in it or below it.
-
-    Raises:
-        ConfigError: a source or tag is unknown, a model has no weights of the source, or sources
-            differ without being declared.
-        CheckpointError: a file has no description of its weights.
-    """
-    asked = study.initial_weights
-    if isinstance(asked, str) and asked not in (NO_WEIGHTS, *PRETRAINING_SOURCES):
-        raise ConfigError(
-            f"initial_weights: expected one of {', '.join([NO_WEIGHTS, *PRETRAINING_SOURCES])}, or "
-            f"a tag or file for each model, found {asked!r}"
-        )
-    names = asked if isinstance(asked, dict) else dict.fromkeys(study.models, asked)
-    weights = {
-        model: _weights_of(model, names.get(model, NO_WEIGHTS), folder) for model in study.models
-    }
-    sources = {initial.pretraining for initial in weights.values()}
-    if len(sources) > 1 and not study.mixed_initial_weights:
-        each = ", ".join(f"{model} {initial.pretraining}" for model, initial in weights.items())
-        raise ConfigError(
-            f"initial_weights: the models start from weights of different data ({each}), so a "
-            "difference between them is not due to the backbones alone: choose the same for all, "
-            "or declare it with 'mixed_initial_weights: true'"
-        )
-    return weights
-
-
-def _weights_of(model: str, name: str, folder: Path) -> InitialWeights:
-    """Returns the initial weights of a model from their name in the study."""
-    if name == NO_WEIGHTS:
-        return InitialWeights(NO_WEIGHTS, NO_WEIGHTS, None, {})
-    if name.endswith((".safetensors", ".pt")):
-        return _of_file(model, file_below(folder, name, where=f"initial_weights.{model}"))
-    architecture, _, wanted = model.partition(".")
-    tags = {tag.tag: tag for tag in pretrained_tags().get(architecture, [])}
-    if name in PRETRAINING_SOURCES:
-        usable = [
-            tag for tag in tags.values() if _pretraining_of(tag) == name and wanted in ("", tag.tag)
-        ]
-        if not usable:
-            has = f"; timm has {', '.join(tags)}" if tags else "; it has no weights in timm"
-            raise ConfigError(
-                f"initial_weights: {model} has no weights pretrained on {name}{has}: leave the "
-                "model out, or choose another source"
-            )
-        # Prefer weights that were not fine-tuned on other data.
-        return _of_tag(architecture, min(usable, key=lambda tag: len(tag.data)))
-    tag = tags.get(name.removeprefix(f"{architecture}."))
-    if tag is None:
-        raise ConfigError(
-            f"initial_weights.{model}: expected '{NO_WEIGHTS}', a pretraining source, a "
-            f".safetensors or .pt file or a tag of timm ({', '.join(tags) or 'none'}), found "
-            f"{name!r}"
-        )
-    return _of_tag(architecture, tag)
-
-
-def _of_tag(architecture: str, tag: PretrainedTag) -> InitialWeights:
-    name = f"{architecture}.{tag.tag}"
-    settings = {"name": name, "pretrained": True}
-    return InitialWeights(_pretraining_of(tag), name, tag.licence, settings)
-
-
-def _pretraining_of(tag: PretrainedTag) -> str:
-    first = tag.data[0] if tag.data else tag.tag
-    return next((name for name, data in PRETRAINING_SOURCES.items() if first in data), first)
-
-
-def _of_file(model: str, file: Path) -> InitialWeights:
-    """Returns the weights in a file: a whole detector for CSPDarknet, else a backbone."""
-    if not os.path.isfile(file):
-        raise ConfigError(expected=f"a file for initial_weights.{model}", path=file)
-    if model in PRESETS or cspdarknet_scale(model) is not None:
-        origin = read_checkpoint(file).origin
-        data = origin["pretraining"] or "unknown"
-        return InitialWeights(data, str(file), origin["licence"], {"weights": str(file)})
-    _, metadata = read_backbone_weights(str(file))
-    data = metadata.get("pretraining", "unknown").lower()
-    settings = {"backbone_weights": str(file)}
-    return InitialWeights(data, str(file), metadata.get("license"), settings)
+        if len(set(map(str, values))) < max(2, len(values)):
+            raise ConfigError(f"{where}: vary.{key} needs at least two values, all different")

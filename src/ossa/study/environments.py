@@ -48,7 +48,7 @@ def find_differences(study: StudyConfig | None, environments: Environments) -> l
     """Returns what differs between the runs, first what is refused in a study unless declared."""
     found = []
     for key in (*MUST_AGREE, *MAY_DIFFER):
-        if study is not None and f"train.{key}" in study.vary:
+        if study is not None and f"train.{key}" in study.factors:
             continue
         runs: dict[str, list[str]] = {}
         for name, environment in environments.items():

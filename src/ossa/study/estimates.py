@@ -12,7 +12,7 @@ Dimensions: M models, R runs of a model, B resamples, G groups of images, D draw
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
@@ -102,6 +102,8 @@ class Estimates:
     """Whether the variance over seeds is known: every model has three runs."""
     variances: Floats
     """(M,) sample variances of the runs; 0 if not `over_seeds`."""
+    dof: Floats
+    """(M,) their degrees of freedom."""
     seeds: SeedVariances
     """The same, moderated."""
     images: Floats
@@ -131,10 +133,42 @@ class Estimates:
             runs=runs,
             over_seeds=over_seeds,
             variances=variances,
+            dof=runs - 1,
             seeds=moderated_variances(variances, runs - 1),
             images=images,
             runs_over_images=total,
             image_dof=_image_dof(each),
+        )
+
+    @classmethod
+    def of_gains(cls, first: Mapping[str, Values], second: Mapping[str, Values]) -> Self:
+        """Returns those of what each model gains from a first setting to a second one.
+
+        Args:
+            first: values of one metric by model, under the first setting.
+            second: of the same models on the same images, under the second.
+        """
+        before, after = cls.of(first), cls.of(second)
+        gains = {model: second[model].difference(first[model]) for model in first}
+        one_each = cls.of(gains)
+        over_seeds, images = before.over_seeds and after.over_seeds, one_each.images
+        variances, dof = np.zeros(len(gains)), before.dof + after.dof
+        if over_seeds:
+            shared = [
+                first[model].shared_variance() + second[model].shared_variance() for model in first
+            ]
+            images = _positive_semidefinite(images - np.diag(shared))
+            parts = [level.variances / level.runs for level in (before, after)]
+            variances = parts[0] + parts[1]
+            doubt = parts[0] ** 2 / before.dof + parts[1] ** 2 / after.dof
+            dof = np.divide(variances**2, doubt, out=dof, where=doubt > 0)
+        return replace(
+            one_each,
+            over_seeds=over_seeds,
+            variances=variances,
+            dof=dof,
+            seeds=moderated_variances(variances, dof),
+            images=images,
         )
 
     def covariance(self) -> Floats:
@@ -176,7 +210,7 @@ def draw_seed_variances(
     size = (draws, len(value))
     if not estimates.over_seeds:
         return np.zeros(size), SeedVariances(np.zeros(size), np.ones(size), prior)
-    own = estimates.runs - 1
+    own = estimates.dof
     true = value * dof / rng.chisquare(dof, size=size)
     return true, SeedVariances(
         *moderate(true * rng.chisquare(own, size=size) / own, own, prior), prior

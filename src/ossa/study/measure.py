@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -73,7 +73,9 @@ def estimate_models(
     threads: int,
     on_model: Callable[[int, int], None] | None = None,
 ) -> dict[str, RunEstimate | str]:
-    """Returns the estimated cost of each model, or the reason why it cannot be trained.
+    """Returns the estimated cost of each detector, or the reason why it cannot be trained.
+
+    Detectors have the names of `Plan.detector_of`.
 
     Args:
         plan: the plan of the study.
@@ -83,8 +85,8 @@ def estimate_models(
         on_model: called with the number of models measured and their total.
     """
     first: dict[str, PlannedRun] = {}
-    for run in plan.base_runs():
-        first.setdefault(run.model, run)
+    for run in sorted(plan.runs, key=lambda run: run.varied != plan.base):
+        first.setdefault(plan.detector_of(run), run)
     estimates: dict[str, RunEstimate | str] = {}
     for model, run in first.items():
         estimates[model] = _estimate_in_process(
@@ -150,9 +152,9 @@ def _evaluate(detector: Detector, config: RunConfig, device: torch.device) -> No
 def measure_models(
     folder: StudyFolder, states: Sequence[RunState], *, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Measures latency and memory per image by model; writes and returns `measurements.json`.
+    """Measures latency and memory per image; writes and returns `measurements.json`.
 
-    Each model is fused and timed at batch 1, from the image on the device to the detections, with
+    Each detector (`Plan.detector_of`) is fused and timed at batch 1, from the image on the device to the detections, with
     the weights of its first finished run.
 
     Args:
@@ -161,13 +163,17 @@ def measure_models(
         device: the device to measure on.
     """
     first: dict[str, RunState] = {}
-    for state in states:
+    for state in sorted(states, key=lambda state: state.run.varied != folder.plan.base):
         if state.state == "done" and (state.folder / LAST_WEIGHTS).is_file():
-            first.setdefault(state.run.model, state)
+            first.setdefault(folder.plan.detector_of(state.run), state)
+    by_imgsz: dict[int, list[str]] = {}
+    for name, state in first.items():
+        by_imgsz.setdefault(state.run.config.train.imgsz, []).append(name)
     models: dict[str, dict[str, float]] = {}
-    names = list(first)
-    for start in range(0, len(names), _MODELS_AT_ONCE):
-        models |= _measure([first[name] for name in names[start : start + _MODELS_AT_ONCE]], device)
+    for names in by_imgsz.values():
+        for start in range(0, len(names), _MODELS_AT_ONCE):
+            together = names[start : start + _MODELS_AT_ONCE]
+            models |= _measure({name: first[name] for name in together}, device)
     content = {
         "device": device,
         "environment": environment(),
@@ -180,24 +186,26 @@ def measure_models(
 
 
 def is_measured(folder: StudyFolder, states: Sequence[RunState]) -> bool:
-    """Returns whether every model with a finished run has been measured."""
+    """Returns whether every detector with a finished run has been measured."""
     try:
         models = read_measurements(folder.path).get("models", {})
     except DataError:
         models = {}
-    return all(state.run.model in models for state in states if state.state == "done")
+    done = [state.run for state in states if state.state == "done"]
+    return all(folder.plan.detector_of(run) in models for run in done)
 
 
-def _measure(states: Sequence[RunState], device: str) -> dict[str, dict[str, float]]:
-    config = states[0].run.config
+def _measure(states: Mapping[str, RunState], device: str) -> dict[str, dict[str, float]]:
+    """Returns the measurements of detectors for one image size, timed in turn."""
+    config = next(iter(states.values())).run.config
     imgsz = config.train.imgsz
     detectors: dict[str, Detector] = {}
     memory: dict[str, int] = {}
-    for state in states:
+    for name, state in states.items():
         detector = detector_from(read_checkpoint(state.folder / LAST_WEIGHTS))
         fused = fuse_detector(detector).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        detectors[state.run.model] = fused
-        memory[state.run.model] = count_cost(fused, imgsz).total.peak_bytes
+        detectors[name] = fused
+        memory[name] = count_cost(fused, imgsz).total.peak_bytes
     times = measure_throughput(
         detectors,
         imgsz=imgsz,
@@ -250,7 +258,7 @@ def cost_in_study(folder: StudyFolder, model: str, *, num_classes: int) -> Cost:
     )
     version = folder.plan.conditions_version
     plan = make_plan(study, data=folder.path, folder=folder.path, conditions_version=version)
-    config = plan.runs[0].config
+    config = plan.base_runs()[0].config
     imgsz = config.train.imgsz
     detector = build_detector(config.model, num_classes=num_classes, imgsz=imgsz)
     return count_cost(detector, imgsz).total

@@ -15,7 +15,8 @@ from ossa.config import CONDITIONS_VERSION, RunConfig, build_config, merge, pars
 from ossa.data.cache_files import content_fingerprint
 from ossa.errors import ConfigError
 from ossa.models.detector import PRESETS, with_weights_settings
-from ossa.study.config import InitialWeights, StudyConfig, initial_weights
+from ossa.study.config import SETTINGS_OF_A_HEAD, StudyConfig
+from ossa.study.initial_weights import InitialWeights, initial_weights
 from ossa.train.callbacks import Callback
 from ossa.train.splits import read_training_data
 
@@ -27,6 +28,8 @@ _BACKBONE_SETTINGS = frozenset(
     )
 )
 """Settings that name the backbone and the weights it starts from."""
+_COSTLY = frozenset({"train.imgsz", "train.batch"})
+"""Settings outside `model` that change the cost of a step or of an image."""
 _PLACES = frozenset({"data", "seed"})
 _OF_THE_NECK = frozenset({"model.neck", "model.equal_conditions"})
 """Settings that a preset has otherwise where it keeps its own neck."""
@@ -38,7 +41,8 @@ class PlannedRun:
     """One training of a study."""
 
     name: str
-    """Name of its folder: `convnext_tiny-seed0`, or `convnext_tiny-lr0.005-seed0` if varied."""
+    """Name of its folder: `convnext_tiny-seed0`, or `convnext_tiny-lr0.005-seed0` or
+    `convnext_tiny-head-dense-seed0` if a setting is varied."""
     model: str
     """Name of the model in the study."""
     family: str
@@ -61,7 +65,8 @@ class Plan:
     exceptions: Mapping[str, Mapping[str, Any]]
     """Other settings that differ as declared, such as the neck, with their values by model."""
     base: Mapping[str, Any]
-    """For each varied setting, the value of the base recipe if it is listed, else the first one."""
+    """For each varied setting, the value that runs have otherwise if it is listed, else the
+    first one."""
     conditions_version: int = CONDITIONS_VERSION
 
     @property
@@ -84,6 +89,8 @@ class Plan:
             f"{context}, and the initial neck and head of a seed are equal bit for bit in all but "
             "the laterals."
         )
+        if factors := self.study.factors:
+            sentence = f"at each value of {' and '.join(factors)}, {sentence}"
         if not self.not_equal:
             return sentence[0].upper() + sentence[1:]
         marked = f"{NOT_EQUAL.capitalize()}: {', '.join(self.not_equal)}, with a neck of its own."
@@ -99,6 +106,18 @@ class Plan:
         """The sha256 of the canonical JSON of the shared settings."""
         canonical = json.dumps(self.conditions, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def detector_of(self, run: PlannedRun) -> str:
+        """Returns the name of a run's detector in measurements: that of its model, if not varied.
+
+        Runs with other values of settings that change the cost have detectors of their own.
+        """
+        changed = {
+            key: value
+            for key, value in run.varied.items()
+            if value != self.base[key] and (key.startswith("model.") or key in _COSTLY)
+        }
+        return ", ".join([run.model, *(f"{key} {value}" for key, value in changed.items())])
 
     def base_runs(self) -> list[PlannedRun]:
         """Returns the runs with the base values of the varied settings."""
@@ -150,8 +169,9 @@ def make_plan(
     weights = initial_weights(study, folder=folder)
     sections = study.recipe.sections(folder)
     equal = conditions_version > 1
-    runs = tuple(
-        _planned(
+
+    def planned(model: str, seed: int, varied: Mapping[str, Any]) -> PlannedRun:
+        return _planned(
             study,
             sections,
             weights[model],
@@ -161,28 +181,27 @@ def make_plan(
             data=data,
             equal=equal and study.neck_of(model) != "own",
         )
+
+    runs = tuple(
+        planned(model, seed, varied)
         for seed in study.seeds
         for varied in _variations(study)
         for model in study.models
     )
     same, different = _compare_settings(study, runs)
-    return Plan(study, runs, same, different, _base_values(study, sections), conditions_version)
-
-
-def _base_values(study: StudyConfig, sections: Mapping[str, Any]) -> dict[str, Any]:
-    if not study.vary:
-        return {}
-    recipe = flat_settings(build_config({**sections, "model": {"name": "any"}, "data": ""}))
-    return {
-        key: recipe[key] if recipe[key] in values else values[0]
-        for key, values in study.vary.items()
+    plain = flat_settings(planned(study.models[0], study.seeds[0], {}).config)
+    base = {
+        key: plain[key] if plain[key] in levels else levels[0]
+        for key, levels in study.factors.items()
     }
+    return Plan(study, runs, same, different, base, conditions_version)
 
 
 def _variations(study: StudyConfig) -> Iterator[dict[str, Any]]:
     """Yields every combination of the varied values; a single empty one if nothing is varied."""
-    for values in itertools.product(*study.vary.values()):
-        yield dict(zip(study.vary, values, strict=True))
+    factors = study.factors
+    for values in itertools.product(*factors.values()):
+        yield dict(zip(factors, values, strict=True))
 
 
 def _planned(
@@ -196,10 +215,9 @@ def _planned(
     data: Path,
     equal: bool,
 ) -> PlannedRun:
-    for key, value in varied.items():
-        sections = merge(sections, parse_settings([f"{key}={json.dumps(value)}"]))
     detector = {
         "name": model,
+        "head": study.heads[0],
         "neck": study.neck_of(model),
         "context": study.context,
         "strides": study.strides,
@@ -213,11 +231,25 @@ def _planned(
         "recipe": study.recipe.base,
         "seed": seed,
     }
+    for key, value in varied.items():
+        settings = merge(settings, parse_settings([f"{key}={json.dumps(value)}"]))
+    if len(study.heads) > 1:
+        others = SETTINGS_OF_A_HEAD.keys() - {settings["model"]["head"]}
+        ignored = frozenset[str]().union(*(SETTINGS_OF_A_HEAD[head] for head in others))
+        settings["model"] = {k: v for k, v in settings["model"].items() if k not in ignored}
     config = build_config(settings, where=f"study {study.name}")
     config = config.model_copy(update={"model": with_weights_settings(config.model)})
-    values = [f"{key.rpartition('.')[2]}{value}" for key, value in varied.items()]
+    values = [_in_a_name(key, value) for key, value in varied.items()]
     name = "-".join([model, *values, f"seed{seed}"])
     return PlannedRun(name, model, study.family(model), seed, varied, weights, config)
+
+
+def _in_a_name(key: str, value: Any) -> str:
+    section, _, name = key.rpartition(".")
+    if section != "model":
+        return f"{name}{value}"
+    values = value if isinstance(value, list | tuple) else [value]
+    return "-".join([name.replace("_", "-"), *map(str, values)])
 
 
 def _compare_settings(
@@ -228,7 +260,10 @@ def _compare_settings(
     Raises:
         ConfigError: a setting differs that the study does not declare.
     """
-    may_differ = _BACKBONE_SETTINGS | _PLACES | set(study.vary)
+    may_differ = _BACKBONE_SETTINGS | _PLACES | set(study.factors)
+    if len(study.heads) > 1:
+        of_heads = frozenset[str]().union(*SETTINGS_OF_A_HEAD.values())
+        may_differ |= {f"model.{name}" for name in of_heads}
     settings = [flat_settings(run.config) for run in runs]
     same: dict[str, Any] = {}
     different: dict[str, dict[str, Any]] = {}
@@ -295,7 +330,7 @@ class DatasetSummary:
             "not_equal": list(plan.not_equal),
             "conditions": dict(plan.conditions),
             "exceptions": {key: dict(values) for key, values in plan.exceptions.items()},
-            "varied": {key: list(values) for key, values in plan.study.vary.items()},
+            "varied": {key: list(values) for key, values in plan.study.factors.items()},
         }
 
 

@@ -85,14 +85,14 @@ def mean_estimates(each: Sequence[Estimates]) -> Estimates:
     images = np.sum([one.images for one in each], axis=0) / count**2
     parts = np.stack([one.seeds.value / one.runs for one in each]) / count**2
     variance, dof = _added(parts, np.stack([one.seeds.dof for one in each]))
-    variance = variance * (dof + 1) * over_seeds
+    variance = variance * over_seeds
     return Estimates(
         models=each[0].models,
         means=np.mean([one.means for one in each], axis=0),
-        # A variance with so many degrees of freedom is like one of so many runs.
-        runs=dof + 1,
+        runs=np.ones_like(dof),
         over_seeds=over_seeds,
         variances=variance,
+        dof=dof,
         seeds=SeedVariances(variance, dof, (0.0, 0.0)),
         images=images if over_seeds else least,
         runs_over_images=least,

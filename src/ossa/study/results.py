@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ossa.data.annotations import DatasetIndex
 from ossa.errors import DataError, OssaError
 from ossa.evaluate.metrics import METRIC_TITLES, Metrics
-from ossa.evaluate.statistics import Interval, Values
+from ossa.evaluate.statistics import LEVEL, Interval, Values
 from ossa.study.analysis import Relation, pareto_membership
 from ossa.study.comparisons import Comparisons, compare_all
 from ossa.study.config import StudyConfig
@@ -21,6 +21,7 @@ from ossa.study.efficiency import Efficiency, efficiencies
 from ossa.study.environments import check_environments, environments_of
 from ossa.study.estimates import draw_qualities, without_images
 from ossa.study.folder import RunState, StudyFolder, read_measurements, read_study_folder
+from ossa.study.interactions import Effect, interaction
 from ossa.study.reported import (
     RESAMPLED_FILE,
     detections_file,
@@ -108,11 +109,13 @@ class StudyResults:
 
     @cached_property
     def runs_by_model(self) -> dict[str, list[StudyRun]]:
-        """Finished runs of the base recipe, or with the first of the varied values."""
-        base = self.folder.plan.base
+        """Finished runs with the base values of the varied settings."""
+        return self._runs_with(self.folder.plan.base)
+
+    def _runs_with(self, varied: Mapping[str, Any]) -> dict[str, list[StudyRun]]:
         runs: dict[str, list[StudyRun]] = {}
         for run in self.runs:
-            if run.state.run.varied == base:
+            if run.state.run.varied == varied:
                 runs.setdefault(run.state.run.model, []).append(run)
         return {model: runs[model] for model in self.study.models if model in runs}
 
@@ -176,8 +179,12 @@ class StudyResults:
         """The `COMPLEXITIES` that are known, with their titles."""
         return {key: title for key, title in COMPLEXITIES.items() if self.is_known(key)}
 
-    def values(self, metric: str) -> dict[str, Values]:
+    def values(self, metric: str, *, varied: Mapping[str, Any] | None = None) -> dict[str, Values]:
         """Returns one resampled metric of every model that has finished runs.
+
+        Args:
+            metric: such as 'ap'.
+            varied: the values of all varied settings; by default the base values.
 
         Raises:
             DataError: the split has no object of the kind that the metric is about.
@@ -186,7 +193,7 @@ class StudyResults:
             model: values_of(
                 [run.resampled_metrics for run in runs], metric, num_images=self.index.num_units
             )
-            for model, runs in self.runs_by_model.items()
+            for model, runs in self._runs_with(varied or self.folder.plan.base).items()
         }
 
     def variations(self) -> dict[str, dict[str, Values]]:
@@ -194,20 +201,31 @@ class StudyResults:
 
         Combinations have names such as 'train.lr 0.03'; if nothing is varied, the only name is ''.
         """
-        runs: dict[str, dict[str, list[Mapping[str, NDArray[Any]]]]] = {}
-        for varied in (self.folder.plan.base, *(run.state.run.varied for run in self.runs)):
-            runs.setdefault(_variation(varied), {})
-        for run in self.runs:
-            by_model = runs[_variation(run.state.run.varied)]
-            by_model.setdefault(run.state.run.model, []).append(run.resampled_metrics)
-        return {
-            name: {
-                model: values_of(samples, "ap", num_images=self.index.num_units)
-                for model, samples in models.items()
-            }
-            for name, models in runs.items()
-            if models
-        }
+        each = (self.folder.plan.base, *(run.state.run.varied for run in self.runs))
+        names = {_variation(varied): varied for varied in each}
+        found = {name: self.values("ap", varied=varied) for name, varied in names.items()}
+        return {name: models for name, models in found.items() if models}
+
+    @cached_property
+    def effects(self) -> tuple[Effect, ...]:
+        """How AP50-95 depends on each varied setting, for each of its values but the base value.
+
+        The other varied settings have their base values. The error rate is divided by the number
+        of effects.
+        """
+        base, first = self.folder.plan.base, self.values("ap")
+        others = [
+            (name, value, self.values("ap", varied={**base, name: value}))
+            for name, values in self.study.factors.items()
+            for value in values
+            if value != base[name]
+        ]
+        known = [other for other in others if len(first.keys() & other[2].keys()) > 1]
+        alpha = (1 - LEVEL) / max(len(known), 1)
+        return tuple(
+            Effect(name, base[name], value, interaction(first, second, alpha=alpha))
+            for name, value, second in known
+        )
 
     def comparisons(self, metric: str = "ap") -> Comparisons:
         """Returns the comparisons of all pairs of models in one resampled metric.
@@ -350,17 +368,17 @@ def _read_run(
     del metrics["per_class"]
     _check_recomputed(metrics, resampled, state.folder)
     metrics["ap_crowded"] = float(resampled["ap_crowded"][0])
-    return StudyRun(state, tuple(log), resampled, run_row(state, log, metrics, measurements))
+    measured = measurements.get("models", {}).get(folder.plan.detector_of(state.run), {})
+    return StudyRun(state, tuple(log), resampled, run_row(state, log, metrics, measured))
 
 
 def run_row(
-    state: RunState, log: Sequence[Any], metrics: Mapping[str, Any], measurements: Mapping[str, Any]
+    state: RunState, log: Sequence[Any], metrics: Mapping[str, Any], measured: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Returns the flat row of a finished run, from its log, its metrics and all measurements."""
+    """Returns the flat row of a finished run, from its log, its metrics and what was measured."""
     run, record = state.run, state.record
     assert record is not None
     precision, recall = metrics.get("precision"), metrics.get("recall")
-    measured = measurements.get("models", {}).get(run.model, {})
     return {
         "run": run.name,
         "model": run.model,

@@ -122,10 +122,10 @@ def run_until_decided(
         ConfigError: the study varies settings.
         KeyboardInterrupt: after Ctrl-C, once every run has saved its state.
     """
-    if study.study.vary:
+    if study.study.factors:
         raise ConfigError(
-            expected="a study without 'vary' to run until it is decided",
-            found=", ".join(study.study.vary),
+            expected="a study that varies nothing but the model to run until it is decided",
+            found=", ".join(study.study.factors),
         )
     for state in study.states():
         if state.state == "refused":  # perhaps its cause is gone
@@ -205,18 +205,22 @@ def seconds_left(states: Sequence[RunState]) -> float | None:
 
     A model without a finished run is assumed to need the average time of the others.
     """
-    spent: dict[str, list[float]] = {}
+    spent: dict[tuple[str, str], list[float]] = {}
     for state in states:
         if state.state == "done" and state.record is not None:
             seconds = sum(state.record.times.values()) / state.run.config.train.epochs
-            spent.setdefault(state.run.model, []).append(seconds)
+            spent.setdefault(_kind(state), []).append(seconds)
     if not spent:
         return None
-    per_epoch = {model: fmean(seconds) for model, seconds in spent.items()}
+    per_epoch = {kind: fmean(seconds) for kind, seconds in spent.items()}
     average = fmean(per_epoch.values())
     return sum(
-        (state.run.config.train.epochs - state.epochs_done)
-        * per_epoch.get(state.run.model, average)
+        (state.run.config.train.epochs - state.epochs_done) * per_epoch.get(_kind(state), average)
         for state in states
         if not state.finished
     )
+
+
+def _kind(state: RunState) -> tuple[str, str]:
+    """Returns what decides the time of a run: its model and its varied settings."""
+    return state.run.model, str(state.run.varied)

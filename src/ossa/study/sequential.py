@@ -259,6 +259,7 @@ def detectable_difference(
         runs=np.full(models, float(runs)),
         over_seeds=True,
         variances=variances,
+        dof=np.full(models, runs - 1.0),
         seeds=moderated_variances(variances, np.full(models, runs - 1.0)),
         images=np.eye(models) * image_deviation**2 / 2,
         runs_over_images=np.eye(models) * image_deviation**2 / 2,

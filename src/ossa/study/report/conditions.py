@@ -64,7 +64,7 @@ def conditions_table(results: StudyResults) -> ReportTable:
     }
     for key, models in plan.exceptions.items():
         settings |= {f"{key} ({model})": value for model, value in models.items()}
-    for key, values in study.vary.items():
+    for key, values in study.factors.items():
         settings[f"{key} (varied)"] = ", ".join(map(str, values))
     rows = [
         {"setting": key, "value": "not set" if value is None else str(value)}
@@ -118,7 +118,7 @@ def runs_table(results: StudyResults) -> ReportTable:
             rows.append({**run.row, "config_hash": run.state.record.config_hash, **hashes})
     hashes = dict.fromkeys(key for row in rows for key in row if key.startswith("sha256 of "))
     columns = [
-        *map(Column, ("run", "model", "family", "pretraining", "seed", *results.study.vary)),
+        *map(Column, ("run", "model", "family", "pretraining", "seed", *results.study.factors)),
         *(Column(key, title, decimals=3) for key, title in results.qualities.items()),
         *(Column(key, write=compact) for key in ("params", "flops")),
         Column("train_seconds", "training time", write=duration),
