@@ -48,8 +48,8 @@ def _case(
 ) -> Case:
     """Returns a study with these qualities (4,) under the first level, and gains at the other."""
     cells = np.concatenate((qualities, qualities + gains))
-    noise = {"image_deviation": 0.05, "run_deviation": 0.05} if images else {}
-    return Case(cells, deviations, runs=_RUNS, **noise)
+    noise = 0.05 if images else 0.0
+    return Case(cells, deviations, runs=_RUNS, image_deviation=noise, run_deviation=noise)
 
 
 _ALIKE = np.full(_MODELS, 0.3)
@@ -89,8 +89,8 @@ def rates(case: Case, *, studies: int, draws: int = 1000) -> dict[str, float]:
         row: dict[str, float] = {
             "found": found.is_found,
             "found, pooled": _pooled_p(cells) < 0.05,
-            "gains": held.all(),
-            "reversed wrongly": called[products >= 0].any(),
+            "gains": bool(held.all()),
+            "reversed wrongly": bool(called[products >= 0].any()),
         }
         if (products < 0).any():
             row["reversed"] = called[products < 0].mean()

@@ -15,7 +15,6 @@ from ossa.study.comparisons import (
     Comparisons,
     PairwiseComparison,
     compare_all,
-    rank_change,
 )
 from ossa.study.estimates import draw_qualities, moderated_variances
 from ossa.study.sequential import detectable_difference
@@ -142,12 +141,6 @@ def test_far_apart_they_are_hardly_shrunk_and_without_any_variance_there_are_no_
     assert draws is not None
     assert draws["a"].mean() == pytest.approx(0.101, abs=0.001)
     assert draw_qualities({"a": runs_of(0.1), "b": runs_of(0.2)}) is None
-
-
-def test_orders_change_between_settings():
-    first = compared(a=(0.5, 0.51, 0.52), b=(0.1, 0.11, 0.12), c=(0.3, 0.31, 0.32))
-    second = compared(a=(0.1, 0.11, 0.12), b=(0.5, 0.51, 0.52), c=(0.05, 0.06, 0.07))
-    assert rank_change(first, second) == (3, 2, 2)
 
 
 def test_more_seeds_find_smaller_differences_and_images_set_a_floor():

@@ -23,7 +23,7 @@ def test_a_shipped_study_can_be_planned(file: Path):
             make_plan(study, data=data, folder=Path("nowhere"))
         return
     plan = make_plan(study, data=data, folder=file.parent)
-    settings = math.prod(len(values) for values in study.vary.values())
+    settings = math.prod(len(values) for values in study.factors.values())
     assert len(plan.runs) == len(study.models) * len(study.seeds) * settings
     assert {run.weights.pretraining for run in plan.runs} == {"none"}
 

@@ -16,10 +16,11 @@ from ossa.study.laws import choose_law
 from ossa.study.measure import cost_in_study
 from ossa.study.prediction import predict_quality
 from ossa.study.report.answers import budgets_table, main_measure, sentences
+from ossa.study.report.factors import factors_section
 from ossa.study.report.figures import models_outside
 from ossa.study.report.fits import pareto_table
 from ossa.study.report.report import write_study_report
-from ossa.study.report.sections import models_table, pairs_section, variations_section
+from ossa.study.report.sections import models_table, pairs_section
 from ossa.study.report.tables import ReportFiles
 from ossa.study.results import StudyResults, load_study
 
@@ -273,9 +274,13 @@ def test_a_varied_study_says_whether_the_ranking_changes(tmp_path: Path):
         false_per_image=2,
         settings={"vary": {"train.lr": [0.01, 0.03]}},
     )
-    section = variations_section(load_study(study), ReportFiles(tmp_path))
+    section = factors_section(load_study(study), ReportFiles(tmp_path))
     assert section is not None
     rows = rows_of(tmp_path, "tuning")
     assert {row["model"] for row in rows} == set(FAMILIES[:3])
     assert sorted(float(row["train.lr 0.03 rank"]) for row in rows) == [1, 2, 3]
-    assert section.text.startswith("With train.lr 0.03 in place of train.lr 0.01, ")
+    assert "train.lr 0.03 in place of 0.01 (F test of the interaction: p " in section.text
+    assert "1 seed, 8 images, intervals over images alone" in section.text
+    gains = rows_of(tmp_path, "gains")
+    assert all(float(row["low"]) < float(row["gain"]) < float(row["high"]) for row in gains)
+    assert len(gains) == 3

@@ -166,8 +166,16 @@ class Comparisons:
         critical = float(np.quantile(self.largest, 1 - self.alpha))
         return _critical_t(critical, self.dof) * self.standard_errors
 
-    def interval(self, model: str) -> Interval:
-        """Returns the 95% interval of the mean of one model, unadjusted, by its own variance."""
+    def interval(
+        self, model: str, *, level: float = LEVEL, within: tuple[float, float] = (0.0, 1.0)
+    ) -> Interval:
+        """Returns the interval of the mean of one model, unadjusted, by its own variance.
+
+        Args:
+            model: one of the models.
+            level: of confidence.
+            within: the lowest and the highest possible mean.
+        """
         i, estimates = self.models.index(model), self.estimates
         variance, dof = _total_variance(
             np.diag(estimates.images),
@@ -176,9 +184,9 @@ class Comparisons:
             estimates.dof[None],
             np.diag(estimates.image_dof),
         )
-        half = float(stats.t.ppf((1 + LEVEL) / 2, dof[i]) * variance[i] ** 0.5)
+        half = float(stats.t.ppf((1 + level) / 2, dof[i]) * variance[i] ** 0.5)
         mean = float(estimates.means[i])
-        return Interval(max(mean - half, 0.0), min(mean + half, 1.0))
+        return Interval(max(mean - half, within[0]), min(mean + half, within[1]))
 
     def pair(self, model: str, reference: str) -> PairwiseComparison:
         """Returns the comparison of two models."""

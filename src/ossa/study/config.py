@@ -160,6 +160,10 @@ class StudyConfig(Section):
     """The scale of the neck of all models; with `own`, presets keep theirs and others have s."""
     heads: tuple[Literal["anchor", "dense"], ...] = Field(default=("anchor",), min_length=1)
     """Every model is trained with each; the first is in the main tables."""
+    neck_types: tuple[Literal["pafpn", "fpn", "bifpn", "none"], ...] = Field(
+        default=("pafpn",), min_length=1
+    )
+    """Like `heads`."""
     context: Literal["none", "sppf"] = "none"
     strides: tuple[PositiveInt, ...] = (8, 16, 32)
     seeds: tuple[NonNegativeInt, ...] = Field(default=(0, 1, 2), min_length=1)
@@ -211,7 +215,7 @@ class StudyConfig(Section):
     @property
     def factors(self) -> dict[str, tuple[Any, ...]]:
         """The settings that differ beside the model, by their dotted names, with their levels."""
-        of_model = {"model.head": self.heads}
+        of_model = {"model.head": self.heads, "model.neck_type": self.neck_types}
         return {key: levels for key, levels in of_model.items() if len(levels) > 1} | self.vary
 
     @property
@@ -264,7 +268,7 @@ def check_study(content: Mapping[str, Any], *, where: str) -> StudyConfig:
         ConfigError: a key is unknown, a value is invalid, or a model or seed is repeated.
     """
     study = validated(StudyConfig, content, where=where)
-    for key in ("models", "seeds", "data_sets", "heads"):
+    for key in ("models", "seeds", "data_sets", "heads", "neck_types"):
         counts = Counter(getattr(study, key))
         if repeated := sorted(str(value) for value, count in counts.items() if count > 1):
             found = legible(repeated[0])
@@ -297,8 +301,9 @@ def _check_varied(study: StudyConfig, where: str) -> None:
         for name in schema.model_fields
         if section != "model" or name in _VARIABLE_OF_A_MODEL
     }
-    if "model.head" in study.vary:
-        raise ConfigError(f"{where}: vary has 'model.head': list the heads under 'heads' instead")
+    for key in ("head", "neck_type"):
+        if f"model.{key}" in study.vary:
+            raise ConfigError(f"{where}: vary has 'model.{key}': list them under '{key}s' instead")
     for key, values in study.vary.items():
         if key not in known:
             raise ConfigError(
@@ -306,4 +311,4 @@ def _check_varied(study: StudyConfig, where: str) -> None:
                 f"{', '.join(_VARIABLE)} such as train.lr.{suggestion(key, known)}"
             )
         if len(set(map(str, values))) < max(2, len(values)):
-            raise ConfigError(f"{where}: vary.{key} needs at least two values, all different")
+            raise ConfigError(f"{where}: vary.{key} needs at least two different values, each once")

@@ -17,7 +17,7 @@ The error rates are simulated in `benchmarks/interactions.py`.
 Dimensions: M models, D draws.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from ossa.errors import DataError
-from ossa.evaluate.statistics import LEVEL, Interval, Values
+from ossa.evaluate.statistics import LEVEL, Interval, Values, adjust_by_holm
 from ossa.study.comparisons import Comparisons, PairwiseComparison, compare_all, compare_estimates
 from ossa.study.estimates import (
     ROUNDING,
@@ -70,6 +70,11 @@ class Interaction:
         """The models with runs under both levels."""
         return self.gains.models
 
+    def gain(self, model: str) -> Interval:
+        """Returns the interval of what a model gains; those of all models hold together."""
+        level = 1 - self.alpha / len(self.models)
+        return self.gains.interval(model, level=level, within=(-1.0, 1.0))
+
     @property
     def reversed_pairs(self) -> list[tuple[PairwiseComparison, PairwiseComparison]]:
         """The pairs whose measured order differs, under the first level and under the second."""
@@ -81,19 +86,6 @@ class Interaction:
     def certainly_reversed(self) -> list[tuple[PairwiseComparison, PairwiseComparison]]:
         """Those of them that differ for certain under both levels."""
         return [(a, b) for a, b in self.reversed_pairs if a.differs and b.differs]
-
-
-@dataclass(frozen=True)
-class Effect:
-    """How the qualities of the models of a study depend on one varied setting."""
-
-    setting: str
-    """Its dotted name, such as model.head."""
-    base: Any
-    """The first level."""
-    level: Any
-    """The second level."""
-    interaction: Interaction
 
 
 def interaction(
@@ -142,6 +134,62 @@ def interaction(
         gains=compare_estimates(estimates, alpha=alpha, draws=draws, seed=seed),
         levels=(before, after),
         alpha=alpha,
+    )
+
+
+@dataclass(frozen=True)
+class Effect:
+    """How the qualities of the models of a study depend on one varied setting."""
+
+    setting: str
+    """Its dotted name, such as model.head."""
+    base: Any
+    """The first level."""
+    level: Any
+    """The second level."""
+    interaction: Interaction
+    p: float
+    """Of the interaction, adjusted by Holm for all effects of the study."""
+
+    @property
+    def is_found(self) -> bool:
+        """Whether the gains of the models certainly differ."""
+        return self.p < 1 - LEVEL
+
+
+def effects_of(
+    factors: Mapping[str, Sequence[Any]],
+    base: Mapping[str, Any],
+    values: Callable[[Mapping[str, Any]], Mapping[str, Values]],
+) -> tuple[Effect, ...]:
+    """Returns how models depend on every varied setting, for each of its levels but the base.
+
+    The other settings have their base values. p is adjusted by Holm over all effects, and all
+    intervals of one kind hold for all effects together.
+
+    Args:
+        factors: the levels by setting.
+        base: the base level by setting.
+        values: returns the values of one metric by model, for a level of every setting.
+
+    Examples:
+        >>> import ossa
+        >>> results = ossa.load_study("study")
+        >>> levels = {"train.lr": [0.01, 0.03]}
+        >>> (found,) = effects_of(levels, {"train.lr": 0.01}, lambda _: results.values("ap"))
+        >>> found.level, found.p
+        (0.03, 1.0)
+    """
+    first = values(base)
+    levels = [(key, level) for key, each in factors.items() for level in each if level != base[key]]
+    others = [(key, level, values({**base, key: level})) for key, level in levels]
+    known = [other for other in others if len(first.keys() & other[2].keys()) > 1]
+    alpha = (1 - LEVEL) / max(len(known), 1)
+    found = [interaction(first, second, alpha=alpha) for _, _, second in known]
+    adjusted = adjust_by_holm([each.p for each in found])
+    return tuple(
+        Effect(key, base[key], level, each, p)
+        for (key, level, _), each, p in zip(known, found, adjusted, strict=True)
     )
 
 

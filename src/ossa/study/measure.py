@@ -154,8 +154,8 @@ def measure_models(
 ) -> dict[str, Any]:
     """Measures latency and memory per image; writes and returns `measurements.json`.
 
-    Each detector (`Plan.detector_of`) is fused and timed at batch 1, from the image on the device to the detections, with
-    the weights of its first finished run.
+    Each detector (`Plan.detector_of`) is fused and timed at batch 1, from the image on the device
+    to the detections, with the weights of its first finished run.
 
     Args:
         folder: the study.

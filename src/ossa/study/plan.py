@@ -218,6 +218,7 @@ def _planned(
     detector = {
         "name": model,
         "head": study.heads[0],
+        "neck_type": study.neck_types[0],
         "neck": study.neck_of(model),
         "context": study.context,
         "strides": study.strides,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ossa.data.annotations import DatasetIndex
 from ossa.errors import DataError, OssaError
 from ossa.evaluate.metrics import METRIC_TITLES, Metrics
-from ossa.evaluate.statistics import LEVEL, Interval, Values
+from ossa.evaluate.statistics import Interval, Values
 from ossa.study.analysis import Relation, pareto_membership
 from ossa.study.comparisons import Comparisons, compare_all
 from ossa.study.config import StudyConfig
@@ -21,7 +21,7 @@ from ossa.study.efficiency import Efficiency, efficiencies
 from ossa.study.environments import check_environments, environments_of
 from ossa.study.estimates import draw_qualities, without_images
 from ossa.study.folder import RunState, StudyFolder, read_measurements, read_study_folder
-from ossa.study.interactions import Effect, interaction
+from ossa.study.interactions import Effect, effects_of
 from ossa.study.reported import (
     RESAMPLED_FILE,
     detections_file,
@@ -196,36 +196,14 @@ class StudyResults:
             for model, runs in self._runs_with(varied or self.folder.plan.base).items()
         }
 
-    def variations(self) -> dict[str, dict[str, Values]]:
-        """Returns AP50-95 by combination of varied settings and by model, the base recipe first.
-
-        Combinations have names such as 'train.lr 0.03'; if nothing is varied, the only name is ''.
-        """
-        each = (self.folder.plan.base, *(run.state.run.varied for run in self.runs))
-        names = {_variation(varied): varied for varied in each}
-        found = {name: self.values("ap", varied=varied) for name, varied in names.items()}
-        return {name: models for name, models in found.items() if models}
-
     @cached_property
     def effects(self) -> tuple[Effect, ...]:
-        """How AP50-95 depends on each varied setting, for each of its values but the base value.
+        """How AP50-95 depends on each varied setting, while the others have their base values."""
 
-        The other varied settings have their base values. The error rate is divided by the number
-        of effects.
-        """
-        base, first = self.folder.plan.base, self.values("ap")
-        others = [
-            (name, value, self.values("ap", varied={**base, name: value}))
-            for name, values in self.study.factors.items()
-            for value in values
-            if value != base[name]
-        ]
-        known = [other for other in others if len(first.keys() & other[2].keys()) > 1]
-        alpha = (1 - LEVEL) / max(len(known), 1)
-        return tuple(
-            Effect(name, base[name], value, interaction(first, second, alpha=alpha))
-            for name, value, second in known
-        )
+        def values(varied: Mapping[str, Any]) -> dict[str, Values]:
+            return self.values("ap", varied=varied)
+
+        return effects_of(self.study.factors, self.folder.plan.base, values)
 
     def comparisons(self, metric: str = "ap") -> Comparisons:
         """Returns the comparisons of all pairs of models in one resampled metric.
@@ -281,10 +259,6 @@ class StudyResults:
                 values = without_images(plain, like=next(iter(self.values("ap").values())))
             self._drawn[quality] = draw_qualities(values)
         return self._drawn[quality]
-
-
-def _variation(varied: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in varied.items())
 
 
 def _mean_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

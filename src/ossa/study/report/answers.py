@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ossa.study.comparisons import ZERO
+from ossa.study.report.factors import head_and_neck_sentences
 from ossa.study.report.tables import Column, ReportTable
 from ossa.study.report.text import MEASURES, amount, counted, listed, signed
 from ossa.study.results import StudyResults
@@ -38,7 +39,7 @@ def evidence(results: StudyResults, models: Sequence[str]) -> str:
 
 
 def sentences(results: StudyResults) -> list[str]:
-    """Returns at most five sentences."""
+    """Returns at most five sentences, and one each for a varied head and a varied neck."""
     best = results.best_first[0]
     if results.number(best, "ap") < ZERO:
         high = max(high for _, high in (results.intervals("ap") or {}).values())
@@ -49,7 +50,8 @@ def sentences(results: StudyResults) -> list[str]:
     budgets = [budget_sentence(results, row) for row in budgets_table(results).rows[:_MOST_BUDGETS]]
     if len(results.names) == 1:
         return budgets
-    return [*budgets, same_sentence(results, best), pairs_sentence(results)]
+    pairs = pairs_sentence(results)
+    return [*budgets, same_sentence(results, best), pairs, *head_and_neck_sentences(results)]
 
 
 def budgets_table(results: StudyResults, name: str = "budgets") -> ReportTable:

@@ -10,6 +10,7 @@ from ossa.files import write_text_atomically
 from ossa.study.pack import Machine
 from ossa.study.report.answers import budgets_table, main_measure, sentences
 from ossa.study.report.conditions import conditions_section, total_times
+from ossa.study.report.factors import factors_section
 from ossa.study.report.figures import models_outside, relation_figure
 from ossa.study.report.fits import prediction_section, relations_section
 from ossa.study.report.sections import (
@@ -17,7 +18,6 @@ from ossa.study.report.sections import (
     detection_sections,
     models_table,
     pairs_section,
-    variations_section,
 )
 from ossa.study.report.tables import ReportFiles, bullets, svg_of
 from ossa.study.report.text import counted, duration, listed
@@ -83,7 +83,7 @@ def write_study_sections(
         pairs_section(results, files),
         relations_section(results, files),
         prediction_section(results, files),
-        variations_section(results, files),
+        factors_section(results, files),
         curves_section(results, files),
         *(detection_sections(results, files) if detections else []),
         conditions_section(results, files),

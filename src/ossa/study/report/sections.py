@@ -11,8 +11,7 @@ import pandas as pd
 from ossa.evaluate.coco import read_coco_results
 from ossa.evaluate.confusion import CONFIDENCE, ConfusionMatrix, confusion_matrix
 from ossa.evaluate.report import open_gallery
-from ossa.evaluate.statistics import Values
-from ossa.study.comparisons import ZERO, compare_all, rank_change
+from ossa.study.comparisons import ZERO
 from ossa.study.report.answers import evidence, main_measure
 from ossa.study.report.figures import confusion_figure, pairs_figure
 from ossa.study.report.tables import (
@@ -20,7 +19,6 @@ from ossa.study.report.tables import (
     Column,
     ReportFiles,
     ReportTable,
-    bullets,
     interval_columns,
 )
 from ossa.study.report.text import (
@@ -37,7 +35,7 @@ from ossa.study.reported import detections_file
 from ossa.study.results import StudyResults
 from ossa.types import LOSSES, Detections
 from ossa.viz.draw import encode_jpeg, picture_grid
-from ossa.viz.page import Block, Grid, PictureBlock, Section
+from ossa.viz.page import Grid, PictureBlock, Section
 from ossa.viz.plots import Line, line_figure
 
 _AP: Any = {"write": lambda ap: f"{ap:.3f}"}
@@ -95,7 +93,8 @@ def models_table(results: StudyResults, name: str = "models") -> ReportTable:
         and not (one_source and column.key == "pretraining")
     ]
     weights = "the best epoch" if results.study.reported.weights == "best" else "the last weights"
-    notes = [f"Means over seeds, with {weights}, on {results.study.reported.split}."]
+    base = "".join(f", {key} {value}" for key, value in results.folder.plan.base.items())
+    notes = [f"Means over seeds, with {weights}, on {results.study.reported.split}{base}."]
     if not one_source:
         notes.append(
             "The models start from weights pretrained on different data: a difference between "
@@ -139,43 +138,6 @@ def pairs_section(results: StudyResults, files: ReportFiles) -> Section | None:
         f"({evidence(results, results.names)}). Blue: the row is better; orange: worse."
     )
     return Section("Pairs", [files.figure("pairs", pairs_figure(models, pairs)), table], text, True)
-
-
-def variations_section(results: StudyResults, files: ReportFiles) -> Section | None:
-    """Returns whether the ranking changes with the varied settings, None if nothing is varied."""
-    if not results.study.vary:
-        return None
-    variations = results.variations()
-    (base, values), *others = variations.items()
-    sentences = []
-    for name, varied in others:
-        change = rank_change(compare_all(values), compare_all(varied))
-        sentences.append(
-            f"With {name} in place of {base}, {change.swapped} of "
-            f"{counted(change.num_pairs, 'pair')} change their order, {change.decided} of them "
-            "with a difference under both settings."
-        )
-    blocks: list[Block] = [files.table(tuning_table(variations))]
-    if len(sentences) > 1:
-        blocks.insert(0, bullets("", sentences[1:]))
-    return Section("Varied settings", blocks, " ".join(sentences[:1]), folded=True)
-
-
-def tuning_table(variations: Mapping[str, Mapping[str, Values]]) -> ReportTable:
-    """Returns AP50-95 and rank of every model for every combination of the varied settings."""
-    models = list(dict.fromkeys(model for by_model in variations.values() for model in by_model))
-    rows: dict[str, dict[str, Any]] = {model: {"model": model} for model in models}
-    columns = [Column("model")]
-    for name, by_model in variations.items():
-        means = pd.Series({model: float(values.plain.mean()) for model, values in by_model.items()})
-        ranks = means.rank(ascending=False, method="min")
-        for model, values in by_model.items():
-            deviation = values.plain.std(ddof=1) if len(values.plain) > 1 else None
-            rows[model] |= {name: means[model], f"{name}_std": deviation}
-            rows[model][f"{name} rank"] = ranks[model]
-        columns.append(Column(name, decimals=3, best="highest"))
-        columns.append(Column(f"{name} rank", "rank", write=lambda rank: f"{rank:.0f}"))
-    return ReportTable("tuning", columns, list(rows.values()), caption="AP50-95 by varied settings")
 
 
 _CURVES = {
