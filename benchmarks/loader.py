@@ -163,7 +163,7 @@ def data_set(
         split="train",
         imgsz=imgsz,
         reduced=True,
-        listener=Callback(),
+        callback=Callback(),
     )
     if pixels is not None:
         pixels = pixels.at(np.tile(np.arange(len(files)), arguments.repeat))

@@ -40,7 +40,7 @@ from ossa.data.reading import read_data
 from ossa.evaluate.evaluator import detector_for_evaluation, evaluate
 from ossa.models.checkpoint import read_checkpoint
 from ossa.models.postprocess import non_max_suppression
-from ossa.models.predictions import decode_boxes_in_cells
+from ossa.models.predictions import AnchorPredictions, decode_boxes_in_cells
 from ossa.train.provenance import environment
 from ossa.types import Batch, Detections, Letterbox, RawPredictions
 
@@ -49,7 +49,7 @@ Answer = TypeVar("Answer")
 
 
 def plain_detect(
-    raw: RawPredictions,
+    raw: AnchorPredictions,
     letterboxes: Sequence[Letterbox],
     config: EvaluateConfig,
     *,

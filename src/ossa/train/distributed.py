@@ -91,7 +91,8 @@ class DistributedContext:
         """
         if self.world_size == 1:
             return
-        if not self._learning:
+        if not self._learning or not parameters.keys() >= set(self._learning):  # or another network
+            self._learning.clear()
             own = [name for name, parameter in parameters.items() if parameter.grad is not None]
             anywhere = {name for names in self.gather(own) for name in names}
             self._learning.extend(name for name in parameters if name in anywhere)
