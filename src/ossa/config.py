@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer
 
@@ -20,6 +20,22 @@ _DEEPEST = 10
 """Sections within sections that a setting may name."""
 
 
+TileSide = Annotated[int, Field(ge=32, le=65_536)]
+Overlap = Annotated[float, Field(ge=0, le=0.9)]
+
+
+class Tiles(Section):
+    """Into which windows images are cut."""
+
+    side: TileSide
+    """In pixels of the image: so many fill the network input."""
+    overlap: Overlap = 0.2
+    """Of two neighbours in evaluation and prediction, as a fraction of their side."""
+
+    def __str__(self) -> str:
+        return f"tiles of {self.side} px with an overlap of {self.overlap:g}"
+
+
 class TrainConfig(Section):
     """Optimisation. The defaults are YOLOv5's, but for `schedule_lag` and `warmup_limit`."""
 
@@ -29,6 +45,14 @@ class TrainConfig(Section):
         ge=32,
         le=MAX_IMGSZ,
         description="Side of the square input in pixels, a multiple of the largest stride.",
+    )
+    tiles: TileSide | None = Field(
+        default=None,
+        description="See images larger than this in windows of so many pixels of the image: one at "
+        "random per image and epoch, all of them in evaluation.",
+    )
+    overlap: Overlap = Field(
+        default=0.2, description="Fraction of a window that neighbours share in evaluation."
     )
     batch: int = Field(
         default=16, ge=1, le=65_536, description="Images per batch, over all processes."
@@ -125,6 +149,11 @@ class TrainConfig(Section):
         le=1,
         description="Learning rate of each backbone layer as a multiple of the next layer's.",
     )
+
+    @property
+    def windows(self) -> Tiles | None:
+        """Tiles and overlap, or None where images are seen whole."""
+        return None if self.tiles is None else Tiles(side=self.tiles, overlap=self.overlap)
 
 
 class LossConfig(Section):
@@ -334,6 +363,8 @@ def _refuse_what_would_be_ignored(config: RunConfig, where: str) -> None:
         "false": one_cycle and train.schedule_lag,
         "train.peak_lr acts with the schedule one-cycle only": not one_cycle
         and peak_lr is not None,
+        "train.overlap acts with train.tiles only": train.tiles is None
+        and train.overlap != TrainConfig.model_fields["overlap"].default,
         "augment.plain_epochs must be fewer than train.epochs": augment.plain_epochs
         >= train.epochs,
         "augment.plain_epochs leaves out mosaic and mixup, which are both 0": no_partners

@@ -7,9 +7,11 @@ from typing import Annotated, Any, Literal, TypeAlias
 import typer
 
 from ossa.cli.command import Setting
+from ossa.config import Tiles
 from ossa.data.paths import ALLOW_OUTSIDE_VARIABLE
 from ossa.errors import ConfigError
 from ossa.machine import count_processors
+from ossa.schema import validated
 
 MACHINE_PANEL = "Machine and output"
 IMGSZ_NAMES = ("--imgsz", "--img", "--img-size")
@@ -46,6 +48,16 @@ TrainedSide = Annotated[
     int | None,
     typer.Option(*IMGSZ_NAMES, metavar="PIXELS", show_default="that of the training"),
     "Longer side of the network input in pixels.",
+]
+TileSide = Annotated[
+    int | None,
+    typer.Option("--tiles", metavar="PIXELS", show_default="those of the training, or none"),
+    "See larger images in windows of so many pixels of the image, and join what is found in them.",
+]
+Overlap = Annotated[
+    float | None,
+    typer.Option(metavar="FRACTION", show_default="that of the training, or 0.2"),
+    "Fraction of a window that neighbours share.",
 ]
 Batch = Annotated[
     int, typer.Option(*BATCH_NAMES, min=1, max=65_536, metavar="N"), "Images in one run."
@@ -184,6 +196,22 @@ AllowOutside = Annotated[
     "for data that you trust.",
 ]
 """No command receives its value: `ossa.data.paths` asks the environment."""
+
+
+def choose_tiles(side: int | None, overlap: float | None, trained: Tiles | None) -> Tiles | None:
+    """Returns the tiles that are wanted, else those of the training, or None for whole images.
+
+    Raises:
+        ConfigError: a value out of range, or an overlap of no tiles.
+    """
+    wanted = {"side": side, "overlap": overlap}
+    given = {key: value for key, value in wanted.items() if value is not None}
+    settings = (trained.model_dump() if trained is not None else {}) | given
+    if "side" not in settings:
+        if given:
+            raise ConfigError(expected="--tiles beside --overlap", found="images seen whole")
+        return None
+    return validated(Tiles, settings, where="--tiles and --overlap")
 
 
 def choose_device(wanted: str | None) -> str:

@@ -47,6 +47,8 @@ def predict(
     source_option: Annotated[str | None, typer.Option("--source", hidden=True)] = None,
     weights: options.AnyWeights,
     imgsz: options.TrainedSide = None,
+    tiles: options.TileSide = None,
+    overlap: options.Overlap = None,
     settings: dict[str, Any],
     classes: Annotated[
         list[str] | None, options.NAMES, "Look for these only: names or numbers."
@@ -121,6 +123,7 @@ def predict(
     with Console() as console, ExitStack() as ends:
         how: Any = {"runtime": runtime, "precision": precision, "on_conversion": console.note}
         predictor = predicting.load(weights, device, imgsz, **how)
+        predictor.tiles = options.choose_tiles(tiles, overlap, predictor.tiles)
         if classes is not None:  # a text that is no name is split at its commas
             lists = [[text] if text in predictor.names else text.split(",") for text in classes]
             settings["classes"] = [name.strip() for names in lists for name in names]

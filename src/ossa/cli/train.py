@@ -65,6 +65,8 @@ SETTINGS = (
     _model("weights", "FILE", note="'' for none."),
     RECIPE,
     IMGSZ,
+    _train("tiles", "PIXELS"),
+    _train("overlap", "FRACTION"),
     _train("batch", "N", *options.BATCH_NAMES, parse=parse_value, note="auto for what fits a GPU."),
     EPOCHS,
     SEED,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _OF_A_DETECTOR = (  # options that mean nothing for --predictions
     *("weights", "batch", "confidence", "nms_iou", "max_detections", "save_predictions"),
-    *("device", "workers", "threads", "cache"),
+    *("tiles", "overlap", "device", "workers", "threads", "cache"),
 )
 
 
@@ -62,6 +62,8 @@ def val(
         options.shown("that of the training; 640 for --predictions"),
         "Side of the square input in pixels; of --predictions, at which a report states sizes.",
     ] = None,
+    tiles: options.TileSide = None,
+    overlap: options.Overlap = None,
     batch: Annotated[options.Batch, "Images in one forward."] = 16,
     settings: dict[str, Any],
     per_class: Annotated[bool, "Show every class, too."] = False,
@@ -109,6 +111,7 @@ def val(
             options.set_threads(threads)
             device = options.choose_device_for(weights, device)
             machine = {"batch": batch, "device": device, "cache": cache or "auto"}
+            machine["tiles"] = (tiles, overlap)
             machine["workers"] = options.choose_workers(workers, device=device)
             scored = _score_detector(weights, data, split, imgsz, settings, console, **machine)
         classes = scored.metrics.rows()
@@ -156,17 +159,20 @@ def _score_detector(
     console: "Console",
     *,
     cache: Any,
+    tiles: tuple[int | None, float | None],
     **machine: Any,
 ) -> _Scored:
     """Returns the detections of a checkpoint or an exported file in a split, scored.
 
     Args:
+        tiles: side and overlap, as far as they are given.
         machine: arguments `batch`, `device` and `workers` of `evaluate`.
     """
     from ossa.cli.console import row_of
     from ossa.data.cache import open_pixels
     from ossa.data.description import read_description
     from ossa.data.reading import drop_corrupt_images, read_index
+    from ossa.data.tiles import num_windows
     from ossa.evaluate.evaluator import check_classes, evaluate
     from ossa.export.select import is_exported
     from ossa.schema import validated
@@ -174,6 +180,7 @@ def _score_detector(
     config = validated(EvaluateConfig, settings, where="evaluate")
     open_weights = _open_exported if is_exported(weights) else _open_checkpoint
     network, names, side, known = open_weights(weights, config, imgsz, machine["device"])
+    cut = options.choose_tiles(*tiles, known.pop("tiles", None))
     trained_on = known.pop("data", None)
     if data is None:
         if not isinstance(trained_on, str):
@@ -184,7 +191,8 @@ def _score_detector(
     description = read_description(data)
     report = read_index(description, split)
     check_classes(names, report.index, weights=weights, data=data)
-    where: dict[str, Any] = {"description": description, "split": split, "imgsz": side}
+    where: dict[str, Any] = {"description": description, "split": split}
+    where |= {"imgsz": side, "tiles": cut}
     pixels = open_pixels(report.index, cache, **where, reduced=False, callback=console)
     faults = None if pixels is None else pixels.faults()
     with console.progress("checking images") as on_image:
@@ -194,11 +202,14 @@ def _score_detector(
     _check_objects(index, data=data, split=split)
     pixels = None if pixels is None else pixels.of(index)
     with console.progress("evaluating") as on_images:
-        how: dict[str, Any] = {"imgsz": side, "config": config, **machine}
+        how: dict[str, Any] = {"imgsz": side, "tiles": cut, "config": config, **machine}
         found = evaluate(network, index, pixels=pixels, on_images=on_images, **how)
         known |= _other_readings(network, index, found, pixels=pixels, console=console, how=how)
     seconds, count = found.seconds, len(index)
     known |= {"ms_per_image": 1000.0 * seconds / count, "images_per_second": count / seconds}
+    if cut is not None:
+        known |= {"windows_per_image": float(num_windows(index.sizes_wh, side, cut).mean())}
+        console.note(f"{cut}: {known['windows_per_image']:.1f} windows an image on average")
     known |= {"imgsz": side, "data": data, "split": split}
     known |= {"weights": str(weights), "predictions": None}
     row = row_of({**found.metrics.flat(), **known})
@@ -247,6 +258,7 @@ def _open_checkpoint(
     known = {"params": cost.params, "flops": cost.flops, "macs": cost.macs}
     run = checkpoint.details.get("run")
     known |= {"data": run.get("data") if isinstance(run, dict) else None}
+    known |= {"tiles": checkpoint.tiles}
     return detector, checkpoint.names, side, {"model": checkpoint.model.name, **known}
 
 

@@ -27,10 +27,12 @@ import PIL
 from numpy.typing import NDArray
 
 from ossa import __version__
+from ossa.config import Tiles
 from ossa.data.annotations import DatasetIndex
 from ossa.data.cache_files import SourceLog, cache_folder, read_columns, write_columns
 from ossa.data.description import DataDescription
 from ossa.data.letterbox import Resized, read_resized
+from ossa.data.tiles import sides_seen
 from ossa.errors import CheckpointError, DataError, RunFailed, os_reason
 from ossa.files import held, open_regular
 from ossa.machine import count_processors, free_memory
@@ -118,6 +120,7 @@ def open_pixels(
     reduced: bool,
     callback: CacheCallback,
     strict: bool = False,
+    tiles: Tiles | None = None,
 ) -> PixelCache | None:
     """Returns the resized images of a split, decoded once, or None where they are not kept.
 
@@ -130,10 +133,11 @@ def open_pixels(
             'disk' for a file in the cache folder; 'none'.
         description: with `split` it identifies the cache.
         split: of the index.
-        imgsz: longer sides in pixels.
+        imgsz: longer sides in pixels, where there are no tiles.
         reduced: as for `read_resized`.
         callback: receives size, place and progress, and why nothing is kept.
         strict: raise at the first image that cannot be decoded.
+        tiles: in which the images are seen: they are kept as large as their windows need.
 
     Raises:
         RunFailed: place 'disk', and there is no room or the cache folder cannot be written.
@@ -141,10 +145,13 @@ def open_pixels(
     """
     if place == "none":
         return None
-    identity = repr((str(description.file), split, imgsz, reduced))
+    size = imgsz if tiles is None else (imgsz, tiles.side)
+    identity = repr((str(description.file), split, size, reduced))
     name = f"pixels-{hashlib.sha256(identity.encode()).hexdigest()[:24]}"
     what = f"{len(index):,} images of split '{split}' at {imgsz} px"
-    builder = _Builder(index, imgsz, reduced, name, what, callback, strict)
+    what += "" if tiles is None else f" in tiles of {tiles.side} px"
+    sides = sides_seen(index.sizes_wh, imgsz, tiles)
+    builder = _Builder(index, size, sides, reduced, name, what, callback, strict)
     find, build = builder.in_memory, builder.build_in_memory
     if place == "disk":
         find, build = builder.on_disk, builder.build_on_disk
@@ -176,7 +183,8 @@ class _Builder:
     """Finds a cache or builds it."""
 
     index: DatasetIndex
-    imgsz: int
+    size: int | tuple[int, int]
+    sides: NDArray[np.int64]
     reduced: bool
     name: str
     what: str
@@ -194,7 +202,7 @@ class _Builder:
     @cached_property
     def _key(self) -> str:
         """A digest of everything but the image files that decides what the pixels are."""
-        said = (__version__, cv2.__version__, PIL.__version__, self.imgsz, self.reduced)
+        said = (__version__, cv2.__version__, PIL.__version__, self.size, self.reduced)
         digest = hashlib.sha256(repr((*said, str(self.index.root))).encode())
         digest.update("\0".join(self.index.file_names.tolist()).encode(errors="surrogatepass"))
         for column in (self.index.image_ids, self.index.sizes_wh):
@@ -204,10 +212,10 @@ class _Builder:
     @property
     def nbytes(self) -> int:
         """Length of the file, or a little more."""
-        ratios = self.imgsz / self.index.sizes_wh.max(axis=1, keepdims=True)
-        shorter = np.ceil(self.index.sizes_wh.min(axis=1, keepdims=True) * ratios)
+        sizes_wh = self.index.sizes_wh
+        shorter = np.ceil(sizes_wh.min(axis=1) * (self.sides / sizes_wh.max(axis=1)))
         # The shorter side of a reduced image may be rounded to a pixel more.
-        pixels = self.imgsz * (shorter + 1).sum()
+        pixels = (self.sides * (shorter + 1)).sum()
         return int(3 * pixels) + 100 * len(self.index) + 2000  # columns and header
 
     def on_disk(self) -> PixelCache | None:
@@ -302,7 +310,8 @@ class _Builder:
 
         def read(position: int) -> Resized | DataError:
             try:
-                return read_resized(self.index, position, self.imgsz, reduced=self.reduced)
+                side = int(self.sides[position])
+                return read_resized(self.index, position, side, reduced=self.reduced)
             except DataError as error:
                 return error
 

@@ -4,13 +4,22 @@ from dataclasses import KW_ONLY, dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from ossa.config import AugmentConfig
+from ossa.config import AugmentConfig, Tiles
 from ossa.data.annotations import DatasetIndex, select_gt
 from ossa.data.augment import training_sample
 from ossa.data.cache import PixelCache
-from ossa.data.letterbox import on_canvas, read_resized
+from ossa.data.letterbox import read_resized, resized_wh
+from ossa.data.tiles import (
+    cut_boxes,
+    num_windows,
+    place_window,
+    random_window,
+    sides_seen,
+    window_corners,
+)
 from ossa.types import Letterbox, Sample
 
 
@@ -38,21 +47,25 @@ class TrainingDataset(Dataset[tuple[Sample, int]]):
     """From this epoch on there is neither mosaic nor mixup."""
     pixels: PixelCache | None = None
     """The same images, which change no sample."""
+    tiles: Tiles | None = None
+    """Of larger images a random window is seen, another one in every epoch and mosaic."""
 
     def __post_init__(self) -> None:
         self._gt = _training_gt(self.index)
+        self._sides = sides_seen(self.index.sizes_wh, self.imgsz, self.tiles)
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, draw: Draw) -> tuple[Sample, int]:
+        generator = np.random.default_rng((self.seed, draw.epoch, draw.position))
         sample = training_sample(
             draw.position,
-            load=self.load,
+            load=lambda position: random_window(self.load(position), self.imgsz, generator),
             num_images=len(self.index),
             imgsz=self.imgsz,
             augment=self._augment_in(draw.epoch),
-            generator=np.random.default_rng((self.seed, draw.epoch, draw.position)),
+            generator=generator,
         )
         return sample, int(self.index.image_ids[draw.position])
 
@@ -62,9 +75,9 @@ class TrainingDataset(Dataset[tuple[Sample, int]]):
         return self.augment.model_copy(update={"mosaic": 0.0, "mixup": 0.0})
 
     def load(self, position: int) -> Sample:
-        """Returns the image with its longer side of `imgsz` pixels, and the boxes that train."""
+        """Returns the whole image as it is seen, and the boxes that train."""
         image, scale_yx = (
-            read_resized(self.index, position, self.imgsz, reduced=True)
+            read_resized(self.index, position, int(self._sides[position]), reduced=True)
             if self.pixels is None
             else self.pixels[position]
         )
@@ -75,31 +88,50 @@ class TrainingDataset(Dataset[tuple[Sample, int]]):
 
 @dataclass(eq=False)
 class LetterboxedDataset(Dataset[tuple[Sample, int, Letterbox]]):
-    """Maps a position to the image on a square of `imgsz` pixels, its id and its placement."""
+    """Maps a position to an image on a square of `imgsz` pixels, its id and its placement.
+
+    With tiles, it is one of the windows of all images, those of one image in a row.
+    """
 
     index: DatasetIndex
     _: KW_ONLY
     imgsz: int
     pixels: PixelCache | None = None
+    tiles: Tiles | None = None
 
     def __post_init__(self) -> None:
         self._gt = _training_gt(self.index)
+        self._sides = sides_seen(self.index.sizes_wh, self.imgsz, self.tiles)
+        counts = num_windows(self.index.sizes_wh, self.imgsz, self.tiles)
+        self._ends = counts.cumsum()
+        self._read: tuple[int, NDArray[np.uint8]] | None = None
 
     def __len__(self) -> int:
-        return len(self.index)
+        return int(self._ends[-1]) if len(self._ends) else 0
 
-    def __getitem__(self, position: int) -> tuple[Sample, int, Letterbox]:
-        width, height = self.index.sizes_wh[position].tolist()
-        image, _ = (
-            read_resized(self.index, position, self.imgsz)
-            if self.pixels is None
-            else self.pixels[position]
+    def __getitem__(self, number: int) -> tuple[Sample, int, Letterbox]:
+        position = int(self._ends.searchsorted(number, side="right"))
+        size_wh = tuple(self.index.sizes_wh[position].tolist())
+        side = int(self._sides[position])
+        corners = window_corners(resized_wh(size_wh, side), self.imgsz, self.tiles)
+        corner_xy = corners[number - int(self._ends[position])]  # counted from the last
+        square, placement = place_window(
+            self._resized(position), corner_xy, self.imgsz, original_wh=size_wh
         )
-        square, placement = on_canvas(image, (self.imgsz, self.imgsz), original_wh=(width, height))
         rows = self._gt.gt_rows(position)
         boxes = placement.boxes_to_network(self._gt.boxes_xyxy[rows].astype(np.float32))
         sample = Sample(square, boxes, self._gt.labels[rows])
+        sample = cut_boxes(sample) if len(corners) > 1 else sample
         return sample, int(self.index.image_ids[position]), placement
+
+    def _resized(self, position: int) -> NDArray[np.uint8]:
+        """Returns an image as it is seen; the last one is kept for its other windows."""
+        if self.pixels is not None:
+            return self.pixels[position].image
+        if self._read is None or self._read[0] != position:
+            side = int(self._sides[position])
+            self._read = (position, read_resized(self.index, position, side).image)
+        return self._read[1]
 
 
 def _training_gt(index: DatasetIndex) -> DatasetIndex:

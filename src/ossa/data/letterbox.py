@@ -20,10 +20,17 @@ def resize_long_side(image: NDArray[np.uint8], imgsz: int) -> NDArray[np.uint8]:
     ratio = imgsz / max(height, width)
     if ratio == 1.0:
         return image
-    size_wh = (max(round(width * ratio), 1), max(round(height * ratio), 1))
     # Averaging avoids aliasing where many pixels become one.
     method = cv2.INTER_AREA if ratio < 0.5 else cv2.INTER_LINEAR
+    size_wh = resized_wh((width, height), imgsz)
     return np.asarray(cv2.resize(image, size_wh, interpolation=method), dtype=np.uint8)
+
+
+def resized_wh(size_wh: tuple[int, int], imgsz: int) -> tuple[int, int]:
+    """Returns the size of an image of `size_wh` pixels with its longer side of `imgsz` pixels."""
+    width, height = size_wh
+    ratio = imgsz / max(height, width)
+    return max(round(width * ratio), 1), max(round(height * ratio), 1)
 
 
 def letterbox(image: NDArray[np.uint8], imgsz: int) -> tuple[NDArray[np.uint8], Letterbox]:

@@ -77,6 +77,7 @@ def augmented_batches(
     dataset = TrainingDataset(
         index,
         imgsz=train.imgsz,
+        tiles=train.windows,
         augment=config.augment,
         seed=config.seed,
         plain_from_epoch=train.epochs - plain if plain else None,

@@ -1,7 +1,7 @@
 """Runs a detector over a split and scores its detections."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ossa.config import EvaluateConfig, build_config
+from ossa.config import EvaluateConfig, Tiles, build_config
 from ossa.data.annotations import DatasetIndex
 from ossa.data.cache import PixelCache
 from ossa.data.dataset import LetterboxedDataset
 from ossa.data.loader import evaluation_loader
 from ossa.data.reading import read_data
+from ossa.data.tiles import InWindow, in_window, join_windows
 from ossa.errors import ConfigError
 from ossa.evaluate.metrics import Metrics, evaluate_detections
 from ossa.models.checkpoint import Checkpoint, detector_from, read_checkpoint
@@ -49,8 +50,8 @@ class OtherReading(nn.Module):
         return self._read(self.detector(images))
 
 
-Found = tuple[dict[int, Detections], dict[str, float]]
-"""Detections by image id, and sums over images of the losses, of one process."""
+Found = tuple[dict[int, list[InWindow]], dict[str, float]]
+"""Detections in windows by image id, and sums over images of the losses, of one process."""
 
 
 @torch.no_grad()
@@ -68,8 +69,12 @@ def evaluate(
     on_images: Callable[[int, int], None] | None = None,
     share: tuple[int, int] = (0, 1),
     gather: Callable[[Found], list[Found]] = lambda found: [found],
+    tiles: Tiles | None = None,
 ) -> Evaluation:
     """Scores a detector on every image of a split, letterboxed to a square of `imgsz` pixels.
+
+    With tiles an image larger than one is seen in windows, and what was found in them is joined
+    before it is scored (`ossa.data.tiles`).
 
     The detector is in evaluation mode during the call and in its former mode after it.
 
@@ -79,32 +84,34 @@ def evaluate(
         pixels: of its images, decoded before; None to decode them now.
         imgsz: side of the network input in pixels.
         config: confidence, NMS and limits.
-        batch: images in one forward; decides speed, not results.
+        batch: images, or windows, in one forward; decides speed, not results.
         device: where the detector's weights lie.
         workers: processes that load images.
         loss: computed on the same predictions, where given.
         on_images: called with the number of images done and their total.
-        share: rank and number of the processes that share the split, each image in one of them.
+        share: rank and number of the processes that share the split; each window is in one.
         gather: returns the detections and losses of every process to every process.
+        tiles: their side and overlap, or None to see every image whole.
 
     Raises:
         CheckpointError: the network returns NaN, and no loss is given that would show it.
     """
     started = time.perf_counter()
-    dataset = LetterboxedDataset(index, imgsz=imgsz, pixels=pixels)
+    dataset = LetterboxedDataset(index, imgsz=imgsz, pixels=pixels, tiles=tiles)
     loader = evaluation_loader(dataset, batch=batch, workers=workers, share=share)
     was_training = detector.training
     detector.eval()
-    found: dict[int, Detections] = {}
+    found: dict[int, list[InWindow]] = {}
     sums = dict.fromkeys(() if loss is None else loss.names, 0.0)
     for images in loader:
         on_device = images.to(device)
         raw = detector(on_device.images)
         if loss is None:  # a training checks its loss instead
             check_not_nan(raw)
-        found.update(
-            zip(images.image_ids, non_max_suppression(raw, images.letterboxes, config), strict=True)
-        )
+        by_window = non_max_suppression(raw, images.letterboxes, config)
+        for image, placed, one in zip(images.image_ids, images.letterboxes, by_window, strict=True):
+            shown = in_window(one, placed, images.images.shape[-2:])
+            found.setdefault(image, []).append(shown)
         if loss is not None:
             for name, value in loss(raw, on_device)._asdict().items():
                 sums[name] += value.item() * len(images.image_ids)
@@ -112,15 +119,26 @@ def evaluate(
             on_images(min(len(found) * share[1], len(index)), len(index))
     detector.train(was_training)
     parts = gather((found, sums))
-    merged = {image: detections for part, _ in parts for image, detections in part.items()}
-    found = {int(image): merged[image] for image in index.image_ids}
+    detections = _of_images(index, [part for part, _ in parts], config.max_detections)
     sums = {name: sum(part[name] for _, part in parts) for name in sums}
     return Evaluation(
-        metrics=evaluate_detections(index, found),
-        detections=found,
-        losses=None if loss is None else {name: s / len(index) for name, s in sums.items()},
+        metrics=evaluate_detections(index, detections),
+        detections=detections,
+        losses=None if loss is None else {name: s / len(dataset) for name, s in sums.items()},
         seconds=time.perf_counter() - started,
     )
+
+
+def _of_images(
+    index: DatasetIndex, parts: Sequence[Mapping[int, list[InWindow]]], max_detections: int
+) -> dict[int, Detections]:
+    """Returns the detections of every image, joined over its windows in all processes."""
+    detections = {}
+    for image, size_wh in zip(index.image_ids.tolist(), index.sizes_wh.tolist(), strict=True):
+        windows = [one for part in parts for one in part.get(image, [])]
+        windows.sort(key=lambda one: one.area_xyxy[[1, 0]].tolist())
+        detections[image] = join_windows(windows, size_wh=size_wh, max_detections=max_detections)
+    return detections
 
 
 def evaluate_detector(
@@ -129,6 +147,7 @@ def evaluate_detector(
     split: str = "val",
     *,
     imgsz: int | None = None,
+    tiles: Tiles | None = None,
     settings: Mapping[str, Any] | None = None,
     batch: int = 16,
     device: torch.device | str = "cpu",
@@ -142,6 +161,7 @@ def evaluate_detector(
         data: a data.yaml, or the folder of a data set; its classes must be the detector's.
         split: 'train', 'val' or 'test'.
         imgsz: side of the square network input in pixels; that of the training if not given.
+        tiles: their side and overlap; those of the training if not given.
         settings: of the configuration's section `evaluate`, such as {'nms_iou': 0.65}.
         batch: images in one forward; decides speed, not results.
         device: 'cpu', 'cuda', 'cuda:1', ...
@@ -177,6 +197,7 @@ def evaluate_detector(
         batch=batch,
         device=device,
         workers=workers,
+        tiles=tiles or checkpoint.tiles,
     ).metrics
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from typing_extensions import TypedDict  # pydantic takes that of Python itself from 3.12 on
 
 from ossa.backbone_args import MAX_IMGSZ
-from ossa.config import ModelConfig
+from ossa.config import ModelConfig, Overlap, Tiles, TileSide
 from ossa.errors import CheckpointError, OssaError, legible
 from ossa.files import sha256_of, write_atomically
 from ossa.models.backbones.catalog import shipped_table
@@ -74,13 +74,28 @@ class Checkpoint:
         """The confidence of the best F1 on val; None where unknown, as in official files."""
         return (self.details.get("metrics") or {}).get("best_confidence")
 
+    @property
+    def tiles(self) -> Tiles | None:
+        """Those that it was trained with; None where it saw images whole."""
+        train = (self.details.get("run") or {}).get("train") or {}
+        if train.get("tiles") is None:
+            return None
+        given = {"side": train["tiles"], "overlap": train.get("overlap")}
+        return Tiles.model_validate({k: v for k, v in given.items() if v is not None})
+
 
 class _Metrics(TypedDict, total=False):
     best_confidence: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)] | None
 
 
+class _Train(TypedDict, total=False):
+    tiles: TileSide | None
+    overlap: Overlap
+
+
 class _Run(TypedDict, total=False):
     data: str | None
+    train: _Train
 
 
 class _Details(BaseModel):

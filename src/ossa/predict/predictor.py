@@ -3,8 +3,8 @@
 Dimensions: H W pixels, K classes.
 """
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeAlias, get_args, overload
 
@@ -13,8 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ossa.config import PREDICTION_NMS_IOU, EvaluateConfig, check_imgsz
-from ossa.data.letterbox import letterbox, letterbox_rectangular
+from ossa.config import PREDICTION_NMS_IOU, EvaluateConfig, Tiles, check_imgsz
+from ossa.data.letterbox import resize_long_side
+from ossa.data.tiles import (
+    InWindow,
+    in_window,
+    join_windows,
+    place_window,
+    sides_seen,
+    window_corners,
+)
 from ossa.errors import ConfigError, suggestion
 from ossa.export.backends import AnyRuntime, NMSRuntime, TorchRuntime, find
 from ossa.export.graph import (
@@ -38,7 +46,7 @@ from ossa.predict.hub import HUB_PREFIX, fetch_from_hub
 from ossa.predict.results import Image, Results, labels_of, pixels_of
 from ossa.predict.sources import Frame
 from ossa.schema import validated
-from ossa.types import Detections, Letterbox
+from ossa.types import Letterbox
 
 MAX_DETECTIONS = 300
 _NAMES_SHOWN = 5
@@ -53,6 +61,7 @@ def load(
     device: torch.device | str | None = None,
     imgsz: int | None = None,
     *,
+    tiles: Tiles | None = None,
     runtime: RuntimeName | None = None,
     precision: Precision | None = None,
     on_conversion: Callable[[str], object] = lambda sentence: None,
@@ -66,6 +75,7 @@ def load(
         device: 'cpu', 'cuda', 'cuda:1', ...; by default the first GPU where there is one for a
             checkpoint, and the CPU for an exported file.
         imgsz: longer side of the network input in pixels; by default that of the training.
+        tiles: in whose windows larger images are seen; by default those of the training.
         runtime: 'torch', 'onnxruntime', 'openvino', or 'auto' for the fastest of those installed.
             By default 'torch' for a checkpoint and 'auto' for an exported file.
         precision: of the computation; by default that of the file. Only fp32 is as exact as the
@@ -105,6 +115,7 @@ def load(
         names, origin = checkpoint.names, checkpoint.origin
         imgsz = checkpoint.imgsz if imgsz is None else imgsz
         check_imgsz(imgsz, stride=max(checkpoint.model.strides))
+        tiles = tiles or checkpoint.tiles
         confidence = usual_confidence(checkpoint)
         network = runtime_for_checkpoint(
             checkpoint,
@@ -114,7 +125,8 @@ def load(
             precision=precision,
             on_conversion=on_conversion,
         )
-    return Predictor(network, names=names, imgsz=imgsz, origin=origin, confidence=confidence)
+    how: Any = {"origin": origin, "confidence": confidence, "tiles": tiles}
+    return Predictor(network, names=names, imgsz=imgsz, **how)
 
 
 class Predictor:
@@ -124,6 +136,9 @@ class Predictor:
     grey to the next multiple of the largest stride, as YOLOv5 does. Backbones that were built for
     one image size, or whose windows do not divide every rectangle, get squares instead, as do
     exported files of one size: see `rectangular`.
+
+    With `tiles`, an image that is larger than one is seen in overlapping windows, and what was
+    found in them is joined (`ossa.data.tiles`).
 
     Examples:
         >>> import numpy as np, ossa
@@ -143,6 +158,7 @@ class Predictor:
         device: torch.device | str = "cpu",
         origin: Mapping[str, Any] | None = None,
         confidence: float = CONFIDENCE,
+        tiles: Tiles | None = None,
     ) -> None:
         """Args:
             detector: a network, which is moved to `device` and set to evaluation mode, or a
@@ -152,6 +168,7 @@ class Predictor:
             device: 'cpu', 'cuda', 'cuda:1', ...
             origin: file, sha256, pretraining and licence of the weights, where known.
             confidence: 0..1, the default of `predict`.
+            tiles: their side and overlap; None to see every image whole.
 
         Raises:
             ConfigError: `imgsz` is not a multiple of the largest stride, or there is no such
@@ -170,6 +187,7 @@ class Predictor:
         self.device = detector.device
         self.names = tuple(names)
         self.imgsz = imgsz
+        self.tiles = tiles
         self.origin = dict(origin or {})
         self.confidence = confidence
         inside = isinstance(detector, NMSRuntime)
@@ -249,8 +267,8 @@ class Predictor:
                 0.45, or that of a file with NMS in its graph.
             classes: names or labels of the classes to detect, or one of these; by default all.
             max_detections: maximum per image.
-            batch: number of images of a list in memory at a time; those of one network input
-                size are computed together.
+            batch: number of images of a list in memory at a time, and of images or windows of one
+                network input size that are computed together.
 
         Raises:
             DataError: an image cannot be read, or an array is not an image.
@@ -270,12 +288,12 @@ class Predictor:
         one_image = str | Path | np.ndarray | Tensor
         if isinstance(source, one_image) or not isinstance(source, Iterable):
             alone: Any = source
-            return self._predict_batch([alone], settings, wanted)[0]
+            return self._predict_batch([alone], settings, wanted, batch)[0]
         if batch < 1:
             raise ConfigError(expected="a batch of at least 1 image", found=str(batch))
         images, results = iter(source), []
         while some := list(islice(images, batch)):
-            results += self._predict_batch(some, settings, wanted)
+            results += self._predict_batch(some, settings, wanted, batch)
         return results
 
     __call__ = predict
@@ -289,29 +307,50 @@ class Predictor:
         return labels_of(classes, self.names)
 
     def prepare(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Letterbox]:
-        """Returns the network input (H, W, 3) of an image, and how the image lies in it."""
-        if self.rectangular:
-            return letterbox_rectangular(image, self.imgsz, stride=self.stride)
-        return letterbox(image, self.imgsz)
+        """Returns the network input (H, W, 3) of the image, and how the image lies in it.
+
+        With tiles it is that of the first window.
+        """
+        return next(self._windows(image))
+
+    def _windows(self, image: NDArray[np.uint8]) -> Iterator[tuple[NDArray[np.uint8], Letterbox]]:
+        """Yields the network inputs of all windows of an image, each with its placement."""
+        size_wh = (image.shape[1], image.shape[0])
+        (side,) = sides_seen(np.array([size_wh]), self.imgsz, self.tiles).tolist()
+        resized = resize_long_side(image, side)
+        seen_wh = (resized.shape[1], resized.shape[0])
+        stride = self.stride if self.rectangular else None
+        for corner_xy in window_corners(seen_wh, self.imgsz, self.tiles):
+            yield place_window(resized, corner_xy, self.imgsz, original_wh=size_wh, stride=stride)
 
     @torch.inference_mode()
     def _predict_batch(
-        self, images: Sequence[Image], settings: EvaluateConfig, wanted: Tensor
+        self, images: Sequence[Image], settings: EvaluateConfig, wanted: Tensor, batch: int
     ) -> list[Results]:
-        prepared = [self.prepare(pixels_of(image)) for image in images]
+        windows = [list(self._windows(pixels_of(image))) for image in images]
+        prepared = list(chain.from_iterable(windows))
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for position, (canvas, _) in enumerate(prepared):
             by_shape.setdefault(canvas.shape, []).append(position)
-        detections: dict[int, Detections] = {}
-        for positions in by_shape.values():
-            canvases, letterboxes = zip(*(prepared[one] for one in positions), strict=True)
-            batch = torch.from_numpy(np.stack(canvases)).permute(0, 3, 1, 2).to(self.device)
-            found = find(self.runtime, batch, letterboxes, settings, wanted=wanted)
-            detections |= zip(positions, found, strict=True)
-        return [
-            Results(**vars(detections[position]), image=image, names=self.names)
-            for position, image in enumerate(images)
-        ]
+        shown: dict[int, InWindow] = {}
+        for shape, members in by_shape.items():
+            for positions in (members[at : at + batch] for at in range(0, len(members), batch)):
+                canvases, letterboxes = zip(*(prepared[one] for one in positions), strict=True)
+                inputs = torch.from_numpy(np.stack(canvases)).permute(0, 3, 1, 2).to(self.device)
+                found = find(self.runtime, inputs, letterboxes, settings, wanted=wanted)
+                for position, placed, one in zip(positions, letterboxes, found, strict=True):
+                    shown[position] = in_window(one, placed, shape)
+        results, at = [], 0
+        for image, mine in zip(images, windows, strict=True):
+            placed = mine[0][1]
+            joined = join_windows(
+                [shown[number] for number in range(at, at + len(mine))],
+                size_wh=(placed.width, placed.height),
+                max_detections=settings.max_detections,
+            )
+            results.append(Results(**vars(joined), image=image, names=self.names))
+            at += len(mine)
+        return results
 
 
 def predict_frames(

@@ -354,6 +354,7 @@ def _evaluate(state: TrainState, epoch: int) -> Evaluation:
         state.val.index,
         pixels=state.val.pixels,
         imgsz=train.imgsz,
+        tiles=train.windows,
         config=state.config.evaluate,
         batch=train.batch,
         device=state.device,

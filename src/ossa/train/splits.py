@@ -96,6 +96,7 @@ def read_split(
         description=description,
         split=split,
         imgsz=config.train.imgsz,
+        tiles=config.train.windows,
         reduced=split == "train",
         callback=callback,
         strict=strict,
@@ -124,6 +125,7 @@ def training_dataset(
     return TrainingDataset(
         index,
         imgsz=config.train.imgsz,
+        tiles=config.train.windows,
         augment=config.augment,
         seed=config.seed,
         plain_from_epoch=config.train.epochs - plain if plain else None,
