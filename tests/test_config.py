@@ -201,6 +201,8 @@ def test_a_configuration_survives_yaml():
 
 # One other value for every setting whose neighbour is not simply a little larger.
 OTHER_VALUES: dict[str, Any] = {
+    "train.tiles": 640,
+    "train.overlap": 0.5,
     "model.name": "yolov5s",
     "model.neck": "s",
     "model.neck_type": "fpn",
@@ -277,6 +279,7 @@ ONE_CYCLE = {"schedule": "one-cycle", "peak_lr": 0.1, "warmup_epochs": 0}
             "train.schedule_lag delays the schedules linear and cosine",
         ),
         ({"train": {"peak_lr": 0.1}}, "acts with the schedule one-cycle only"),
+        ({"train": {"overlap": 0.1}}, "train.overlap acts with train.tiles only"),
         ({"train": {"epochs": 3}, "augment": {"plain_epochs": 3}}, "fewer than train.epochs"),
         (
             {"augment": {"plain_epochs": 3, "mosaic": 0}},

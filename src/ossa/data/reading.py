@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 
+from ossa.config import Tiles
 from ossa.data.anchors import sizes_at_input_wh
 from ossa.data.annotations import (
     DatasetIndex,
@@ -116,11 +117,16 @@ def _roots(description: DataDescription, split: str) -> Roots:
 
 
 def training_faults(
-    description: DataDescription, reports: Mapping[str, IndexReport], *, imgsz: int
+    description: DataDescription,
+    reports: Mapping[str, IndexReport],
+    *,
+    imgsz: int,
+    tiles: Tiles | None = None,
 ) -> tuple[Issue, ...]:
     """Returns why a data set cannot be trained on: every reason, or nothing where it can.
 
-    `reports` are those of the splits that were read; `imgsz` is the side of the network input.
+    `reports` are those of the splits that were read; `imgsz` is the side of the network input, and
+    larger images are seen in `tiles`.
     """
     faults = []
     if "train" not in description.splits:
@@ -142,7 +148,7 @@ def training_faults(
                 "where these are background"
             )
             faults.append((IssueKind.TRAINING_UNLABELLED, what))
-        reason = _why_no_box_trains(index, imgsz)
+        reason = _why_no_box_trains(index, imgsz, tiles)
         if reason is not None:
             faults.append((IssueKind.TRAINING_WITHOUT_BOXES, reason))
         if "val" in reports and reports["val"].index.names != index.names:
@@ -155,17 +161,16 @@ def training_faults(
     )
 
 
-def _why_no_box_trains(index: DatasetIndex, imgsz: int) -> str | None:
+def _why_no_box_trains(index: DatasetIndex, imgsz: int, tiles: Tiles | None) -> str | None:
     """Returns why nothing of a training split can be learned, or None where something can."""
     if not index.trains.any():
         return f"the training split has {without_boxes(index)}"
-    longest = float(sizes_at_input_wh(index, imgsz)[index.trains].min(axis=1).max())
+    longest = float(sizes_at_input_wh(index, imgsz, tiles)[index.trains].min(axis=1).max())
     if longest > TINY_SIDE:
         return None
     return (
         f"all {int(index.trains.sum())} training boxes have a side of {TINY_SIDE:g} px or less at "
-        f"{imgsz} px, and boxes so small do not train: take a larger --imgsz, or cut the images "
-        "into tiles"
+        f"{imgsz} px, and boxes so small do not train: take a larger --imgsz, or smaller --tiles"
     )
 
 

@@ -115,8 +115,7 @@ def load(
         names, origin = checkpoint.names, checkpoint.origin
         imgsz = checkpoint.imgsz if imgsz is None else imgsz
         check_imgsz(imgsz, stride=max(checkpoint.model.strides))
-        tiles = tiles or checkpoint.tiles
-        confidence = usual_confidence(checkpoint)
+        confidence, tiles = usual_confidence(checkpoint), tiles or checkpoint.tiles
         network = runtime_for_checkpoint(
             checkpoint,
             imgsz=imgsz,

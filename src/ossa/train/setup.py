@@ -297,6 +297,7 @@ def _anchors_note(detector: Detector, index: DatasetIndex, config: RunConfig) ->
         index,
         anchors_wh.cpu().numpy(),
         imgsz=config.train.imgsz,
+        tiles=config.train.windows,
         ratio=config.loss.anchor_ratio,
     )
     few = f"; under {_LOW_RECALL} --fit-anchors may help" if recall < _LOW_RECALL else ""

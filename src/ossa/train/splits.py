@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -143,7 +144,11 @@ def with_fitted_anchors(config: RunConfig) -> RunConfig:
     """
     index = read_split(config, "train", callback=Callback()).index
     anchors_wh = fit_anchors(
-        index, num_levels=len(config.model.strides), imgsz=config.train.imgsz, seed=config.seed
+        index,
+        num_levels=len(config.model.strides),
+        imgsz=config.train.imgsz,
+        seed=config.seed,
+        tiles=config.train.windows,
     )
     # By the schema, so that the configuration is the same as when it is read from a file.
     model = ModelConfig.model_validate(
@@ -157,7 +162,8 @@ def _raise_training_fault(
 ) -> None:
     """Raises DataError of the first of the `training_faults` that is not allowed."""
     description = read_description(config.data)
-    for fault in training_faults(description, reports, imgsz=config.train.imgsz):
+    seen: Any = {"imgsz": config.train.imgsz, "tiles": config.train.windows}
+    for fault in training_faults(description, reports, **seen):
         if not (allow_unlabeled and fault.kind is IssueKind.TRAINING_UNLABELLED):
             raise DataError(f"{fault.location()}: {fault.detail}.")
 
