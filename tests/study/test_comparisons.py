@@ -145,8 +145,9 @@ def test_far_apart_they_are_hardly_shrunk_and_without_any_variance_there_are_no_
 
 def test_more_seeds_find_smaller_differences_and_images_set_a_floor():
     three, eight = (detectable_difference(0.01, runs=runs, models=10) for runs in (3, 8))
-    assert 0.03 < three < 0.06
-    assert eight < 0.6 * three
+    # With three seeds a model whose variance is above the prior keeps two degrees of freedom.
+    assert 0.07 < three < 0.11
+    assert 0.020 < eight < 0.026
     floor = detectable_difference(0.0001, runs=100, models=10, image_deviation=0.01)
     # Of 45 pairs at 80%, about (3.3 + 0.84) deviations.
     assert floor == pytest.approx(0.041, abs=0.005)

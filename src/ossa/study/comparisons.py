@@ -52,7 +52,7 @@ def _scores(t: Floats, dof: Floats) -> Floats:
     return np.sign(t) * factor * np.sqrt(dof * np.log1p(t**2 / dof))
 
 
-def _critical_t(score: Floats | float, dof: Floats) -> Floats:
+def critical_t(score: Floats | float, dof: Floats) -> Floats:
     """Returns the t-statistics of normal scores; the inverse of `_scores`."""
     factor = (8 * dof + 1) / (8 * dof + 3)
     return np.sqrt(dof * np.expm1((score / factor) ** 2 / dof))
@@ -164,7 +164,7 @@ class Comparisons:
     def half_widths(self) -> Floats:
         """(M, M) half the width of the simultaneous interval of every difference."""
         critical = float(np.quantile(self.largest, 1 - self.alpha))
-        return _critical_t(critical, self.dof) * self.standard_errors
+        return critical_t(critical, self.dof) * self.standard_errors
 
     def interval(
         self, model: str, *, level: float = LEVEL, within: tuple[float, float] = (0.0, 1.0)
@@ -209,7 +209,7 @@ class Comparisons:
         variance += (seeds[i] + seeds[j]) / runs
         dof = self.dof[i, j] * (runs - 1) / (self.estimates.runs[[i, j]].mean() - 1)
         critical = float(np.quantile(self.largest, 1 - self.alpha))
-        return float(_critical_t(critical, dof) * variance**0.5)
+        return float(critical_t(critical, dof) * variance**0.5)
 
     def pairs(self) -> list[PairwiseComparison]:
         """Returns every pair once, best models first, the better one as the model."""
@@ -225,8 +225,8 @@ class Comparisons:
         critical = np.quantile(self.largest_below, 1 - self.alpha, axis=0)
         # [i, j]: the least by which j is better than i, were j compared as the best.
         lead = means[None, :] - means[:, None]
-        upper = -lead + _critical_t(critical[:, None], self.dof) * self.standard_errors
-        lower = -lead - _critical_t(critical[None, :], self.dof) * self.standard_errors
+        upper = -lead + critical_t(critical[:, None], self.dof) * self.standard_errors
+        lower = -lead - critical_t(critical[None, :], self.dof) * self.standard_errors
         others = ~np.eye(count, dtype=bool)
         high = np.where(others, upper, np.inf).min(axis=1).clip(min=0)
         candidates = high > 0
@@ -279,7 +279,7 @@ def compare_estimates(
     count = len(estimates.models)
     first, second = np.triu_indices(count, 1)
     errors, dofs = np.zeros((count, count)), np.ones((count, count))
-    variance, dof = _differences(estimates, estimates.seeds, first, second)
+    variance, dof = difference_variances(estimates, estimates.seeds, first, second)
     errors[first, second] = errors[second, first] = np.sqrt(variance)
     dofs[first, second] = dofs[second, first] = dof
     draws = min(draws, max(_FEWEST_DRAWS, _MOST_DRAWN // max(len(first), 1)))
@@ -300,7 +300,7 @@ def compare_estimates(
     )
 
 
-def _differences(
+def difference_variances(
     estimates: Estimates,
     seeds: SeedVariances,
     first: NDArray[np.intp],
@@ -338,7 +338,7 @@ def _draw_largest(
     deviations += rng.standard_normal((draws, count)) * np.sqrt(true / estimates.runs)
     dof = float(np.median(estimates.image_dof[first, second])) if len(first) else 1.0
     factor = rng.chisquare(dof, size=(draws, 1)) / dof
-    variance, dofs = _differences(estimates, redrawn, first, second, factor)
+    variance, dofs = difference_variances(estimates, redrawn, first, second, factor)
     difference = deviations[:, first] - deviations[:, second]
     t = np.divide(difference, variance**0.5, out=np.zeros_like(difference), where=variance > 0)
     scores = _scores(t, dofs)
