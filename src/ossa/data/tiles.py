@@ -187,13 +187,11 @@ def join_windows(
         >>> import numpy as np
         >>> from ossa import Detections
         >>> left, right = np.array([0, 0, 640, 640]), np.array([512, 0, 1152, 640])
-        >>> whole = Detections(np.array([[580, 10, 620, 50.0]]), np.array([0.8]), np.array([0]))
         >>> cut = Detections(np.array([[100, 10, 640, 90.0]]), np.array([0.7]), np.array([0]))
         >>> rest = Detections(np.array([[512, 10, 700, 90.0]]), np.array([0.6]), np.array([0]))
-        >>> found = [InWindow(left, cut), InWindow(right, whole), InWindow(right, rest)]
-        >>> joined = join_windows(found[1:2], size_wh=(1152, 640), max_detections=300)
-        >>> joined is whole
-        True
+        >>> found = [InWindow(left, cut), InWindow(right, rest)]
+        >>> join_windows(found, size_wh=(1152, 640), max_detections=300).boxes_xyxy.tolist()
+        [[100.0, 10.0, 700.0, 90.0]]
     """
     if len(windows) == 1:
         return windows[0].detections
