@@ -1,6 +1,7 @@
 """`ossa predict`: find objects in images and videos, draw them, write them to files."""
 
 import json
+import time
 from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing
@@ -139,8 +140,10 @@ def predict(
         reports = {"on_warning": console.note, "on_unreadable": outputs.on_unreadable}
         frames = read_frames(sources, every=every, **reports)
         results = predicting.predict_frames(frames, predictor, batch=batch, **settings)
+        started = time.perf_counter()
         with outputs:
             stopped = _write_all(results, sources, outputs, console)
+        _note_cost(predictor, outputs, time.perf_counter() - started, console)
         if outputs.folder is not None and outputs.num_results:
             console.note(f"results in {outputs.folder.folder}")
     if not outputs.num_results and not stopped:
@@ -160,6 +163,7 @@ class Outputs:
     def __init__(self, *, as_document: bool, as_lines: bool) -> None:
         self.folder: ResultFolder | None = None
         self.window: Window | None = None
+        self.sizes_wh: Counter[tuple[int, ...]] = Counter()
         self._as_document, self._as_lines = as_document, as_lines
         self._counts: Counter[str] = Counter()
         self._num_images = self._num_frames = self._num_unreadable = 0
@@ -201,6 +205,7 @@ class Outputs:
                 text = (",\n" if self.num_results else "[\n") + text
             print(text, end="" if self._as_document else "\n", flush=True)  # noqa: T201 - JSON
         self._counts.update(found.names[label] for label in found.labels)
+        self.sizes_wh[frame.image.shape[1::-1]] += 1
         self._num_images += frame.number is None
         self._num_frames += frame.number is not None
         drawing = None if self.folder is None else self.folder.add(frame, found)
@@ -242,6 +247,26 @@ def _write_all(
             if stop.requested or not wants_more:
                 break
     return stop.requested
+
+
+def _note_cost(
+    predictor: "Predictor", outputs: Outputs, seconds: float, console: "Console"
+) -> None:
+    """Prints how many windows an image has, and what it takes, where images are cut."""
+    import numpy as np
+
+    from ossa.data.tiles import num_windows
+
+    count = outputs.sizes_wh.total()
+    if predictor.tiles is None or not count:
+        return
+    sizes_wh = np.array(list(outputs.sizes_wh))
+    windows = num_windows(sizes_wh, predictor.imgsz, predictor.tiles)
+    mean = windows @ np.array(list(outputs.sizes_wh.values())) / count
+    console.note(
+        f"{predictor.tiles}: {mean:.1f} windows and {1000 * seconds / count:.1f} ms an image on "
+        "average, with reading and writing"
+    )
 
 
 def _note_choices(
