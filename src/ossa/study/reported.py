@@ -90,6 +90,7 @@ def write_reported(
         index,
         pixels=split.pixels,
         imgsz=config.train.imgsz,
+        tiles=config.train.windows,
         config=config.evaluate,
         batch=config.train.batch,
         device=device,

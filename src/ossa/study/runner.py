@@ -41,7 +41,9 @@ def images_kept(
         ConfigError, DataError, RunFailed: as `read_index` and `open_pixels`.
     """
     kept = []
-    for data, imgsz in dict.fromkeys((run.config.data, run.config.train.imgsz) for run in runs):
+    settings = ((run.config.data, run.config.train) for run in runs)
+    seen = dict.fromkeys((data, train.imgsz, train.windows) for data, train in settings)
+    for data, imgsz, tiles in seen:
         description = read_description(data)
         for split in dict.fromkeys(splits):
             pixels = open_pixels(
@@ -50,6 +52,7 @@ def images_kept(
                 description=description,
                 split=split,
                 imgsz=imgsz,
+                tiles=tiles,
                 reduced=split == "train",
                 callback=callback,
             )
