@@ -9,6 +9,8 @@ import pytest
 WITHOUT_LINUX = """
 import multiprocessing, os, signal, sys
 
+import filelock  # which locks files there, too: by msvcrt
+
 for module in ("fcntl", "resource"):
     sys.modules[module] = None  # an import of it fails
 for owner, names in (
