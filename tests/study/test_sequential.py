@@ -134,10 +134,10 @@ def test_a_study_trains_only_the_seeds_that_decide(tmp_path: Path):
     states = run_until_decided(
         with_seeds_of_looks(study), executor, on_run=lambda _: None, on_look=looks.append
     )
-    # With a margin of 0.9 the two are practically the same at the first look.
+    # Both are at AP 0 after so few steps: nothing is decided, and more seeds would not help.
     assert len(executor.executed) == 6
     assert [look.wanted for look in looks] == [{"cspdarknet_n": 3, "resnet10t": 3}, {}]
-    assert looks[-1].decisions[0].comparison.verdict == "practically the same"
+    assert (looks[-1].decisions, looks[-1].learned) == ((), False)
     assert Counter(state.state for state in states) == {"done": 6, "waiting": 2}
     # Started again, it trains nothing and decides the same.
     again = InThisProcess()
