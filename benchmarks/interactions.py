@@ -9,7 +9,8 @@ the values of the records are drawn as in `verdicts.py` and passed to
 
 - found: how often the test finds an interaction (p < 0.05), right or wrong; beside it, the same of
   a plain analysis of variance with pooled variances over seeds;
-- gains: how often all simultaneous intervals of the differences of gains hold;
+- gains: how often all simultaneous intervals of the differences of gains hold; each gain: the same
+  of the gains themselves;
 - reversed wrongly: how often a pair is called reversed for certain that is not;
 - reversed: the share of the pairs whose order is reversed that are called so for certain;
 - tau: how often the interval of Kendall's tau holds the tau of the true qualities.
@@ -90,6 +91,12 @@ def rates(case: Case, *, studies: int, draws: int = 1000) -> dict[str, float]:
             "found": found.is_found,
             "found, pooled": _pooled_p(cells) < 0.05,
             "gains": bool(held.all()),
+            "each gain": all(
+                low <= gain <= high
+                for gain, (low, high) in zip(
+                    second - first, (found.gain(model) for model in found.models), strict=True
+                )
+            ),
             "reversed wrongly": bool(called[products >= 0].any()),
         }
         if (products < 0).any():

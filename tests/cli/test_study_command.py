@@ -58,6 +58,29 @@ def test_a_plan_as_json_has_a_row_a_run(ossa: Ossa, scenes: Path, tmp_path: Path
     assert len(plan["data_fingerprint"].split("-")) == 2
 
 
+def test_a_plan_shows_every_model_with_every_head_and_what_is_varied(
+    ossa: Ossa, scenes: Path, tmp_path: Path
+) -> None:
+    file = study_file(scenes, tmp_path, more=", resnet10t")
+    varied = "vary: {train.imgsz: [64, 96], train.epochs: [1, 2], train.batch: [4, 8]}"
+    file.write_text(f"{file.read_text()}heads: [anchor, dense]\n{varied}\n")
+    result = ossa("study", "plan", file, "--data-root", scenes.parent, "--no-measure")
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    names = [
+        "cspdarknet_n ",
+        "cspdarknet_n, model.head dense ",
+        "resnet10t, model.head dense, train.",
+    ]
+    first = [next(i for i, line in enumerate(lines) if line.startswith(name)) for name in names]
+    assert first == sorted(first)
+    words = " ".join(result.stdout.split())
+    assert (
+        "32 runs: 2 models x 1 seeds x 2 values of model.head (anchor, dense) x 2 values" in words
+    )
+    assert "epochs, batch varied, varied image side varied neck" in words
+
+
 def test_a_study_of_images_without_labels_stops_before_its_first_run(
     ossa: Ossa, scenes: Path, tmp_path: Path
 ) -> None:

@@ -83,6 +83,47 @@ def test_varied_settings_multiply_the_runs_and_the_recipes_own_value_is_the_base
     assert [run.name for run in plan.base_runs()] == ["resnet18-lr0.002-box0.1-seed0"]
 
 
+def test_heads_and_neck_types_multiply_the_runs_and_the_first_are_the_base():
+    plan = a_plan(
+        models=["resnet18"],
+        heads=["anchor", "dense"],
+        neck_types=["pafpn", "fpn"],
+        recipe={**TINY, "model": {"reg_max": 1}},
+    )
+    assert [run.name for run in plan.runs] == [
+        "resnet18-head-anchor-neck-type-pafpn-seed0",
+        "resnet18-head-anchor-neck-type-fpn-seed0",
+        "resnet18-head-dense-neck-type-pafpn-seed0",
+        "resnet18-head-dense-neck-type-fpn-seed0",
+    ]
+    models = [run.config.model for run in plan.runs]
+    assert [model.head for model in models] == ["anchor", "anchor", "dense", "dense"]
+    assert [model.neck_type for model in models] == ["pafpn", "fpn", "pafpn", "fpn"]
+    # A setting of one head alone is set for that head alone.
+    assert [model.reg_max for model in models] == [16, 16, 1, 1]
+    assert plan.base == {"model.head": "anchor", "model.neck_type": "pafpn"}
+    assert [plan.detector_of(run) for run in plan.runs[:3]] == [
+        "resnet18",
+        "resnet18, model.neck_type fpn",
+        "resnet18, model.head dense",
+    ]
+
+
+def test_a_study_without_factors_has_the_runs_it_always_had():
+    plan = a_plan(models=["resnet18"], heads=["dense"])
+    assert [run.name for run in plan.runs] == ["resnet18-seed0"]
+    assert plan.conditions["model.head"] == "dense"
+
+
+def test_strides_and_the_image_size_may_be_varied():
+    vary = {"model.strides": [[8, 16, 32], [4, 8, 16, 32]], "train.imgsz": [64, 96]}
+    plan = a_plan(models=["resnet18"], vary=vary)
+    assert plan.runs[-1].name == "resnet18-strides-4-8-16-32-imgsz96-seed0"
+    assert plan.runs[-1].config.model.strides == (4, 8, 16, 32)
+    assert plan.base == {"model.strides": [8, 16, 32], "train.imgsz": 64}
+    assert [run.name for run in plan.base_runs()] == ["resnet18-strides-8-16-32-imgsz64-seed0"]
+
+
 def test_a_source_resolves_every_model_to_an_explicit_tag():
     plan = a_plan(models=["convnext_tiny", "resnet18"], initial_weights="imagenet-1k")
     weights = {run.model: run.weights.source for run in plan.runs}

@@ -72,7 +72,7 @@ def print_plan(
         *("family", "neck", "initial weights", "parameters", "FLOPs", "MACs"),
         *("time per run", "memory"),
     )
-    detectors = {row["detector"]: row for row in reversed(rows)}
+    detectors = {row["detector"]: row for row in rows}
     for row in sorted(detectors.values(), key=lambda row: plan.study.models.index(row["model"])):
         name = plan.marked(row["model"]) + row["detector"].removeprefix(row["model"])
         measured = row["seconds"] is not None
@@ -116,8 +116,8 @@ def _print_conditions(plan: "Plan", summary: "DatasetSummary") -> None:
     common = next(iter(sources.values())) if len(set(sources.values())) == 1 else None
     last_is_one = summary.last_batch(plan) == 1 != conditions.get("train.batch")
 
-    def shared(key: str) -> Any:
-        return conditions.get(key, "varied")
+    def shared(key: str, unit: str = "") -> str:
+        return f"{conditions[key]}{unit}" if key in conditions else "varied"
 
     print_line()
     print_line(f"the same for all runs ({len(conditions)} settings):")
@@ -126,9 +126,9 @@ def _print_conditions(plan: "Plan", summary: "DatasetSummary") -> None:
         ("shared settings", f"hash {plan.shared_settings_hash[:16]}"),
         ("epochs, batch", f"{shared('train.epochs')}, {shared('train.batch')}"),
         ("last batch", _LAST_BATCH_OF_ONE if last_is_one else None),
-        ("image side", f"{shared('train.imgsz')} px"),
+        ("image side", shared("train.imgsz", " px")),
         ("neck", conditions.get("model.neck")),
-        ("head", shared("model.head")),
+        ("neck type, head", f"{shared('model.neck_type')}, {shared('model.head')}"),
         ("initial weights", common),
         ("data", f"{summary.train_images:,} and {summary.val_images:,} images, fingerprint "
                  f"{summary.data_fingerprint[:16]}, of their pixels "
