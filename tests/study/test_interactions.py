@@ -29,6 +29,7 @@ def test_models_that_gain_alike_have_no_interaction():
     same = found({"a": 0.3, "b": 0.4, "c": 0.5}, {"a": 0.35, "b": 0.45, "c": 0.55})
     assert (same.tau, same.p, same.is_found) == (1.0, pytest.approx(1.0), False)
     assert same.reversed_pairs == same.certainly_reversed == []
+    assert same.keeps_order
     assert same.gains.estimates.means.tolist() == pytest.approx([0.05] * 3)
 
 
@@ -58,6 +59,7 @@ def test_a_reversal_within_the_noise_is_measured_and_not_certain():
     assert len(noisy.reversed_pairs) == 1
     assert noisy.certainly_reversed == []
     assert not noisy.is_found
+    assert not noisy.keeps_order
     # With c far above the others, only the order of a and b is open.
     assert noisy.tau_interval == pytest.approx((1 / 3, 1.0))
 

@@ -66,6 +66,11 @@ class Interaction:
         return self.p < self.alpha
 
     @property
+    def keeps_order(self) -> bool:
+        """Whether the order of the models is certainly the same under both levels."""
+        return self.tau_interval is not None and self.tau_interval.low == 1
+
+    @property
     def models(self) -> tuple[str, ...]:
         """The models with runs under both levels."""
         return self.gains.models

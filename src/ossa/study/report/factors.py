@@ -39,6 +39,9 @@ def effect_sentence(results: StudyResults, effect: Effect) -> str:
     ]
     if pairs:
         start = f"With {where}, the order of the models changes: {listed(pairs, most=_MOST_NAMED)}"
+    elif found.keeps_order:
+        start = f"With {where}, the order of the models stays the same"
+        start += ", though not all gain alike" if effect.is_found else ""
     elif effect.is_found:
         start = f"With {where}, not all models gain alike, but no pair certainly changes its order"
     else:

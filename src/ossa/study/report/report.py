@@ -115,8 +115,9 @@ def footer(results: StudyResults) -> str:
 def one_line(results: StudyResults) -> str:
     """Returns what was compared."""
     study, index = results.study, results.index
+    varied = "".join(f"{len(each)} values of {key}, " for key, each in study.factors.items())
     text = (
-        f"{counted(len(results.names), 'backbone')}, {counted(len(study.seeds), 'seed')}, "
+        f"{counted(len(results.names), 'backbone')}, {varied}{counted(len(study.seeds), 'seed')}, "
         f"{len(index):,} images with {len(index.labels):,} objects of {study.data}"
     )
     unfinished = sum(state.state != "done" for state in results.states)
