@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tiny_studies import InThisProcess, a_study
 
 from ossa.data.synthetic import write_scenes
-from ossa.errors import DataError
+from ossa.errors import ConfigError, DataError
 from ossa.evaluate.statistics import Values
 from ossa.study.folder import create_study
 from ossa.study.runner import run_until_decided, with_seeds_of_looks
@@ -119,6 +119,17 @@ def test_a_pilot_of_single_seeds_is_refused():
     pilot = {name: seeded(values, seeds=1).values for name, values in models(a=0.3, b=0.4).items()}
     with pytest.raises(DataError, match="two models of 3 finished runs"):
         seeds_needed(pilot, difference=0.02, planned=3, models=2)
+
+
+def test_a_study_that_varies_a_setting_is_refused_and_stays_as_it_is(tmp_path: Path):
+    write_scenes(tmp_path / "scenes", images={"train": 4, "val": 2}, imgsz=128)
+    config = a_study(heads=["anchor", "dense"])
+    folder = {"data": tmp_path / "scenes", "weights_folder": tmp_path}
+    study = create_study(config, tmp_path / "study", **folder)
+    before = (study.path / "study.yaml").read_text()
+    with pytest.raises(ConfigError, match=r"found model\.head"):
+        with_seeds_of_looks(study)
+    assert (study.path / "study.yaml").read_text() == before
 
 
 @pytest.mark.slow

@@ -122,14 +122,8 @@ def run_until_decided(
         on_look: called with the decisions of every look, and the seeds that it asks for.
 
     Raises:
-        ConfigError: the study varies settings.
         KeyboardInterrupt: after Ctrl-C, once every run has saved its state.
     """
-    if study.study.factors:
-        raise ConfigError(
-            expected="a study that varies nothing but the model to run until it is decided",
-            found=", ".join(study.study.factors),
-        )
     for state in study.states():
         if state.state == "refused":  # perhaps its cause is gone
             (state.folder / FAILURE_FILE).unlink()
@@ -154,8 +148,17 @@ def _has_ended(state: RunState) -> bool:
 
 
 def with_seeds_of_looks(study: StudyFolder) -> StudyFolder:
-    """Returns the study with as many seeds as its last look needs; it is written to its folder."""
+    """Returns the study with as many seeds as its last look needs; it is written to its folder.
+
+    Raises:
+        ConfigError: the study varies settings.
+    """
     study = read_study_folder(study.path)
+    if study.study.factors:
+        raise ConfigError(
+            expected="a study that varies nothing but the model to run until it is decided",
+            found=", ".join(study.study.factors),
+        )
     seeds = list(study.study.seeds)
     missing = study.study.looks[-1] - len(seeds)
     if missing <= 0:
