@@ -63,6 +63,14 @@ def test_a_detector_comes_back_as_it_was_pushed(tmp_path: Path, hub: Path) -> No
     assert "somebody" not in card
 
 
+def test_nothing_of_a_stranger_s_file_is_markup_in_the_card(tmp_path: Path, hub: Path) -> None:
+    run = {"data": "<img src=x>", "recipe": {"a": "<b>"}, "seed": "[x](y)"}
+    ossa.push_to_hub(saved(tmp_path, run=run, metrics={"ap": "high"}), "me/cells")
+    card = (hub / "me/cells/README.md").read_text()
+    assert "<img" not in card.replace("\\<", "")
+    assert "[x]" not in card.replace("\\[", "")
+
+
 def test_what_is_not_there_is_one_sentence(hub: Path) -> None:
     with pytest.raises(RunFailed) as refusal:
         ossa.load("hf://me/nothing")

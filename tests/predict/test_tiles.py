@@ -15,7 +15,7 @@ from ossa.cli.options import choose_tiles
 from ossa.config import AugmentConfig, EvaluateConfig, Tiles
 from ossa.data.dataset import Draw, TrainingDataset
 from ossa.data.reading import read_data
-from ossa.data.tiles import InWindow, join_windows, window_corners
+from ossa.data.tiles import InWindow, join_windows, sides_seen, window_corners
 from ossa.errors import ConfigError
 from ossa.evaluate.evaluator import Found, evaluate
 from ossa.models.detector import Detector
@@ -93,6 +93,14 @@ def ious(boxes: NDArray[Any], others: NDArray[Any]) -> NDArray[Any]:
     both = common.clip(0).prod(axis=2)
     areas = [(one[:, 2:] - one[:, :2]).prod(axis=1) for one in (boxes, others)]
     return both / (areas[0][:, None] + areas[1] - both)
+
+
+def test_windows_that_would_take_gigabytes_are_refused():
+    # A checkpoint may say so: 4,000 px would be seen as 512,000.
+    sizes_wh = np.array([[64, 64], [4000, 3000]])
+    with pytest.raises(ConfigError, match="for one of 4000 x 3000 with tiles of 32 px"):
+        sides_seen(sizes_wh, 4096, Tiles(side=32))
+    assert sides_seen(sizes_wh, 640, Tiles(side=320)).tolist() == [640, 8000]
 
 
 def test_windows_lie_in_equal_steps_from_edge_to_edge_and_share_the_overlap():

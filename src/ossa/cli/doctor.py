@@ -73,7 +73,10 @@ def _look() -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "free_memory_bytes": free_memory(),
         "shared_memory_bytes": shared,
-        "gpus": {gpu.name: f"{gpu.total_memory / 1e9:.0f} GB" for gpu in gpus},
+        "gpus": {
+            str(number): f"{gpu.name}, {gpu.total_memory / 1e9:.0f} GB"
+            for number, gpu in enumerate(gpus)
+        },
         "mps": torch.backends.mps.is_available(),
     }
 

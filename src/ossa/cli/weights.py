@@ -79,9 +79,11 @@ def get(
 
 def _length_of(url: str) -> int:
     """Returns how many bytes the server says the file has."""
+    from ossa.data.download import http_opener
+
     try:
         request = urllib.request.Request(url)  # of which only the head is read
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
+        with http_opener().open(request, timeout=_TIMEOUT_SECONDS) as answer:
             length = answer.headers.get("Content-Length", "")
     except urllib.error.HTTPError as error:
         raise DataError(expected=f"a file at {url}", found=f"status {error.code}") from None

@@ -215,7 +215,7 @@ def _download_rest(url: str, part: Path, *, size: int, on_bytes: OnBytes) -> str
         headers["Range"] = f"bytes={have}-"
     try:
         request = urllib.request.Request(url, headers=headers)
-        with _http_opener().open(request, timeout=_TIMEOUT_SECONDS) as response:
+        with http_opener().open(request, timeout=_TIMEOUT_SECONDS) as response:
             if response.status != 206:  # the server knows no ranges and sends the whole file
                 have = 0
             length = response.headers.get("Content-Length", "").strip()
@@ -250,7 +250,7 @@ def _download_rest(url: str, part: Path, *, size: int, on_bytes: OnBytes) -> str
     return "the connection ended"
 
 
-def _http_opener() -> urllib.request.OpenerDirector:
+def http_opener() -> urllib.request.OpenerDirector:
     """Returns an opener of http and https alone: a redirection to ftp:// is not followed."""
     opener = urllib.request.OpenerDirector()
     for handler in (

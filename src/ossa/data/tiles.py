@@ -28,19 +28,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ossa.config import Tiles
+from ossa.data.decode import MOST_PIXELS
 from ossa.data.letterbox import on_canvas, resized_wh
+from ossa.errors import ConfigError
 from ossa.types import Detections, Letterbox, Sample
 
 _SAME = 0.5
 """Least overlap of boxes that are joined: of the smaller of them, and IoU in what windows share."""
 _AT_EDGE = 1 / 32
 """Of the side of its window, how near to its edge a box ends that the window cuts."""
+_MOST_PIXELS = 4 * MOST_PIXELS
+"""Of all windows of an image: 2 GB."""
 _MIN_AREA_KEPT = 0.1
 """Of the area of a box, what a window must show of it to train, as in YOLOv5's mosaics."""
 
 
 def sides_seen(sizes_wh: NDArray[np.integer], imgsz: int, tiles: Tiles | None) -> NDArray[np.int64]:
     """Returns (n,) the longer sides at which images (n, 2) are seen, in pixels of network input.
+
+    Raises:
+        ConfigError: the windows of an image would take gigabytes: small tiles enlarge it, and a
+            checkpoint may ask for any.
 
     Examples:
         >>> import numpy as np
@@ -52,7 +60,18 @@ def sides_seen(sizes_wh: NDArray[np.integer], imgsz: int, tiles: Tiles | None) -
     if tiles is None:
         return np.full(len(longest), imgsz)
     sides = np.round(longest * (imgsz / tiles.side)).astype(np.int64)
-    return np.where(longest <= tiles.side, imgsz, np.maximum(sides, imgsz))
+    sides = np.where(longest <= tiles.side, imgsz, np.maximum(sides, imgsz))
+    seen_wh = sizes_wh * (sides / np.maximum(longest, 1))[:, None]
+    steps = np.ceil(np.maximum(seen_wh - imgsz, 0) / _step(imgsz, tiles))
+    pixels = (1 + steps).prod(axis=1) * imgsz**2
+    if len(pixels) and pixels.max() > _MOST_PIXELS:
+        width, height = sizes_wh[pixels.argmax()].tolist()
+        raise ConfigError(
+            expected=f"windows of at most {_MOST_PIXELS:,} pixels together for an image",
+            found=f"{pixels.max():,.0f} for one of {width} x {height} with {tiles} at {imgsz} px",
+            advice="take larger tiles or less overlap",
+        )
+    return sides
 
 
 def window_corners(
@@ -67,9 +86,13 @@ def window_corners(
     """
     if tiles is None:
         return [(0, 0)]
-    step = max(int(imgsz * (1.0 - tiles.overlap)), 1)
+    step = _step(imgsz, tiles)
     lefts, tops = (_starts(length - imgsz, step) for length in size_wh)
     return [(left, top) for top in tops for left in lefts]
+
+
+def _step(imgsz: int, tiles: Tiles) -> int:
+    return max(int(imgsz * (1.0 - tiles.overlap)), 1)
 
 
 def _starts(room: int, step: int) -> list[int]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ossa.errors import CheckpointError, ConfigError, RunFailed, legible
+from ossa.escaping import escape_markdown
 from ossa.models.checkpoint import Checkpoint, read_checkpoint
 
 HUB_PREFIX: Final = "hf://"
@@ -89,9 +90,9 @@ def model_card(checkpoint: Checkpoint, repository: str) -> str:
     details: dict[str, Any] = checkpoint.details
     run = details.get("run") or {}
     metrics = {
-        key: round(float(value), 4)
+        key: round(value, 4)
         for key, value in (details.get("metrics") or {}).items()
-        if key in _METRICS and value is not None
+        if key in _METRICS and isinstance(value, int | float)
     }
     head: dict[str, Any] = {
         "library_name": "ossa",
@@ -100,7 +101,7 @@ def model_card(checkpoint: Checkpoint, repository: str) -> str:
     }
     if licence := checkpoint.origin["licence"]:
         head["license"] = licence.lower()
-    names = [legible(name) for name in checkpoint.names[:_NAMES_SHOWN]]
+    names = [_shown(name) for name in checkpoint.names[:_NAMES_SHOWN]]
     if more := len(checkpoint.names) - len(names):
         names.append(f"and {more} more")
     path = Path(str(run.get("data", "")))
@@ -110,7 +111,7 @@ def model_card(checkpoint: Checkpoint, repository: str) -> str:
     return f"""---
 {yaml.safe_dump(head, sort_keys=False)}---
 
-# {repository}
+# {_shown(repository)}
 
 {checkpoint.model.name}, neck {checkpoint.model.neck}, {checkpoint.model.head} head; \
 {checkpoint.imgsz} px; {len(checkpoint.names)} classes: {", ".join(names)}.
@@ -122,12 +123,17 @@ predictor = ossa.load("{HUB_PREFIX}{repository}")
 found = predictor("photo.jpg")
 ```
 
-Trained on {data or "a data set that is not named"} with the recipe \
-{run.get("recipe", "unknown")}, seed {run.get("seed", "unknown")}; began with weights of {origin}.
+Trained on {_shown(data) or "a data set that is not named"} with the recipe \
+{_shown(run.get("recipe", "unknown"))}, seed {_shown(run.get("seed", "unknown"))}; began with \
+weights of {_shown(origin)}.
 
 | on its val split | |
 |---|---|
 {table}"""
+
+
+def _shown(value: Any) -> str:
+    return escape_markdown(legible(str(value)))
 
 
 def _first_line(error: Exception) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from ossa.files import read_regular, write_text_atomically
 from ossa.train.callbacks import RunStart
 from ossa.train.loggers import (
     Counts,
@@ -48,10 +49,12 @@ class MLflowLogger(Logger):
         if project is not None:
             self._mlflow.set_experiment(project)
         file = run.folder / _RUN_FILE
-        known = file.read_text().strip() if file.is_file() else None
+        known = None
+        if file.exists():
+            known = read_regular(file, most_bytes=_LONGEST_VALUE).decode().strip()
         begun = self._mlflow.start_run(run_id=known, run_name=None if known else run.folder.name)
         if known is None:
-            file.write_text(begun.info.run_id + "\n")
+            write_text_atomically(file, begun.info.run_id + "\n")
             values = settings_and_cost(run).items()
             self._mlflow.log_params({key: str(value)[:_LONGEST_VALUE] for key, value in values})
         return f"mlflow ui --backend-store-uri {address}" if address == own else address
