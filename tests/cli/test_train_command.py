@@ -81,11 +81,12 @@ def test_stderr_tells_of_every_epoch_and_the_next_commands(training: FinishedTra
         f"training yolov5n in {training.folder} on cpu (epochs: 1, batches in each: 2)"
     )
     (epoch,) = (n for n, line in enumerate(lines) if line.startswith("epoch 1/1  loss "))
-    figures, best, val, predict = lines[epoch + 1 :]
+    figures, best, val, predict, reason = lines[epoch + 1 :]
     assert figures == f"figures: {training.folder}/figures"
     assert best.startswith("best epoch 1, AP ")
     assert val.startswith(f"next: ossa val --weights {training.folder}/best.safetensors ")
     assert predict.strip().startswith("ossa predict ")
+    assert reason.startswith("AP is 0.000: 2 optimizer steps are few: more --epochs; ")
     assert "\x1b" not in training.stderr
 
 

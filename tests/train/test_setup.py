@@ -20,7 +20,7 @@ from ossa.models.detector import Detector, build_detector, create_detector
 from ossa.train.diagnostics import check_single_values
 from ossa.train.loop import train
 from ossa.train.run_folder import read_log
-from ossa.train.schedule import warmup_note
+from ossa.train.schedule import warmup_note, why_ap_is_zero
 from ossa.train.setup import init_run
 from ossa.train.splits import with_fitted_anchors
 from ossa.train.state import TrainState
@@ -187,6 +187,35 @@ def test_a_training_that_never_leaves_its_warm_up_says_so():
     assert note is not None
     assert "the warm-up, which takes 100 batches of 50:" in note
     assert warmup_note(TrainConfig(epochs=50), images=2) is None
+
+
+def epochs_of(*losses: float, images: int = 160, skipped: int = 0) -> list[dict[str, float]]:
+    """Returns the log of a training."""
+    return [{"images": images, "skipped": skipped, "train_box": loss} for loss in losses]
+
+
+STEADY = TrainConfig(epochs=100, batch=16, nominal_batch=16, warmup_epochs=0)
+
+
+@pytest.mark.parametrize(
+    ("config", "log", "reason"),
+    [
+        (TrainConfig(epochs=50, warmup_limit=None), epochs_of(9, 8, images=2), "never leaves the"),
+        (STEADY.model_copy(update={"epochs": 3}), epochs_of(9, 5), "30 optimizer steps are few"),
+        (
+            STEADY.model_copy(update={"epochs": 12, "nominal_batch": 64}),
+            epochs_of(9, 5),
+            "30 optimizer steps are few",  # 120 batches, a step after every fourth
+        ),
+        (STEADY, epochs_of(9, 5, skipped=101), "202 of 1000 steps were left out"),
+        (STEADY, epochs_of(9, 8.9), "the loss did not fall (9 to 8.9)"),
+        (STEADY, epochs_of(9, 5), "the loss fell, but not far enough"),
+    ],
+)
+def test_a_training_that_finds_nothing_says_the_likeliest_reason(
+    config: TrainConfig, log: list[dict[str, float]], reason: str
+):
+    assert reason in why_ap_is_zero(config, log)
 
 
 def settings_of(name: str, *, imgsz: int = 64, **settings: bool | int) -> RunConfig:

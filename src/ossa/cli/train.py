@@ -11,7 +11,7 @@ import typer
 
 from ossa.cli import options
 from ossa.cli.command import Setting, command, parse_value, was_given
-from ossa.config import RunConfig, build_config, merge, parse_settings
+from ossa.config import RunConfig, TrainConfig, build_config, merge, parse_settings
 from ossa.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -340,10 +340,11 @@ def _report(record: "Record", folder: Path, *, as_json: bool) -> None:
     """Prints the last metrics on stdout, and on stderr where everything is and what comes next."""
     from ossa.cli.console import Console, fraction, print_json, print_metrics_table, row_of
     from ossa.train.run_folder import BEST_WEIGHTS, FIGURES_FOLDER, read_log
+    from ossa.train.schedule import why_ap_is_zero
 
     best = record.metrics.get("best", {})
-    seconds = record.times["train"]
-    images = sum(row.get("images") or 0 for row in read_log(folder))
+    seconds, log = record.times["train"], read_log(folder)
+    images = sum(row.get("images") or 0 for row in log)
     row = row_of(
         {
             "model": record.model,
@@ -372,3 +373,6 @@ def _report(record: "Record", folder: Path, *, as_json: bool) -> None:
     note(f"best epoch {best['epoch'] + 1}, AP {fraction(best['ap'])}: {file}")
     note(f"next: ossa val --weights {file} --data {shlex.quote(record.config['data'])}")
     note(f"      ossa predict --weights {file} IMAGES")
+    if best["ap"] < 0.0005:
+        config = TrainConfig.model_validate(record.config["train"])
+        note(f"AP is 0.000: {why_ap_is_zero(config, log)}")

@@ -1,11 +1,14 @@
 """Learning rate, momentum and accumulation as pure functions of the batch number."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from ossa.config import TrainConfig
 
 _ONE_CYCLE_END = 1e-4
+_FEW_STEPS = 500
+"""From so many on, their number is not given as the reason why nothing was learned."""
 
 
 class Hyperparameters(NamedTuple):
@@ -43,6 +46,52 @@ def warmup_note(config: TrainConfig, *, images: int) -> str | None:
     return (
         f"the learning rate never leaves the warm-up, which takes {warmup} batches of {batches}: "
         "train longer, or --set train.warmup_limit=0.1"
+    )
+
+
+def optimizer_steps(config: TrainConfig, *, images: int) -> int:
+    """Returns the steps of a whole training on so many images, skipped ones included."""
+    batches_per_epoch = -(-images // config.batch)
+    steps, waiting = 0, 0
+    for number in range(batches_per_epoch * config.epochs):
+        waiting += 1
+        if waiting >= hyperparameters_at(config, number, batches_per_epoch).accumulate:
+            steps, waiting = steps + 1, 0
+    return steps
+
+
+def why_ap_is_zero(config: TrainConfig, log: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the likeliest reason for a finished training that finds nothing, and what to do.
+
+    Args:
+        config: settings of the training.
+        log: its epochs, as `ossa.train.run_folder.read_log` returns them.
+    """
+    images = max(int(row.get("images") or 0) for row in log)
+    steps, skipped = optimizer_steps(config, images=images), sum(row["skipped"] for row in log)
+    first, last = (
+        sum(row[key] or 0.0 for key in row if key.startswith("train_") and key != "train_seconds")
+        for row in (log[0], log[-1])
+    )
+    if warmup := warmup_note(config, images=images):
+        return warmup
+    if skipped > steps / 10:
+        return (
+            f"{skipped} of {steps} steps were left out, for their gradients were not finite: "
+            "a lower --set train.lr, or --precision fp32"
+        )
+    if steps < _FEW_STEPS:
+        return (
+            f"{steps} optimizer steps are few: more --epochs; a smaller --batch; --recipe quick, "
+            "which steps after every batch; or --pretrained"
+        )
+    if last > 0.95 * first:
+        return (
+            f"the loss did not fall ({first:.3g} to {last:.3g}): another --set train.lr, and look "
+            "at the labels with ossa data show"
+        )
+    return (
+        "the loss fell, but not far enough: more --epochs; look at the labels with ossa data show"
     )
 
 
