@@ -1,13 +1,14 @@
-"""How much slower a training is beside other programs, with OpenMP's threads waiting either way.
+"""How much slower a training is beside other programs, with OpenMP's threads waiting in three ways.
 
     python benchmarks/contention.py --busy 2
 
 Trains yolov5n on made-up images in processes of their own, with all processors, alone and beside
---busy processes that compute without end, in turn. Prints one JSON object with, for each value of
-OMP_WAIT_POLICY (`unset` is as OpenMP comes; `PASSIVE` is what ossa sets), the median milliseconds
-of a batch alone and beside the others, and their ratio; `passive_alone` is what waiting passively
-costs a training that has the machine to itself. Where n threads share the processors fairly with n
-busy processes, the ratio is 2.
+--busy processes that compute without end, in turn. Prints one JSON object with, for each way to
+wait (`unset`: as OpenMP comes; `PASSIVE`: asleep at once; `ossa`: asleep after the short spin that
+ossa sets), the median milliseconds of a batch alone and beside the others, and two ratios with the
+quartiles over the rounds: `times_slower`, beside the others to alone with threads as OpenMP comes,
+and `alone`, what waiting so costs a training that has the machine to itself. Where n threads share
+the processors fairly with n busy processes, the former is 2.
 """
 
 import argparse
@@ -17,13 +18,17 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-POLICIES = ("unset", "PASSIVE")
+import numpy as np
+
+from ossa.machine import SHORT_WAIT
+
+WAYS = {"unset": {}, "PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"}, "ossa": SHORT_WAIT}
 
 
-def train_a_few_batches(batches: int) -> None:
+def train_a_few_batches(batches: int, *, imgsz: int) -> None:
     """Is the process that trains: prints the milliseconds of every batch as JSON."""
     import torch
 
@@ -33,7 +38,7 @@ def train_a_few_batches(batches: int) -> None:
 
     keep_freed_memory()
     config = build_config(
-        {"model": {"name": "yolov5n", "neck": "own"}, "data": "", "train": {"imgsz": 160}}
+        {"model": {"name": "yolov5n", "neck": "own"}, "data": "", "train": {"imgsz": imgsz}}
     )
     step = TrialStep(config, num_classes=3, device=torch.device("cpu"))
     step(8)
@@ -45,13 +50,12 @@ def train_a_few_batches(batches: int) -> None:
     print(json.dumps(times))
 
 
-def milliseconds(policy: str, *, batches: int, threads: int) -> float:
+def milliseconds(way: str, *, imgsz: int, batches: int, threads: int) -> float:
     """Returns the median time of a batch in a new process."""
-    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
-    environment["OMP_NUM_THREADS"] = str(threads)
-    if policy != "unset":
-        environment["OMP_WAIT_POLICY"] = policy
-    command = [sys.executable, __file__, "--train", str(batches)]
+    ours = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    environment = {key: value for key, value in os.environ.items() if key not in ours}
+    environment |= {"OMP_NUM_THREADS": str(threads), **WAYS[way]}
+    command = [sys.executable, __file__, "--train", str(batches), "--imgsz", str(imgsz)]
     output = subprocess.run(command, env=environment, check=True, capture_output=True).stdout
     return statistics.median(json.loads(output))
 
@@ -68,35 +72,44 @@ def busy(count: int) -> Iterator[None]:
             process.wait()
 
 
+def quartiles(values: Sequence[float]) -> dict[str, float]:
+    """Returns the median and the quartiles."""
+    low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
+    return {"median": float(median), "low": float(low), "high": float(high)}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--busy", type=int, default=2)
     parser.add_argument("--batches", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--imgsz", type=int, default=160)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--train", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.train:
-        train_a_few_batches(arguments.train)
+        train_a_few_batches(arguments.train, imgsz=arguments.imgsz)
         return
-    alone: dict[str, list[float]] = {policy: [] for policy in POLICIES}
-    beside: dict[str, list[float]] = {policy: [] for policy in POLICIES}
+    alone: dict[str, list[float]] = {way: [] for way in WAYS}
+    beside: dict[str, list[float]] = {way: [] for way in WAYS}
+    measured = {key: getattr(arguments, key) for key in ("imgsz", "batches", "threads")}
     for _ in range(arguments.rounds):
-        for policy in POLICIES:
-            measured = {"batches": arguments.batches, "threads": arguments.threads}
-            alone[policy].append(milliseconds(policy, **measured))
-            with busy(arguments.busy):
-                beside[policy].append(milliseconds(policy, **measured))
+        for way in WAYS:
+            alone[way].append(milliseconds(way, **measured))
+        with busy(arguments.busy):
+            for way in WAYS:
+                beside[way].append(milliseconds(way, **measured))
     rows = {
-        policy: {
-            "alone_ms": statistics.median(alone[policy]),
-            "beside_ms": statistics.median(beside[policy]),
-            "times_slower": statistics.median(beside[policy]) / statistics.median(alone[policy]),
+        way: {
+            "alone_ms": statistics.median(alone[way]),
+            "beside_ms": statistics.median(beside[way]),
+            "alone": quartiles(np.divide(alone[way], alone["unset"]).tolist()),
+            "times_slower": quartiles(np.divide(beside[way], alone["unset"]).tolist()),
         }
-        for policy in POLICIES
+        for way in WAYS
     }
-    ratio = rows["PASSIVE"]["alone_ms"] / rows["unset"]["alone_ms"]
-    print(json.dumps({"busy": arguments.busy, **rows, "passive_alone": ratio}, indent=2))
+    print(json.dumps({"busy": arguments.busy, "imgsz": arguments.imgsz, **rows}, indent=2))
 
 
 if __name__ == "__main__":

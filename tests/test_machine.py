@@ -1,5 +1,6 @@
 """Memory that is used again stays with the process; limits of a container count."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -93,7 +94,17 @@ def test_no_more_threads_than_the_control_group_grants_processors(
     monkeypatch.setattr("os.environ", environment)
     use_threads_well()
     granted = {"OMP_NUM_THREADS": str(processors)} if processors < 8 else {}
-    assert environment == {"OMP_WAIT_POLICY": "PASSIVE"} | granted
+    assert environment == {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1500"} | granted
+
+
+@pytest.mark.parametrize("policy", ["PASSIVE", "ACTIVE"])
+def test_how_threads_wait_is_as_the_user_set_it(
+    policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = {"OMP_WAIT_POLICY": policy, "OMP_NUM_THREADS": "1"}
+    monkeypatch.setattr("os.environ", dict(environment))
+    use_threads_well()
+    assert os.environ == environment
 
 
 def test_a_system_without_proc_has_processors_and_memory(

@@ -19,6 +19,9 @@ _PROC: Final = Path("/proc")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 _MEMORY_ASSUMED = 2**32
 """Bytes, where the system does not tell what is free."""
+SHORT_WAIT: Final = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1500"}
+"""Environment in which OpenMP's threads spin for about as long as waking one takes, and then sleep:
+alone a training is as fast as with endless spinning (benchmarks/contention.py)."""
 
 
 def keep_freed_memory() -> bool:
@@ -43,15 +46,16 @@ def keep_freed_memory() -> bool:
 def use_threads_well() -> None:
     """Set OpenMP's threads for a shared machine, unless the user said otherwise.
 
-    They sleep while they wait for each other. By default they spin: beside any other program that
-    computes, the waiting threads keep the working ones from the processors, and training is tens
-    of times slower (benchmarks/contention.py). And where a cgroup grants fewer processors than
-    there are, as in a container, there are no more threads than that.
+    They soon sleep while they wait for each other. By default they spin: beside any other program
+    that computes, the waiting threads keep the working ones from the processors, and training is
+    tens of times slower (benchmarks/contention.py). And where a cgroup grants fewer processors
+    than there are, as in a container, there are no more threads than that.
 
     The settings act on libraries that are loaded later, so call it before torch is imported, and
     on the processes that this one starts.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ |= SHORT_WAIT
     if count_processors() < _allowed_processors():
         os.environ.setdefault("OMP_NUM_THREADS", str(count_processors()))
 
