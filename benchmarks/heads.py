@@ -32,7 +32,7 @@ from ossa.evaluate.coco import read_coco_results
 from ossa.evaluate.matching import Matches, match
 from ossa.evaluate.object_bins import bins_of
 from ossa.evaluate.statistics import Comparison, compare_models
-from ossa.train.run_folder import RECORD_FILE, read_record
+from ossa.train.run_folder import RECORD_FILE, read_log, read_record
 
 SHARED = Path(os.environ.get("OSSA_SHARED", Path(__file__).parents[2] / "shared"))
 HEADS = ("anchor", "dense")
@@ -139,11 +139,12 @@ def _print_row(places: Sequence[Path], head: str, recipe: str) -> None:
         return
     values = [_val_ap(place) for place in places]
     records = [read_record(place) for place in places]
-    minutes = np.mean([record.times["train"] for record in records]) / 60
+    seconds = np.median([row["train_seconds"] for place in places for row in read_log(place)])
+    epochs = records[0].config["train"]["epochs"]
     cost = records[0].cost
     print(
         f"| {head} | {recipe} | {len(places)} | {np.mean(values):.3f} "
-        f"({', '.join(f'{value:.3f}' for value in values)}) | {minutes:.1f} "
+        f"({', '.join(f'{value:.3f}' for value in values)}) | {seconds * epochs / 60:.1f} "
         f"| {cost['flops'] / 1e9:.2f} | {cost['params'] / 1e6:.2f} |"
     )
 
