@@ -81,9 +81,10 @@ def why_ap_is_zero(config: TrainConfig, log: Sequence[Mapping[str, Any]]) -> str
             "a lower --set train.lr, or --precision fp32"
         )
     if steps < _FEW_STEPS:
+        quick = "--recipe quick, which steps after every batch; " * (full_accumulation(config) > 1)
         return (
-            f"{steps} optimizer steps are few: more --epochs; a smaller --batch; --recipe quick, "
-            "which steps after every batch; or --pretrained"
+            f"{steps} optimizer steps are few: more --epochs; a smaller --batch; {quick}"
+            "or --pretrained"
         )
     if last > 0.95 * first:
         return (
