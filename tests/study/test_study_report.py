@@ -272,9 +272,14 @@ def test_a_varied_study_says_whether_the_ranking_changes(tmp_path: Path):
         images=8,
         epochs=3,
         false_per_image=2,
-        settings={"vary": {"train.lr": [0.01, 0.03]}},
+        settings={
+            "vary": {"train.lr": [0.01, 0.03]},
+            "recipe": {"base": "quick", "epochs": 3, "train": {"tiles": 640}},
+        },
     )
-    section = factors_section(load_study(study), ReportFiles(tmp_path))
+    results = load_study(study)
+    assert "With tiles, FLOPs and ms/image are of one window" in models_table(results).note
+    section = factors_section(results, ReportFiles(tmp_path))
     assert section is not None
     rows = rows_of(tmp_path, "tuning")
     assert {row["model"] for row in rows} == set(FAMILIES[:3])

@@ -102,6 +102,10 @@ def models_table(results: StudyResults, name: str = "models") -> ReportTable:
         )
     if unmeasured := [row["model"] for row in rows if pd.isna(row["ms_per_image"])]:
         notes.append(f"Latency was not measured for {listed(unmeasured, most=5)}.")
+    if any(run.config.train.windows for run in results.folder.plan.runs):
+        notes.append(
+            "With tiles, FLOPs and ms/image are of one window: an image takes as many as it has."
+        )
     notes.append(results.independence)
     notes.append(
         f"Pareto: the probability in AP50-95 and {results.complexities[relation.complexity]}."
