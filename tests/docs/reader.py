@@ -60,7 +60,7 @@ def run_step(step: Step, names: dict[str, Any]) -> None:
 
 def added(words: list[str]) -> list[str]:
     """Returns the options that make a command shorter."""
-    if "--predictions" in words:  # no model is run
+    if "--predictions" in words or "--resume" in words:  # no model is run, or as it began
         return []
     command = " ".join(words[:2] if words[0] == "study" else words[:1])
     return SHORTER.get(command, "").split()
