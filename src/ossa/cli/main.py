@@ -48,7 +48,7 @@ the function of the same name, and is imported when the command is called."""
 _GROUPS = {
     "weights": ("get",),
     "data": ("get", "split", "convert", "check", "show"),
-    "study": ("plan", "run", "status", "verify", "add", "report", "predict", "pack"),
+    "study": ("plan", "run", "status", "verify", "publish", "add", "report", "predict", "pack"),
 }
 """Commands behind `ossa data` and `ossa study`, functions of these modules."""
 

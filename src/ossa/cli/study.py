@@ -7,17 +7,12 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 
-from ossa.cli import options, study_folders
+from ossa.cli import options, study_folders, study_publish
 from ossa.cli.command import command
+from ossa.cli.study_publish import Study, StudyFolderArgument
 from ossa.errors import ConfigError
 from ossa.escaping import print_line
 
-Study: TypeAlias = Annotated[
-    Path, typer.Argument(metavar="STUDY"), "The file of a study, or the folder of a started study."
-]
-StudyFolderArgument: TypeAlias = Annotated[
-    Study, "The folder of a study, or its file if the folder is runs/NAME."
-]
 _Root: TypeAlias = Annotated[options.Folder | None, options.shown("the folder of the file")]
 DataRoot = Annotated[
     _Root, typer.Option(envvar="OSSA_DATA_ROOT"), "Folder of the data sets of studies."
@@ -29,6 +24,7 @@ Output = Annotated[
 _MACHINE = typer.Option(rich_help_panel=options.MACHINE_PANEL)
 Executor = Annotated[options.Name | None, _MACHINE, "local, ray or slurm; overrides the file."]
 Jobs = Annotated[options.Count | None, _MACHINE, "Concurrent runs; one per GPU or one on the CPU."]
+verify, publish = study_publish.verify, study_publish.publish
 AllowUnlabeled = Annotated[bool, "Allow more than half of the training images to have no label."]
 
 
@@ -186,32 +182,6 @@ def status(study: Study, output: Output = None, as_json: options.AsJson = False)
             print_status(one, states)
     if as_json:
         print_json(rows)
-
-
-@command()
-def verify(study: StudyFolderArgument, as_json: options.AsJson = False) -> None:
-    """Recompute what the records of a study say; exit code 2 where something differs.
-
-    Metrics and intervals from the stored detections, costs from the settings, hashes of all files.
-
-    [bold]Example[/bold]
-
-      ossa study verify runs/bccd-320
-    """
-    from ossa.cli.console import Console, print_json
-    from ossa.cli.study_output import print_verified
-    from ossa.study.folder import read_study_folder
-    from ossa.study.verify import verify_study
-
-    opened = read_study_folder(study_folders.folder_of(study))
-    with Console() as console, console.progress("verifying runs") as on_run:
-        verified = verify_study(opened, on_run=on_run)
-    if as_json:
-        print_json({"study": str(opened.path), "runs": [run.flat() for run in verified]})
-    else:
-        print_verified(verified)
-    if any(run.mismatches for run in verified):
-        raise typer.Exit(2)
 
 
 @command()

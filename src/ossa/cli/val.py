@@ -48,8 +48,8 @@ def val(
     weights: options.AnyWeights | None = None,
     predictions: Annotated[
         options.File | None,
-        "Instead of --weights: detections as COCO results, .json or .json.gz, by image ids or "
-        "names of files. No model is run and no image opened.",
+        "Instead of --weights: detections as COCO results, .json, .json.gz or .npz, by image ids "
+        "or names of files. No model is run and no image opened.",
     ] = None,
     class_ids_from: Annotated[
         int | None,

@@ -19,6 +19,7 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any, Final
+from zipfile import ZipFile
 
 import hotcoco
 import numpy as np
@@ -28,7 +29,7 @@ from ossa.boxes import xywh_to_xyxy
 from ossa.data.annotations import DatasetIndex
 from ossa.errors import DataError
 from ossa.evaluate.matching import detection_columns, unknown_image
-from ossa.files import read_regular
+from ossa.files import read_regular, write_atomically
 from ossa.types import Detections
 
 COCO_AREAS: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
@@ -43,6 +44,9 @@ _MOST_UNPACKED: Final = 50
 """Times the size of a .gz; detections are a fifth of theirs."""
 _LEAST_BYTES: Final = 20
 """For each object or list of a results file; a detection is one of each, in 57 bytes or more."""
+_COLUMNS: Final = ("image_id", "category_id", "bbox", "score")
+_MOST_COLUMN_BYTES: Final = 100_000_000
+"""Of the arrays of a .npz: two million detections."""
 _RESULTS: Final = "a COCO results file (a JSON list of detections)"
 
 
@@ -102,10 +106,32 @@ def detections_as_coco_results(
     )
 
 
+def write_columns(path: Path, index: DatasetIndex, detections: Mapping[int, Detections]) -> None:
+    """Writes detections as a compressed .npz, which takes less than half of a .json.gz.
+
+    Its arrays are named like the keys of COCO's results: image_id (N,), category_id (N,),
+    bbox (N, 4) as x, y, width and height in pixels of the original image, and score (N,), the last
+    two in float32.
+    """
+    columns = detection_columns(index, detections)
+    content = BytesIO()
+    np.savez_compressed(
+        content,
+        image_id=index.image_ids[columns.images],
+        category_id=index.category_ids[columns.labels],
+        bbox=columns.boxes_xywh.astype(np.float32),
+        score=columns.scores.astype(np.float32),
+    )
+    write_atomically(path, content.getvalue())
+
+
 def read_coco_results(
     path: Path, index: DatasetIndex, *, first_class_id: int | None = None
 ) -> dict[int, Detections]:
-    """Returns the detections of a COCO results file (.json or .json.gz) by image id, best first.
+    """Returns the detections of a COCO results file by image id, best first.
+
+    The file is .json, .json.gz, or .npz with the keys of COCO's entries as columns, as
+    `write_columns` writes them.
 
     Where an image_id is a string, all are names of the image files, with or without suffix, as
     other programs write them for data without ids of their own; a stem that is a number may stand
@@ -127,7 +153,7 @@ def read_coco_results(
         >>> sorted(detections) == index.image_ids.tolist()
         True
     """
-    entries = _read_json_list(path)
+    entries = _read_columns(path) if path.suffix == ".npz" else _read_json_list(path)
     category_ids = index.category_ids.tolist()
     if first_class_id is not None:
         category_ids = list(range(first_class_id, first_class_id + len(category_ids)))
@@ -228,6 +254,24 @@ def _read_json_list(path: Path) -> list[Any]:
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         found, advice = f"none ({error})", "check the path"
     raise DataError(expected=_RESULTS, found=found, path=path, line=line, advice=advice)
+
+
+def _read_columns(path: Path) -> list[dict[str, Any]]:
+    """Returns the detections of a .npz as the entries of a JSON file, which are checked later."""
+    try:
+        content = read_regular(path, most_bytes=_MOST_BYTES)
+        with ZipFile(BytesIO(content)) as archive:
+            if sum(member.file_size for member in archive.infolist()) > _MOST_COLUMN_BYTES:
+                raise OSError(f"one that unpacks to more than {_MOST_COLUMN_BYTES:,} bytes")
+        with np.load(BytesIO(content), allow_pickle=False) as columns:
+            return _rows(**{key: columns[key] for key in _COLUMNS})
+    except Exception as error:  # damaged archives raise many kinds
+        raise DataError(
+            expected=f"columns {', '.join(_COLUMNS)} of one length",
+            found=f"none ({error})",
+            path=path,
+            advice="write the file again",
+        ) from None
 
 
 def _content(path: Path) -> bytes:

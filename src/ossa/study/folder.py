@@ -31,7 +31,7 @@ from ossa.schema import Section, validated
 from ossa.study.config import Reported, StudyConfig, check_study
 from ossa.study.executors import RUNS_FOLDER
 from ossa.study.plan import Plan, PlannedRun, make_plan
-from ossa.study.reported import is_reported
+from ossa.study.reported import is_reported, read_publication
 from ossa.train.resume import STATE_FILE
 from ossa.train.run_folder import (
     LOG_FILE,
@@ -138,9 +138,11 @@ def why_foreign(
     """
     if why := why_not_of(record, run.config):
         return f"{folder / RECORD_FILE} {why}"
+    publication = read_publication(folder)
+    left_out = publication.left_out if publication else ()
     for name, digest in record.files.items():
         file = folder / name
-        if name in WEIGHTS:
+        if name in WEIGHTS or name in left_out:
             continue  # large, and may be deleted: `ossa study verify` looks at them
         if not file.is_file():
             return f"{file}, which {RECORD_FILE} lists, is missing"
@@ -272,13 +274,15 @@ def _check_continues(there: StudyFolder, plan: Plan, file: Path) -> None:
             )
 
 
-def read_study_folder(path: Path) -> StudyFolder:
-    """Returns the study of a folder.
+def read_study_folder(path: Path, *, data: Path | None = None) -> StudyFolder:
+    """Returns the study of a folder; `data` is where its data set is now, if it was moved.
 
     Raises:
         ConfigError: the folder has no study, or an invalid one.
     """
     study, places, version = _read(path / STUDY_FILE)
+    if data is not None:
+        places = {**places, "data": str(data)}
     return StudyFolder(path, _plan_of(study, places, version))
 
 

@@ -2,9 +2,10 @@
 
 The record of a run has the metrics of the last weights on val. If a study reports another split,
 the chosen weights are evaluated there when the run has finished, and the result is written beside
-the record. The metrics under resampled images are stored there, too. The resamples are the same for
-every run on a split, so that values stored months apart are comparable, and a report over hundreds
-of runs does not have to match or resample anything.
+the record. A published study (`ossa.study.report.publish`) has such detections without the lowest
+scores, and the metrics of these. The metrics under resampled images are stored there, too. The
+resamples are the same for every run on a split, so that values stored months apart are comparable,
+and a report over hundreds of runs does not have to match or resample anything.
 """
 
 import gzip
@@ -18,6 +19,7 @@ from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from ossa.config import build_config
 from ossa.data.annotations import DatasetIndex
@@ -27,13 +29,14 @@ from ossa.data.description import read_description
 from ossa.data.reading import read_data, read_index
 from ossa.errors import DataError
 from ossa.evaluate.bootstrap import RESAMPLED_METRICS, RESAMPLES, image_weightings, resample
-from ossa.evaluate.coco import detections_as_coco_results, read_coco_results
+from ossa.evaluate.coco import detections_as_coco_results, read_coco_results, write_columns
 from ossa.evaluate.evaluator import check_classes, detector_for_evaluation, evaluate
 from ossa.evaluate.matching import match
+from ossa.evaluate.metrics import evaluate_detections
 from ossa.evaluate.object_bins import bins_of
 from ossa.files import read_json_object, sha256_of, write_atomically, write_json_atomically
 from ossa.models.checkpoint import read_checkpoint
-from ossa.schema import validated
+from ossa.schema import Section, validated
 from ossa.study.config import Reported
 from ossa.train.callbacks import Callback
 from ossa.train.run_folder import (
@@ -44,8 +47,10 @@ from ossa.train.run_folder import (
     read_record,
 )
 from ossa.train.splits import read_split
+from ossa.types import Detections
 
 REPORTED_FILE = "reported.json"
+PUBLISHED_FILE = "published.json"
 RESAMPLED_FILE = "resampled.npz"
 _SEED = 0
 _LARGEST = 64 * 2**20
@@ -59,6 +64,36 @@ class _ReportedContent(Reported, strict=True):
     images: str | None = None
     """Of the bytes of all images; None in files of earlier versions."""
     files: dict[str, str]
+
+
+class Publication(Section, strict=True):
+    """What a published run lacks, the content of its `published.json`.
+
+    Examples:
+        >>> Publication(least_score=0.01, left_out=("last.safetensors",), metrics={}).least_score
+        0.01
+    """
+
+    least_score: float = Field(ge=0, le=1)
+    """Detections of lower scores were left out."""
+    left_out: tuple[str, ...]
+    """Files that the record lists and that were not published."""
+    metrics: Numbers
+    """Of all detections, on the split that the study reports."""
+
+
+def read_publication(folder: Path) -> Publication | None:
+    """Returns what is said of a published run, None for any other.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    file = folder / PUBLISHED_FILE
+    if not file.is_file():
+        return None
+    content = read_json_object(file, what="what was published")
+    listed = {**content, "left_out": tuple(content.get("left_out") or ())}
+    return validated(Publication, listed, where=str(file))
 
 
 def is_reported(folder: Path, reported: Reported) -> bool:
@@ -96,7 +131,7 @@ def write_reported(
         device=device,
         workers=workers,
     )
-    detections = folder / detections_file(reported)
+    detections = folder / f"{reported.split}-detections.json.gz"
     results = json.dumps(detections_as_coco_results(index, evaluation.detections))
     write_atomically(detections, gzip.compress(results.encode(), mtime=0))
     content = {
@@ -107,6 +142,33 @@ def write_reported(
         "files": {detections.name: sha256_of(detections)},
     }
     write_json_atomically(folder / REPORTED_FILE, content)
+
+
+def write_thinned(
+    folder: Path, to: Path, reported: Reported, index: DatasetIndex, *, least_score: float
+) -> None:
+    """Writes the metrics and detections of a finished run anew, without those of lower scores.
+
+    Args:
+        folder: of the run, which is not changed.
+        to: another folder, of the published run.
+        reported: what the study reports, on another split than val.
+        index: this split.
+        least_score: of the detections that are kept.
+
+    Raises:
+        DataError: the metrics or detections of the run are missing or damaged.
+    """
+    content = _read(folder, reported)
+    kept = {}
+    for image_id, found in read_coco_results(detections_file(folder, reported), index).items():
+        high = found.scores >= least_score
+        kept[image_id] = Detections(found.boxes_xyxy[high], found.scores[high], found.labels[high])
+    file = to / f"{reported.split}-detections.npz"
+    write_columns(file, index, kept)
+    metrics = evaluate_detections(index, read_coco_results(file, index)).flat()
+    thinned = {"metrics": metrics, "files": {file.name: sha256_of(file)}}
+    write_json_atomically(to / REPORTED_FILE, content.model_dump() | thinned)
 
 
 def read_reported(folder: Path, reported: Reported) -> dict[str, Any]:
@@ -169,15 +231,18 @@ def _read(folder: Path, reported: Reported) -> _ReportedContent:
     if scored != reported.model_dump():
         expected = f"metrics of {reported.model_dump()}"
         raise DataError(expected=expected, found=str(scored), path=file)
-    name = detections_file(reported)
-    if sha256_of(folder / name) != content.files.get(name):
-        raise DataError(f"{folder / name} is not the file that {file} lists: its sha256 differs")
+    detections = detections_file(folder, reported)
+    if sha256_of(detections) != content.files.get(detections.name):
+        raise DataError(f"{detections} is not the file that {file} lists: its sha256 differs")
     return content
 
 
-def detections_file(reported: Reported) -> str:
-    """Returns the name of the file with the detections that the study reports on."""
-    return DETECTIONS_FILE if reported.split == "val" else f"{reported.split}-detections.json.gz"
+def detections_file(folder: Path, reported: Reported) -> Path:
+    """Returns the file with the detections of a run that the study reports on."""
+    if reported.split == "val":
+        return folder / DETECTIONS_FILE
+    published = folder / f"{reported.split}-detections.npz"
+    return published if published.exists() else folder / f"{reported.split}-detections.json.gz"
 
 
 def ensure_resampled(

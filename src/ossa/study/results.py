@@ -336,7 +336,7 @@ def _read_run(
     folder: StudyFolder, state: RunState, index: DatasetIndex, measurements: Mapping[str, Any]
 ) -> StudyRun:
     log, reported = read_log(state.folder), folder.study.reported
-    resampled = ensure_resampled(state.folder / detections_file(reported), index)
+    resampled = ensure_resampled(detections_file(state.folder, reported), index)
     recorded = read_reported(state.folder, reported)
     metrics = {field.name: recorded.get(field.name) for field in fields(Metrics)}
     del metrics["per_class"]

@@ -26,6 +26,7 @@ from ossa.study.reported import (
     RESAMPLED_FILE,
     compute_resampled,
     detections_file,
+    read_publication,
     read_reported,
     read_reported_split,
     read_resampled,
@@ -72,6 +73,8 @@ class VerifiedRun:
     mismatches: tuple[Mismatch, ...]
     unverified: tuple[str, ...]
     """Sentences on what could not be verified."""
+    not_published: tuple[str, ...] = ()
+    """Files that are not there because the study was published without them."""
     has_record: bool = True
 
     @property
@@ -147,12 +150,15 @@ class _Verification:
         self.numbers = self.files = 0
         self.mismatches: list[Mismatch] = []
         self.unverified: list[str] = []
+        self.not_published: tuple[str, ...] = ()
 
     def result(self) -> VerifiedRun:
         has_record = (self.folder / RECORD_FILE).exists()
         if has_record:
             try:
                 record = read_record(self.folder)
+                publication = read_publication(self.folder)
+                self.not_published = publication.left_out if publication else ()
             except OssaError as problem:
                 self.mismatches.append(Mismatch(RECORD_FILE, reason=str(problem)))
             else:
@@ -163,6 +169,7 @@ class _Verification:
             self.files,
             tuple(self.mismatches),
             tuple(self.unverified),
+            self.not_published,
             has_record,
         )
 
@@ -191,6 +198,8 @@ class _Verification:
 
     def _hash(self, name: str, digest: str) -> None:
         file = self.folder / name
+        if name in self.not_published and not file.exists():
+            return
         if not file.is_file():
             self.unverified.append(f"{name} is not there")
             return
@@ -257,7 +266,9 @@ class _Verification:
     def _recompute(
         self, what: str, metrics: Mapping[str, Any], index: DatasetIndex, reported: Reported
     ) -> None:
-        file = self.folder / detections_file(reported)
+        file = detections_file(self.folder, reported)
+        if file.name in self.not_published and not file.exists():
+            return
         if not file.is_file():
             self.unverified.append(f"{what}: cannot be recomputed without {file.name}")
             return

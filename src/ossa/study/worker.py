@@ -77,7 +77,7 @@ def train_run(
             if not is_reported(folder, reported):
                 write_reported(folder, reported, device=device, workers=workers, cache=cache)
             ensure_resampled(
-                folder / detections_file(reported),
+                detections_file(folder, reported),
                 read_reported_split(folder, run.config.data, reported),
             )
         except KeyboardInterrupt:

@@ -217,10 +217,12 @@ def detection_sections(results: StudyResults, files: ReportFiles) -> list[Sectio
     Raises:
         DataError: detections are missing, or an image cannot be decoded.
     """
-    name, index = detections_file(results.study.reported), results.index
+    reported, index = results.study.reported, results.index
     models = chosen_models(results, most=_MOST_MODELS)
     detections = {
-        model: read_coco_results(results.runs_by_model[model][0].state.folder / name, index)
+        model: read_coco_results(
+            detections_file(results.runs_by_model[model][0].state.folder, reported), index
+        )
         for model in models
     }
     matrices = {model: confusion_matrix(index, boxes) for model, boxes in detections.items()}

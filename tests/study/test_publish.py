@@ -1,0 +1,155 @@
+"""A published study is small, is a study as any other, and its figures can be computed again."""
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from tiny_studies import InThisProcess, a_study
+
+from ossa.data.reading import read_data
+from ossa.errors import ConfigError, DataError
+from ossa.evaluate.coco import read_coco_results, write_columns
+from ossa.evaluate.metrics import evaluate_detections
+from ossa.study.folder import StudyFolder, create_study, read_study_folder
+from ossa.study.report.publish import Published, publish_study
+from ossa.study.results import load_study
+from ossa.study.runner import run_study
+from ossa.study.verify import verify_study
+
+
+class Tiny(NamedTuple):
+    """A published study."""
+
+    study: StudyFolder
+    about: Published
+    least: float
+    """Half of the detections had lower scores."""
+
+
+@pytest.fixture(scope="module")
+def tested(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
+    """A finished study that reports on test."""
+    path = tmp_path_factory.mktemp("tested") / "tiny"
+    settings = a_study(reported={"split": "test"})
+    study = create_study(settings, path, data=scenes, weights_folder=path.parent)
+    run_study(study, InThisProcess(), on_run=lambda state: None)
+    return study
+
+
+@pytest.fixture(scope="module")
+def published(tested: StudyFolder, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    folder = tmp_path_factory.mktemp("results") / "tiny-2core"
+    least = float(np.median(scores_of(tested)))
+    about = publish_study(tested, folder, least_score=least)
+    return Tiny(read_study_folder(folder), about, least)
+
+
+def scores_of(study: StudyFolder) -> list[float]:
+    """Returns the scores of all detections of all runs on test."""
+    scores = []
+    for run in study.plan.runs:
+        with gzip.open(study.run_folder(run) / "test-detections.json.gz") as file:
+            scores += [entry["score"] for entry in json.load(file)]
+    return scores
+
+
+def test_what_is_published_is_verified_from_its_own_files(
+    published: Tiny, scenes: Path, tmp_path: Path
+):
+    study, about, _ = published
+    assert about.runs == 2
+    assert about.size < 500_000
+    names = {file.name for file in study.path.rglob("*") if file.is_file()}
+    assert names == {
+        *("study.yaml", "README.md", "report.html", "record.json", "log.jsonl"),
+        *("published.json", "reported.json", "test-detections.npz"),
+    }
+    moved = shutil.copytree(scenes, tmp_path / "moved")
+    for run in verify_study(read_study_folder(study.path, data=moved)):
+        assert (run.verdict, run.mismatches, run.unverified) == ("agrees", (), ())
+        assert set(run.not_published) == {
+            *("val-detections.json.gz", "last.safetensors", "best.safetensors"),
+        }
+
+
+def test_low_scores_are_left_out_and_what_that_changes_is_said(
+    tested: StudyFolder, published: Tiny
+):
+    study, about, least = published
+    changes, kept = [], 0
+    for run in study.plan.runs:
+        before = json.loads((tested.run_folder(run) / "reported.json").read_text())["metrics"]
+        after = json.loads((study.run_folder(run) / "reported.json").read_text())["metrics"]
+        assert json.loads((study.run_folder(run) / "published.json").read_text()) == {
+            "least_score": least,
+            "left_out": ["best.safetensors", "last.safetensors", "val-detections.json.gz"],
+            "metrics": before,
+        }
+        with np.load(study.run_folder(run) / "test-detections.npz") as columns:
+            assert (columns["score"] >= least * (1 - 1e-6)).all()
+            assert columns["score"].dtype == columns["bbox"].dtype == np.float32
+            kept += len(columns["score"])
+            changes.append(after["ap"] - before["ap"])
+    assert kept == sum(score >= least for score in scores_of(tested))
+    assert about.change == max(changes, key=abs)
+    sentences = (study.path / "README.md").read_text()
+    assert f"AP changes by {about.change:+.1e} at most." in sentences
+    assert load_study(study).names == ["cspdarknet_n", "resnet10t"]
+
+
+def test_detections_that_were_changed_after_publication_are_noticed(
+    published: Tiny, scenes: Path, tmp_path: Path
+):
+    copy = read_study_folder(shutil.copytree(published.study.path, tmp_path / "copy"))
+    index = read_data(scenes, "test").index
+    write_columns(copy.run_folder(copy.plan.runs[0]) / "test-detections.npz", index, {})
+    first, second = verify_study(copy)
+    assert second.verdict == "agrees"
+    assert first.verdict == "cannot be verified"
+    assert "its sha256 differs" in first.unverified[0]
+
+
+def test_columns_are_read_as_the_results_that_they_are(scenes: Path, tmp_path: Path):
+    index = read_data(scenes, "test").index
+    perfect = read_coco_results(_perfect(scenes, tmp_path), index)
+    assert evaluate_detections(index, perfect).ap == pytest.approx(1.0)
+    spoilt = tmp_path / "spoilt.npz"
+    for columns, sentence in [
+        ({"image_id": np.zeros(2), "category_id": np.zeros(2)}, "bbox"),
+        (
+            {"image_id": np.array([{}]), "category_id": [1], "bbox": [[0] * 4], "score": [1]},
+            "pickle",
+        ),
+        ({"image_id": [1, 2], "category_id": [1], "bbox": [[0] * 4], "score": [1]}, "shorter"),
+        ({"image_id": [1], "category_id": [1], "bbox": [[0] * 3], "score": [1]}, "four numbers"),
+    ]:
+        np.savez(spoilt, **columns)
+        with pytest.raises(DataError, match=sentence):
+            read_coco_results(spoilt, index)
+
+
+def _perfect(scenes: Path, folder: Path) -> Path:
+    """Writes the ground truth of the test split as detections."""
+    index = read_data(scenes, "test").index
+    np.savez(
+        folder / "perfect.npz",
+        image_id=index.image_ids[index.gt_image_positions()],
+        category_id=index.category_ids[index.labels],
+        bbox=index.boxes_xywh,
+        score=np.ones(len(index.labels)),
+    )
+    return folder / "perfect.npz"
+
+
+def test_a_study_on_val_and_a_folder_in_use_are_refused(
+    finished: StudyFolder, tested: StudyFolder, tmp_path: Path
+):
+    with pytest.raises(ConfigError, match="reports on val"):
+        publish_study(finished, tmp_path / "new")
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="new or empty folder"):
+        publish_study(tested, tmp_path)
