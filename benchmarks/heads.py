@@ -7,9 +7,10 @@ Written down before the first run: each head is trained with both recipes of `RE
 in bf16; the recipe with the higher AP on val (last epoch) is chosen for each head and data set on
 its own and trained with the other seeds; the chosen ones are scored on test, which nothing has
 looked at before. The answer that counts is the upper 95% bound of AP(anchor) less AP(dense) on
-test, over seeds and images: at most 0.02. `--head tiles` is the anchor head with its chosen recipe
-on windows of 320 px of the images at full resolution (HIT-UAV has 640x512), with all seeds, against
-the same without: what is gained in AP small at the same size of network input.
+test, over seeds and images (for HIT-UAV: flights): at most 0.02. `--head tiles` is the anchor head
+with its chosen recipe on windows of 320 px of the images at full resolution (HIT-UAV has 640x512),
+with all seeds, against the same without: what is gained in AP small at the same size of network
+input.
 
 `train` skips finished runs and resumes one that was cut off; start it twice, with `--head anchor`
 and `--head dense`, to use two cores. Needs the data sets of `OSSA_SHARED/data` (`../shared/data`).
@@ -21,6 +22,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -151,6 +153,9 @@ def _print_row(places: Sequence[Path], head: str, recipe: str) -> None:
 
 def _print_test(data: str, folder: Path, choice: dict[str, str]) -> None:
     index = read_data(SHARED / "data" / data, "test").index
+    if data == "hit-uav":  # the name says time of day, altitude, angle and weather: a flight
+        flights = [name.rpartition("_")[0] for name in index.file_names.tolist()]
+        index = replace(index, groups=np.unique(flights, return_inverse=True)[1])
     models = [
         [_match(place, index) for place in _finished(data, head, recipe, folder)]
         for head, recipe in choice.items()
@@ -160,7 +165,9 @@ def _print_test(data: str, folder: Path, choice: dict[str, str]) -> None:
     print(f"\nChosen on val: {choices}. On test ({len(index)} images):\n")
     print(f"| metric | {first} | {second} | {first} less {second}, 95% over seeds and images |")
     print("|---|---|---|---|")
-    compared = compare_models(models, metrics=METRICS, bins=lambda one: bins_of(index, one))
+    compared = compare_models(
+        models, metrics=METRICS, bins=lambda one: bins_of(index, one), groups=index.groups
+    )
     for metric in METRICS:
         ours, other = (row for row in compared if row.metric == metric)
         print(
