@@ -25,8 +25,13 @@ from ossa.types import Detections
 
 IMAGES = {"train": 8, "val": 4, "test": 4}
 RUNS = {
+    "cspdarknet_n": 0,
     "mobilenetv2_100": 0,
-    **{f"{model}-seed{seed}": seed for model in ("yolov5n", "convnext_atto") for seed in range(3)},
+    **{
+        f"{model}-seed{seed}": seed
+        for model in ("cspdarknet_n", "convnext_atto")
+        for seed in range(3)
+    },
 }
 """Copies of the run `yolov5n` and the seeds that they are said to have."""
 BACKBONE = "mobilenetv2_100"
