@@ -94,7 +94,7 @@ def test_no_more_threads_than_the_control_group_grants_processors(
     monkeypatch.setattr("os.environ", environment)
     use_threads_well()
     granted = {"OMP_NUM_THREADS": str(processors)} if processors < 8 else {}
-    assert environment == {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1500"} | granted
+    assert environment == {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"} | granted
 
 
 @pytest.mark.parametrize("policy", ["PASSIVE", "ACTIVE"])
