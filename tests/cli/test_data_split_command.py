@@ -35,6 +35,23 @@ def test_it_prints_what_is_where_and_the_result_has_no_fault(ossa: Ossa, cells: 
     assert ossa("data", "check", "--images", cells / "split").exit_code == 0
 
 
+def test_the_undivided_folder_stays_as_it_was_and_is_divided_again(ossa: Ossa, cells: Path) -> None:
+    (cells / "data.yaml").unlink()
+    images = [{"id": i, "file_name": f"{i}.png", "width": 64, "height": 64} for i in range(10)]
+    boxes = [{"id": i, "image_id": i, "category_id": 1, "bbox": [1, 1, 9, 9]} for i in range(10)]
+    content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "cell"}]}
+    (cells / "annotations").mkdir()
+    file = cells / "annotations" / "instances_default.json"  # as CVAT exports COCO
+    file.write_text(json.dumps(content), encoding="utf-8")
+    assert ossa("data", "split", cells, "--val", 0.2).exit_code == 0
+    checked = ossa("data", "check", cells)
+    assert "no split 'val'" in checked.stdout
+    assert "also in train" not in checked.stdout
+    again = ossa("data", "split", cells, "--val", 0.3, "--overwrite", "--json")
+    assert again.exit_code == 0, again.stderr
+    assert json.loads(again.stdout)["splits"]["val"]["images"] == 3
+
+
 def test_json_says_what_the_table_does(ossa: Ossa, cells: Path) -> None:
     arguments = ("--val", 0.2, "--remove-duplicates", "--output", cells.parent / "new", "--json")
     result = ossa("data", "split", "--data", cells, *arguments)

@@ -120,6 +120,24 @@ def test_voc_with_its_folders_and_flat(tmp_path: Path, layout: str) -> None:
     assert read_description(tmp_path).names == ("a", "b")
 
 
+@pytest.mark.parametrize("layout", ["coco", "yolo", "voc"])
+@pytest.mark.parametrize("name", ["data.yaml", "flights.yml"])
+def test_a_folder_below_with_a_yaml_of_its_own_is_another_data_set(
+    tmp_path: Path, layout: str, name: str
+) -> None:
+    for split, stem in (("train", "a"), ("valid", "b")):
+        write_images(tmp_path, f"{split}/{stem}.jpg", labels=split if layout == "yolo" else None)
+        if layout == "coco":
+            write_text(tmp_path / f"{split}/boxes.json", coco_text(f"{stem}.jpg"))
+        if layout == "voc":
+            xml = f"<annotation>{voc_object('dog', (11, 11, 50, 30))}</annotation>"
+            write_text(tmp_path / f"{split}/{stem}.xml", xml)
+    write_text(tmp_path / "classes.txt", "dog\ncat\n")
+    assert boxes(tmp_path) == {"train": (1, 1), "val": (1, 1)}
+    write_text(tmp_path / "valid" / name, "train: .\nnames: [dog, cat]\n")
+    assert boxes(tmp_path) == {"train": (1, 1)}
+
+
 def test_the_only_yaml_that_names_splits_describes_the_folder(tmp_path: Path) -> None:
     write_images(tmp_path, "photos/a.png", labels="photos")
     write_text(tmp_path / "notes.yml", "train: photos\nnames: [x, y]\n")

@@ -2,7 +2,8 @@
 
 Known are COCO with one JSON file per split (or one alone), PASCAL VOC with and without ImageSets,
 darknet (CVAT's "YOLO 1.1"), and YOLO with a file of class names. The annotations of LabelMe and the
-metadata of Hugging Face's image folders are refused by name.
+metadata of Hugging Face's image folders are refused by name. A folder below with a data.yaml of its
+own, such as that of `ossa data split`, is another data set and plays no part.
 """
 
 import os
@@ -49,18 +50,24 @@ def find_description(path: Path) -> tuple[Path, dict[str, Any] | None]:
     """
     if not path.is_dir():
         return path, None
-    for name in _YAMLS:
-        if (path / name).is_file():
-            return path / name, None
-    yamls = [path / name for name in _names(path) if name.lower().endswith((".yaml", ".yml"))]
-    if len(yamls) == 1 and _names_splits(yamls[0]):
-        return yamls[0], None
+    own = _own_yaml(path)
+    if own is not None:
+        return own, None
     for read in (_darknet, _coco, _voc, _yolo):
         content = read(path)
         if content is not None:
             return path, content
     _refuse_others(path)
     return path / _YAMLS[0], None
+
+
+def _own_yaml(folder: Path) -> Path | None:
+    """Returns the YAML file by which a folder is a data set of its own; None where it has none."""
+    for name in _YAMLS:
+        if (folder / name).is_file():
+            return folder / name
+    yamls = [folder / name for name in _names(folder) if name.lower().endswith((".yaml", ".yml"))]
+    return yamls[0] if len(yamls) == 1 and _names_splits(yamls[0]) else None
 
 
 def has_entries(root: Path, entries: Iterable[Any]) -> bool:
@@ -220,13 +227,20 @@ def _split_folders(folder: Path, has_labels: Callable[[Path], bool]) -> dict[str
     found: dict[str, str] = {}
     for word, split in _WORDS.items():
         for place in (f"images/{word}", f"{word}/images", word):
-            if split not in found and has_labels(folder / place):
+            if split not in found and _is_part(folder, place) and has_labels(folder / place):
                 found[split] = place
     if not found:
         for place in ("images", "JPEGImages", "obj_train_data", "."):
-            if "train" not in found and has_labels(folder / place):
+            if "train" not in found and _is_part(folder, place) and has_labels(folder / place):
                 found["train"] = place
     return found
+
+
+def _is_part(folder: Path, place: str) -> bool:
+    """Returns whether no folder on the way from a data set to a place is another data set."""
+    parts = Path(place).parts
+    below = (folder.joinpath(*parts[:number]) for number in range(1, len(parts) + 1))
+    return all(_own_yaml(one) is None for one in below)
 
 
 def _has_labels(folder: Path) -> bool:
@@ -247,7 +261,9 @@ def _names(folder: Path) -> list[str]:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return [folder / name for name in _names(folder) if (folder / name).is_dir()]
+    """Returns the folders below one, but those with a YAML file of their own: other data sets."""
+    below = (folder / name for name in _names(folder))
+    return [one for one in below if one.is_dir() and _own_yaml(one) is None]
 
 
 def _split_of(path: Path) -> str | None:
