@@ -111,6 +111,21 @@ def test_the_table_tells_metrics_differences_and_verdicts(ossa: Ossa, write_run:
     assert "p is corrected by Holm for 3 comparisons; intervals are not." in result.stdout
 
 
+def test_one_detector_alone_has_its_metrics_with_intervals(ossa: Ossa, write_run: WriteRun) -> None:
+    for seed in range(3):
+        write_run(f"half-seed{seed}", fraction=0.5, seed=seed)
+    alone = ossa("compare", "half-seed0", *FEW)
+    row = next(line for line in alone.stdout.splitlines() if line.startswith("AP50-95"))
+    value, low, _, high = row.split()[1:5]
+    assert 0 < float(low) < float(value) < float(high) < 1
+    assert row.endswith("no seed interval")
+    assert "found 1): the interval is about these weights" in alone.stdout
+    assert "verdict" not in alone.stdout
+    three = ossa("compare", "half-seed*", *FEW).stdout
+    assert "And seeds, 95%: other seeds, too (3 runs).\n" in three
+    assert "no seed interval" not in three
+
+
 def test_json_is_a_list_with_the_metrics_of_the_records(
     ossa: Ossa, write_run: WriteRun, tmp_path: Path
 ) -> None:
@@ -291,7 +306,6 @@ def test_a_model_that_cannot_be_compared_is_told_in_a_sentence(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("good", "Expected two models at least to compare, found good alone"),
         ("good other --metric ap,ap5", "found 'ap5'. Did you mean ap75, ap50 or ap?"),
         ("good other --metric ap_smal", "Expected metrics of ap, ap50, ap75, ar_100"),
         ("good other --split test", "Expected --split val for runs, found test"),

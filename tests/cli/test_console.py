@@ -79,6 +79,18 @@ def test_a_file_receives_one_line_an_epoch_and_no_control_codes(
     assert last == ("epoch  1/12  loss 0.3000  val loss 0.4000  AP 0.250  AP50 0.500  4.0 s")
 
 
+def test_the_first_epoch_says_how_long_the_others_take(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Console("in runs/yolov5n on cpu") as console:
+        console.on_start(start(epochs=12, batches=2))
+        for epoch in (0, 1):
+            console.on_epoch_end(row(epoch) | {"train_seconds": 30.0}, NO_EVALUATION)
+    first, second = capsys.readouterr().err.splitlines()[-2:]
+    assert first.endswith("31.0 s (about 5 min 41 s to go)")
+    assert second.endswith("31.0 s")
+
+
 def test_an_undefined_ap_is_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
     with Console() as console:
         console.on_start(start(epochs=1, batches=2))

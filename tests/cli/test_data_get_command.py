@@ -159,7 +159,7 @@ def test_seed_b_is_train_of_both_years_against_the_test_of_2007(
     assert told.exit_code == 0, told.stderr
     assert "8,218 images to train on and 4,952 to score, in " in told.stderr
     assert "downloading VOCtest_06-Nov-2007.tar" in told.stderr
-    assert told.stderr.endswith("next: ossa train --data data/voc0712-seedB\n")
+    assert told.stderr.endswith("next: ossa train --data data/voc0712-seedB --model yolov5n\n")
     data = Path("data/voc0712-seedB")
     assert stems(data, "train") == ["VOC2007 000005", "VOC2007 000007", "VOC2012 2008_000005"]
     assert stems(data, "test") == stems(data, "val") == ["VOC2007 000001", "VOC2007 000002"]
@@ -206,7 +206,9 @@ def test_the_root_is_an_option_or_a_variable(
     monkeypatch.setenv("OSSA_DATA_ROOT", str(tmp_path / "two words"))
     told = ossa("data", "get", "coco", "--mirror", server.address)
     assert f"in {tmp_path / 'two words'} (--root or OSSA_DATA_ROOT names another" in told.stderr
-    assert told.stderr.endswith(f"next: ossa train --data '{tmp_path}/two words/coco'\n")
+    assert told.stderr.endswith(
+        f"next: ossa train --data '{tmp_path}/two words/coco' --model yolov5n\n"
+    )
     assert sorted(os.listdir()) == ["one", "two words"]
 
 

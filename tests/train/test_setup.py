@@ -20,7 +20,7 @@ from ossa.models.detector import Detector, build_detector, create_detector
 from ossa.train.diagnostics import check_single_values
 from ossa.train.loop import train
 from ossa.train.run_folder import read_log
-from ossa.train.schedule import warmup_note, why_ap_is_zero
+from ossa.train.schedule import few_images_note, warmup_note, why_ap_is_zero
 from ossa.train.setup import init_run
 from ossa.train.splits import with_fitted_anchors
 from ossa.train.state import TrainState
@@ -121,7 +121,7 @@ def test_a_training_tells_how_many_boxes_its_anchors_can_answer_for(
     callback = Notes()
     anchors_wh = (((side, side),),) * 3
     prepared(ModelConfig(name="yolov5n", neck="own", anchors_wh=anchors_wh), scenes, callback)
-    assert callback.notes[1:] == [note]
+    assert callback.notes[2:] == [note]
 
 
 def test_anchors_are_fitted_to_the_training_split_of_the_run(scenes: Path):
@@ -187,6 +187,15 @@ def test_a_training_that_never_leaves_its_warm_up_says_so():
     assert note is not None
     assert "the warm-up, which takes 100 batches of 50:" in note
     assert warmup_note(TrainConfig(epochs=50), images=2) is None
+
+
+def test_few_images_and_few_steps_name_the_recipe_for_them():
+    config = TrainConfig(epochs=40, batch=16, nominal_batch=64, warmup_epochs=0)
+    note = few_images_note(config, images=160)
+    assert note is not None
+    assert note.startswith("160 images give 100 optimizer steps in 40 epochs: --recipe quick ")
+    assert few_images_note(config, images=1000) is None
+    assert few_images_note(config.model_copy(update={"nominal_batch": 16}), images=160) is None
 
 
 def epochs_of(*losses: float, images: int = 160, skipped: int = 0) -> list[dict[str, float]]:

@@ -44,7 +44,7 @@ def compare(
     allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Tell which detectors are better than the first, with 95% intervals.
+    """Tell how good a detector is, or which beat the first one, with 95% intervals.
 
     The images are drawn anew with replacement, the same draws for all models, and the metrics
     computed from the detections that lie there; no model is run. With three runs a model, the
@@ -55,6 +55,8 @@ def compare(
       ossa compare 'runs/yolov5n-seed*' 'runs/convnext_atto-seed*' --metric ap
 
       ossa compare ours.json theirs.json.gz --data coco --split val
+
+      ossa compare runs/yolov5n
     """
     from ossa.cli.console import Console, print_json
     from ossa.evaluate.bootstrap import check_metrics, needs_bins
@@ -63,8 +65,6 @@ def compare(
 
     metrics = list(dict.fromkeys(name.strip() for name in metric.split(",")))
     check_metrics(metrics)
-    if len(models) < 2:
-        raise ConfigError(expected="two models at least to compare", found=f"{models[0]} alone")
     sources = [_read_sources(model) for model in models]
     with Console() as console:
         index = _read_index(sources, data=data, split=split, console=console)
@@ -217,11 +217,20 @@ def _print_tables(rows: "Sequence[Comparison]", models: Sequence[str]) -> None:
     from ossa.cli.console import fraction, new_table, print_table
     from ossa.evaluate.metrics import METRIC_TITLES
 
-    def text(interval: "Interval | None") -> str:
+    def text(interval: "Interval | None", sign: str = "+") -> str:
         if interval is None:
             return "no seed interval"
-        return f"{interval.low:+.3f} to {interval.high:+.3f}"
+        return f"{interval.low:{sign}.3f} to {interval.high:{sign}.3f}"
 
+    if len(models) == 1:
+        table = new_table(models[0], "value", "over images", "and seeds")
+        for row in rows:
+            found, title = row.estimate, METRIC_TITLES[row.metric]
+            intervals = text(found.images, "-"), text(found.seeds, "-")
+            table.add_row(title, fraction(found.value), *intervals)
+        print_table(table)
+        print_line()
+        return
     for metric in dict.fromkeys(row.metric for row in rows):
         titles = ("value", "difference", "over images", "and seeds", "p", "verdict")
         table = new_table(METRIC_TITLES[metric], *titles)
@@ -256,18 +265,23 @@ def _print_notes(
     from ossa.evaluate.statistics import FEWEST_RUNS
 
     runs = ", ".join(str(len(model)) for model in matches)
+    several = len(matches) > 1
     seeds = [row.difference.seeds for row in rows if row.difference is not None]
+    if not several:
+        seeds = [row.estimate.seeds for row in rows]
     print_line(
         f"Over images, 95%: these weights on other images ({images}, drawn {resamples:,} times)."
     )
     if any(interval is not None for interval in seeds):
         print_line(
-            f"And seeds, 95%: other seeds, too ({runs} runs); p and verdict are about these."
+            f"And seeds, 95%: other seeds, too ({runs} runs)"
+            + ("; p and verdict are about these." if several else ".")
         )
     if None in seeds:
+        of, subject = (" of both models", "verdict") if several else ("", "interval")
         print_line(
-            f"No seed interval under {FEWEST_RUNS} runs of both models (found {runs}): the verdict "
-            "is about these weights, not about training again."
+            f"No seed interval under {FEWEST_RUNS} runs{of} (found {runs}): the {subject} is about "
+            "these weights, not about training again."
         )
-    if len(seeds) > 1:
+    if several and len(seeds) > 1:
         print_line(f"p is corrected by Holm for {len(seeds)} comparisons; intervals are not.")

@@ -32,6 +32,8 @@ if TYPE_CHECKING:  # a command that trains nothing need not wait for torch
 
 _ISSUES_SHOWN = 5
 _WIDTH_OF_FILES = 160
+_WORTH_TELLING = 60.0
+"""Seconds that a training has to go."""
 
 KEYS: Final = (
     *("model", "imgsz"),
@@ -180,6 +182,7 @@ class Console(Callback):
         self._since: tuple[float, float] | None = None
         self._loss = self._ap = ""
         self._best = 0.0
+        self._first_epoch = True
         self._noted: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -233,6 +236,7 @@ class Console(Callback):
         for line in _settings_lines(start.config):
             self.note(line)
         self._since, self._loss, self._ap, self._best = None, "", "", 0.0
+        self._first_epoch = True
 
     def on_batch_end(self, *, epoch: int, batch: int, loss: float) -> None:
         position, now = epoch + batch / self._batches_per_epoch, time.monotonic()
@@ -263,7 +267,13 @@ class Console(Callback):
             self._ap = f"best AP {fraction(self._best)}"
             line += f"val loss {_total_loss(row, 'val'):.4f}  "
             line += f"AP {fraction(row['ap'])}  AP50 {fraction(row['ap50'])}  "
-        self.note(line + duration(row["train_seconds"] + row["evaluate_seconds"]))
+        seconds = row["train_seconds"] + row["evaluate_seconds"]
+        line += duration(seconds)
+        to_go = seconds * (self._epochs - row["epoch"] - 1)
+        if self._first_epoch and to_go > _WORTH_TELLING:
+            line += f" (about {duration(to_go)} to go)"
+        self._first_epoch = False
+        self.note(line)
 
     def on_end(self, record: "Record") -> None:
         self._close()

@@ -75,7 +75,9 @@ def get(
         except KeyboardInterrupt:
             console.note("stopped; the same command goes on from here")
             raise typer.Exit(1) from None
-        console.note(f"next: ossa train --data {shlex.quote(str(data_yaml.parent))}")
+        console.note(
+            f"next: ossa train --data {shlex.quote(str(data_yaml.parent))} --model yolov5n"
+        )
 
 
 @command()
@@ -115,7 +117,7 @@ def convert(
         console.issues(conversion.issues)
         for note in conversion.notes:
             console.note(note)
-        console.note(f"next: ossa train --data {shlex.quote(str(output))}")
+        console.note(f"next: ossa train --data {shlex.quote(str(output))} --model yolov5n")
 
 
 @command()

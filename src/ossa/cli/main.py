@@ -29,7 +29,7 @@ _COMMANDS = {
     "train": "Train a detector and score it after every epoch.",
     "pretrain": "Pretrain a backbone from random weights, as a classifier of a folder of images.",
     "val": "Score a detector, or the detections of any other, on a data set with COCO's metrics.",
-    "compare": "Tell which detectors are better than the first, with 95% intervals.",
+    "compare": "Tell how good a detector is, or which beat the first one, with 95% intervals.",
     "export": "Write a detector as a file for another runtime.",
     "predict": "Find objects in images and videos, draw them, write them to files.",
     "backbones": "List the architectures that can be the backbone of a detector.",

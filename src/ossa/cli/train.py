@@ -371,6 +371,9 @@ def _report(record: "Record", folder: Path, *, as_json: bool) -> None:
         return
     file = shlex.quote(str(folder / BEST_WEIGHTS))
     note(f"best epoch {best['epoch'] + 1}, AP {fraction(best['ap'])}: {file}")
+    epochs = record.config["train"]["epochs"]
+    if best["epoch"] + 1 == epochs > 1:
+        note("the last epoch was the best: more --epochs may give more")
     note(f"next: ossa val --weights {file} --data {shlex.quote(record.config['data'])}")
     note(f"      ossa predict --weights {file} IMAGES")
     if best["ap"] < 0.0005:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from ossa.config import TrainConfig
 
 _ONE_CYCLE_END = 1e-4
+_FEW_IMAGES = 1000
 _FEW_STEPS = 500
 """From so many on, their number is not given as the reason why nothing was learned."""
 
@@ -46,6 +47,17 @@ def warmup_note(config: TrainConfig, *, images: int) -> str | None:
     return (
         f"the learning rate never leaves the warm-up, which takes {warmup} batches of {batches}: "
         "train longer, or --set train.warmup_limit=0.1"
+    )
+
+
+def few_images_note(config: TrainConfig, *, images: int) -> str | None:
+    """Returns a note where so few images are trained with a step after several batches."""
+    if images >= _FEW_IMAGES or full_accumulation(config) == 1:
+        return None
+    steps = optimizer_steps(config, images=images)
+    return (
+        f"{images} images give {steps:,} optimizer steps in {config.epochs} epochs: --recipe quick "
+        "steps after every batch and needs far fewer epochs"
     )
 
 

@@ -35,7 +35,7 @@ from ossa.train.optim import (
 )
 from ossa.train.resume import STATE_FILE, Progress, load_state
 from ossa.train.run_folder import CONFIG_FILE, LOG_FILE, read_config, recovered_rows
-from ossa.train.schedule import warmup_note
+from ossa.train.schedule import few_images_note, warmup_note
 from ossa.train.splits import read_training_data
 from ossa.train.state import TrainState
 
@@ -280,11 +280,12 @@ def _notes(
     """Returns what a user should know before the first batch."""
     images = len(index)
     warmup = warmup_note(config.train, images=images)
+    few = few_images_note(config.train, images=images)
     single_values = check_single_values(
         detector, config, images=images, frozen=frozen, processes=processes
     )
     anchors = _anchors_note(detector, index, config)
-    notes = (warmup, single_values, *frozen_notes(detector, config), anchors)
+    notes = (warmup, few, single_values, *frozen_notes(detector, config), anchors)
     return [note for note in notes if note is not None]
 
 
