@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from running import Ossa, start_ossa
 
+from ossa.errors import ConfigError
+from ossa.study.config import ExecutorConfig
 from ossa.study.measure import RunEstimate
 
 STUDY = """\
@@ -98,6 +100,25 @@ def test_a_study_of_images_without_labels_stops_before_its_first_run(
     told = ossa("study", "plan", file, "--data-root", tmp_path, *allowed)
     assert told.exit_code == 0, told.stderr
     assert "without a label: 9 of 16 images of train, 0 of 8 images of val;" in told.stderr
+
+
+def test_a_study_tells_before_its_first_run_which_reported_images_it_trains_on(
+    ossa: Ossa, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_runs(chosen: ExecutorConfig) -> None:
+        raise ConfigError("this test runs nothing")
+
+    monkeypatch.setattr("ossa.study.executors.create_executor", no_runs)
+    data = tmp_path / scenes.name
+    shutil.copytree(scenes, data)
+    with (data / "data.yaml").open("a") as stream:
+        stream.write("test: [images/val, images/train]\n")
+    file = study_file(scenes, tmp_path)
+    file.write_text(f"{file.read_text()}reported: {{split: test}}\n")
+    stopped = ossa("study", "run", file, "--data-root", tmp_path)
+    assert "16 of the 24 images of test are also in train: AP will not tell" in stopped.stderr
+    assert "runs nothing" in stopped.stderr
+    assert "images of val are" not in stopped.stderr
 
 
 def test_a_plan_tells_of_a_last_batch_of_one_image(

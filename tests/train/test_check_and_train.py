@@ -195,6 +195,35 @@ SETS: dict[str, tuple[Callable[[Path], None], str | None, set[str]]] = {
 }
 
 
+@pytest.mark.parametrize(
+    ("val", "shared"),
+    [
+        (["images/val", "images/val/../train/1.png"], "1 of the 3 images of val is"),
+        (["images/train"], "4 of the 4 images of val are"),
+        (["images/val"], ""),
+    ],
+)
+def test_a_training_tells_which_images_of_val_it_trains_on(
+    tmp_path: Path, val: list[str], shared: str
+) -> None:
+    yolo(GOOD, val_entry="val.txt")(tmp_path)
+    files = [file for one in val for file in sorted(tmp_path.glob(f"{one}/*")) or [tmp_path / one]]
+    (tmp_path / "val.txt").write_text("".join(f"{file}\n" for file in files))
+    notes: list[str] = []
+
+    class Notes(Callback):
+        def note(self, sentence: str) -> None:
+            notes.append(sentence)
+
+    data, train = str(tmp_path / "data.yaml"), TrainConfig(imgsz=IMGSZ)
+    config = RunConfig(model=ModelConfig(name="yolov5n"), train=train, data=data)
+    read_training_data(config, callback=Notes())
+    reason = "also in train: AP will not tell how the detector does on new images"
+    assert [one for one in notes if "also in train" in one] == [f"{shared} {reason}"][
+        : bool(shared)
+    ]
+
+
 @pytest.mark.parametrize("name", SETS)
 def test_check_counts_what_stops_a_training_and_training_says_the_same(
     tmp_path: Path, name: str

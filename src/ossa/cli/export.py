@@ -162,9 +162,8 @@ def _images(
     """
     import numpy as np
 
-    from ossa.data.annotations import select_images
+    from ossa.data.annotations import paths_of, select_images
     from ossa.data.reading import read_data
-    from ossa.export.export import paths_of
     from ossa.export.openvino import CALIBRATION_IMAGES
     from ossa.export.parity import some_images
 
@@ -181,8 +180,7 @@ def _images(
     if not int8:
         return compared, None
     train = read("train", sys.maxsize)
-    taken = paths_of(compared)
-    free = np.array([str(train.image_path(n)) not in taken for n in range(len(train))])
+    free = ~np.isin(paths_of(train), paths_of(compared))
     if 2 * free.sum() >= len(free):
         return compared, some_images(select_images(train, free), CALIBRATION_IMAGES)
     if len(compared) < 2:

@@ -86,8 +86,9 @@ def _stoppable() -> Iterator[None]:
 def _states_before(
     study: "StudyFolder", console: "Console", *, allow_unlabeled: bool
 ) -> "list[RunState]":
-    """Returns the states of all runs, and says how many are done and which images lack labels."""
-    from ossa.data.reading import labels_sentence
+    """Returns the states of all runs, and says how many are done and what its images lack."""
+    from ossa.data.description import read_description
+    from ossa.data.reading import labels_sentence, read_index, shared_sentences
     from ossa.train.splits import read_trainable
 
     states = study.states()
@@ -95,5 +96,10 @@ def _states_before(
     console.note(f"{study.path}: {done} of {len(states)} runs are done")
     if done < len(states):
         config = max((state.run.config for state in states), key=lambda c: c.train.imgsz)
-        console.note(labels_sentence(read_trainable(config, allow_unlabeled=allow_unlabeled)))
+        reports = read_trainable(config, allow_unlabeled=allow_unlabeled)
+        split = study.study.reported.split
+        if split not in reports:
+            reports[split] = read_index(read_description(config.data), split)
+        for note in (labels_sentence(reports), *shared_sentences(reports)):
+            console.note(note)
     return states

@@ -5,6 +5,7 @@ Dimensions: I images, N ground-truth objects, K classes.
 """
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -126,6 +127,11 @@ class IndexReport:
     notes: tuple[str, ...] = ()
     """What is worth knowing but no fault, such as what the data.yaml leaves out."""
     labels: LabelSearch = LabelSearch()
+
+
+def paths_of(index: DatasetIndex) -> list[str]:
+    """Returns (I,) absolute paths of the images without '..'."""
+    return [os.path.normpath(os.path.join(index.root, name)) for name in index.file_names.tolist()]
 
 
 def select_gt(index: DatasetIndex, chosen: NDArray[np.bool_]) -> DatasetIndex:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ossa.data.anchors import sizes_at_input_wh
-from ossa.data.annotations import DatasetIndex, IndexReport, duplicate_boxes
+from ossa.data.annotations import DatasetIndex, IndexReport, duplicate_boxes, paths_of
 from ossa.data.decode import decode_image, read_header
 from ossa.data.description import DataDescription
 from ossa.data.formats.common import shown
@@ -364,11 +364,6 @@ def find_dependent_images(
         for a, b in pairs[:MAX_EXAMPLES]
     ]
     return group_issues(issues, split, count=len(pairs))
-
-
-def paths_of(index: DatasetIndex) -> list[str]:
-    """Returns (I,) absolute paths without '..'."""
-    return [os.path.normpath(os.path.join(index.root, name)) for name in index.file_names.tolist()]
 
 
 def with_boxes(index: DatasetIndex, position: int) -> ImageBoxes:

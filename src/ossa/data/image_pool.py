@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ossa.data.annotations import DatasetIndex, IndexReport
-from ossa.data.check_issues import ImageState, paths_of
+from ossa.data.annotations import DatasetIndex, IndexReport, paths_of
+from ossa.data.check_issues import ImageState
 from ossa.data.description import DataDescription
 from ossa.data.groups import groups_of, join_groups, near_duplicates
 from ossa.errors import DataError

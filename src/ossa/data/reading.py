@@ -13,6 +13,7 @@ from ossa.data.anchors import sizes_at_input_wh
 from ossa.data.annotations import (
     DatasetIndex,
     IndexReport,
+    paths_of,
     select_classes,
     select_images,
     without_boxes,
@@ -183,6 +184,21 @@ def labels_sentence(reports: Mapping[str, IndexReport]) -> str:
     places = [place for one in reports.values() for place in one.labels.places]
     root = next(iter(reports.values())).index.root
     return f"without a label: {counts}; looked for in {_shown_places(places, root)}"
+
+
+def shared_sentences(reports: Mapping[str, IndexReport]) -> list[str]:
+    """Returns a sentence for each split of which images, by their paths, are also in train."""
+    trained = set(paths_of(reports["train"].index))
+    found = []
+    for split in reports.keys() - {"train"}:
+        paths = paths_of(reports[split].index)
+        shared = sum(path in trained for path in paths)
+        if shared:
+            found.append(
+                f"{shared} of the {len(paths)} images of {split} {'is' if shared == 1 else 'are'} "
+                "also in train: AP will not tell how the detector does on new images"
+            )
+    return sorted(found)
 
 
 def _shown_places(places: Iterable[str], root: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ossa.config import check_imgsz
-from ossa.data.annotations import DatasetIndex
+from ossa.data.annotations import DatasetIndex, paths_of
 from ossa.errors import ConfigError, os_reason
 from ossa.evaluate.evaluator import check_classes
 from ossa.export.backends import TorchRuntime
@@ -134,15 +134,10 @@ def _check_images(
 ) -> None:
     if settings.precision == "int8" and calibration is None:
         raise ConfigError("int8 is calibrated on images: give --data with a split to train on")
-    if calibration is not None and paths_of(calibration) & paths_of(images):
+    if calibration is not None and not set(paths_of(calibration)).isdisjoint(paths_of(images)):
         raise ConfigError("expected other images to compare on than those that calibrate int8")
     weights, data = checkpoint.origin["file"], images.root
     check_classes(checkpoint.names, images, weights=weights, data=data)
-
-
-def paths_of(index: DatasetIndex) -> set[str]:
-    """Returns the files of all images."""
-    return {str(index.image_path(position)) for position in range(len(index))}
 
 
 def fault_of(parity: Parity, settings: ExportSettings) -> str | None:

@@ -17,6 +17,7 @@ from ossa.data.reading import (
     drop_corrupt_images,
     labels_sentence,
     read_index,
+    shared_sentences,
     training_faults,
 )
 from ossa.errors import DataError
@@ -66,7 +67,8 @@ def read_training_data(
         ConfigError, DataError: as `read_trainable`, or too little of the data can be decoded.
     """
     reports = read_trainable(config, strict=strict, allow_unlabeled=allow_unlabeled)
-    callback.note(labels_sentence(reports))
+    for note in (labels_sentence(reports), *shared_sentences(reports)):
+        callback.note(note)
     train, val = (
         read_split(config, split, callback=callback, strict=strict, cache=cache, report=report)
         for split, report in reports.items()
