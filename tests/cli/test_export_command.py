@@ -147,6 +147,16 @@ def test_what_cannot_be_is_refused_before_the_work(
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("command", ["export", "val"])
+def test_for_the_folder_of_a_run_its_best_weights_are_named(
+    ossa: Ossa, weights: Path, command: str
+) -> None:
+    result = ossa(command, "--weights", weights.parent)
+    assert result.exit_code == 2
+    assert "Expected a weights file, found the folder of a run" in result.stderr
+    assert f"Name the file in it: {weights}." in result.stderr
+
+
 def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
     ossa: Ossa, weights: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

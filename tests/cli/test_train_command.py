@@ -389,6 +389,15 @@ def test_bad_input_is_told_in_a_sentence_and_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("more", [(), ("--fit-anchors",)])
+def test_a_model_that_does_not_exist_is_refused_before_the_data_are_read(
+    ossa: Ossa, more: tuple[str, ...]
+) -> None:
+    result = ossa("train", "--data", "nowhere", "--model", "cspdarknet_m7", *more)
+    assert result.exit_code == 2
+    assert "no model named 'cspdarknet_m7'. Did you mean cspdarknet_m" in result.stderr
+
+
 def test_train_needs_data(ossa: Ossa) -> None:
     result = ossa("train", "--model", "yolov5n")
     assert result.exit_code == 2
@@ -413,7 +422,7 @@ def test_missing_data_leaves_no_folder_of_a_run_nor_its_parents(ossa: Ossa, tmp_
         *("--project", "mine/deep", "--name", "a/b"),
     )
     assert result.exit_code == 2
-    assert "found none" in result.stderr
+    assert "The data set does not exist (" in result.stderr
     assert [file.name for file in tmp_path.rglob("*")] == ["mine"]
 
 

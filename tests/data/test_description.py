@@ -154,6 +154,19 @@ def test_a_missing_yaml_is_one_sentence(tmp_path: Path) -> None:
         read_description(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"), [("cels", " Did you mean cells?"), ("x.yaml", ""), ("a.txt/b", "")]
+)
+def test_a_data_set_that_does_not_exist_is_told_with_the_similar_name_beside_it(
+    tmp_path: Path, name: str, advice: str
+) -> None:
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(DataError) as told:
+        read_description(tmp_path / name)
+    assert str(told.value) == f"The data set does not exist ({tmp_path / name}).{advice}"
+
+
 def test_a_yaml_that_may_not_be_read_is_not_said_to_be_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

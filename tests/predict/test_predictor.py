@@ -235,7 +235,7 @@ def test_for_the_folder_of_a_run_the_file_of_weights_is_named(
     weights: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "best.safetensors").write_bytes(weights.read_bytes())
-    with pytest.raises(CheckpointError, match=f"Name the file itself, as {tmp_path}/best.safet"):
+    with pytest.raises(CheckpointError, match=f"Name the file in it: {tmp_path}/best.safet"):
         load(tmp_path)
 
 

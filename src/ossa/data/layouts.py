@@ -20,6 +20,7 @@ from ossa.data.paths import (
     is_image,
     label_places,
     listed_lines,
+    refuse_missing,
 )
 from ossa.errors import ConfigError, DataError
 from ossa.safe_yaml import read_yaml
@@ -46,9 +47,11 @@ def find_description(path: Path) -> tuple[Path, dict[str, Any] | None]:
         path: a YAML file, or a folder.
 
     Raises:
-        DataError: a folder whose annotations are not read, or do not say what they are of.
+        DataError: there is nothing, or a folder whose annotations are not read, or do not say what
+            they are of.
     """
     if not path.is_dir():
+        refuse_missing(path, "data set")
         return path, None
     own = _own_yaml(path)
     if own is not None:

@@ -11,7 +11,7 @@ from os.path import abspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
-from ossa.errors import DataError, os_reason
+from ossa.errors import DataError, os_reason, suggestion
 from ossa.files import open_regular, read_regular
 
 if TYPE_CHECKING:
@@ -180,6 +180,17 @@ def names_in(folder: str | Path) -> list[str]:
         return os.listdir(folder) if os.path.isdir(folder) else []
     except OSError as error:
         _refuse_folder(error)
+
+
+def refuse_missing(path: str | Path, what: str) -> None:
+    """Raises DataError where a path leads to nothing, with names like it that lie beside it."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        near = suggestion(Path(path).name, names_in(Path(path).parent)).strip()
+        raise DataError(f"the {what} does not exist", path=path, advice=near) from None
+    except (OSError, ValueError):
+        return  # told by what reads it
 
 
 def _refuse_folder(error: OSError) -> NoReturn:

@@ -33,6 +33,7 @@ from ossa.models.checkpoint import (
     EXPORTED_SUFFIXES,
     Checkpoint,
     detector_from,
+    refuse_run_folder,
     refuse_torchscript,
 )
 from ossa.models.detector import Detector
@@ -119,12 +120,12 @@ def _file_of(path: Path) -> Path:
     if path.is_dir():
         inside = sorted(path.glob("*.xml"))
         if len(inside) != 1:
-            best = path / "best.safetensors"
+            refuse_run_folder(path)
             raise CheckpointError(
                 expected="one OpenVINO .xml in the folder",
                 found=str(len(inside)),
                 path=path,
-                advice="name the file itself" + (f", as {best}" if best.is_file() else ""),
+                advice="name the file itself",
             )
         return inside[0]
     if not path.is_file():

@@ -138,6 +138,7 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
                 f". Nothing is fetched unasked: 'ossa weights get {path.stem}' shows the licence "
                 "of the official file and puts it here"
             )
+        refuse_run_folder(path)
         found = f"expected a weights file at {legible(str(path))}, found none{advice}"
         raise CheckpointError(found)
     refuse_torchscript(path)
@@ -152,6 +153,16 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
             f"{path.with_suffix('.xml')}"
         )
     return _read_ours(path) if path.suffix == ".safetensors" else _read_official(path)
+
+
+def refuse_run_folder(path: Path) -> None:
+    """Raise CheckpointError, with the name of the best weights, for the folder of a run."""
+    best = path / "best.safetensors"
+    if os.path.isfile(best):
+        advice = f"name the file in it: {best}"
+        raise CheckpointError(
+            expected="a weights file", found="the folder of a run", path=path, advice=advice
+        )
 
 
 def refuse_torchscript(path: Path) -> None:

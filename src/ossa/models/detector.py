@@ -125,7 +125,9 @@ def create_backbone(
                 "--weights"
             )
         return CSPDarknet(scale, strides=strides, context=context)
-    _check_name(name)
+    check_name(name)
+    if preset := PRESETS.get(name.split(".")[0]):
+        raise ConfigError(f"{name} is a whole detector; its backbone is cspdarknet_{preset}")
     try:
         return create_timm_backbone(
             name,
@@ -329,10 +331,8 @@ def _configured_anchors(config: ModelConfig) -> Tensor | None:
     return torch.tensor(config.anchors_wh)
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raise ConfigError where no preset and no backbone has a name; nothing is built."""
     known, architecture = [*PRESETS, *known_backbones()], name.split(".")[0]
-    if architecture not in known:
+    if cspdarknet_scale(name) is None and architecture not in known:
         raise ConfigError(f"there is no model named {name!r}.{suggestion(architecture, known)}")
-    if architecture in PRESETS:
-        preset = PRESETS[architecture]
-        raise ConfigError(f"{name} is a whole detector; its backbone is cspdarknet_{preset}")

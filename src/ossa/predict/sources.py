@@ -29,6 +29,7 @@ from ossa.data.paths import (
     is_hidden,
     is_image,
     listed_lines,
+    refuse_missing,
 )
 from ossa.data.reading import read_index
 from ossa.errors import DataError, legible
@@ -158,6 +159,8 @@ def find_sources(source: str) -> list[Source]:
     if source.split("://")[0] in STREAM_SCHEMES and "://" in source:
         return [Source("live", source, "stream")]
     if "://" in source or not glob.has_magic(source):
+        if "://" not in source and not source.isdecimal():
+            refuse_missing(source, "file or folder")
         what = legible(hide_credentials(source))
         raise DataError(
             expected="an image, a video, a folder, a pattern in quotes, the number of a camera (0 "

@@ -19,7 +19,7 @@ from ossa.files import sha256_of
 from ossa.models.backbones.pretrained import read_header
 from ossa.models.checkpoint import read_checkpoint, start_from
 from ossa.models.complexity import count_cost
-from ossa.models.detector import PRESETS, Detector, build_detector
+from ossa.models.detector import PRESETS, Detector, build_detector, check_name
 from ossa.recipes import load_recipe
 from ossa.safe_yaml import read_yaml
 from ossa.train.callbacks import Callback
@@ -84,15 +84,15 @@ def init_run(
         ConfigError, DataError, UnsupportedBackbone, CheckpointError: naming what does not fit.
     """
     refuse_window(config.augment)
+    check_name(config.model.name)  # before images are decoded, which takes minutes
     train, val = read_training_data(
         config, callback=callback, strict=strict, allow_unlabeled=allow_unlabeled, cache=cache
     )
     _check_data_settings(config, train.index, distributed)
-    num_classes, imgsz = len(train.index.names), config.train.imgsz
     torch.manual_seed(config.seed)
-    detector, initial_weights = _initial_detector(config, num_classes, callback)
-    cost = count_cost(detector, imgsz).flat(("params", "flops", "macs"))
-    loss = detector.head.criterion(config.loss, imgsz=imgsz)
+    detector, initial_weights = _initial_detector(config, len(train.index.names), callback)
+    cost = count_cost(detector, config.train.imgsz).flat(("params", "flops", "macs"))
+    loss = detector.head.criterion(config.loss, imgsz=config.train.imgsz)
     detector.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.train.sync_batchnorm:
         nn.SyncBatchNorm.convert_sync_batchnorm(detector)  # in place

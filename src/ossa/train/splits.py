@@ -21,6 +21,7 @@ from ossa.data.reading import (
     training_faults,
 )
 from ossa.errors import DataError
+from ossa.models.detector import check_name
 from ossa.train.callbacks import Callback
 
 _ISSUES_SHOWN = 5
@@ -144,6 +145,7 @@ def with_fitted_anchors(config: RunConfig) -> RunConfig:
     Raises:
         ConfigError, DataError: no training split, or too few boxes of different sizes.
     """
+    check_name(config.model.name)
     index = read_split(config, "train", callback=Callback()).index
     anchors_wh = fit_anchors(
         index,
