@@ -75,6 +75,20 @@ def test_a_class_of_few_images_is_in_train_first_then_in_val_then_in_test(
     assert sorted(part_of[40:].tolist()) == parts
 
 
+def test_images_that_training_leaves_out_are_told_in_one_line(tmp_path: Path) -> None:
+    data_yaml = write_scenes(tmp_path, dict.fromkeys("abcdefgh", ONE))
+    assert divide(data_yaml).notes == ()
+    counts = ("1 image cannot be used and is", "2 images cannot be used and are")
+    words = (":", ", such as")
+    for name, count, word in zip("bf", counts, words, strict=True):
+        file = tmp_path / f"images/{name}.png"
+        file.write_bytes(file.read_bytes()[:-20])
+        (note,) = divide(data_yaml).notes
+        end = f"{tmp_path}/images/b.png: the end of the file is missing"
+        assert note == f"{count} left out by training{word} {end}"
+    assert divide(data_yaml, by=["images"]).notes == ()  # for which no image is read
+
+
 def test_a_large_group_with_a_rare_class_does_not_make_val_large():
     boxes, images = np.array([[9, 1], [5, 1], *[[1, 0]] * 50]), np.array([40, 30, *[1] * 50])
     part_of = stratify(boxes, images, (0.9, 0.1))

@@ -142,11 +142,11 @@ def split_data(
     places = copies.kept[pool.divided[copies.kept]]
     groups = pool.groups(places, by, description)
     patterns = [one for one in by if one not in (NEAR_DUPLICATES, GROUPS, IMAGES)]
-    part_of, notes = np.zeros(0, np.int64), []
+    part_of, notes = np.zeros(0, np.int64), _unusable(states)
     if shares:
         named, boxes = bool(patterns) or GROUPS in by, pool.boxes[places]
         part_of = _assign(boxes, groups, shares, seed=seed, named=named, by=by)
-        notes = _notes(boxes, part_of, shares, pool.class_names)
+        notes += _notes(boxes, part_of, shares, pool.class_names)
     chosen = {part: pool.members(places[part_of == number]) for number, part in enumerate(parts)}
     if remove_duplicates:
         chosen |= pool.members_of_others(copies.kept, description)
@@ -239,6 +239,18 @@ def _assign(
     fewest = [1] + [each] * len(shares)
     parts = (1 - sum(shares.values()), *shares.values())
     return stratify(of_groups, images, parts, seed=seed, fewest=fewest)[groups]
+
+
+def _unusable(states: Mapping[str, ImageState]) -> list[str]:
+    """Returns a sentence on the images that cannot be decoded as annotated, if there are any."""
+    faults = {path: state.detail for path, state in states.items() if state.kind is not None}
+    if not faults:
+        return []
+    path, detail = next(iter(faults.items()))
+    count = "1 image cannot be used and is left out by training:"
+    if len(faults) > 1:
+        count = f"{len(faults):,} images cannot be used and are left out by training, such as"
+    return [f"{count} {legible(path, 500)}: {detail}"]
 
 
 def _notes(
