@@ -12,8 +12,10 @@ import pytest
 from evaluation_problems import ELSEWHERE, SQUARE, an_index, found
 from page_structure import HOSTILE, structure
 
+from ossa.data.annotations import DatasetIndex
 from ossa.evaluate import report
 from ossa.evaluate.error_analysis import Analysis, analyse
+from ossa.evaluate.object_bins import metrics_of_one_image
 from ossa.evaluate.report import write_report
 from ossa.viz.plots import save_figure
 
@@ -65,6 +67,20 @@ def test_bins_have_intervals_where_they_have_ground_truth(analysis: Analysis):
     assert 0 <= filled.ap_low <= filled.ap_high <= 1
     assert filled.ap_low < filled.ap_high
     assert all(one.ap_low is None for one in sizes.bins if not one.num_truths)
+
+
+def test_a_bin_with_objects_in_one_image_or_one_group_has_no_interval():
+    small, large = (0.0, 0.0, 10.0, 10.0), (0.0, 0.0, 70.0, 70.0)
+    index = an_index([[(0, small)], [(0, small)], [(0, large), (0, large)]])
+    groups = np.array([0, 0, 1])
+
+    def intervals(index: DatasetIndex) -> dict[str, bool]:
+        sizes = analyse(index, {1: found((0.9, 0, small))}, imgsz=100, resamples=50).bins[0]
+        return {one.label: one.ap_low is not None for one in sizes.bins if one.num_truths}
+
+    assert intervals(index) == {"8 to 16": True, "64 to 128": False}
+    assert intervals(replace(index, groups=groups)) == {"8 to 16": False, "64 to 128": False}
+    assert metrics_of_one_image(index) == {"ap_medium", "ap_large", "ap_touching", "ap_crowded"}
 
 
 def test_the_page_stands_alone_beside_its_figures_and_tables(

@@ -14,6 +14,7 @@ from scipy import stats
 from ossa.errors import DataError
 from ossa.evaluate.bootstrap import draw_images
 from ossa.evaluate.matching import Matches, match
+from ossa.evaluate.object_bins import bins_of
 from ossa.evaluate.statistics import (
     Comparison,
     Estimate,
@@ -239,3 +240,17 @@ def test_twenty_images_of_five_groups_that_are_alike_say_as_much_as_five():
     assert half_width(wrong.estimate.images) < half_width(grouped.estimate.images) / 2
     with pytest.raises(DataError, match="objects in two groups at least, found them in 1 of 1"):
         compare_models([[a_run(five)]], metrics=("ar_100",), groups=np.zeros(5, np.int64))
+
+
+def test_a_kind_of_objects_needs_two_images_to_be_compared():
+    large = (0.0, 0.0, 90.0, 90.0)
+    index = an_index([[(0, SQUARE)], [(0, SQUARE), (1, large)]])
+    run = match(index, {})
+
+    def compare(metric: str) -> list[Comparison]:
+        models = [[run], [run]]
+        return compare_models(models, metrics=[metric], bins=lambda one: bins_of(index, one))
+
+    assert [row.estimate.value for row in compare("ap_small")] == [0, 0]
+    with pytest.raises(DataError, match="expected medium objects in two images, or groups"):
+        compare("ap_medium")

@@ -354,13 +354,10 @@ def _write_report(scored: _Scored, folder: Path) -> Path:
     row, index = scored.row, scored.index
     imgsz = row["imgsz"] or 640
     facts = {"Ossa": __version__, "image side": f"{imgsz} px"}
-    resamples = 200
     if len(set(index.gt_image_positions()[~(index.crowd | index.difficult)].tolist())) < 2:
-        # One image drawn again and again is always itself: an interval of width 0.
         facts["intervals"] = "none, for they need objects in two images at least"
-        resamples = 0
     return write_report(
-        analyse(index, scored.detections, imgsz=imgsz, resamples=resamples),
+        analyse(index, scored.detections, imgsz=imgsz),
         folder,
         title=f"{row['model']}, {row['data']}",
         subtitle=f"{row['weights'] or row['predictions']}, split {row['split']}, {imgsz} px",

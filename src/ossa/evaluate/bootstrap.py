@@ -199,6 +199,19 @@ def resample(
     return {metric: values[metric] for metric in metrics}
 
 
+def is_varied(
+    matches: Matches, weights: NDArray[np.integer], gt_bin: NDArray[np.bool_] | None = None
+) -> bool:
+    """Returns whether ground truth lies in two images that weightings (W, I) tell apart.
+
+    In one image, or one group of images that are drawn together, every draw gives the same AP or
+    none, and an interval would have no width. `gt_bin`: as in `average_precision`.
+    """
+    wanted = matches.gt_scored if gt_bin is None else matches.gt_scored & gt_bin
+    images = np.unique(matches.gt_image_positions[wanted])
+    return bool((weights[:, images] != weights[:, images[:1]]).any())
+
+
 def needs_bins(metrics: Sequence[str]) -> bool:
     """Returns whether any of the metrics is about objects of one kind."""
     return any(map(_BIN_OF.get, metrics))

@@ -37,8 +37,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ossa.data.annotations import DatasetIndex
-from ossa.evaluate.bootstrap import Bin, average_precision
-from ossa.evaluate.matching import AT_50, Matches, blocks, ranks_within
+from ossa.evaluate.bootstrap import Bin, average_precision, is_varied
+from ossa.evaluate.matching import AT_50, Matches, blocks, match, ranks_within
 from ossa.evaluate.metrics import KINDS, SIZES
 
 SIZE_EDGES = (8.0, 16.0, 32.0, 64.0, 128.0)
@@ -70,7 +70,8 @@ class BinScore:
     num_detections: int
     """True and false ones at IoU 0.5 that count here."""
     ap_low: float | None = None
-    """The 95% interval of `ap` over resampled images; None without resamples."""
+    """The 95% interval of `ap` over resampled images; None without resamples, and where the ground
+    truth lies in one image, or in one group of images."""
     ap_high: float | None = None
 
 
@@ -160,6 +161,19 @@ def bins_of(index: DatasetIndex, matches: Matches) -> dict[str, Bin]:
     return _bins(SIZES, *sizes) | _bins(KINDS, gt.kinds, found.kinds)
 
 
+def metrics_of_one_image(index: DatasetIndex) -> frozenset[str]:
+    """Returns the `RESAMPLED_METRICS` of a kind whose objects lie in fewer than two images.
+
+    If the images have groups, in fewer than two of these.
+    """
+    matches = match(index, {})
+    units = np.arange(len(index)) if index.groups is None else index.groups
+    bins = bins_of(index, matches).items()
+    return frozenset(
+        f"ap_{name}" for name, one in bins if not is_varied(matches, units[None], one.gt)
+    )
+
+
 def _bins(
     labels: Sequence[str], gt: NDArray[np.integer], detections: NDArray[np.integer]
 ) -> dict[str, Bin]:
@@ -186,7 +200,7 @@ def _score(
     accuracy = average_precision(matches, gt_bin=gt, detection_bin=found)
     means = {name: float(mean) for name, mean in accuracy.means().items()}
     low = high = None
-    if weights is not None:
+    if weights is not None and is_varied(matches, weights, gt):
         drawn = average_precision(matches, weights=weights, gt_bin=gt, detection_bin=found)
         low, high = np.nanpercentile(drawn.means()["ap"], [2.5, 97.5]).tolist()
     recall = float(np.nanmean(accuracy.recall[AT_50]))

@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ossa.errors import DataError
-from ossa.evaluate.bootstrap import RESAMPLES, Bin, image_weightings, num_parts, resample
+from ossa.evaluate.bootstrap import (
+    RESAMPLES,
+    Bin,
+    image_weightings,
+    is_varied,
+    needs_bins,
+    num_parts,
+    resample,
+)
 from ossa.evaluate.matching import Matches
 
 LEVEL = 0.95
@@ -175,6 +183,8 @@ def compare_models(
     ends = np.cumsum([len(model) for model in models])[:-1]
     comparisons: list[Comparison] = []
     for metric in metrics:
+        if bins and needs_bins([metric]):
+            _check_varied(runs[0], bins(runs[0]), metric, weights)
         values = np.split(np.stack([run[metric] for run in sampled]), ends)
         comparisons += compare_values(metric, [Values.of(v, num_images=num_units) for v in values])
     return with_verdicts(comparisons)
@@ -204,6 +214,17 @@ def check_gt(runs: Sequence[Matches], *, groups: NDArray[np.int64] | None = None
         raise DataError(
             f"expected objects in two {unit} at least, found them in {len(images)} of "
             f"{total}: how results vary from image to image cannot be estimated"
+        )
+
+
+def _check_varied(
+    run: Matches, bins: Mapping[str, Bin], metric: str, weights: NDArray[np.integer]
+) -> None:
+    kind = metric.removeprefix("ap_")
+    if not is_varied(run, weights, bins[kind].gt):
+        raise DataError(
+            f"expected {kind} objects in two images, or groups of them, at least for {metric}, "
+            "found fewer: how results vary from image to image cannot be estimated"
         )
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ossa.data.annotations import DatasetIndex
 from ossa.errors import DataError, OssaError
 from ossa.evaluate.metrics import METRIC_TITLES, Metrics
+from ossa.evaluate.object_bins import metrics_of_one_image
 from ossa.evaluate.statistics import Interval, Values
 from ossa.study.analysis import Relation, pareto_membership
 from ossa.study.comparisons import Comparisons, compare_all
@@ -216,10 +217,17 @@ class StudyResults:
         return self._comparisons[metric]
 
     def intervals(self, quality: str) -> dict[str, Interval] | None:
-        """Returns the unadjusted 95% interval of a quality by model; None if not resampled."""
-        if quality not in self.runs[0].resampled_metrics:
+        """Returns the unadjusted 95% interval of a quality by model.
+
+        None if it is not resampled, or its objects lie in fewer than two images or groups of them.
+        """
+        if quality not in self.runs[0].resampled_metrics or quality in self._of_one_image:
             return None
         return {model: self.comparisons(quality).interval(model) for model in self.names}
+
+    @cached_property
+    def _of_one_image(self) -> frozenset[str]:
+        return metrics_of_one_image(self.index)
 
     def points(self, quality: str, complexity: str) -> Points:
         """Returns one point for each model that has both numbers."""

@@ -127,9 +127,10 @@ def _draw_points(
 
 
 def _hover_text(relation: Relation, point: ParetoPoint, low: float, high: float) -> str:
+    span = f", {low:.3f} to {high:.3f}" if low < high else ""
     text = (
-        f"{point.model} ({point.family}): {QUALITIES[relation.quality]} {point.quality:.3f}, "
-        f"{low:.3f} to {high:.3f}; {amount(relation.complexity, point.complexity)}"
+        f"{point.model} ({point.family}): {QUALITIES[relation.quality]} {point.quality:.3f}{span}; "
+        f"{amount(relation.complexity, point.complexity)}"
     )
     if point.probability is not None:
         text += f"; in the Pareto set with probability {probability(point.probability)}"
