@@ -103,11 +103,12 @@ def test_a_file_that_is_not_good_says_so_and_one_with_its_own_nms_is_not_scored(
     file = tmp_path / "small.xml"
     file.write_text("what was good before")
     arguments = ("--weights", weights, "--format", "openvino", "--images", 2, "--output", file)
-    result = ossa("export", *arguments, "--nms", "--json")
+    result = ossa("export", *arguments, "--nms")
     assert result.exit_code == 1
-    told = json.loads(result.stdout)
-    assert not told["good"]
-    assert "a score differs by" in told["fault"]
+    assert "not good: a score differs by" in result.stdout
+    words = " ".join(result.stdout.split())
+    assert "lets through: from a confidence of 0.25 on, by an IoU of 0.45 and at most 300" in words
+    assert "ossa val counts from 0.001 on, and its AP is therefore higher." in words
     assert file.read_text() == "what was good before"
     not_good = tmp_path / "small-not-good.xml"
     result = ossa("val", "--data", scenes, "--weights", not_good, "--device", "cpu")

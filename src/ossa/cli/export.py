@@ -207,6 +207,14 @@ def _print(done: "Export") -> None:
     }
     for title, value in rows.items():
         print_line(f"{title:<26}{value}")
+    if done.description.nms is not None:
+        print_line(
+            "Both AP are of what the NMS in the file lets through: from a confidence of "
+            "{confidence:g} on, by an IoU of {nms_iou:g} and at most {max_detections} an image. "
+            "ossa val counts from {least:g} on, and its AP is therefore higher.".format(
+                **done.description.nms.model_dump(), least=EvaluateConfig().confidence
+            )
+        )
     if (apart := compared.squares) is not None:
         print_line(
             f"The file sees squares of {done.description.imgsz} px, as in ossa val; ossa predict "
