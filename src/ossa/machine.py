@@ -21,7 +21,7 @@ _MEMORY_ASSUMED = 2**32
 """Bytes, where the system does not tell what is free."""
 SHORT_WAIT: Final = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
 """Environment in which OpenMP's threads spin for about as long as waking one takes, and then sleep:
-alone a training is as fast as with endless spinning (benchmarks/contention.py)."""
+alone a training loses about 3% of its speed (benchmarks/contention.py)."""
 
 
 def keep_freed_memory() -> bool:
