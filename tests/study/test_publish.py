@@ -34,7 +34,7 @@ class Tiny(NamedTuple):
 def tested(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
     """A finished study that reports on test."""
     path = tmp_path_factory.mktemp("tested") / "tiny"
-    settings = a_study(reported={"split": "test"})
+    settings = a_study(models=["cspdarknet_n"], reported={"split": "test"})
     study = create_study(settings, path, data=scenes, weights_folder=path.parent)
     run_study(study, InThisProcess(), on_run=lambda state: None)
     return study
@@ -61,7 +61,7 @@ def test_what_is_published_is_verified_from_its_own_files(
     published: Tiny, scenes: Path, tmp_path: Path
 ):
     study, about, _ = published
-    assert about.runs == 2
+    assert about.runs == 1
     assert about.size < 500_000
     names = {file.name for file in study.path.rglob("*") if file.is_file()}
     assert names == {
@@ -98,7 +98,7 @@ def test_low_scores_are_left_out_and_what_that_changes_is_said(
     assert about.change == max(changes, key=abs)
     sentences = (study.path / "README.md").read_text()
     assert f"AP changes by {about.change:+.1e} at most." in sentences
-    assert load_study(study).names == ["cspdarknet_n", "resnet10t"]
+    assert load_study(study).names == ["cspdarknet_n"]
 
 
 def test_detections_that_were_changed_after_publication_are_noticed(
@@ -107,8 +107,7 @@ def test_detections_that_were_changed_after_publication_are_noticed(
     copy = read_study_folder(shutil.copytree(published.study.path, tmp_path / "copy"))
     index = read_data(scenes, "test").index
     write_columns(copy.run_folder(copy.plan.runs[0]) / "test-detections.npz", index, {})
-    first, second = verify_study(copy)
-    assert second.verdict == "agrees"
+    (first,) = verify_study(copy)
     assert first.verdict == "cannot be verified"
     assert "its sha256 differs" in first.unverified[0]
 
