@@ -24,6 +24,11 @@ SHORT_WAIT: Final = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
 alone a training loses about 3% of its speed (benchmarks/contention.py)."""
 
 
+def short_wait() -> dict[str, str]:
+    """Return `SHORT_WAIT`, or nothing where the user has said how threads wait."""
+    return {} if "OMP_WAIT_POLICY" in os.environ else SHORT_WAIT
+
+
 def keep_freed_memory() -> bool:
     """Let glibc keep up to 2 GiB of freed memory for what is allocated next.
 
@@ -54,8 +59,7 @@ def use_threads_well() -> None:
     The settings act on libraries that are loaded later, so call it before torch is imported, and
     on the processes that this one starts.
     """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ |= SHORT_WAIT
+    os.environ |= short_wait()
     if count_processors() < _allowed_processors():
         os.environ.setdefault("OMP_NUM_THREADS", str(count_processors()))
 

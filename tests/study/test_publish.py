@@ -112,6 +112,18 @@ def test_detections_that_were_changed_after_publication_are_noticed(
     assert "its sha256 differs" in first.unverified[0]
 
 
+def test_a_log_that_was_changed_is_not_excused_as_left_out(published: Tiny, tmp_path: Path):
+    copy = read_study_folder(shutil.copytree(published.study.path, tmp_path / "copy"))
+    folder = copy.run_folder(copy.plan.runs[0])
+    about = json.loads((folder / "published.json").read_text())
+    about["left_out"].append("log.jsonl")
+    (folder / "published.json").write_text(json.dumps(about))
+    (folder / "log.jsonl").write_text((folder / "log.jsonl").read_text() + "\n")
+    (state,) = copy.states()
+    assert state.state == "foreign"
+    assert "log.jsonl is not the file that record.json lists" in str(state.reason)
+
+
 def test_columns_are_read_as_the_results_that_they_are(scenes: Path, tmp_path: Path):
     index = read_data(scenes, "test").index
     perfect = read_coco_results(_perfect(scenes, tmp_path), index)
@@ -125,6 +137,7 @@ def test_columns_are_read_as_the_results_that_they_are(scenes: Path, tmp_path: P
         ),
         ({"image_id": [1, 2], "category_id": [1], "bbox": [[0] * 4], "score": [1]}, "shorter"),
         ({"image_id": [1], "category_id": [1], "bbox": [[0] * 3], "score": [1]}, "four numbers"),
+        ({"image_id": [1], "category_id": [1], "bbox": [[0] * 4], "score": [1j]}, "found .*1j"),
     ]:
         np.savez(spoilt, **columns)
         with pytest.raises(DataError, match=sentence):

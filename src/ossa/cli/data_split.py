@@ -99,8 +99,7 @@ def split(
                 print_line(_left_out(found.copies))
         for note in (*found.notes, *notes):
             console.note(note)
-        model = "--model cspdarknet_n --recipe quick --imgsz 320 --epochs 40"
-        console.note(f"next: ossa train --data {shlex.quote(str(output))} {model}")
+        console.note(f"next: ossa train --data {shlex.quote(str(output))} --model yolov5n")
     if as_json:
         print_json({**found.as_dict(), "output": str(data_yaml)})
 

@@ -75,7 +75,7 @@ def publish(
     from ossa.study.folder import read_study_folder
     from ossa.study.report.publish import publish_study
 
-    options.check_writable("--output", output)
+    options.check_writable("OUTPUT", output)
     opened = read_study_folder(study_folders.folder_of(study), data=data)
     with Console() as console:
         with console.progress("publishing runs") as on_run:

@@ -376,6 +376,6 @@ def _report(record: "Record", folder: Path, *, as_json: bool) -> None:
         note("the last epoch was the best: more --epochs may give more")
     note(f"next: ossa val --weights {file} --data {shlex.quote(record.config['data'])}")
     note(f"      ossa predict --weights {file} IMAGES")
-    if best["ap"] < 0.0005:
+    if best["ap"] is not None and best["ap"] < 0.0005:
         config = TrainConfig.model_validate(record.config["train"])
         note(f"AP is 0.000: {why_ap_is_zero(config, log)}")

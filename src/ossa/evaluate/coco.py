@@ -313,7 +313,9 @@ def _parse_entry(entry: Any, where: str) -> tuple[int | str, int, tuple[float, .
                 "a finite bbox [x, y, width, height] without negative sizes and a score in 0..1"
             )
     advice = "write COCO's bbox results, or drop the detection"
-    raise DataError(expected=expected, found=json.dumps(entry)[:120], path=where, advice=advice)
+    raise DataError(
+        expected=expected, found=json.dumps(entry, default=str)[:120], path=where, advice=advice
+    )
 
 
 def _whole(number: Any) -> Any:

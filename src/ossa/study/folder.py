@@ -142,7 +142,7 @@ def why_foreign(
     left_out = publication.left_out if publication else ()
     for name, digest in record.files.items():
         file = folder / name
-        if name in WEIGHTS or name in left_out:
+        if name in WEIGHTS or (name in left_out and not file.exists()):
             continue  # large, and may be deleted: `ossa study verify` looks at them
         if not file.is_file():
             return f"{file}, which {RECORD_FILE} lists, is missing"

@@ -21,7 +21,7 @@ from ossa.cost.benchmark import measure_throughput
 from ossa.errors import DataError, OssaError
 from ossa.escaping import print_line
 from ossa.files import write_json_atomically
-from ossa.machine import SHORT_WAIT, peak_memory
+from ossa.machine import peak_memory, short_wait
 from ossa.models.checkpoint import detector_from, read_checkpoint
 from ossa.models.complexity import Cost, count_cost
 from ossa.models.detector import Detector, build_detector
@@ -107,7 +107,7 @@ def _estimate_in_process(
         capture_output=True,
         text=True,
         check=False,
-        env={**SHORT_WAIT, **os.environ, "OMP_NUM_THREADS": str(threads)},
+        env={**os.environ, **short_wait(), "OMP_NUM_THREADS": str(threads)},
     )
     if finished.returncode == 0:
         return RunEstimate(**json.loads(finished.stdout.splitlines()[-1]))

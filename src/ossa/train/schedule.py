@@ -57,19 +57,21 @@ def few_images_note(config: TrainConfig, *, images: int) -> str | None:
     steps = optimizer_steps(config, images=images)
     return (
         f"{images} images give {steps:,} optimizer steps in {config.epochs} epochs: --recipe quick "
-        "steps after every batch and needs far fewer epochs"
+        "steps after every batch"
     )
 
 
 def optimizer_steps(config: TrainConfig, *, images: int) -> int:
     """Returns the steps of a whole training on so many images, skipped ones included."""
     batches_per_epoch = -(-images // config.batch)
+    batches = batches_per_epoch * config.epochs
+    begun = min(warmup_batches(config, batches_per_epoch) + 1, batches)
     steps, waiting = 0, 0
-    for number in range(batches_per_epoch * config.epochs):
+    for number in range(begun):  # the accumulation grows in the warm-up alone
         waiting += 1
         if waiting >= hyperparameters_at(config, number, batches_per_epoch).accumulate:
             steps, waiting = steps + 1, 0
-    return steps
+    return steps + (waiting + batches - begun) // full_accumulation(config)
 
 
 def why_ap_is_zero(config: TrainConfig, log: Sequence[Mapping[str, Any]]) -> str:
@@ -80,7 +82,10 @@ def why_ap_is_zero(config: TrainConfig, log: Sequence[Mapping[str, Any]]) -> str
         log: its epochs, as `ossa.train.run_folder.read_log` returns them.
     """
     images = max(int(row.get("images") or 0) for row in log)
-    steps, skipped = optimizer_steps(config, images=images), sum(row["skipped"] for row in log)
+    steps, skipped = (
+        optimizer_steps(config, images=images),
+        sum(row.get("skipped") or 0 for row in log),
+    )
     first, last = (
         sum(row[key] or 0.0 for key in row if key.startswith("train_") and key != "train_seconds")
         for row in (log[0], log[-1])

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ossa.errors import ConfigError
 from ossa.files import open_to_append
-from ossa.machine import SHORT_WAIT
+from ossa.machine import short_wait
 
 if TYPE_CHECKING:
     from ossa.study.config import ExecutorConfig
@@ -73,7 +73,7 @@ class Job:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**SHORT_WAIT, **os.environ, **threads},
+                env={**os.environ, **short_wait(), **threads},
                 # Ctrl-C in the terminal must reach only the study, which stops its runs.
                 start_new_session=True,
             )

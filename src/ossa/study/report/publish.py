@@ -76,7 +76,8 @@ def publish_study(
         )
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(expected="a new or empty folder", found="one in use", path=folder)
-    done = [state for state in study.states() if state.state == "done"]
+    states = study.states()
+    done = [state for state in states if state.state == "done"]
     if not done:
         raise DataError(expected="finished runs", path=study.path, advice="ossa study run")
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +85,7 @@ def publish_study(
         if (study.path / name).exists():
             shutil.copyfile(study.path / name, folder / name)
     published = StudyFolder(folder, study.plan)
-    for state in study.states():
+    for state in states:
         if state.state == "failed":
             _copy_run(state, published.run_folder(state.run), least_score, {})
     changes = []
