@@ -95,6 +95,19 @@ def test_a_file_is_scored_as_its_checkpoint_is(
     assert "64 px, the only size of this file, found 96" in result.stderr
 
 
+def test_a_file_is_timed_as_it_is(ossa: Ossa, exported: tuple[Path, Result]) -> None:
+    file, _ = exported
+    arguments = ("bench", "--weights", file, "--warmup", 0, "--runs", 2, "--json")
+    (row,) = json.loads(ossa(*arguments).stdout)
+    assert (row["model"], row["imgsz"]) == (str(file), 64)
+    assert (row["runtime"], row["precision"], row["device"]) == ("openvino", "fp32", "cpu")
+    assert 0 < row["mean_ms_network"] < row["mean_ms"]
+    for also, said in ((("--imgsz", 96), "64 px, the only size"), (("yolov5n",), "as it is")):
+        result = ossa(*arguments, *also)
+        assert result.exit_code == 2
+        assert said in " ".join(result.stderr.split())
+
+
 def test_a_file_that_is_not_good_says_so_and_one_with_its_own_nms_is_not_scored(
     ossa: Ossa, weights: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,6 +127,8 @@ def test_a_file_that_is_not_good_says_so_and_one_with_its_own_nms_is_not_scored(
     result = ossa("val", "--data", scenes, "--weights", not_good, "--device", "cpu")
     assert result.exit_code == 2
     assert "from a confidence of 0.001 on, found NMS in the graph from 0.25 on" in result.stderr
+    result = ossa("bench", "--weights", not_good, "--warmup", 0, "--runs", 1, "--json")
+    assert json.loads(result.stdout)[0]["mean_ms"] > 0
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,7 @@ def test_a_page_does_what_it_shows(page: str, place: Path) -> None:
 
 def check_detections_without_ossa(page: str, names: dict[str, Any]) -> None:
     """Compares the best boxes that the page finds with onnxruntime and NumPy alone."""
+    assert names["boxes_xyxy"].shape == (len(names["labels"]), 4)  # of the file with NMS
     code = next(step.text for step in steps_of(page) if "InferenceSession" in step.text)
     exec(code.replace('about["confidence"]', "1e-5"), names)  # the network has learned little
     expected = ossa.load("best-fp32.onnx").predict("photo.jpg", confidence=1e-5)[:20]

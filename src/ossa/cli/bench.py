@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -28,7 +29,11 @@ if TYPE_CHECKING:
 def bench(
     *,
     models: Annotated[list[str] | None, options.ModelArgument] = None,
-    imgsz: options.Side = 640,
+    imgsz: Annotated[
+        options.Pixels | None,
+        typer.Option(min=32, show_default="640, or that of the exported file"),
+        "Side of the square input in pixels.",
+    ] = None,
     batch: options.Batch = 1,
     warmup: Annotated[options.Natural, typer.Option(max=1_000_000), "Runs not timed."] = 100,
     runs: Annotated[options.Count, typer.Option(max=1_000_000), "Runs timed."] = 300,
@@ -43,7 +48,9 @@ def bench(
     neck_type: options.NeckType = "pafpn",
     head: options.Head = "anchor",
     runtimes: Annotated[Literal["all"] | None, "Every runtime and precision on the CPU."] = None,
-    weights: Annotated[options.Weights | None, "Time the detector of a checkpoint."] = None,
+    weights: Annotated[
+        options.Weights | None, "Time the detector of a checkpoint, or an exported file as it is."
+    ] = None,
     data: Annotated[
         options.DataPath | None, "With --weights: for the AP of each row, and to calibrate int8."
     ] = None,
@@ -65,10 +72,13 @@ def bench(
       ossa bench resnet50 convnext_tiny --neck s --runs 30 --warmup 5 --threads 2
 
       ossa bench --runtimes all --weights yolov5n.pt --data coco128 --runs 30 --warmup 5
+
+      ossa bench --weights best-int8.xml --threads 1
     """
     from ossa.cli.console import Console, print_json
     from ossa.config import check_imgsz
     from ossa.cost.benchmark import Protocol, backends_here, write_rows
+    from ossa.export.select import is_exported
 
     models = list(dict.fromkeys(models or []))
     if not models and weights is None:
@@ -78,12 +88,17 @@ def bench(
             expected="--data with --weights alone, whose AP it is for, one image at a time",
             found="a MODEL or --batch",
         )
-    check_imgsz(imgsz, stride=32)
-    device = options.choose_device(device)
+    side = 640 if imgsz is None else imgsz
+    check_imgsz(side, stride=32)
+    is_file = weights is not None and is_exported(weights)
+    if is_file and (models or data is not None or runtimes is not None or training_form):
+        others = "MODEL, --data, --runtimes and --training-form"
+        raise ConfigError(f"an exported file is timed as it is, without {others}", path=weights)
+    device = "cpu" if is_file and device is None else options.choose_device(device)
     if runtimes is not None and (training_form or device != "cpu"):
         raise ConfigError("--runtimes all times what is deployed on the CPU: add --device cpu")
     protocol = Protocol(
-        *(imgsz, batch, warmup, runs, device, precision, threads, memory_format),
+        *(side, batch, warmup, runs, device, precision, threads, memory_format),
         form="training" if training_form else "deployed",
         runtime=_runtime(runtime, device, precision, training_form=training_form),
     )
@@ -92,8 +107,12 @@ def bench(
         output.mkdir(parents=True, exist_ok=True)
     with Console() as console:
         parts = {"neck": neck, "neck_type": neck_type, "head": head}
-        settings = {"num_classes": classes, **parts, "imgsz": imgsz}
-        detectors, more = _detectors(models, settings, weights, data, split, console)
+        settings = {"num_classes": classes, **parts, "imgsz": side}
+        if weights is not None and is_file:
+            detectors, protocol = _exported(weights, protocol, imgsz=imgsz, runtime=runtime)
+            more: dict[str, Any] = {}
+        else:
+            detectors, more = _detectors(models, settings, weights, data, split, console)
         if runtimes is not None:
             more["backends"] = backends_here(calibrated="calibration" in more)
         about = _describe(protocol, runtimes)
@@ -130,6 +149,19 @@ def _runtime(wanted: str, device: str, precision: Any, *, training_form: bool) -
     if wanted != "torch":
         require(wanted, purpose=f"--runtime {wanted}")
     return wanted
+
+
+def _exported(
+    file: Path, protocol: "Protocol", *, imgsz: int | None, runtime: Any
+) -> "tuple[dict[str, Any], Protocol]":
+    """Returns an exported file as it runs, by its name, and the protocol with what it says."""
+    from ossa.export.select import input_side, open_exported
+
+    asked = None if protocol.precision == "fp32" else protocol.precision
+    opened = open_exported(file, runtime=runtime, precision=asked, threads=protocol.threads)
+    side = input_side(opened, imgsz, device=protocol.device)
+    what: Any = {"runtime": opened.name, "precision": opened.precision}
+    return {str(file): opened}, replace(protocol, imgsz=side, **what)
 
 
 def _detectors(

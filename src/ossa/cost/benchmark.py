@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ossa.config import EvaluateConfig
 from ossa.data.annotations import DatasetIndex
 from ossa.evaluate.evaluator import evaluate
-from ossa.export.backends import Runtime, RuntimeNetwork
+from ossa.export.backends import AnyRuntime, NMSOutput, Runtime, RuntimeNetwork
 from ossa.export.graph import can_run, is_installed
 from ossa.export.select import runtime_in_memory
 from ossa.files import write_json_atomically
@@ -28,8 +28,9 @@ from ossa.models.postprocess import non_max_suppression
 from ossa.train.provenance import environment
 from ossa.types import Letterbox, RawPredictions
 
-Network: TypeAlias = Callable[[Tensor], RawPredictions]
-"""Maps uint8 images (B, 3, H, W) to raw predictions: a detector, or what runs one."""
+Network: TypeAlias = Callable[[Tensor], RawPredictions | NMSOutput]
+"""Maps uint8 images (B, 3, H, W) to raw predictions: a detector, or what runs one. What has NMS in
+its graph returns detections."""
 
 KeyT = TypeVar("KeyT")
 
@@ -99,7 +100,7 @@ def measure_throughput(
             started = _now(device)
             raw = detector(images)
             computed = _now(device)
-            if config is not None:
+            if config is not None and not isinstance(raw, NMSOutput):
                 non_max_suppression(raw, placements, config)
             finished = computed if config is None else _now(device)
             if run >= warmup:
@@ -172,7 +173,7 @@ def backends_here(*, calibrated: bool) -> list[Backend]:
 
 
 def bench_detectors(
-    detectors: Mapping[str, Detector],
+    detectors: Mapping[str, Detector | AnyRuntime],
     protocol: Protocol,
     *,
     backends: Sequence[Backend] | None = None,
@@ -188,7 +189,8 @@ def bench_detectors(
     for the convolutions of fp32, as it does by PyTorch's default.
 
     Args:
-        detectors: by name, in the training form; they stay as they are.
+        detectors: by name, in the training form; they stay as they are. An exported file that was
+            opened is timed as it is, and the protocol has its runtime, precision and size.
         protocol: how they are timed.
         backends: pairs of runtime and precision; those of the protocol if None.
         calibration: images from which the ranges of int8 are taken.
@@ -304,8 +306,12 @@ def using_threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _prepared(detector: Detector, protocol: Protocol, calibration: DatasetIndex | None) -> Network:
+def _prepared(
+    detector: Detector | AnyRuntime, protocol: Protocol, calibration: DatasetIndex | None
+) -> Network:
     """Returns a copy in the form, precision and memory format that the protocol asks for."""
+    if not isinstance(detector, Detector):
+        return detector
     if protocol.runtime != "torch":
         return runtime_in_memory(
             detector,
