@@ -29,7 +29,7 @@ from ossa.viz.plots import figure_svg
 
 ROOT = Path(__file__).parents[1]
 ASSETS = ROOT / "docs" / "assets"
-STUDY = ROOT / "results" / "bccd-224-cspdarknet-2core-intel-xeon"
+STUDY = ROOT / "results" / "bccd-224-cspdarknet-2core-amd-epyc"
 COST = "flops"
 PHOTO, CONFIDENCE = "BloodImage_00077.jpg", 0.4
 SIZES_WH = {"wide": (1240, 1140), "narrow": (390, 780)}
