@@ -72,7 +72,7 @@ def test_a_training_writes_its_folder_and_one_json_object(training: FinishedTrai
 
 def test_stderr_tells_of_every_epoch_and_the_next_commands(training: FinishedTraining) -> None:
     lines = training.stderr.splitlines()
-    assert lines[0].startswith("without a label: 0 of 16 images of train, 0 of 8 images of val; ")
+    assert lines[0] == "all images have a label: 16 of train and 8 of val"
     assert lines[1] == "decoding 16 images of split 'train' at 64 px once, 0.2 MB in memory"
     assert lines[2] == "cache of 16 images of split 'train' at 64 px: 0.2 MB in memory"
     assert [line.split(" images")[0] for line in lines[3:5]] == ["decoding 8", "cache of 8"]

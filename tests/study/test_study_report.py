@@ -73,7 +73,7 @@ def test_the_first_screen_has_at_most_five_sentences_with_interval_seeds_and_ima
         f"{best}, AP50-95 {two.number(best, 'ap'):.3f} (95% CI {low:.3f} to {high:.3f};" in found[0]
     )
     assert "1 seed, 8 images, interval over images alone" in found[0]
-    assert found[-1].startswith("Of 1 pair of models, ")
+    assert found[-1].startswith("The two models ")
 
 
 def test_budgets_of_the_study_decide_what_is_recommended(two: StudyResults):

@@ -177,6 +177,9 @@ def _why_no_box_trains(index: DatasetIndex, imgsz: int, tiles: Tiles | None) -> 
 
 def labels_sentence(reports: Mapping[str, IndexReport]) -> str:
     """Returns how many images of each split have no label, and where labels were looked for."""
+    if not any(len(one.labels.unlabelled) for one in reports.values()):
+        counts = " and ".join(f"{one.labels.num_images} of {s}" for s, one in reports.items())
+        return f"all images have a label: {counts}"
     counts = ", ".join(
         f"{len(one.labels.unlabelled)} of {one.labels.num_images} images of {split}"
         for split, one in reports.items()

@@ -100,7 +100,9 @@ def budget_sentence(results: StudyResults, row: Mapping[str, Any]) -> str:
     if not others:
         return f"{start}, the only model of the study within it."
     if best == results.best_first[0]:
-        return f"{start}, the highest of all {len(results.names)}; {_with_best(results, best)}."
+        count = len(results.names)
+        which = "higher of the two" if count == 2 else f"highest of all {count}"
+        return f"{start}, the {which}; {_with_best(results, best)}."
     pairs = [results.comparisons().pair(model, best) for model in others]
     open_pairs = [pair for pair in pairs if not pair.differs]
     if not open_pairs:
@@ -160,9 +162,13 @@ def pairs_sentence(results: StudyResults) -> str:
     differ = sum(pair.differs for pair in pairs)
     same = sum(pair.verdict == "practically the same" for pair in pairs)
     halves = [(pair.high - pair.low) / 2 for pair in pairs]
+    behind = f"(simultaneous 95% CIs; {evidence(results, results.names)})"
+    if len(pairs) == 1:
+        verdict = "differ" if differ else "are practically the same" if same else "are not decided"
+        return f"The two models {verdict}: their difference is known to ±{halves[0]:.3f} {behind}."
     return (
         f"Of {counted(len(pairs), 'pair')} of models, {differ:,} differ, {same:,} are practically "
         f"the same and {len(pairs) - differ - same:,} are not decided: their differences are known "
         f"to ±{median(halves):.3f} in the median, ±{min(halves):.3f} to ±{max(halves):.3f} "
-        f"(simultaneous 95% CIs; {evidence(results, results.names)})."
+        f"{behind}."
     )
