@@ -227,12 +227,14 @@ def test_a_run_that_failed_goes_on_from_its_last_checkpoint(
 
     monkeypatch.setattr(DetectionLoss, "__call__", broken_at_the_fourth)
     common = ("--data", scenes, "--model", "yolov5n", "--epochs", 2, "--no-figures")
-    failed = ossa("train", *common, *TINY)
+    failed = ossa("train", *common, *TINY, "--threads", 1)
     assert failed.exit_code == 1
     assert "not finite at batch 3" in failed.stderr
     assert read_record(tmp_path / "runs" / "yolov5n").status == "failed"
+    torch.set_num_threads(2)
     resumed = ossa("train", "--resume", "runs/yolov5n", "--workers", 0, "--no-figures", "--json")
     assert resumed.exit_code == 0, resumed.stderr
+    assert read_record(tmp_path / "runs" / "yolov5n").environment["threads"] == "1"  # as before
     assert "going on behind the last checkpoint; losses or gradients not finite" in resumed.stderr
     assert json.loads(resumed.stdout)["status"] == "done"
 

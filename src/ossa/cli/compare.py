@@ -69,6 +69,7 @@ def compare(
     with Console() as console:
         index = _read_index(sources, data=data, split=split, console=console)
         _note_environments(sources, console)
+        differing = _differing_settings(sources, console)
         matches = [[_match(source, index) for source in model] for model in sources]
         with console.progress("resampling") as on_run:
             rows = compare_models(
@@ -82,6 +83,7 @@ def compare(
             )
     if as_json:
         shared = {"images": len(index), "resamples": resamples, "seed": seed}
+        shared["differing_settings"] = differing
         print_json([{**_flat(row, models, len(matches[row.model])), **shared} for row in rows])
     else:
         _print_tables(rows, models)
@@ -173,6 +175,20 @@ def _note_environments(
     different = find_differences(None, {str(run.folder): run.record.environment for run in runs})
     if different:
         console.note(f"the runs were not all computed alike: {'; '.join(map(str, different))}")
+
+
+def _differing_settings(
+    sources: "Sequence[Sequence[FinishedRun | Path]]", console: "Console"
+) -> list[str]:
+    """Returns the settings in which the models were trained differently, and says so in a line."""
+    from ossa.train.run_folder import FinishedRun, differing_settings
+
+    firsts = [model[0] for model in sources]
+    found = differing_settings([one for one in firsts if isinstance(one, FinishedRun)])
+    if found:
+        what = "; ".join(found)
+        console.note(f"a difference is not due to the backbone alone, they also differ in: {what}")
+    return found
 
 
 def _val_split(data: str, run: "FinishedRun", console: "Console") -> "DatasetIndex":

@@ -306,6 +306,25 @@ def same_images(fingerprint: str | None, other: str | None) -> bool:
     return fingerprint is None or other is None or fingerprint == other
 
 
+_OF_THE_MODEL = ("data", "seed", "recipe", "model.name")
+_OF_THE_BACKBONE = ("model.backbone_args", "model.backbone_mean", "model.backbone_std")
+"""Follow from the name."""
+
+
+def differing_settings(runs: Sequence[FinishedRun]) -> list[str]:
+    """Returns the settings in which runs of several models differ, beside model, seed and data."""
+    each = [flattened(run.config.model_dump(mode="json")) for run in runs]
+    differing = []
+    for key in dict.fromkeys(key for settings in each for key in settings):
+        values = list(dict.fromkeys(str(settings.get(key)) for settings in each))
+        if len(values) > 1 and key not in _OF_THE_MODEL and not key.startswith(_OF_THE_BACKBONE):
+            differing.append(f"{key} {' and '.join(values)}")
+    names = {run.config.model.name for run in runs}
+    if len(names) > 1 and not all(run.config.model.equal_conditions for run in runs):
+        differing.append("laterals, and necks where a preset has its own")
+    return differing
+
+
 def check_seeds(runs: Sequence[FinishedRun]) -> None:
     """Raises ConfigError unless runs differ in their seeds, all of them, and in nothing else."""
     first, *others = runs

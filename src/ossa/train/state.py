@@ -21,7 +21,7 @@ from ossa.models.head import Criterion
 from ossa.train.callbacks import Callback, RunStart
 from ossa.train.distributed import DistributedContext
 from ossa.train.optim import EMA, FrozenPart
-from ossa.train.provenance import continued, provenance
+from ossa.train.provenance import continued, latest, provenance
 from ossa.train.resume import Progress, save_state
 from ossa.train.run_folder import (
     BEST_WEIGHTS,
@@ -107,6 +107,12 @@ class TrainState:
         """Writes the configuration and the log so far, and calls the callbacks."""
         progress, now = self.progress, provenance(self.config, self.device)
         begun = progress.batch_number > 0
+        threads = latest(progress.environment, "threads")
+        if begun and threads not in ("", now["threads"]):
+            self.callback.note(
+                f"--threads {threads} until now, {now['threads']} from here on: the result is not "
+                "the same bit by bit"
+            )
         progress.environment = continued(progress.environment, now) if begun else now
         if self.distributed.is_main:
             start_folder(self.folder, self.config)
