@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ossa import machine
-from ossa.machine import count_processors, free_memory, use_threads_well
+from ossa.machine import count_processors, free_memory, others_busy, use_threads_well
 
 SIZE = 40_000_000
 """Bytes: above the largest array that glibc by itself ever keeps, 32 MiB."""
@@ -105,6 +105,20 @@ def test_how_threads_wait_is_as_the_user_set_it(
     monkeypatch.setattr("os.environ", dict(environment))
     use_threads_well()
     assert os.environ == environment
+
+
+@pytest.mark.parametrize(("idle", "said"), [(100, "None"), (60, "(1.2 of 2 processors are free)")])
+def test_other_programs_that_compute_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, idle: int, said: str
+) -> None:
+    stat = tmp_path / "stat"
+    stat.write_text("cpu  50 0 50 800 0 0 0 0 0 0\n")
+    later = f"cpu  {150 - idle} 0 50 {800 + idle} 0 0 0 0 0 0\n"
+    monkeypatch.setattr(machine, "_PROC", tmp_path)
+    monkeypatch.setattr(machine, "count_processors", lambda: 2)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("time.sleep", lambda seconds: stat.write_text(later))
+    assert said in str(others_busy())
 
 
 def test_a_system_without_proc_has_processors_and_memory(

@@ -5,6 +5,7 @@ import math
 import os
 import platform
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,8 @@ _KEPT_BYTES = 2**31 - 1
 """The largest value of `mallopt`, which takes an int."""
 _PROC: Final = Path("/proc")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
+_MOST_BUSY = 0.3
+"""Of the processors, by programs that are not worth a word."""
 _MEMORY_ASSUMED = 2**32
 """Bytes, where the system does not tell what is free."""
 SHORT_WAIT: Final = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
@@ -72,6 +75,34 @@ def count_processors() -> int:
             quota, period = (group / "cpu.max").read_text().split()
             counts.append(max(1, math.ceil(int(quota) / int(period))))
     return min(counts)
+
+
+def others_busy(seconds: float = 0.3) -> str | None:
+    """Return a sentence if other programs leave too few processors idle for timing anything.
+
+    It waits so many seconds, and asks Linux alone; None where nothing is known.
+    """
+    try:
+        before = _idle_and_all_ticks()
+        time.sleep(seconds)
+        idle, total = (now - then for now, then in zip(_idle_and_all_ticks(), before, strict=True))
+    except (OSError, ValueError):
+        return None
+    allowed = count_processors()
+    free = min((os.cpu_count() or 1) * idle / max(total, 1), allowed)
+    if free > allowed - _MOST_BUSY:
+        return None
+    return (
+        f"other programs are busy ({free:.1f} of {allowed} processors are free): what is timed now "
+        "is not the machine's speed"
+    )
+
+
+def _idle_and_all_ticks() -> tuple[int, int]:
+    """Return what the first line of /proc/stat counts for all processors since the start."""
+    with (_PROC / "stat").open() as file:
+        ticks = [int(word) for word in file.readline().split()[1:]]
+    return ticks[3], sum(ticks[:8])  # what virtual machines' guests use is in the others already
 
 
 def free_memory() -> int:

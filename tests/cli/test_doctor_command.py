@@ -26,7 +26,7 @@ def test_what_makes_training_slow_is_named(
 ) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", policy)
     monkeypatch.setattr("ossa.cli.doctor.free_memory", lambda: free)
-    monkeypatch.setattr("os.getloadavg", lambda: (0.1, 0.1, 0.1))
+    monkeypatch.setattr("ossa.cli.doctor.others_busy", lambda: None)
     done = ossa("doctor")
     assert done.stderr.startswith(expected)
     assert f"{free / 1e9:.1f} GB" in done.stdout

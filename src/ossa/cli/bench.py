@@ -12,6 +12,7 @@ from ossa.cli import options
 from ossa.cli.command import command
 from ossa.errors import ConfigError, UnsupportedBackbone
 from ossa.escaping import print_line
+from ossa.machine import others_busy
 
 if TYPE_CHECKING:
     from ossa.cli.console import Console
@@ -117,6 +118,8 @@ def bench(
             more["backends"] = backends_here(calibrated="calibration" in more)
         about = _describe(protocol, runtimes)
         console.note(f"timing {', '.join(detectors)}: {about}")
+        if busy := others_busy():
+            console.note(busy)
         rows, protocol = _time(detectors, protocol, console, free=runtime == "auto", more=more)
         if output is not None:
             extra = {"classes": classes, **parts, "runtimes": runtimes, "weights": weights}

@@ -8,7 +8,7 @@ from typing import Any
 
 from ossa.cli import options
 from ossa.cli.command import command
-from ossa.machine import count_processors, cpu_name, free_memory
+from ossa.machine import count_processors, cpu_name, free_memory, others_busy
 
 _LIBRARIES = (
     *("torch", "torchvision", "timm", "opencv-python-headless", "numpy", "scipy", "hotcoco"),
@@ -93,11 +93,8 @@ def _advise(found: dict[str, Any]) -> list[str]:
         advice.append(
             "OMP_WAIT_POLICY is not PASSIVE: beside other programs training is many times slower"
         )
-    if found["load"] and found["load"] > 1.5 * found["processors_allowed"]:
-        advice.append(
-            f"other programs are busy (load {found['load']} on {found['processors_allowed']} "
-            "processors): what is timed now is not the machine's speed"
-        )
+    if busy := others_busy():
+        advice.append(busy)
     if found["free_memory_bytes"] < _LITTLE_MEMORY:
         advice.append(
             f"{_text('bytes', found['free_memory_bytes'])} of memory are free: use a smaller "
