@@ -74,8 +74,8 @@ def draw_detections(results: StudyResults) -> None:
     best = found[position]
     kept = best.scores >= CONFIDENCE
     photo = PIL.Image.open(index.root / index.file_names[position]).convert("RGB")
-    boxes, labels, scores = (part[kept] for part in (best.boxes_xyxy, best.labels, best.scores))
-    drawn = draw_boxes(np.asarray(photo), boxes, labels, names=index.names, scores=scores)
+    boxes_xyxy, labels, scores = best.boxes_xyxy[kept], best.labels[kept], best.scores[kept]
+    drawn = draw_boxes(np.asarray(photo), boxes_xyxy, labels, names=index.names, scores=scores)
     PIL.Image.fromarray(drawn).save(ASSETS / "detections.jpg", quality=85)
 
 

@@ -77,7 +77,8 @@ def _write_pictures(folder: Path) -> None:
         place.mkdir()
         for number, picture in enumerate(pictures):
             cv2.imwrite(str(place / f"{number}.jpg"), picture)
-    shutil.copy(folder / "photos" / "0.jpg", folder / "photo.jpg")
+    odd = cv2.resize(pictures[0], (97, 63))  # at 64 px its height is a fraction, which is rounded
+    cv2.imwrite(str(folder / "photo.jpg"), odd)
     codec = cv2.VideoWriter.fourcc(*"mp4v")
     video = cv2.VideoWriter(str(folder / "street.mp4"), codec, 10, (128, 128))
     for picture in pictures:

@@ -12,6 +12,7 @@ from small_run import Notes
 
 from ossa.config import ModelConfig, RunConfig, TrainConfig
 from ossa.data.anchors import fit_anchors
+from ossa.data.reading import read_data
 from ossa.data.synthetic import write_scenes
 from ossa.errors import ConfigError
 from ossa.files import sha256_of
@@ -67,6 +68,8 @@ def test_a_checkpoint_of_other_classes_starts_the_head_anew_and_says_so(
     callback = Notes()
     state = prepared(ModelConfig(name="yolov5n", neck="own", weights=str(file)), scenes, callback)
     assert callback.notes[1].endswith("(other classes: the head starts anew)")
+    assert callback.notes[2].startswith("their licence, AGPL-3.0, may hold for what is trained")
+    assert not state.is_whole
     assert state.initial_weights == {
         "file": str(file),
         "sha256": sha256_of(file),
@@ -76,6 +79,21 @@ def test_a_checkpoint_of_other_classes_starts_the_head_anew_and_says_so(
     # Trained with these anchors, the weights keep them.
     anchors_wh = state.detector.head.get_buffer("anchors_wh")
     assert anchors_wh[0].tolist() == [[11, 14], [17, 31], [34, 24]]
+
+
+def test_a_training_from_a_whole_detector_of_its_classes_says_what_that_had_reached(
+    scenes: Path, tmp_path: Path
+):
+    model = ModelConfig(name="yolov5n", neck="own")
+    detector, names = build_detector(model, num_classes=4, imgsz=64), read_data(scenes).index.names
+    file = tmp_path / "old.safetensors"
+    save_checkpoint(file, detector, model=model, names=names, imgsz=64, details={})
+    model = model.model_copy(update={"weights": str(file)})
+    config = RunConfig(model=model, data=str(scenes), train=TrainConfig(imgsz=64, epochs=1))
+    callback = Notes()
+    (tmp_path / "run").mkdir()
+    train(config, tmp_path / "run", callback=callback)
+    assert "AP before the training, on val: 0.000" in callback.notes
 
 
 def test_anchors_that_are_asked_for_win_over_those_of_the_checkpoint(scenes: Path, tmp_path: Path):

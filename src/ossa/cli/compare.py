@@ -82,7 +82,7 @@ def compare(
                 on_run=on_run,
             )
     if as_json:
-        shared = {"images": len(index), "resamples": resamples, "seed": seed}
+        shared: dict[str, Any] = {"images": len(index), "resamples": resamples, "seed": seed}
         shared["differing_settings"] = differing
         print_json([{**_flat(row, models, len(matches[row.model])), **shared} for row in rows])
     else:

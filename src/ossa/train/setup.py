@@ -1,6 +1,6 @@
 """From a configuration to everything that a training needs before its first batch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def init_run(
     )
     _check_data_settings(config, train.index, distributed)
     torch.manual_seed(config.seed)
-    detector, initial_weights = _initial_detector(config, len(train.index.names), callback)
+    detector, initial_weights, is_whole = _initial_detector(config, train.index.names, callback)
     cost = count_cost(detector, config.train.imgsz).flat(("params", "flops", "macs"))
     loss = detector.head.criterion(config.loss, imgsz=config.train.imgsz)
     detector.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -129,6 +129,7 @@ def init_run(
         loss=loss,
         progress=Progress(loss_sums=dict.fromkeys(loss.names, 0.0)),
         initial_weights=initial_weights,
+        is_whole=is_whole,
         cost=cost,
         identity={
             "settings": config.digest(),
@@ -159,6 +160,7 @@ def resume_run(state: TrainState) -> None:
         distributed=state.distributed,
     )
     state.batches.start_batch = progress.batch_number
+    state.callback.note(f"going on in epoch {state.epochs_done + 1} of {config.train.epochs}")
     done, epochs = state.epochs_done, config.train.epochs
     metrics = [progress.metrics.get(name, {}) for name in ("last", "best")]
     complete = all({"ap", "ap50"} <= m.keys() and m.get("epoch") is not None for m in metrics)
@@ -225,12 +227,13 @@ def _check_data_settings(
 
 
 def _initial_detector(
-    config: RunConfig, num_classes: int, callback: Callback
-) -> tuple[Detector, dict[str, Any]]:
-    """Returns the detector with its initial weights, and what the record says of these."""
+    config: RunConfig, names: Sequence[str], callback: Callback
+) -> tuple[Detector, dict[str, Any], bool]:
+    """Returns the detector with its initial weights, what the record says of these, and whether
+    they are those of a whole detector of these classes."""
     model = config.model
     detector = build_detector(
-        model, num_classes=num_classes, imgsz=config.train.imgsz, seed=config.seed
+        model, num_classes=len(names), imgsz=config.train.imgsz, seed=config.seed
     )
     if model.weights is not None:
         checkpoint = read_checkpoint(model.weights)
@@ -248,13 +251,16 @@ def _initial_detector(
             f"started from {loaded} of {len(checkpoint.tensors)} tensors of {model.weights}"
             + (f" ({reason})" if adapted.left_out else "")
         )
+        if (licence := checkpoint.origin.get("licence")) is not None:
+            callback.note(f"their licence, {licence}, may hold for what is trained from them")
         if adapted.resampled:
             callback.note(
                 f"position embedding resampled from images of {checkpoint.imgsz} px to those of "
                 f"{config.train.imgsz} px"
             )
-        return detector, checkpoint.origin
-    return detector, _backbone_origin(model)
+        is_whole = not adapted.left_out and tuple(checkpoint.names) == tuple(names)
+        return detector, checkpoint.origin, is_whole
+    return detector, _backbone_origin(model), False
 
 
 def _backbone_origin(model: ModelConfig) -> dict[str, Any]:
@@ -280,7 +286,7 @@ def _notes(
     """Returns what a user should know before the first batch."""
     images = len(index)
     warmup = warmup_note(config.train, images=images)
-    few = few_images_note(config.train, images=images)
+    few = None if config.model.weights else few_images_note(config.train, images=images)
     single_values = check_single_values(
         detector, config, images=images, frozen=frozen, processes=processes
     )

@@ -60,6 +60,8 @@ class TrainState:
     loss: Criterion
     initial_weights: dict[str, Any]
     """What the record says of them."""
+    is_whole: bool
+    """Whether they are those of a whole detector of the classes of the data."""
     cost: dict[str, int]
     identity: dict[str, str]
     """Hashes of settings, data and images, which must be the same when the run is resumed."""
