@@ -41,6 +41,15 @@ def test_the_parts_add_up_to_the_whole(rows: list[dict[str, Any]]) -> None:
             assert row[f"flops{form}"] == 2 * row[f"macs{form}"]
 
 
+def test_under_equal_conditions_there_is_a_lateral_at_every_level(ossa: Ossa) -> None:
+    arguments = ("cost", "cspdarknet_n", "--neck", "n", "--imgsz", 64, "--no-compare", "--json")
+    (own,), (equal,) = (
+        json.loads(ossa(*arguments, *more).stdout) for more in ((), ("--equal-conditions",))
+    )
+    assert own["params_lateral"] == 0 < equal["params_lateral"]
+    assert equal["params_backbone"] < own["params_backbone"]  # without SPPF
+
+
 def test_the_table_has_both_forms_and_what_is_not_counted(ossa: Ossa) -> None:
     lines = ossa("cost", "yolov5n", "--imgsz", 640, "--no-compare").stdout.splitlines()
     assert lines[0].split() == ["model", "total", "backbone", "lateral", "neck", "head"]

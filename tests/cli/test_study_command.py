@@ -34,15 +34,19 @@ def test_a_plan_has_cost_conditions_differences_and_what_cannot_be_trained(
     ossa: Ossa, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = RunEstimate(1_872_157, 4_468_121_600, 2_234_060_800, 10.0, 5.0, 30_100_000)
-    estimates = {"cspdarknet_n": known, "resnet1": "there is no model named 'resnet1'"}
+    estimates = {"cspdarknet_n": known, "resnet10t": "no room for it"}
     monkeypatch.setattr("ossa.study.measure.estimate_models", lambda *_, **__: estimates)
     file = study_file(scenes, tmp_path, more=", resnet1")
+    result = ossa("study", "plan", file, "--data-root", scenes.parent)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "there is no model named 'resnet1'. Did you mean resnet1" in result.stderr
+    file = study_file(scenes, tmp_path, more=", resnet10t")
     result = ossa("study", "plan", file, "--data-root", scenes.parent)
     assert result.exit_code == 0, result.stderr
     words = " ".join(result.stdout.split())
     # Two steps and one batch of val in the one epoch.
     assert "1.87 M 4.47 G 2.23 G 25.0 s 30.1 MB" in words
-    assert "resnet1: there is no model named 'resnet1'" in words
+    assert "resnet10t: no room for it" in words
     assert "2 runs: 2 models x 1 seeds; about 25.0 s, one after the other, without 1 runs" in words
     assert "the same for all runs" in words
     assert "what differs: the backbone, the seed\n" in result.stdout

@@ -23,6 +23,9 @@ def cost(
     neck: Annotated[options.Neck | None, options.shown("s")] = None,
     neck_type: Annotated[options.NeckType | None, options.shown("pafpn")] = None,
     head: Annotated[options.Head | None, options.shown("anchor")] = None,
+    equal_conditions: Annotated[
+        bool, "As a study trains it: the same lateral at every level behind every backbone."
+    ] = False,
     classifier: Annotated[
         options.Classes | None,
         "Cost timm's classifier of N classes instead of a detector, its convolutions and linear "
@@ -65,7 +68,7 @@ def cost(
         check_imgsz(imgsz or 640, stride=32)
         settings: dict[str, Any] = {"num_classes": classes or 80, "imgsz": imgsz or 640}
         settings |= {"neck": neck or "s", "neck_type": neck_type or "pafpn"}
-        settings |= {"head": head or "anchor"}
+        settings |= {"head": head or "anchor", "equal_conditions": equal_conditions}
         costs = [cost_detector(model, **settings, compare=compare) for model in models]
     else:
         settings = {"num_classes": classifier, "imgsz": imgsz or 224}

@@ -67,6 +67,7 @@ class _LazyCommands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Returns name, command and further arguments of a command line."""
+        args = ["predict", *args[1:]] if args[:1] == ["detect"] else args  # YOLOv5's name
         name, command, rest = super().resolve_command(ctx, args)
         return name, command and _imported(name or ""), rest
 

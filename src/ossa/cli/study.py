@@ -66,11 +66,14 @@ def plan(
     """
     from ossa.cli.console import Console, print_json
     from ossa.cli.study_output import plan_rows, print_plan, print_seeds_needed
+    from ossa.models.detector import check_name
     from ossa.study.measure import estimate_models
     from ossa.study.plan import summarize_data
 
     written: dict[str, Any] = {}
     plans = study_folders.plans_of(study, data_root=data_root, weights_root=weights_root)
+    for model in {model for planned in plans.values() for model in planned.study.models}:
+        check_name(model)
     for data, planned in plans.items():
         chosen = study_folders.executor_config(planned.study, executor, jobs=jobs, device=device)
         with Console() as console:

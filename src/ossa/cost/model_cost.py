@@ -82,6 +82,7 @@ def cost_detector(
     neck_type: str = "pafpn",
     head: str = "anchor",
     imgsz: int = 640,
+    equal_conditions: bool = False,
     compare: bool = True,
 ) -> ModelCost:
     """Return the cost of a detector; arguments and errors are those of `create_detector`.
@@ -98,6 +99,7 @@ def cost_detector(
             neck_type=neck_type,
             head=head,
             imgsz=side,
+            equal_conditions=equal_conditions,
         )
 
     return _cost_model(name, build, count_cost, imgsz=imgsz, compare=compare)

@@ -16,7 +16,7 @@ taken. Detections matched to crowd or difficult boxes are neither true nor false
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 import numpy as np
@@ -71,7 +71,7 @@ class ClassMetrics:
     precision: float | None
     """At the confidence that is best for all classes together."""
     recall: float | None
-    pr50: tuple[float, ...] | None
+    pr50: tuple[float, ...] | None = field(repr=False)
     """Precision at IoU 0.5 and at the recalls 0.00, 0.01, ..., 1.00 (COCO's, never rising)."""
 
 

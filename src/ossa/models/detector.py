@@ -157,6 +157,7 @@ def create_detector(
     head: str = "anchor",
     pretrained: bool = False,
     imgsz: int = 640,
+    equal_conditions: bool = False,
 ) -> Detector:
     """Return a detector with random neck and head.
 
@@ -168,6 +169,7 @@ def create_detector(
         head: 'anchor' (YOLOv5's) or 'dense'.
         pretrained: start the backbone from timm's weights.
         imgsz: side of the input in pixels at which the backbone is verified.
+        equal_conditions: as a study trains it: a lateral at every level, no SPPF in CSPDarknet.
 
     Raises:
         ConfigError, UnsupportedBackbone, CheckpointError: as `create_backbone`.
@@ -178,8 +180,9 @@ def create_detector(
         >>> detector.neck.levels[0]
         Level(stride=8, channels=64)
     """
-    settings = {"neck": "own" if name in PRESETS else neck, "neck_type": neck_type, "head": head}
-    config = ModelConfig.model_validate({"name": name, "pretrained": pretrained, **settings})
+    settings: dict[str, Any] = {"name": name, "neck_type": neck_type, "head": head}
+    settings |= {"neck": "own" if name in PRESETS else neck, "pretrained": pretrained}
+    config = ModelConfig.model_validate({**settings, "equal_conditions": equal_conditions})
     return build_detector(config, num_classes=num_classes, imgsz=imgsz)
 
 
@@ -335,4 +338,6 @@ def check_name(name: str) -> None:
     """Raise ConfigError where no preset and no backbone has a name; nothing is built."""
     known, architecture = [*PRESETS, *known_backbones()], name.split(".")[0]
     if cspdarknet_scale(name) is None and architecture not in known:
-        raise ConfigError(f"there is no model named {name!r}.{suggestion(architecture, known)}")
+        near = suggestion(architecture, known)
+        own = " One of your own is registered in this process first (docs/backbones.md)."
+        raise ConfigError(f"there is no model named {name!r}.{near or own}")

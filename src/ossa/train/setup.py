@@ -98,7 +98,8 @@ def init_run(
         nn.SyncBatchNorm.convert_sync_batchnorm(detector)  # in place
     frozen = freeze(detector, config.train.freeze)
     frozen_names = frozen.tensor_names
-    for note in _notes(detector, train.index, config, frozen_names, distributed.world_size):
+    ranks = distributed.world_size
+    for note in _notes(detector, train.index, config, frozen_names, ranks, is_whole):
         callback.note(note)
     return TrainState(
         config=config,
@@ -282,11 +283,15 @@ def _notes(
     config: RunConfig,
     frozen: frozenset[str],
     processes: int,
+    is_whole: bool,
 ) -> list[str]:
-    """Returns what a user should know before the first batch."""
+    """Returns what a user should know before the first batch.
+
+    `--recipe quick` is for new heads: a whole detector of these classes forgets with it.
+    """
     images = len(index)
     warmup = warmup_note(config.train, images=images)
-    few = None if config.model.weights else few_images_note(config.train, images=images)
+    few = None if is_whole else few_images_note(config.train, images=images)
     single_values = check_single_values(
         detector, config, images=images, frozen=frozen, processes=processes
     )
