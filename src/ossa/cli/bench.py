@@ -79,23 +79,12 @@ def bench(
     from ossa.cli.console import Console, print_json
     from ossa.config import check_imgsz
     from ossa.cost.benchmark import Protocol, backends_here, write_rows
-    from ossa.export.select import is_exported
 
     models = list(dict.fromkeys(models or []))
-    if not models and weights is None:
-        raise ConfigError(expected="a MODEL or --weights to time", found="neither")
-    if data is not None and (models or batch != 1):
-        raise ConfigError(
-            expected="--data with --weights alone, whose AP it is for, one image at a time",
-            found="a MODEL or --batch",
-        )
+    file = _exported_file(models, weights, data, batch, alone=not (runtimes or training_form))
     side = 640 if imgsz is None else imgsz
     check_imgsz(side, stride=32)
-    is_file = weights is not None and is_exported(weights)
-    if is_file and (models or data is not None or runtimes is not None or training_form):
-        others = "MODEL, --data, --runtimes and --training-form"
-        raise ConfigError(f"an exported file is timed as it is, without {others}", path=weights)
-    device = "cpu" if is_file and device is None else options.choose_device(device)
+    device = "cpu" if file is not None and device is None else options.choose_device(device)
     if runtimes is not None and (training_form or device != "cpu"):
         raise ConfigError("--runtimes all times what is deployed on the CPU: add --device cpu")
     protocol = Protocol(
@@ -109,9 +98,9 @@ def bench(
     with Console() as console:
         parts = {"neck": neck, "neck_type": neck_type, "head": head}
         settings = {"num_classes": classes, **parts, "imgsz": side}
-        if weights is not None and is_file:
-            detectors, protocol = _exported(weights, protocol, imgsz=imgsz, runtime=runtime)
-            more: dict[str, Any] = {}
+        more: dict[str, Any] = {}
+        if file is not None:
+            detectors, protocol = _exported(file, protocol, imgsz=imgsz, runtime=runtime)
         else:
             detectors, more = _detectors(models, settings, weights, data, split, console)
         if runtimes is not None:
@@ -124,8 +113,8 @@ def bench(
         if output is not None:
             extra = {"classes": classes, **parts, "runtimes": runtimes, "weights": weights}
             extra |= {"data": data, "split": split if data else None}
-            file = write_rows(rows, output, command=_command(models, protocol, extra))
-            console.note(f"written to {file}")
+            written = write_rows(rows, output, command=_command(models, protocol, extra))
+            console.note(f"written to {written}")
     if as_json:
         print_json(rows)
     else:
@@ -152,6 +141,31 @@ def _runtime(wanted: str, device: str, precision: Any, *, training_form: bool) -
     if wanted != "torch":
         require(wanted, purpose=f"--runtime {wanted}")
     return wanted
+
+
+def _exported_file(
+    models: Sequence[str], weights: Path | None, data: str | None, batch: int, *, alone: bool
+) -> Path | None:
+    """Returns the weights if they are an exported file, which is timed `alone`.
+
+    Raises:
+        ConfigError: what is asked for does not go together.
+    """
+    from ossa.export.select import is_exported
+
+    if not models and weights is None:
+        raise ConfigError(expected="a MODEL or --weights to time", found="neither")
+    if data is not None and (models or batch != 1):
+        raise ConfigError(
+            expected="--data with --weights alone, whose AP it is for, one image at a time",
+            found="a MODEL or --batch",
+        )
+    if weights is None or not is_exported(weights):
+        return None
+    if models or data is not None or not alone:
+        others = "MODEL, --data, --runtimes and --training-form"
+        raise ConfigError(f"an exported file is timed as it is, without {others}", path=weights)
+    return weights
 
 
 def _exported(

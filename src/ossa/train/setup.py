@@ -97,9 +97,8 @@ def init_run(
     if config.train.sync_batchnorm:
         nn.SyncBatchNorm.convert_sync_batchnorm(detector)  # in place
     frozen = freeze(detector, config.train.freeze)
-    frozen_names = frozen.tensor_names
-    ranks = distributed.world_size
-    for note in _notes(detector, train.index, config, frozen_names, ranks, is_whole):
+    ranks, names = distributed.world_size, frozen.tensor_names
+    for note in _notes(detector, train.index, config, names, ranks, is_whole):
         callback.note(note)
     return TrainState(
         config=config,
@@ -118,9 +117,7 @@ def init_run(
         ),
         detector=detector,
         frozen=frozen,
-        ema=EMA(
-            detector, decay=config.train.ema_decay, ramp=config.train.ema_ramp, frozen=frozen_names
-        ),
+        ema=EMA(detector, decay=config.train.ema_decay, ramp=config.train.ema_ramp, frozen=names),
         optimizer=build_optimizer(
             detector,
             config.train,
