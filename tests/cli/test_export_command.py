@@ -19,6 +19,8 @@ from ossa.models.checkpoint import read_checkpoint, save_checkpoint
 from ossa.models.detector import build_detector
 from ossa.predict.predictor import load
 
+PREDICT = ("predict", "--no-pictures", "--threads", 1)
+
 
 @pytest.fixture(scope="module")
 def weights(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -75,7 +77,7 @@ def test_a_file_is_compared_and_is_all_that_predict_needs(
     assert "On the 2 images that are no squares" in result.stdout
     assert {one.name for one in file.parent.iterdir()} == {"small.xml", "small.bin"}
     assert load(file).licence == "Apache-2.0"
-    result = ossa("predict", rectangles / "images", "--weights", file, "--no-pictures")
+    result = ossa(*PREDICT, rectangles / "images", "--weights", file)
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("2 pictures: ")
     assert "small.xml sees squares of 64 px, its checkpoint" in " ".join(result.stderr.split())

@@ -86,6 +86,7 @@ def predict(
         options.shown("fp32, or that of an exported file"),
         "Of the computation; only fp32 is as exact as the evaluation in training.",
     ] = None,
+    threads: options.Threads = None,
     allow_outside: options.AllowOutside = False,
     as_json: options.AsJson = False,
     as_json_lines: Annotated[
@@ -121,9 +122,10 @@ def predict(
     outputs = Outputs(as_document=as_json, as_lines=as_json_lines)
     outputs.window = Window() if show else None
     device = options.choose_device_for(weights, device)
+    options.set_threads(threads)
     with Console() as console, ExitStack() as ends:
-        how: Any = {"runtime": runtime, "precision": precision, "on_conversion": console.note}
-        predictor = predicting.load(weights, device, imgsz, **how)
+        how: Any = {"runtime": runtime, "precision": precision, "threads": threads}
+        predictor = predicting.load(weights, device, imgsz, **how, on_conversion=console.note)
         predictor.tiles = options.choose_tiles(tiles, overlap, predictor.tiles)
         if classes is not None:  # a text that is no name is split at its commas
             lists = [[text] if text in predictor.names else text.split(",") for text in classes]

@@ -186,6 +186,7 @@ def runtime_for_checkpoint(
     device: torch.device | str = "cpu",
     runtime: RuntimeName = "auto",
     precision: Precision | None = None,
+    threads: int | None = None,
     on_conversion: Callable[[str], object] = lambda sentence: None,
 ) -> AnyRuntime:
     """Returns what runs a checkpoint, converted where the runtime needs it; by default in fp32.
@@ -199,6 +200,7 @@ def runtime_for_checkpoint(
         device: 'cpu', 'cuda', 'cuda:1', ...
         runtime: 'auto' for the fastest of those installed that run the network on the device.
         precision: fp32 or bf16.
+        threads: of a runtime other than PyTorch; its own choice if None.
         on_conversion: given a sentence before a conversion begins, which takes seconds.
 
     Raises:
@@ -221,7 +223,8 @@ def runtime_for_checkpoint(
         require(name, purpose=f"--runtime {name}")
         # With 'auto', what one runtime cannot express is left to the next.
         with suppress(*((UnsupportedBackbone,) if runtime == "auto" else ())):
-            return _converted(checkpoint, name, computed, imgsz=imgsz, on_conversion=on_conversion)
+            more: dict[str, Any] = {"imgsz": imgsz, "threads": threads}
+            return _converted(checkpoint, name, computed, **more, on_conversion=on_conversion)
     detector = detector_from(checkpoint)
     detector.head.switch_to_deploy()
     return TorchRuntime(detector, device=device, precision=computed)
@@ -233,6 +236,7 @@ def _converted(
     precision: Precision,
     *,
     imgsz: int,
+    threads: int | None,
     on_conversion: Callable[[str], object],
 ) -> ExportedRuntime | NMSRuntime:
     """Returns what runs a checkpoint's entry of the cache, which is made the first time only.
@@ -244,6 +248,7 @@ def _converted(
     entry = cache_folder() / "converted" / key
     name = f"model{_SUFFIX_OF[runtime]}"
     how: dict[str, Any] = {"runtime": runtime, "precision": precision, "is_own": True}
+    how["threads"] = threads
     if (entry / name).is_file():
         with suppress(CheckpointError):
             return open_exported(entry / name, **how)

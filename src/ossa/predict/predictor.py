@@ -64,6 +64,7 @@ def load(
     tiles: Tiles | None = None,
     runtime: RuntimeName | None = None,
     precision: Precision | None = None,
+    threads: int | None = None,
     on_conversion: Callable[[str], object] = lambda sentence: None,
 ) -> "Predictor":
     """Returns a predictor with the weights of a file.
@@ -80,6 +81,7 @@ def load(
             By default 'torch' for a checkpoint and 'auto' for an exported file.
         precision: of the computation; by default that of the file. Only fp32 is as exact as the
             evaluation in training.
+        threads: of ONNX Runtime and OpenVINO; PyTorch's are for the process.
         on_conversion: called with a sentence before a checkpoint is converted for `runtime`,
             which takes seconds and happens once.
 
@@ -94,19 +96,14 @@ def load(
         >>> predictor = ossa.load("best.safetensors")
         >>> results = predictor.predict("photo.png", confidence=0.4)
     """
-    known = get_args(RuntimeName)
-    if runtime is not None and runtime not in known:
-        raise ConfigError(
-            expected=f"a runtime of {', '.join(known)}",
-            found=repr(runtime),
-            advice=suggestion(str(runtime), known).strip(),
-        )
+    _check_runtime(runtime)
     if str(path).startswith(HUB_PREFIX):
         path = fetch_from_hub(str(path))
     if device is None:
         device = "cuda" if torch.cuda.is_available() and not is_exported(path) else "cpu"
+    how: Any = {"precision": precision, "threads": threads}
     if is_exported(path):
-        network = open_exported(path, runtime=runtime or "auto", precision=precision)
+        network = open_exported(path, runtime=runtime or "auto", **how)
         names, origin = network.description.names, network.description.origin
         imgsz = input_side(network, imgsz, device=device)
         confidence = network.description.confidence
@@ -121,11 +118,21 @@ def load(
             imgsz=imgsz,
             device=device,
             runtime=runtime or "torch",
-            precision=precision,
             on_conversion=on_conversion,
+            **how,
         )
-    how: Any = {"origin": origin, "confidence": confidence, "tiles": tiles}
+    how = {"origin": origin, "confidence": confidence, "tiles": tiles}
     return Predictor(network, names=names, imgsz=imgsz, **how)
+
+
+def _check_runtime(name: str | None) -> None:
+    known = get_args(RuntimeName)
+    if name is not None and name not in known:
+        raise ConfigError(
+            expected=f"a runtime of {', '.join(known)}",
+            found=repr(name),
+            advice=suggestion(str(name), known).strip(),
+        )
 
 
 class Predictor:
