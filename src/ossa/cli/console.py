@@ -200,7 +200,7 @@ class Console(Callback):
         for issue in issues[:_ISSUES_SHOWN]:
             self.note(str(issue))
         if len(issues) > _ISSUES_SHOWN:
-            self.note(f"{len(issues) - _ISSUES_SHOWN} more issues of the data")
+            self.note(f"and more issues of the data: {len(issues) - _ISSUES_SHOWN}")
 
     def faults(self, report: "IndexReport") -> None:
         """Prints what a split leaves out by its data.yaml, and the first of its issues."""
@@ -314,13 +314,19 @@ def _settings_lines(config: "RunConfig") -> list[str]:
     from ossa.train.schedule import full_accumulation
 
     sections = config.model_dump(mode="json", exclude={"model": {"anchors_wh"}})
+    of_dense = ("dense_", "reg_max") if config.model.head == "anchor" else ()
     batches = full_accumulation(config.train)
     return [
         f"  recipe {config.recipe}, seed {config.seed}, settings {config.digest()[:12]}; "
         f"a step of the optimizer after {batches} {'batch' if batches == 1 else 'batches'}, "
         f"{batches * config.train.batch} images",
         *(
-            f"  {name}: " + ", ".join(f"{key} {value}" for key, value in section.items())
+            f"  {name}: "
+            + ", ".join(
+                f"{key} {value}"
+                for key, value in section.items()
+                if value is not None and value is not False and not key.startswith(of_dense)
+            )
             for name, section in sections.items()
             if isinstance(section, dict)
         ),

@@ -114,8 +114,8 @@ def read_split(
         callback.note(str(issue))
     if len(report.issues) > _ISSUES_SHOWN:
         callback.note(
-            f"{len(report.issues) - _ISSUES_SHOWN} more issues in the {split} split: "
-            "--strict stops at the first"
+            f"and more issues in the {split} split: {len(report.issues) - _ISSUES_SHOWN}; --strict "
+            "stops at the first"
         )
     index = _fraction(report.index, config.train.fraction) if split == "train" else report.index
     return Split(replace(report, index=index), None if pixels is None else pixels.of(index))
