@@ -136,6 +136,7 @@ def test_a_missing_yaml_file_is_no_recipe(tmp_path: Path):
         ({"train": {"lr": float("nan")}}, "train.lr: input should be a finite number"),
         ({"train": 3}, "train: input should be a valid dictionary"),
         ({"augment": {"flip": 1.5}}, "augment.flip: input should be less than or equal to 1"),
+        ({"model": {"name": ModelConfig(name="a")}}, "found an object of type ModelConfig"),
         ({"model": {"neck": "tiny"}}, "model.neck: input should be 'own', 'n', 's'"),
         ({"model": {"strides": []}}, "model.strides: tuple should have at least 1 item"),
         ({"model": {"strides": [0]}}, "model.strides.0: input should be greater than 0"),

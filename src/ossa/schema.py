@@ -1,6 +1,8 @@
 """Strict pydantic schemas, and their validation errors as one sentence."""
 
 from collections.abc import Mapping
+from datetime import date
+from pathlib import PurePath
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
@@ -10,6 +12,7 @@ from ossa.errors import ConfigError, legible, suggestion
 _SHOWN = 120
 """Characters of a value or a message that an error shows."""
 _LARGEST_INTEGER = 2**63 - 1
+_PLAIN = (str, bytes, int, float, list, tuple, set, dict, date, PurePath, type(None))
 Settings = TypeVar("Settings", bound=BaseModel)
 
 
@@ -57,7 +60,9 @@ def without_kind(message: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """Returns how a value is written, a long one shortened."""
+    """Returns how a value is written, a long one shortened; of other objects the type."""
+    if not isinstance(value, _PLAIN):
+        return f"an object of type {type(value).__name__}"
     try:
         return legible(repr(value), _SHOWN)
     except (RecursionError, ValueError):  # ValueError: an integer of thousands of digits

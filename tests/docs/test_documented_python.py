@@ -8,6 +8,10 @@ import pytest
 from reader import run_page
 from workplace import write_data, write_results
 
+import ossa
+from ossa.files import sha256_of
+from ossa.models.checkpoint import read_checkpoint
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -56,7 +60,9 @@ def test_a_network_registered_with_timm_is_a_backbone(
 ) -> None:
     levels = backbones["detector"].backbone.levels
     assert [tuple(level) for level in levels] == [(8, 64), (16, 128), (32, 256)]
-    assert (folder / "runs" / "pebble" / "best.safetensors").is_file()
+    run, sha256 = folder / "runs" / "pebble", sha256_of(folder / "pebble.py")
+    assert ossa.read_record(run).environment["code of pebble"] == sha256
+    assert read_checkpoint(run / "best.safetensors").details["backbone_code"] == sha256
 
 
 def test_any_module_with_levels_is_a_backbone(backbones: dict[str, Any]) -> None:

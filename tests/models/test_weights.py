@@ -66,6 +66,18 @@ def test_weights_on_channels_last_are_saved_too(detector: Detector, tmp_path: Pa
     assert all(torch.equal(own[key], tensor) for key, tensor in checkpoint.tensors.items())
 
 
+def test_a_backbone_with_other_code_than_it_was_trained_with_is_told(
+    detector: Detector, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    for file, code in ("old", None), ("changed", "0" * 64):
+        details, path = {"backbone_code": code}, tmp_path / f"{file}.safetensors"
+        save_checkpoint(path, detector, model=MODEL, names=NAMES, imgsz=64, details=details)
+        read_checkpoint(path)
+        read_checkpoint(path)
+    (told,) = caplog.messages
+    assert "changed.safetensors was trained with other code of test_efficientnet than" in told
+
+
 def test_other_classes_leave_the_head_as_it_was_initialised(detector: Detector, tmp_path: Path):
     checkpoint = read_checkpoint(saved(detector, tmp_path / "best.safetensors"))
     fresh = build_detector(MODEL, num_classes=5, imgsz=64)

@@ -12,7 +12,7 @@ import yaml
 from tiny_studies import InThisProcess, a_study
 
 from ossa.errors import ConfigError, DataError
-from ossa.study.environments import environments_of, find_differences
+from ossa.study.environments import check_next_run, environments_of, find_differences
 from ossa.study.folder import STUDY_FILE, StudyFolder, create_study, read_study_folder
 from ossa.study.results import load_study
 from ossa.study.runner import run_study
@@ -142,6 +142,17 @@ def test_what_decides_numbers_must_agree_or_be_declared(study: StudyFolder, key:
     declared["study"]["mixed_environments"] = True
     file.write_text(yaml.safe_dump(declared))
     assert load_study(study.path).names == ["cspdarknet_n", "resnet10t"]
+
+
+def test_runs_of_a_backbone_of_ones_own_must_have_the_same_code(study: StudyFolder):
+    compute_with(study, 1, **{"code of pebble": "a" * 64})
+    assert len(load_study(study).runs) == 2  # the other one is of another backbone
+    sentence = f"code of pebble aaaaaaaaaaaa in {RUNS[1]}, bbbbbbbbbbbb in"
+    with pytest.raises(DataError, match=f"{sentence} the next run"):
+        check_next_run(study, {"code of pebble": "b" * 64})
+    compute_with(study, 0, **{"code of pebble": f"{'a' * 64}, then {'b' * 64}"})
+    with pytest.raises(DataError, match=r"aaaaaaaaaaaa, then bbbbbbbbbbbb in .*, aaaaaaaaaaaa in"):
+        load_study(study)
 
 
 def test_another_processor_or_number_of_threads_is_marked_only(study: StudyFolder):

@@ -29,6 +29,7 @@ from ossa.export.graph import (
 )
 from ossa.export.sandbox import try_to_open
 from ossa.export.screening import screen
+from ossa.models.backbones.timm import own_code
 from ossa.models.checkpoint import (
     EXPORTED_SUFFIXES,
     Checkpoint,
@@ -243,8 +244,10 @@ def _converted(
 
     A damaged entry is made again; where the cache cannot be written, every conversion is.
     """
-    # A newer version may convert differently.
-    key = f"{checkpoint.origin['sha256'][:32]}-{imgsz}-{runtime}-{__version__}"
+    # A newer version may convert differently, and so may changed code of a backbone of one's own.
+    code = (own_code(checkpoint.model.name) or "")[:12]
+    file = checkpoint.origin["sha256"][:32]
+    key = f"{file}-{imgsz}-{runtime}-{__version__}-{code}".rstrip("-")
     entry = cache_folder() / "converted" / key
     name = f"model{_SUFFIX_OF[runtime]}"
     how: dict[str, Any] = {"runtime": runtime, "precision": precision, "is_own": True}

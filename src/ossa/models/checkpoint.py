@@ -35,7 +35,7 @@ from ossa.models.backbones.pretrained import (
     read_header,
     read_tensors,
 )
-from ossa.models.backbones.timm import SkipInit
+from ossa.models.backbones.timm import SkipInit, warn_of_other_code
 from ossa.models.detector import PRESETS, Detector, build_detector
 from ossa.models.yolov5_weights import YOLOV5_STRIDES, read_yolov5
 from ossa.schema import Section, validated
@@ -105,6 +105,7 @@ class _Details(BaseModel):
     run: _Run | None = None
     pretraining: str | None = None
     licence: str | None = None
+    backbone_code: str | None = None
 
 
 class _Metadata(Section):
@@ -295,6 +296,7 @@ def _read_ours(path: Path) -> Checkpoint:
     model = metadata.model.model_copy(update=_NO_SOURCES)
     names, imgsz = metadata.names, metadata.imgsz
     _check_detector(model, infos, num_classes=len(names), imgsz=imgsz, where=path)
+    warn_of_other_code(model.name, details.get("backbone_code"), where=path)
     tensors = read_tensors(str(path))
     anchors_wh = tensors.get("head.anchors_wh")
     if anchors_wh is not None and not ((anchors_wh > 0) & (anchors_wh <= MAX_IMGSZ)).all():

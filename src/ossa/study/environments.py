@@ -8,7 +8,7 @@ from pathlib import Path
 from ossa.errors import DataError, OssaError
 from ossa.study.config import StudyConfig
 from ossa.study.folder import RunState, StudyFolder
-from ossa.train.provenance import NOT_RECORDED
+from ossa.train.provenance import NOT_RECORDED, OWN_CODE, THEN
 from ossa.train.run_folder import RECORD_FILE, read_record
 
 MUST_AGREE = ("conditions", "code", "torch", "timm", "precision", "device")
@@ -47,16 +47,19 @@ class Difference:
 def find_differences(study: StudyConfig | None, environments: Environments) -> list[Difference]:
     """Returns what differs between the runs, first what is refused in a study unless declared."""
     found = []
-    for key in (*MUST_AGREE, *MAY_DIFFER):
+    own = sorted({key for known in environments.values() for key in known if _is_own_code(key)})
+    for key in (*MUST_AGREE, *own, *MAY_DIFFER):
         if study is not None and f"train.{key}" in study.factors:
             continue
         runs: dict[str, list[str]] = {}
         for name, environment in environments.items():
+            if key in own and key not in environment:
+                continue  # of another backbone
             runs.setdefault(environment.get(key, NOT_RECORDED), []).append(name)
         if len(runs) > 1:
             by_count = sorted(runs.items(), key=lambda item: -len(item[1]))
             ordered = {value: tuple(names) for value, names in by_count}
-            refused = key in MUST_AGREE and study is not None and not study.mixed_environments
+            refused = key not in MAY_DIFFER and study is not None and not study.mixed_environments
             found.append(Difference(key, ordered, refused))
     return found
 
@@ -103,14 +106,26 @@ def check_next_run(study: StudyFolder, now: Mapping[str, str]) -> None:
             with suppress(OssaError):  # a damaged one is shown by `ossa study status`
                 record = read_record(folder)
         if record is not None and record.status == "done":
-            known = {key: record.environment.get(key, NOT_RECORDED) for key in now}
+            known = {
+                key: record.environment.get(key, NOT_RECORDED)
+                for key in now
+                if key in record.environment or not _is_own_code(key)
+            }
             check_environments(study.study, {run.name: known, "the next run": now}, study.path)
-            return  # the finished ones agree, or a report refuses them
+            if known.keys() == now.keys():  # else it has another backbone
+                return  # the finished ones agree, or a report refuses them
 
 
 def shorten_hash(key: str, value: str) -> str:
     """Returns a value of an environment as tables show it."""
-    return value[:_HASH] if key in ("code", "commit") and value != NOT_RECORDED else value
+    if key not in ("code", "commit") and not _is_own_code(key):
+        return value
+    parts = value.split(THEN)
+    return THEN.join(part if part == NOT_RECORDED else part[:_HASH] for part in parts)
+
+
+def _is_own_code(key: str) -> bool:
+    return key.startswith(OWN_CODE)
 
 
 def _runs(names: tuple[str, ...], *, all_named: bool) -> str:

@@ -15,13 +15,16 @@ import torch
 
 from ossa.config import CONDITIONS_VERSION, RunConfig
 from ossa.machine import cpu_name
+from ossa.models.backbones.timm import own_code
 
 _PACKAGE = Path(__file__).parent.parent
 _DECIDING = ("models", "data", "train", "evaluate")
 """Packages whose code decides the numbers of a run."""
 _DECIDING_FILES = ("backbone_args.py", "boxes.py", "config.py", "types.py")
 NOT_RECORDED = "not recorded"
-_THEN = ", then "
+THEN = ", then "
+OWN_CODE = "code of "
+"""Begins the key of a backbone that is neither timm's nor Ossa's; its name follows."""
 
 
 def environment() -> dict[str, str]:
@@ -43,9 +46,11 @@ def environment() -> dict[str, str]:
 
 def provenance(config: RunConfig, device: torch.device) -> dict[str, str]:
     """Returns the `environment` of a run, with the code and the kind of computation."""
+    own = own_code(config.model.name)
     return {
         **environment(),
         **deciding_versions(),
+        **({} if own is None else {OWN_CODE + config.model.name: own}),
         "commit": _commit(),
         "device": device.type,
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
@@ -68,13 +73,13 @@ def continued(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, st
     merged = {}
     for key, value in now.items():
         earlier = before.get(key, NOT_RECORDED)
-        merged[key] = earlier if value in earlier.split(_THEN) else earlier + _THEN + value
+        merged[key] = earlier if value in earlier.split(THEN) else earlier + THEN + value
     return merged
 
 
 def latest(environment: Mapping[str, str], key: str) -> str:
     """Returns where a run went on last, of an environment that `continued` made; '' if unknown."""
-    return environment.get(key, "").split(_THEN)[-1]
+    return environment.get(key, "").split(THEN)[-1]
 
 
 @cache

@@ -17,6 +17,7 @@ from ossa.data.loader import EpochBatches
 from ossa.errors import CheckpointError, ConfigError, legible
 from ossa.files import sha256_of
 from ossa.models.backbones.pretrained import read_header
+from ossa.models.backbones.timm import warn_of_other_code
 from ossa.models.checkpoint import read_checkpoint, start_from
 from ossa.models.complexity import count_cost
 from ossa.models.detector import PRESETS, Detector, build_detector, check_name
@@ -33,6 +34,7 @@ from ossa.train.optim import (
     learning_rate_scales,
     undecayed_parameters,
 )
+from ossa.train.provenance import OWN_CODE
 from ossa.train.resume import STATE_FILE, Progress, load_state
 from ossa.train.run_folder import CONFIG_FILE, LOG_FILE, read_config, recovered_rows
 from ossa.train.schedule import few_images_note, warmup_note
@@ -157,6 +159,8 @@ def resume_run(state: TrainState) -> None:
         older_settings=older_settings,
         distributed=state.distributed,
     )
+    code = progress.environment.get(OWN_CODE + config.model.name)
+    warn_of_other_code(config.model.name, code, where=folder / STATE_FILE)
     state.batches.start_batch = progress.batch_number
     state.callback.note(f"going on in epoch {state.epochs_done + 1} of {config.train.epochs}")
     done, epochs = state.epochs_done, config.train.epochs

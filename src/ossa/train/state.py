@@ -15,6 +15,7 @@ from ossa.config import RunConfig
 from ossa.data.loader import EpochBatches
 from ossa.errors import OssaError
 from ossa.evaluate.evaluator import Evaluation
+from ossa.models.backbones.timm import own_code
 from ossa.models.checkpoint import save_checkpoint
 from ossa.models.detector import Detector
 from ossa.models.head import Criterion
@@ -175,6 +176,7 @@ class TrainState:
                 "metrics": metrics,
                 "pretraining": self.initial_weights["pretraining"],
                 "licence": self.initial_weights["licence"],
+                "backbone_code": own_code(config.model.name),
             },
         )
 

@@ -1,7 +1,10 @@
 """Any timm model as a backbone: levels chosen by stride and verified at the real image size."""
 
 import logging
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -11,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.overrides import TorchFunctionMode
 
-from ossa.errors import CheckpointError, ConfigError, UnsupportedBackbone
+from ossa.errors import CheckpointError, ConfigError, UnsupportedBackbone, legible
+from ossa.files import sha256_of
 from ossa.models.backbones import roadmap as _roadmap  # noqa: F401 - registers its steps with timm
 from ossa.models.backbones.plain import NormalizedFeatures, PlainBackbone, trunk_stride
 from ossa.models.backbones.pretrained import BackboneWeights, check_backbone_weights
@@ -20,6 +24,7 @@ from ossa.types import Level
 
 _GROWTH = 8
 """Cells by which the coarsest map grows between the two image sizes that are compared."""
+_warn_once = cache(logging.getLogger("ossa").warning)
 _MAX_UNPADDED_PIXELS = 64
 """Of the input that a map may lose to unpadded convolutions: Inception loses two cells of 32."""
 
@@ -140,6 +145,39 @@ class SkipInit(TorchFunctionMode):
 def known_architectures() -> list[str]:
     """Return every architecture name of the installed timm."""
     return timm.list_models()
+
+
+def own_code(name: str) -> str | None:
+    """Return the sha256 of the file that registers a model which is neither timm's nor ours.
+
+    None for every other model, and for one that no file registers, as in a notebook.
+    """
+    architecture = name.partition(".")[0]
+    return _sha256_of(timm.model_entrypoint(architecture)) if timm.is_model(architecture) else None
+
+
+def warn_of_other_code(name: str, trained: str | None, *, where: Path) -> None:
+    """Log a warning where a model has another `own_code` than in its training, if it had one.
+
+    Args:
+        name: of the model.
+        trained: its code then; of a training that went on with another, 'A, then B'.
+        where: the file that says so.
+    """
+    if trained is not None and (own_code(name) or "none") not in trained:
+        _warn_once(
+            f"{legible(str(where))} was trained with other code of {name} than the file that "
+            "registers it has now: results may differ"
+        )
+
+
+@cache  # as it was imported: the file may be edited later
+def _sha256_of(entrypoint: Callable[..., Any]) -> str | None:
+    module = entrypoint.__module__
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if module.partition(".")[0] in ("timm", "ossa") or file is None or not Path(file).is_file():
+        return None
+    return sha256_of(file)
 
 
 def _build(name: str, arguments: Mapping[str, Any]) -> nn.Module:
