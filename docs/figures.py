@@ -3,7 +3,7 @@
     python docs/figures.py --data bccd    # where its data set is, for intervals and photograph
 
 Pictures of its report, light and dark, wide and narrow; its main figure and a photograph of the
-test split with the detections of its best model; and the table between the marks in README.md.
+test split with the detections of its best model; and what is between the marks in README.md.
 Needs chromium, and playwright of the development extra.
 """
 
@@ -20,6 +20,7 @@ from playwright.sync_api import sync_playwright
 
 from ossa.evaluate.coco import read_coco_results
 from ossa.study.folder import read_study_folder
+from ossa.study.report.answers import pairs_sentence
 from ossa.study.report.figures import relation_figure
 from ossa.study.report.publish import REPORT_FILE
 from ossa.study.reported import detections_file
@@ -71,7 +72,7 @@ def draw_detections(results: StudyResults) -> None:
     index = results.index
     found = read_coco_results(detections_file(folder, results.study.reported), index)
     (position,) = np.flatnonzero([Path(name).name == PHOTO for name in index.file_names]).tolist()
-    best = found[position]
+    best = found[int(index.image_ids[position])]
     kept = best.scores >= CONFIDENCE
     photo = PIL.Image.open(index.root / index.file_names[position]).convert("RGB")
     boxes_xyxy, labels, scores = best.boxes_xyxy[kept], best.labels[kept], best.scores[kept]
@@ -80,17 +81,18 @@ def draw_detections(results: StudyResults) -> None:
 
 
 def readme_table(results: StudyResults) -> str:
-    """Returns one row a model, the cheapest first."""
+    """Returns one row a model of the Pareto set, the cheapest first, and how many pairs differ."""
     intervals = results.intervals("ap") or {}
+    members = [point.model for point in results.relation("ap", COST).members]
     rows = ["| backbone | AP50-95 | 95% CI | parameters | GFLOPs |", "|---|---|---|---|---|"]
-    for model in sorted(results.names, key=lambda one: results.number(one, COST)):
+    for model in sorted(members, key=lambda one: results.number(one, COST)):
         low, high = intervals[model]
         rows.append(
             f"| {model} | {results.number(model, 'ap'):.3f} | {low:.3f} to {high:.3f} "
             f"| {results.number(model, 'params') / 1e6:.2f} M "
             f"| {results.number(model, 'flops') / 1e9:.2f} |"
         )
-    return "\n".join(rows) + "\n"
+    return "\n".join([*rows, "", pairs_sentence(results), ""])
 
 
 def main() -> None:
