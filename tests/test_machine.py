@@ -112,11 +112,13 @@ def test_other_programs_that_compute_are_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, idle: int, said: str
 ) -> None:
     stat = tmp_path / "stat"
-    stat.write_text("cpu  50 0 50 800 0 0 0 0 0 0\n")
-    later = f"cpu  {150 - idle} 0 50 {800 + idle} 0 0 0 0 0 0\n"
+    others = "cpu 9 0 9 9 0 0 0 0 0 0\ncpu2 0 0 0 {} 0 0 0 0 0 0\n"  # may not be used, and idle
+    ours = "cpu0 {0} 0 50 {1} 0 0 0 0 0 0\ncpu1 {0} 0 50 800 {2} 0 0 0 0 0\n"
+    stat.write_text(others.format(100) + ours.format(50, 800, 0))
+    later = others.format(200) + ours.format(150 - idle, 800 + idle, idle)
     monkeypatch.setattr(machine, "_PROC", tmp_path)
     monkeypatch.setattr(machine, "count_processors", lambda: 2)
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1}, raising=False)
     monkeypatch.setattr("time.sleep", lambda seconds: stat.write_text(later))
     assert said in str(others_busy())
 

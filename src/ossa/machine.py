@@ -18,8 +18,8 @@ _KEPT_BYTES = 2**31 - 1
 """The largest value of `mallopt`, which takes an int."""
 _PROC: Final = Path("/proc")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
-_MOST_BUSY = 0.3
-"""Of the processors, by programs that are not worth a word."""
+_MOST_BUSY = 0.15
+"""Share of the processors that other programs may take without a word."""
 _MEMORY_ASSUMED = 2**32
 """Bytes, where the system does not tell what is free."""
 SHORT_WAIT: Final = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
@@ -86,11 +86,11 @@ def others_busy(seconds: float = 0.3) -> str | None:
         before = _idle_and_all_ticks()
         time.sleep(seconds)
         idle, total = (now - then for now, then in zip(_idle_and_all_ticks(), before, strict=True))
-    except (OSError, ValueError):
+    except (OSError, AttributeError):
         return None
     allowed = count_processors()
-    free = min((os.cpu_count() or 1) * idle / max(total, 1), allowed)
-    if free > allowed - _MOST_BUSY:
+    free = min(_allowed_processors() * idle / max(total, 1), allowed)
+    if free > (1 - _MOST_BUSY) * allowed:
         return None
     return (
         f"other programs are busy ({free:.1f} of {allowed} processors are free): what is timed now "
@@ -99,10 +99,13 @@ def others_busy(seconds: float = 0.3) -> str | None:
 
 
 def _idle_and_all_ticks() -> tuple[int, int]:
-    """Return what the first line of /proc/stat counts for all processors since the start."""
-    with (_PROC / "stat").open() as file:
-        ticks = [int(word) for word in file.readline().split()[1:]]
-    return ticks[3], sum(ticks[:8])  # what virtual machines' guests use is in the others already
+    """Return what /proc/stat counts, since the start, for the processors this process may use."""
+    lines = [line.split() for line in (_PROC / "stat").read_text().splitlines()]
+    ours = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    ticks = [[int(word) for word in line[1:9]] for line in lines if line and line[0] in ours]
+    return sum(one[3] + one[4] for one in ticks), sum(
+        map(sum, ticks)
+    )  # idle, or waiting for a disk
 
 
 def free_memory() -> int:

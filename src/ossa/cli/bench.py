@@ -65,7 +65,8 @@ def bench(
     """Time detectors and runtimes, several of them turn by turn.
 
     Once from the image on the device to detections, as in evaluation (confidence 0.001, NMS IoU
-    0.6), and once the network alone. The images are random, and so are the weights of a MODEL:
+    0.6), and once the network alone. An exported file is timed with its precision, and one with NMS
+    in its graph with that, both times. The images are random, and so are the weights of a MODEL:
     hardly a box survives the confidence, so NMS costs less than on a crowded photograph.
 
     [bold]Examples[/bold]
@@ -84,7 +85,7 @@ def bench(
     file = _exported_file(models, weights, data, batch, alone=not (runtimes or training_form))
     side = 640 if imgsz is None else imgsz
     check_imgsz(side, stride=32)
-    device = "cpu" if file is not None and device is None else options.choose_device(device)
+    device = options.choose_device_for(weights or Path(), device)
     if runtimes is not None and (training_form or device != "cpu"):
         raise ConfigError("--runtimes all times what is deployed on the CPU: add --device cpu")
     protocol = Protocol(
@@ -113,6 +114,8 @@ def bench(
         if output is not None:
             extra = {"classes": classes, **parts, "runtimes": runtimes, "weights": weights}
             extra |= {"data": data, "split": split if data else None}
+            if file is not None:  # which has its own
+                extra = {"weights": file, "precision": None}
             written = write_rows(rows, output, command=_command(models, protocol, extra))
             console.note(f"written to {written}")
     if as_json:
@@ -172,10 +175,13 @@ def _exported(
     file: Path, protocol: "Protocol", *, imgsz: int | None, runtime: Any
 ) -> "tuple[dict[str, Any], Protocol]":
     """Returns an exported file as it runs, by its name, and the protocol with what it says."""
+    import torch
+
     from ossa.export.select import input_side, open_exported
 
     asked = None if protocol.precision == "fp32" else protocol.precision
-    opened = open_exported(file, runtime=runtime, precision=asked, threads=protocol.threads)
+    threads = protocol.threads or torch.get_num_threads()  # as many as checkpoints are timed with
+    opened = open_exported(file, runtime=runtime, precision=asked, threads=threads)
     side = input_side(opened, imgsz, device=protocol.device)
     what: Any = {"runtime": opened.name, "precision": opened.precision}
     return {str(file): opened}, replace(protocol, imgsz=side, **what)

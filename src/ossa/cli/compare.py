@@ -186,8 +186,7 @@ def _differing_settings(
     firsts = [model[0] for model in sources]
     found = differing_settings([one for one in firsts if isinstance(one, FinishedRun)])
     if found:
-        what = "; ".join(found)
-        console.note(f"a difference is not due to the backbone alone, they also differ in: {what}")
+        console.note(f"the trainings differ in: {'; '.join(found)}")
     return found
 
 

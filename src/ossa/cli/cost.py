@@ -58,9 +58,11 @@ def cost(
 
     if as_csv and as_json:
         raise ConfigError(expected="--csv or --json", found="both")
-    if classifier is not None and (classes, neck, neck_type, head) != (None,) * 4:
+    of_detectors = (classes, neck, neck_type, head, equal_conditions or None)
+    if classifier is not None and any(option is not None for option in of_detectors):
         raise ConfigError(
-            expected="no --classes, --neck, --neck-type or --head beside --classifier",
+            expected="no --classes, --neck, --neck-type, --head or --equal-conditions beside "
+            "--classifier",
             found="one of them",
         )
     models = list(dict.fromkeys(models))

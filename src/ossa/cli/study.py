@@ -72,7 +72,7 @@ def plan(
 
     written: dict[str, Any] = {}
     plans = study_folders.plans_of(study, data_root=data_root, weights_root=weights_root)
-    for model in {model for planned in plans.values() for model in planned.study.models}:
+    for model in dict.fromkeys(name for planned in plans.values() for name in planned.study.models):
         check_name(model)
     for data, planned in plans.items():
         chosen = study_folders.executor_config(planned.study, executor, jobs=jobs, device=device)

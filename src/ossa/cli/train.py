@@ -263,8 +263,8 @@ def _start(
 
 def _resume(folder: Path, given: Mapping[str, Any], processes: "DistributedContext") -> "Record":
     """Goes on in the folder of a run; returns the record."""
+    from ossa.machine import count_processors
     from ossa.train.loop import train as run_training
-    from ossa.train.provenance import latest
     from ossa.train.run_folder import RECORD_FILE, read_config, read_record, why_not_of
 
     config, file = read_config(folder), folder / RECORD_FILE
@@ -278,9 +278,9 @@ def _resume(folder: Path, given: Mapping[str, Any], processes: "DistributedConte
                 callback.note(f"the run in {folder} is already done")
                 return record
             callback.note(f"going on behind the last checkpoint; {record.reason}")
-            threads = latest(record.environment, "threads")
-            if "threads" not in given and threads.isdecimal():
-                options.set_threads(int(threads))
+            threads = record.environment.get("threads", "")
+            if "threads" not in given and threads.isdecimal() and processes.world_size == 1:
+                options.set_threads(min(int(threads), count_processors()))
         return run_training(config, folder, resume=True, callback=callback, **more)
 
 

@@ -169,8 +169,8 @@ def train(
             resume_run(state)
         state.start()
         owned.enter_context(state.failure_recorded())
-        if state.is_whole and state.progress.batch_number == 0:
-            ap = _evaluate(state, 0).metrics.ap or 0.0
+        begins = state.is_whole and state.progress.batch_number == 0
+        if begins and (ap := _evaluate(state, 0).metrics.ap) is not None:
             state.callback.note(f"AP before the training, on val: {ap:.3f}")
         return fit(state, workers=workers, save_seconds=60.0 * save_minutes)
 

@@ -77,11 +77,6 @@ def continued(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, st
     return merged
 
 
-def latest(environment: Mapping[str, str], key: str) -> str:
-    """Returns where a run went on last, of an environment that `continued` made; '' if unknown."""
-    return environment.get(key, "").split(THEN)[-1]
-
-
 @cache
 def code_hash() -> str:
     """Returns the sha256 of the source files that decide the numbers of a run."""

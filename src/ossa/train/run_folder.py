@@ -307,18 +307,21 @@ def same_images(fingerprint: str | None, other: str | None) -> bool:
 
 
 _OF_THE_MODEL = ("data", "seed", "recipe", "model.name")
-_OF_THE_BACKBONE = ("model.backbone_args", "model.backbone_mean", "model.backbone_std")
-"""Follow from the name."""
+_OF_THE_WEIGHTS = ("model.backbone_args", "model.backbone_mean", "model.backbone_std")
+"""Come with `model.backbone_weights`, where these are given."""
 
 
 def differing_settings(runs: Sequence[FinishedRun]) -> list[str]:
     """Returns the settings in which runs of several models differ, beside model, seed and data."""
     each = [flattened(run.config.model_dump(mode="json")) for run in runs]
+    of_weights = _OF_THE_WEIGHTS if any(one["model.backbone_weights"] for one in each) else ()
     differing = []
     for key in dict.fromkeys(key for settings in each for key in settings):
         values = list(dict.fromkeys(str(settings.get(key)) for settings in each))
-        if len(values) > 1 and key not in _OF_THE_MODEL and not key.startswith(_OF_THE_BACKBONE):
+        if len(values) > 1 and key not in _OF_THE_MODEL and not key.startswith(of_weights):
             differing.append(f"{key} {' and '.join(values)}")
+    if len({run.record.data_fingerprint.rpartition("-")[0] for run in runs}) > 1:
+        differing.append("the training images or their labels")
     names = {run.config.model.name for run in runs}
     if len(names) > 1 and not all(run.config.model.equal_conditions for run in runs):
         differing.append("laterals, and necks where a preset has its own")

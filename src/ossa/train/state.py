@@ -15,14 +15,13 @@ from ossa.config import RunConfig
 from ossa.data.loader import EpochBatches
 from ossa.errors import OssaError
 from ossa.evaluate.evaluator import Evaluation
-from ossa.models.backbones.timm import own_code
 from ossa.models.checkpoint import save_checkpoint
 from ossa.models.detector import Detector
 from ossa.models.head import Criterion
 from ossa.train.callbacks import Callback, RunStart
 from ossa.train.distributed import DistributedContext
 from ossa.train.optim import EMA, FrozenPart
-from ossa.train.provenance import continued, latest, provenance
+from ossa.train.provenance import OWN_CODE, continued, provenance
 from ossa.train.resume import Progress, save_state
 from ossa.train.run_folder import (
     BEST_WEIGHTS,
@@ -110,10 +109,10 @@ class TrainState:
         """Writes the configuration and the log so far, and calls the callbacks."""
         progress, now = self.progress, provenance(self.config, self.device)
         begun = progress.batch_number > 0
-        threads = latest(progress.environment, "threads")
-        if begun and threads not in ("", now["threads"]):
+        threads = progress.environment.get("threads", now["threads"])
+        if begun and threads != now["threads"]:
             self.callback.note(
-                f"--threads {threads} until now, {now['threads']} from here on: the result is not "
+                f"threads {threads} until now, {now['threads']} from here on: the result is not "
                 "the same bit by bit"
             )
         progress.environment = continued(progress.environment, now) if begun else now
@@ -176,7 +175,7 @@ class TrainState:
                 "metrics": metrics,
                 "pretraining": self.initial_weights["pretraining"],
                 "licence": self.initial_weights["licence"],
-                "backbone_code": own_code(config.model.name),
+                "backbone_code": self.progress.environment.get(OWN_CODE + config.model.name),
             },
         )
 
