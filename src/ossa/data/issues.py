@@ -336,9 +336,7 @@ class IssueLog:
                 something else than it is taken for.
         """
         if self._strict:
-            raise DataError(
-                f"{issue.location()}: {issue.detail}; mend it, or do without strict."
-            )
+            raise DataError(f"{issue.location()}: {issue.detail}; mend it, or do without strict.")
         self._issues.append(issue)
         most = _MAX_WITHOUT_IMAGES + _MAX_PER_IMAGE * self.num_images
         if len(self._issues) >= min(most, _MAX_ISSUES):
