@@ -28,6 +28,21 @@ def test_json_has_a_row_a_model(ossa: Ossa) -> None:
     assert "timing yolov5n, cspdarknet_n: deployed form, batch 1" in result.stderr
 
 
+def test_a_gpu_is_taken_for_a_model_where_there_is_one(
+    ossa: Ossa, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[str | None] = []
+
+    def choose(wanted: str | None) -> str:
+        """Notes what was wanted; None is the first GPU."""
+        chosen.append(wanted)
+        return "cpu"
+
+    monkeypatch.setattr("ossa.cli.options.choose_device", choose)
+    assert ossa("bench", "yolov5n", *QUICK, "--threads", 1).exit_code == 0
+    assert chosen == [None]
+
+
 def test_the_table_names_form_protocol_and_hardware(ossa: Ossa) -> None:
     result = ossa("bench", "yolov5n", "--training-form", *QUICK_ON_CPU)
     first, whole, alone, _, told = result.stdout.splitlines()

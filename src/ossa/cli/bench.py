@@ -85,7 +85,7 @@ def bench(
     file = _exported_file(models, weights, data, batch, alone=not (runtimes or training_form))
     side = 640 if imgsz is None else imgsz
     check_imgsz(side, stride=32)
-    device = options.choose_device_for(weights or Path(), device)
+    device = options.choose_device("cpu" if file is not None and device is None else device)
     if runtimes is not None and (training_form or device != "cpu"):
         raise ConfigError("--runtimes all times what is deployed on the CPU: add --device cpu")
     protocol = Protocol(

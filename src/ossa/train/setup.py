@@ -254,7 +254,9 @@ def _initial_detector(
             + (f" ({reason})" if adapted.left_out else "")
         )
         if (licence := checkpoint.origin.get("licence")) is not None:
-            callback.note(f"their licence, {licence}, may hold for what is trained from them")
+            callback.note(
+                f"their licence, {legible(licence)}, may hold for what is trained from them"
+            )
         if adapted.resampled:
             callback.note(
                 f"position embedding resampled from images of {checkpoint.imgsz} px to those of "

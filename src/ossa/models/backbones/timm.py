@@ -166,8 +166,8 @@ def warn_of_other_code(name: str, trained: str | None, *, where: Path) -> None:
     """
     if trained is not None and (own_code(name) or "none") not in trained:
         _warn_once(
-            f"{legible(str(where))} was trained with other code of {name} than the file that "
-            "registers it has now: results may differ"
+            f"{legible(str(where))} was trained with other code of {legible(name)} than the file "
+            "that registers it has now: results may differ"
         )
 
 
