@@ -267,6 +267,10 @@ def test_processes_that_are_killed_go_on_and_end_as_if_nothing_had_been(
             time.sleep(0.1)
         process.send_signal(ending)
         process.wait()
+        for run in cut.plan.runs:  # until its process has ended, too
+            with held(cut.run_folder(run), on_wait=ignore):
+                pass
+        assert "done" not in states_of(cut).values()
     assert subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == 0
     for state, other in zip(whole.states(), cut.states(), strict=True):
         assert state.state == other.state == "done"

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -130,15 +130,19 @@ class _Log(Callback):
         print_line(f"epoch {row['epoch'] + 1}/{epochs}  {ap}{seconds:.1f} s")
 
 
-def _stop_without_parent(parent: int) -> None:
-    """Stops this process by SIGTERM when its parent is gone, for example after a SIGKILL."""
+def stop_when(ended: Callable[[], object]) -> None:
+    """Stops this process by SIGTERM when `ended` returns, by which a thread waits for the study."""
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_PARENT_SECONDS)
+        ended()
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _wait_for_end_of(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_PARENT_SECONDS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -152,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--parent", type=int, help="stop when this process is gone")
     options = parser.parse_args(arguments)
     if options.parent is not None:
-        _stop_without_parent(options.parent)
+        stop_when(lambda: _wait_for_end_of(options.parent))
     study = read_study_folder(options.study)
     run = study.plan.run(options.run)
     folder = study.run_folder(run)

@@ -57,19 +57,20 @@ class Job:
         """The file that collects the output of the process."""
         return self.study / RUNS_FOLDER / self.run / WORKER_LOG
 
-    def arguments(self, *, parent: int) -> list[str]:
-        """Returns the arguments of `ossa.study.worker`, which stops when `parent` has ended."""
+    def arguments(self) -> list[str]:
+        """Returns the arguments of `ossa.study.worker`."""
         options = {"device": self.device, "workers": self.workers, "cache": self.cache}
         flags = [text for key, value in options.items() for text in (f"--{key}", str(value))]
-        return [str(self.study), self.run, *flags, "--parent", str(parent)]
+        return [str(self.study), self.run, *flags]
 
     def start(self) -> "subprocess.Popen[bytes]":
         """Starts the process, which stops when this process has ended."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         threads = {"OMP_NUM_THREADS": str(self.threads)}
+        command = [sys.executable, "-m", "ossa.study.worker", *self.arguments()]
         with open_to_append(self.log) as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "ossa.study.worker", *self.arguments(parent=os.getpid())],
+                [*command, "--parent", str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

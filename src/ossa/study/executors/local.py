@@ -24,6 +24,7 @@ from ossa.machine import count_processors, use_threads_well
 from ossa.study.config import ExecutorConfig
 from ossa.study.executors import Job, OnEnd
 from ossa.study.worker import main as train_named_run
+from ossa.study.worker import stop_when
 
 _POLL_SECONDS = 0.2
 
@@ -90,7 +91,10 @@ def _process_context() -> Any:
 
 
 def _train(job: Job) -> None:
-    """Trains a run in this process, which stops when the fork server has ended."""
+    """Trains a run in this process, which stops when that of the study has ended.
+
+    The fork server does not tell it: it lives as long as any of its processes.
+    """
     # Ctrl-C in the terminal must reach only the study, which stops its runs.
     if hasattr(os, "setsid"):
         os.setsid()
@@ -102,7 +106,10 @@ def _train(job: Job) -> None:
             os.dup2(file.fileno(), stream.fileno())
     # The fork server may have been started by an earlier study with other settings.
     torch.set_num_threads(job.threads)
-    sys.exit(train_named_run(job.arguments(parent=os.getppid())))
+    study_process = multiprocessing.parent_process()
+    assert study_process is not None
+    stop_when(study_process.join)
+    sys.exit(train_named_run(job.arguments()))
 
 
 def _stop(processes: Sequence[BaseProcess]) -> None:
