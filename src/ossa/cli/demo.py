@@ -40,7 +40,7 @@ def demo(
 ) -> None:
     """Draw a data set, train two small detectors on it, compare them on one page.
 
-    It is a small study, run like any other ('ossa study'). Takes under five minutes on two cores
+    It is a small study, run like any other ('ossa study'). Takes three to six minutes on two cores
     and needs no network. Everything is written into one folder; an existing one is never
     overwritten.
     """

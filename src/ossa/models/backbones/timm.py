@@ -284,7 +284,7 @@ def _probe_sizes(
             continue
         only_imgsz = None if any_size else imgsz
         return sized, {"levels": levels, "channels_last": nhwc, "only_imgsz": only_imgsz}
-    raise refusals[2] from None
+    raise refusals[2] from None  # of the model without arguments of size
 
 
 def _verify(name: str, backbone: TimmBackbone, imgsz: int) -> bool:

@@ -168,7 +168,7 @@ def pairs_sentence(results: StudyResults) -> str:
         return f"The two models {verdict}: their difference is known to ±{halves[0]:.3f} {behind}."
     return (
         f"Of {counted(len(pairs), 'pair')} of models, {differ:,} differ, {same:,} are practically "
-        f"the same and {len(pairs) - differ - same:,} are not decided: their differences are known "
-        f"to ±{median(halves):.3f} in the median, ±{min(halves):.3f} to ±{max(halves):.3f} "
-        f"{behind}."
+        f"the same (less than {results.study.margin:g} apart) and {len(pairs) - differ - same:,} "
+        f"are not decided. A difference is known to ±{median(halves):.3f} in the median, from "
+        f"±{min(halves):.3f} to ±{max(halves):.3f} {behind}."
     )

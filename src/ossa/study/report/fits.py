@@ -195,10 +195,12 @@ def prediction_section(results: StudyResults, files: ReportFiles) -> Section | N
         for group, test in validate(results.points("ap", measure)).items():
             if isinstance(test, Validation):
                 low, high = test.coverage_interval
+                without = len(test.predictions) - test.num_intervals
+                outside = f"; {without} outside the others' range have none" if without else ""
                 sentences.append(
                     f"Predicted from {title} with one {group} left out, AP50-95 is off by "
                     f"{test.mean_absolute_error:.3f} on average, and {test.coverage} of the 80% "
-                    f"intervals contain the measured value (95% CI {low:.0%} to {high:.0%})."
+                    f"intervals contain the measured value (95% CI {low:.0%} to {high:.0%}{outside})."
                 )
                 rows += prediction_rows(test, cost=title, left_out=group)
     if not sentences:
