@@ -4,15 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from tiny_studies import a_plan, a_study
+from tiny_studies import a_plan
 from torch import Tensor
 
 from ossa.config import ModelConfig
 from ossa.errors import ConfigError
 from ossa.models.checkpoint import save_checkpoint
 from ossa.models.detector import build_detector
-from ossa.study.folder import STUDY_FILE, StudyFolder, create_study, extend_study, read_study_folder
 from ossa.study.plan import PlannedRun
 from ossa.study.report.tables import Column, ReportFiles, ReportTable
 from ossa.train.callbacks import Callback
@@ -105,25 +103,3 @@ def test_a_preset_stays_the_original_and_is_marked_in_every_table(tmp_path: Path
     original = ModelConfig(name="yolov5n", neck="own", equal_conditions=True)
     with pytest.raises(ConfigError, match="yolov5n stays the original"):
         build_detector(original, num_classes=4, imgsz=64)
-
-
-@pytest.fixture
-def earlier(scenes: Path, tmp_path: Path) -> StudyFolder:
-    """A study that an earlier version has started."""
-    study = create_study(a_study(), tmp_path / "old", data=scenes, weights_folder=tmp_path)
-    file = study.path / STUDY_FILE
-    content = yaml.safe_load(file.read_text())
-    del content["conditions_version"]
-    file.write_text(yaml.safe_dump(content))
-    return read_study_folder(study.path)
-
-
-def test_a_study_of_an_earlier_version_keeps_its_conditions_and_is_not_extended(
-    earlier: StudyFolder, scenes: Path
-):
-    assert not any(run.config.model.equal_conditions for run in earlier.plan.runs)
-    assert "was started by an earlier version" in earlier.plan.equality
-    again = create_study(a_study(), earlier.path, data=scenes, weights_folder=scenes.parent)
-    assert again.plan == earlier.plan
-    with pytest.raises(ConfigError, match=r"under conditions of version 1, .* start a new study"):
-        extend_study(earlier.path, models=["resnet18"], seeds=[])

@@ -205,8 +205,9 @@ def test_a_run_that_goes_on_elsewhere_says_so_once():
     assert continued(first, {"torch": "2.9", "code": "a"}) == first
 
 
-def test_a_folder_of_a_later_version_is_refused(study: StudyFolder):
+@pytest.mark.parametrize(("line", "found"), [("", "None"), ("conditions_version: 9", "9")])
+def test_a_folder_of_another_version_is_refused(study: StudyFolder, line: str, found: str):
     file = study.path / STUDY_FILE
-    file.write_text(file.read_text().replace("conditions_version: 2", "conditions_version: 9"))
-    with pytest.raises(ConfigError, match="Expected conditions of version 1 to 2, found 9"):
+    file.write_text(file.read_text().replace("conditions_version: 2", line))
+    with pytest.raises(ConfigError, match=f"Expected conditions of version 2, found {found}"):
         read_study_folder(study.path)

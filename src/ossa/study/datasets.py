@@ -139,10 +139,6 @@ def read_studies(path: Path) -> StudySet:
                     path=other.path,
                     advice="results under different conditions are not comparable",
                 )
-        if first.plan.conditions_version != other.plan.conditions_version:
-            expected = f"conditions of version {first.plan.conditions_version}"
-            found = str(other.plan.conditions_version)
-            raise ConfigError(expected=expected, found=found, path=other.path)
     return StudySet(path, studies)
 
 

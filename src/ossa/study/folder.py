@@ -232,8 +232,7 @@ def create_study(
     """
     file = path / STUDY_FILE
     there = read_study_folder(path) if file.exists() else None
-    version = CONDITIONS_VERSION if there is None else there.plan.conditions_version
-    plan = make_plan(study, data=data, folder=weights_folder, conditions_version=version)
+    plan = make_plan(study, data=data, folder=weights_folder)
     if there is not None:
         _check_continues(there, plan, file)
         if study.mixed_environments and not there.study.mixed_environments:
@@ -252,10 +251,10 @@ def create_study(
 
 def _declare_mixed_environments(there: StudyFolder) -> StudyFolder:
     """Writes into the study of a folder that its environments may differ."""
-    study, places, version = _read(there.path / STUDY_FILE)
+    study, places = _read(there.path / STUDY_FILE)
     study = study.model_copy(update={"mixed_environments": True})
-    _write(there.path / STUDY_FILE, study, places, version)
-    return StudyFolder(there.path, _plan_of(study, places, version))
+    _write(there.path / STUDY_FILE, study, places)
+    return StudyFolder(there.path, _plan_of(study, places))
 
 
 def _check_continues(there: StudyFolder, plan: Plan, file: Path) -> None:
@@ -280,55 +279,45 @@ def read_study_folder(path: Path, *, data: Path | None = None) -> StudyFolder:
     Raises:
         ConfigError: the folder has no study, or an invalid one.
     """
-    study, places, version = _read(path / STUDY_FILE)
+    study, places = _read(path / STUDY_FILE)
     if data is not None:
         places = {**places, "data": str(data)}
-    return StudyFolder(path, _plan_of(study, places, version))
+    return StudyFolder(path, _plan_of(study, places))
 
 
-def _plan_of(study: StudyConfig, places: dict[str, str], version: int) -> Plan:
-    data, weights = Path(places["data"]), Path(places["weights"])
-    return make_plan(study, data=data, folder=weights, conditions_version=version)
+def _plan_of(study: StudyConfig, places: dict[str, str]) -> Plan:
+    return make_plan(study, data=Path(places["data"]), folder=Path(places["weights"]))
 
 
 def extend_study(path: Path, *, models: list[str], seeds: list[int]) -> StudyFolder:
     """Adds models and seeds to the study of a folder and returns the study.
 
     Raises:
-        ConfigError: a model or seed is already in the study, or is invalid; or the study was
-            started under earlier conditions.
+        ConfigError: a model or seed is already in the study, or is invalid.
     """
-    study, places, version = _read(path / STUDY_FILE)
-    if version < CONDITIONS_VERSION:
-        raise ConfigError(
-            f"{path} was started under conditions of version {version}, and runs of this version "
-            f"of ossa, under {CONDITIONS_VERSION}, cannot be compared with its own: start a new "
-            "study"
-        )
+    study, places = _read(path / STUDY_FILE)
     content = study.model_dump(mode="json")
     more = {
         "models": [*content["models"], *models],
         "seeds": [*content["seeds"], *seeds],
     }
     study = check_study(merge(content, more), where=f"{path / STUDY_FILE} with what is added")
-    plan = _plan_of(study, places, version)
-    _write(path / STUDY_FILE, study, places, version)
+    plan = _plan_of(study, places)
+    _write(path / STUDY_FILE, study, places)
     return StudyFolder(path, plan)
 
 
-def _write(
-    file: Path, study: StudyConfig, places: dict[str, str], version: int = CONDITIONS_VERSION
-) -> None:
+def _write(file: Path, study: StudyConfig, places: dict[str, str]) -> None:
     content = {
         "study": study.model_dump(mode="json"),
         "places": places,
-        "conditions_version": version,
+        "conditions_version": CONDITIONS_VERSION,
     }
     write_text_atomically(file, yaml.safe_dump(content, sort_keys=False))
 
 
-def _read(file: Path) -> tuple[StudyConfig, dict[str, str], int]:
-    """Returns the study, the places of data and weights, and the version of the conditions."""
+def _read(file: Path) -> tuple[StudyConfig, dict[str, str]]:
+    """Returns the study, and the places of its data and weights."""
     if not file.is_file():
         raise ConfigError(
             expected="the folder of a study",
@@ -340,14 +329,14 @@ def _read(file: Path) -> tuple[StudyConfig, dict[str, str], int]:
         content = read_yaml(file).value
         study, places = content["study"], content["places"]
         places = {"data": str(places["data"]), "weights": str(places["weights"])}
-        version = content.get("conditions_version", 1)
+        version = content.get("conditions_version")
     except (OSError, ConfigError, KeyError, TypeError):
         raise ConfigError(expected="a study and the places of its data", path=file) from None
-    if type(version) is not int or not 1 <= version <= CONDITIONS_VERSION:
+    if version != CONDITIONS_VERSION:
         raise ConfigError(
-            expected=f"conditions of version 1 to {CONDITIONS_VERSION}",
+            expected=f"conditions of version {CONDITIONS_VERSION}",
             found=legible(repr(version)),
             path=file,
-            advice="update ossa",
+            advice="read it with the version of ossa that started it",
         )
-    return check_study(study, where=str(file)), places, version
+    return check_study(study, where=str(file)), places

@@ -256,8 +256,7 @@ def cost_in_study(folder: StudyFolder, model: str, *, num_classes: int) -> Cost:
     study = folder.study.model_copy(
         update={"models": (model,), "initial_weights": "none", "families": {}}
     )
-    version = folder.plan.conditions_version
-    plan = make_plan(study, data=folder.path, folder=folder.path, conditions_version=version)
+    plan = make_plan(study, data=folder.path, folder=folder.path)
     config = plan.base_runs()[0].config
     imgsz = config.train.imgsz
     detector = build_detector(config.model, num_classes=num_classes, imgsz=imgsz)

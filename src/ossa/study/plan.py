@@ -67,7 +67,6 @@ class Plan:
     base: Mapping[str, Any]
     """For each varied setting, the value that runs have otherwise if it is listed, else the
     first one."""
-    conditions_version: int = CONDITIONS_VERSION
 
     @property
     def not_equal(self) -> tuple[str, ...]:
@@ -77,12 +76,6 @@ class Plan:
     @property
     def equality(self) -> str:
         """A sentence on what is equal by construction."""
-        if self.conditions_version < CONDITIONS_VERSION:
-            return (
-                "This study was started by an earlier version, in which more than the backbone "
-                "differs: a lateral only where the channels do not fit, the SPPF of CSPDarknet, "
-                "and initial neck and head."
-            )
         context = "the same context block (SPPF)" if self.study.context == "sppf" else "no SPPF"
         sentence = (
             "only the backbone differs: each passes a 1x1 lateral with norm at every level and "
@@ -135,20 +128,13 @@ class Plan:
         raise ConfigError(expected=f"a run of the study {self.study.name}", found=repr(name))
 
 
-def make_plan(
-    study: StudyConfig,
-    *,
-    data: Path,
-    folder: Path,
-    conditions_version: int = CONDITIONS_VERSION,
-) -> Plan:
+def make_plan(study: StudyConfig, *, data: Path, folder: Path) -> Plan:
     """Returns the plan of a study.
 
     Args:
         study: the configuration of the study.
         data: a data.yaml, or the folder that contains one.
         folder: the folder of the study's file; its weights and recipes are in it or below it.
-        conditions_version: in which the study was started.
 
     Raises:
         ConfigError: a setting is invalid, or weights do not fit the models.
@@ -168,7 +154,6 @@ def make_plan(
             )
     weights = initial_weights(study, folder=folder)
     sections = study.recipe.sections(folder)
-    equal = conditions_version > 1
 
     def planned(model: str, seed: int, varied: Mapping[str, Any]) -> PlannedRun:
         return _planned(
@@ -179,7 +164,7 @@ def make_plan(
             seed=seed,
             varied=varied,
             data=data,
-            equal=equal and study.neck_of(model) != "own",
+            equal=study.neck_of(model) != "own",
         )
 
     runs = tuple(
@@ -194,7 +179,7 @@ def make_plan(
         key: plain[key] if plain[key] in levels else levels[0]
         for key, levels in study.factors.items()
     }
-    return Plan(study, runs, same, different, base, conditions_version)
+    return Plan(study, runs, same, different, base)
 
 
 def _variations(study: StudyConfig) -> Iterator[dict[str, Any]]:
@@ -326,7 +311,7 @@ class DatasetSummary:
             "val_images": self.val_images,
             "last_batch_images": self.last_batch(plan),
             "initial_weights": sorted({run.weights.pretraining for run in plan.runs}),
-            "conditions_version": plan.conditions_version,
+            "conditions_version": CONDITIONS_VERSION,
             "equality": plan.equality,
             "not_equal": list(plan.not_equal),
             "conditions": dict(plan.conditions),
