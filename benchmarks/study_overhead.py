@@ -1,6 +1,6 @@
 """What a study takes beside training and evaluating.
 
-    OMP_NUM_THREADS=1 python benchmarks/study_overhead.py --data bccd --study runs/bccd-160
+    OMP_NUM_THREADS=1 python benchmarks/study_overhead.py --data bccd --study runs/bccd-224
 
 Runs a study of one model, one run after another, with a short and a longer training, and takes the
 time of its epochs from its time by the clock: what is left is planning, starting processes, reading

@@ -20,7 +20,7 @@ from workplace import prepare
 
 import ossa
 
-STUDIES = {"README.md": "bccd-160", "docs/studies.md": "bccd-320"}
+STUDIES = {"README.md": "bccd-224", "docs/studies.md": "bccd-320"}
 """Pages that show a study of hours. It lies there finished, with results that are invented."""
 
 

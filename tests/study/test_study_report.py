@@ -201,17 +201,6 @@ def test_the_summary_has_the_sentences_of_the_page(two: StudyResults, tmp_path: 
     assert "s of training and " in summary
 
 
-def test_what_is_published_of_the_study_of_ten_is_what_its_records_say(tmp_path: Path):
-    script = runpy.run_path(str(ROOT / "benchmarks" / "published_study.py"))
-    results = script["published_results"](tmp_path)
-    found = sentences(results)
-    assert "3 seeds, 87 images, interval over seeds alone" in found[0]
-    summary = script["PUBLISHED"].read_text()
-    assert [f"- {sentence}" in summary for sentence in found] == [True] * 5
-    assert models_table(results).markdown() in summary
-    assert found[0] in script["REPRODUCTION"].read_text()
-
-
 def test_nothing_is_predicted_from_two_models(two: StudyResults):
     with pytest.raises(DataError, match="allows no prediction from parameters: expected 8 models"):
         predict_quality(two, 7e6)

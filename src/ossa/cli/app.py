@@ -44,7 +44,7 @@ def app(
 
     [bold]Example[/bold]
 
-      ossa app --weights runs/yolov5n/best.safetensors --weights yolov5n.pt --study runs/bccd-160
+      ossa app --weights runs/yolov5n/best.safetensors --weights yolov5n.pt --study runs/bccd-224
     """
     from ossa.app.server import (
         LOOPBACK,

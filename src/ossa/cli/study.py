@@ -62,7 +62,7 @@ def plan(
 
       ossa study plan studies/bccd-320.yaml --data-root data
 
-      ossa study plan studies/bccd-320.yaml --data-root data --detect 0.02 --pilot runs/bccd-160
+      ossa study plan studies/bccd-320.yaml --data-root data --detect 0.02 --pilot runs/bccd-224
     """
     from ossa.cli.console import Console, print_json
     from ossa.cli.study_output import plan_rows, print_plan, print_seeds_needed
