@@ -11,6 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+BUILDS_DIFFER = (
+    "torch and torchvision are of different builds: install both again from one index, as by pip "
+    "install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cpu"
+)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Of `mallopt` in glibc's malloc.h, https://man7.org/linux/man-pages/man3/mallopt.3.html."""
 _MMAP_BYTES = 2**30

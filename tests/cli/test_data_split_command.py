@@ -31,7 +31,8 @@ def test_it_prints_what_is_where_and_the_result_has_no_fault(ossa: Ossa, cells: 
     rows = [line.split() for line in result.stdout.splitlines()]
     for row in (["images", "8", "2"], ["groups", "8", "2"], ["cell", "7", "1"], ["rare", "1", "1"]):
         assert row in rows
-    assert f"next: ossa train --data {cells / 'split'}" in result.stderr
+    expected = f"next: ossa train --data {cells / 'split'} --model yolov5n --recipe quick"
+    assert expected in result.stderr
     assert ossa("data", "check", "--images", cells / "split").exit_code == 0
 
 

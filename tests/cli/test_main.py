@@ -210,6 +210,7 @@ def test_a_misspelt_command_line_is_shown_without_passwords(
         (OSError(errno.ENOSPC, "No space left on device", "x"), 1, "could not use x: No space"),
         (MemoryError(), 1, "the machine has no memory for this: take a smaller --imgsz"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), 1, "no memory for"),
+        (RuntimeError("operator torchvision::nms does not exist"), 1, "of different builds"),
     ],
 )
 def test_what_the_machine_refuses_is_told_in_a_sentence(

@@ -366,7 +366,10 @@ def test_class_ids_counted_from_another_number_are_hinted_at(ossa: Ossa, tmp_pat
     from_zero = {"image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20], "score": 0.9}
     refused = score(ossa, data, [from_zero])
     assert refused.exit_code == 2
-    assert "counts the classes from 0, ossa val --class-ids-from 0" in refused.stderr
+    assert (
+        "counts the classes from 0, ossa val --predictions FILE --class-ids-from 0"
+        in refused.stderr
+    )
     given = score(ossa, data, [from_zero], "--class-ids-from", 0, "--json")
     assert json.loads(given.stdout)["ap"] > 0
 

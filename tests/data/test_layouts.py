@@ -159,6 +159,7 @@ def test_a_data_yaml_of_another_machine_counts_from_its_own_folder(tmp_path: Pat
     ("files", "sentence"),
     [
         ({"a.json": "{}"}, "found JSON files of single images, as LabelMe writes them"),
+        ({"annotations.xml": "<annotations/>"}, "annotations.xml, as CVAT writes for images"),
         ({"metadata.jsonl": ""}, "found metadata.jsonl of an image folder of Hugging Face's"),
         ({"a.txt": BOX}, "Expected the class names of YOLO's labels, in a classes.txt"),
         ({"x.json": coco_text("b.png")}, "Expected the images of x.json, found no b.png"),

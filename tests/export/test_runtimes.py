@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from small_detector import NAMES, SmallBackbone, noise, picture, small_detector
+from torch import nn
 
 from ossa.config import EvaluateConfig
 from ossa.errors import CheckpointError, ConfigError
@@ -22,7 +23,7 @@ from ossa.export.graph import (
     describe,
 )
 from ossa.export.select import open_exported
-from ossa.models.detector import Detector
+from ossa.models.detector import Detector, create_detector
 from ossa.models.head import AnchorHead
 from ossa.models.neck import NECKS
 from ossa.models.postprocess import non_max_suppression
@@ -106,6 +107,17 @@ def test_a_file_has_the_logits_of_every_neck(tmp_path: Path, neck_type: str) -> 
     found: Any = open_exported(tmp_path / "n.onnx", runtime="onnxruntime")(noise(1))
     for ours, theirs in zip(found.logits, detector(noise(1)).logits, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_paddings_that_follow_the_size_are_fixed_numbers_in_a_file() -> None:
+    detector = create_detector("tf_mobilenetv3_small_minimal_100", num_classes=3, imgsz=64).eval()
+    graph = LogitsGraph(detector)
+    assert any(isinstance(module, nn.ZeroPad2d) for module in graph.modules())
+    images = torch.randint(0, 256, (2, 3, 96, 160), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = detector.head.cells(detector.neck(detector.backbone(images)))
+        for found, level in zip(graph(images), expected, strict=True):
+            torch.testing.assert_close(found, level.contiguous(), rtol=1e-4, atol=1e-4)
 
 
 def test_threads_share_a_file_and_keep_what_they_were_answered(run: ExportedRuntime) -> None:

@@ -14,6 +14,9 @@ from ossa.machine import count_processors
 if TYPE_CHECKING:
     from ossa.data.split import Copies, DataSplit
 
+_FEW_IMAGES = 1000
+"""For training, below which the recipe for few is named."""
+
 
 @command()
 def split(
@@ -99,7 +102,9 @@ def split(
                 print_line(_left_out(found.copies))
         for note in (*found.notes, *notes):
             console.note(note)
-        console.note(f"next: ossa train --data {shlex.quote(str(output))} --model yolov5n")
+        train = sum(map(len, found.chosen["train"].values()))
+        few = " --recipe quick --imgsz 320 --epochs 60" if train < _FEW_IMAGES else ""
+        console.note(f"next: ossa train --data {shlex.quote(str(output))} --model yolov5n{few}")
     if as_json:
         print_json({**found.as_dict(), "output": str(data_yaml)})
 

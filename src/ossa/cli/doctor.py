@@ -8,7 +8,7 @@ from typing import Any
 
 from ossa.cli import options
 from ossa.cli.command import command
-from ossa.machine import count_processors, cpu_name, free_memory, others_busy
+from ossa.machine import BUILDS_DIFFER, count_processors, cpu_name, free_memory, others_busy
 
 _LIBRARIES = (
     *("torch", "torchvision", "timm", "opencv-python-headless", "numpy", "scipy", "hotcoco"),
@@ -83,7 +83,7 @@ def _look() -> dict[str, Any]:
 
 def _advise(found: dict[str, Any]) -> list[str]:
     """Returns one sentence for each thing that makes training slow or stops it."""
-    advice = []
+    advice = [] if _torchvision_works() else [BUILDS_DIFFER]
     if found["threads"] > found["processors_allowed"]:
         advice.append(
             f"{found['threads']} threads on {found['processors_allowed']} processors wait for each "
@@ -107,6 +107,14 @@ def _advise(found: dict[str, Any]) -> list[str]:
             "the container with more, as docker run --shm-size=2g"
         )
     return advice
+
+
+def _torchvision_works() -> bool:
+    try:
+        import torchvision.ops  # noqa: F401
+    except (ImportError, RuntimeError):
+        return False
+    return True
 
 
 def _title(key: str) -> str:

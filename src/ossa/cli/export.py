@@ -96,7 +96,8 @@ def export(
         max_ap_drop=max_ap_drop,
         min_agreement=min_agreement,
     )
-    file = output or weights.with_name(f"{weights.stem}-{precision}{SUFFIXES[format]}")
+    ending = f"{precision}{'-nms' * nms}{SUFFIXES[format]}"
+    file = output or weights.with_name(f"{weights.stem}-{ending}")
     check_request(checkpoint, file, request)
     run = checkpoint.details.get("run")
     source = data or (run.get("data") if isinstance(run, dict) else None)

@@ -23,7 +23,7 @@ from ossa import __version__
 from ossa.errors import OssaError, RunFailed, legible
 from ossa.escaping import hide_credentials, print_line
 from ossa.files import NO_SPACE
-from ossa.machine import keep_freed_memory, use_threads_well
+from ossa.machine import BUILDS_DIFFER, keep_freed_memory, use_threads_well
 
 _COMMANDS = {
     "train": "Train a detector and score it after every epoch.",
@@ -118,6 +118,8 @@ def _ending(error: Exception) -> tuple[str, int]:
             "--workers, or end other programs",
             _FAILED,
         )
+    if "torchvision::" in str(error):
+        return BUILDS_DIFFER, _FAILED
     return (
         f"{type(error).__name__}: {legible(_sentence(error), 1000)} (not foreseen, so perhaps a "
         "fault of ossa: OSSA_DEBUG=1 shows the traceback)",

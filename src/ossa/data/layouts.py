@@ -286,6 +286,9 @@ def _refuse_others(folder: Path) -> None:
         elif any(name.endswith(".json") and name[:-5] in stems for name in names):
             found = "JSON files of single images, as LabelMe writes them"
             advice = "labelme2coco or labelme's labelme2voc.py convert them: give what they write"
+        elif "annotations.xml" in names:
+            found = "annotations.xml, as CVAT writes for images"
+            advice = "export the task as 'YOLO 1.1' or 'COCO 1.0'"
         else:
             continue
         raise DataError(

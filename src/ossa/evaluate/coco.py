@@ -196,8 +196,8 @@ def _hint_at_first_id(entries: Sequence[Any], labels: Mapping[int, int]) -> str:
     used = [entry.get("category_id") for entry in entries if isinstance(entry, dict)]
     for first in (0, 1):
         if all(one in range(first, first + len(labels)) for one in used):
-            advice = f"ossa val --class-ids-from {first}"
-            return f", or, if the file counts the classes from {first}, {advice}"
+            advice = f"ossa val --predictions FILE --class-ids-from {first}"
+            return f", or, if the file counts the classes from {first}, {advice} scores it"
     return ""
 
 

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias, cast
 
 import torch
 from pydantic import AliasChoices, Field, ValidationError, model_validator
+from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 from ossa import __version__
@@ -299,11 +300,28 @@ class LogitsGraph(nn.Module):
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector = fuse_detector(detector).cpu().float()
+        _fix_same_padding(self.detector)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         network = self.detector
         features = network.neck(network.backbone(images))
         return tuple(level.contiguous().float() for level in network.head.cells(features))
+
+
+def _fix_same_padding(detector: nn.Module) -> None:
+    """Gives convolutions with TensorFlow's padding the one they have where their stride divides.
+
+    It always does, as sides of images are multiples of the largest. timm computes the padding of
+    each map from its size, which an exporter with free sizes follows for hours.
+    """
+    for name, module in list(detector.named_modules()):
+        if isinstance(module, Conv2dSame):
+            conv = cast(nn.Conv2d, module)
+            sides = zip(conv.kernel_size, conv.stride, conv.dilation, strict=True)
+            high, wide = (max(apart * (size - 1) + 1 - step, 0) for size, step, apart in sides)
+            before_after = (wide // 2, wide - wide // 2, high // 2, high - high // 2)
+            conv.__class__ = nn.Conv2d  # which it is, but for the forward that pads
+            detector.set_submodule(name, nn.Sequential(nn.ZeroPad2d(before_after), conv))
 
 
 def describe(

@@ -158,6 +158,7 @@ def create_detector(
     pretrained: bool = False,
     imgsz: int = 640,
     equal_conditions: bool = False,
+    seed: int | None = None,
 ) -> Detector:
     """Return a detector with random neck and head.
 
@@ -170,6 +171,7 @@ def create_detector(
         pretrained: start the backbone from timm's weights.
         imgsz: side of the input in pixels at which the backbone is verified.
         equal_conditions: as a study trains it: a lateral at every level, no SPPF in CSPDarknet.
+        seed: of the initial numbers; those of neck and head are then equal behind every backbone.
 
     Raises:
         ConfigError, UnsupportedBackbone, CheckpointError: as `create_backbone`.
@@ -183,7 +185,7 @@ def create_detector(
     settings: dict[str, Any] = {"name": name, "neck_type": neck_type, "head": head}
     settings |= {"neck": "own" if name in PRESETS else neck, "pretrained": pretrained}
     config = ModelConfig.model_validate({**settings, "equal_conditions": equal_conditions})
-    return build_detector(config, num_classes=num_classes, imgsz=imgsz)
+    return build_detector(config, num_classes=num_classes, imgsz=imgsz, seed=seed)
 
 
 def build_detector(

@@ -37,6 +37,8 @@ from ossa.study.estimates import (
 Verdict: TypeAlias = Literal["better", "worse", "practically the same", "not decided"]
 MARGIN = 0.02
 """Models whose difference is certainly smaller are practically the same."""
+_MARGIN_OF_BEST = 0.2
+"""The margin is at most this share of the highest mean: at 0.03, 0.02 is no small difference."""
 ZERO = 0.0005
 """An AP below this is written as 0.000."""
 _DRAWS = 8000
@@ -296,7 +298,7 @@ def compare_estimates(
         largest=np.sort(np.concatenate([largest for largest, _ in chunks])),
         largest_below=np.sort(np.concatenate([below for _, below in chunks]), axis=0),
         alpha=alpha,
-        margin=margin,
+        margin=min(margin, _MARGIN_OF_BEST * float(estimates.means.max())),
     )
 
 
