@@ -78,7 +78,7 @@ def demo(
             if state.state != "done":
                 raise RunFailed(f"{state.run.name} {state.state}: {state.reason}")
         with console.progress("timing both one after the other, in turn"):
-            measure_models(study, states)
+            measure_models(study, states, callback=console)
         with console.progress("writing the report"):
             results = load_study(study)
             page = write_study_report(results, folder / "report")

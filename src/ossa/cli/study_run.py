@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from ossa.cli import options
-from ossa.machine import others_busy
 
 if TYPE_CHECKING:
     from ossa.cli.console import Console
@@ -49,10 +48,9 @@ def run_here(
         else:
             states = run_study(study, train, retry_failed=retry_failed, on_run=on_run)
     if not is_measured(study, states):
-        if busy := others_busy():
-            console.note(busy)
         with console.progress("timing all models in turn"):
-            measure_models(study, states, device=options.choose_device(device))
+            device = options.choose_device(device)
+            measure_models(study, states, device=device, callback=console)
     return states
 
 

@@ -193,6 +193,8 @@ class _ModelMeasurements(Section, extra="ignore"):
 class _Measurements(Section, extra="ignore"):
     device: str = ""
     environment: dict[str, str] = Field(default_factory=dict)
+    others_busy: bool | None = None
+    """Whether other programs kept the machine busy; None in files of earlier versions."""
     models: dict[str, _ModelMeasurements]
 
 
@@ -297,6 +299,12 @@ def extend_study(path: Path, *, models: list[str], seeds: list[int]) -> StudyFol
     """
     study, places = _read(path / STUDY_FILE)
     content = study.model_dump(mode="json")
+    if known := [model for model in models if model in study.models]:
+        seed = f"--seed {seeds[0]}" if seeds else "--seed N"
+        raise ConfigError(
+            f"{path / STUDY_FILE}: {legible(known[0])} is already in the study; '{seed}' alone "
+            "trains all of its models with that seed"
+        )
     more = {
         "models": [*content["models"], *models],
         "seeds": [*content["seeds"], *seeds],

@@ -21,7 +21,7 @@ from ossa.cost.benchmark import measure_throughput
 from ossa.errors import DataError, OssaError
 from ossa.escaping import print_line
 from ossa.files import write_json_atomically
-from ossa.machine import peak_memory, short_wait
+from ossa.machine import others_busy, peak_memory, short_wait
 from ossa.models.checkpoint import detector_from, read_checkpoint
 from ossa.models.complexity import Cost, count_cost
 from ossa.models.detector import Detector, build_detector
@@ -30,6 +30,7 @@ from ossa.models.postprocess import non_max_suppression
 from ossa.study.folder import MEASUREMENTS_FILE, RunState, StudyFolder, read_measurements
 from ossa.study.plan import Plan, PlannedRun, make_plan
 from ossa.train.autobatch import TrialStep
+from ossa.train.callbacks import Callback
 from ossa.train.diagnostics import check_single_values
 from ossa.train.provenance import environment
 from ossa.train.run_folder import LAST_WEIGHTS
@@ -150,7 +151,11 @@ def _evaluate(detector: Detector, config: RunConfig, device: torch.device) -> No
 
 
 def measure_models(
-    folder: StudyFolder, states: Sequence[RunState], *, device: str = "cpu"
+    folder: StudyFolder,
+    states: Sequence[RunState],
+    *,
+    device: str = "cpu",
+    callback: Callback | None = None,
 ) -> dict[str, Any]:
     """Measures latency and memory per image; writes and returns `measurements.json`.
 
@@ -161,7 +166,11 @@ def measure_models(
         folder: the study.
         states: the states of its runs.
         device: the device to measure on.
+        callback: receives a note if other programs are busy.
     """
+    busy = others_busy()
+    if busy and callback:
+        callback.note(busy)
     first: dict[str, RunState] = {}
     for state in sorted(states, key=lambda state: state.run.varied != folder.plan.base):
         if state.state == "done" and (state.folder / LAST_WEIGHTS).is_file():
@@ -177,6 +186,7 @@ def measure_models(
     content = {
         "device": device,
         "environment": environment(),
+        "others_busy": busy is not None,
         "warmup_runs": _WARMUP_RUNS,
         "timed_runs": _TIMED_RUNS,
         "models": models,

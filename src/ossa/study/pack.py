@@ -279,7 +279,7 @@ def _timed_on(results: StudyResults, measured: Measured) -> StudyResults:
     budgets = {"ms_per_image": results.study.budgets.get("ms_per_image", ())}
     study = results.study.model_copy(update={"budgets": budgets})
     folder = replace(results.folder, plan=replace(results.folder.plan, study=study))
-    return replace(results, runs=tuple(runs), folder=folder)
+    return replace(results, runs=tuple(runs), folder=folder, measurements={})
 
 
 def _read(file: Path) -> Measured:
