@@ -11,6 +11,7 @@ from running import Ossa, start_ossa
 
 from ossa.errors import ConfigError
 from ossa.study.config import ExecutorConfig
+from ossa.study.folder import read_measurements
 from ossa.study.measure import RunEstimate
 
 STUDY = """\
@@ -121,6 +122,8 @@ def test_a_study_tells_before_its_first_run_which_reported_images_it_trains_on(
     file.write_text(f"{file.read_text()}reported: {{split: test}}\n")
     stopped = ossa("study", "run", file, "--data-root", tmp_path)
     assert "16 of the 24 images of test are also in train: AP will not tell" in stopped.stderr
+    told = ossa("study", "plan", file, "--data-root", tmp_path, "--no-measure")
+    assert "  reported         last weights on test, 24 images\n" in told.stdout
     assert "runs nothing" in stopped.stderr
     assert "images of val are" not in stopped.stderr
 
@@ -138,7 +141,10 @@ def test_a_plan_tells_of_a_last_batch_of_one_image(
     assert plan["last_batch_images"] == 1
 
 
-def test_a_study_is_run_extended_and_told(ossa: Ossa, scenes: Path, tmp_path: Path) -> None:
+def test_a_study_is_run_extended_and_told(
+    ossa: Ossa, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ossa.study.measure.others_busy", lambda: "other programs are busy")
     file = study_file(scenes, tmp_path)
     newest = max(path.stat().st_ctime for path in scenes.rglob("*"))
     time.sleep(max(0.0, newest + 2.1 - time.time()))  # images so new are not shared
@@ -152,7 +158,9 @@ def test_a_study_is_run_extended_and_told(ossa: Ossa, scenes: Path, tmp_path: Pa
     assert "decoding" not in log
     assert "cspdarknet_n-seed0: AP 0." in finished.stderr
     assert "1 of 1 runs are done" in finished.stderr
-    measured = json.loads(Path("runs/tiny/measurements.json").read_text())
+    assert "other programs are busy" in finished.stderr
+    measured = read_measurements(Path("runs/tiny"))
+    assert measured["others_busy"] is True
     assert measured["models"]["cspdarknet_n"]["ms_per_image"] > 0
     (row,) = json.loads(ossa("study", "status", "runs/tiny", "--json").stdout)
     assert (row["state"], row["epochs_done"], row["epochs"]) == ("done", 1, 1)

@@ -67,7 +67,7 @@ def test_every_data_set_has_a_study_of_its_own_under_the_same_conditions(
     assert again.studies.keys() == made.studies.keys()
     more = extend_studies(tmp_path / "study", models=["resnet34"], seeds=[])
     assert [len(one.plan.runs) for one in more] == [9, 9]
-    with pytest.raises(ConfigError, match="models has resnet34 more than once"):
+    with pytest.raises(ConfigError, match="resnet34 is already in the study; '--seed N' alone"):
         extend_studies(tmp_path / "study", models=["resnet34"], seeds=[])
 
 

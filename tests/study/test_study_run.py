@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from tiny_studies import TINY, InThisProcess, a_study
 
+from ossa.cli.study_output import print_status
 from ossa.data.reading import read_data
 from ossa.errors import ConfigError, DataError
 from ossa.files import held
@@ -91,7 +92,11 @@ def test_a_seed_that_is_added_is_one_more_run_of_each_model(study: StudyFolder):
 
 @pytest.mark.parametrize(
     ("models", "seeds", "sentence"),
-    [(["resnet10t"], [], "models has resnet10t more than once"), ([], [0], "seeds has 0 more")],
+    [
+        (["resnet10t"], [], "resnet10t is already in the study; '--seed N' alone"),
+        (["resnet10t"], [2], "'--seed 2' alone trains all of its models with that seed"),
+        ([], [0], "seeds has 0 more"),
+    ],
 )
 def test_what_is_there_already_is_not_added(
     study: StudyFolder, models: list[str], seeds: list[int], sentence: str
@@ -106,12 +111,17 @@ def test_a_missing_record_is_missing(study: StudyFolder):
     assert states_of(study)["cspdarknet_n-seed0"] == "waiting"
 
 
-def test_a_record_of_another_run_is_foreign_and_not_overwritten(study: StudyFolder):
+def test_a_record_of_another_run_is_foreign_and_not_overwritten(
+    study: StudyFolder, capsys: pytest.CaptureFixture[str]
+):
     one, other = (study.run_folder(run) for run in study.plan.runs)
     shutil.copy(other / "record.json", one / "record.json")
     state = study.states()[0]
     assert (state.state, state.record) == ("foreign", None)
     assert "is of a run with other settings" in str(state.reason)
+    print_status(study, study.states())
+    said = "1 foreign (settings, files or data are not those of the plan), 1 done"
+    assert said in capsys.readouterr().out
     executor = InThisProcess()
     run_study(study, executor, on_run=ignore)
     assert executor.executed == []
@@ -224,7 +234,9 @@ def test_a_run_that_a_process_trains_is_running(study: StudyFolder):
     assert states_of(study)["cspdarknet_n-seed0"] == "done"
 
 
-def test_the_best_epoch_is_reported_on_the_test_split(scenes: Path, tmp_path: Path):
+def test_the_best_epoch_is_reported_on_the_test_split(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     study = create_study(
         a_study(models=["cspdarknet_n"], reported={"weights": "best", "split": "test"}),
         tmp_path / "study",
@@ -237,6 +249,9 @@ def test_the_best_epoch_is_reported_on_the_test_split(scenes: Path, tmp_path: Pa
     assert (reported["weights"], reported["split"]) == ("best", "test")
     assert reported["metrics"]["num_truths"] > 0
     assert [run.verdict for run in verify_study(study)] == ["agrees"]
+    print_status(study, study.states())
+    heading = "ranking so far, last weights on val (the report: best weights on test)"
+    assert heading in capsys.readouterr().out
     del reported["images"]  # as before they were hashed
     (folder / "reported.json").write_text(json.dumps(reported))
     (run,) = verify_study(study)

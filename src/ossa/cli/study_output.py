@@ -1,6 +1,7 @@
 """Output of `ossa study`: plan, progress, status and prediction."""
 
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from statistics import fmean
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 _LAST_BATCH_OF_ONE = (
     "1 image; batch norms that have one value per channel of it use their running statistics"
 )
+
+_MEANINGS = {"foreign": "foreign (settings, files or data are not those of the plan)"}
+"""Of states whose name does not say enough."""
 
 
 def plan_rows(
@@ -116,6 +120,9 @@ def _print_conditions(plan: "Plan", summary: "DatasetSummary") -> None:
     common = next(iter(sources.values())) if len(set(sources.values())) == 1 else None
     last_is_one = summary.last_batch(plan) == 1 != conditions.get("train.batch")
 
+    test = summary.test_images
+    tested = "" if test is None else f", {test:,} images"
+
     def shared(key: str, unit: str = "") -> str:
         return f"{conditions[key]}{unit}" if key in conditions else "varied"
 
@@ -133,7 +140,7 @@ def _print_conditions(plan: "Plan", summary: "DatasetSummary") -> None:
         ("data", f"{summary.train_images:,} and {summary.val_images:,} images, fingerprint "
                  f"{summary.data_fingerprint[:16]}, of their pixels "
                  f"{summary.image_fingerprint[:16]}"),
-        ("reported", f"{study.reported.weights} weights on {study.reported.split}"),
+        ("reported", f"{study.reported.weights} weights on {study.reported.split}{tested}"),
     ):  # fmt: skip
         if value is not None:
             print_line(f"  {name:16} {value}")
@@ -216,10 +223,11 @@ def print_status(study: "StudyFolder", states: "Sequence[RunState]") -> None:
     from ossa.study.environments import environments_of, find_differences
     from ossa.study.runner import seconds_left
 
-    counts = {state.state: 0 for state in states}
-    for state in states:
-        counts[state.state] += 1
-    print_line(f"{study.path}: " + ", ".join(f"{number} {name}" for name, number in counts.items()))
+    counts = Counter(state.state for state in states)
+    print_line(
+        f"{study.path}: "
+        + ", ".join(f"{number} {_MEANINGS.get(name, name)}" for name, number in counts.items())
+    )
     for state in states:
         if state.state in ("running", "interrupted"):
             epochs = state.run.config.train.epochs
@@ -259,6 +267,9 @@ def _print_ranking(study: "StudyFolder", states: "Sequence[RunState]") -> None:
     if not values:
         return
     where = "".join(f", {key} {value}" for key, value in base.items())
+    reported = study.study.reported
+    if reported.split != "val":
+        where += f" (the report: {reported.weights} weights on {reported.split})"
     table = new_table(f"ranking so far, last weights on val{where}", "AP50-95", "runs")
     for model, scores in sorted(values.items(), key=lambda item: -fmean(item[1])):
         table.add_row(study.plan.marked(model), fraction(fmean(scores)), str(len(scores)))
@@ -348,8 +359,9 @@ def print_seeds_needed(needed: "SeedsNeeded") -> None:
 
     chance = f"{needed.power:.0%} of such studies"
     print_line(
-        f"Deviation over seeds {needed.seed_deviation:.4f}, of a difference over images "
-        f"{needed.image_deviation:.4f} (the pilot's medians)."
+        f"Standard deviation of AP50-95 between seeds {needed.seed_deviation:.4f}; of the "
+        f"difference between two models, due to the images, {needed.image_deviation:.4f} (medians "
+        "of the pilot)."
     )
     if needed.planned < FEWEST_RUNS:
         print_line(f"{needed.planned} seeds say nothing about other seeds: plan {FEWEST_RUNS}.")

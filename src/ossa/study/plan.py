@@ -18,7 +18,7 @@ from ossa.models.detector import PRESETS, with_weights_settings
 from ossa.study.config import SETTINGS_OF_A_HEAD, StudyConfig
 from ossa.study.initial_weights import InitialWeights, initial_weights
 from ossa.train.callbacks import Callback
-from ossa.train.splits import read_training_data
+from ossa.train.splits import read_split, read_training_data
 
 _BACKBONE_SETTINGS = frozenset(
     "model." + name
@@ -290,6 +290,8 @@ class DatasetSummary:
 
     train_images: int
     val_images: int
+    test_images: int | None
+    """If the study reports on test."""
     num_classes: int
     data_fingerprint: str
     """Of the annotations; like the next, the same value as in the records of the runs."""
@@ -309,6 +311,7 @@ class DatasetSummary:
             "image_fingerprint": self.image_fingerprint,
             "train_images": self.train_images,
             "val_images": self.val_images,
+            "test_images": self.test_images,
             "last_batch_images": self.last_batch(plan),
             "initial_weights": sorted({run.weights.pretraining for run in plan.runs}),
             "conditions_version": CONDITIONS_VERSION,
@@ -338,9 +341,13 @@ def summarize_data(
         config, callback=callback or Callback(), allow_unlabeled=allow_unlabeled
     )
     train, val = (split.index for split in read)
+    reported, test = plan.study.reported.split, None
+    if reported != "val":
+        test = read_split(config, reported, callback=callback or Callback()).index
     return DatasetSummary(
         train_images=len(train),
         val_images=len(val),
+        test_images=None if test is None else len(test),
         num_classes=len(train.names),
         data_fingerprint=f"{train.fingerprint()}-{val.fingerprint()}",
         image_fingerprint=f"{content_fingerprint(train)}-{content_fingerprint(val)}",
