@@ -20,7 +20,7 @@ from ossa.study.report.factors import factors_section
 from ossa.study.report.figures import models_outside
 from ossa.study.report.fits import pareto_table
 from ossa.study.report.report import write_study_report
-from ossa.study.report.sections import models_table, pairs_section
+from ossa.study.report.sections import curves_section, models_table, pairs_section
 from ossa.study.report.tables import ReportFiles
 from ossa.study.results import StudyResults, load_study
 
@@ -73,7 +73,9 @@ def test_the_first_screen_has_at_most_five_sentences_with_interval_seeds_and_ima
         f"{best}, AP50-95 {two.number(best, 'ap'):.3f} (95% CI {low:.3f} to {high:.3f};" in found[0]
     )
     assert "1 seed, 8 images, interval over images alone" in found[0]
-    assert found[-1].startswith("The two models ")
+    assert "the higher of the two" in found[0]
+    assert "with these weights" in found[0]
+    assert re.match(r"The two models (differ|are [a-z ]+) with these weights: ", found[-1])
 
 
 def test_budgets_of_the_study_decide_what_is_recommended(two: StudyResults):
@@ -89,7 +91,12 @@ def test_budgets_of_the_study_decide_what_is_recommended(two: StudyResults):
         (costs[cheap], cheap),
         (0.5 * costs[cheap], None),
     ]
-    assert "no model; the cheapest has " in sentences(asked)[1]
+    found = sentences(asked)
+    assert "no model; the cheapest has " in found[1]
+    best = two.best_first[0]
+    assert found[0].startswith(
+        f"Up to {rows[0]['budget']}: {best}, " if best == cheap else f"Highest of all 2: {best}, "
+    )
 
 
 def test_what_was_not_measured_has_no_column_and_a_sentence(two: StudyResults):
@@ -99,6 +106,27 @@ def test_what_was_not_measured_has_no_column_and_a_sentence(two: StudyResults):
     assert "ms_per_image" not in keys
     assert main_measure(two) == "flops"
     assert "Latency was not measured for resnet18 and mobilenetv2_100." in table.note
+    assert "S, M and L are means over the classes with objects of that size" in table.note
+    assert "Pareto: the probability with these weights, in AP50-95" in table.note
+    assert "Other programs were busy" not in table.note
+    disturbed = replace(two, measurements={"others_busy": True})
+    assert "Other programs were busy while the models were timed" in models_table(disturbed).note
+
+
+def test_a_single_evaluated_epoch_is_no_sign_of_convergence(two: StudyResults, tmp_path: Path):
+    files = ReportFiles(tmp_path)
+    assert "In the last quarter of the epochs, AP50-95 on val changed by +" in (
+        curves_section(two, files).text
+    )
+    runs = [
+        replace(run, log=(*({**row, "ap": None} for row in run.log[:-1]), run.log[-1]))
+        for run in two.runs
+    ]
+    once = replace(two, runs=tuple(runs))
+    assert curves_section(once, files).text.startswith("AP50-95 on val was evaluated only once in ")
+    assert {"epochs"} == {column.key for column in models_table(two).columns} - {
+        column.key for column in models_table(once).columns
+    }
 
 
 def test_every_pair_of_few_models_is_compared_the_better_one_first(

@@ -29,6 +29,16 @@ def main_measure(results: StudyResults) -> str:
     return "ms_per_image" if np.isfinite(measured).all() else "flops"
 
 
+def timing_note(results: StudyResults) -> str:
+    """Returns a sentence if other programs were busy while the models were timed, else ''."""
+    if not results.measurements.get("others_busy"):
+        return ""
+    return (
+        "Other programs were busy while the models were timed: the milliseconds per image are not "
+        "the machine's speed."
+    )
+
+
 def evidence(results: StudyResults, models: Sequence[str]) -> str:
     """Returns how many seeds and images are behind a statement on these models."""
     runs = sorted({len(results.runs_by_model[model]) for model in models})
@@ -36,6 +46,11 @@ def evidence(results: StudyResults, models: Sequence[str]) -> str:
     over = results.comparisons().over
     covers = "" if over == "seeds and images" else f", interval over {over}"
     return f"{seeds}, {counted(len(results.index), 'image')}{covers}"
+
+
+def with_weights(results: StudyResults) -> str:
+    """Returns what limits a comparison over images alone: it is about the trained weights."""
+    return " with these weights" if results.comparisons().over == "images alone" else ""
 
 
 def sentences(results: StudyResults) -> list[str]:
@@ -47,9 +62,13 @@ def sentences(results: StudyResults) -> list[str]:
             f"No model reached an AP50-95 above 0 (95% CI 0 to {high:.3f} at most; "
             f"{counted(len(results.names), 'model')}, {evidence(results, results.names)})."
         ]
-    budgets = [budget_sentence(results, row) for row in budgets_table(results).rows[:_MOST_BUDGETS]]
+    rows = budgets_table(results).rows[:_MOST_BUDGETS]
+    budgets = [budget_sentence(results, row) for row in rows]
     if len(results.names) == 1:
         return budgets
+    if best not in [row.get("best") for row in rows[:1]]:
+        highest = f"Highest of all {len(results.names)}: {best}, {_ap(results, best)}."
+        budgets[:1] = [" ".join([highest, *budgets[:1]])]
     pairs = pairs_sentence(results)
     return [*budgets, same_sentence(results, best), pairs, *head_and_neck_sentences(results)]
 
@@ -92,38 +111,44 @@ def budget_sentence(results: StudyResults, row: Mapping[str, Any]) -> str:
     if not row["models"]:
         least = min(results.number(model, row["measure"]) for model in results.names)
         return f"Up to {row['budget']}: no model; the cheapest has {amount(row['measure'], least)}."
-    best, others = row["best"], row["within"][1:]
-    start = (
-        f"Up to {row['budget']}: {best}, AP50-95 {row['ap']:.3f} (95% CI {row['low']:.3f} to "
-        f"{row['high']:.3f}; {evidence(results, [best])})"
-    )
+    best, others, weights = row["best"], row["within"][1:], with_weights(results)
+    start = f"Up to {row['budget']}: {best}, {_ap(results, best)}"
+    count = len(results.names)
+    if best == results.best_first[0] and count > 1:
+        which = "higher of the two" if count == 2 else f"highest of all {count}"
+        alone = "" if others else ", and the only one within this budget"
+        return f"{start}, the {which}{alone}; {_with_best(results, best)}."
     if not others:
         return f"{start}, the only model of the study within it."
-    if best == results.best_first[0]:
-        count = len(results.names)
-        which = "higher of the two" if count == 2 else f"highest of all {count}"
-        return f"{start}, the {which}; {_with_best(results, best)}."
     pairs = [results.comparisons().pair(model, best) for model in others]
     open_pairs = [pair for pair in pairs if not pair.differs]
     if not open_pairs:
-        return f"{start}, certainly the highest of {len(others) + 1}."
+        return f"{start}, certainly the highest of {len(others) + 1}{weights}."
     names = listed([pair.model for pair in open_pairs], most=_MOST_NAMED)
     ahead = max(pair.high for pair in open_pairs)
     return (
-        f"{start}, the highest of {len(others) + 1}; not decided against {names}, which may be "
-        f"better by {ahead:.3f} at most."
+        f"{start}, the highest of {len(others) + 1}; not decided{weights} against {names}, which "
+        f"may be better by up to {ahead:.3f}."
+    )
+
+
+def _ap(results: StudyResults, model: str) -> str:
+    low, high = (results.intervals("ap") or {})[model]
+    return (
+        f"AP50-95 {results.number(model, 'ap'):.3f} (95% CI {low:.3f} to {high:.3f}; "
+        f"{evidence(results, [model])})"
     )
 
 
 def _with_best(results: StudyResults, best: str) -> str:
     """Returns which others may be the best, by comparisons with the best."""
-    intervals = results.comparisons().with_best()
+    intervals, weights = results.comparisons().with_best(), with_weights(results)
     rivals = [model for model in results.comparisons().possibly_best() if model != best]
     if not rivals:
-        return "it is certainly the best of them"
+        return f"it is certainly the best of them{weights}"
     ahead = max(intervals[model].high for model in rivals)
     names = listed(rivals, most=_MOST_NAMED)
-    return f"{names} may be better, by {ahead:.3f} at most (95%, comparisons with the best)"
+    return f"{names} may be better{weights}, by up to {ahead:.3f} (95% confidence)"
 
 
 def same_sentence(results: StudyResults, best: str) -> str:
@@ -145,14 +170,15 @@ def same_sentence(results: StudyResults, best: str) -> str:
         f"CI {signed(chosen.low)} to {signed(chosen.high)}; "
         f"{evidence(results, [chosen.model, best])})"
     )
+    weights = with_weights(results)
     if same:
         return (
-            f"{chosen.model} is practically the same as {best}, within the margin of {margin:g}, "
-            f"at {share}: {found}."
+            f"{chosen.model} is practically the same as {best}{weights}, within the margin of "
+            f"{margin:g}, at {share}: {found}."
         )
     return (
-        f"No cheaper model is certainly within {margin:g} of {best}; the closest, at {share}, is "
-        f"{chosen.model}: {found}."
+        f"No cheaper model is certainly within {margin:g} of {best}{weights}; the closest, at "
+        f"{share}, is {chosen.model}: {found}."
     )
 
 
@@ -162,13 +188,16 @@ def pairs_sentence(results: StudyResults) -> str:
     differ = sum(pair.differs for pair in pairs)
     same = sum(pair.verdict == "practically the same" for pair in pairs)
     halves = [(pair.high - pair.low) / 2 for pair in pairs]
+    weights = with_weights(results)
     behind = f"(simultaneous 95% CIs; {evidence(results, results.names)})"
     if len(pairs) == 1:
         verdict = "differ" if differ else "are practically the same" if same else "are not decided"
-        return f"The two models {verdict}: their difference is known to ±{halves[0]:.3f} {behind}."
+        known = f"their difference is known to ±{halves[0]:.3f} {behind}"
+        return f"The two models {verdict}{weights}: {known}."
     return (
-        f"Of {counted(len(pairs), 'pair')} of models, {differ:,} differ, {same:,} are practically "
-        f"the same (less than {results.study.margin:g} apart) and {len(pairs) - differ - same:,} "
-        f"are not decided. A difference is known to ±{median(halves):.3f} in the median, from "
-        f"±{min(halves):.3f} to ±{max(halves):.3f} {behind}."
+        f"Of {counted(len(pairs), 'pair')} of models{weights}, {differ:,} differ, {same:,} are "
+        f"practically the same (less than {results.study.margin:g} apart) and "
+        f"{len(pairs) - differ - same:,} are not decided. A difference is known to "
+        f"±{median(halves):.3f} in the median, from ±{min(halves):.3f} to ±{max(halves):.3f} "
+        f"{behind}."
     )

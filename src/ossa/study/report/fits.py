@@ -7,7 +7,7 @@ from ossa.study.analysis import MeasureRanking, rank_measures
 from ossa.study.efficiency import QuantileCurve, efficiency_sentence, quantile_curve
 from ossa.study.laws import LawComparison, compare_laws
 from ossa.study.prediction import Validation, validate
-from ossa.study.report.answers import main_measure
+from ossa.study.report.answers import main_measure, timing_note
 from ossa.study.report.figures import relation_figure
 from ossa.study.report.tables import Column, ReportFiles, ReportTable, bullets, interval_columns
 from ossa.study.report.text import MEASURES, listed, probability, signed
@@ -41,6 +41,8 @@ def relations_section(results: StudyResults, files: ReportFiles) -> Section:
     overall = [row for row in fits.rows if (row["quality"], row["family"]) == ("AP50-95", "all")]
     first, *sentences = fit_sentences(overall)
     sentences += _ranking_sentences(results)
+    if busy := timing_note(results):
+        sentences.append(busy)
     for measure in measures:
         about = f"AP50-95 and {MEASURES[measure]}"
         forms = compare_laws(results.points("ap", measure))
@@ -200,7 +202,8 @@ def prediction_section(results: StudyResults, files: ReportFiles) -> Section | N
                 sentences.append(
                     f"Predicted from {title} with one {group} left out, AP50-95 is off by "
                     f"{test.mean_absolute_error:.3f} on average, and {test.coverage} of the 80% "
-                    f"intervals contain the measured value (95% CI {low:.0%} to {high:.0%}{outside})."
+                    f"intervals contain the measured value (95% CI {low:.0%} to {high:.0%}"
+                    f"{outside})."
                 )
                 rows += prediction_rows(test, cost=title, left_out=group)
     if not sentences:

@@ -8,7 +8,7 @@ from ossa.errors import DataError
 from ossa.escaping import escape_markdown
 from ossa.files import write_text_atomically
 from ossa.study.pack import Machine
-from ossa.study.report.answers import budgets_table, main_measure, sentences
+from ossa.study.report.answers import budgets_table, main_measure, sentences, timing_note
 from ossa.study.report.conditions import conditions_section, total_times
 from ossa.study.report.factors import factors_section
 from ossa.study.report.figures import models_outside, relation_figure
@@ -164,6 +164,8 @@ def _main_figure(results: StudyResults, files: ReportFiles, name: str) -> Figure
     caption = "Filled: the Pareto set. Bars: 95% intervals, not adjusted for the number of models."
     if outside:
         caption += f" Outside the axes: {listed(outside, most=6)}."
+    if relation.complexity == "ms_per_image" and (busy := timing_note(results)):
+        caption += f" {busy}"
     return replace(files.figure(name, broad), caption=caption, narrow_svg=svg_of(narrow))
 
 

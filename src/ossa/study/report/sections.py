@@ -12,7 +12,7 @@ from ossa.evaluate.coco import read_coco_results
 from ossa.evaluate.confusion import CONFIDENCE, ConfusionMatrix, confusion_matrix
 from ossa.evaluate.report import open_gallery
 from ossa.study.comparisons import ZERO
-from ossa.study.report.answers import evidence, main_measure
+from ossa.study.report.answers import evidence, main_measure, timing_note, with_weights
 from ossa.study.report.figures import confusion_figure, pairs_figure
 from ossa.study.report.tables import (
     CURVE,
@@ -80,7 +80,8 @@ def models_table(results: StudyResults, name: str = "models") -> ReportTable:
             {str(key): value for key, value in row.items()}
             | {"low": low, "high": high, "interval": f"{low:.3f} to {high:.3f}"}
             | {"sizes": ", ".join("–" if np.isnan(s) else f"{s:.2f}" for s in sizes)}
-            | {"epochs": row["ap"], f"epochs{CURVE}": (curve / highest).tolist()}
+            | {"epochs": row["ap"] if len(curve) > 1 else None}
+            | {f"epochs{CURVE}": (curve / highest).tolist()}
             | {"seeds": runs if row["runs"] < planned[model] else str(row["runs"])}
         )
         if model in members:
@@ -94,7 +95,11 @@ def models_table(results: StudyResults, name: str = "models") -> ReportTable:
     ]
     weights = "the best epoch" if results.study.reported.weights == "best" else "the last weights"
     base = "".join(f", {key} {value}" for key, value in results.folder.plan.base.items())
-    notes = [f"Means over seeds, with {weights}, on {results.study.reported.split}{base}."]
+    notes = [
+        f"Means over seeds, with {weights}, on {results.study.reported.split}{base}.",
+        "S, M and L are means over the classes with objects of that size in the split, so that all "
+        "three may be below AP50-95.",
+    ]
     if not one_source:
         notes.append(
             "The models start from weights pretrained on different data: a difference between "
@@ -102,13 +107,16 @@ def models_table(results: StudyResults, name: str = "models") -> ReportTable:
         )
     if unmeasured := [row["model"] for row in rows if pd.isna(row["ms_per_image"])]:
         notes.append(f"Latency was not measured for {listed(unmeasured, most=5)}.")
+    if busy := timing_note(results):
+        notes.append(busy)
     if any(run.config.train.windows for run in results.folder.plan.runs):
         notes.append(
             "With tiles, FLOPs and ms/image are of one window: an image takes as many as it has."
         )
     notes.append(results.independence)
     notes.append(
-        f"Pareto: the probability in AP50-95 and {results.complexities[relation.complexity]}."
+        f"Pareto: the probability{with_weights(results)}, in AP50-95 and "
+        f"{results.complexities[relation.complexity]}."
     )
     return ReportTable(name, columns, rows, note=" ".join(notes), in_files=_IN_FILES)
 
@@ -179,9 +187,14 @@ def _gain_sentence(curves: Mapping[str, pd.DataFrame]) -> str:
     """Returns by how much AP50-95 still rose in the last quarter of the training."""
     gains = {}
     for model, frame in curves.items():
-        curve: Any = frame["ap"].dropna()
-        before = curve[curve.index <= 0.75 * curve.index[-1]]
-        gains[model] = float(curve.iloc[-1] - (before.iloc[-1] if len(before) else curve.iloc[0]))
+        late: Any = frame.loc[int(0.75 * frame.index[-1]) :, "ap"].dropna()
+        if len(late) > 1:
+            gains[model] = float(late.iloc[-1] - late.iloc[0])
+    if not gains:
+        return (
+            "AP50-95 on val was evaluated only once in the last quarter of the epochs, which does "
+            "not show whether it still rose."
+        )
     return (
         f"In the last quarter of the epochs, AP50-95 on val changed by "
         f"{signed(float(np.median([*gains.values()])))} in the median of the models"
