@@ -65,7 +65,7 @@ GOOD = {"image_id": 1, "category_id": 3, "bbox": [0, 0, 1, 2], "score": 0.5}
         (json.dumps([{**GOOD, "image_id": 1.5}]), "Expected whole numbers .*entry 0"),
         (
             json.dumps([{**GOOD, "category_id": 1}, {**GOOD, "category_id": 2}]),
-            "if the file counts the classes from 1, ossa val --predictions FILE --class-ids-from 1 scores it",
+            "counts the classes from 1, ossa val --predictions FILE --class-ids-from 1 scores it",
         ),
         (json.dumps([{**GOOD, "bbox": [0, 0, 1]}]), "four numbers for bbox"),
         (json.dumps([{**GOOD, "bbox": "0012"}]), "four numbers for bbox"),

@@ -84,6 +84,15 @@ def test_one_interval_decides_everything(
     assert (pair.verdict, pair.within, pair.at_most_lower) == (verdict, within, at_most_lower)
 
 
+def test_models_that_learned_next_to_nothing_are_not_the_same():
+    learned = compared(a=(0.30, 0.301, 0.302), b=(0.30, 0.301, 0.302))
+    hardly = compared(a=(0.03, 0.031, 0.032), b=(0.022, 0.023, 0.024))
+    assert learned.pair("a", "b").verdict == "practically the same"
+    assert hardly.pair("a", "b").within < 0.02
+    assert hardly.margin == pytest.approx(0.2 * 0.031)
+    assert not hardly.pair("a", "b").is_equivalent
+
+
 def test_a_verdict_and_its_p_and_interval_never_contradict_each_other():
     rng = np.random.default_rng(0)
     models = {f"m{i}": tuple(0.02 * i + 0.01 * rng.standard_normal(3)) for i in range(6)}

@@ -153,7 +153,7 @@ def _with_best(results: StudyResults, best: str) -> str:
 
 def same_sentence(results: StudyResults, best: str) -> str:
     """Returns which cheaper model is practically the same as the best, or comes closest."""
-    measure, margin = main_measure(results), results.study.margin
+    measure, margin = main_measure(results), results.comparisons().margin
     costs = {model: results.number(model, measure) for model in results.best_first}
     cheaper = [
         results.comparisons().pair(model, best)
@@ -174,10 +174,10 @@ def same_sentence(results: StudyResults, best: str) -> str:
     if same:
         return (
             f"{chosen.model} is practically the same as {best}{weights}, within the margin of "
-            f"{margin:g}, at {share}: {found}."
+            f"{margin:.2g}, at {share}: {found}."
         )
     return (
-        f"No cheaper model is certainly within {margin:g} of {best}{weights}; the closest, at "
+        f"No cheaper model is certainly within {margin:.2g} of {best}{weights}; the closest, at "
         f"{share}, is {chosen.model}: {found}."
     )
 
@@ -196,7 +196,7 @@ def pairs_sentence(results: StudyResults) -> str:
         return f"The two models {verdict}{weights}: {known}."
     return (
         f"Of {counted(len(pairs), 'pair')} of models{weights}, {differ:,} differ, {same:,} are "
-        f"practically the same (less than {results.study.margin:g} apart) and "
+        f"practically the same (less than {results.comparisons().margin:.2g} apart) and "
         f"{len(pairs) - differ - same:,} are not decided. A difference is known to "
         f"±{median(halves):.3f} in the median, from ±{min(halves):.3f} to ±{max(halves):.3f} "
         f"{behind}."
