@@ -38,6 +38,13 @@ def test_the_help_lists_every_command(ossa: Ossa) -> None:
         assert f"│ {command} " in result.stdout
 
 
+def test_options_as_ultralytics_writes_them_are_told(ossa: Ossa) -> None:
+    for words in ("train", "detect train"):
+        result = ossa(*words.split(), "data=cells", "model=yolov8n")
+        assert result.exit_code == 2
+        assert "options begin with two hyphens: --data cells" in result.stderr
+
+
 @pytest.mark.parametrize("command", ["train", "pretrain", "val", "predict", "cost", "demo"])
 def test_every_command_has_a_help_with_json_in_it(ossa: Ossa, command: str) -> None:
     result = ossa(command, "--help")

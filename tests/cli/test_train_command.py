@@ -457,7 +457,9 @@ def test_a_run_that_fails_later_keeps_its_folder(
 def test_there_is_nothing_to_resume_in_another_folder(ossa: Ossa, tmp_path: Path) -> None:
     result = ossa("train", "--resume", tmp_path)
     assert result.exit_code == 2
-    assert result.stderr.startswith(f"error: expected a run to resume in {tmp_path}")
+    assert result.stderr.startswith(
+        "error: expected the folder of a run, to resume it, found no config.yaml in"
+    )
 
 
 def test_settings_beside_resume_are_refused_by_name(ossa: Ossa, training: FinishedTraining) -> None:

@@ -285,7 +285,8 @@ def _print_notes(
     if not several:
         seeds = [row.estimate.seeds for row in rows]
     print_line(
-        f"Over images, 95%: these weights on other images ({images}, drawn {resamples:,} times)."
+        "Over images, 95%: these weights (of a run, its last) on other images "
+        f"({images}, drawn {resamples:,} times)."
     )
     if any(interval is not None for interval in seeds):
         print_line(

@@ -13,6 +13,8 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from importlib import metadata
+from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -67,7 +69,13 @@ class _LazyCommands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Returns name, command and further arguments of a command line."""
-        args = ["predict", *args[1:]] if args[:1] == ["detect"] else args  # YOLOv5's name
+        if args[:1] == ["detect"]:  # YOLOv5's name of predict, and Ultralytics' of the task
+            args = args[1:] if args[1:2] and args[1] in _COMMANDS else ["predict", *args[1:]]
+        for before, arg in pairwise(args):
+            key, assigned, value = arg.partition("=")
+            is_option = assigned and key.isidentifier() and not before.startswith("-")
+            if is_option and not Path(arg).exists():
+                ctx.fail(f"options begin with two hyphens: --{key} {value}")
         name, command, rest = super().resolve_command(ctx, args)
         return name, command and _imported(name or ""), rest
 

@@ -127,7 +127,10 @@ def create_backbone(
         return CSPDarknet(scale, strides=strides, context=context)
     check_name(name)
     if preset := PRESETS.get(name.split(".")[0]):
-        raise ConfigError(f"{name} is a whole detector; its backbone is cspdarknet_{preset}")
+        raise ConfigError(
+            f"{name} is a whole detector, with the backbone cspdarknet_{preset}: --weights FILE "
+            f"starts from its weights, --model {name.split('.')[0]} from random ones"
+        )
     try:
         return create_timm_backbone(
             name,

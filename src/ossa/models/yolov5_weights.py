@@ -64,7 +64,8 @@ def read_yolov5(path: Path) -> tuple[str, TorchNetwork]:
     if scale is None or anchors is None or not network.names:
         raise CheckpointError(
             f"{path} holds no YOLOv5 v6/v7 detector: expected layers model.0 to model.24 with "
-            f"anchors and class names, found {legible(', '.join(sorted(network.tensors)[:3]))}, ..."
+            f"anchors and class names, found {legible(', '.join(sorted(network.tensors)[:3]))}, "
+            "...; YOLOv8 and later are not read"
         )
     if anchors.shape != (3, 3, 2):
         raise CheckpointError(

@@ -168,7 +168,9 @@ def read_config(folder: Path) -> RunConfig:
     """
     file = folder / CONFIG_FILE
     if not file.is_file():
-        raise ConfigError(f"expected a run to resume in {folder}, found no {CONFIG_FILE} there")
+        raise ConfigError(
+            f"expected the folder of a run, to resume it, found no {CONFIG_FILE} in {folder}"
+        )
     try:
         settings = read_yaml(file).value
     except OSError as error:
