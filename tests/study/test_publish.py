@@ -3,19 +3,29 @@
 import gzip
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 from tiny_studies import InThisProcess, a_study
+from typer.testing import CliRunner
 
+from ossa.cli.main import app
 from ossa.data.reading import read_data
 from ossa.errors import ConfigError, DataError
 from ossa.evaluate.coco import read_coco_results, write_columns
 from ossa.evaluate.metrics import evaluate_detections
+from ossa.files import without_nan
+from ossa.study.comparisons import Comparisons, PairwiseComparison
 from ossa.study.folder import StudyFolder, create_study, read_study_folder
-from ossa.study.report.publish import Published, publish_study
+from ossa.study.report.publish import (
+    Published,
+    changes_in_words,
+    publish_study,
+    verify_sentences,
+)
 from ossa.study.results import load_study
 from ossa.study.runner import run_study
 from ossa.study.verify import verify_study
@@ -76,18 +86,53 @@ def test_what_is_published_is_verified_from_its_own_files(
         }
 
 
+def test_a_sentence_that_was_changed_and_a_run_that_was_removed_are_noticed(
+    published: Tiny, tmp_path: Path
+):
+    folder = shutil.copytree(published.study.path, tmp_path / "copy")
+    copy = read_study_folder(folder)
+    agrees = verify_sentences(copy)
+    assert agrees
+    assert (agrees.verdict, agrees.unverified) == ("agrees", ())
+    assert not list(folder.rglob("resampled.npz"))
+    text = (folder / "README.md").read_text()
+    (folder / "README.md").write_text(text.replace("1 seed, 8 images", "1 seed, 80 images"))
+    result = CliRunner().invoke(app, ["study", "verify", str(folder)])
+    assert result.exit_code == 2
+    assert "times are measurements and are taken as they are" in result.stdout
+    line = text[: text.index("1 seed, 8 images")].count("\n") + 1
+    assert f"README.md differs: line {line}: '1 backbone, 1 seed, 80 images" in result.stdout
+    assert "these files give '1 backbone, 1 seed, 8 images" in result.stdout
+    shutil.rmtree(folder / "runs")
+    fewer = verify_sentences(copy)
+    assert fewer
+    assert [str(one) for one in fewer.mismatches] == ["finished runs: 1 were published, 0 are here"]
+
+
+def test_what_would_change_a_verdict_is_refused_and_leaves_nothing_behind(
+    tested: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    decided = PairwiseComparison("b", "a", 0.03, 0.01, 0.05, p=0.01, margin=0.02)
+    pairs = iter([[decided], [replace(decided, low=-0.01)]])
+    monkeypatch.setattr(Comparisons, "pairs", lambda self: next(pairs))
+    with pytest.raises(ConfigError, match=r"'b against a: better'.*not decided.*--min-score"):
+        publish_study(tested, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 def test_low_scores_are_left_out_and_what_that_changes_is_said(
     tested: StudyFolder, published: Tiny
 ):
     study, about, least = published
     changes, kept = [], 0
-    for run in study.plan.runs:
+    for done in load_study(tested).runs:
+        run = done.state.run
         before = json.loads((tested.run_folder(run) / "reported.json").read_text())["metrics"]
         after = json.loads((study.run_folder(run) / "reported.json").read_text())["metrics"]
         assert json.loads((study.run_folder(run) / "published.json").read_text()) == {
             "least_score": least,
             "left_out": ["best.safetensors", "last.safetensors", "val-detections.json.gz"],
-            "metrics": before,
+            "metrics": before | {"ap_crowded": without_nan(done.row["ap_crowded"])},
         }
         with np.load(study.run_folder(run) / "test-detections.npz") as columns:
             assert (columns["score"] >= least * (1 - 1e-6)).all()
@@ -95,9 +140,16 @@ def test_low_scores_are_left_out_and_what_that_changes_is_said(
             kept += len(columns["score"])
             changes.append(after["ap"] - before["ap"])
     assert kept == sum(score >= least for score in scores_of(tested))
-    assert about.change == max(changes, key=abs)
+    assert about.changes["AP50-95"] == max(changes, key=abs)
+    assert (
+        {"AP50-95", "AP50"}
+        < about.changes.keys()
+        <= {
+            *("AP50-95", "AP50", "S", "M", "L", "crowded"),
+        }
+    )
     sentences = (study.path / "README.md").read_text()
-    assert f"AP changes by {about.change:+.1e} at most." in sentences
+    assert f"of a run by at most: {changes_in_words(about.changes)}.\n" in sentences
     assert load_study(study).names == ["cspdarknet_n"]
 
 

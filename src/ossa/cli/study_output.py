@@ -276,13 +276,16 @@ def _print_ranking(study: "StudyFolder", states: "Sequence[RunState]") -> None:
     print_table(table)
 
 
-def print_verified(verified: "Sequence[VerifiedRun]") -> None:
-    """Prints one line per run, and then what differs or could not be verified."""
+def print_verified(verified: "Sequence[VerifiedRun]", sentences: "VerifiedRun | None") -> None:
+    """Prints one line per run and on README.md, and then what differs or could not be verified."""
     table = new_table("run", "numbers recomputed", "files hashed", "verdict")
     for run in verified:
         table.add_row(run.run, str(run.numbers), str(run.files), run.verdict)
     print_table(table)
-    for run in verified:
+    print_line("times are measurements and are taken as they are")
+    if sentences and sentences.verdict == "agrees":
+        print_line("README.md agrees: these files give every line of it")
+    for run in (*verified, *([sentences] if sentences else [])):
         for mismatch in run.mismatches:
             print_line(f"{run.run} differs: {mismatch}")
         for sentence in run.unverified:

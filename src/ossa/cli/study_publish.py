@@ -26,7 +26,8 @@ Data = Annotated[
 def verify(study: StudyFolderArgument, data: Data = None, as_json: options.AsJson = False) -> None:
     """Recompute what the records of a study say; exit code 2 where something differs.
 
-    Metrics and intervals from the stored detections, costs from the settings, hashes of all files.
+    Metrics and intervals from the stored detections, costs from the settings, hashes of all files;
+    README.md of a published study is computed anew and compared. Times are taken as they are.
 
     [bold]Examples[/bold]
 
@@ -37,16 +38,22 @@ def verify(study: StudyFolderArgument, data: Data = None, as_json: options.AsJso
     from ossa.cli.console import Console, print_json
     from ossa.cli.study_output import print_verified
     from ossa.study.folder import read_study_folder
+    from ossa.study.report.publish import verify_sentences
     from ossa.study.verify import verify_study
 
     opened = read_study_folder(study_folders.folder_of(study), data=data)
-    with Console() as console, console.progress("verifying runs") as on_run:
-        verified = verify_study(opened, on_run=on_run)
+    with Console() as console:
+        with console.progress("verifying runs") as on_run:
+            verified = verify_study(opened, on_run=on_run)
+        with console.progress("computing README.md again") as on_run:
+            sentences = verify_sentences(opened, on_run=on_run)
     if as_json:
-        print_json({"study": str(opened.path), "runs": [run.flat() for run in verified]})
+        found = {"README.md": sentences.flat()} if sentences else {}
+        runs = [run.flat() for run in verified]
+        print_json({"study": str(opened.path), "runs": runs, **found})
     else:
-        print_verified(verified)
-    if any(run.mismatches for run in verified):
+        print_verified(verified, sentences)
+    if any(each.mismatches for each in (*verified, sentences) if each):
         raise typer.Exit(2)
 
 
@@ -73,7 +80,7 @@ def publish(
     """
     from ossa.cli.console import Console
     from ossa.study.folder import read_study_folder
-    from ossa.study.report.publish import publish_study
+    from ossa.study.report.publish import changes_in_words, publish_study
 
     options.check_writable("OUTPUT", output)
     opened = read_study_folder(study_folders.folder_of(study), data=data)
@@ -84,6 +91,7 @@ def publish(
             )
         console.note(
             f"{written.runs} runs, {written.size / 1e6:.1f} MB; without detections below "
-            f"{min_score:g} AP changes by {written.change:+.1e} at most"
+            f"{min_score:g} the qualities of a run change by at most: "
+            f"{changes_in_words(written.changes)}"
         )
     print_line(output)

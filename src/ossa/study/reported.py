@@ -54,6 +54,7 @@ PUBLISHED_FILE = "published.json"
 RESAMPLED_FILE = "resampled.npz"
 _SEED = 0
 _LARGEST = 64 * 2**20
+_ROUNDING = 1e-6
 
 
 class _ReportedContent(Reported, strict=True):
@@ -280,6 +281,19 @@ def compute_resampled(
     matches = match(index, read_coco_results(detections, index))
     weights = image_weightings(len(index), resamples=resamples, seed=_SEED, groups=index.groups)
     return resample(matches, RESAMPLED_METRICS, weights=weights, bins=bins_of(index, matches))
+
+
+def check_recomputed(
+    metrics: Mapping[str, Any], resampled: Mapping[str, NDArray[Any]], folder: Path
+) -> None:
+    """Raises DataError if recorded metrics differ from those of the detections."""
+    for name in ("ap", "ap50", "ap75", "ar_100"):  # by size, COCO matches anew
+        value, computed = metrics.get(name), float(resampled[name][0])
+        if value is not None and not abs(value - computed) <= _ROUNDING:
+            expected = f"{name} {computed:.6f}, as computed from the detections"
+            found = f"{value:.6f} recorded"
+            advice = f"record, detections and {RESAMPLED_FILE} do not belong together"
+            raise DataError(expected=expected, found=found, path=folder, advice=advice)
 
 
 def _origin(detections: Path, index: DatasetIndex, resamples: int) -> str:

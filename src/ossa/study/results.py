@@ -24,7 +24,8 @@ from ossa.study.estimates import draw_qualities, without_images
 from ossa.study.folder import RunState, StudyFolder, read_measurements, read_study_folder
 from ossa.study.interactions import Effect, effects_of
 from ossa.study.reported import (
-    RESAMPLED_FILE,
+    check_recomputed,
+    compute_resampled,
     detections_file,
     ensure_resampled,
     read_reported,
@@ -48,7 +49,6 @@ COMPLEXITIES: Final[Mapping[str, str]] = {
 }
 _OTHER_NUMBERS = ("ap75", "ap_medium", "ap_large", "ar_100", "precision", "f1", "evaluate_seconds")
 _TEXTS = ("model", "family", "pretraining", "weights", "licence", "neck")
-_ROUNDING = 1e-6
 
 
 def values_of(
@@ -280,12 +280,16 @@ def _mean_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def load_study(
-    study: StudyFolder | Path | str, *, on_run: Callable[[int, int], None] | None = None
+    study: StudyFolder | Path | str,
+    *,
+    keep_resampled: bool = True,
+    on_run: Callable[[int, int], None] | None = None,
 ) -> StudyResults:
     """Returns the results of a study so far.
 
     Args:
         study: the folder of the study.
+        keep_resampled: whether to use the stored resampled metrics and to store missing ones.
         on_run: called with the number of finished runs read and their total.
 
     Raises:
@@ -312,7 +316,7 @@ def load_study(
     runs = []
     for number, state in enumerate(done, start=1):
         try:
-            runs.append(_read_run(folder, state, index, measurements))
+            runs.append(_read_run(folder, state, index, measurements, keep_resampled))
         except OssaError as problem:
             at, reason = states.index(state), str(problem)
             states[at] = replace(state, state="foreign", record=None, reason=reason)
@@ -341,14 +345,19 @@ def _of_one_data_set(states: Sequence[RunState], first: RunState) -> list[RunSta
 
 
 def _read_run(
-    folder: StudyFolder, state: RunState, index: DatasetIndex, measurements: Mapping[str, Any]
+    folder: StudyFolder,
+    state: RunState,
+    index: DatasetIndex,
+    measurements: Mapping[str, Any],
+    keep_resampled: bool,
 ) -> StudyRun:
     log, reported = read_log(state.folder), folder.study.reported
-    resampled = ensure_resampled(detections_file(state.folder, reported), index)
+    resampled_of = ensure_resampled if keep_resampled else compute_resampled
+    resampled = resampled_of(detections_file(state.folder, reported), index)
     recorded = read_reported(state.folder, reported)
     metrics = {field.name: recorded.get(field.name) for field in fields(Metrics)}
     del metrics["per_class"]
-    _check_recomputed(metrics, resampled, state.folder)
+    check_recomputed(metrics, resampled, state.folder)
     metrics["ap_crowded"] = float(resampled["ap_crowded"][0])
     measured = measurements.get("models", {}).get(folder.plan.detector_of(state.run), {})
     return StudyRun(state, tuple(log), resampled, run_row(state, log, metrics, measured))
@@ -382,16 +391,3 @@ def run_row(
         "train_seconds": record.times["train"],
         "evaluate_seconds": record.times["evaluate"],
     }
-
-
-def _check_recomputed(
-    metrics: Mapping[str, Any], resampled: Mapping[str, NDArray[Any]], folder: Path
-) -> None:
-    """Raises DataError if the recorded metrics differ from those of the detections."""
-    for name in ("ap", "ap50", "ap75", "ar_100"):  # by size, COCO matches anew
-        value, computed = metrics.get(name), float(resampled[name][0])
-        if value is not None and not abs(value - computed) <= _ROUNDING:
-            expected = f"{name} {computed:.6f}, as computed from the detections"
-            found = f"{value:.6f} recorded"
-            advice = f"record, detections and {RESAMPLED_FILE} do not belong together"
-            raise DataError(expected=expected, found=found, path=folder, advice=advice)

@@ -63,7 +63,7 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class VerifiedRun:
-    """What was found for one planned run."""
+    """What was found for one planned run, or for README.md of a published study."""
 
     run: str
     numbers: int
