@@ -198,8 +198,9 @@ def _image_dof(each: list[Values]) -> Floats:
 
 
 def square_root(covariance: Floats) -> Floats:
+    """Returns the symmetric root, which does not depend on the signs of the eigenvectors."""
     values, vectors = np.linalg.eigh(covariance)
-    return (vectors * np.sqrt(np.maximum(values, 0))).T
+    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
 def draw_seed_variances(
