@@ -23,9 +23,11 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from ossa.machine import SHORT_WAIT
+from ossa.machine import short_wait
 
-WAYS = {"unset": {}, "PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"}, "ossa": SHORT_WAIT}
+for _name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+    os.environ.pop(_name, None)
+WAYS = {"unset": {}, "PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"}, "ossa": short_wait()}
 
 
 def train_a_few_batches(batches: int, *, imgsz: int) -> None:
@@ -52,9 +54,7 @@ def train_a_few_batches(batches: int, *, imgsz: int) -> None:
 
 def milliseconds(way: str, *, imgsz: int, batches: int, threads: int) -> float:
     """Returns the median time of a batch in a new process."""
-    ours = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-    environment = {key: value for key, value in os.environ.items() if key not in ours}
-    environment |= {"OMP_NUM_THREADS": str(threads), **WAYS[way]}
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), **WAYS[way]}
     command = [sys.executable, __file__, "--train", str(batches), "--imgsz", str(imgsz)]
     output = subprocess.run(command, env=environment, check=True, capture_output=True).stdout
     return statistics.median(json.loads(output))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ossa import machine
-from ossa.machine import count_processors, free_memory, others_busy, use_threads_well
+from ossa.machine import count_processors, free_memory, others_busy, short_wait, use_threads_well
 
 SIZE = 40_000_000
 """Bytes: above the largest array that glibc by itself ever keeps, 32 MiB."""
@@ -94,7 +94,17 @@ def test_no_more_threads_than_the_control_group_grants_processors(
     monkeypatch.setattr("os.environ", environment)
     use_threads_well()
     granted = {"OMP_NUM_THREADS": str(processors)} if processors < 8 else {}
-    assert environment == {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"} | granted
+    waiting = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "4000"}
+    assert environment == waiting | granted
+
+
+@pytest.mark.parametrize(("name", "spins"), [("Intel(R) Xeon(R)", "1000"), ("AMD EPYC", "4000")])
+def test_threads_spin_about_as_long_on_every_processor(
+    monkeypatch: pytest.MonkeyPatch, name: str, spins: str
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setattr("ossa.machine.cpu_name", lambda: name)
+    assert short_wait()["GOMP_SPINCOUNT"] == spins
 
 
 @pytest.mark.parametrize("policy", ["PASSIVE", "ACTIVE"])

@@ -26,14 +26,21 @@ _MOST_BUSY = 0.15
 """Share of the processors that other programs may take without a word."""
 _MEMORY_ASSUMED = 2**32
 """Bytes, where the system does not tell what is free."""
-SHORT_WAIT: Final = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
-"""Environment in which OpenMP's threads spin for about as long as waking one takes, and then sleep:
-alone a training loses about 3% of its speed (benchmarks/contention.py)."""
+_SPINS_OF_INTEL, _SPINS = 1000, 4000
+"""Of OpenMP's waiting threads. A spin is one `pause`, which Intel's processors since Skylake take
+some four times as long for as AMD's."""
 
 
 def short_wait() -> dict[str, str]:
-    """Return `SHORT_WAIT`, or nothing where the user has said how threads wait."""
-    return {} if "OMP_WAIT_POLICY" in os.environ else SHORT_WAIT
+    """Return the environment for a short wait, or nothing where the user said how threads wait.
+
+    In it OpenMP's threads spin for about as long as waking one takes, and then sleep
+    (benchmarks/contention.py).
+    """
+    if "OMP_WAIT_POLICY" in os.environ:
+        return {}
+    spins = _SPINS_OF_INTEL if "Intel" in cpu_name() else _SPINS
+    return {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": str(spins)}
 
 
 def keep_freed_memory() -> bool:
