@@ -200,7 +200,7 @@ def test_a_misspelt_tag_is_answered_with_those_of_the_architecture():
 
 
 def test_a_whole_detector_is_no_backbone():
-    with pytest.raises(ConfigError, match="its backbone is cspdarknet_n"):
+    with pytest.raises(ConfigError, match="with the backbone cspdarknet_n"):
         create_backbone("yolov5n")
 
 

@@ -73,8 +73,12 @@ def test_a_backbone_with_other_code_than_it_was_trained_with_is_told(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    # Migrations of MLflow's database, in the test of that logger, disable all there were before.
-    monkeypatch.setattr(logging.getLogger("ossa"), "disabled", False)
+    # Other libraries configure logging for the process: MLflow's migrations disable what there is.
+    logger = logging.getLogger("ossa")
+    monkeypatch.setattr(logger, "disabled", False)
+    monkeypatch.setattr(logger, "propagate", False)
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
+    caplog.set_level(logging.WARNING, logger="ossa")
     for file, code in ("old", None), ("changed", "0" * 64):
         details, path = {"backbone_code": code}, tmp_path / f"{file}.safetensors"
         save_checkpoint(path, detector, model=MODEL, names=NAMES, imgsz=64, details=details)
