@@ -14,9 +14,6 @@ from ossa.machine import count_processors
 if TYPE_CHECKING:
     from ossa.data.split import Copies, DataSplit
 
-_FEW_IMAGES = 1000
-"""For training, below which the recipe for few is named."""
-
 
 @command()
 def split(
@@ -73,6 +70,7 @@ def split(
     from ossa.data.description import read_description
     from ossa.data.split import split_data
     from ossa.data.split_files import check_output, default_output, write_split
+    from ossa.train.schedule import FEW_IMAGES
 
     shares = {name: share for name, share in (("val", val), ("test", test)) if share is not None}
     if not shares and not remove_duplicates:
@@ -103,7 +101,7 @@ def split(
         for note in (*found.notes, *notes):
             console.note(note)
         train = sum(map(len, found.chosen["train"].values()))
-        few = " --recipe quick --imgsz 320 --epochs 60" if train < _FEW_IMAGES else ""
+        few = " --recipe quick --imgsz 320 --epochs 60" if train < FEW_IMAGES else ""
         console.note(f"next: ossa train --data {shlex.quote(str(output))} --model yolov5n{few}")
     if as_json:
         print_json({**found.as_dict(), "output": str(data_yaml)})

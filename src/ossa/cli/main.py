@@ -14,7 +14,6 @@ import traceback
 from collections.abc import Callable
 from importlib import metadata
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -74,8 +73,8 @@ class _LazyCommands(TyperGroup):
         for before, arg in pairwise(args):
             key, assigned, value = arg.partition("=")
             is_option = assigned and key.isidentifier() and not before.startswith("-")
-            if is_option and not Path(arg).exists():
-                ctx.fail(f"options begin with two hyphens: --{key} {value}")
+            if is_option and not os.path.exists(arg):  # unlike Path's, no error for a long name
+                ctx.fail(f"options begin with two hyphens: --{key} {legible(value)}")
         name, command, rest = super().resolve_command(ctx, args)
         return name, command and _imported(name or ""), rest
 

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 from ossa.config import TrainConfig
 
 _ONE_CYCLE_END = 1e-4
-_FEW_IMAGES = 1000
+FEW_IMAGES = 1000
+"""Of a training, below which the recipe for few is named."""
 _FEW_STEPS = 500
 """From so many on, their number is not given as the reason why nothing was learned."""
 
@@ -52,7 +53,7 @@ def warmup_note(config: TrainConfig, *, images: int) -> str | None:
 
 def few_images_note(config: TrainConfig, *, images: int) -> str | None:
     """Returns a note where so few images are trained with a step after several batches."""
-    if images >= _FEW_IMAGES or full_accumulation(config) == 1:
+    if images >= FEW_IMAGES or full_accumulation(config) == 1:
         return None
     steps = optimizer_steps(config, images=images)
     return (
