@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
-from ossa.errors import ConfigError, OssaError
+from ossa.errors import ConfigError, OssaError, legible
 from ossa.files import (
     read_small_file,
     without_nan,
@@ -54,6 +54,8 @@ _RUNS = re.compile(
     r"^`ossa study publish` has written this folder from (\d[\d,]{0,8}) finished run", re.MULTILINE
 )
 _WITH_PICTURES = "**Example detections.**"
+_MOST_SHOWN = 1000
+"""Characters of a line that differs."""
 
 
 class Published(NamedTuple):
@@ -258,6 +260,7 @@ def _first_difference(written: str, anew: str) -> list[Mismatch]:
     lines = zip_longest(written.split("\n"), anew.split("\n"), fillvalue="")
     for number, (there, here) in enumerate(lines, start=1):
         if there != here:
-            reason = f"'{there}' stands there, these files give '{here}'"
+            found = legible(there, _MOST_SHOWN)
+            reason = f"'{found}' stands there, these files give '{here}'"
             return [Mismatch(f"line {number}", reason=reason)]
     return []
